@@ -1,0 +1,198 @@
+"""A claim: a sentence, the number measured for it, and the bound it must meet.
+
+    claim("stability.constant", "no ratio exceeds the constant",
+          measured=ratio, bound="<= 2.8285", paper="Thm 3.1: 4")
+
+prints one line, stores itself in the executed notebook and raises `ClaimFailed`
+when the bound is broken. The book's ledger is read back from those notebooks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MIMETYPE = "geolib.claim"  # key in an output's metadata; nbval does not compare it
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?inf"
+KEY = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)+")
+
+
+class ClaimFailed(AssertionError):
+    """A measured value broke the bound of its claim."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A set of numbers, written `<= a`, `>= a`, `== a`, `== a +- tol` or `in [a, b]`.
+
+    Examples:
+        >>> Bound.parse("== 1 +- 1e-3").holds(1.0005)
+        True
+        >>> Bound.parse("in [0, 2]").holds(float("nan"))
+        False
+    """
+
+    text: str
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """Read a bound; a `ValueError` names the text that could not be read."""
+        text = text.strip()
+        if text in ("is True", "is False"):
+            value = float(text == "is True")
+            return cls(text, value, value)
+        if m := re.fullmatch(rf"(<=|>=|<|>|==)\s*({NUMBER})", text):
+            op, a = m[1], float(m[2])
+            low = -math.inf if op.startswith("<") else a
+            high = math.inf if op.startswith(">") else a
+            return cls(text, low, high, op == ">", op == "<")
+        if m := re.fullmatch(rf"==\s*({NUMBER})\s*\+-\s*({NUMBER})", text):
+            a, tol = float(m[1]), float(m[2])
+            return cls(text, a - tol, a + tol)
+        if m := re.fullmatch(rf"in\s*\[\s*({NUMBER})\s*,\s*({NUMBER})\s*\]", text):
+            return cls(text, float(m[1]), float(m[2]))
+        raise ValueError(
+            f"bound: expected '<= a', '>= a', '< a', '> a', '== a', '== a +- tol', "
+            f"'in [a, b]' or 'is True'; got {text!r}"
+        )
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies in the set; NaN never does."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return bool(above and below)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the ledger."""
+
+    key: str
+    text: str
+    measured: float | int | bool
+    shown: str
+    bound: str
+    holds: bool
+    paper: str | None = None
+    reproduces: bool = True
+    reason: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`holds`, `FAILS`, or `not reproduced` for a paper's claim that fails here."""
+        if not self.holds:
+            return "FAILS"
+        return "holds" if self.reproduces else "not reproduced"
+
+    @property
+    def line(self) -> str:
+        """The deterministic line that the notebook prints."""
+        value = f"measured {self.shown}; " if self.shown else ""
+        tail = f" ({self.reason})" if self.reason else ""
+        return f"{self.verdict}: {self.text} [{value}bound {self.bound}]{tail}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def claim(
+    key: str,
+    text: str,
+    *,
+    measured: Any,
+    bound: str,
+    paper: str | None = None,
+    reproduces: bool = True,
+    reason: str | None = None,
+    digits: int | None = 3,
+) -> Claim:
+    """State a claim, check it, print it and store it in the notebook.
+
+    Args:
+        key: dotted name, unique in the book: `chapter.name`.
+        text: the claim as a sentence a reader understands.
+        measured: a number, integer or boolean (a 0-d array or tensor is fine).
+        bound: see `Bound`; an integer or boolean is compared exactly.
+        paper: what the paper says, if it says something comparable.
+        reproduces: False marks a paper's claim that does **not** hold here; `bound`
+            then states what was found instead, and `reason` says why.
+        digits: significant digits to print: only those that repeat on every CPU
+            type. None prints no value (the full value is stored all the same).
+
+    Raises:
+        ClaimFailed: the measured value breaks the bound (NaN always does).
+        ValueError: a malformed key or bound, or `reproduces=False` with no reason.
+
+    Examples:
+        >>> _ = claim("demo.two", "two is small", measured=2, bound="<= 3")
+        holds: two is small [measured 2; bound <= 3]
+    """
+    if not KEY.fullmatch(key):
+        raise ValueError(f"key: expected 'chapter.name' in lower case, got {key!r}")
+    if not reproduces and not reason:
+        raise ValueError(f"reason: {key} is marked as not reproduced; say why")
+    value = _scalar(key, measured)
+    result = Claim(
+        key,
+        text,
+        value,
+        _show(value, digits),
+        bound.strip(),
+        Bound.parse(bound).holds(float(value)),
+        paper,
+        reproduces,
+        reason,
+    )
+    _publish(result.line, {MIMETYPE: result.to_dict()})
+    if not result.holds:
+        raise ClaimFailed(f"{key}: {result.line} (full value {value!r})")
+    return result
+
+
+def quote(key: str, value: Any, digits: int | None = 3) -> None:
+    """Store a number for the prose to quote by glue, with no bound attached.
+
+    Examples:
+        >>> quote("demo.samples", 1200)
+        demo.samples = 1200
+    """
+    if not KEY.fullmatch(key):
+        raise ValueError(f"key: expected 'chapter.name' in lower case, got {key!r}")
+    shown = value if isinstance(value, str) else _show(_scalar(key, value), digits)
+    _publish(f"{key} = {shown}", {"geolib.quote": {"key": key, "shown": shown}})
+
+
+def _scalar(key: str, measured: Any) -> float | int | bool:
+    value = measured.item() if hasattr(measured, "item") else measured
+    if not isinstance(value, bool | int | float):
+        raise ValueError(
+            f"measured: {key} expects one number or boolean, got {type(value).__name__}"
+        )
+    return value
+
+
+def _show(value: float | int | bool, digits: int | None) -> str:
+    if digits is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    return str(value)
+
+
+def _publish(line: str, metadata: dict[str, Any]) -> None:
+    """Show `line`; inside a notebook attach the data to that very output."""
+    try:
+        from IPython.core.getipython import get_ipython
+        from IPython.display import publish_display_data
+    except ImportError:
+        get_ipython = None  # type: ignore[assignment]
+    if get_ipython is None or get_ipython() is None:
+        print(line)
+    else:
+        publish_display_data({"text/plain": line}, metadata=metadata)
