@@ -18,7 +18,8 @@ from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
 from geolib.naturality.subject import Run, Subject, as_subject
 
-EXACT = 1e-9  # float64 round-off of a few hundred steps stays below it
+EXACT = 1e-9  # float64 round-off of a few hundred ill-conditioned steps
+ROUNDOFF = 1e-12  # below it a falling defect is noise, not an order
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Defect:
         values: D(h) for each.
         slope: the fitted order of D in h (from the first and last of the last three).
         plateau: the limit of D at h = 0, by Richardson extrapolation of the
-            difference *vector* from the two smallest steps.
+            difference *vector* from the two smallest steps, at order 1 or, where the
+            slope is larger, at the slope rounded to an integer.
         verdict: `exact`, `natural`, `unnatural` or `undecided`.
         space: whether parameters or outputs were compared.
         self_convergence: relative change of the home run between the two smallest
@@ -84,13 +86,15 @@ def verdict(values: Sequence[float], slope: float, plateau: float) -> str:
         >>> verdict([0.5, 0.5, 0.5], 0.0, 0.5)
         'unnatural'
     """
-    last = values[-1]
     if not all(math.isfinite(v) for v in values):
         return "undecided"
-    if max(values) < EXACT:
+    last, largest = values[-1], max(values)
+    if largest < ROUNDOFF:
         return "exact"
     if slope > 0.75 and plateau <= 0.15 * last:
         return "natural"
+    if largest < EXACT:
+        return "exact"
     if plateau >= 0.5 * last and abs(slope) < 0.35:
         return "unnatural"
     return "undecided"
@@ -227,7 +231,7 @@ def naturality_defect(
 
     Examples:
         >>> from geolib.naturality import regression_problem, uniform
-        >>> P = regression_problem(44)
+        >>> P = regression_problem(12)
         >>> phi = uniform(2.0, P.theta0)
         >>> naturality_defect(torch.optim.SGD, phi, P, step_sizes=[1/64, 1/128]).verdict
         'unnatural'
@@ -279,7 +283,8 @@ def summarize(
     slope = math.nan
     if values[first] > 0 and values[-1] > 0:
         slope = math.log(values[first] / values[-1]) / math.log(hs[first] / hs[-1])
-    r = hs[-2] / hs[-1]
+    order = max(1, round(slope)) if math.isfinite(slope) and slope > 0.75 else 1
+    r = (hs[-2] / hs[-1]) ** min(order, 6)
     limit = (r * differences[-1] - differences[-2]) / (r - 1)
     plateau = float(limit.norm()) / moved[-1] if moved[-1] > 0 else math.inf
     drift = float((look(home[hs[-1]]) - look(home[hs[-2]])).norm())

@@ -105,28 +105,36 @@ class Problem:
         return Point(z, self.loss(z), parts, self.loss.geometry, rtol)
 
 
-# Seeds below 200 whose Hessian at the start is positive definite (Newton is defined).
-SEEDS = (44, 92, 193)
+# The first three seeds whose Hessian at the start has all eigenvalues above 1e-3 (so
+# that Newton is defined) and whose metric has condition number below 1000.
+SEEDS = (12, 68, 113)
 
 
-def regression_problem(seed: int = 44) -> Problem:
+def regression_problem(seed: int = SEEDS[0]) -> Problem:
     """The audit's base problem: a tanh network 2-2-2 (p = 12) on 60 noisy samples.
 
-    Gaussian inputs, targets of a teacher network with noise 0.05; the start is the
-    teacher moved by 0.15 times a standard normal vector; mean squared error.
+    Gaussian inputs; a teacher with weights and biases 1.3 N(0, 1) and targets with
+    noise 0.05; the start is the teacher moved by 0.15 N(0, I); mean squared error.
+
+    Examples:
+        >>> len(regression_problem(12).theta0)
+        12
     """
     rng = np.random.default_rng(seed)
-    module = mlp([2, 2, 2], seed=seed)
-    teacher = Realization(module)
+    R = Realization(mlp([2, 2, 2], seed=seed))
     x = torch.tensor(rng.standard_normal((60, 2)))
-    y = teacher(teacher.theta0, x).detach()
-    y = y + 0.05 * torch.tensor(rng.standard_normal((60, 2)))
-    start = teacher.theta0 + 0.15 * torch.tensor(rng.standard_normal(teacher.p))
-    return Problem.of(module, x, mse(y)).at(start.detach())
+    teacher = 1.3 * torch.tensor(rng.standard_normal(R.p))
+    noise = 0.05 * torch.tensor(rng.standard_normal((60, 2)))
+    start = teacher + 0.15 * torch.tensor(rng.standard_normal(R.p))
+    y = R(teacher, x).detach() + noise
+    return Problem.from_realization(R, x, mse(y)).at(start)
 
 
-def softmax_problem(seed: int = 73) -> Problem:
-    """Three classes as two free logits of a tanh network 2-2-2, on 60 samples."""
+def softmax_problem(seed: int = 102) -> Problem:
+    """Three classes as two free logits of a tanh network 2-2-2, on 60 samples.
+
+    The default seed has the best conditioned metric of the first 120.
+    """
     rng = np.random.default_rng(seed)
     module = mlp([2, 2, 2], seed=seed, gain=1.5)
     teacher = Realization(module)

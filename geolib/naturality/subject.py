@@ -60,8 +60,9 @@ class Subject:
     Attributes:
         name: for tables.
         make: `(params, h, run) -> Optimizer`.
-        initial: the space of the initial velocity (`vector`, `covector`), or None for
-            optimizers that start at rest; it is drawn as 0.5 N(0, I) and pushed.
+        initial: the space of the initial velocity, or None for optimizers that start
+            at rest. It is drawn as 0.5 N(0, I) and pushed as a `vector` or
+            `covector`; `flat` makes the covector F v of a velocity 0.3 times as long.
         layered: needs the network itself (K-FAC).
         update: a plain update function `(problem, x, h, state) -> x` instead; `state`
             is an empty dictionary at the start of a run.
@@ -85,7 +86,12 @@ class Subject:
             return None
         draw = np.random.default_rng(1234).standard_normal(len(problem.theta0))
         v = 0.5 * torch.as_tensor(draw).to(problem.theta0)
-        return v if phi is None else phi.push(self.initial, problem.theta0, v)
+        if self.initial == "flat":
+            v = 0.3 * problem.point(problem.theta0).F @ v
+        if phi is None:
+            return v
+        tag = "covector" if self.initial == "flat" else self.initial
+        return phi.push(tag, problem.theta0, v)
 
 
 def plain(update: Callable[..., Tensor], name: str = "plain update") -> Subject:
@@ -95,7 +101,7 @@ def plain(update: Callable[..., Tensor], name: str = "plain update") -> Subject:
         >>> from geolib.naturality import naturality_defect, regression_problem, uniform
         >>> def descend(problem, x, h, state):
         ...     return x - h * problem.point(x).g
-        >>> P = regression_problem(44)
+        >>> P = regression_problem(12)
         >>> phi = uniform(2.0, P.theta0)
         >>> naturality_defect(plain(descend), phi, P, step_sizes=[0.02, 0.01]).letter
         'U'
