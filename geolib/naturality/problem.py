@@ -146,3 +146,13 @@ def softmax_problem(seed: int = 102) -> Problem:
     return Problem.of(module, x, cross_entropy(labels, reference=True)).at(
         start.detach()
     )
+
+
+def small_problem(seed: int = 0) -> Problem:
+    """A tanh network 2-2-1 (p = 9) on 12 samples, for certificates."""
+    rng = np.random.default_rng(seed)
+    R = Realization(mlp([2, 2, 1], seed=seed))
+    x = torch.tensor(rng.standard_normal((12, 2)))
+    y = torch.tensor(rng.standard_normal((12, 1)))
+    start = 1.3 * torch.tensor(rng.standard_normal(R.p))
+    return Problem.from_realization(R, x, mse(y)).at(start)

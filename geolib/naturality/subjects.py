@@ -36,6 +36,7 @@ from geolib.naturality.subject import Run, Subject
 
 TAU = (0.1, 0.2)  # memories of first and second moments, in training time
 FRICTION = 1.0
+SPEED = 0.3  # of rules whose step ignores the gradient's size, so as not to overshoot
 
 
 def _betas(h: float) -> tuple[float, float]:
@@ -130,12 +131,19 @@ _EUCLIDEAN = [
     Subject("adamax", _torch(optim.Adamax, lambda h: {"betas": _betas(h)})),
     Subject("nadam", _torch(optim.NAdam, lambda h: {"betas": _betas(h)})),
     Subject("radam", _torch(optim.RAdam, lambda h: {"betas": _betas(h)})),
-    Subject("sign", _torch(SignSGD)),
+    Subject("sign", _torch(SignSGD, lambda h: {"lr": SPEED * h})),
     Subject("normalized", _rule("normalized")),
-    Subject("lion", _torch(Lion, lambda h: {"betas": _betas(h)})),
-    Subject("muon", _torch(optim.Muon, lambda h: {"weight_decay": 0.0})),
+    Subject("lion", _torch(Lion, lambda h: {"lr": SPEED * h, "betas": _betas(h)})),
     Subject(
-        "muon-polar", _torch(PolarMuon, lambda h: {"momentum": math.exp(-h / TAU[0])})
+        "muon",
+        _torch(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0}),
+    ),
+    Subject(
+        "muon-polar",
+        _torch(
+            PolarMuon,
+            lambda h: {"lr": SPEED * h, "momentum": math.exp(-h / TAU[0])},
+        ),
     ),
     Subject("shampoo-1/4", _torch(Shampoo)),
     Subject(
