@@ -8,9 +8,11 @@ the same for maps between networks of different size (`projection_defect`).
 """
 
 from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
+from geolib.naturality.algebra import NaturalityAlgebra, naturality_algebra
 from geolib.naturality.audit import AuditReport, Protocol, audit, audit_table
 from geolib.naturality.base import PointOptimizer
 from geolib.naturality.defect import Defect, home_runs, naturality_defect
+from geolib.naturality.diagrams import heat_map, square
 from geolib.naturality.euclidean import Lion, PolarMuon, Shampoo, SignSGD
 from geolib.naturality.families import (
     affine,
@@ -36,6 +38,7 @@ from geolib.naturality.gradient import (
     NaturalGradient,
     Preconditioned,
 )
+from geolib.naturality.jets import FIELDS, Field, jet_defect, sample_points
 from geolib.naturality.kfac import KFAC, KFACDampedNatural, LayerFactors
 from geolib.naturality.layers import Homogeneous, blocks, charted, mlp
 from geolib.naturality.lift import FunctionalLift
@@ -51,7 +54,15 @@ from geolib.naturality.problem import (
     SEEDS,
     Problem,
     regression_problem,
+    small_problem,
     softmax_problem,
+)
+from geolib.naturality.projections import (
+    Embedding,
+    Projection,
+    horizontal_lift,
+    is_riemannian,
+    projection_defect,
 )
 from geolib.naturality.reparameterization import (
     Reparameterization,
@@ -61,3 +72,109 @@ from geolib.naturality.reparameterization import (
 from geolib.naturality.report import classify, format_table
 from geolib.naturality.subject import Run, Subject, plain
 from geolib.naturality.subjects import SUBJECTS
+from geolib.naturality.towers import (
+    best_conditioned,
+    deep_linear,
+    duplication,
+    linear_model,
+    polynomial_tower,
+    prune_dead,
+    twin_problem,
+    two_layer,
+    weight_norm,
+)
+from geolib.naturality.width import WidthRun, erf_kernels, width_run
+
+__all__ = [
+    "AuditReport",
+    "BFGS",
+    "CovariantNewton",
+    "Defect",
+    "Embedding",
+    "FIELDS",
+    "Field",
+    "FunctionMomentum",
+    "FunctionalLift",
+    "GeodesicNaturalGradient",
+    "HeavyBall",
+    "Homogeneous",
+    "KFAC",
+    "KFACDampedNatural",
+    "LayerFactors",
+    "Lion",
+    "Loss",
+    "NaturalAdaGrad",
+    "NaturalAdam",
+    "NaturalCovectorMomentum",
+    "NaturalGradient",
+    "NaturalMomentum",
+    "NaturalityAlgebra",
+    "OutputGeometry",
+    "Point",
+    "PointOptimizer",
+    "PolarMuon",
+    "Preconditioned",
+    "Problem",
+    "Projection",
+    "Protocol",
+    "ProximalNatural",
+    "Reparameterization",
+    "RetractedNaturalGradient",
+    "Run",
+    "SEEDS",
+    "SUBJECTS",
+    "Shampoo",
+    "SignSGD",
+    "Subject",
+    "WidthRun",
+    "affine",
+    "audit",
+    "audit_table",
+    "best_conditioned",
+    "blocks",
+    "charted",
+    "classify",
+    "compose",
+    "coupling",
+    "cross_entropy",
+    "deep_linear",
+    "diagonal",
+    "duplication",
+    "erf_kernels",
+    "format_table",
+    "heat_map",
+    "home_runs",
+    "horizontal_lift",
+    "identity",
+    "is_riemannian",
+    "jet_defect",
+    "layer_affine",
+    "layer_orthogonal",
+    "linear",
+    "linear_model",
+    "log_scaling",
+    "mlp",
+    "mse",
+    "naturality_algebra",
+    "naturality_defect",
+    "orthogonal",
+    "permutation",
+    "plain",
+    "polynomial_tower",
+    "projection_defect",
+    "prune_dead",
+    "radial",
+    "regression_problem",
+    "relu_rescaling",
+    "sample_points",
+    "sinh",
+    "small_problem",
+    "softmax_problem",
+    "square",
+    "standard_suite",
+    "twin_problem",
+    "two_layer",
+    "uniform",
+    "weight_norm",
+    "width_run",
+]
