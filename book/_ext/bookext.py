@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -97,10 +98,28 @@ def repository(app: Sphinx, config: Any) -> None:
         config.html_theme_options["repository_url"] = f"https://github.com/{name}"
 
 
+def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
+    """Accessibility of the theme's own markup: toggles get names, lists no false role."""
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text()
+        better = text.replace(
+            '<summary><span class="toctree-toggle"',
+            '<summary aria-label="Show the pages of this section">'
+            '<span class="toctree-toggle"',
+        ).replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
+        if better != text:
+            page.write_text(better)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("package-reference", PackageReference)
     app.add_directive("package-summary", PackageSummary)
     app.connect("config-inited", repository)
+    app.connect("build-finished", name_the_nameless)
     app.connect("html-page-context", edit_the_text, priority=100)
     app.connect("html-page-context", once, priority=999)
     return {"parallel_read_safe": True, "version": "1"}
