@@ -35,6 +35,7 @@ from geolib.inverse_stability.pathologies import (
     unbalanced,
 )
 from geolib.inverse_stability.planar import PlanarNorms, planar_norms
+from geolib.inverse_stability.rates import Rates, rates
 from geolib.inverse_stability.restricted import (
     in_restricted,
     lift_inputs,
@@ -57,6 +58,7 @@ __all__ = [
     "Kinks",
     "Pathology",
     "PlanarNorms",
+    "Rates",
     "SearchResult",
     "Seminorm",
     "ShallowReLU",
@@ -81,6 +83,7 @@ __all__ = [
     "parameter_distance",
     "planar_norms",
     "random_pair",
+    "rates",
     "redundant",
     "restricted_defects",
     "search_extremal",
