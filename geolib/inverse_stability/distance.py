@@ -171,9 +171,7 @@ def _flipped(f: ShallowReLU, g: ShallowReLU) -> Closest:
     best: Closest | None = None
     for flips in sets[silent]:
         turned = ShallowReLU(np.where(flips[:, None], -g.A, g.A), g.C)
-        costs = tuple(
-            np.where(flips, q, p) for p, q in zip(plus, minus, strict=True)
-        )
+        costs = tuple(np.where(flips, q, p) for p, q in zip(plus, minus, strict=True))
         found = _rescaled(f, turned, costs)  # type: ignore[arg-type]
         if best is None or found.distance < best.distance:
             where = tuple(int(i) for i in np.flatnonzero(flips))

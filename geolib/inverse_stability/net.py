@@ -33,7 +33,9 @@ def as_weights(name: str, value: Any, ndim: int) -> np.ndarray:
 
 def same_dtype(**named: Any) -> None:
     """Refuse arrays of different precision; plain lists carry none and pass."""
-    kinds = {n: str(v.dtype).rsplit(".")[-1] for n, v in named.items() if hasattr(v, "dtype")}
+    kinds = {
+        n: str(v.dtype).rsplit(".")[-1] for n, v in named.items() if hasattr(v, "dtype")
+    }
     if len(set(kinds.values())) > 1:
         got = ", ".join(f"{n} {k}" for n, k in kinds.items())
         raise TypeError(f"mixed dtypes: expected one dtype for all weights, got {got}")
@@ -114,9 +116,7 @@ class ShallowReLU:
     def __sub__(self, other: ShallowReLU) -> ShallowReLU:
         """A network that realizes the difference of the two functions."""
         same_architecture(self, other)
-        return ShallowReLU(
-            np.vstack([self.A, other.A]), np.hstack([self.C, -other.C])
-        )
+        return ShallowReLU(np.vstack([self.A, other.A]), np.hstack([self.C, -other.C]))
 
     def pad(self, m: int) -> ShallowReLU:
         """The same function with zero neurons appended up to width `m`."""
