@@ -81,6 +81,8 @@ def _without_traces(executed: Any) -> Any:
     for cell in nb.cells:
         for key in ("papermill", "execution", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            cell.metadata.pop("tags")  # papermill leaves an empty list on every cell
     return nb
 
 
