@@ -92,7 +92,7 @@ def fit(
 
     Examples:
         >>> x = np.linspace(-1, 1, 20)[:, None]
-        >>> run = fit(x, abs(x), 4, "reparametrised", steps=200, lr=0.05)
+        >>> run = fit(x, abs(x), 4, "unrestricted", steps=200, lr=0.05)
         >>> bool(run.losses[-1] < 0.1 * run.losses[0])
         True
     """
