@@ -44,9 +44,7 @@ class Alignment:
     converged: bool
 
 
-def align(
-    module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100
-) -> Alignment:
+def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Alignment:
     r"""Match hidden channels layer by layer with linear assignments.
 
     .. math:: \min_{P_1, \dots, P_{L-1}} \sum_l \bigl\|W^a_l - P_l W^b_l P_{l-1}^T

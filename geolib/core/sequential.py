@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,9 +14,7 @@ LINEAR = (nn.Linear, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity)
-SUPPORTED = (
-    "nn.Sequential of Linear, Conv2d, BatchNorm (eval), ReLU, pooling, Flatten"
-)
+SUPPORTED = "nn.Sequential of Linear, Conv2d, BatchNorm (eval), ReLU, pooling, Flatten"
 
 
 @dataclass
@@ -74,7 +73,7 @@ def read_stages(module: nn.Module) -> tuple[list[nn.Module], list[Stage]]:
         _place(name, layer, head, stages)
     if not stages:
         raise ValueError("module: expected at least one Linear or Conv2d, got none")
-    for stage, after in zip(stages[:-1], stages[1:], strict=True):
+    for stage, after in pairwise(stages):
         _check_link(stage, after)
     _check_tensors(module)
     return head, stages
@@ -119,7 +118,7 @@ def _place(
     name: str, layer: nn.Module, head: list[nn.Module], stages: list[Stage]
 ) -> None:
     kind = type(layer)
-    if kind in NORMS + (nn.Dropout, nn.Dropout2d) and layer.training:
+    if kind in (*NORMS, nn.Dropout, nn.Dropout2d) and layer.training:
         raise ValueError(
             f"module: {kind.__name__} {name} is in training mode; call module.eval()"
         )
@@ -130,10 +129,12 @@ def _place(
     elif kind in NORMS:
         if not stages or stages[-1].tail or stages[-1].norm is not None:
             raise ValueError(
-                f"module: {kind.__name__} {name} must follow a Linear or Conv2d directly"
+                f"module: {kind.__name__} {name} must follow Linear or Conv2d directly"
             )
         if layer.running_mean is None:
-            raise ValueError(f"module: {kind.__name__} {name} has no running statistics")
+            raise ValueError(
+                f"module: {kind.__name__} {name} has no running statistics"
+            )
         stages[-1].norm = layer  # type: ignore[assignment]
     elif kind in (nn.ReLU, nn.Flatten, *POOLS):
         if kind is nn.Flatten and (layer.start_dim, layer.end_dim) != (1, -1):
@@ -150,7 +151,7 @@ def _place(
 def _plain(name: str, layer: nn.Module) -> nn.Module:
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         raise TypeError(f"module: cannot treat grouped Conv2d at {name}")
-    if 0 in layer.weight.shape:
+    if 0 in tuple(layer.weight.shape):  # type: ignore[arg-type]
         raise ValueError(f"module: layer {name} has zero width")
     return layer
 

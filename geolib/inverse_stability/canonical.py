@@ -245,9 +245,7 @@ def _pads(layer: nn.Module) -> bool:
     return padding not in (0, (0, 0), "valid")
 
 
-def _rebuild(
-    head: list[nn.Module], stages: list[Stage], work: _Work
-) -> nn.Sequential:
+def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequential:
     layers: list[nn.Module] = [deepcopy(layer) for layer in head]
     for stage, w, b in zip(stages, work.W, work.b, strict=True):
         layers.append(_linear(stage, w, b))

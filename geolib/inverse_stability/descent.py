@@ -76,7 +76,8 @@ def descend(
 
     Examples:
         >>> x = np.array([[1.0], [-1.0]])
-        >>> run = descend(ShallowReLU([[1.0]], [[1.0]]), x, 2 * np.maximum(x, 0), 100, 0.2)
+        >>> net = ShallowReLU([[1.0]], [[1.0]])
+        >>> run = descend(net, x, 2 * np.maximum(x, 0), 100, 0.2)
         >>> bool(run.losses[-1] < 1e-12)
         True
     """

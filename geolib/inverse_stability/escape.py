@@ -1,4 +1,4 @@
-"""Leaving a degenerate minimum: merge, and regrow along the realization's own descent."""
+"""Leaving a degenerate minimum: merge, and regrow where the loss falls fastest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def escape_degenerate(
     seed: int = 0,
     tol: float = TOLERANCE,
 ) -> ShallowReLU:
-    r"""Merge duplicate neurons and let each freed slot grow where the loss falls fastest.
+    r"""Merge duplicates and let each freed slot grow where the loss falls fastest.
 
     .. math:: u_* = \operatorname*{arg\,max}_{u}\ \Bigl\|\sum_i \ell_i\,
         \varrho(\langle u, x_i\rangle)\Bigr\|, \qquad

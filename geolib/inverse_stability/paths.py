@@ -77,6 +77,6 @@ def path_metric(module_a: nn.Module, module_b: nn.Module) -> float:
     a, b = path_lifting(module_a), path_lifting(module_b)
     if a.shape != b.shape:
         raise ValueError(
-            f"module_a, module_b: expected equally many paths, got {a.size} and {b.size}"
+            f"module_a, module_b: expected as many paths, got {a.size} and {b.size}"
         )
     return float(np.abs(a - b).sum())

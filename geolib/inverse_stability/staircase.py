@@ -1,4 +1,4 @@
-"""One-dimensional test bed of almost optimality: functions with staircase derivatives."""
+"""A one-dimensional test bed of almost optimality: staircase derivatives."""
 
 from __future__ import annotations
 

@@ -14,7 +14,10 @@ from geolib.inverse_stability.net import BiasedReLU, ShallowReLU
 from geolib.inverse_stability.restricted import lift_inputs, lift_to_restricted
 
 MODES = ("unrestricted", "projected", "reparametrised")
-LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": F.mse_loss,
+    "cross_entropy": F.cross_entropy,
+}
 FLOOR = 1e-6
 
 
@@ -180,7 +183,7 @@ def _adam(
     model: _Model,
     x: Tensor,
     target: Tensor,
-    criterion: Callable[[Tensor, Tensor], Tensor],
+    criterion: Callable[..., Tensor],
     steps: int,
     lr: float,
 ) -> np.ndarray:
