@@ -2,8 +2,8 @@
 
 Results come back through the scheduler and are written by the caller, so workers need
 no shared disk. A worker that dies takes its runs with it: they are tried again, the
-last time one by one, so that a run that kills its worker condemns itself and no
-bystander.
+last time one by one and, if need be, once more than asked, so that only a run that
+kills its worker while it flies alone is condemned, never a bystander.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from geolib.sweep.attempt import Outcome, attempt, describe
 from geolib.sweep.engines import Finished, Options, Run, SweepError
 
+CONNECT = 20  # seconds for a scheduler to answer
 PULSE = 0.5  # seconds between looks at a silent cluster
 
 
@@ -56,6 +57,7 @@ class Flight:
         self.waiting = deque((key, 1) for key in specs)
         self.alone: deque[tuple[str, int]] = deque()
         self.flying: dict[str, tuple[str, int, Any]] = {}
+        self.single = False  # what flies, flies alone
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.seen = time.monotonic()
 
@@ -70,6 +72,8 @@ class Flight:
         batch: list[tuple[str, int]] = []
         while self.waiting and len(batch) < room:
             self._take(self.waiting, batch)
+        if not self.flying:
+            self.single = not batch
         while self.alone and not (self.waiting or self.flying or batch):
             self._take(self.alone, batch)
         if not batch:
@@ -108,10 +112,10 @@ class Flight:
         self.seen = time.monotonic()
         for future, outcome, died in self._outcomes(ended):
             key, tries, _ = self.flying.pop(future.key)
-            if outcome.error is None or tries > self.options.retries:
-                yield Finished(key, outcome, tries)
-            elif died and tries == self.options.retries:
+            if died and not self.single and tries >= self.options.retries:
                 self.alone.append((key, tries + 1))
+            elif outcome.error is None or tries > self.options.retries:
+                yield Finished(key, outcome, tries)
             else:
                 self.waiting.append((key, tries + 1))
 
@@ -183,7 +187,7 @@ def connected(options: Options) -> Iterator[Any]:
         else:
             address = options.scheduler
         try:
-            client = Client(address, timeout=20, set_as_default=False)
+            client = Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             raise SweepError(f"no scheduler answers at {address}: {error}") from None
         stack.enter_context(client)
