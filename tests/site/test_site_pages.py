@@ -1,4 +1,4 @@
-"""Every page of the built site in a real browser, light and wide, dark and on a phone."""
+"""Every page of the built site in a real browser: light and wide, dark and narrow."""
 
 import json
 import os
