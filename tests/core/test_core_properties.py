@@ -1,5 +1,7 @@
 """What must hold for every module, point and data set: drawn at random."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ def problems(draw):
     bias = draw(st.booleans())
     seed = draw(st.integers(0, 10**6))
     layers = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b, bias=bias), act()]
     net = init_(nn.Sequential(*layers[:-1]).double(), seed, bias_scale=0.5)
     x = normal((draw(st.integers(1, 6)), widths[0]), seed + 1)
