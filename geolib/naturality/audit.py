@@ -116,9 +116,7 @@ def audit(
     return AuditReport(subject.name, defects, title, protocol.space)
 
 
-def _resolve(
-    module: Any, data: Any, loss: Loss | None
-) -> tuple[Any, Loss | None, Any]:
+def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | None, Any]:
     if isinstance(module, Problem):
         return module, None, None
     if not (isinstance(data, tuple | list) and len(data) == 2):
@@ -163,6 +161,4 @@ def audit_table(
     protocol: Protocol = FAST,
 ) -> list[AuditReport]:
     """Audits of several optimizers on one problem, in the order given."""
-    return [
-        audit(o, problem, families=families, protocol=protocol) for o in optimizers
-    ]
+    return [audit(o, problem, families=families, protocol=protocol) for o in optimizers]

@@ -147,7 +147,7 @@ def train(
             raise ValueError(f"problem: {subject.name} needs a problem with a module")
         network = charted(_loaded(problem), None if phi is None else phi.layers)
         run.network = network
-        leaves = list(network.parameters())
+        leaves: list[Tensor] = list(network.parameters())
     else:
         leaves = run.problem.leaves()
     run.leaves = leaves
@@ -155,8 +155,10 @@ def train(
     needs = getattr(optimizer, "needs_outputs", False)
 
     def forward() -> tuple[Tensor, Tensor]:
-        z = network(problem.data) if network is not None else (
-            run.problem.outputs(flatten(leaves))
+        z = (
+            network(problem.data)
+            if network is not None
+            else (run.problem.outputs(flatten(leaves)))
         )
         return z, problem.loss(z)
 
@@ -335,6 +337,4 @@ def _look(problem: Problem, space: str) -> Callable[[Tensor], Tensor]:
 
 def _failed(hs: list[float], verdict: str, space: str, note: str) -> Defect:
     nan = math.nan
-    return Defect(
-        tuple(hs), (nan,) * len(hs), nan, nan, verdict, space, note=note
-    )
+    return Defect(tuple(hs), (nan,) * len(hs), nan, nan, verdict, space, note=note)

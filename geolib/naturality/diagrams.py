@@ -61,7 +61,10 @@ def square(
 
 
 def heat_map(
-    ax: Any, rows: Sequence[str], columns: Sequence[str], letters: Sequence[Sequence[str]]
+    ax: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    letters: Sequence[Sequence[str]],
 ) -> None:
     """Draw verdicts as coloured, lettered cells (colour is never the only sign)."""
     from matplotlib.patches import Rectangle

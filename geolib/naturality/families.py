@@ -2,6 +2,7 @@ r"""The families of reparameterizations that an audit runs through."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,9 +19,9 @@ def _tensor(a: np.ndarray, like: Tensor) -> Tensor:
     return torch.as_tensor(a).to(like)
 
 
-def linear(A: Tensor, b: Tensor | None = None, name: str = "affine") -> (
-    Reparameterization
-):
+def linear(
+    A: Tensor, b: Tensor | None = None, name: str = "affine"
+) -> Reparameterization:
     r"""The affine map :math:`\psi = A\theta + b` with an invertible matrix.
 
     Examples:
@@ -122,9 +123,7 @@ def affine(like: Tensor, seed: int, cond: float = 3.0) -> Reparameterization:
 Pairs = list[tuple[Tensor, Tensor]]
 
 
-def layerwise(
-    index: Sequence[Tensor], pairs: Pairs, name: str
-) -> Reparameterization:
+def layerwise(index: Sequence[Tensor], pairs: Pairs, name: str) -> Reparameterization:
     r"""The map :math:`W_l \mapsto U_l W_l V_l` of every layer block.
 
     Args:
@@ -164,7 +163,9 @@ def _layer_family(
 def layer_orthogonal(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
     """Every layer's matrix, bias included, rotated from the left and the right."""
     rng = np.random.default_rng(seed)
-    return _layer_family(module, like, "layer orthogonal", lambda n: _orthogonal(n, rng))
+    return _layer_family(
+        module, like, "layer orthogonal", lambda n: _orthogonal(n, rng)
+    )
 
 
 def layer_affine(
@@ -206,7 +207,7 @@ def relu_rescaling(
     rng = np.random.default_rng(seed)
     index = blocks(module)
     scale = torch.ones_like(like)
-    for a, b in zip(index[:-1], index[1:], strict=True):
+    for a, b in itertools.pairwise(index):
         if b.shape[1] in (a.shape[0], a.shape[0] + 1):
             c = _tensor(np.exp(rng.uniform(-spread, spread, a.shape[0])), like)
             scale[a] = scale[a] * c[:, None]

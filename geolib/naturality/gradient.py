@@ -113,10 +113,17 @@ class Preconditioned(PointOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-2, *, rule: str | Direction, **o: Any
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        rule: str | Direction,
+        **o: Any,
     ) -> None:
         if isinstance(rule, str) and rule not in DIRECTIONS:
-            raise ValueError(f"rule: expected one of {sorted(DIRECTIONS)}, got {rule!r}")
+            raise ValueError(
+                f"rule: expected one of {sorted(DIRECTIONS)}, got {rule!r}"
+            )
         self.rule = DIRECTIONS[rule] if isinstance(rule, str) else rule
         super().__init__(params, lr, **o)
 
@@ -152,7 +159,12 @@ class BFGS(PointOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-2, *, start: str = "natural", **o: Any
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        start: str = "natural",
+        **o: Any,
     ) -> None:
         if start not in ("identity", "natural"):
             raise ValueError(f"start: expected 'identity' or 'natural', got {start!r}")

@@ -87,7 +87,9 @@ FIELDS: dict[str, Field] = {
     "covector-momentum": Field(
         "covector-momentum", _covector_momentum, {"m": "covector"}
     ),
-    "function-momentum": Field("function-momentum", _function_momentum, {"u": "scalar"}),
+    "function-momentum": Field(
+        "function-momentum", _function_momentum, {"u": "scalar"}
+    ),
     "adagrad": Field("adagrad", _adagrad, {"a": "scalar"}),
 }
 
@@ -154,7 +156,7 @@ def commutator(
             return push_state(X, f, moved)
 
         zero, one = state["x"].new_zeros(()), state["x"].new_ones(())
-        _, pushed = torch.func.jvp(flow, (zero,), (one,))
+        pushed = torch.func.jvp(flow, (zero,), (one,))[1]
         sides.append(torch.cat([there[k] - pushed[k] for k in state]))
     return (sides[0] - sides[1]) / (2 * step)
 

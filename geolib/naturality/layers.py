@@ -2,6 +2,7 @@ r"""Networks whose layers are single matrices, and layers seen in other coordina
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def mlp(
         raise ValueError(f"sizes: expected two or more positive widths, got {sizes}")
     rng = np.random.default_rng(seed)
     parts: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         w = gain * rng.standard_normal((fan_out, fan_in)) / np.sqrt(fan_in)
         b = 0.1 * rng.standard_normal((fan_out, 1))
         parts += [Homogeneous(torch.tensor(np.hstack([w, b]))), activation()]

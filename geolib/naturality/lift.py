@@ -39,23 +39,25 @@ class FunctionalLift(PointOptimizer):
     """
 
     def __init__(self, params: Iterable[Any], *, rule: Rule, **options: Any) -> None:
-        self.rule, self.inner = rule, None
+        self.rule = rule
+        self.inner: torch.optim.Optimizer | None = None
         self._pending: dict[str, Any] | None = None
         super().__init__(params, 1.0, **options)
 
     def _inner(self, q: Point) -> tuple[torch.optim.Optimizer, Tensor]:
-        if self.inner is None:
+        inner = self.inner
+        if inner is None:
             self.shadow = q.z.clone().requires_grad_()
-            self.inner = self.rule([self.shadow])
+            inner = self.inner = self.rule([self.shadow])
             if self._pending is not None:
-                self.inner.load_state_dict(self._pending)
+                inner.load_state_dict(self._pending)
                 self._pending = None
         if self.shadow.shape != q.z.shape:
             raise ValueError(
                 f"closure: outputs of shape {tuple(q.z.shape)}, but the lift holds "
                 f"{tuple(self.shadow.shape)}; it needs the full batch at every step"
             )
-        return self.inner, self.shadow
+        return inner, self.shadow
 
     def update(self, q: Point) -> Tensor:
         inner, shadow = self._inner(q)

@@ -65,7 +65,12 @@ class NaturalMomentum(_Momentum):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-2, *, connection: bool = True, **o: Any
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        connection: bool = True,
+        **o: Any,
     ) -> None:
         self.connection = connection
         super().__init__(params, lr, **o)
@@ -113,7 +118,12 @@ class FunctionMomentum(PointOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-2, *, friction: float = 1.0, **o: Any
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        friction: float = 1.0,
+        **o: Any,
     ) -> None:
         positive("friction", friction, zero=True)
         super().__init__(params, lr, friction=friction, **o)

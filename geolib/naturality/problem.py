@@ -40,9 +40,7 @@ class Problem:
     data: Any = None
 
     @classmethod
-    def of(
-        cls, module: nn.Module, x: Any, loss: Loss, probe: Any = None
-    ) -> Problem:
+    def of(cls, module: nn.Module, x: Any, loss: Loss, probe: Any = None) -> Problem:
         """The problem of a module on inputs x; `probe`: further inputs.
 
         Raises:

@@ -94,7 +94,9 @@ def _home_damped(params: list[Tensor], h: float, run: Run) -> optim.Optimizer:
 
 def _ball(nesterov: bool) -> Scaled:
     return lambda h: {
-        "lr": h * h, "momentum": math.exp(-FRICTION * h), "nesterov": nesterov
+        "lr": h * h,
+        "momentum": math.exp(-FRICTION * h),
+        "nesterov": nesterov,
     }
 
 
@@ -125,9 +127,7 @@ _EUCLIDEAN = [
     Subject("adam", _torch(optim.Adam, _ADAM)),
     Subject("adam-eps-1e-2", _torch(optim.Adam, _adam(1e-2))),
     Subject("adam-fixed", _torch(optim.Adam)),
-    Subject(
-        "adamw", _torch(optim.AdamW, lambda h: {**_ADAM(h), "weight_decay": 0.5})
-    ),
+    Subject("adamw", _torch(optim.AdamW, lambda h: {**_ADAM(h), "weight_decay": 0.5})),
     Subject("adamax", _torch(optim.Adamax, lambda h: {"betas": _betas(h)})),
     Subject("nadam", _torch(optim.NAdam, lambda h: {"betas": _betas(h)})),
     Subject("radam", _torch(optim.RAdam, lambda h: {"betas": _betas(h)})),

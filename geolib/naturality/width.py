@@ -47,7 +47,12 @@ def erf_network(
         a = a / np.sqrt(width)
     as_tensor = torch.tensor
     return two_layer(
-        as_tensor(x), as_tensor(y), as_tensor(w), as_tensor(a), scaling, "erf",
+        as_tensor(x),
+        as_tensor(y),
+        as_tensor(w),
+        as_tensor(a),
+        scaling,
+        "erf",
         as_tensor(probe),
     )
 
