@@ -13,7 +13,7 @@ from torch import Tensor
 from geolib.naturality.directions import DIRECTIONS, Direction
 from geolib.naturality.point import Point
 from geolib.naturality.problem import Problem
-from geolib.naturality.reparameterization import Reparameterization
+from geolib.naturality.reparameterization import Reparameterization, directional
 
 State = dict[str, Tensor]
 
@@ -151,13 +151,13 @@ def commutator(
         f = phi(eps)
         there = X(problem.push(f), push_state(X, f, state))
 
-        def flow(t: Tensor, f: Reparameterization = f) -> State:
+        def flow(t: Tensor, f: Reparameterization = f) -> Tensor:
             moved = {k: v + t * home[k] for k, v in state.items()}
-            return push_state(X, f, moved)
+            return torch.cat(list(push_state(X, f, moved).values()))
 
         zero, one = state["x"].new_zeros(()), state["x"].new_ones(())
-        pushed = torch.func.jvp(flow, (zero,), (one,))[1]
-        sides.append(torch.cat([there[k] - pushed[k] for k in state]))
+        pushed = directional(flow, zero, one)
+        sides.append(torch.cat([there[k] for k in state]) - pushed)
     return (sides[0] - sides[1]) / (2 * step)
 
 

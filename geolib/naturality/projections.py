@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd
+from torch.func import jacrev
 
 from geolib.naturality.defect import Defect, check_steps, summarize, train
 from geolib.naturality.problem import Problem
@@ -83,7 +83,7 @@ def horizontal_lift(
         >>> horizontal_lift(lambda w: w.sum().reshape(1), x, x[:1])
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    D = jacfwd(pi)(x)
+    D = jacrev(pi)(x)
     X = D.T if metric is None else torch.linalg.solve(metric, D.T)
     G = D @ X
     w = torch.linalg.eigvalsh(0.5 * (G + G.T))
@@ -94,7 +94,7 @@ def horizontal_lift(
 
 def is_riemannian(pi: Map, x: Tensor, upstairs: Tensor, downstairs: Tensor) -> float:
     r"""The relative failure of :math:`D\pi\,G'\,D\pi^T = G\circ\pi` for cometrics."""
-    D = jacfwd(pi)(x)
+    D = jacrev(pi)(x)
     gap = D @ upstairs @ D.T - downstairs
     return float(gap.norm() / downstairs.norm())
 
