@@ -139,9 +139,7 @@ def test_momentum_is_the_damped_oscillator(name):
     def exact(v0, t=1.0):
         u0 = P.theta0 - best
         c = (v0 + 0.5 * u0) / w
-        return best + math.exp(-0.5 * t) * (
-            u0 * math.cos(w * t) + c * math.sin(w * t)
-        )
+        return best + math.exp(-0.5 * t) * (u0 * math.cos(w * t) + c * math.sin(w * t))
 
     v0 = s.velocity(P, None)
     v0 = torch.zeros_like(best) if v0 is None else v0

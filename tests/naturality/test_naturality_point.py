@@ -57,9 +57,7 @@ def test_first_and_second_derivatives(kind):
         q.second(v, w), torch.einsum("ncij,i,j->nc", H, v, w), atol=1e-11
     )
     a = torch.tensor(rng.standard_normal(q.z.shape))
-    assert torch.allclose(
-        q.curvature(a), torch.einsum("ncij,nc->ij", H, a), atol=1e-11
-    )
+    assert torch.allclose(q.curvature(a), torch.einsum("ncij,nc->ij", H, a), atol=1e-11)
     assert torch.allclose(q.hvp(a, w), q.curvature(a) @ w, atol=1e-11)
     exact = jacrev(jacrev(lambda s: P.loss(P.outputs(s))))(t)
     assert torch.allclose(hessian(q), exact, atol=1e-11)
@@ -85,9 +83,7 @@ def test_christoffel_symbols_by_differentiating_the_metric(kind):
         + torch.einsum("ika,k,a->i", dF, v, w)
         - torch.einsum("ika,k,a->i", dF, w, v)
     )
-    assert torch.allclose(
-        q.transport(torch.zeros_like(t), v, w), carried, atol=1e-11
-    )
+    assert torch.allclose(q.transport(torch.zeros_like(t), v, w), carried, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["mse", "softmax-ref"])
@@ -204,8 +200,8 @@ def test_bad_input_is_named():
         Point(z, z.sum() / 0.0, [x], METRICS["mse"])
     y = z.sqrt() - 1.0
     bad = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
-        u = bad.sqrt()
         Point(u, u.sum(), [bad], METRICS["mse"])
     indefinite = OutputGeometry("bad", lambda u: -torch.ones(2, 1, 1).double())
     with pytest.raises(ValueError, match="semi-definite"):
