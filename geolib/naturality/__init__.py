@@ -42,6 +42,13 @@ from geolib.naturality.jets import FIELDS, Field, jet_defect, sample_points
 from geolib.naturality.kfac import KFAC, KFACDampedNatural, LayerFactors
 from geolib.naturality.layers import Homogeneous, blocks, charted, mlp
 from geolib.naturality.lift import FunctionalLift
+from geolib.naturality.minibatch import (
+    MinibatchNatural,
+    home_metric,
+    minibatch_subject,
+    reference_metric,
+    wide_problem,
+)
 from geolib.naturality.momentum import (
     FunctionMomentum,
     HeavyBall,
@@ -105,6 +112,7 @@ __all__ = [
     "LayerFactors",
     "Lion",
     "Loss",
+    "MinibatchNatural",
     "NaturalAdaGrad",
     "NaturalAdam",
     "NaturalCovectorMomentum",
@@ -143,6 +151,7 @@ __all__ = [
     "erf_kernels",
     "format_table",
     "heat_map",
+    "home_metric",
     "home_runs",
     "horizontal_lift",
     "identity",
@@ -153,6 +162,7 @@ __all__ = [
     "linear",
     "linear_model",
     "log_scaling",
+    "minibatch_subject",
     "mlp",
     "mse",
     "naturality_algebra",
@@ -164,6 +174,7 @@ __all__ = [
     "projection_defect",
     "prune_dead",
     "radial",
+    "reference_metric",
     "regression_problem",
     "relu_rescaling",
     "sample_points",
@@ -176,5 +187,6 @@ __all__ = [
     "two_layer",
     "uniform",
     "weight_norm",
+    "wide_problem",
     "width_run",
 ]

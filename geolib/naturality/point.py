@@ -220,17 +220,26 @@ class Point:
         if metric is None:
             return _pseudo_solve(self.A, self._eigen, v, damping, self.rtol)
         M = metric() if callable(metric) else metric
-        L, info = torch.linalg.cholesky_ex(M)
-        if int(info):
-            raise ValueError("damping metric: expected a positive definite matrix")
-        A = torch.linalg.solve_triangular(L, self.A.T, upper=False).T
-        y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
-        y = _pseudo_solve(A, _small_eigen(A), y, damping, self.rtol)
-        return torch.linalg.solve_triangular(L.T, y[:, None], upper=True)[:, 0]
+        return solve_weighted(self.A, v, damping, M, self.rtol)
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
         return _small_eigen(self.A)
+
+
+def solve_weighted(
+    A: Tensor, v: Tensor, damping: float, M: Tensor | None, rtol: float
+) -> Tensor:
+    r"""The vector :math:`(A^TA + \lambda M)^{+}v`, of minimum M-norm, (p,)."""
+    if M is None:
+        return _pseudo_solve(A, _small_eigen(A), v, damping, rtol)
+    L, info = torch.linalg.cholesky_ex(M)
+    if int(info):
+        raise ValueError("damping metric: expected a positive definite matrix")
+    A = torch.linalg.solve_triangular(L, A.T, upper=False).T
+    y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
+    y = _pseudo_solve(A, _small_eigen(A), y, damping, rtol)
+    return torch.linalg.solve_triangular(L.T, y[:, None], upper=True)[:, 0]
 
 
 def _small_eigen(A: Tensor) -> tuple[Tensor, Tensor]:
