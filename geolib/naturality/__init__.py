@@ -13,6 +13,7 @@ from geolib.naturality.audit import AuditReport, Protocol, audit, audit_table
 from geolib.naturality.base import PointOptimizer
 from geolib.naturality.defect import Defect, home_runs, naturality_defect
 from geolib.naturality.diagrams import heat_map, square
+from geolib.naturality.directions import damped as damped_direction
 from geolib.naturality.euclidean import Lion, PolarMuon, Shampoo, SignSGD
 from geolib.naturality.families import (
     affine,
@@ -79,6 +80,7 @@ from geolib.naturality.reparameterization import (
 from geolib.naturality.report import classify, format_table
 from geolib.naturality.subject import Run, Subject, plain
 from geolib.naturality.subjects import SUBJECTS
+from geolib.naturality.tasks import diabetes_problem, digits_problem
 from geolib.naturality.towers import (
     best_conditioned,
     deep_linear,
@@ -145,8 +147,11 @@ __all__ = [
     "compose",
     "coupling",
     "cross_entropy",
+    "damped_direction",
     "deep_linear",
+    "diabetes_problem",
     "diagonal",
+    "digits_problem",
     "duplication",
     "erf_kernels",
     "format_table",

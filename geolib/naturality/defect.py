@@ -122,6 +122,7 @@ def train(
     h: float,
     steps: int,
     phi: Reparameterization | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     r"""Run the optimizer in the chart of phi; the end, brought back to the home chart.
 
@@ -130,16 +131,20 @@ def train(
         problem: in home coordinates.
         h: step size; `steps` of them are taken.
         phi: None runs at home.
+        watch: called with the home parameters before the first and after each step.
 
     Returns:
         :math:`\phi^{-1}(\psi_T)`, (p,).
     """
     run = Run(problem, h, phi, subject.velocity(problem, phi))
+    see = watch if watch is not None else (lambda theta: None)
+    see(problem.theta0)
     if subject.update is not None:
         y = run.problem.theta0
         state: dict[str, Any] = {}
         for _ in range(steps):
             y = subject.update(run.problem, y, h, state).detach()
+            see(y if phi is None else phi.inverse(y))
         return y if phi is None else phi.inverse(y)
     network = None
     if subject.layered:
@@ -172,8 +177,9 @@ def train(
 
     for _ in range(steps):
         optimizer.step(closure)
-    end = flatten([t.detach() for t in leaves])
-    return end if phi is None else phi.inverse(end)
+        if watch is not None:
+            see(run.theta())
+    return run.theta()
 
 
 def _loaded(problem: Problem) -> nn.Module:

@@ -25,7 +25,7 @@ def _number(value: float) -> str:
     return "-" if not math.isfinite(value) else f"{value:.2g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditReport:
     """The defects of one optimizer, by family of reparameterizations.
 
@@ -53,6 +53,9 @@ class AuditReport:
 
     def __getitem__(self, family: str) -> Defect:
         return self.defects[family]
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         return format_table(self._cells(), f"{self.optimizer} ({self.title})")
