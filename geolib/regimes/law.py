@@ -126,3 +126,50 @@ def sample_law(spectrum: ArrayLike) -> Law:
     if x.size and np.isfinite(x).all() and x[0] >= -1e-10 * max(1.0, abs(x[-1])):
         x = np.clip(x, 0.0, None)
     return Law(x, np.full(x.size, 1.0 / max(1, x.size)))
+
+
+def jacobi(law: Law, count: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""The first `count` recurrence coefficients (diagonal, off-diagonal) of a law.
+
+    The tridiagonal matrix J with them satisfies
+    :math:`\langle 0| J^k |0 \rangle = \int x^k` for k < 2 count. Lanczos with full
+    reorthogonalisation on the nodes; a law with fewer nodes ends early, with zeros.
+
+    Examples:
+        >>> a, b = jacobi(marchenko_pastur(1.0, 1.0), 3)
+        >>> a.round(10).tolist(), b.round(10).tolist()
+        ([1.0, 2.0, 2.0], [1.0, 1.0])
+    """
+    a, b = np.zeros(count), np.zeros(count - 1)
+    basis = np.zeros((count, law.nodes.size))
+    v = np.sqrt(law.weights)
+    for j in range(count):
+        basis[j] = v / np.linalg.norm(v)
+        v = law.nodes * basis[j]
+        a[j] = v @ basis[j]
+        if j == count - 1:
+            break
+        for _ in range(2):
+            v = v - basis[: j + 1].T @ (basis[: j + 1] @ v)
+        b[j] = np.linalg.norm(v)
+        if b[j] < 1e-12 * max(1.0, a[0]):
+            b[j] = 0.0
+            break
+    return a, b
+
+
+def pin_zero(a: np.ndarray, b: np.ndarray) -> float:
+    """The last diagonal entry that gives the tridiagonal matrix the eigenvalue zero.
+
+    Examples:
+        >>> pin_zero(np.array([1.0, 3.0]), np.array([2.0]))
+        4.0
+    """
+    pivot = a[0]
+    for j, off in enumerate(b):
+        if off == 0.0:
+            return float(a[-1])
+        if j == len(b) - 1:
+            return float(off**2 / pivot)
+        pivot = a[j + 1] - off**2 / pivot
+    return 0.0

@@ -108,8 +108,8 @@ def _mean_field(kind: str, order: int) -> list[Planar]:
 def _narrow(kind: str, order: int) -> list[Planar]:
     """s' = 2 - F u, u' = -u^2 F1 with u = 1 / v and F_j the j-th derivative of F.
 
-    The loss is per latent; per input it gains the factor rho / kappa. F_j starts at
-    kappa 2^j times the j-th moment of the law (1, c).
+    The loss is less that of the zero map, and per latent; per input it gains the
+    factor rho / kappa. F_j starts at kappa 2^j times the j-th moment of the law (1, c).
     """
     if kind == "train":  # -q (1 - r / 2) with r = F0 u, q = F1 u / 2
         loss = poly((Fraction(-1, 2), "F1 u"), (Fraction(1, 4), "F0 F1 u u"))
@@ -123,10 +123,8 @@ def _narrow(kind: str, order: int) -> list[Planar]:
         return poly((2, up), (-1, f"{up} F0 u"))
 
     out = []
-    for s in range(order + 1):
+    for _ in range(order + 1):
         total: Counter = Counter()
-        if s == 0:
-            total[(0, 0, 0)] += Fraction(1, 2)  # the loss of the zero map
         for monomial, factor in loss.items():
             terms: dict[tuple[int, int], Fraction] = {(0, 0): factor}
             for name, power in monomial:
