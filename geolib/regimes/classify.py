@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -171,7 +171,7 @@ def spectral_table(kind: str, order: int, moments: tuple[float, ...]) -> Table:
         >>> spectral_table("population", 1, (1.0, 2.0))[(2, 1)]
         8.0
     """
-    total: Counter[tuple[int, int]] = Counter()
+    total: defaultdict[tuple[int, int], float] = defaultdict(float)
     for word, factor in loss_words(kind, order)[order].items():
         l = word.count("A")
         for k, f in _trace(word, moments).items():
@@ -186,7 +186,7 @@ def _trace(word: str, moments: tuple[float, ...]) -> dict[int, float]:
         return {0: moments[len(word) - 1] if word else 1.0}
     i = word.index("A")
     rest = word[i + 1 :] + word[:i]
-    out: Counter[int] = Counter()
+    out: defaultdict[int, float] = defaultdict(float)
     for k, f in _trace(canonical(rest), moments).items():
         out[k + 1] += f
     for j, letter in enumerate(rest):

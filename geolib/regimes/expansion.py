@@ -199,7 +199,7 @@ def planar_numeric(
 
     Examples:
         >>> planar_numeric("train", 1, 1.0, 1.0, 1.0).tolist()
-        [0.5, -6.0]
+        [0.5, -11.0]
     """
     weight = {"A": (positive("rho", rho), positive("kappa", kappa)), "S": (1.0, c)}
     positive("c", c)

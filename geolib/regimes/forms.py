@@ -156,7 +156,7 @@ def _tr(Q: Tensor) -> Tensor:
     return Q.diagonal(dim1=1, dim2=2).sum(1)
 
 
-BY_NAME = {
+BY_NAME: dict[str, type[Gram] | type[_Weights]] = {
     "gram": Gram,
     "covariance": Covariance,
     "latent": Latent,
@@ -183,7 +183,7 @@ def choose(d: int, h: int, n: int) -> str:
     """The cheapest form; when 8 h < d only those that form no d x d matrix.
 
     Examples:
-        >>> choose(64, 64, 4096), choose(64, 512, 4), choose(1600, 11, 1600)
+        >>> choose(64, 64, 4096), choose(64, 64, 4), choose(1600, 11, 1600)
         ('gram', 'samples', 'latent')
     """
     allowed = FORMS[2:] if 8 * h < d else FORMS

@@ -61,15 +61,20 @@ class Law:
 
     def coarse(self, count: int) -> Law:
         """At most `count` nodes, each the mean of neighbours of equal total weight."""
+        return self.coarse_with(count, self.nodes)[0]
+
+    def coarse_with(self, count: int, values: np.ndarray) -> tuple[Law, np.ndarray]:
+        """The same, with the cell means of a function given on the nodes."""
         if self.nodes.size <= count:
-            return self
-        order = np.argsort(self.nodes)
-        x, w = self.nodes[order], self.weights[order]
+            return self, values
+        order = np.argsort(self.nodes, kind="stable")
+        x, w, v = self.nodes[order], self.weights[order], values[order]
         cell = np.minimum((np.cumsum(w) - w / 2) * count, count - 1).astype(int)
         weight = np.bincount(cell, w, count)
-        first = np.bincount(cell, w * x, count)
         keep = weight > 0
-        return Law(first[keep] / weight[keep], weight[keep] / weight.sum())
+        x_mean = np.bincount(cell, w * x, count)[keep] / weight[keep]
+        v_mean = np.bincount(cell, w * v, count)[keep] / weight[keep]
+        return Law(x_mean, weight[keep] / weight.sum()), v_mean
 
 
 def narayana(order: int) -> list[int]:

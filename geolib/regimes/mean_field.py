@@ -52,11 +52,7 @@ def mean_field(
     """
     t, mu = check_times(times), pick_law(c, law)
     lack = (1 - logistic(t, positive("rho", rho), mu.nodes)) ** 2
-    score = np.ones_like(mu.nodes) if overlap is None else np.asarray(overlap, float)
-    if score.shape != mu.nodes.shape or not np.isfinite(score).all():
-        raise ValueError(
-            f"overlap: expected {mu.nodes.size} finite values, got shape {score.shape}"
-        )
+    score = _overlap(overlap, mu)
     weights = mu.weights
     return Curves(lack @ (weights * mu.nodes) / 2, lack @ (weights * score) / 2)
 
@@ -67,6 +63,7 @@ def mean_field_next(
     c: float | None = None,
     *,
     law: Law | None = None,
+    overlap: ArrayLike | None = None,
     nodes: int = 64,
     rtol: float = 1e-9,
 ) -> Curves:
@@ -86,7 +83,7 @@ def mean_field_next(
     Args:
         times: (T,) increasing.
         rho: sigma^2 h.
-        c, law: as in `mean_field`; a law with more than `nodes` nodes is coarsened.
+        c, law, overlap: as in `mean_field`; more than `nodes` nodes are merged.
         nodes: quadrature nodes; the cost grows as their square.
         rtol: tolerance of the integration.
 
@@ -104,7 +101,8 @@ def mean_field_next(
     t, rho = check_times(times), positive("rho", rho)
     if law is None and c is not None:
         law, c = marchenko_pastur(1.0, positive("c", c), nodes), None
-    mu = pick_law(c, law).coarse(nodes)
+    fine = pick_law(c, law)
+    mu, score = fine.coarse_with(nodes, _overlap(overlap, fine))
     x, w, size = mu.nodes, mu.weights, mu.nodes.size
     both = x[:, None] + x
 
@@ -120,7 +118,16 @@ def mean_field_next(
     states = solve(field, start, t, rtol, rtol * 1e-2)
     F, Z = states[:, :-size].reshape(-1, size, size), states[:, -size:]
     g = 2 * (logistic(t, rho, x) - 1) * Z + F**2 @ w
-    return Curves(g @ (w * x) / 2, g @ w / 2)
+    return Curves(g @ (w * x) / 2, g @ (w * score) / 2)
+
+
+def _overlap(overlap: ArrayLike | None, law: Law) -> np.ndarray:
+    score = np.ones_like(law.nodes) if overlap is None else np.asarray(overlap, float)
+    if score.shape != law.nodes.shape or not np.isfinite(score).all():
+        raise ValueError(
+            f"overlap: expected {law.nodes.size} finite values, got shape {score.shape}"
+        )
+    return score
 
 
 def pick_law(c: float | None, law: Law | None) -> Law:

@@ -110,15 +110,16 @@ def hull(points: Iterable[Point]) -> Polytope:
     shadow = np.array([[p[a] for a in axes] for p in cloud])
     facets_raw = _integer_facets(shadow, ConvexHull(shadow).equations)
     on = {
-        key: frozenset(np.flatnonzero(shadow @ key[0] == key[1])) for key in facets_raw
+        key: frozenset(map(int, np.flatnonzero(shadow @ key[0] == key[1])))
+        for key in facets_raw
     }
     # A vertex is a point whose facets meet in it alone.
-    corner = []
+    corner: list[int] = []
     for i in range(len(cloud)):
         through = [on[key] for key in on if i in on[key]]
         if through and frozenset.intersection(*through) == {i}:
             corner.append(i)
-    place = {i: j for j, i in enumerate(corner)}
+    place: dict[int, int] = {i: j for j, i in enumerate(corner)}
     facets = tuple(
         Facet(
             tuple(map(int, key[0])),

@@ -128,14 +128,19 @@ def simulate(
     form = _form(form, setup.d, setup.h, setup.n)
     need = memory_needed(setup, len(chosen), form, dtype)
     check_memory(need, memory_limit, device)
-    place = {"dtype": dtype, "device": device}
-    W = torch.stack([torch.as_tensor(draw_weights(setup, s), **place) for s in chosen])
+
+    def place(draws: Iterable[np.ndarray]) -> Tensor:
+        return torch.stack(
+            [torch.as_tensor(a, dtype=dtype, device=device) for a in draws]
+        )
+
+    W = place(draw_weights(setup, s) for s in chosen)
     if form in ("gram", "covariance"):
-        data = [torch.as_tensor(draw_covariance(setup, s), **place) for s in chosen]
-        problem = Problem(setup.d, setup.n, S=torch.stack(data), target=target)
+        S = place(draw_covariance(setup, s) for s in chosen)
+        problem = Problem(setup.d, setup.n, S=S, target=target)
     else:
-        data = [torch.as_tensor(draw_data(setup, s), **place) for s in chosen]
-        problem = Problem(setup.d, setup.n, X=torch.stack(data), target=target)
+        X = place(draw_data(setup, s) for s in chosen)
+        problem = Problem(setup.d, setup.n, X=X, target=target)
     return run(W, problem, times, form, method, step, rtol, atol)
 
 
@@ -229,12 +234,22 @@ def run(
             work = euler(law.flow, start, t.tolist(), observe, step=step)
         else:
             raise ValueError(f"method: expected 'adaptive' or 'euler', got {method!r}")
-        curves = [
+        train, population, train_error, population_error = (
             torch.stack(part, 1).double().cpu().numpy()
             for part in zip(*rows, strict=True)
-        ]
+        )
         trace = problem.trace.double().cpu().numpy()
-    return Trajectory(t, *curves, trace, problem.d, form, work)
+    return Trajectory(
+        times=t,
+        train=train,
+        population=population,
+        train_error=train_error,
+        population_error=population_error,
+        trace=trace,
+        d=problem.d,
+        form=form,
+        work=work,
+    )
 
 
 def memory_needed(setup: Setup, seeds: int, form: str, dtype: torch.dtype) -> int:

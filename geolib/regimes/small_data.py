@@ -71,7 +71,7 @@ def small_data(
     Examples:
         >>> few = small_data([0.0, 20.0], 1.0, 1.0)
         >>> round(float(few.population[1]), 5)
-        -1.12837
+        -1.12838
     """
     t = check_times(tau)
     if W0 is None:

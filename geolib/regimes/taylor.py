@@ -7,7 +7,7 @@ polynomial in rho, kappa and c. None of this uses words, traces or integration b
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -18,6 +18,7 @@ from geolib.regimes.law import narayana
 Monomial = tuple[tuple[str, int], ...]
 Poly = dict[Monomial, Fraction]
 Rule = Callable[[str], Poly]
+Table = defaultdict[tuple[int, int, int], Fraction]
 
 
 def poly(*terms: tuple[int | Fraction, str]) -> Poly:
@@ -27,7 +28,7 @@ def poly(*terms: tuple[int | Fraction, str]) -> Poly:
         >>> poly((2, "a a"), (-1, ""))[(("a", 2),)]
         Fraction(2, 1)
     """
-    out: Counter[Monomial] = Counter()
+    out: defaultdict[Monomial, Fraction] = defaultdict(Fraction)
     for factor, names in terms:
         out[tuple(sorted(Counter(names.split()).items()))] += Fraction(factor)
     return dict(out)
@@ -35,7 +36,7 @@ def poly(*terms: tuple[int | Fraction, str]) -> Poly:
 
 def times(a: Poly, b: Poly) -> Poly:
     """The product of two polynomials."""
-    out: Counter[Monomial] = Counter()
+    out: defaultdict[Monomial, Fraction] = defaultdict(Fraction)
     for x, p in a.items():
         for y, q in b.items():
             powers = Counter(dict(x))
@@ -46,13 +47,14 @@ def times(a: Poly, b: Poly) -> Poly:
 
 def differentiate(loss: Poly, rule: Rule) -> Poly:
     """The time derivative, with `rule(name)` the velocity of a variable."""
-    out: Counter[Monomial] = Counter()
+    out: defaultdict[Monomial, Fraction] = defaultdict(Fraction)
     for monomial, factor in loss.items():
         for name, power in monomial:
             rest = Counter(dict(monomial))
             rest[name] -= 1
             left = {tuple(sorted((+rest).items())): factor * power}
-            out.update(times(left, rule(name)))
+            for product, f in times(left, rule(name)).items():
+                out[product] += f
     return {m: f for m, f in out.items() if f}
 
 
@@ -66,7 +68,7 @@ def _marchenko_pastur(order: int, letters: bool) -> dict[tuple[int, int], int]:
     return {(0, order - k): n for k, n in table}
 
 
-def _add(out: Counter, l: int, k: int, m: int, value: Fraction) -> None:
+def _add(out: Table, l: int, k: int, m: int, value: Fraction) -> None:
     out[(l, k, m)] += value
 
 
@@ -76,7 +78,7 @@ def _large_data(kind: str, order: int) -> list[Planar]:
     velocity = poly((4, "a"), (-4, "a a"))
     out = []
     for _ in range(order + 1):
-        total: Counter = Counter()
+        total: Table = defaultdict(Fraction)
         for monomial, factor in loss.items():
             for (l, k), n in _marchenko_pastur(
                 dict(monomial).get("a", 0), True
@@ -94,7 +96,7 @@ def _mean_field(kind: str, order: int) -> list[Planar]:
     velocity = poly((4, "x a"), (-4, "x a a"))
     out = []
     for _ in range(order + 1):
-        total: Counter = Counter()
+        total: Table = defaultdict(Fraction)
         for monomial, factor in loss.items():
             power = dict(monomial)
             l = power.get("a", 0)
@@ -124,7 +126,7 @@ def _narrow(kind: str, order: int) -> list[Planar]:
 
     out = []
     for _ in range(order + 1):
-        total: Counter = Counter()
+        total: Table = defaultdict(Fraction)
         for monomial, factor in loss.items():
             terms: dict[tuple[int, int], Fraction] = {(0, 0): factor}
             for name, power in monomial:
@@ -141,7 +143,7 @@ def _times_start(
     terms: dict[tuple[int, int], Fraction], j: int
 ) -> dict[tuple[int, int], Fraction]:
     """Multiply by F_j(0) = kappa 2^j sum_m n_m c^m; keys are (kappas, m)."""
-    out: Counter = Counter()
+    out: defaultdict[tuple[int, int], Fraction] = defaultdict(Fraction)
     for (kappas, m), f in terms.items():
         for (_, extra), n in _marchenko_pastur(j, False).items():
             out[(kappas + 1, m + extra)] += f * n * 2**j
@@ -172,7 +174,7 @@ def _small_data(kind: str, order: int) -> list[Planar]:
     loss, out = train, []
     for s in range(order + 1):
         top = s if kind == "train" else max(s - 1, 0)
-        total: Counter = Counter()
+        total: Table = defaultdict(Fraction)
         for monomial, factor in loss.items():
             terms: dict[tuple[int, int], Fraction] = {(0, 0): factor}
             for name, power in monomial:
@@ -188,7 +190,7 @@ def _small_data(kind: str, order: int) -> list[Planar]:
 def _times_moment(
     terms: dict[tuple[int, int], Fraction], order: int
 ) -> dict[tuple[int, int], Fraction]:
-    out: Counter = Counter()
+    out: defaultdict[tuple[int, int], Fraction] = defaultdict(Fraction)
     for (l, k), f in terms.items():
         for (dl, dk), n in _marchenko_pastur(order, True).items():
             out[(l + dl, k + dk)] += f * n
