@@ -126,10 +126,10 @@ def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> Law:
 
 
 def sample_law(spectrum: ArrayLike) -> Law:
-    """The empirical law of a list of eigenvalues; rounding below zero is removed."""
+    """The empirical law of a list of eigenvalues; rounding around zero is removed."""
     x = np.sort(np.asarray(spectrum, dtype=np.float64).ravel())
     if x.size and np.isfinite(x).all() and x[0] >= -1e-10 * max(1.0, abs(x[-1])):
-        x = np.clip(x, 0.0, None)
+        x = np.where(x > 1e-12 * x[-1], x, 0.0)
     return Law(x, np.full(x.size, 1.0 / max(1, x.size)))
 
 

@@ -110,14 +110,15 @@ def _by_quadrature(
 
     # r tends to one from either side, so s' lies between its start and one.
     longest = t[-1] * max(1.0, 2 - kappa) + 1e-12
-    edges = np.linspace(0.0, longest, panels + 1)
+    # Panels shrink towards 0, where the rate is steep when kappa is near 2.
+    edges = longest * np.linspace(0.0, 1.0, panels + 1) ** 2
     node, weight = np.polynomial.legendre.leggauss(8)
-    width = longest / panels
-    at = (edges[:-1, None] + edges[1:, None]) / 2 + width / 2 * node
-    clock = np.append(0.0, np.cumsum(slowness(at) @ weight) * width / 2)
+    half = np.diff(edges) / 2
+    at = edges[:-1, None] + half[:, None] * (1 + node)
+    clock = np.append(0.0, np.cumsum(slowness(at) @ weight * half))
     s = np.interp(t, clock, edges)
     for _ in range(4):
-        left = np.minimum((s / width).astype(int), panels - 1)
+        left = np.clip(np.searchsorted(edges, s, "right") - 1, 0, panels - 1)
         half = (s - edges[left]) / 2
         inner = edges[left][:, None] + half[:, None] * (1 + node)
         here = clock[left] + slowness(inner) @ weight * half

@@ -162,7 +162,7 @@ def _until_blow_up(field, y0: np.ndarray, t: np.ndarray) -> Curves:  # type: ign
 
     wall.terminal = True  # type: ignore[attr-defined]
     out = solve_ivp(
-        field, (0.0, max(t[-1], 1e-12)), y0, "DOP853", t, events=wall, rtol=1e-9
+        field, (0.0, max(t[-1], 1e-12)), y0, "DOP853", t, events=wall, rtol=1e-7
     )
     train, population = np.full(t.shape, np.inf), np.full(t.shape, np.inf)
     reached = out.y.shape[1]
