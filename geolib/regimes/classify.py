@@ -29,8 +29,8 @@ class Regime:
         errors: for every face the relative error of its leading terms.
         rate: the fast rate T; curves are functions of T t.
         noise_floor: relative seed-to-seed fluctuation to expect.
-        critical: a leading term nearly cancels (kappa near 1 when narrow, rho near 1
-            in mean-field), so that relative errors mislead.
+        critical: a leading term nearly cancels (kappa near 1 and h / d below `tol`, or
+            rho near 1 and d / h below `tol`), so that relative errors mislead.
     """
 
     name: str
@@ -84,7 +84,7 @@ def classify(
     if setup is None:
         if h is None or n is None or sigma2 is None:
             raise ValueError("d, h, n, sigma2: expected all four, or one Setup")
-        setup = Setup(int(d), h, n, sigma2)  # type: ignore[arg-type]
+        setup = Setup(d, h, n, sigma2)  # type: ignore[arg-type]
     law = marchenko_pastur(1.0, setup.c)
     return _regime(setup, law, tol, setup.rate)
 
@@ -118,10 +118,8 @@ def _regime(setup: Setup, law: Law, tol: float, rate: float) -> Regime:
         raise ValueError(f"tol: expected a number in (0, 1), got {tol!r}")
     errors = face_errors(setup, law)
     active = tuple(name for name in REGIMES if errors[name] < tol)
-    best = min(errors, key=lambda name: errors[name])
-    near = {*active, best}
-    critical = ("narrow" in near and abs(1 - setup.kappa) < NEAR) or (
-        "mean-field" in near and abs(1 - setup.rho) < NEAR
+    critical = (setup.eta < tol and abs(1 - setup.kappa) < NEAR) or (
+        1 / setup.eta < tol and abs(1 - setup.rho) < NEAR
     )
     name = " x ".join(active) if active else "interior"
     return Regime(name, active, errors, rate, setup.noise_floor, critical)

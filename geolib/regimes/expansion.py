@@ -138,16 +138,19 @@ def planar_loss(kind: str, order: int) -> list[Planar]:
         >>> planar_loss("population", 1)[1][(1, 1, 0)]
         Fraction(-4, 1)
     """
-    out = []
-    for words in loss_words(kind, order):
-        total: Counter[tuple[int, int, int]] = Counter()
-        for word, factor in words.items():
-            table = _planar(word)
-            letters = word.count("A")
-            for k, m in zip(*np.nonzero(table), strict=True):
-                total[(letters, int(k), int(m))] += factor * table[k, m]
-        out.append({key: Fraction(k, 2) for key, k in sorted(total.items()) if k})
-    return out
+    words = loss_words(kind, order)
+    return [dict(_planar_table(kind, s)) for s in range(len(words))]
+
+
+@cache
+def _planar_table(kind: str, order: int) -> Planar:
+    total: Counter[tuple[int, int, int]] = Counter()
+    for word, factor in loss_words(kind, order)[order].items():
+        table = _planar(word)
+        letters = word.count("A")
+        for k, m in zip(*np.nonzero(table), strict=True):
+            total[(letters, int(k), int(m))] += factor * table[k, m]
+    return {key: Fraction(k, 2) for key, k in sorted(total.items()) if k}
 
 
 def _shape(word: str) -> tuple[int, int]:

@@ -80,7 +80,9 @@ def loss_words(kind: str, order: int) -> list[dict[str, int]]:
     """
     if order < 0:
         raise ValueError(f"order: expected 0 or more, got {order}")
-    out = [start(kind)]
-    for _ in range(order):
-        out.append(derive(out[-1]))
-    return out
+    return [dict(_derivative(kind, s)) for s in range(order + 1)]
+
+
+@cache
+def _derivative(kind: str, order: int) -> dict[str, int]:
+    return derive(_derivative(kind, order - 1)) if order else start(kind)
