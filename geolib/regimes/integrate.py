@@ -9,25 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# Dormand and Prince's 5(4) pair; the last row advances (first same as last).
-STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-FOURTH = (
-    5179 / 57600,
-    0.0,
-    7571 / 16695,
-    393 / 640,
-    -92097 / 339200,
-    187 / 2100,
-    1 / 40,
-)
-ERROR = tuple(b - b4 for b, b4 in zip((*STAGES[-1], 0.0), FOURTH, strict=True))
+from geolib.core.flow import DOPRI5, ERROR
+
+# `core.flow` keeps every state of one flow; here a whole batch runs on one step size,
+# states are read and dropped, and local errors are summed. The tableau is the same.
+STAGES = DOPRI5.a[1:]
 
 Field = Callable[[Tensor], Tensor]
 Observe = Callable[[Tensor, Tensor, Tensor], None]

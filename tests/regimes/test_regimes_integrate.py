@@ -3,9 +3,6 @@ import pytest
 import torch
 
 from geolib.regimes.integrate import (
-    ERROR,
-    FOURTH,
-    STAGES,
     IntegrationError,
     adaptive,
     euler,
@@ -16,13 +13,6 @@ def follow(flow, y0, times, **options):
     seen = []
     work = adaptive(flow, y0, times, lambda y, dy, e: seen.append(y.clone()), **options)
     return torch.stack(seen).numpy(), work
-
-
-def test_tableau_is_consistent():
-    nodes = [1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1]
-    assert [sum(row) for row in STAGES] == pytest.approx(nodes)
-    assert sum(FOURTH) == pytest.approx(1.0)
-    assert sum(ERROR) == pytest.approx(0.0, abs=1e-15)
 
 
 @pytest.mark.parametrize("rtol", [1e-5, 1e-8, 1e-11])
