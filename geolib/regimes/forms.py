@@ -179,12 +179,15 @@ def flops(form: str, d: int, h: int, n: int) -> float:
     }[form]
 
 
-def choose(d: int, h: int, n: int) -> str:
+def choose(d: int, h: int, n: int, weights: bool = False) -> str:
     """The cheapest form; when 8 h < d only those that form no d x d matrix.
+
+    `weights=True` keeps to those whose state is W: a step of length epsilon is then a
+    step of gradient descent, which it is not in A.
 
     Examples:
         >>> choose(64, 64, 4096), choose(64, 64, 4), choose(1600, 11, 1600)
         ('gram', 'samples', 'latent')
     """
-    allowed = FORMS[2:] if 8 * h < d else FORMS
+    allowed = FORMS[2:] if 8 * h < d else FORMS[weights:]
     return min(allowed, key=lambda form: flops(form, d, h, n))

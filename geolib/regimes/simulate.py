@@ -104,7 +104,8 @@ def simulate(
         seeds: how many seeds (0, 1, ...) or which; they run as one batch.
         target: False drops the target (the flow of the free regime).
         form: how the products are arranged: `auto`, or one of `forms.FORMS`.
-        method: `adaptive` (Dormand-Prince) or `euler` (gradient descent; needs `step`).
+        method: `adaptive` (Dormand-Prince), or `euler`, which needs `step` and is
+            gradient descent in every form but `gram`.
         step: length of an Euler step.
         rtol, atol: tolerance of the adaptive method.
         dtype, device: of the flow; draws are NumPy float64 whatever they are.
@@ -128,7 +129,7 @@ def simulate(
         True
     """
     chosen = _seeds(seeds)
-    form = _form(form, setup.d, setup.h, setup.n)
+    form = _form(form, setup.d, setup.h, setup.n, method)
     need = memory_needed(setup, len(chosen), form, dtype)
     check_memory(need, memory_limit, device)
 
@@ -193,12 +194,13 @@ def gradient_flow(
         raise ValueError(f"population: expected ({d}, {d}), got {tuple(P.shape)}")
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
-        cheapest = "gram" if 0.6 * d < h else "covariance"
-        form = cheapest if form == "auto" else _form(form, d, h, n)
+        wide = 0.6 * d < h and method != "euler"
+        cheapest = "gram" if wide else "covariance"
+        form = cheapest if form == "auto" else _form(form, d, h, n, method)
         if form in ("latent", "samples"):
             raise ValueError(f"form: {form!r} needs the samples, but only S was given")
     else:
-        form = _form(form, d, h, n)
+        form = _form(form, d, h, n, method)
     need = memory_needed(Setup(d, h, n, 1.0), 1, form, W.dtype)
     check_memory(need, memory_limit, W.device)
     if form in ("latent", "samples"):
@@ -302,9 +304,9 @@ def _seeds(seeds: int | Iterable[int]) -> list[int]:
     return chosen
 
 
-def _form(form: str, d: int, h: int, n: int) -> str:
+def _form(form: str, d: int, h: int, n: int, method: str) -> str:
     if form == "auto":
-        return choose(d, h, n)
+        return choose(d, h, n, weights=method == "euler")
     if form not in FORMS:
         raise ValueError(f"form: expected 'auto' or one of {FORMS}, got {form!r}")
     return form
