@@ -113,6 +113,7 @@ def measure_cell(
     seeds: int = 2,
     times: ArrayLike | None = None,
     theories: Iterable[str] = SOLVED,
+    depth: int = 6,
     rtol: float = 1e-5,
 ) -> Cell:
     """Simulate one setup and score theories by the worse of their two excess errors.
@@ -122,6 +123,7 @@ def measure_cell(
         seeds: how many draws are averaged.
         times: (T,) increasing; default 25 times with T t in [0, 3].
         theories: names of `THEORIES` or of `NEXT`.
+        depth: of the Fock space.
         rtol: tolerance of the simulation.
 
     Cost: that of `simulate`.
@@ -135,7 +137,7 @@ def measure_cell(
         if name in NEXT:
             curves = next_order_curves(name.removesuffix(" + next"), t, setup)
         else:
-            curves = leading_curves(name, t, setup, depth=6)
+            curves = leading_curves(name, t, setup, depth=depth)
         errors[name] = max(excess_error(run, curves))
     return Cell(setup, errors, classify(setup))
 
@@ -148,6 +150,7 @@ def phase_map(
     scale: float = 0.3,
     seeds: int = 2,
     theories: Iterable[str] = SOLVED,
+    depth: int = 6,
 ) -> list[list[Cell]]:
     r"""Cells with h / d = 2^i (rows) and n / d = 2^j (columns).
 
@@ -158,7 +161,7 @@ def phase_map(
         d: input dimension.
         log_h, log_n: the exponents i and j.
         scale: rho + kappa.
-        seeds, theories: as in `measure_cell`.
+        seeds, theories, depth: as in `measure_cell`.
 
     Cost: about 0.2 s a cell at d = 64.
 
@@ -171,6 +174,7 @@ def phase_map(
         row = []
         for j in columns:
             setup = Setup(d, h, max(1, round(d * 2.0**j)), scale / (h + d))
-            row.append(measure_cell(setup, seeds=seeds, theories=names))
+            cell = measure_cell(setup, seeds=seeds, theories=names, depth=depth)
+            row.append(cell)
         rows.append(row)
     return rows

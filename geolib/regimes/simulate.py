@@ -71,6 +71,24 @@ def draw_covariance(setup: Setup, seed: int) -> np.ndarray:
     return S / setup.n
 
 
+def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
+    """S (d, d) in law that of `draw_covariance`, from d^2 / 2 numbers instead of n d.
+
+    Bartlett's decomposition n S = L L^T: L lower triangular with standard normal
+    entries below the diagonal and chi variables of n, n - 1, ... degrees on it.
+
+    Raises:
+        ValueError: n < d, where L would not be triangular.
+    """
+    d, n = setup.d, setup.n
+    if n < d:
+        raise ValueError(f"n: drawing S alone needs n >= d, got n = {n}, d = {d}")
+    rng = np.random.default_rng([seed, 2])
+    L = np.tril(rng.standard_normal((d, d)), -1)
+    L[np.diag_indices(d)] = np.sqrt(rng.chisquare(n - np.arange(d)))
+    return L @ L.T / n
+
+
 def draw_data(setup: Setup, seed: int) -> np.ndarray:
     """The training data X (d, n) of one seed, one sample a column, float64."""
     rng = np.random.default_rng([seed, 1])
@@ -83,6 +101,7 @@ def simulate(
     *,
     seeds: int | Iterable[int] = 1,
     target: bool = True,
+    draw: str = "samples",
     form: str = "auto",
     method: str = "adaptive",
     step: float | None = None,
@@ -103,6 +122,8 @@ def simulate(
         times: (T,) increasing output times.
         seeds: how many seeds (0, 1, ...) or which; they run as one batch.
         target: False drops the target (the flow of the free regime).
+        draw: `samples`, or `wishart` to draw S itself where no samples are needed,
+            which takes d^2 / 2 numbers instead of n d (other draws, the same law).
         form: how the products are arranged: `auto`, or one of `forms.FORMS`.
         method: `adaptive` (Dormand-Prince), or `euler`, which needs `step` and is
             gradient descent in every form but `gram`.
@@ -129,6 +150,8 @@ def simulate(
         True
     """
     chosen = _seeds(seeds)
+    if draw not in ("samples", "wishart"):
+        raise ValueError(f"draw: expected 'samples' or 'wishart', got {draw!r}")
     form = _form(form, setup.d, setup.h, setup.n, method)
     need = memory_needed(setup, len(chosen), form, dtype)
     check_memory(need, memory_limit, device)
@@ -140,7 +163,8 @@ def simulate(
 
     W = place(draw_weights(setup, s) for s in chosen)
     if form in ("gram", "covariance"):
-        S = place(draw_covariance(setup, s) for s in chosen)
+        source = draw_wishart if draw == "wishart" else draw_covariance
+        S = place(source(setup, s) for s in chosen)
         problem = Problem(setup.d, setup.n, S=S, target=target)
     else:
         X = place(draw_data(setup, s) for s in chosen)

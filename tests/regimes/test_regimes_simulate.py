@@ -10,6 +10,7 @@ from geolib.regimes.simulate import (
     draw_covariance,
     draw_data,
     draw_weights,
+    draw_wishart,
     gradient_flow,
     memory_needed,
     simulate,
@@ -97,6 +98,23 @@ def test_covariance_in_chunks_is_that_of_the_data():
     assert np.allclose(draw_covariance(setup, 4), X @ X.T / setup.n, atol=1e-12)
     assert draw_weights(setup, 4).var() < 5
     assert not np.allclose(draw_weights(setup, 4)[0], X[:3, 0])
+
+
+def test_wishart_draw_has_the_law_of_the_sampled_one():
+    setup = Setup(4, 4, 9, 0.1)
+    S = np.array([draw_wishart(setup, s) for s in range(4000)])
+    assert np.allclose(S.mean(0), np.eye(4), atol=0.03)
+    # Var S_ii = 2 / n, Var S_ij = 1 / n.
+    spread = S.var(0) * setup.n
+    assert np.allclose(np.diag(spread), 2.0, rtol=0.15)
+    assert np.allclose(spread[np.triu_indices(4, 1)], 1.0, rtol=0.15)
+    with pytest.raises(ValueError, match="n >= d"):
+        draw_wishart(Setup(4, 4, 3, 0.1), 0)
+    a, b = (
+        simulate(Setup(64, 64, 512, 1 / 64), [0.0, 0.5], seeds=3, draw=draw)
+        for draw in ("samples", "wishart")
+    )
+    assert np.allclose(a.train.mean(0), b.train.mean(0), rtol=0.05)
 
 
 @pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8])
@@ -204,6 +222,7 @@ def test_memory_that_would_not_fit_is_refused_with_its_size():
     ("options", "said"),
     [
         ({"form": "dense"}, "^form: expected"),
+        ({"draw": "guess"}, r"^draw: "),
         ({"method": "rk4"}, "^method: expected"),
         ({"method": "euler"}, "^step: "),
         ({"seeds": 0}, "^seeds: "),
