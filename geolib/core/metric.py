@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geolib.core import strategies
 from geolib.core.cost import Problem
-from geolib.core.factor import factor, join
+from geolib.core.factor import certified_uses, factor, join
 from geolib.core.inputs import Inputs, num_samples, require_finite, take
 from geolib.core.linearization import Linearization
 from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
@@ -149,7 +149,18 @@ class Metric:
     def facts(self) -> Problem:
         """The sizes that decide how to solve."""
         _, L, local = next(self.batches())
-        return Problem(self.p, self.n, L.outputs.shape[1], local.rank)
+        uses = certified_uses(L)
+        held = {u.weight for u in uses} | {u.bias for u in uses}
+        sizes = zip(self.field.R.names, self.field.R.sizes, strict=True)
+        return Problem(
+            self.p,
+            self.n,
+            L.outputs.shape[1],
+            local.rank,
+            tuple(u.sizes for u in uses),
+            sum(size for name, size in sizes if name not in held),
+            not self.field.data.single,
+        )
 
     def outputs(self) -> Tensor:
         """R(theta, x) for all samples, shape (n, o)."""
