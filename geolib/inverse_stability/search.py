@@ -33,7 +33,7 @@ class SearchResult:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """A batch of pairs: log sizes, log slopes, first and outer signs, (n, 2, m) each."""
+    """A batch of pairs: log sizes and slopes, inner and outer signs, (n, 2, m) each."""
 
     size: np.ndarray
     slope: np.ndarray
