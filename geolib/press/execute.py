@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 ADVICE = " (the device is full: give the notebook smaller sizes in profiles.yml)"
 
 
