@@ -327,6 +327,7 @@ def auto_grid() -> Result:
 
 
 MEMORY = """
+import torch
 from benchmarks.bench_core import million
 
 def status(key):
