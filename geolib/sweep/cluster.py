@@ -218,7 +218,9 @@ def local_cluster(options: Options) -> Iterator[Any]:
                 "cls": Scheduler,
                 "options": {"dashboard_address": "127.0.0.1:0"},
             }
-            cluster: Any = SpecCluster(workers=workers, scheduler=scheduler)
+            cluster: Any = SpecCluster(
+                workers=workers, scheduler=scheduler, silence_logs="CRITICAL"
+            )
         else:
             cluster = LocalCluster(
                 n_workers=options.workers, threads_per_worker=1, processes=True,
