@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import strategies
-from geolib.core.factor import factor, join
+from geolib.core.cost import Problem
+from geolib.core.factor import certified_uses, factor, join
 from geolib.core.inputs import Inputs, num_samples, require_finite, take
 from geolib.core.linearization import Linearization
 from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
@@ -144,6 +145,23 @@ class Metric:
         for samples, x in self.field.data:
             yield (samples, *self._linearize(samples, x))
 
+    @cached_property
+    def facts(self) -> Problem:
+        """The sizes that decide how to solve."""
+        _, L, local = next(self.batches())
+        uses = certified_uses(L)
+        held = {u.weight for u in uses} | {u.bias for u in uses}
+        sizes = zip(self.field.R.names, self.field.R.sizes, strict=True)
+        return Problem(
+            self.p,
+            self.n,
+            L.outputs.shape[1],
+            local.rank,
+            tuple(u.sizes for u in uses),
+            sum(size for name, size in sizes if name not in held),
+            not self.field.data.single,
+        )
+
     def outputs(self) -> Tensor:
         """R(theta, x) for all samples, shape (n, o)."""
         return torch.cat([L.outputs for _, L, _ in self.batches()])
@@ -155,9 +173,11 @@ class Metric:
                 f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
             )
         rows = v if v.ndim == 1 else v.mT
-        total = torch.zeros_like(rows)
+        total: Tensor | None = None
         for _, L, local in self.batches():
-            total += L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            part = L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            total = part if total is None else total.add_(part)
+        assert total is not None  # there is at least one sample
         return total if v.ndim == 1 else total.mT
 
     def inner(self, v: Tensor, w: Tensor) -> Tensor:
@@ -221,7 +241,7 @@ class Metric:
         k = self.p if k is None else k
         if not 1 <= k <= self.p:
             raise ValueError(f"k: expected 1 to {self.p}, got {k}")
-        m = self.n * self._rank_per_sample()
+        m = self.facts.m
         if min(self.p, m) <= DIRECT or k > min(self.p, m) // 3:
             return self._direct_spectrum(k, vectors, m)
         tol = default_rtol(self.theta.dtype) if tol is None else tol
@@ -230,10 +250,6 @@ class Metric:
         if vectors:
             return found
         return Spectrum(found.values, None, *_tail(found))
-
-    def _rank_per_sample(self) -> int:
-        _, _, local = next(self.batches())
-        return local.rank
 
     def _direct_spectrum(self, k: int, vectors: bool, m: int) -> Spectrum:
         in_functions = m < self.p and (not vectors or k <= m)

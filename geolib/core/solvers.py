@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.core.seeding import normal
+
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -91,7 +93,7 @@ def conjugate_gradient(
     tol: float,
     max_iterations: int,
     precondition: Operator | None = None,
-    x0: Tensor | None = None,
+    patience: Callable[[int, float], bool] | None = None,
 ) -> tuple[Tensor, float, int, bool]:
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
 
@@ -106,8 +108,7 @@ def conjugate_gradient(
     size = float(g.norm())
     if size == 0:
         return torch.zeros_like(g), 0.0, 0, True
-    x = torch.zeros_like(g) if x0 is None else x0.clone()
-    r = g.clone() if x0 is None else g - apply(x)
+    x, r = torch.zeros_like(g), g.clone()
     z = r if precondition is None else precondition(r)
     d, rz = z.clone(), float(r @ z)
     steps = 0
@@ -127,6 +128,8 @@ def conjugate_gradient(
         rz, old = float(r @ z), rz
         d = torch.add(z, d, alpha=rz / old)
         steps += 1
+        if patience is not None and not patience(steps, float(r.norm()) / size):
+            break
     residual = float((g - apply(x)).norm()) / size
     return x, residual, steps, residual <= max(2 * tol, 0.0)
 
@@ -137,7 +140,8 @@ def lanczos(
     """The k largest eigenvalues by Lanczos with full reorthogonalisation.
 
     The Krylov space grows until the k leading Ritz pairs have residuals at most
-    `tol` times the largest value, the space is invariant, or `max_dimension`.
+    `tol` times the largest value, or to `max_dimension`; an invariant space is left
+    by a new random start.
 
     Source: Lanczos 1950; residual bound as in Parlett, The Symmetric Eigenvalue
     Problem, section 13.2.
@@ -159,18 +163,20 @@ def lanczos(
         size = len(alphas)
         invariant = beta <= 10 * torch.finfo(start.dtype).eps * max(top, 1e-300)
         done = size >= k and float(residuals[-k:].max()) <= tol * top
-        if done or invariant or size >= max_dimension:
+        if done or size >= max_dimension:
             break
+        if invariant:  # begin again in the orthogonal complement
+            w, beta = normal(len(start), size).to(start), 0.0
+            for _ in range(2):
+                w = w - Q.mT @ (Q @ w)
         betas.append(beta)
-        basis.append(w / beta)
+        basis.append(w / w.norm())
     found = min(k, size)
     order = torch.arange(size - 1, size - found - 1, -1)
     vectors = Q.mT @ S[:, order].to(Q)
     values = values[order].clamp_min(0).to(start)
     residuals = residuals[order].to(start)
-    if found < k and invariant:  # the rest of the spectrum G showed to the start is 0
-        values = torch.nn.functional.pad(values, (0, k - found))
-    converged = bool((residuals <= tol * top).all()) and (found == k or invariant)
+    converged = found == k and bool((residuals <= tol * top).all())
     return Spectrum(values, vectors, residuals, converged, "lanczos")
 
 

@@ -6,16 +6,43 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import ledger as ledger_module
 from .notebook import PressError, discover, find_root
 from .run import Settings, press
 
+
+class _Commands(TyperGroup):
+    """Our commands, and those that chapters bring along by entry point.
+
+    A chapter's command is imported only when it is called (or listed), so that the press
+    neither imports a chapter's package nor waits for it.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(_plugins())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in _plugins():
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name)(_plugins()[cmd_name].load())
+            found = typer.main.get_command(single)
+        return found
+
+
+def _plugins() -> dict[str, Any]:
+    return {e.name: e for e in entry_points(group="geolib.commands")}
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Run, check and publish The Geometry of Learning.",
     no_args_is_help=True,
     add_completion=False,
@@ -53,6 +80,9 @@ def run(
     jobs: Jobs = 1,
     force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
     timeout: Annotated[int, typer.Option(help="Seconds for one cell.")] = 900,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Execute on a Dask cluster: tcp://host:8786.")
+    ] = None,
 ) -> None:
     """Execute the notebooks whose text, parameters or code changed.
 
@@ -60,7 +90,8 @@ def run(
     """
     root = find_root()
     notebooks = discover(root, chapter)
-    outcomes = press(notebooks, Settings(profile, device, jobs, force, timeout))
+    settings = Settings(profile, device, jobs, force, timeout, scheduler)
+    outcomes = press(notebooks, settings)
     _remember(root, profile)
     ran = sum(o.status == "ok" for o in outcomes)
     skipped = sum(o.status == "skipped" for o in outcomes)
