@@ -58,7 +58,7 @@ def sweep(
         if status:
             typer.echo(_status(chosen, size, kept))
             return
-        options = Options(scheduler, workers, retries, limit, gpu or size in chosen.gpu)
+        options = Options(scheduler, workers, retries, limit, gpu)
         report = run_sweep(chosen, size, kept, options, retry_failed=retry_failed)
     except (SweepError, ValueError) as problem:
         typer.echo(f"geolib: {problem}", err=True)
