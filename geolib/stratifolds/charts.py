@@ -1,4 +1,4 @@
-"""Charts: coordinates in which an optimizer walks, mapped to what the model computes."""
+"""Charts: coordinates in which an optimizer walks, mapped to a model's atoms."""
 
 from __future__ import annotations
 
@@ -189,6 +189,7 @@ class TubeA(Chart):
     """
 
     names = ("t", "nu")
+    eps: float
 
     def __init__(self, eps: float = 0.1) -> None:
         check_eps(eps)

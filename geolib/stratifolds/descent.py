@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -157,6 +156,25 @@ class _Log:
         self.loss = torch.full((b,), float("nan"), dtype=eta.dtype, device=dev)
         self.eta = eta.clone()
 
+    def note(
+        self,
+        live: Tensor,
+        it: int,
+        loss: Tensor,
+        inside: Tensor,
+        tol: float,
+        plateau: float | None,
+    ) -> Tensor:
+        """Record one iteration of the running rows; which of them are done."""
+        self.loss[live] = loss
+        self.entered[live] |= inside
+        if plateau is not None:
+            fresh = (loss < plateau) & (self.left[live] < 0)
+            self.left[live[fresh]] = it
+        done = loss < tol
+        self.hits[live[done]] = it
+        return done
+
 
 def descend(
     objective: Objective,
@@ -178,7 +196,8 @@ def descend(
     r"""Descend from a batch of starts at once, in any chart.
 
     .. math:: \eta \leftarrow \Pi\Bigl(\eta - \min\bigl(1, \tfrac{\rho}{|\delta|}\bigr)
-              \delta\Bigr), \qquad \delta = h\,g \ \text{ or }\ h\,(G + \lambda I)^{-1} g
+              \delta\Bigr), \qquad
+              \delta = h\,g \ \text{ or }\ h\,(G + \lambda I)^{-1} g
 
     Rows leave the batch when they hit `tol` or stop moving, so the cost follows the
     rows that are still running.
@@ -231,15 +250,8 @@ def descend(
             log.eta[live] = eta
             kept.append(log.eta.clone())
         loss, g, G = pull_back(objective, chart, eta, method == "ngd" and it < steps)
-        log.loss[live] = loss
-        if chart.eps is not None:
-            log.entered[live] |= chart.inside_collar(eta)
-        if plateau is not None:
-            fresh = (loss < plateau) & (log.left[live] < 0)
-            log.left[live[fresh]] = it
         _check_finite(loss, live, it)
-        done = loss < tol
-        log.hits[live[done]] = it
+        done = log.note(live, it, loss, chart.inside_collar(eta), tol, plateau)
         if it == steps:
             log.eta[live] = eta
             break
@@ -301,42 +313,6 @@ def _fill(kept: list[Tensor], last: Tensor, count: int) -> Tensor:
     """Records of a batch that finished early repeat its last coordinates."""
     kept = kept + [last] * (count - len(kept))
     return torch.stack(kept, 1)
-
-
-def tune(
-    run: Callable[..., Descent], grid: dict[str, Sequence[Any]]
-) -> tuple[dict[str, Any], Descent]:
-    """Choose settings on tuning starts: most hits, then fewest steps, then least loss.
-
-    The last key matters: where nothing converges the first two tie, and a tuner
-    without it would return the first entry of the grid.
-
-    Args:
-        run: settings as keywords -> `Descent` on the tuning starts.
-        grid: values to try for each keyword.
-
-    Returns:
-        the best settings and their `Descent`.
-
-    Raises:
-        ValueError: an empty grid, or every setting diverged.
-
-    Source: spec 2 and pitfall 5. Cost: one run for each point of the grid.
-    """
-    best: tuple[tuple[float, float, float], dict[str, Any], Descent] | None = None
-    for values in itertools.product(*grid.values()):
-        setting = dict(zip(grid, values, strict=True))
-        try:
-            d = run(**setting)
-        except ValueError:
-            continue  # diverged, or singular without damping: not a candidate
-        steps = torch.where(d.success, d.hits, d.iterations).double().mean()
-        key = (-d.rate(), float(steps), float(d.loss.mean()))
-        if best is None or key < best[0]:
-            best = key, setting, d
-    if best is None:
-        raise ValueError(f"grid: expected one setting that does not diverge: {grid}")
-    return best[1], best[2]
 
 
 def warn_if_collared(distance: float, eps: float) -> None:

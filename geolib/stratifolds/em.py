@@ -58,14 +58,14 @@ def em(
 ) -> Descent:
     r"""EM from a batch of starts, recorded like a descent.
 
-    .. math:: \alpha \leftarrow \mathrm{EM}(\alpha) \quad\text{until}\quad L < \mathrm{tol}
+    .. math:: \alpha \leftarrow \mathrm{EM}(\alpha) \quad\text{until}\quad L < \tau
 
     Args:
         objective: KL to a teacher, or the likelihood of data.
         atoms0: (b, 2K) starts.
         fixed: components whose location does not move.
         steps: budget.
-        tol: a run hits when its loss falls below this.
+        tol: a run hits when its loss falls below this :math:`\tau`.
         plateau: level whose first crossing is reported in `left`.
 
     Returns:

@@ -89,7 +89,7 @@ def density(atoms: Tensor, x: Tensor) -> Tensor:
 
 @dataclass
 class MixtureKL:
-    r"""The Kullback-Leibler divergence from a teacher, its gradient and the Fisher matrix.
+    r"""The Kullback-Leibler divergence from a teacher, its gradient and metric.
 
     .. math:: L(\alpha) = \int q \log\frac{q}{p_\alpha}, \qquad
               F(\alpha) = \int \frac{\partial p\,\partial p^\top}{p}

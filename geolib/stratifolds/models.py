@@ -1,4 +1,4 @@
-"""The singular models of the chapter as stratifolds, ready to be resolved."""
+"""The mixtures of the chapter as stratifolds, ready to be resolved."""
 
 from __future__ import annotations
 
@@ -8,29 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.charts import Chart, LogitA, RawA, TubeA, check_theta
-from geolib.stratifolds.charts_pair import (
-    LogitB,
-    ModuliB,
-    PairModuli,
-    RawB,
-    SoftmaxAtoms,
-)
-from geolib.stratifolds.cone import Cone, MeanLoss
-from geolib.stratifolds.kernels import ErfKernel, Kernel, RBFKernel
+from geolib.stratifolds.charts import LogitA, RawA, TubeA, check_theta
+from geolib.stratifolds.charts_k import PairModuli, SoftmaxAtoms
+from geolib.stratifolds.charts_pair import LogitB, ModuliB, RawB
 from geolib.stratifolds.location import MixtureKL
 from geolib.stratifolds.strata import Stratifold, Stratum
-from geolib.stratifolds.two_unit import (
-    CentralUnits,
-    PronyUnits,
-    RawUnits,
-    UnitLoss,
-    overlap_coordinates,
-    split_units,
-)
 
 
-def _axes(*columns: tuple[float, ...]) -> Any:
+def axes(*columns: tuple[float, ...]) -> Any:
     """Constant fibre directions, repeated for every row."""
 
     def fibre(theta: Tensor) -> Tensor:
@@ -40,7 +25,7 @@ def _axes(*columns: tuple[float, ...]) -> Any:
     return fibre
 
 
-def _with(theta: Tensor, **columns: float) -> Tensor:
+def pinned(theta: Tensor, **columns: float) -> Tensor:
     out = theta.clone()
     for name, value in columns.items():
         out[:, int(name[1:])] = value
@@ -79,7 +64,7 @@ def mixture_a() -> Stratifold:
         dim=0,
         height=lambda t: t.norm(dim=1),
         onto=torch.zeros_like,
-        fibre=_axes((1, 0), (0, 1)),
+        fibre=axes((1, 0), (0, 1)),
         draw=lambda rng, n: np.zeros((n, 2)),
     )
     wall = Stratum(
@@ -87,8 +72,8 @@ def mixture_a() -> Stratifold:
         rank=1,
         dim=1,
         height=lambda t: t[:, 0].abs(),
-        onto=lambda t: _with(t, _0=0.0),
-        fibre=_axes((1, 0)),
+        onto=lambda t: pinned(t, _0=0.0),
+        fibre=axes((1, 0)),
         draw=on_wall,
     )
     line = Stratum(
@@ -96,8 +81,8 @@ def mixture_a() -> Stratifold:
         rank=1,
         dim=1,
         height=lambda t: t[:, 1].abs(),
-        onto=lambda t: _with(t, _1=0.0),
-        fibre=_axes((0, 1)),
+        onto=lambda t: pinned(t, _1=0.0),
+        fibre=axes((0, 1)),
         draw=on_line,
     )
     return Stratifold(
@@ -165,8 +150,8 @@ def mixture_b() -> Stratifold:
             rank=2,
             dim=2,
             height=lambda t: (t[:, 0] - end).abs(),
-            onto=lambda t: _with(t, _0=end),
-            fibre=_axes((1 - 2 * end, 0, 0)),
+            onto=lambda t: pinned(t, _0=end),
+            fibre=axes((1 - 2 * end, 0, 0)),
             draw=eliminated,
         )
 
@@ -268,141 +253,4 @@ def mixture_k(K: int, pair: tuple[int, int] = (0, 1)) -> Stratifold:
         draw=draw,
         charts={"moduli": lambda eps: Moduli(K, pair)},
         distance=lambda t: (t[:, i] - t[:, j]) ** 2,
-    )
-
-
-def cone(c: float = 2.0) -> Stratifold:
-    r"""The cone, singular at its apex.
-
-    .. math:: m(\xi, \omega) = \xi\,(1, c\cos\omega, c\sin\omega)/\sqrt{1+c^2},
-              \qquad \Sigma = \{\xi = 0\}
-
-    Source: spec 1.6. Cost: none.
-
-    Examples:
-        >>> cone().rank(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
-        [2, 1]
-    """
-
-    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
-        return np.stack([rng.uniform(0.1, 2, n), rng.uniform(-np.pi, np.pi, n)], 1)
-
-    apex = Stratum(
-        "apex xi = 0",
-        rank=1,
-        dim=1,
-        height=lambda t: t[:, 0].abs(),
-        onto=lambda t: _with(t, _0=0.0),
-        fibre=_axes((1, 0)),
-        draw=lambda rng, n: draw(rng, n) * [0, 1],
-    )
-    return Stratifold(
-        name=f"cone c = {c:g}",
-        chart=Cone(c),
-        strata=(apex,),
-        objective=lambda theta: MeanLoss(Cone(c).atoms(theta[None])[0]),
-        draw=draw,
-        charts={"tube": lambda eps: Cone(c, eps=eps)},
-        distance=lambda t: t[:, 0].abs(),
-    )
-
-
-def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
-    r"""Two signed units: singular on overlap, and where an output weight vanishes.
-
-    .. math:: f(x) = v_1\,\sigma(w_1, x) + v_2\,\sigma(w_2, x), \qquad
-              \Sigma = \{w_1 = w_2\} \cup \{v_1 = 0\} \cup \{v_2 = 0\}
-
-    Args:
-        kind: "rbf" (Gaussian bumps on the line) or "erf".
-        n: input dimension, 1 for "rbf", 1 or 2 for "erf".
-
-    Raises:
-        ValueError: an unknown kind or dimension.
-
-    Source: spec 1.5. Cost: none.
-
-    Examples:
-        >>> S = two_unit_network()
-        >>> theta = torch.tensor([[1.0, 1.0, -1.0, 1.0], [1.0, 1.0, 0.5, 0.5],
-        ...                       [0.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
-        >>> S.rank(theta).tolist()
-        [4, 2, 3]
-    """
-    if kind not in ("rbf", "erf") or n not in (1, 2) or (kind == "rbf" and n == 2):
-        raise ValueError(
-            f"kind, n: expected 'rbf' with n = 1, or 'erf' with n = 1 or 2; "
-            f"got {kind!r}, {n}"
-        )
-    kernel: Kernel = RBFKernel() if kind == "rbf" else ErfKernel()
-    P = 2 + 2 * n
-
-    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
-        v = rng.normal(size=(count, 2))
-        return np.concatenate([v, rng.uniform(-2, 2, (count, 2 * n))], 1)
-
-    def merge(theta: Tensor) -> Tensor:
-        b = overlap_coordinates(theta)[2]
-        return torch.cat([theta[:, :2], b, b], 1)
-
-    def apart(theta: Tensor) -> Tensor:
-        z = overlap_coordinates(theta)[1]
-        N = torch.zeros(len(theta), P, n, dtype=theta.dtype, device=theta.device)
-        for a in range(n):
-            N[:, 2 + a, a], N[:, 2 + n + a, a] = -z, 1 - z
-        return N
-
-    def overlapping(rng: np.random.Generator, count: int) -> np.ndarray:
-        out = draw(rng, count)
-        out[:, 2 + n :] = out[:, 2 : 2 + n]
-        return out
-
-    def separation(theta: Tensor) -> Tensor:
-        w = split_units(theta, 2)[1]
-        return (w[:, 1] - w[:, 0]).norm(dim=1)
-
-    overlap = Stratum(
-        "overlap w1 = w2", 1 + n, P - n, separation, merge, apart, overlapping
-    )
-
-    def dead(i: int) -> Stratum:
-        def silenced(rng: np.random.Generator, count: int) -> np.ndarray:
-            out = draw(rng, count)
-            out[:, i] = 0
-            return out
-
-        axis = tuple(float(k == i) for k in range(P))
-        return Stratum(
-            f"dead output v{i + 1} = 0",
-            rank=P - n,
-            dim=P - 1,
-            height=lambda t: t[:, i].abs(),
-            onto=lambda t: _with(t, **{f"_{i}": 0.0}),
-            fibre=_axes(axis),
-            draw=silenced,
-        )
-
-    def objective(theta: Tensor) -> UnitLoss:
-        v, w = split_units(theta[None], 2)
-        return UnitLoss(kernel, v[0], w[0])
-
-    charts: dict[str, Any] = {"central": lambda eps: CentralUnits(n)}
-    charts["moduli"] = charts["central"]
-    if n == 1:
-        charts["moduli"] = charts["prony"] = lambda eps: PronyUnits()
-
-    def surgical(eps: float) -> Chart:
-        chart = RawUnits(2, n)
-        chart.eps = eps
-        return chart
-
-    charts["surgery"] = surgical
-    return Stratifold(
-        name=f"two {kind} units, {n}-D",
-        chart=RawUnits(2, n),
-        strata=(overlap, dead(0), dead(1)),
-        objective=objective,
-        draw=draw,
-        charts=charts,
-        distance=lambda t: overlap_coordinates(t)[4].abs(),
     )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from geolib.stratifolds.bump import check_eps
-from geolib.stratifolds.two_unit import UnitLoss, overlap_coordinates, split_units
+from geolib.stratifolds.charts_units import overlap_coordinates
+from geolib.stratifolds.two_unit import UnitLoss, split_units
 
 
 @dataclass
@@ -53,7 +54,7 @@ class PairSurgery:
         return V[:, None, None] * torch.einsum("bj,bjnm->bnm", c, H)
 
     def __call__(self, theta: Tensor, value: Tensor) -> Tensor:
-        V, z, b, d, u = overlap_coordinates(theta)
+        V, _, b, _, u = overlap_coordinates(theta)
         inside = torch.isfinite(u) & (u.abs() < self.eps) & (V.abs() > 1e-8)
         best, best_loss = theta.clone(), value.clone()
         if not bool(inside.any()):

@@ -50,8 +50,9 @@ class Resolved:
     def metric(self, eta: Tensor) -> Tensor:
         """The metric of the resolution: pulled-back Fisher matrix plus any ridge."""
         J = self.chart.jacobian(eta)
-        objective = self.stratifold.objective(self.stratifold.sample_stratum(
-            self.stratifold.dim, 1, dtype=eta.dtype)[0])
+        objective = self.stratifold.objective(
+            self.stratifold.sample_stratum(self.stratifold.dim, 1, dtype=eta.dtype)[0]
+        )
         F = torch.einsum(
             "bap,bac,bcq->bpq", J, objective.fisher(self.chart.atoms(eta)), J
         )

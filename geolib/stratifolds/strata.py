@@ -1,4 +1,4 @@
-"""Strata and stratifolds: where a parameter space loses rank, and how it is resolved."""
+"""Strata and stratifolds: where a parameter space loses rank, and what is near."""
 
 from __future__ import annotations
 
