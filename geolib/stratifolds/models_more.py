@@ -60,24 +60,66 @@ def cone(c: float = 2.0) -> Stratifold:
     )
 
 
-def _dead_output(i: int, n: int, draw: Draw) -> Stratum:
-    """The stratum where unit i's output weight vanishes."""
+def _silent(kind: str, i: int, n: int, draw: Draw) -> Stratum:
+    """Unit i contributes nothing: its output weight or its input weights vanish."""
     P = 2 + 2 * n
+    columns = [i] if kind == "dead output" else [2 + i * n + a for a in range(n)]
 
     def silenced(rng: np.random.Generator, count: int) -> np.ndarray:
         out = draw(rng, count)
-        out[:, i] = 0
+        out[:, columns] = 0
         return out
 
+    def onto(theta: Tensor) -> Tensor:
+        out = theta.clone()
+        out[:, columns] = 0
+        return out
+
+    unit = [tuple(float(k == c) for k in range(P)) for c in columns]
     return Stratum(
-        f"dead output v{i + 1} = 0",
-        rank=P - n,
-        dim=P - 1,
-        height=lambda t: t[:, i].abs(),
-        onto=lambda t: pinned(t, **{f"_{i}": 0.0}),
-        fibre=axes(tuple(float(k == i) for k in range(P))),
+        f"{kind} of unit {i + 1}",
+        # without output the n input weights are free, without input only the output is
+        rank=P - n if kind == "dead output" else P - 1,
+        dim=P - len(columns),
+        height=lambda t: t[:, columns].norm(dim=1),
+        onto=onto,
+        fibre=axes(*unit),
         draw=silenced,
     )
+
+
+def _overlap(n: int, sign: int, draw: Draw) -> Stratum:
+    """Both units alike, w1 = w2, or w1 = -w2 where the activation is odd."""
+    P = 2 + 2 * n
+
+    def flip(theta: Tensor) -> Tensor:
+        out = theta.clone()
+        out[:, 1] *= sign
+        out[:, 2 + n :] *= sign
+        return out
+
+    def merge(theta: Tensor) -> Tensor:
+        b = overlap_coordinates(flip(theta))[2]
+        return torch.cat([theta[:, :2], b, sign * b], 1)
+
+    def apart(theta: Tensor) -> Tensor:
+        z = overlap_coordinates(flip(theta))[1]
+        N = torch.zeros(len(theta), P, n, dtype=theta.dtype, device=theta.device)
+        for a in range(n):
+            N[:, 2 + a, a], N[:, 2 + n + a, a] = -z, sign * (1 - z)
+        return N
+
+    def overlapping(rng: np.random.Generator, count: int) -> np.ndarray:
+        out = draw(rng, count)
+        out[:, 2 + n :] = sign * out[:, 2 : 2 + n]
+        return out
+
+    def separation(theta: Tensor) -> Tensor:
+        w = split_units(theta, 2)[1]
+        return (w[:, 1] - sign * w[:, 0]).norm(dim=1)
+
+    name = "overlap w1 = w2" if sign > 0 else "overlap w1 = -w2"
+    return Stratum(name, 1 + n, P - n, separation, merge, apart, overlapping)
 
 
 def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
@@ -85,6 +127,8 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
 
     .. math:: f(x) = v_1\,\sigma(w_1, x) + v_2\,\sigma(w_2, x), \qquad
               \Sigma = \{w_1 = w_2\} \cup \{v_1 = 0\} \cup \{v_2 = 0\}
+
+    The error function is odd: there w1 = -w2 and w_i = 0 are singular as well.
 
     Args:
         kind: "rbf" (Gaussian bumps on the line) or "erf".
@@ -108,35 +152,18 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
             f"got {kind!r}, {n}"
         )
     kernel: Kernel = RBFKernel() if kind == "rbf" else ErfKernel()
-    P = 2 + 2 * n
 
     def draw(rng: np.random.Generator, count: int) -> np.ndarray:
         v = rng.normal(size=(count, 2))
         return np.concatenate([v, rng.uniform(-2, 2, (count, 2 * n))], 1)
 
-    def merge(theta: Tensor) -> Tensor:
-        b = overlap_coordinates(theta)[2]
-        return torch.cat([theta[:, :2], b, b], 1)
-
-    def apart(theta: Tensor) -> Tensor:
-        z = overlap_coordinates(theta)[1]
-        N = torch.zeros(len(theta), P, n, dtype=theta.dtype, device=theta.device)
-        for a in range(n):
-            N[:, 2 + a, a], N[:, 2 + n + a, a] = -z, 1 - z
-        return N
-
-    def overlapping(rng: np.random.Generator, count: int) -> np.ndarray:
-        out = draw(rng, count)
-        out[:, 2 + n :] = out[:, 2 : 2 + n]
-        return out
-
-    def separation(theta: Tensor) -> Tensor:
-        w = split_units(theta, 2)[1]
-        return (w[:, 1] - w[:, 0]).norm(dim=1)
-
-    overlap = Stratum(
-        "overlap w1 = w2", 1 + n, P - n, separation, merge, apart, overlapping
-    )
+    strata = [
+        _overlap(n, 1, draw),
+        *(_silent("dead output", i, n, draw) for i in (0, 1)),
+    ]
+    if kind == "erf":
+        strata.append(_overlap(n, -1, draw))
+        strata += [_silent("zero input", i, n, draw) for i in (0, 1)]
 
     def objective(theta: Tensor) -> UnitLoss:
         v, w = split_units(theta[None], 2)
@@ -156,7 +183,7 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
     return Stratifold(
         name=f"two {kind} units, {n}-D",
         chart=RawUnits(2, n),
-        strata=(overlap, _dead_output(0, n, draw), _dead_output(1, n, draw)),
+        strata=tuple(sorted(strata, key=lambda stratum: stratum.rank)),
         objective=objective,
         draw=draw,
         charts=charts,

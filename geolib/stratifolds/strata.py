@@ -148,10 +148,16 @@ class Stratifold:
         return torch.einsum("bap,bac,bcq->bpq", J, F, J)
 
     def rank(self, theta: Tensor, rtol: float = 1e-9) -> Tensor:
-        """Fisher rank of each row: eigenvalues above rtol x max(1, largest), (b,)."""
-        lam = torch.linalg.eigvalsh(self.fisher(theta))
-        floor = rtol * lam.amax(1).clamp_min(1.0)
-        return (lam > floor[:, None]).sum(1)
+        """Fisher rank of each row, (b,), whatever the scales of the coordinates.
+
+        A coordinate with information below `rtol` is blind; the others are scaled to
+        unit information and eigenvalues above `rtol` are counted.
+        """
+        F = self.fisher(theta)
+        info = F.diagonal(dim1=1, dim2=2)
+        scale = torch.where(info > rtol, info.clamp_min(1e-300).rsqrt(), 0.0)
+        lam = torch.linalg.eigvalsh(scale[:, :, None] * F * scale[:, None])
+        return (lam > rtol).sum(1)
 
     def stratum_of(self, theta: Tensor, tol: float = 1e-8) -> Tensor:
         """Index in `strata` of the lowest stratum within `tol`, or -1 on top, (b,)."""
