@@ -56,7 +56,7 @@ TABLE = [
     ((lambda m: overlap(m, 0, 1, -1.0),), 4),
     ((lambda m: dead(m, 2),), 3),
     ((lambda m: constant(m, 2),), 2),
-    ((lambda m: overlap(m, 0, 1), lambda m: dead(m, 1)), 7),
+    ((lambda m: overlap(m, 0, 1), lambda m: dead(m, 2)), 7),
     ((lambda m: overlap(m, 0, 1), lambda m: constant(m, 2)), 6),
 ]
 
@@ -246,7 +246,7 @@ def test_surgery_leaves_the_plateau_and_does_nothing_elsewhere():
 
 
 def test_refused_surgery_restores_the_weights():
-    x, y = teacher_data()
+    x, _ = teacher_data()
     net = plateau_net()
     fitted = net(x).detach()  # zero loss: nothing can improve
     before = copy.deepcopy(net.state_dict())
