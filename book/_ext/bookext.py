@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -97,10 +99,54 @@ def repository(app: Sphinx, config: Any) -> None:
         config.html_theme_options["repository_url"] = f"https://github.com/{name}"
 
 
+def _escaped(text: str) -> str:
+    """Bars, lone stars and closing underscores made literal; *emphasis* stays."""
+    parts = re.split(r"(\*\*[^*\s][^*]*\*\*|(?<!\w)\*[^*\s]+\*(?!\w))", text)
+    parts[::2] = [p.replace("*", r"\*") for p in parts[::2]]
+    text = "".join(parts).replace("|", r"\|")
+    return re.sub(r"(?<=\w)_(?!\w)", r"\_", text)
+
+
+def spare_the_bars(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Let docstrings write |x| and a * b: escape them outside code and maths."""
+    block: int | None = None  # indentation of the directive whose block we are in
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and line.strip() and indent <= block:
+            block = None
+        if block is None and not line.lstrip().startswith((">>>", "...")):
+            spans = re.split(r"(``.*?``|`[^`]*`)", line)
+            spans[::2] = [_escaped(t) for t in spans[::2]]
+            lines[i] = "".join(spans)
+        if block is None and line.rstrip().endswith("::"):
+            block = indent
+
+
+def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
+    """Accessibility of the theme's own markup: toggles get names, lists no false role."""
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text()
+        better = text.replace(
+            '<summary><span class="toctree-toggle"',
+            '<summary aria-label="Show the pages of this section">'
+            '<span class="toctree-toggle"',
+        ).replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
+        if better != text:
+            page.write_text(better)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("package-reference", PackageReference)
     app.add_directive("package-summary", PackageSummary)
     app.connect("config-inited", repository)
+    app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
+    app.connect("build-finished", name_the_nameless)
     app.connect("html-page-context", edit_the_text, priority=100)
     app.connect("html-page-context", once, priority=999)
     return {"parallel_read_safe": True, "version": "1"}

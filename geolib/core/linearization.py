@@ -3,14 +3,14 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
 from geolib.core.inputs import Inputs, require_matching
+from geolib.core.layers import Recorder, Use, exact_uses
 
 if TYPE_CHECKING:
     from geolib.core.realization import Realization
@@ -55,8 +55,10 @@ class Linearization:
         self._leaves = {
             n: t.detach().requires_grad_() for n, t in R.unflatten(self.theta).items()
         }
-        with _differentiable_kernels(R, self.theta):
+        recorder = Recorder(self._leaves) if R.recordable else nullcontext()
+        with recorder:
             self._z = R.evaluate(self._leaves, x)
+        self._uses = getattr(recorder, "uses", [])
         self.outputs = self._z.detach()
         self._transpose: tuple[Tensor | None, list[Tensor]] | None = None
 
@@ -112,10 +114,33 @@ class Linearization:
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
 
+    def linear_uses(self) -> list[Use]:
+        """The recorded uses of the weights that only linear layers use."""
+        if not self._uses:
+            return []
+        return exact_uses(self._uses, self._leaves, self._z)
+
+    def pull_to(self, uses: list[Use], u: Tensor) -> list[Tensor]:
+        """Gradients of <u, z> in the outputs of `uses`; u as in :meth:`vjp`."""
+        return list(
+            torch.autograd.grad(
+                self._z,
+                [use.edge for use in uses],
+                u,
+                retain_graph=True,
+                is_grads_batched=u.ndim == 3,
+            )
+        )
+
+    def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
+        """As :meth:`vjp`, only for the named parameters, in that order."""
+        self._check("u", u, tuple(self.outputs.shape))
+        return self._backward(u, [self._leaves[n] for n in names])
+
     def _backward(self, u: Tensor, leaves: list[Tensor]) -> Tensor:
         batch = u.shape[:-2]
         if not self._z.requires_grad:
-            return u.new_zeros((*batch, self.p))
+            return u.new_zeros((*batch, sum(t.numel() for t in leaves)))
         grads = torch.autograd.grad(
             self._z,
             leaves,
@@ -149,10 +174,7 @@ class Linearization:
 
     def _forward_mode(self, v: Tensor) -> Tensor:
         def push(t: Tensor) -> Tensor:
-            with _differentiable_kernels(self.R, self.theta):
-                return torch.func.jvp(lambda s: self.R(s, self.x), (self.theta,), (t,))[
-                    1
-                ]
+            return torch.func.jvp(lambda s: self.R(s, self.x), (self.theta,), (t,))[1]
 
         return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
@@ -165,13 +187,3 @@ class Linearization:
                 f"{name}: expected shape {shape} or (k, *{shape}), got {tuple(t.shape)}"
             )
         require_matching(name, t, self.theta, "theta")
-
-
-def _differentiable_kernels(R: Realization, theta: Tensor) -> ExitStack:
-    """Fused attention and cuDNN's recurrent layers lack second derivatives."""
-    stack = ExitStack()
-    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    if theta.is_cuda and any(isinstance(m, nn.RNNBase) for m in R.module.modules()):
-        cudnn = torch.backends.cudnn
-        stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
-    return stack

@@ -1,0 +1,265 @@
+r"""The matrix A with G = A^T A, kept in factors: one pair per linear layer.
+
+.. math:: A = \tfrac{1}{\sqrt n} S^T J \in \mathbb{R}^{(n r) \times p}, \qquad
+          G = A^T A, \qquad K = A A^T.
+
+K is the kernel in function space (the neural tangent kernel, weighted by the metric).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 24  # entries of a temporary
+STRIP = 512  # rows of K computed at a time, up to the diagonal only
+
+
+class Block(ABC):
+    """The columns of A that belong to some parameters, for n samples and r roots."""
+
+    @abstractmethod
+    def matvec(self, v: Tensor) -> Tensor:
+        """A v restricted to these columns, shape (n, r); v is the whole (p,)."""
+
+    @abstractmethod
+    def rmatvec_(self, a: Tensor, out: Tensor) -> None:
+        """Write A^T a into these parameters' places of out, shape (p,)."""
+
+    @abstractmethod
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        """Add this block's A A^T to K, shape (n, r, n, r).
+
+        Only up to the diagonal: for each strip of samples, against all samples up
+        to the strip's end.
+        """
+
+    @abstractmethod
+    def add_rows_(self, rows: Tensor) -> None:
+        """Write the block's rows into rows, shape (n, r, p)."""
+
+    @abstractmethod
+    def at(self, samples: slice) -> Block:
+        """The same columns for some of the samples."""
+
+
+class LayerBlock(Block):
+    r"""A linear layer's weight (and bias), never multiplied out.
+
+    .. math:: \nabla_W z_{i a} = \sum_t \delta_{i a t}\, x_{i t}^T .
+
+    Args:
+        x: inputs, shape (g, n, t, d): groups, samples, positions, fan-in.
+        delta: output gradients, shape (n, r, g, t, a).
+        weight: place of the weight in the parameter vector.
+        bias: place of the bias, or None.
+    """
+
+    def __init__(
+        self, x: Tensor, delta: Tensor, weight: slice, bias: slice | None
+    ) -> None:
+        self.x, self.delta = x.contiguous(), delta.contiguous()
+        self.weight, self.bias = weight, bias
+        self.n, self.r, self.g, self.t, self.a = delta.shape
+        self.d = x.shape[-1]
+
+    def matvec(self, v: Tensor) -> Tensor:
+        W = v[self.weight].view(self.g, self.a, self.d)
+        y = torch.bmm(self.x.view(self.g, -1, self.d), W.mT)
+        if self.bias is not None:
+            y = y + v[self.bias].view(self.g, 1, self.a)
+        y = y.view(self.g, self.n, -1).transpose(0, 1).reshape(self.n, -1)
+        flat = self.delta.view(self.n, self.r, -1)
+        if self.r == 1:
+            return (flat[:, 0] * y).sum(-1, keepdim=True)
+        return torch.bmm(flat, y[..., None])[..., 0]
+
+    def rmatvec_(self, a: Tensor, out: Tensor) -> None:
+        flat = self.delta.view(self.n, self.r, -1)
+        c = a * flat[:, 0] if self.r == 1 else torch.bmm(a[:, None, :], flat)
+        c = c.view(self.n, self.g, self.t, self.a).transpose(0, 1)
+        c = c.reshape(self.g, -1, self.a)
+        torch.bmm(
+            c.mT,
+            self.x.view(self.g, -1, self.d),
+            out=out[self.weight].view(self.g, self.a, self.d),
+        )
+        if self.bias is not None:
+            out[self.bias] = c.sum(1).view(-1)
+
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        one_place = self.t == 1
+        by_pairs = by_positions(self.r, self.t, self.d, self.a)
+        for g in range(self.g):
+            if one_place:
+                self._add_products_(K, strips, g)
+            elif by_pairs:
+                self._add_positions_(K, g)
+            else:
+                self._add_outer_(K, strips, g)
+        if self.bias is not None and not one_place:
+            rows = self.delta.sum(3).view(self.n, self.r, -1)
+            _add_rows_gram_(K, rows, strips)
+
+    def _add_products_(self, K: Tensor, strips: list[slice], g: int) -> None:
+        """One position: the Gram of outer products is the product of Grams."""
+        x, delta = self.x[g, :, 0], self.delta[:, :, g, 0]
+        for s in strips:
+            XX = x[s] @ x[: s.stop].mT
+            if self.bias is not None:
+                XX += 1.0
+            left = delta[s].reshape(-1, self.a)
+            DD = left @ delta[: s.stop].reshape(-1, self.a).mT
+            DD = DD.view(-1, self.r, s.stop, self.r)
+            K[s, :, : s.stop].addcmul_(DD, XX[:, None, :, None])
+
+    def _add_positions_(self, K: Tensor, g: int) -> None:
+        """Few positions: the same for each pair of them, some samples at a time."""
+        n, r, t = self.n, self.r, self.t
+        x = self.x[g].reshape(n * t, self.d)
+        delta = self.delta[:, :, g].reshape(n * r * t, self.a)
+        step = max(1, CHUNK // (r * t * n * r * t))
+        for i in range(0, n, step):
+            j = min(i + step, n)
+            XX = (x[i * t : j * t] @ x[: j * t].mT).view(j - i, 1, t, j, 1, t)
+            DD = delta[i * r * t : j * r * t] @ delta[: j * r * t].mT
+            DD = DD.view(j - i, r, t, j, r, t)
+            K[i:j, :, :j] += (XX * DD).sum(dim=(2, 5))
+
+    def _add_outer_(self, K: Tensor, strips: list[slice], g: int) -> None:
+        """Many positions: multiply out some output channels at a time."""
+        m = self.n * self.r
+        step = max(1, CHUNK // (m * self.d))
+        for i in range(0, self.a, step):
+            delta = self.delta[:, :, g, :, i : i + step]
+            rows = (delta.mT @ self.x[g, :, None]).reshape(self.n, self.r, -1)
+            _add_rows_gram_(K, rows, strips)
+
+    def add_rows_(self, rows: Tensor) -> None:
+        x = self.x.transpose(0, 1)[:, None]
+        W = torch.matmul(self.delta.mT, x)  # n r g a d
+        rows[..., self.weight] = W.reshape(self.n, self.r, -1)
+        if self.bias is not None:
+            rows[..., self.bias] = self.delta.sum(3).reshape(self.n, self.r, -1)
+
+    def at(self, samples: slice) -> LayerBlock:
+        x = self.x[:, samples]
+        return LayerBlock(x, self.delta[samples], self.weight, self.bias)
+
+
+class DenseBlock(Block):
+    """Columns of A held as they are: parameters that no linear layer holds.
+
+    Args:
+        rows: shape (n, r, q).
+        index: the q places of these columns in the parameter vector.
+    """
+
+    def __init__(self, rows: Tensor, index: Tensor) -> None:
+        self.rows, self.index = rows, index
+
+    def matvec(self, v: Tensor) -> Tensor:
+        return self.rows @ v[self.index]
+
+    def rmatvec_(self, a: Tensor, out: Tensor) -> None:
+        out[self.index] = torch.einsum("nrq,nr->q", self.rows, a)
+
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        _add_rows_gram_(K, self.rows, strips)
+
+    def add_rows_(self, rows: Tensor) -> None:
+        rows[..., self.index] = self.rows
+
+    def at(self, samples: slice) -> DenseBlock:
+        return DenseBlock(self.rows[samples], self.index)
+
+
+class Rows:
+    """A for a whole data set: blocks of columns that share their n samples, r roots.
+
+    Examples:
+        >>> block = DenseBlock(torch.ones(3, 1, 2), torch.arange(2))
+        >>> Rows([block], 3, 1, 2, torch.ones(1)).gram()
+        tensor([[2., 2., 2.],
+                [2., 2., 2.],
+                [2., 2., 2.]])
+    """
+
+    def __init__(self, blocks: list[Block], n: int, r: int, p: int, like: Tensor):
+        self.blocks, self.n, self.r, self.p, self.like = blocks, n, r, p, like
+
+    @property
+    def m(self) -> int:
+        """Number of rows, n r."""
+        return self.n * self.r
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """A v, shape (m,)."""
+        total = v.new_zeros(self.n, self.r)
+        for block in self.blocks:
+            total += block.matvec(v)
+        return total.view(-1)
+
+    def rmatvec(self, a: Tensor) -> Tensor:
+        """A^T a, shape (p,)."""
+        out = a.new_empty(self.p)
+        for block in self.blocks:
+            block.rmatvec_(a.view(self.n, self.r), out)
+        return out
+
+    def gram(self) -> Tensor:
+        """K = A A^T, shape (m, m); cost about m^2 (fan-in / r^2 + fan-out) a layer."""
+        K = self.like.new_zeros(self.n, self.r, self.n, self.r)
+        strips = self._strips()
+        for block in self.blocks:
+            block.add_gram_(K, strips)
+        K = K.view(self.m, self.m)
+        for s in strips:
+            i, j = s.start * self.r, s.stop * self.r
+            K[:i, i:j] = K[i:j, :i].mT
+            K[i:j, i:j] = K[i:j, i:j].tril() + K[i:j, i:j].tril(-1).mT
+        return K
+
+    def _strips(self) -> list[slice]:
+        step = max(1, STRIP // self.r)
+        return [slice(i, min(i + step, self.n)) for i in range(0, self.n, step)]
+
+    def dense(self) -> Tensor:
+        """A itself, shape (m, p)."""
+        return self._dense(slice(0, self.n))
+
+    def chunks(self, entries: int) -> Iterator[Tensor]:
+        """The rows of A in turn, at most about `entries` numbers at a time."""
+        step = max(1, entries // (self.r * self.p))
+        for i in range(0, self.n, step):
+            yield self._dense(slice(i, min(i + step, self.n)))
+
+    def square_sum(self) -> Tensor:
+        """The trace of G: the sum of squares of A's entries."""
+        chunks = [rows.square().sum() for rows in self.chunks(CHUNK)]
+        return torch.stack(chunks).sum()
+
+    def _dense(self, samples: slice) -> Tensor:
+        count = samples.stop - samples.start
+        rows = self.like.new_zeros(count, self.r, self.p)
+        for block in self.blocks:
+            block.at(samples).add_rows_(rows)
+        return rows.view(count * self.r, self.p)
+
+
+def by_positions(r: int, t: int, d: int, a: int) -> bool:
+    """Whether a Gram over pairs of positions is cheaper than multiplying out."""
+    return t**2 * (d + a * r**2) < d * a * r**2
+
+
+def _add_rows_gram_(K: Tensor, rows: Tensor, strips: list[slice]) -> None:
+    """Add rows rows^T to K up to the diagonal, for rows of shape (n, r, q)."""
+    n, r, q = rows.shape
+    for s in strips:
+        flat = rows[: s.stop].reshape(-1, q)
+        K.view(n * r, n * r)[s.start * r : s.stop * r, : s.stop * r].addmm_(
+            rows[s].reshape(-1, q), flat.mT
+        )
