@@ -47,6 +47,7 @@ from geolib.stratifolds.descent import (
     SingularMetricError,
     descend,
     natural_step,
+    pull_back,
 )
 from geolib.stratifolds.em import (
     em,
@@ -61,6 +62,7 @@ from geolib.stratifolds.evidence import (
 from geolib.stratifolds.find_strata import (
     UnitStratum,
     find_strata,
+    overlap_distances,
 )
 from geolib.stratifolds.gmm import (
     GaussianMixture,
@@ -188,7 +190,9 @@ __all__ = [
     "natural_step",
     "on_plateau",
     "overlap_coordinates",
+    "overlap_distances",
     "overlap_forms",
+    "pull_back",
     "resolve",
     "smooth_modulus",
     "smooth_step",

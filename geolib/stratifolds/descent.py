@@ -244,7 +244,7 @@ def descend(
     eta = chart.project(eta0.clone())
     log, live = _Log(eta), torch.arange(len(eta), device=eta.device)
     kept: list[Tensor] = []
-    last_offer = torch.full((len(eta),), float("inf"), dtype=eta.dtype)
+    last_offer = torch.full_like(eta[:, 0], float("inf"))
     for it in range(steps + 1):
         if it in record:
             log.eta[live] = eta

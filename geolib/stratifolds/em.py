@@ -84,10 +84,11 @@ def em(
     """
     check_atoms(atoms0, "atoms0")
     b = len(atoms0)
-    hits = torch.full((b,), -1, dtype=torch.long)
-    left, none = hits.clone(), torch.zeros(b, dtype=torch.long)
-    loss_out = torch.full((b,), float("nan"), dtype=atoms0.dtype)
-    atoms, out, live = atoms0.clone(), atoms0.clone(), torch.arange(b)
+    dev = atoms0.device
+    hits = torch.full((b,), -1, dtype=torch.long, device=dev)
+    left, none = hits.clone(), torch.zeros_like(hits)
+    loss_out = torch.full((b,), float("nan"), dtype=atoms0.dtype, device=dev)
+    atoms, out, live = atoms0.clone(), atoms0.clone(), torch.arange(b, device=dev)
     for it in range(steps + 1):
         loss = objective.value(atoms)
         loss_out[live], out[live] = loss, atoms
@@ -100,7 +101,7 @@ def em(
         if not len(live) or it == steps:
             break
         atoms = em_step(objective, atoms, fixed)
-    off = torch.zeros(b, dtype=torch.bool)
+    off = torch.zeros(b, dtype=torch.bool, device=dev)
     return Descent(
         hits, left, off, off.clone(), loss_out, out, none, none.clone(), None, steps
     )

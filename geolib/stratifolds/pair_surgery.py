@@ -59,7 +59,7 @@ class PairSurgery:
         best, best_loss = theta.clone(), value.clone()
         if not bool(inside.any()):
             return best
-        A = torch.zeros(len(theta), b.shape[1], b.shape[1], dtype=b.dtype)
+        A = b.new_zeros(len(theta), b.shape[1], b.shape[1])
         A[inside] = self.matrix(theta[inside])
         lam, E = torch.linalg.eigh(A)
         sizes = [self.u_min] if self.u_min else [self.eps * 4.0**-k for k in range(4)]

@@ -215,7 +215,7 @@ def test_annealing_removes_the_floor_and_certifies():
     assert not on.exact.any()  # the truth is on the stratum: never outside the collar
     assert abs(on.eps[-1] - 0.4 * 2**-9) < 1e-15
     truth = torch.tensor([0.05, 1.0], dtype=F64)
-    near = anneal(S, truth, theta, stages=7, steps=250)
+    near = anneal(S, truth, theta, stages=7)
     assert near.loss[-1].max() < 1e-6
     assert near.exact.all()
     with pytest.raises(ValueError, match="stages"):
