@@ -214,12 +214,17 @@ def local_cluster(options: Options) -> Iterator[Any]:
                     "env": {"CUDA_VISIBLE_DEVICES": str(i)}}}
                 for i in range(min(options.workers or gpus, gpus))
             }  # fmt: skip
-            scheduler = {"cls": Scheduler, "options": {"dashboard_address": None}}
-            cluster: Any = SpecCluster(workers=workers, scheduler=scheduler)
+            scheduler = {
+                "cls": Scheduler,
+                "options": {"dashboard_address": "127.0.0.1:0"},
+            }
+            cluster: Any = SpecCluster(
+                workers=workers, scheduler=scheduler, silence_logs="CRITICAL"
+            )
         else:
             cluster = LocalCluster(
                 n_workers=options.workers, threads_per_worker=1, processes=True,
-                dashboard_address=None, silence_logs="CRITICAL",
+                dashboard_address="127.0.0.1:0", silence_logs="CRITICAL",
             )  # fmt: skip
         yield stack.enter_context(cluster)
 

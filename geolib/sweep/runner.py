@@ -28,7 +28,6 @@ class Sweep:
         grids: for each size (`small`, `book`, `full`) a function that makes the specs.
         version: raise it when `run` starts to mean something else.
         text: one line about it.
-        gpu: the sizes whose runs occupy a GPU each.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Sweep:
     grids: Mapping[str, Callable[[], Sequence[Any]]]
     version: int = 1
     text: str = ""
-    gpu: frozenset[str] = frozenset()
 
     def specs(self, size: str) -> dict[str, Any]:
         """The specs of a size by key, in the grid's order.

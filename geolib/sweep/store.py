@@ -56,7 +56,7 @@ class Store:
         failed = entry["status"] == "failed"
         path = self.path(sweep, key, failed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(entry | {"key": key}, sort_keys=True)
+        text = json.dumps(entry | {"key": key})
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:

@@ -304,6 +304,16 @@ def test_gpu_runs_go_only_to_workers_that_offer_one(tmp_path):
             assert seen == ({"gpu"} if gpu else {"plain", "gpu"})
 
 
+def test_local_gpu_workers_see_one_each(tmp_path, monkeypatch):
+    from geolib.sweep import cluster as module
+
+    monkeypatch.setattr(module, "_gpus", lambda: 2)
+    specs = [Spec(n, "cuda", pause=0.2) for n in range(8)]
+    store = Store(tmp_path)
+    run_sweep(sweep_of(*specs), "small", store, Options("local", gpu=True))
+    assert {row["seen"] for row in store.rows("test")} == {"0", "1"}
+
+
 def test_gpu_without_one_is_a_clear_error(tmp_path):
     import torch
 
