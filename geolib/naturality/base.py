@@ -1,0 +1,166 @@
+r"""What all natural optimizers share: a closure that returns outputs and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geolib.naturality.outputs import OutputGeometry, output_geometry
+from geolib.naturality.point import Point, flatten, unflatten
+
+Closure = Callable[[], tuple[Tensor, Tensor]]
+Metric = Tensor | Callable[[], Tensor] | None
+
+
+def check_params(params: Iterable[Any]) -> list[Tensor]:
+    """The parameters as a list, or a clear refusal.
+
+    Raises:
+        ValueError: none at all, several groups, mixed dtypes or devices.
+        TypeError: an entry that is no dense floating-point tensor.
+    """
+    items = list(params)
+    if not items:
+        raise ValueError("params: expected at least one parameter, got none")
+    if isinstance(items[0], dict):
+        if len(items) > 1:
+            raise ValueError(
+                f"params: one group only (a metric couples them), got {len(items)}"
+            )
+        items = list(items[0]["params"])
+    for t in items:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"params: expected tensors, got {type(t).__name__}")
+        if not t.is_floating_point():
+            raise TypeError(f"params: expected floating-point tensors, got {t.dtype}")
+        if t.layout != torch.strided:
+            raise TypeError(f"params: expected dense tensors, got layout {t.layout}")
+    for what in ("dtype", "device"):
+        kinds = {getattr(t, what) for t in items}
+        if len(kinds) > 1:
+            raise ValueError(f"params: several {what}s: {sorted(map(str, kinds))}")
+    return items
+
+
+def positive(name: str, value: float, zero: bool = False) -> float:
+    """The value, or a `ValueError` that names it."""
+    if not (value > 0 or (zero and value == 0)) or value == float("inf"):
+        least = "at least 0" if zero else "more than 0"
+        raise ValueError(f"{name}: expected a finite number {least}, got {value}")
+    return value
+
+
+class PointOptimizer(torch.optim.Optimizer):
+    r"""Base class: a step is a displacement computed from one `Point`.
+
+    .. math:: x \leftarrow x + \mathrm{update}(z, J, W, g; h).
+
+    `step(closure)` needs a closure that returns `(outputs, loss)`, differentiable in
+    the parameters and with no call to `backward`; it may be called several times.
+
+    Args:
+        params: one group of dense floating-point tensors.
+        lr: the step size h.
+        metric: the geometry of output space: `mse`, `softmax`, `softmax-ref`,
+            `bernoulli`, or an `OutputGeometry`.
+        damping: the number :math:`\lambda` in :math:`F + \lambda M`.
+        damping_metric: M as a matrix or a callable giving it at the present
+            parameters; the identity when None. With `damping=0` it chooses among the
+            generalized inverses the one of minimum M-norm.
+        rtol: relative cut of small eigenvalues of F.
+    """
+
+    needs_outputs = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        metric: str | OutputGeometry = "mse",
+        damping: float = 0.0,
+        damping_metric: Metric = None,
+        rtol: float = 1e-10,
+        **defaults: Any,
+    ) -> None:
+        self.leaves = check_params(params)
+        self.geometry = output_geometry(metric)
+        self.damping_metric = damping_metric
+        base = {
+            "lr": positive("lr", lr),
+            "damping": positive("damping", damping, zero=True),
+            "rtol": rtol,
+        }
+        super().__init__(self.leaves, {**base, **defaults})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the one parameter group."""
+        return self.param_groups[0]
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """Flat state vectors, kept with the first parameter for `state_dict`."""
+        return self.state[self.leaves[0]]
+
+    def update(self, q: Point) -> Tensor:
+        """The displacement of the flat parameter vector, (p,)."""
+        raise NotImplementedError
+
+    def solve(self, q: Point, v: Tensor) -> Tensor:
+        """The metric's inverse applied to a covector, with this group's damping."""
+        return q.solve(v, self.options["damping"], self.damping_metric)
+
+    def point(self) -> Point:
+        """The geometry at the present parameters, by one call of the closure."""
+        with torch.enable_grad():
+            result = self._closure()
+            if not (isinstance(result, tuple) and len(result) == 2):
+                raise ValueError(
+                    "closure: expected a pair (outputs, loss), got "
+                    f"{type(result).__name__}"
+                )
+            q = Point(*result, self.leaves, self.geometry, self.options["rtol"])
+        return q
+
+    def position(self) -> Tensor:
+        """The parameters as one flat vector (a copy)."""
+        return flatten([t.detach() for t in self.leaves]).clone()
+
+    @torch.no_grad()
+    def move(self, x: Tensor) -> None:
+        """Write a flat vector into the parameters."""
+        for t, piece in zip(self.leaves, unflatten(x, self.leaves), strict=True):
+            t.copy_(piece)
+
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """One step; returns the loss before it.
+
+        Raises:
+            ValueError: no closure, or one that does not return `(outputs, loss)`, or
+                an update that is not finite (the parameters are left as they were).
+        """
+        if closure is None:
+            raise ValueError(
+                f"closure: {type(self).__name__} needs one that returns "
+                "(outputs, loss); got None"
+            )
+        self._closure = closure
+        x = self.position()
+        q = self.point()
+        dx = self.update(q)
+        if not bool(torch.isfinite(dx).all()):
+            self.move(x)
+            raise ValueError(
+                f"update: {type(self).__name__} produced entries that are not finite; "
+                "the metric is singular or the step too large"
+            )
+        self.move(x + dx)
+        return q.loss.detach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"leaves": self.leaves, "geometry": self.geometry}
+        return {**super().__getstate__(), **kept, "damping_metric": self.damping_metric}

@@ -1,0 +1,126 @@
+"""The command `geolib audit`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from geolib.naturality.audit import Protocol
+from geolib.naturality.audit import audit as run_audit
+from geolib.naturality.layers import mlp
+
+
+def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
+    """A network in float64 from `mlp:8-8` (hidden widths) or `package.module:factory`.
+
+    Raises:
+        ValueError: text of neither form, or a factory that gives no module.
+    """
+    if model.startswith("mlp:"):
+        try:
+            hidden = [int(k) for k in model[4:].split("-") if k]
+        except ValueError:
+            raise ValueError(
+                f"model: expected hidden widths as in mlp:8-8, got {model!r}"
+            ) from None
+        return mlp([inputs, *hidden, outputs])
+    name, _, attribute = model.rpartition(":")
+    try:
+        factory = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(
+            f"model: expected mlp:WIDTHS or package.module:factory, got {model!r}"
+        ) from None
+    module = factory() if not isinstance(factory, nn.Module) else factory
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"model: {model} gave a {type(module).__name__}, expected a module"
+        )
+    return module.double()
+
+
+def read_data(name: str, samples: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The first `samples` standardised training pairs and the number of outputs."""
+    from geolib.data import load
+
+    d = load(name)
+    x = torch.as_tensor(d.x[:samples]).double().reshape(min(samples, len(d.x)), -1)
+    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-3)
+    y = torch.as_tensor(d.y[:samples])
+    if not y.is_floating_point():
+        return x, y.long(), int(torch.as_tensor(d.y).max()) + 1
+    y = y.double().reshape(len(x), -1)
+    return x, (y - y.mean(0)) / y.std(0), y.shape[1]
+
+
+def audit(
+    optimizer: Annotated[
+        str, typer.Argument(help="Import path (torch.optim.AdamW) or a table's name.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="mlp:8 (hidden widths) or package.module:factory."),
+    ] = "mlp:6",
+    data: Annotated[str, typer.Option(help="A data set of geolib.data.")] = "digits",
+    samples: Annotated[int, typer.Option(min=2, help="Training samples used.")] = 100,
+    families: Annotated[
+        str, typer.Option(help="Families, separated by commas; all when empty.")
+    ] = "",
+    space: Annotated[
+        str, typer.Option(help="Compare `parameters` or `outputs`.")
+    ] = "outputs",
+    horizon: Annotated[float, typer.Option(help="Training time T.")] = 0.5,
+    counts: Annotated[
+        str, typer.Option(help="Numbers of steps to T, at least two.")
+    ] = "16,32",
+    seed: Annotated[int, typer.Option(help="Seed of the random maps.")] = 0,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the report to this file.")
+    ] = None,
+) -> None:
+    """Audit an optimizer: in which coordinate systems does it train alike?
+
+    Example: geolib audit torch.optim.AdamW --model mlp:6 --data digits
+    """
+    try:
+        report = _audit(
+            optimizer, model, data, samples, families, space, horizon, counts, seed
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(str(report))
+    if json is not None:
+        json.write_text(report.to_json())
+
+
+def _audit(
+    optimizer: str,
+    model: str,
+    data: str,
+    samples: int,
+    families: str,
+    space: str,
+    horizon: float,
+    counts: str,
+    seed: int,
+) -> Any:
+    x, y, outputs = read_data(data, samples)
+    try:
+        steps = [int(k) for k in counts.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"counts: expected integers as in 16,32, got {counts!r}"
+        ) from (None)
+    return run_audit(
+        optimizer,
+        resolve_model(model, x.shape[1], outputs),
+        (x, y),
+        families=[f for f in families.split(",") if f] or None,
+        protocol=Protocol(horizon, steps, space, seed),
+    )

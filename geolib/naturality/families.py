@@ -1,0 +1,309 @@
+r"""The families of reparameterizations that an audit runs through."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geolib.naturality.layers import blocks
+from geolib.naturality.reparameterization import Reparameterization, compose
+
+DENSE = 2048  # above this many parameters global maps are products of rotations
+
+
+def _tensor(a: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(a).to(like)
+
+
+def linear(
+    A: Tensor, b: Tensor | None = None, name: str = "affine"
+) -> Reparameterization:
+    r"""The affine map :math:`\psi = A\theta + b` with an invertible matrix.
+
+    Examples:
+        >>> linear(2 * torch.eye(2))(torch.ones(2))
+        tensor([2., 2.])
+    """
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"A: expected a square matrix, got shape {tuple(A.shape)}")
+    inverse = torch.linalg.inv(A)
+    shift = torch.zeros_like(A[0]) if b is None else b
+    return Reparameterization(
+        lambda x: A @ x + shift, lambda y: inverse @ (y - shift), name, "affine"
+    )
+
+
+def diagonal(scale: Tensor, name: str = "diagonal scaling") -> Reparameterization:
+    r"""The map :math:`\psi_i = s_i \theta_i` with positive or negative factors.
+
+    Examples:
+        >>> diagonal(torch.tensor([1.0, 4.0])).inverse(torch.ones(2))
+        tensor([1.0000, 0.2500])
+    """
+    if not bool((scale != 0).all() & torch.isfinite(scale).all()):
+        raise ValueError("scale: expected finite factors other than 0")
+    return Reparameterization(lambda x: scale * x, lambda y: y / scale, name, "affine")
+
+
+def uniform(factor: float, like: Tensor) -> Reparameterization:
+    """Every coordinate times one factor."""
+    return diagonal(torch.full_like(like, factor), "uniform scaling")
+
+
+def log_scaling(like: Tensor, seed: int, spread: float = 0.7) -> Reparameterization:
+    r"""Diagonal factors :math:`e^{u_i}`, `u` uniform in [-spread, spread]."""
+    u = np.random.default_rng(seed).uniform(-spread, spread, like.numel())
+    return diagonal(_tensor(np.exp(u), like))
+
+
+def _orthogonal(n: int, rng: np.random.Generator) -> np.ndarray:
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    return q * np.sign(np.diag(r))
+
+
+def _conditioned(n: int, cond: float, rng: np.random.Generator) -> np.ndarray:
+    """A matrix with singular values spread evenly in log from 1/sqrt(c) to sqrt(c)."""
+    s = np.exp(np.linspace(-0.5, 0.5, n) * np.log(cond)) if n > 1 else np.ones(1)
+    return _orthogonal(n, rng) @ np.diag(s) @ _orthogonal(n, rng)
+
+
+def _rotations(like: Tensor, rng: np.random.Generator) -> Reparameterization:
+    """An orthogonal map of a long vector: rounds of permuted plane rotations."""
+    p = like.numel()
+    rounds: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(int(np.ceil(np.log2(p)))):
+        order = torch.as_tensor(rng.permutation(p)).to(like.device)
+        angle = _tensor(rng.uniform(0, 2 * np.pi, p // 2), like)
+        rounds.append((order, angle.cos(), angle.sin()))
+
+    def turn(x: Tensor, sign: float, order: Tensor, c: Tensor, s: Tensor) -> Tensor:
+        i, j = order[: len(c)], order[len(c) : 2 * len(c)]
+        y = x.index_copy(0, i, c * x[i] - sign * s * x[j])
+        return y.index_copy(0, j, sign * s * x[i] + c * x[j])
+
+    def forward(x: Tensor) -> Tensor:
+        for r in rounds:
+            x = turn(x, 1.0, *r)
+        return x
+
+    def inverse(y: Tensor) -> Tensor:
+        for r in reversed(rounds):
+            y = turn(y, -1.0, *r)
+        return y
+
+    return Reparameterization(forward, inverse, "orthogonal", "affine")
+
+
+def orthogonal(like: Tensor, seed: int) -> Reparameterization:
+    """A random rotation of the whole parameter vector."""
+    rng = np.random.default_rng(seed)
+    if like.numel() > DENSE:
+        return _rotations(like, rng)
+    return linear(_tensor(_orthogonal(like.numel(), rng), like), name="orthogonal")
+
+
+def affine(like: Tensor, seed: int, cond: float = 3.0) -> Reparameterization:
+    """A random affine map of the whole vector: condition number `cond`, and a shift."""
+    rng = np.random.default_rng(seed)
+    p = like.numel()
+    b = _tensor(0.3 * rng.standard_normal(p), like)
+    if p <= DENSE:
+        return linear(_tensor(_conditioned(p, cond, rng), like), b, "affine")
+    s = np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond))
+    scale = diagonal(_tensor(s, like))
+    shift = Reparameterization(lambda x: x + b, lambda y: y - b, "shift", "affine")
+    parts = compose(_rotations(like, rng), scale, _rotations(like, rng), shift)
+    return Reparameterization(parts.forward, parts.inverse, "affine", "affine")
+
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def layerwise(index: Sequence[Tensor], pairs: Pairs, name: str) -> Reparameterization:
+    r"""The map :math:`W_l \mapsto U_l W_l V_l` of every layer block.
+
+    Args:
+        index: index matrices of the layers into the flat vector
+            (see `geolib.naturality.blocks`); they must cover every parameter.
+        pairs: one (U, V) per block.
+    """
+    inverses = [(torch.linalg.inv(u), torch.linalg.inv(v)) for u, v in pairs]
+    flat = torch.cat([i.reshape(-1) for i in index])
+    place = torch.argsort(flat)
+
+    def apply(x: Tensor, maps: Pairs) -> Tensor:
+        out = [
+            (u @ x[i] @ v).reshape(-1) for i, (u, v) in zip(index, maps, strict=True)
+        ]
+        return torch.cat(out)[place]
+
+    return Reparameterization(
+        lambda x: apply(x, pairs), lambda y: apply(y, inverses), name, "affine", pairs
+    )
+
+
+def _layer_family(
+    module: nn.Module,
+    like: Tensor,
+    name: str,
+    draw: Callable[[int], np.ndarray],
+) -> Reparameterization:
+    index = blocks(module)
+    pairs = [
+        (_tensor(draw(i.shape[0]), like), _tensor(draw(i.shape[1]), like))
+        for i in index
+    ]
+    return layerwise(index, pairs, name)
+
+
+def layer_orthogonal(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
+    """Every layer's matrix, bias included, rotated from the left and the right."""
+    rng = np.random.default_rng(seed)
+    return _layer_family(
+        module, like, "layer orthogonal", lambda n: _orthogonal(n, rng)
+    )
+
+
+def layer_affine(
+    module: nn.Module, like: Tensor, seed: int, cond: float = 3.0
+) -> Reparameterization:
+    """Every layer's matrix multiplied by matrices of condition number `cond`."""
+    rng = np.random.default_rng(seed)
+    return _layer_family(
+        module, like, "layer affine", lambda n: _conditioned(n, cond, rng)
+    )
+
+
+def permutation(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
+    """Hidden neurons permuted: rows of a layer, and columns of the next, together."""
+    rng = np.random.default_rng(seed)
+    index = blocks(module)
+    pairs, previous = [], None
+    for k, i in enumerate(index):
+        rows, cols = i.shape
+        order = np.arange(rows)
+        if k + 1 < len(index) and index[k + 1].shape[1] in (rows, rows + 1):
+            order = np.roll(order, 1) if rows < 4 else rng.permutation(rows)
+        V = np.eye(cols)
+        if previous is not None and len(previous) in (cols, cols - 1):
+            V[: len(previous), : len(previous)] = np.eye(len(previous))[previous].T
+        pairs.append((_tensor(np.eye(rows)[order], like), _tensor(V, like)))
+        previous = order
+    return layerwise(index, pairs, "permutation")
+
+
+def relu_rescaling(
+    module: nn.Module, like: Tensor, seed: int, spread: float = 0.7
+) -> Reparameterization:
+    """Incoming weights of a hidden unit times a positive factor, outgoing divided.
+
+    For ReLU networks it leaves the function alone; for any other it is a change of
+    coordinates like the rest.
+    """
+    rng = np.random.default_rng(seed)
+    index = blocks(module)
+    scale = torch.ones_like(like)
+    for a, b in itertools.pairwise(index):
+        if b.shape[1] in (a.shape[0], a.shape[0] + 1):
+            c = _tensor(np.exp(rng.uniform(-spread, spread, a.shape[0])), like)
+            scale[a] = scale[a] * c[:, None]
+            scale[b[:, : a.shape[0]]] = scale[b[:, : a.shape[0]]] / c
+    return diagonal(scale, "ReLU rescaling")
+
+
+def radial(module: nn.Module, power: float = 0.5) -> Reparameterization:
+    r"""Row by row, :math:`w \mapsto w\,|w|^{q}`: a weight-normalisation-like map.
+
+    Rows must not pass through zero, where the inverse is not differentiable.
+    """
+    if power <= -1:
+        raise ValueError(f"power: expected more than -1, got {power}")
+    index = blocks(module)
+    place = torch.argsort(torch.cat([i.reshape(-1) for i in index]))
+
+    def apply(x: Tensor, q: float) -> Tensor:
+        rows = []
+        for i in index:
+            w = x[i]
+            rows.append((w * (w * w).sum(1, keepdim=True) ** (q / 2)).reshape(-1))
+        return torch.cat(rows)[place]
+
+    back = -power / (1 + power)
+    return Reparameterization(
+        lambda x: apply(x, power), lambda y: apply(y, back), "radial"
+    )
+
+
+def sinh() -> Reparameterization:
+    r"""Coordinate by coordinate, :math:`\psi_i = \sinh\theta_i`."""
+    return Reparameterization(torch.sinh, torch.asinh, "sinh")
+
+
+def coupling(like: Tensor, seed: int, strength: float = 0.3) -> Reparameterization:
+    r"""Two affine coupling layers, with an exact inverse.
+
+    .. math:: (a, b) \mapsto (a, \; b \odot e^{\epsilon\tanh(Sa)}
+        + \epsilon\tanh(Ta)), \quad\text{then with } a, b \text{ exchanged}.
+    """
+    rng = np.random.default_rng(seed)
+    p = like.numel()
+    half = p // 2
+    order = torch.as_tensor(rng.permutation(p)).to(like.device)
+    place = torch.argsort(order)
+
+    def draw(m: int, n: int) -> Tensor:
+        return _tensor(rng.standard_normal((m, n)) / np.sqrt(max(n, 1)), like)
+
+    S1, T1 = draw(p - half, half), draw(p - half, half)
+    S2, T2 = draw(half, p - half), draw(half, p - half)
+    e = strength
+
+    def forward(x: Tensor) -> Tensor:
+        a, b = x[order[:half]], x[order[half:]]
+        b = b * (e * torch.tanh(S1 @ a)).exp() + e * torch.tanh(T1 @ a)
+        a = a * (e * torch.tanh(S2 @ b)).exp() + e * torch.tanh(T2 @ b)
+        return torch.cat([a, b])[place]
+
+    def inverse(y: Tensor) -> Tensor:
+        a, b = y[order[:half]], y[order[half:]]
+        a = (a - e * torch.tanh(T2 @ b)) * (-e * torch.tanh(S2 @ b)).exp()
+        b = (b - e * torch.tanh(T1 @ a)) * (-e * torch.tanh(S1 @ a)).exp()
+        return torch.cat([a, b])[place]
+
+    return Reparameterization(forward, inverse, "coupling")
+
+
+def standard_suite(
+    module: nn.Module, like: Tensor, seed: int = 0
+) -> dict[str, Reparameterization]:
+    """The eleven families of the audit, drawn for `module` with one seed.
+
+    Args:
+        module: fixes the layer structure.
+        like: a flat parameter vector; its dtype and device are used.
+        seed: family k is drawn with seed `100 * seed + k`.
+
+    Examples:
+        >>> from geolib.naturality import mlp
+        >>> suite = standard_suite(mlp([2, 2, 1]), torch.zeros(9, dtype=torch.float64))
+        >>> list(suite)[:3]
+        ['permutation', 'uniform', 'diagonal']
+    """
+    s = 100 * seed
+    return {
+        "permutation": permutation(module, like, s),
+        "uniform": uniform(2.0, like),
+        "diagonal": log_scaling(like, s + 2),
+        "rescaling": relu_rescaling(module, like, s + 3),
+        "layer-orthogonal": layer_orthogonal(module, like, s + 4),
+        "orthogonal": orthogonal(like, s + 5),
+        "layer-affine": layer_affine(module, like, s + 6),
+        "affine": affine(like, s + 7),
+        "radial": radial(module),
+        "sinh": sinh(),
+        "coupling": coupling(like, s + 10),
+    }

@@ -1,0 +1,80 @@
+r"""Steps that are natural at finite size: they are defined on functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from geolib.naturality.base import PointOptimizer
+from geolib.naturality.point import Point
+
+
+class _Implicit(PointOptimizer):
+    """A step found by Gauss-Newton iterations on a function of the new outputs."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        iterations: int = 60,
+        tolerance: float = 1e-14,
+        **options: Any,
+    ) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations: expected at least 1, got {iterations}")
+        self.iterations, self.tolerance = iterations, tolerance
+        self.converged = True
+        super().__init__(params, lr, **options)
+
+    def residual(self, q: Point, new: Point, v: Tensor) -> tuple[Tensor, float]:
+        """The gradient of the inner objective on outputs, and its curvature over W."""
+        raise NotImplementedError
+
+    def update(self, q: Point) -> Tensor:
+        h, x = self.options["lr"], self.position()
+        v = -h * self.solve(q, q.g)
+        dx, size = v, float(v.norm() + x.norm())
+        self.converged = False
+        for _ in range(self.iterations):
+            self.move(x + dx)
+            new = self.point()
+            r, curvature = self.residual(q, new, v)
+            delta = -self.solve(new, new.vjp(r)) / curvature
+            dx = dx + delta
+            if not float(delta.norm()) > self.tolerance * size:
+                self.converged = True
+                break
+        return dx
+
+
+class RetractedNaturalGradient(_Implicit):
+    r"""The natural gradient step, retracted onto the set of functions.
+
+    .. math:: x^+ = \arg\min_{x'} \tfrac12
+        \bigl|f(x') - (f(x) - hJF^{+}g)\bigr|^2_{W(x)} .
+
+    Exactly natural at every h, as the target and the distance live in output space.
+    `converged` says whether the inner iteration reached its tolerance.
+
+    Args:
+        iterations, tolerance: of the inner Gauss-Newton iteration.
+    """
+
+    def residual(self, q: Point, new: Point, v: Tensor) -> tuple[Tensor, float]:
+        return q.weigh(new.z - q.z - q.jvp(v)), 1.0
+
+
+class ProximalNatural(_Implicit):
+    r"""The implicit step of the natural gradient flow.
+
+    .. math:: x^+ = \arg\min_{x'} h\,L(x') + \tfrac12 |f(x') - f(x)|^2_{W(x)} .
+
+    Exactly natural at every h, and of order 1 in h as an integrator.
+    """
+
+    def residual(self, q: Point, new: Point, v: Tensor) -> tuple[Tensor, float]:
+        h = self.options["lr"]
+        return h * new.dl + q.weigh(new.z - q.z), 1.0 + h

@@ -1,0 +1,180 @@
+r"""A change of coordinates, and what it does to the tensors an optimizer stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vjp
+
+Map = Callable[[Tensor], Tensor]
+
+
+def directional(f: Map, x: Tensor, v: Tensor) -> Tensor:
+    r"""The derivative :math:`Df(x)v`, by two reverse passes.
+
+    Reverse mode twice, not forward mode: torch's forward mode loads its decomposition
+    tables (seconds, and a deprecation warning) at first use.
+
+    Examples:
+        >>> directional(torch.sin, torch.zeros(2), torch.ones(2))
+        tensor([1., 1.])
+    """
+    y, pull = vjp(f, x)
+    return vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1](v)[0]
+
+
+@dataclass(frozen=True)
+class Reparameterization:
+    r"""A diffeomorphism of parameter space, given by a pair of callables.
+
+    .. math:: \phi : \Theta \to \Psi, \qquad
+        (\phi_* P)(\psi) = P(\phi^{-1}(\psi)).
+
+    With :math:`D = D\phi(\theta)`, vectors are pushed by :math:`v \mapsto Dv`,
+    covectors by :math:`m \mapsto D^{-T}m`, metrics by
+    :math:`F \mapsto D^{-T}FD^{-1}` and cometrics by :math:`G \mapsto DGD^T`.
+
+    Args:
+        forward, inverse: torch functions from (p,) to (p,), differentiable.
+        name: for tables.
+        kind: the class of maps it belongs to: `affine` (its Jacobian is constant)
+            or `nonlinear`.
+        layers: for a map of layer form, the pairs (U, V) with
+            :math:`W_l \mapsto U_l W_l V_l` (see `geolib.naturality.layers`).
+
+    Source: Goodbrake 2023, abstract (the transformation of states under the
+    diffeomorphism group); the pushes are standard tensor calculus.
+
+    Examples:
+        >>> phi = Reparameterization(torch.sinh, torch.asinh, "sinh")
+        >>> x, v = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0])
+        >>> phi.push_vector(x, v)
+        tensor([1.0000, 1.5431])
+        >>> phi.push_covector(x, v)
+        tensor([1.0000, 0.6481])
+    """
+
+    forward: Map
+    inverse: Map
+    name: str = "map"
+    kind: str = "nonlinear"
+    layers: Any = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    @property
+    def inverted(self) -> Reparameterization:
+        r"""The map :math:`\phi^{-1}`."""
+        return Reparameterization(
+            self.inverse, self.forward, f"{self.name}^-1", self.kind
+        )
+
+    def then(self, other: Reparameterization) -> Reparameterization:
+        r"""The composition :math:`\mathrm{other} \circ \phi`."""
+        kind = "affine" if self.kind == other.kind == "affine" else "nonlinear"
+        return Reparameterization(
+            lambda x: other.forward(self.forward(x)),
+            lambda y: self.inverse(other.inverse(y)),
+            f"{other.name} o {self.name}",
+            kind,
+        )
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        r"""The matrix :math:`D\phi(x)`, (p, p); cost p reverse passes."""
+        return jacrev(self.forward)(x)
+
+    def push_vector(self, x: Tensor, v: Tensor) -> Tensor:
+        r"""A tangent vector at x: :math:`D\phi(x) v`."""
+        return directional(self.forward, x, v)
+
+    def push_covector(self, x: Tensor, m: Tensor) -> Tensor:
+        r"""A covector at x: :math:`D\phi(x)^{-T} m`, by one reverse pass."""
+        return vjp(self.inverse, self.forward(x))[1](m)[0]
+
+    def push_metric(self, x: Tensor, F: Tensor) -> Tensor:
+        r"""A (0,2)-tensor at x: :math:`D^{-T} F D^{-1}`."""
+        inverse = jacrev(self.inverse)(self.forward(x))
+        return inverse.T @ F @ inverse
+
+    def push_cometric(self, x: Tensor, G: Tensor) -> Tensor:
+        r"""A (2,0)-tensor at x: :math:`D G D^T`."""
+        D = self.jacobian(x)
+        return D @ G @ D.T
+
+    def second(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        r"""The second derivative :math:`D^2\phi(x)[u, v]`."""
+
+        def along(y: Tensor) -> Tensor:
+            return directional(self.forward, y, v)
+
+        return directional(along, x, u)
+
+    def push(self, tag: str, x: Tensor, value: Tensor) -> Tensor:
+        """Push a state of the space `tag` (see `TAGS`) that sits at x.
+
+        Raises:
+            ValueError: a tag that names no tensor space.
+        """
+        if tag == "point":
+            return self.forward(value)
+        if tag == "scalar":
+            return value
+        pushes = {
+            "vector": self.push_vector,
+            "covector": self.push_covector,
+            "metric": self.push_metric,
+            "cometric": self.push_cometric,
+        }
+        if tag not in pushes:
+            raise ValueError(f"tag: expected one of {sorted(TAGS)}, got {tag!r}")
+        return pushes[tag](x, value)
+
+    def check(self, x: Tensor, tolerance: float = 1e-8) -> None:
+        """Refuse a pair of callables that are not inverse to one another at x.
+
+        Raises:
+            ValueError: the round trip moves x by more than `tolerance`, changes its
+                shape, or is not finite.
+        """
+        y = self.forward(x)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"reparameterization: {self.name} maps shape {tuple(x.shape)} to "
+                f"{tuple(y.shape)}; expected the same shape"
+            )
+        gap = float((self.inverse(y) - x).abs().max())
+        scale = 1.0 + float(x.abs().max())
+        if not gap <= tolerance * scale:  # also catches NaN
+            raise ValueError(
+                f"reparameterization: inverse(forward(x)) of {self.name} misses x by "
+                f"{gap:.1e}; expected at most {tolerance * scale:.1e}"
+            )
+
+
+TAGS = ("point", "vector", "covector", "metric", "cometric", "scalar")
+
+
+def compose(*maps: Reparameterization) -> Reparameterization:
+    """The maps applied from left to right: `compose(a, b)(x) = b(a(x))`.
+
+    Examples:
+        >>> a = Reparameterization(lambda x: 2 * x, lambda y: y / 2, "double", "affine")
+        >>> compose(a, a, a)(torch.ones(1))
+        tensor([8.])
+    """
+    if not maps:
+        raise ValueError("maps: expected at least one Reparameterization, got none")
+    result = maps[0]
+    for m in maps[1:]:
+        result = result.then(m)
+    return result
+
+
+def identity() -> Reparameterization:
+    """The identity map, the control of every experiment."""
+    return Reparameterization(lambda x: x, lambda y: y, "identity", "affine")

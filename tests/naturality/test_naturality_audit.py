@@ -1,0 +1,176 @@
+"""The audit, its report, its table and its command."""
+
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from geolib.naturality import (
+    Protocol,
+    audit,
+    audit_table,
+    classify,
+    heat_map,
+    mlp,
+    regression_problem,
+    square,
+    table,
+    uniform,
+)
+from geolib.naturality.cli import audit as command
+from geolib.naturality.cli import read_data, resolve_model
+
+QUICK = Protocol(horizon=0.1, counts=(8, 16))
+FEW = ["permutation", "uniform", "affine", "coupling"]
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((20, 2)), rng.integers(0, 3, 20)
+
+
+def test_audit_of_an_own_module_in_one_line():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    before = [t.detach().clone() for t in module.parameters()]
+    report = audit(torch.optim.AdamW, module, data(), families=FEW, protocol=QUICK)
+    assert list(report.verdicts) == FEW
+    assert report.letters[0] == "E"
+    assert report["affine"].verdict == "unnatural"
+    assert "classification, p = 21" in str(report)
+    for a, b in zip(before, module.parameters(), strict=True):
+        assert torch.equal(a, b)  # the caller's module is left alone
+
+
+def test_report_as_html_and_json():
+    report = audit("ngd", regression_problem(12), families=FEW, protocol=QUICK)
+    assert report.letters == "EEEN"
+    page = report._repr_html_()
+    assert page.count("<tr>") == 5
+    assert "natural" in page
+    back = json.loads(report.to_json())
+    assert back["optimizer"] == "ngd"
+    assert back["defects"]["coupling"]["verdict"] == "natural"
+    kfac = audit("kfac", regression_problem(12), families=FEW, protocol=QUICK)
+    assert kfac.letters == "E---"
+    assert json.loads(kfac.to_json())["defects"]["affine"]["slope"] is None
+
+
+def test_own_maps_and_several_optimizers():
+    P = regression_problem(12)
+    report = audit("gd", P, families={"mine": uniform(3.0, P.theta0)}, protocol=QUICK)
+    assert report.verdicts == {"mine": "unnatural"}
+    rows = audit_table(["gd", "ngd"], P, families=["uniform"], protocol=QUICK)
+    assert [r.letters for r in rows] == ["U", "E"]
+
+
+def test_clear_errors():
+    with pytest.raises(ValueError, match="families"):
+        audit("gd", regression_problem(12), families=["rotation"])
+    with pytest.raises(ValueError, match="data"):
+        audit("gd", mlp([2, 3]), 5)
+    with pytest.raises(ValueError, match="step_sizes"):
+        audit("gd", regression_problem(12), protocol=Protocol(counts=(4,)))
+    with pytest.raises(ValueError, match="four"):
+        square(None, ["a"], ["b"])
+    with pytest.raises(ValueError, match="audit table"):
+        table.load("no-such-file.json")
+
+
+def test_classify():
+    assert classify({"affine": "E", "coupling": "N", "kfac": "-"}) == "natural"
+    assert classify({"affine": "E", "coupling": "?"}) == "undecided"
+    assert classify({"layer-affine": "E", "coupling": "-"}) == "layer-affine"
+    assert classify({"affine": "U", "orthogonal": "E", "sinh": "U"}) == "orthogonal"
+    assert classify({"affine": "U", "uniform": "E", "sinh": "U"}) == "partly"
+
+
+def test_table_is_filled_resumed_and_recomputed(tmp_path):
+    path = tmp_path / "t.json"
+    names = ["gd", "ngd"]
+    first = table.compute(path, [12], names[:1], QUICK)
+    marked = json.loads(path.read_text())
+    marked["cells"]["12"]["gd"]["uniform"]["slope"] = 77.0
+    path.write_text(json.dumps(marked))
+    second = table.compute(path, [12], names, QUICK)
+    assert second["cells"]["12"]["gd"]["uniform"]["slope"] == 77.0  # kept, not redone
+    t = table.load(path)
+    assert set(t["cells"]["12"]) == set(names)
+    again = table.recompute(t, 12, "ngd", "coupling")
+    stored = t["cells"]["12"]["ngd"]["coupling"]
+    assert again.values == pytest.approx(stored["values"], rel=1e-4)
+    assert table.consensus(t, "ngd", "coupling") == "N"
+    assert table.show(t, "ngd", "affine") == "E"
+    assert table.show(t, "ngd", "coupling").startswith("N ")
+    assert first["about"]["seeds"] == [12]
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_command(tmp_path):
+    out = tmp_path / "report.json"
+    result = run(
+        "torch.optim.AdamW", "--model", "mlp:3", "--data", "diabetes", "--samples",
+        "40", "--families", "permutation,affine", "--counts", "4,8", "--horizon",
+        "0.2", "--json", str(out),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "AdamW (regression, p = 37)" in result.output
+    report = json.loads(out.read_text())
+    assert report["defects"]["permutation"]["verdict"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["torch.optim.Nope"], "import path"),
+        (["torch.optim.SGD", "--model", "mlp:a"], "model"),
+        (["torch.optim.SGD", "--model", "nowhere"], "model"),
+        (["torch.optim.SGD", "--counts", "8"], "step_sizes"),
+        (["torch.optim.SGD", "--counts", "x"], "counts"),
+        (["torch.optim.SGD", "--families", "spin"], "families"),
+        (["torch.optim.SparseAdam", "--families", "uniform"], "SparseAdam"),
+    ],
+)
+def test_command_errors_are_one_line(arguments, message):
+    result = (
+        run(*arguments, "--samples", "20", "--model", "mlp:2")
+        if ("--model" not in arguments)
+        else run(*arguments, "--samples", "20")
+    )
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_models_and_data_of_the_command():
+    assert resolve_model("torch.nn:ReLU", 2, 2).__class__ is nn.ReLU
+    assert [tuple(w.shape) for w in resolve_model("mlp:", 2, 3).parameters()] == [
+        (3, 3)
+    ]
+    with pytest.raises(ValueError, match="expected a module"):
+        resolve_model("builtins:dict", 2, 2)
+    x, y, outputs = read_data("digits", 50)
+    assert x.shape == (50, 64)
+    assert outputs == 10
+    assert not y.is_floating_point()
+
+
+def test_drawings():
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2)
+    square(axes[0], list("ABCD"), ["f", "g", "h", "k"], note="?", commutes=None)
+    assert {t.get_text() for t in axes[0].texts} >= set("ABCDfghk?")
+    heat_map(axes[1], ["r"], ["a", "b"], [["E", "N/U"]])
+    assert [t.get_text() for t in axes[1].texts] == ["E", "N/U"]
+    plt.close(fig)

@@ -1,0 +1,364 @@
+"""The optimizers, against closed forms, each other and torch."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geolib.naturality import (
+    BFGS,
+    KFAC,
+    SUBJECTS,
+    CovariantNewton,
+    FunctionalLift,
+    FunctionMomentum,
+    GeodesicNaturalGradient,
+    Homogeneous,
+    KFACDampedNatural,
+    LayerFactors,
+    Lion,
+    Loss,
+    NaturalAdaGrad,
+    NaturalAdam,
+    NaturalCovectorMomentum,
+    NaturalGradient,
+    NaturalMomentum,
+    Point,
+    PolarMuon,
+    Preconditioned,
+    Problem,
+    ProximalNatural,
+    RetractedNaturalGradient,
+    Shampoo,
+    SignSGD,
+    Subject,
+    linear_model,
+    mlp,
+    mse,
+    regression_problem,
+    standard_suite,
+)
+from geolib.naturality.defect import train
+from geolib.naturality.outputs import METRICS
+from geolib.naturality.point import flatten
+
+OURS = {
+    "natural": lambda p: NaturalGradient(p, 0.1),
+    "damped": lambda p: NaturalGradient(p, 0.1, damping=0.1),
+    "midpoint": lambda p: NaturalGradient(p, 0.1, integrator="midpoint"),
+    "geodesic": lambda p: GeodesicNaturalGradient(p, 0.1),
+    "covariant-newton": lambda p: CovariantNewton(p, 0.1),
+    "bfgs": lambda p: BFGS(p, 0.1),
+    "momentum": lambda p: NaturalMomentum(p, 0.1),
+    "covector": lambda p: NaturalCovectorMomentum(p, 0.1),
+    "function": lambda p: FunctionMomentum(p, 0.1),
+    "adam": lambda p: NaturalAdam(p, 0.1),
+    "adagrad": lambda p: NaturalAdaGrad(p, 0.1),
+    "proximal": lambda p: ProximalNatural(p, 0.1),
+    "retraction": lambda p: RetractedNaturalGradient(p, 0.1),
+    "lift": lambda p: FunctionalLift(p, rule=lambda z: torch.optim.Adam(z, 0.1)),
+}
+
+
+def setting(seed=12):
+    P = regression_problem(seed)
+    leaves = P.leaves()
+
+    def closure():
+        z = P.outputs(flatten(leaves))
+        return z, P.loss(z)
+
+    return P, leaves, closure
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_optimizer_learns_and_resumes_from_its_state(name):
+    _, leaves, closure = setting()
+    opt = OURS[name](leaves)
+    first = float(opt.step(closure))
+    for _ in range(4):
+        opt.step(closure)
+    state = copy.deepcopy(opt.state_dict())
+    middle = [t.detach().clone() for t in leaves]
+    for _ in range(5):
+        last = float(opt.step(closure))
+    assert last < 0.8 * first
+    end = flatten([t.detach() for t in leaves])
+    fresh = OURS[name](leaves)
+    fresh.load_state_dict(state)
+    with torch.no_grad():
+        for t, m in zip(leaves, middle, strict=True):
+            t.copy_(m)
+    for _ in range(5):
+        fresh.step(closure)
+    assert torch.allclose(flatten([t.detach() for t in leaves]), end, atol=1e-12)
+
+
+def linear(seed=0):
+    rng = np.random.default_rng(seed)
+    X = torch.tensor(rng.standard_normal((20, 4)))
+    y = torch.tensor(rng.standard_normal((20, 1)))
+    P = linear_model(X, y, torch.tensor(rng.standard_normal((1, 4))))
+    best = torch.linalg.lstsq(X, y).solution[:, 0]
+    return P, best
+
+
+def bent(P):
+    """The linear model in coupling coordinates: the flow is known, not straight."""
+    phi = standard_suite(mlp([3, 1]), P.theta0)["coupling"]
+    return phi
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("ngd", 1), ("ngd-midpoint", 2), ("ngd-rk4", 4), ("ngd-geodesic", 1)],
+)
+def test_order_of_accuracy_against_the_exact_flow(name, order):
+    P, best = linear()
+    exact = best + math.exp(-1) * (P.theta0 - best)
+    errors = [
+        float((train(SUBJECTS[name], P, 1 / k, k, bent(P)) - exact).norm())
+        for k in (16, 32)
+    ]
+    slope = math.log2(errors[0] / errors[1])
+    assert abs(slope - order) < 0.12
+
+
+@pytest.mark.parametrize(
+    "name", ["natural-momentum", "natural-momentum-covector", "function-momentum"]
+)
+def test_momentum_is_the_damped_oscillator(name):
+    # x'' + x' + (x - best) = 0 for each coordinate of the linear model
+    P, best = linear()
+    s = SUBJECTS[name]
+    w = math.sqrt(0.75)
+
+    def exact(v0, t=1.0):
+        u0 = P.theta0 - best
+        c = (v0 + 0.5 * u0) / w
+        return best + math.exp(-0.5 * t) * (u0 * math.cos(w * t) + c * math.sin(w * t))
+
+    v0 = s.velocity(P, None)
+    v0 = torch.zeros_like(best) if v0 is None else v0
+    if name.endswith("covector"):
+        v0 = torch.linalg.solve(P.point(P.theta0).F, v0)
+    ends = [
+        float((train(s, P, 1 / k, k, bent(P)) - exact(v0)).norm()) for k in (64, 128)
+    ]
+    assert 0.85 < math.log2(ends[0] / ends[1]) < 1.15
+    assert ends[1] < 0.05
+
+
+def test_a_free_particle_moves_straight_and_without_connection_does_not():
+    P, _ = linear()
+    no_force = Loss(lambda z: 0.0 * z.sum(), METRICS["mse"])
+    free = Problem(P.outputs, no_force, P.theta0, P.shapes)
+    gaps = {}
+    for connection in (True, False):
+        s = Subject(
+            "free",
+            lambda p, h, run, c=connection: NaturalMomentum(
+                p, h, friction=0.0, initial=run.initial, connection=c
+            ),
+            "vector",
+        )
+        straight = P.theta0 + s.velocity(free, None)
+        gaps[connection] = [
+            float((train(s, free, 1 / k, k, bent(P)) - straight).norm())
+            for k in (32, 64)
+        ]
+    assert 0.9 < math.log2(gaps[True][0] / gaps[True][1]) < 1.1
+    assert gaps[False][1] > 10 * gaps[True][1]
+    assert abs(math.log2(gaps[False][0] / gaps[False][1])) < 0.3
+
+
+def test_lifted_sgd_is_natural_gradient():
+    P, leaves, closure = setting()
+    opt = FunctionalLift(leaves, rule=lambda z: torch.optim.SGD(z, 0.05))
+    for _ in range(16):
+        opt.step(closure)
+    lifted = flatten([t.detach() for t in leaves])
+    ngd = train(SUBJECTS["ngd"], P, 0.05, 16)
+    assert torch.allclose(lifted, ngd, atol=1e-12)
+
+
+def test_one_step_solves_a_linear_model():
+    P, best = linear()
+    assert torch.allclose(train(SUBJECTS["ngd"], P, 1.0, 1), best, atol=1e-12)
+    assert torch.allclose(train(SUBJECTS["newton"], P, 1.0, 1), best, atol=1e-12)
+
+
+def test_finite_steps_reach_what_they_define():
+    P, _, _ = setting()
+    q = P.point(P.theta0)
+    for cls in (ProximalNatural, RetractedNaturalGradient):
+        leaves = P.leaves()
+
+        def closure(leaves=leaves):
+            z = P.outputs(flatten(leaves))
+            return z, P.loss(z)
+
+        opt = cls(leaves, 0.2)
+        opt.step(closure)
+        assert opt.converged
+        new = P.point(flatten([t.detach() for t in leaves]))
+        if cls is ProximalNatural:
+            rest = new.vjp(0.2 * new.dl + q.weigh(new.z - q.z))
+        else:
+            target = q.z - 0.2 * q.jvp(q.solve(q.g))
+            rest = new.vjp(q.weigh(new.z - target))
+        assert float(rest.norm()) < 1e-12 * float(q.g.norm())
+
+
+def test_natural_adagrad_and_adam_first_steps_by_hand():
+    P, _, _ = setting()
+    q = P.point(P.theta0)
+    n = q.solve(q.g)
+    unit = n / torch.dot(q.g, n).sqrt()
+    for cls, options in ((NaturalAdaGrad, {"eps": 0.0}), (NaturalAdam, {"eps": 0.0})):
+        leaves = P.leaves()
+
+        def closure(leaves=leaves):
+            z = P.outputs(flatten(leaves))
+            return z, P.loss(z)
+
+        cls(leaves, 0.1, **options).step(closure)
+        step = flatten([t.detach() for t in leaves]) - P.theta0
+        assert torch.allclose(step, -0.1 * unit, atol=1e-12)
+
+
+def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
+    rng = np.random.default_rng(0)
+    h = mlp([3, 4, 2], seed=1)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        for k, layer in ((0, plain[0]), (2, plain[2])):
+            layer.weight.copy_(h[k].weight[:, :-1])
+            layer.bias.copy_(h[k].weight[:, -1])
+    x = torch.tensor(rng.standard_normal((30, 3)))
+    y = torch.tensor(rng.standard_normal((30, 2)))
+    for cls in (KFAC, KFACDampedNatural):
+        ends = []
+        for m in (copy.deepcopy(h), copy.deepcopy(plain)):
+            opt = cls(m, 0.1, damping=0.1)
+
+            def closure(m=m):
+                z = m(x)
+                return z, mse(y)(z)
+
+            for _ in range(3):
+                opt.step(closure)
+            ends.append(m(x).detach())
+        assert torch.allclose(*ends, atol=1e-12)
+    factors = LayerFactors(plain)
+    z = plain(x)
+    q = Point(z, mse(y)(z), factors.params(), METRICS["mse"])
+    solved = factors.join(
+        [
+            torch.linalg.solve(B, torch.linalg.solve(A, G.T).T)
+            for (B, A), G in zip(factors.factors(q), factors.split(q.g), strict=True)
+        ]
+    )
+    dense = factors.dense(q)
+    assert torch.allclose(torch.linalg.solve(dense, q.g), solved, rtol=1e-6)
+    # a single sample: the Kronecker form is exact, layer by layer
+    one = plain(x[:1])
+    single = Point(one, mse(y[:1])(one), factors.params(), METRICS["mse"])
+    assert torch.allclose(
+        factors.dense(single)[:16, :16], single.F[:16, :16], atol=1e-12
+    )
+
+
+def test_euclidean_rules_by_hand():
+    G = torch.tensor([[3.0, 0.0], [0.0, -2.0]], dtype=torch.float64)
+
+    def stepped(cls, **options):
+        x = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+        x.grad = G.clone()
+        cls([x], lr=1.0, **options).step()
+        return x.detach()
+
+    assert torch.equal(stepped(SignSGD), -G.sign())
+    assert torch.equal(stepped(Lion), -G.sign())
+    assert torch.allclose(stepped(PolarMuon), -G.sign())
+    expected = -G / (0.1 + G**2).sqrt()
+    assert torch.allclose(
+        stepped(Shampoo, accumulator=0.1), torch.diag(expected.diag()), atol=1e-12
+    )
+
+
+def test_clear_errors():
+    _, leaves, closure = setting()
+    integer = torch.zeros(2, dtype=torch.int64)
+    cases = [
+        (lambda: NaturalGradient([]), "at least one parameter"),
+        (lambda: NaturalGradient([integer]), "floating-point"),
+        (lambda: NaturalGradient([3.0]), "expected tensors"),
+        (lambda: NaturalGradient([torch.ones(2).to_sparse()]), "dense"),
+        (lambda: NaturalGradient([torch.ones(2), torch.ones(2).double()]), "dtypes"),
+        (
+            lambda: NaturalGradient([torch.ones(2), torch.ones(2, device="meta")]),
+            "devices",
+        ),
+        (lambda: NaturalGradient([{"params": leaves}, {"params": leaves}]), "group"),
+        (lambda: NaturalGradient(leaves, 0.0), "lr"),
+        (lambda: NaturalGradient(leaves, damping=-1.0), "damping"),
+        (lambda: NaturalGradient(leaves, metric="nope"), "metric"),
+        (lambda: NaturalGradient(leaves, integrator="nope"), "integrator"),
+        (lambda: Preconditioned(leaves, rule="nope"), "rule"),
+        (lambda: BFGS(leaves, start="nope"), "start"),
+        (lambda: NaturalAdam(leaves, betas=(1.0, 0.9)), "betas"),
+        (lambda: NaturalMomentum(leaves, friction=-1.0), "friction"),
+        (lambda: NaturalMomentum(leaves, initial=torch.ones(3)), "initial"),
+        (lambda: ProximalNatural(leaves, iterations=0), "iterations"),
+        (lambda: KFAC(nn.Sequential(nn.Conv2d(1, 1, 2))), "Conv2d"),
+        (lambda: KFAC(nn.Sequential(nn.ReLU())), "no layer"),
+        (lambda: NaturalGradient(leaves).step(), "closure"),
+        (lambda: NaturalGradient(leaves).step(lambda: closure()[1]), "pair"),
+        (lambda: SignSGD([], 0.1), "params"),
+    ]
+    for call, message in cases:
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+
+
+def test_a_diverging_step_is_refused_and_leaves_the_parameters():
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    opt = Preconditioned([x], 0.1, rule="diagonal")
+
+    def closure():
+        z = (x * torch.tensor([1.0, 0.0])).sum().view(1, 1) + 1.0
+        return z, 0.5 * (z**2).sum()
+
+    with pytest.raises(ValueError, match="not finite"):
+        opt.step(closure)
+    assert torch.equal(x.detach(), torch.zeros(2).double())
+
+
+def test_state_indexed_by_samples_refuses_another_batch():
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    def closure(n):
+        z = x.sum() * torch.ones(n, 1).double()
+        return z, 0.5 * (z**2).mean()
+
+    for opt in (
+        FunctionMomentum([x]),
+        FunctionalLift([x], rule=lambda z: torch.optim.SGD(z, 0.1)),
+    ):
+        opt.step(lambda: closure(3))
+        with pytest.raises(ValueError, match="full batch"):
+            opt.step(lambda: closure(2))
+
+
+def test_optimizers_pickle_and_homogeneous_layers_see_charts():
+    _, leaves, closure = setting()
+    opt = NaturalMomentum(leaves, 0.1)
+    opt.step(closure)
+    twin = copy.deepcopy(opt)
+    assert torch.equal(twin.memory["velocity"], opt.memory["velocity"])
+    layer = Homogeneous(torch.ones(2, 3), torch.eye(2), torch.eye(3))
+    assert torch.equal(layer(torch.ones(1, 2)), torch.full((1, 2), 3.0))
