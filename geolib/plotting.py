@@ -57,7 +57,9 @@ def use_style() -> None:
         pass
 
 
-def panels(rows: int = 1, cols: int = 1, width: float = 6.4, height: float = 3.4) -> Any:
+def panels(
+    rows: int = 1, cols: int = 1, width: float = 6.4, height: float = 3.4
+) -> Any:
     """A figure and its axes in the book's style; `height` is that of one row, inches."""
     import matplotlib.pyplot as plt
 

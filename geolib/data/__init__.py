@@ -1,1 +1,13 @@
-"""."""
+"""Readers for the real data sets, each checked against a pinned checksum.
+
+`load` reads a data set as NumPy arrays, `available` says whether it can be read
+here, and `fetch` downloads it (nothing else ever touches the network). The files
+live under the folder named by the variable `GEOLIB_DATA`, else in a cache folder
+in the user's home; `digits`, `diabetes` and `breast_cancer` need no file.
+"""
+
+from geolib.data.api import available, fetch, load, names
+from geolib.data.dataset import DataError, Dataset
+from geolib.data.files import folder
+
+__all__ = ["DataError", "Dataset", "available", "fetch", "folder", "load", "names"]

@@ -1,0 +1,90 @@
+"""What a module eats: one tensor, a dict of tensors or a tuple of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
+
+
+def tensors(x: Inputs) -> list[Tensor]:
+    """All tensors in `x`, in order."""
+    if isinstance(x, Tensor):
+        return [x]
+    if isinstance(x, Mapping):
+        values: Any = x.values()
+    elif isinstance(x, tuple | list):
+        values = x
+    else:
+        raise TypeError(
+            "x: expected a tensor, a dict or a tuple of tensors, got "
+            f"{type(x).__name__}"
+        )
+    return [v for v in values if isinstance(v, Tensor)]
+
+
+def map_inputs(fn: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
+    """Apply `fn` to each tensor in `x` and keep the container.
+
+    Examples:
+        >>> map_inputs(lambda t: 2 * t, {"a": torch.ones(2)})
+        {'a': tensor([2., 2.])}
+    """
+    if isinstance(x, Tensor):
+        return fn(x)
+    if isinstance(x, Mapping):
+        return {k: fn(v) if isinstance(v, Tensor) else v for k, v in x.items()}
+    return tuple(fn(v) if isinstance(v, Tensor) else v for v in x)
+
+
+def num_samples(x: Inputs) -> int:
+    """Length of the leading axis, the same for each tensor with at least one axis."""
+    sizes = {t.shape[0] for t in tensors(x) if t.ndim > 0}
+    if len(sizes) != 1:
+        raise ValueError(
+            "x: expected tensors with one common leading axis (the samples), got "
+            f"leading sizes {sorted(sizes)}"
+        )
+    return sizes.pop()
+
+
+def take(x: Inputs, index: slice | Tensor) -> Inputs:
+    """The samples `index` of `x`."""
+    return map_inputs(lambda t: t[index] if t.ndim > 0 else t, x)
+
+
+def require_matching(name: str, t: Tensor, like: Tensor, other: str) -> None:
+    """Refuse a floating `t` whose dtype or device differs from that of `like`."""
+    if t.is_floating_point() and t.dtype != like.dtype:
+        raise TypeError(
+            f"{name}: dtype {t.dtype} does not match {other}'s {like.dtype}; "
+            f"cast one of them"
+        )
+    if t.device != like.device:
+        raise TypeError(
+            f"{name}: is on {t.device} but {other} is on {like.device}; move one"
+        )
+
+
+def require_vector(name: str, v: Tensor, size: int, like: Tensor, other: str) -> None:
+    """Refuse anything but a real vector of `size` entries that matches `like`."""
+    if not isinstance(v, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(v).__name__}")
+    if v.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {v.layout}")
+    if v.ndim != 1 or v.shape[0] != size:
+        raise ValueError(f"{name}: expected shape ({size},), got {tuple(v.shape)}")
+    if not v.is_floating_point():
+        raise TypeError(f"{name}: expected a floating dtype, got {v.dtype}")
+    require_matching(name, v, like, other)
+
+
+def require_finite(name: str, t: Tensor) -> None:
+    """Refuse NaN and infinities, with their count."""
+    if not bool(torch.isfinite(t).all()):
+        bad = int((~torch.isfinite(t)).sum())
+        raise ValueError(f"{name}: {bad} of {t.numel()} entries are not finite")

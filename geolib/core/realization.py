@@ -1,0 +1,208 @@
+r"""The map R from parameters to functions: any module as a function of one vector."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geolib.core.inputs import Inputs, require_matching, require_vector, tensors
+from geolib.core.linearization import Linearization
+
+MOODY: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm
+    nn.modules.dropout._DropoutNd,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.RReLU,
+)
+
+
+class Realization:
+    r"""A module as the map from its flat parameter vector to its outputs.
+
+    .. math:: R : \mathbb{R}^p \times X \to \mathbb{R}^{n \times o}, \qquad
+              (\theta, x) \mapsto f(x; \theta).
+
+    The vector holds the module's trainable parameters in the order of
+    `named_parameters()`; a parameter that two layers share appears once and its
+    derivative is the sum over its uses. Frozen parameters and buffers (BatchNorm's
+    running statistics, say) are constants, copied when the object is made. The
+    module itself is never written to, except by :meth:`load`.
+
+    Args:
+        module: any `nn.Module` whose i-th output depends on the i-th input only.
+
+    Attributes:
+        theta0: the module's own parameters when the object was made, shape (p,).
+        names, shapes: of the parameters, in the order of the vector.
+
+    Raises:
+        ValueError: no trainable parameter; a BatchNorm, dropout or similar layer in
+            training mode (then f is random or mixes samples); mixed dtypes.
+        TypeError: a parameter that is not real floating point.
+
+    Cost: a call is one forward pass. `R(theta, x)` is a pure function, so
+    `torch.func` transforms (`jvp`, `grad`, `vmap` over theta) apply to it.
+
+    Examples:
+        >>> R = Realization(nn.Linear(3, 2))
+        >>> R.p
+        8
+        >>> R(torch.zeros(8), torch.ones(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"module: expected an nn.Module, got {type(module).__name__}"
+            )
+        named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        _check_parameters(module, named)
+        self.module = module
+        self.names = tuple(named)
+        self.shapes = tuple(p.shape for p in named.values())
+        self.sizes = tuple(p.numel() for p in named.values())
+        self.p = sum(self.sizes)
+        self._moody = [
+            (n, m) for n, m in module.named_modules() if isinstance(m, MOODY)
+        ]
+        self._keywords = _keyword_names(module)
+        constants = {n: b for n, b in module.named_buffers()}
+        constants |= {n: q for n, q in module.named_parameters() if n not in named}
+        self._constants = {n: c.detach().clone() for n, c in constants.items()}
+        self._cast: dict[tuple, dict[str, Tensor]] = {}
+        self.theta0 = self.flatten(p.detach() for p in named.values())
+        self._require_evaluation_mode()
+
+    def __repr__(self) -> str:
+        return f"Realization({type(self.module).__name__}, p={self.p})"
+
+    def __call__(self, theta: Tensor, x: Inputs) -> Tensor:
+        """The outputs, shape (n, o); further axes of the module's output are joined."""
+        require_vector("theta", theta, self.p, theta, "theta")
+        for t in tensors(x):
+            require_matching("x", t, theta, "theta")
+        return self.evaluate(self.unflatten(theta), x)
+
+    def evaluate(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        """As `R(theta, x)`, with theta already cut into named tensors; no checks."""
+        self._require_evaluation_mode()
+        like = next(iter(parameters.values()))
+        args, kwargs = self._arguments(x)
+        state = {**self._constants_like(like), **parameters}
+        z = torch.func.functional_call(self.module, state, args, kwargs)
+        if not isinstance(z, Tensor) or z.ndim == 0:
+            raise TypeError(
+                "module: expected its output to be one tensor with a leading sample "
+                f"axis, got {type(z).__name__} of shape {getattr(z, 'shape', None)}"
+            )
+        return z.reshape(z.shape[0], -1)
+
+    def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
+        """Run the forward pass once; see :class:`Linearization`."""
+        require_vector("theta", theta, self.p, theta, "theta")
+        for t in tensors(x):
+            require_matching("x", t, theta, "theta")
+        return Linearization(self, theta, x)
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        """The vector cut into named views of the parameters' shapes."""
+        pieces = theta.split(self.sizes)
+        return {
+            n: t.view(s)
+            for n, t, s in zip(self.names, pieces, self.shapes, strict=True)
+        }
+
+    def flatten(self, parameters: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
+        """The inverse of :meth:`unflatten`; tensors may come by name or in order."""
+        if isinstance(parameters, Mapping):
+            parameters = [parameters[n] for n in self.names]
+        flat = [t.reshape(-1) for t in parameters]
+        if tuple(t.numel() for t in flat) != self.sizes:
+            raise ValueError(
+                f"parameters: expected tensors of {self.sizes} entries, got "
+                f"{tuple(t.numel() for t in flat)}"
+            )
+        return torch.cat(flat)
+
+    def load(self, theta: Tensor) -> None:
+        """Copy `theta` into the module's own parameters."""
+        require_vector("theta", theta, self.p, self.theta0, "the module")
+        named = dict(self.module.named_parameters())
+        with torch.no_grad():
+            for n, t in self.unflatten(theta).items():
+                named[n].copy_(t)
+
+    def _arguments(self, x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if isinstance(x, Mapping) and set(x) <= self._keywords:
+            return (), dict(x)
+        if isinstance(x, tuple):
+            return x, {}
+        return (x,), {}
+
+    def _constants_like(self, like: Tensor) -> dict[str, Tensor]:
+        key = (like.dtype, like.device)
+        if key not in self._cast:
+            self._cast[key] = {
+                n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype)
+                for n, c in self._constants.items()
+            }
+        return self._cast[key]
+
+    def _require_evaluation_mode(self) -> None:
+        for name, m in self._moody:
+            trouble = _trouble(m)
+            if trouble:
+                raise ValueError(
+                    f"module: layer {name or '(root)'!r} ({type(m).__name__}) {trouble}"
+                )
+
+
+def _trouble(m: nn.Module) -> str | None:
+    """Why the layer's output is not a function of theta and of its own sample."""
+    if isinstance(m, nn.modules.batchnorm._BatchNorm):
+        if m.training or not m.track_running_stats:
+            return "uses batch statistics, which mix samples; call module.eval()"
+    elif isinstance(m, nn.modules.instancenorm._InstanceNorm):
+        if m.training and m.track_running_stats:
+            return "updates running statistics in training mode; call module.eval()"
+    elif isinstance(m, nn.RReLU):
+        if m.training:
+            return "is random in training mode; call module.eval()"
+    else:
+        rate = getattr(m, "p", getattr(m, "dropout", 0.0))
+        if m.training and float(rate) > 0:
+            return f"drops units at random (rate {rate}); call module.eval()"
+    return None
+
+
+def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None:
+    odd = [n for n, p in module.named_parameters() if not p.is_floating_point()]
+    if odd:
+        raise TypeError(f"module: parameter {odd[0]!r} is not real floating point")
+    lazy = [n for n, p in named.items() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise ValueError(f"module: parameter {lazy[0]!r} is lazy; run the module once")
+    if not sum(p.numel() for p in named.values()):
+        raise ValueError(
+            f"module: {type(module).__name__} has no trainable parameters (frozen "
+            "parameters and buffers do not count)"
+        )
+    for what in ("dtype", "device"):
+        kinds = {getattr(p, what) for p in named.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"module: parameters of several {what}s: {sorted(map(str, kinds))}"
+            )
+
+
+def _keyword_names(module: nn.Module) -> set[str]:
+    """Names that `forward` takes; a dict of these is passed as keywords."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    signature = inspect.signature(module.forward)
+    return {n for n, q in signature.parameters.items() if q.kind in kinds}

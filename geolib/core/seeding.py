@@ -1,0 +1,130 @@
+r"""Random numbers that repeat on every machine: NumPy draws in float64, then casts.
+
+PyTorch's own layer initialisation gives different float32 numbers on different CPU
+types, and training amplifies that; NumPy's generator does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Seed = int | np.random.Generator
+GAINS = {"he": 2.0, "lecun": 1.0}
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def rng(seed: Seed) -> np.random.Generator:
+    """The generator of a seed; a generator is handed through and keeps its state."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed: expected a non-negative integer, got {seed!r}")
+    return np.random.default_rng(seed)
+
+
+def normal(
+    shape: int | Sequence[int],
+    seed: Seed,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Independent N(0, scale^2) numbers: drawn in float64, then cast and moved.
+
+    Examples:
+        >>> normal((2, 3), seed=0)[0, 0]
+        tensor(0.1257, dtype=torch.float64)
+    """
+    draw = scale * rng(seed).standard_normal(shape)
+    return torch.as_tensor(np.asarray(draw)).to(device, dtype)
+
+
+def uniform(
+    shape: int | Sequence[int],
+    seed: Seed,
+    low: float = 0.0,
+    high: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Independent uniform numbers in [low, high), drawn as :func:`normal` draws.
+
+    Examples:
+        >>> uniform(2, seed=0)
+        tensor([0.6370, 0.2698], dtype=torch.float64)
+    """
+    draw = rng(seed).uniform(low, high, shape)
+    return torch.as_tensor(np.asarray(draw)).to(device, dtype)
+
+
+def init_(
+    module: nn.Module, seed: Seed, scheme: str = "lecun", bias_scale: float = 0.0
+) -> nn.Module:
+    r"""Redraw the parameters of a module in place and return it.
+
+    .. math:: W_{ij} \sim N(0, c / \text{fan-in}), \qquad
+              c = 2 \text{ (he)},\; 1 \text{ (lecun)},\;
+              \tfrac{2 \text{ fan-in}}{\text{fan-in} + \text{fan-out}}
+              \text{ (glorot)}.
+
+    Linear, convolution and any other weights with two or more axes follow that law
+    (embeddings: N(0, 1)); their biases are N(0, bias_scale^2), zero by default.
+    Normalisation layers become the identity, recurrent layers uniform in
+    +-1/sqrt(hidden). Lone vectors and scalars of a module unknown here keep their
+    values. Parameters are drawn in the order of `named_parameters()`.
+
+    Raises:
+        ValueError: an unknown scheme.
+
+    Examples:
+        >>> net = init_(nn.Linear(3, 2).double(), seed=0)
+        >>> net.weight[0, 0].item(), net.bias.tolist()
+        (0.07259..., [0.0, 0.0])
+    """
+    if scheme not in ("he", "lecun", "glorot"):
+        raise ValueError(f"scheme: expected he, lecun or glorot, got {scheme!r}")
+    generator = rng(seed)
+    seen: set[int] = set()
+    with torch.no_grad():
+        for owner in module.modules():
+            for name, p in owner.named_parameters(recurse=False):
+                if id(p) not in seen:
+                    seen.add(id(p))
+                    _draw(p, name, owner, generator, scheme, bias_scale)
+    return module
+
+
+def _draw(
+    p: nn.Parameter,
+    name: str,
+    owner: nn.Module,
+    generator: np.random.Generator,
+    scheme: str,
+    bias_scale: float,
+) -> None:
+    if isinstance(owner, NORMS):
+        p.fill_(1.0 if name == "weight" else 0.0)
+    elif isinstance(owner, nn.RNNBase):
+        bound = 1 / math.sqrt(owner.hidden_size)
+        p.copy_(uniform(p.shape, generator, -bound, bound))
+    elif isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+        p.copy_(normal(p.shape, generator))
+    elif p.ndim >= 2:
+        p.copy_(normal(p.shape, generator, _scale(p, owner, scheme)))
+    elif name.endswith("bias"):
+        p.copy_(normal(p.shape, generator, bias_scale))
+
+
+def _scale(p: Tensor, owner: nn.Module, scheme: str) -> float:
+    receptive = math.prod(p.shape[2:])
+    fan_out, fan_in = p.shape[0] * receptive, p.shape[1] * receptive
+    if isinstance(owner, nn.modules.conv._ConvTransposeNd):
+        fan_in, fan_out = fan_out, fan_in
+    if scheme == "glorot":
+        return math.sqrt(2.0 / (fan_in + fan_out))
+    return math.sqrt(GAINS[scheme] / fan_in)

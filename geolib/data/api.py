@@ -1,0 +1,125 @@
+"""`load`, `available`, `fetch`: one name for every data set."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+
+from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, CLASSIFICATION, IDX, REGRESSION
+from geolib.data.dataset import Dataset
+from geolib.data.embedded import EMBEDDED
+from geolib.data.files import download, fault
+from geolib.data.images import cifar10_from_npz, load_cifar, load_idx
+from geolib.data.tables import fetch_regression, load_table, regression_fault
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows.
+
+    Examples:
+        >>> names()[:5]
+        ('digits', 'diabetes', 'breast_cancer', 'mnist', 'fashion_mnist')
+    """
+    tables = sorted([*REGRESSION, *CLASSIFICATION])
+    return (*EMBEDDED, *IDX, *CIFAR, *(f"uci/{table}" for table in tables))
+
+
+def load(
+    name: str, *, split: int = 0, train: int | None = None, test: int | None = None
+) -> Dataset:
+    """Read a data set from this disk; the network is never touched.
+
+    Args:
+        name: one of `names()`.
+        split: which split, for the embedded data and the tables: the seed of the
+            permutation, or the number of the published split of a regression table.
+        train: keep only the first so many training rows.
+        test: keep only the first so many test rows.
+
+    Returns:
+        Inputs and targets as NumPy arrays. `digits`, `diabetes`, `breast_cancer` are
+        float64 and standardised by their training part; images are float32 in [0, 1];
+        tables are raw float64. Classes are int64 from 0.
+
+    Raises:
+        DataError: a file is missing or corrupt; the message has the fetching command.
+        ValueError: an unknown name, split or count.
+
+    Examples:
+        >>> data = load("digits")
+        >>> data.x.shape, data.x_test.shape, str(data.x.dtype)
+        ((1200, 64), (597, 64), 'float64')
+    """
+    _known(name)
+    for argument, count in (("train", train), ("test", test)):
+        if count is not None and count < 1:
+            raise ValueError(f"{argument}: expected at least 1 row, got {count}")
+    if split < 0:
+        raise ValueError(f"split: expected 0 or more, got {split}")
+    if name in IDX:
+        return load_idx(name, train, test)
+    if name in CIFAR:
+        return load_cifar(name, train, test)
+    if name in EMBEDDED:
+        data = EMBEDDED[name](split)
+    else:
+        data = load_table(name.removeprefix("uci/"), split)
+    return replace(
+        data,
+        x=data.x[:train],
+        y=data.y[:train],
+        x_test=data.x_test[:test],
+        y_test=data.y_test[:test],
+    )
+
+
+def available(name: str) -> bool:
+    """Whether `load(name)` works here: every file is there with its checksum.
+
+    Examples:
+        >>> available("digits")
+        True
+    """
+    _known(name)
+    table = name.removeprefix("uci/")
+    if name in EMBEDDED:
+        return True
+    if table in REGRESSION:
+        return regression_fault(table) is None
+    if name == "cifar10" and cifar10_from_npz():
+        return all(fault(file) is None for file in CIFAR10_NPZ)
+    return all(fault(file) is None for file in _files(name))
+
+
+def fetch(name: str) -> None:
+    """Download the files of a data set into the data folder, each one checked.
+
+    Files that are already right are left alone. CIFAR-10 is fetched in its official
+    binary form.
+
+    Raises:
+        DataError: no network, or what came is not the published file.
+        ValueError: an unknown name.
+    """
+    _known(name)
+    table = name.removeprefix("uci/")
+    if name in EMBEDDED:
+        return
+    if table in REGRESSION:
+        fetch_regression(table)
+        return
+    for file in _files(name):
+        download(name, file)
+
+
+def _files(name: str) -> tuple:
+    if name in CIFAR:
+        return (CIFAR[name],)
+    return IDX.get(name) or CLASSIFICATION[name.removeprefix("uci/")]
+
+
+def _known(name: str) -> None:
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 3, 0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"name: no data set {name!r}{hint} (see geolib.data.names())")
