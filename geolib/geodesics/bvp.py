@@ -86,7 +86,7 @@ def geodesic(
     seed: int = 0,
     optimizer: str = "adam",
     checkpoint: bool = False,
-    tol: float = 0.1,
+    tol: float = 0.01,
     start: Tensor | None = None,
 ) -> Geodesic:
     r"""The path of least energy from `a` to `b` within a family of bends.

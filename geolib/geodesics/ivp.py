@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.core import flow
 from geolib.geodesics.path import Path, polygon
 from geolib.geodesics.space import Space
 
@@ -78,28 +79,14 @@ def shoot(
         raise ValueError(f"steps: expected at least 1, got {steps}")
     if not bool(v.any()):
         raise ValueError("v: expected a velocity other than zero")
-    h = 1 / steps
-    points, velocities = [a], [v]
-    w, u = a, v
-    for _ in range(steps):
-        w, u = _step(space, w, u, h)
-        points.append(w)
-        velocities.append(u)
-    W, V = torch.stack(points), torch.stack(velocities)
+    times = [k / steps for k in range(steps + 1)]
+
+    def field(_t: float, state: Tensor) -> Tensor:
+        return torch.stack([state[1], space.acceleration(state[0], state[1])])
+
+    run = flow(field, torch.stack([a, v]), times, method="rk4", step=1 / steps)
+    W, V = run.states[:, 0], run.states[:, 1]
     with torch.no_grad():
         speed2 = space.speed2(W, V)
     drift = ((speed2 - speed2[0]).abs().max() / speed2[0]).item()
-    times = torch.linspace(0, 1, steps + 1, dtype=a.dtype, device=a.device)
-    return Shot(times, W, V, drift, drift <= tol)
-
-
-def _step(space: Space, w: Tensor, u: Tensor, h: float) -> tuple[Tensor, Tensor]:
-    k1 = space.acceleration(w, u)
-    u2 = u + h / 2 * k1
-    k2 = space.acceleration(w + h / 2 * u, u2)
-    u3 = u + h / 2 * k2
-    k3 = space.acceleration(w + h / 2 * u2, u3)
-    u4 = u + h * k3
-    k4 = space.acceleration(w + h * u3, u4)
-    next_w = w + h / 6 * (u + 2 * u2 + 2 * u3 + u4)
-    return next_w, u + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return Shot(run.times.to(a), W, V, drift, drift <= tol)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
+
+from geolib.core import init_
 
 VGG_PLANS: dict[str, tuple[int | str, ...]] = {
     "vgg11": (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
@@ -16,30 +16,6 @@ VGG_PLANS: dict[str, tuple[int | str, ...]] = {
         *(512, 512, 512, "M", 512, 512, 512, "M"),
     ),
 }
-
-
-def initialise(module: nn.Module, seed: int) -> nn.Module:
-    r"""Draw every weight anew: :math:`W \sim N(0, 2/\text{fan in})`, biases zero.
-
-    PyTorch's own initialisation differs in its last bits between CPU types; NumPy's
-    does not. Works in place and returns the module.
-
-    Source: He et al. 2015, equation 10.
-
-    Examples:
-        >>> net = initialise(nn.Linear(2, 2), seed=0).double()
-        >>> round(net.weight[0, 0].item(), 4)
-        0.1257
-    """
-    rng = np.random.default_rng(seed)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            if p.ndim >= 2:
-                draw = rng.standard_normal(tuple(p.shape))
-                p.copy_(torch.from_numpy(draw * math.sqrt(2 / p[0].numel())))
-            else:
-                p.fill_(1.0 if name.endswith("weight") else 0.0)
-    return module
 
 
 def mlp(
@@ -59,7 +35,7 @@ def mlp(
         layers += [nn.Linear(fan_in, fan_out, dtype=dtype)]
         layers += [activation()] if k < len(sizes) - 2 else []
     net = nn.Sequential(*layers)
-    initialise(net, seed)
+    init_(net, seed, "he")
     return net
 
 
@@ -88,7 +64,7 @@ def lenet(
     layers += [nn.Flatten(), nn.Linear(fan_in * (side // 4) ** 2, widths[2]), nn.ReLU()]
     layers.append(nn.Linear(widths[2], classes))
     net = nn.Sequential(*layers).to(dtype).eval()
-    initialise(net, seed)
+    init_(net, seed, "he")
     return net
 
 
@@ -130,5 +106,5 @@ def vgg(
         fan_in = fan_out
     layers += [nn.Flatten(), nn.Linear(fan_in, classes)]
     net = nn.Sequential(*layers).to(dtype).eval()
-    initialise(net, seed)
+    init_(net, seed, "he")
     return net

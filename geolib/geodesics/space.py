@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.geodesics.batchnorm import BatchStatistics
 from geolib.geodesics.embedding import embed
 
 
@@ -68,6 +69,9 @@ class FunctionSpace:
         self.space = space
         self.ridge = ridge
         self.size = len(x)
+        # outputs that depend on the other inputs of a batch must not be stored
+        modules = realization.module.modules()
+        self.cacheable = not any(isinstance(m, BatchStatistics) for m in modules)
 
     def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c)."""
