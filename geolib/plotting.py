@@ -1,4 +1,4 @@
-"""The one figure style: legible on light and dark pages, safe for colour-blind readers."""
+"""The one figure style: legible on light and dark pages, colour-blind safe."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ PAPER = "#fbfbf8"
 def use_style() -> None:
     """Set matplotlib's defaults for every figure of the book; call once a notebook."""
     import matplotlib as mpl
+    from cycler import cycler
 
     cycle = [c for n, c in COLORS.items() if n not in ("ink", "grey")]
     mpl.rcParams.update(
@@ -43,7 +44,7 @@ def use_style() -> None:
             "grid.color": "#dddddd",
             "grid.linewidth": 0.6,
             "axes.edgecolor": COLORS["ink"],
-            "axes.prop_cycle": mpl.cycler(color=cycle),
+            "axes.prop_cycle": cycler(color=cycle),
             "lines.linewidth": 1.8,
             "legend.frameon": False,
             "image.cmap": SEQUENTIAL,
@@ -60,7 +61,7 @@ def use_style() -> None:
 def panels(
     rows: int = 1, cols: int = 1, width: float = 6.4, height: float = 3.4
 ) -> Any:
-    """A figure and its axes in the book's style; `height` is that of one row, inches."""
+    """A figure and its axes in the book's style; `height` (inches) is one row's."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, cols, figsize=(width, rows * height), squeeze=True)

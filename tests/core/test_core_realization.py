@@ -8,6 +8,8 @@ from torch import nn
 from geolib.core import Realization, init_, normal
 
 IDS = list(CASES)
+# PyTorch's own forward mode compiles a decomposition the first time it is used.
+pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
 
 
 @pytest.mark.parametrize("name", IDS)

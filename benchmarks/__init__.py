@@ -1,0 +1,1 @@
+"""Side by side with public libraries: `python -m benchmarks.run`."""

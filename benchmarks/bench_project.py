@@ -1,0 +1,104 @@
+"""The whole project: import time, and the commands a newcomer types."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.harness import Result, benchmark, race
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fresh(statement: str) -> None:
+    """Run a statement in a new interpreter."""
+    subprocess.run([sys.executable, "-c", statement], check=True, cwd=ROOT)
+
+
+@benchmark("project.import", bar="<= 1.2", size="new interpreter each time")
+def import_time() -> Result:
+    """`import geolib` with all its chapters, against `import torch`"""
+
+    def torch():
+        import torch  # noqa: F401  (absent: not run)
+
+        return lambda: fresh("import torch")
+
+    chapters = ["core", "stratifolds", "naturality", "geodesics", "regimes",
+                "inverse_stability"]  # fmt: skip
+    statement = "; ".join(f"import geolib.{chapter}" for chapter in chapters)
+    return race(
+        lambda: fresh(statement),
+        {"torch": torch},
+        rounds=7,
+        note="CPU time of the interpreter's whole life, start and end included.",
+    )
+
+
+def make(target: str, folder: Path, **variables: str) -> float:
+    """Wall seconds of one `make` there.
+
+    Raises:
+        RuntimeError: make failed; the end of its output is in the message.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(
+        ["make", target],
+        cwd=folder,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"make {target}: {done.stdout[-400:]}")
+    return time.perf_counter() - start
+
+
+def clone(into: str) -> Path:
+    """A clone of the last commit, as a newcomer has it, with data beside it."""
+    folder = Path(into) / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    return folder
+
+
+@benchmark("project.make_book_cold", bar="<= 2400", of="ours", size="fresh clone",
+           slow=True)  # fmt: skip
+def make_book_cold() -> Result:
+    """`make book` in a fresh clone, setting the environment up included"""
+    with tempfile.TemporaryDirectory() as scratch:
+        seconds = make("book", clone(scratch))
+    return Result(seconds, note="One run, wall time; downloads depend on the network.")
+
+
+@benchmark("project.make_book_warm", bar="<= 10", of="ours", size="nothing changed",
+           slow=True)  # fmt: skip
+def make_book_warm() -> Result:
+    """A second `make book` with nothing changed"""
+    make("book", ROOT)
+    seconds = sorted(make("book", ROOT) for _ in range(3))
+    return Result(seconds[1], note="Median of three runs, wall time.")
+
+
+@benchmark("project.make_test", bar="<= 2400", of="ours", size="all layers", slow=True)
+def make_test() -> Result:
+    """`make test`: linters, types, tests, notebooks, browser"""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = clone(scratch)
+        make("setup", folder)
+        shutil.rmtree(folder / "_build", ignore_errors=True)
+        seconds = make("test", folder)
+    return Result(seconds, note="One run in a fresh clone, after `make setup`.")
+
+
+@benchmark("project.make_test_fast", bar="<= 60", of="ours", size="quick layer",
+           slow=True)  # fmt: skip
+def make_test_fast() -> Result:
+    """`make test-fast`: linters, types and the quick unit tests"""
+    return Result(make("test-fast", ROOT), note="One run, wall time.")

@@ -1,0 +1,167 @@
+"""The command `geolib`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import ledger as ledger_module
+from .notebook import PressError, discover, find_root
+from .run import Settings, press
+
+app = typer.Typer(
+    help="Run, check and publish The Geometry of Learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Chapters = Annotated[
+    list[str] | None,
+    typer.Argument(help="Chapters or notebooks (`chapter/NN-topic`); none means all."),
+]
+Profile = Annotated[str, typer.Option(help="small (CI), book (the site) or full.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Notebooks executed at a time.")]
+
+
+def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors that a person can mend end the command with their message and code 1."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except PressError as problem:
+            typer.echo(f"geolib: {problem}", err=True)
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+@app.command()
+@_mendable
+def run(
+    chapter: Chapters = None,
+    profile: Profile = "small",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    jobs: Jobs = 1,
+    force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
+    timeout: Annotated[int, typer.Option(help="Seconds for one cell.")] = 900,
+) -> None:
+    """Execute the notebooks whose text, parameters or code changed.
+
+    Example: geolib run inverse_stability --profile book --jobs 2
+    """
+    root = find_root()
+    notebooks = discover(root, chapter)
+    outcomes = press(notebooks, Settings(profile, device, jobs, force, timeout))
+    _remember(root, profile)
+    ran = sum(o.status == "ok" for o in outcomes)
+    skipped = sum(o.status == "skipped" for o in outcomes)
+    failed = [o for o in outcomes if o.status == "failed"]
+    typer.echo(
+        f"{ran} executed, {skipped} unchanged, {len(failed)} failed (profile {profile})"
+    )
+    for o in failed:
+        typer.echo(f"FAILED {o.message}", err=True)
+        typer.echo(
+            f"  partial notebook: _build/{profile}/failed/{o.name}.ipynb", err=True
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_mendable
+def refs(
+    chapter: Chapters = None,
+    jobs: Jobs = 1,
+    force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
+) -> None:
+    """Rewrite the committed `.ipynb` pairs from a run of the small profile.
+
+    Example: geolib refs inverse_stability
+    """
+    from .refs import refresh
+
+    notebooks = discover(find_root(), chapter)
+    changed = refresh(notebooks, Settings("small", "cpu", jobs, force))
+    for path in changed:
+        typer.echo(f"rewritten {path.relative_to(find_root())}")
+    typer.echo(f"{len(changed)} of {len(notebooks)} pairs changed")
+
+
+@app.command()
+@_mendable
+def html(profile: Profile = "book") -> None:
+    """Render the site from the executed notebooks.
+
+    Example: geolib html --profile book
+    """
+    from .site import build_site
+
+    site, found = build_site(find_root(), profile)
+    typer.echo(f"The book: {site / 'index.html'}  (or `make serve`)")
+    typer.echo(f"Claims:   {found.summary}")
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_mendable
+def serve(
+    profile: Profile = "book",
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000,
+) -> None:
+    """Serve the rendered site on this machine until interrupted.
+
+    Example: geolib serve --port 8080
+    """
+    from .serve import serve_forever
+
+    serve_forever(find_root() / "_build" / profile / "html", port)
+
+
+@app.command()
+@_mendable
+def claims(
+    profile: Annotated[
+        str | None, typer.Option(help="Default: the profile of the last run.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Exit 1 on a failed, missing or repeated claim.")
+    ] = False,
+) -> None:
+    """Print the ledger of the last run and write it to `_build/claims.json`.
+
+    Example: geolib claims --check
+    """
+    root = find_root()
+    found = ledger_module.collect(discover(root), profile or _remembered(root))
+    ledger_module.write_json(found, root / "_build" / "claims.json")
+    ledger_module.print_table(found)
+    if check and not found.sound:
+        raise typer.Exit(1)
+
+
+def _remember(root: Path, profile: str) -> None:
+    from .files import write_whole
+
+    write_whole(root / "_build" / "last.json", json.dumps({"profile": profile}))
+
+
+def _remembered(root: Path) -> str:
+    try:
+        return str(json.loads((root / "_build" / "last.json").read_text())["profile"])
+    except (OSError, ValueError, KeyError):
+        raise PressError("claims: nothing was run yet; try `geolib run`") from None
+
+
+if __name__ == "__main__":
+    sys.exit(app())

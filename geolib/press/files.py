@@ -1,0 +1,69 @@
+"""Files that are whole or absent: write to a temporary name, then rename."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step; on any error the old file stays.
+
+    Raises:
+        OSError: the folder is read-only or the disk is full; no fragment is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def digest(*parts: bytes) -> str:
+    """SHA-256 of the parts, each preceded by its length so that none can slide."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(len(part).to_bytes(8, "big"))
+        h.update(part)
+    return h.hexdigest()
+
+
+def digest_tree(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """SHA-256 of names and contents of all files in `folder` with those suffixes."""
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix in suffixes and p.is_file() and "__pycache__" not in p.parts
+    )
+    parts = [
+        b for p in files for b in (str(p.relative_to(folder)).encode(), p.read_bytes())
+    ]
+    return digest(*parts)
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; `waiting()` is called if another holds it.
+
+    The kernel drops the lock when the process dies, so a killed press blocks nobody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,143 @@
+"""The ledger: every claim of the executed notebooks, with what was measured for it."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geolib.claims import MIMETYPE as CLAIM
+
+from .files import write_whole
+from .notebook import Notebook
+from .run import build_folder, staged_path
+from .staging import anchor
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Rows in book order, and what is wrong with them."""
+
+    profile: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return [r for r in self.rows if not r["holds"]]
+
+    @property
+    def sound(self) -> bool:
+        """No claim failed, none is missing, no key appears twice."""
+        return not (self.failed or self.missing or self.repeated)
+
+    @property
+    def summary(self) -> str:
+        """How the claims stand, in one line."""
+        differs = sum(r["verdict"] == "not reproduced" for r in self.rows)
+        holding = sum(r["verdict"] == "holds" for r in self.rows)
+        text = f"{len(self.rows)} claims: {holding} hold"
+        if differs:
+            text += f", {differs} of a paper's not reproduced (shown as such)"
+        for name, value in (
+            ("failed", [r["key"] for r in self.failed]),
+            ("missing", self.missing),
+            ("repeated", self.repeated),
+        ):
+            if value:
+                text += f", {len(value)} {name} ({', '.join(value)})"
+        return text
+
+
+def collect(notebooks: list[Notebook], profile: str) -> Ledger:
+    """Read the claims back from the staged notebooks, and from partial failed ones.
+
+    A key that a text spells out but no executed notebook holds counts as missing.
+    """
+    rows: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for n in notebooks:
+        partial = build_folder(n.root, profile) / "failed" / f"{n.name}.ipynb"
+        path = partial if partial.exists() else staged_path(n, profile)
+        found = _claims_of(path) if path.exists() else []
+        rows += [{**row, "notebook": n.name} for row in found]
+        have = {row["key"] for row in found}
+        missing += sorted(n.expected_claims() - have)
+    keys = [row["key"] for row in rows]
+    repeated = sorted({k for k in keys if keys.count(k) > 1})
+    return Ledger(profile, rows, missing, repeated)
+
+
+def _claims_of(path: Path) -> list[dict[str, Any]]:
+    nb = json.loads(path.read_text())
+    device = nb["metadata"].get("geolib", {}).get("device", "cpu")
+    entries = [
+        output["metadata"][CLAIM]
+        for cell in nb["cells"]
+        for output in cell.get("outputs", [])
+        if CLAIM in output.get("metadata", {})
+    ]
+    return [{**e, "device": device} for e in entries]
+
+
+def write_json(ledger: Ledger, path: Path) -> None:
+    """Store the ledger with full values, for programs."""
+    write_whole(path, json.dumps(vars(ledger), indent=1) + "\n")
+
+
+def print_table(ledger: Ledger) -> None:
+    """The ledger on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Claims, profile {ledger.profile}", title_justify="left")
+    for name in ("claim", "measured", "bound", "paper", "verdict"):
+        table.add_column(name, overflow="fold")
+    for r in ledger.rows:
+        color = {"holds": "green", "FAILS": "red"}.get(r["verdict"], "yellow")
+        verdict = f"[{color}]{r['verdict']}[/{color}]"
+        measured = f"{r['measured']:.6g}"
+        table.add_row(r["key"], measured, r["bound"], r["paper"] or "", verdict)
+    console = Console()
+    console.print(table)
+    console.print(ledger.summary, markup=False, highlight=False)
+
+
+def page_table(ledger: Ledger, gpu: dict[str, dict[str, Any]] | None = None) -> str:
+    """The ledger as HTML for `book/claims.md`: a table a chapter, linked to cells."""
+    parts = [f"<p>{html.escape(ledger.summary)}. Profile: {ledger.profile}.</p>"]
+    chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
+    for chapter in chapters:
+        rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
+        title = chapter.replace("_", " ").capitalize()
+        parts.append(
+            f'<h2 id="ledger-{chapter}">{title}</h2>'
+            '<div class="ledger" tabindex="0" role="region" '
+            f'aria-label="Claims of the chapter {title}"><table><thead><tr>'
+            + "".join(
+                f'<th scope="col">{h}</th>'
+                for h in ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
+            )
+            + "</tr></thead><tbody>"
+            + "".join(_row(r, (gpu or {}).get(r["key"])) for r in rows)
+            + "</tbody></table></div>"
+        )
+    return "\n".join(parts)
+
+
+def _row(r: dict[str, Any], gpu: dict[str, Any] | None) -> str:
+    link = f"../chapters/{r['notebook']}.html#{anchor(r['key'])}"
+    reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
+    kind = {"holds": "holds", "FAILS": "fails"}.get(r["verdict"], "differs")
+    cells = [
+        f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
+        html.escape(r["paper"] or ""),
+        html.escape(r["shown"] or f"{float(r['measured']):.1e}"),
+        html.escape(r["bound"]),
+        f'<span class="claim-verdict verdict-{kind}">{r["verdict"]}</span>',
+        html.escape(r["device"]) + (f"; {html.escape(gpu['device'])}" if gpu else ""),
+    ]
+    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"

@@ -1,0 +1,63 @@
+"""Shared by all tests: one thread, and a small book to press."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEADER = """\
+---
+jupytext:
+  formats: ipynb,md:myst
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+# A page
+
+```{code-cell} ipython3
+:tags: [parameters]
+seed = 0
+device = "cpu"
+size = 2
+```
+"""
+
+
+def cell(source, *tags):
+    """A code cell in MyST text."""
+    head = f":tags: [{', '.join(tags)}]\n" if tags else ""
+    return f"\n```{{code-cell}} ipython3\n{head}{source}\n```\n"
+
+
+@pytest.fixture
+def book(tmp_path):
+    """An empty book; `book.add('demo/01-a', cells...)` adds a notebook to it."""
+
+    class Book:
+        root = tmp_path
+
+        def add(self, name, *cells, header=HEADER):
+            path = tmp_path / "chapters" / f"{name}.md"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(header + "".join(cells))
+            from geolib.press.notebook import Notebook
+
+            return Notebook(tmp_path, name)
+
+        def profiles(self, text):
+            (tmp_path / "chapters" / "profiles.yml").write_text(text)
+
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    Book().profiles("{}\n")
+    return Book()
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The repository."""
+    return ROOT

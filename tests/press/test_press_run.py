@@ -1,0 +1,161 @@
+"""The press: skipping, parameters, staging, pairs."""
+
+import json
+import re
+
+import nbformat
+import pytest
+from conftest import cell
+
+from geolib.press.ledger import collect
+from geolib.press.notebook import PressError, discover, parameters
+from geolib.press.refs import refresh
+from geolib.press.run import Settings, build_folder, press, staged_path
+
+pytestmark = pytest.mark.press
+
+CLAIM = cell(
+    'from geolib.claims import claim\n_ = claim("demo.n", "n is small", '
+    'measured=size, bound="<= 9")',
+    "nbval-check-output",
+)
+SMALL = Settings(profile="small", device="cpu")
+
+
+def run(notebooks, settings=SMALL):
+    return press(notebooks, settings, report=lambda line: None)
+
+
+def test_an_unchanged_notebook_is_not_run_again_and_a_changed_one_is(book):
+    a, b = book.add("demo/01-a", CLAIM), book.add("demo/02-b", cell("x = 1"))
+    assert [o.status for o in run([a, b])] == ["ok", "ok"]
+    assert [o.status for o in run([a, b])] == ["skipped", "skipped"]
+    b.source.write_text(b.source.read_text().replace("x = 1", "x = 2"))
+    assert [o.status for o in run([a, b])] == ["skipped", "ok"]
+    forced = Settings(profile="small", device="cpu", force=True)
+    assert [o.status for o in run([a], forced)] == ["ok"]
+
+
+def test_new_parameters_and_new_data_run_it_again(book):
+    a = book.add("demo/01-a", CLAIM)
+    settings = Settings(profile="book", device="cpu")
+    assert run([a], settings)[0].status == "ok"
+    book.profiles("demo/01-a: {book: {size: 5}}\n")
+    assert run([a], settings)[0].status == "ok"
+    assert collect([a], "book").rows[0]["measured"] == 5
+    (a.source.parent / "table.json").write_text("{}")
+    assert run([a], settings)[0].status == "ok"
+    assert run([a], settings)[0].status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("demo/01-a: {book: {sise: 5}}", "undeclared parameter sise"),
+        ("demo/07-z: {book: {size: 5}}", "no notebook 'demo/07-z'"),
+        ("demo/01-a: {huge: {size: 5}}", "expected 'book' and 'full'"),
+    ],
+)
+def test_a_wrong_profile_is_refused_before_anything_runs(book, text, message):
+    a = book.add("demo/01-a", CLAIM)
+    book.profiles(text)
+    with pytest.raises(PressError, match=re.escape(message)):
+        run([a], Settings(profile="book", device="cpu"))
+    assert not staged_path(a, "book").exists()
+
+
+def test_unknown_profile_device_and_chapter_are_named(book):
+    a = book.add("demo/01-a", CLAIM)
+    with pytest.raises(PressError, match="profile: expected one of"):
+        parameters(a, "medium", "cpu")
+    with pytest.raises(PressError, match="device: expected auto, cpu or cuda"):
+        run([a], Settings(device="tpu"))
+    with pytest.raises(PressError, match="no chapter or notebook 'dmeo'"):
+        discover(book.root, ["dmeo"])
+
+
+def test_cuda_without_a_device_is_one_clear_error(book):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    a = book.add("demo/01-a", CLAIM)
+    with pytest.raises(PressError, match="cuda was asked for"):
+        run([a], Settings(device="cuda"))
+
+
+def test_two_parameter_cells_are_refused(book):
+    a = book.add("demo/01-a", cell("size = 3", "parameters"))
+    with pytest.raises(PressError, match="one cell tagged 'parameters', got 2"):
+        run([a])
+
+
+def test_the_staged_page_holds_no_path_time_or_random_id(book):
+    a = book.add("demo/01-a", CLAIM, cell("import sys; print('x', file=sys.stderr)"))
+    run([a])
+    text = staged_path(a, "small").read_text()
+    nb = nbformat.reads(text, as_version=4)
+    assert str(book.root) not in text
+    assert "start_time" not in text
+    assert not any(c.metadata.get("papermill") for c in nb.cells)
+    assert [c["id"] for c in nb.cells] == [
+        f"cell-{i:03d}" for i in range(len(nb.cells))
+    ]
+    assert not any(
+        o.get("name") == "stderr" for c in nb.cells for o in c.get("outputs", [])
+    )
+
+
+def test_a_claim_becomes_a_box_a_glue_value_and_a_row(book):
+    a = book.add("demo/01-a", CLAIM)
+    run([a])
+    outputs = nbformat.read(staged_path(a, "small"), as_version=4).cells[-1].outputs
+    assert 'id="claim-demo-n"' in outputs[0].data["text/html"]
+    assert outputs[1].metadata.scrapbook.name == "demo.n"
+    ledger = collect([a], "small")
+    assert ledger.sound
+    assert ledger.rows[0]["measured"] == 2
+    assert ledger.summary == "1 claims: 1 hold"
+
+
+def test_a_claim_that_did_not_run_is_missing_and_a_key_used_twice_is_named(book):
+    a = book.add(
+        "demo/01-a", CLAIM, cell("if size > 5:\n    claim('demo.big', '', m=1)")
+    )
+    b = book.add("demo/02-b", CLAIM)
+    run([a, b])
+    ledger = collect([a, b], "small")
+    assert ledger.missing == ["demo.big"]
+    assert ledger.repeated == ["demo.n"]
+    assert not ledger.sound
+
+
+def test_a_failed_claim_is_in_the_ledger_and_not_on_the_stage(book):
+    a = book.add("demo/01-a", CLAIM.replace("<= 9", "<= 1"))
+    outcome = run([a])[0]
+    assert outcome.status == "failed"
+    assert "ClaimFailed" in outcome.error
+    assert [r["key"] for r in collect([a], "small").failed] == ["demo.n"]
+    assert not staged_path(a, "small").exists()
+
+
+def test_the_pair_keeps_outputs_of_checked_cells_only_and_repeats(book):
+    a = book.add("demo/01-a", cell("print('noise')"), CLAIM)
+    refresh([a], Settings(profile="small", device="cpu"))
+    first = a.pair.read_text()
+    nb = json.loads(first)
+    code = [c for c in nb["cells"] if c["cell_type"] == "code"]
+    assert [len(c["outputs"]) for c in code] == [0, 0, 1]
+    assert list(code[2]["outputs"][0]["data"]) == ["text/plain"]
+    assert all(c["execution_count"] for c in code)
+    assert str(book.root) not in first
+    refresh([a], Settings(profile="small", device="cpu", force=True))
+    assert a.pair.read_text() == first
+
+
+def test_jobs_run_side_by_side_and_report_in_the_order_given(book):
+    nbs = [book.add(f"demo/0{i}-n", cell(f"x = {i}")) for i in range(1, 4)]
+    outcomes = run(nbs, Settings(profile="small", device="cpu", jobs=3))
+    assert [o.name for o in outcomes] == [n.name for n in nbs]
+    assert {o.status for o in outcomes} == {"ok"}
+    assert not list((build_folder(book.root, "small") / "work").rglob("*.ipynb"))

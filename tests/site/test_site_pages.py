@@ -1,0 +1,199 @@
+"""Every page of the built site in a real browser: light and wide, dark and narrow."""
+
+import json
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import browser
+import pytest
+
+from geolib.press.serve import served
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ("small", "book")
+SITE = next(
+    (
+        ROOT / "_build" / p / "html"
+        for p in (
+            [os.environ["GEOLIB_SITE"]] if "GEOLIB_SITE" in os.environ else PROFILES
+        )
+        if (ROOT / "_build" / p / "html" / "index.html").is_file()
+    ),
+    None,
+)
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def _absent():
+    if browser.executable() is None:
+        return "NO BROWSER: no Chromium found, so the site was NOT tested in one"
+    if SITE is None:
+        return "NO SITE: run `geolib html` first, so the site was NOT tested"
+    return None
+
+
+pytestmark = [
+    pytest.mark.site,
+    pytest.mark.skipif(
+        _absent() is not None and not os.environ.get("CI"), reason=str(_absent())
+    ),
+]
+
+
+def _pages():
+    """Names of all rendered documents, without Sphinx's own helper pages."""
+    if SITE is None:
+        return ["missing-site"]
+    skip = {"search", "genindex", "py-modindex", "index", "prf-prf"}
+    names = sorted(
+        p.relative_to(SITE).with_suffix("").as_posix() for p in SITE.rglob("*.html")
+    )
+    return [
+        n for n in names if n not in skip and not n.startswith(("_static", "_modules"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    assert _absent() is None, _absent()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        running = browser.start(p)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def address(chromium):
+    with served(SITE) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=list(browser.VIEWS))
+def view(request, chromium, address):
+    """A page object in one view, with everything it complains about or asks for."""
+    made = browser.context(chromium, request.param)
+    page = made.new_page()
+    page.complaints, page.requests = [], []
+    page.on(
+        "console",
+        lambda m: page.complaints.append(m.text) if m.type == "error" else None,
+    )
+    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page.on("request", lambda r: page.requests.append(r.url))
+    page.mode, page.width = browser.VIEWS[request.param][:2]
+    yield page
+    made.close()
+
+
+IMAGES = """() => [...document.querySelectorAll('article img')].map(i => ({
+  src: i.src, loaded: i.complete && i.naturalWidth > 0, alt: (i.alt || '').trim()}))"""
+MATH = """async () => {
+  if (!window.MathJax) return [document.querySelectorAll('.math').length, 0, 0];
+  await MathJax.startup.promise;
+  return [document.querySelectorAll('span.math, div.math').length,
+          document.querySelectorAll('mjx-container').length,
+          document.querySelectorAll('mjx-merror, [data-mjx-error]').length]}"""
+
+
+@pytest.mark.parametrize("name", _pages())
+def test_page(view, address, name):
+    view.complaints.clear()
+    view.requests.clear()
+    view.goto(f"{address}/{name}.html", wait_until="networkidle")
+    sources, rendered, broken = view.evaluate(MATH)
+    assert rendered >= sources
+    assert broken == 0
+    assert view.evaluate("document.documentElement.dataset.theme") == view.mode
+    for image in view.evaluate(IMAGES):
+        assert image["loaded"], image["src"]
+        assert len(image["alt"]) > 15, f"{image['src']}: alt text {image['alt']!r}"
+    wide = view.evaluate("document.documentElement.scrollWidth")
+    assert wide <= view.width, f"scrolls sideways: {wide} > {view.width}"
+    away = [u for u in view.requests if not u.startswith((address, "data:", "blob:"))]
+    assert away == []
+    assert view.complaints == []
+
+
+@pytest.mark.parametrize("name", _pages())
+def test_accessibility(view, address, name):
+    view.goto(f"{address}/{name}.html", wait_until="networkidle")
+    view.evaluate(AXE.read_text())
+    result = view.evaluate(
+        "() => axe.run(document, {resultTypes: ['violations'], "
+        "runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+    )
+    serious = [
+        (v["id"], v["nodes"][0]["html"][:160], len(v["nodes"]))
+        for v in result["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+def test_no_raw_markup_is_left_on_any_page(address):
+    marks = re.compile(r"\{(glue|prf|numref|cite|eq|ref)(:\w+)?\}|<!-- ledger -->")
+    left = {
+        n: m[0]
+        for n in _pages()
+        if (m := marks.search((SITE / f"{n}.html").read_text()))
+    }
+    assert left == {}
+
+
+def test_every_internal_link_and_anchor_resolves(address):
+    pages = {p: p.read_text() for p in SITE.rglob("*.html")}
+    ids = {p: set(re.findall(r'\bid="([^"]+)"', t)) for p, t in pages.items()}
+    broken = []
+    for page, text in pages.items():
+        here = page.relative_to(SITE).as_posix()
+        for link in re.findall(r'<a [^>]*href="([^"]+)"', text):
+            target, fragment = urldefrag(urljoin(f"http://site/{here}", link))
+            parts = urlparse(target)
+            if parts.netloc != "site" or parts.scheme != "http":
+                continue
+            file = SITE / unquote(parts.path.lstrip("/") or "index.html")
+            anchored = file.suffix != ".html" or not fragment
+            if not file.is_file() or not (
+                anchored or unquote(fragment) in ids.get(file, set())
+            ):
+                broken.append((here, link))
+    assert broken == []
+
+
+def test_search_finds_a_theorem(view, address):
+    view.goto(f"{address}/search.html?q=inverse+stable", wait_until="networkidle")
+    view.wait_for_selector("#search-results li a", timeout=15000)
+    found = view.eval_on_selector_all("#search-results li a", "a => a.map(x => x.href)")
+    assert any("/chapters/inverse_stability/" in f for f in found), found
+
+
+def test_a_notebook_page_offers_colab_binder_download_and_copy(view, address):
+    page = next(n for n in _pages() if n.startswith("chapters/"))
+    view.goto(f"{address}/{page}.html", wait_until="networkidle")
+    links = view.eval_on_selector_all("a[href]", "a => a.map(x => x.href)")
+    assert any("colab.research.google.com" in a and ".ipynb" in a for a in links)
+    assert any("mybinder.org" in a for a in links)
+    assert any(a.startswith(address) and a.endswith(".ipynb") for a in links)
+    assert view.locator("button.copybtn").count() > 0
+
+
+def test_the_ledger_links_to_the_cells_and_shows_every_claim(view, address):
+    stored = json.loads((ROOT / "_build" / "claims.json").read_text())
+    view.goto(f"{address}/book/claims.html", wait_until="networkidle")
+    assert view.locator(".ledger tbody tr").count() == len(stored["rows"]) > 0
+    view.locator(".ledger tbody a").first.click()
+    view.wait_for_load_state("networkidle")
+    anchor = view.evaluate("location.hash.slice(1)")
+    assert anchor.startswith("claim-")
+    assert view.locator(f"#{anchor}").is_visible()
+
+
+def test_the_published_notebooks_hold_no_path_of_the_building_machine():
+    for notebook in SITE.rglob("*.ipynb"):
+        assert str(ROOT) not in notebook.read_text(), notebook.name
+    for page in SITE.rglob("*.html"):
+        assert str(ROOT) not in page.read_text(), page.name

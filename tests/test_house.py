@@ -1,0 +1,214 @@
+"""The house itself: doors, sizes, pins, pairs, docstrings, imports."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import geolib
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = {"stratifolds", "naturality", "geodesics", "regimes", "inverse_stability"}
+OPEN_TO_ALL = {"core", "data", "claims", "plotting"}
+FILES = sorted((ROOT / "geolib").rglob("*.py"))
+HEAVY = (
+    "torchvision",
+    "dask",
+    "distributed",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "duckdb",
+)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _room(path):
+    """The subpackage (or module) of geolib that a file belongs to."""
+    parts = path.relative_to(ROOT / "geolib").with_suffix("").parts
+    return parts[0]
+
+
+def _imports(path):
+    """Rooms of geolib that a file imports, at any level of the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(path.relative_to(ROOT).parent.parts)
+            base = base[: len(base) - node.level + 1]
+            names = [
+                ".".join([*base, *(node.module or "").split("."), a.name]).replace(
+                    "..", "."
+                )
+                for a in node.names
+            ]
+        found |= {n.split(".")[1] for n in names if re.match(r"geolib\.\w", n)}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_doors(path):
+    room, used = _room(path), _imports(path) - {_room(path)}
+    if room == "core":
+        assert used == set()
+    if room in CHAPTERS:
+        assert used <= OPEN_TO_ALL
+    if room == "press" and path.name != "cli.py":
+        assert used & CHAPTERS == set()
+    if room in ("data", "claims", "plotting"):
+        assert used & CHAPTERS == set()
+    assert "chapters" not in used
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_is_long(path):
+    assert len(path.read_text().splitlines()) <= 600
+
+
+def test_importing_every_package_stays_light():
+    rooms = sorted({_room(p) for p in FILES} & (CHAPTERS | OPEN_TO_ALL))
+    code = (
+        "import sys, importlib\n"
+        f"[importlib.import_module('geolib.' + r) for r in {rooms!r}]\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_constraints_hold_names_and_versions_only():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line) for line in lines)
+    assert lines == sorted(
+        lines, key=lambda s: re.sub(r"[-_.]+", "-", s.split("==")[0]).lower()
+    )
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    from packaging.requirements import Requirement
+
+    pins = dict(
+        (re.sub(r"[-_.]+", "-", n).lower(), v)
+        for n, v in (
+            line.split("==") for line in (ROOT / "constraints.txt").read_text().split()
+        )
+    )
+    extras = PROJECT["optional-dependencies"]
+    for text in PROJECT["dependencies"] + [r for e in extras.values() for r in e]:
+        need = Requirement(text)
+        name = re.sub(r"[-_.]+", "-", need.name).lower()
+        assert name in pins, f"{need.name} is not pinned"
+        assert need.specifier.contains(pins[name]), f"{text} against {pins[name]}"
+
+
+def test_environment_yml_agrees_with_pyproject():
+    from packaging.requirements import Requirement
+
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    form = re.compile(r"^[a-z0-9_-]+([<>=!~]=?[0-9.*]+(,[<>=!]=?[0-9.*]+)*)?$")
+    assert all(form.match(d) for d in conda), conda
+    needs = {Requirement(r).name: Requirement(r) for r in PROJECT["dependencies"]}
+    rename = {"pytorch": "torch"}
+    shared = 0
+    for entry in conda:
+        name = re.split(r"[<>=!~]", entry)[0]
+        need = needs.get(rename.get(name, name))
+        if need is None:
+            assert name in ("python", "pip", "nodejs", "make"), (
+                f"{name} is nobody's need"
+            )
+            continue
+        shared += 1
+        assert entry[len(name) :] == str(need.specifier), f"{entry} against {need}"
+    assert shared >= 4
+    assert pip == ["-c constraints.txt", "-e .[book,test]"]
+
+
+def test_every_text_notebook_has_its_pair_cell_by_cell():
+    import jupytext
+
+    texts = sorted((ROOT / "chapters").glob("*/[0-9][0-9]-*.md"))
+    assert texts
+    for text in texts:
+        pair = text.with_suffix(".ipynb")
+        assert pair.exists(), f"no pair for {text.name}: run `make refs`"
+        ours, theirs = jupytext.read(text, fmt="md:myst"), jupytext.read(pair)
+
+        def shape(nb):
+            return [
+                (c.cell_type, c.source, tuple(c.metadata.get("tags", [])))
+                for c in nb.cells
+            ]
+
+        assert shape(ours) == shape(theirs), f"{pair.name} is stale: run `make refs`"
+        for c in theirs.cells:
+            checked = "nbval-check-output" in c.metadata.get("tags", [])
+            assert c.cell_type != "code" or checked or not c.outputs, pair.name
+        assert str(ROOT) not in pair.read_text()
+
+
+def test_every_notebook_is_in_the_table_of_contents():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = {c["file"] for part in toc["parts"] for c in part["chapters"]}
+    have = {
+        f"chapters/{p.parent.name}/{p.stem}"
+        for p in (ROOT / "chapters").glob("*/[0-9][0-9]-*.md")
+    }
+    assert have == {f for f in listed if f.startswith("chapters/")}
+
+
+def _public():
+    """Every public function and class that geolib's packages export."""
+    for room in sorted(CHAPTERS | OPEN_TO_ALL):
+        try:
+            module = importlib.import_module(f"geolib.{room}")
+        except ModuleNotFoundError:
+            continue
+        for name in getattr(module, "__all__", []):
+            yield f"{room}.{name}", getattr(module, name)
+
+
+def test_every_public_name_has_a_docstring():
+    bare = [n for n, o in _public() if callable(o) and not inspect.getdoc(o)]
+    assert bare == []
+
+
+def test_every_package_has_a_page_in_the_reference():
+    packages = {m.name for m in pkgutil.iter_modules(geolib.__path__) if m.ispkg}
+    modules = {p: importlib.import_module(f"geolib.{p}") for p in packages}
+    filled = {p for p, m in modules.items() if hasattr(m, "__all__")}
+    pages = {p.stem for p in (ROOT / "book" / "api").glob("*.md")}
+    assert filled <= pages
+
+
+def test_no_text_names_a_path_of_one_machine_or_a_registry():
+    pattern = re.compile(
+        r"(?<![\w.])/(?:work|root|home/\w+|farm)/|pypi\.org/simple|files\.pythonhosted"
+    )
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    found = []
+    for name in filter(None, tracked):
+        try:
+            text = (ROOT / name).read_text()
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue
+        if name != "tests/test_house.py" and (m := pattern.search(text)):
+            found.append((name, m[0]))
+    assert found == []
