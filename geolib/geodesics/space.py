@@ -12,6 +12,8 @@ from geolib.core import Realization
 from geolib.geodesics.batchnorm import BatchStatistics
 from geolib.geodesics.embedding import embed
 
+LOOP_ABOVE = 20_000  # weights; below, one batched call beats a loop over networks
+
 
 class Space(Protocol):
     """What a path can be measured in: a map into a Euclidean space, or a chart."""
@@ -76,8 +78,8 @@ class FunctionSpace:
     def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c)."""
         x = self.x if rows is None else self.x[rows]
-        if len(points) == 1:
-            return self.realization(points[0], x)[None]
+        if len(points) == 1 or points.shape[1] > LOOP_ABOVE:
+            return torch.stack([self.realization(w, x) for w in points])
         return torch.vmap(self.realization, (0, None))(points, x)
 
     def embedded(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
