@@ -1,13 +1,43 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
 from geolib.core.flow import Trajectory, flow
+from geolib.core.jet import Jet
 from geolib.core.linearization import Linearization
+from geolib.core.metric import Metric, PullbackMetric
+from geolib.core.outputs import (
+    Bernoulli,
+    Blocks,
+    Categorical,
+    EmpiricalFisher,
+    Euclidean,
+    Gaussian,
+    LossHessian,
+    OutputMetric,
+    Sobolev,
+)
 from geolib.core.realization import Realization
+from geolib.core.rows import Rows
 from geolib.core.seeding import init_, normal, rng, uniform
+from geolib.core.solvers import Solution, Spectrum
 
 __all__ = [
+    "Bernoulli",
+    "Blocks",
+    "Categorical",
+    "EmpiricalFisher",
+    "Euclidean",
+    "Gaussian",
+    "Jet",
     "Linearization",
+    "LossHessian",
+    "Metric",
+    "OutputMetric",
+    "PullbackMetric",
     "Realization",
+    "Rows",
+    "Sobolev",
+    "Solution",
+    "Spectrum",
     "Trajectory",
     "flow",
     "init_",

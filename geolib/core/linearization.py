@@ -3,7 +3,7 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from geolib.core.inputs import Inputs, require_matching
+from geolib.core.layers import Recorder, Use, exact_uses
 
 if TYPE_CHECKING:
     from geolib.core.realization import Realization
@@ -55,8 +56,10 @@ class Linearization:
         self._leaves = {
             n: t.detach().requires_grad_() for n, t in R.unflatten(self.theta).items()
         }
-        with _differentiable_kernels(R, self.theta):
+        recorder = Recorder(self._leaves) if R.recordable else nullcontext()
+        with _differentiable_kernels(R, self.theta), recorder:
             self._z = R.evaluate(self._leaves, x)
+        self._uses = getattr(recorder, "uses", [])
         self.outputs = self._z.detach()
         self._transpose: tuple[Tensor | None, list[Tensor]] | None = None
 
@@ -112,10 +115,33 @@ class Linearization:
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
 
+    def linear_uses(self) -> list[Use]:
+        """The recorded uses of the weights that only linear layers use."""
+        if not self._uses:
+            return []
+        return exact_uses(self._uses, self._leaves, self._z)
+
+    def pull_to(self, uses: list[Use], u: Tensor) -> list[Tensor]:
+        """Gradients of <u, z> in the outputs of `uses`; u as in :meth:`vjp`."""
+        return list(
+            torch.autograd.grad(
+                self._z,
+                [use.edge for use in uses],
+                u,
+                retain_graph=True,
+                is_grads_batched=u.ndim == 3,
+            )
+        )
+
+    def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
+        """As :meth:`vjp`, only for the named parameters, in that order."""
+        self._check("u", u, tuple(self.outputs.shape))
+        return self._backward(u, [self._leaves[n] for n in names])
+
     def _backward(self, u: Tensor, leaves: list[Tensor]) -> Tensor:
         batch = u.shape[:-2]
         if not self._z.requires_grad:
-            return u.new_zeros((*batch, self.p))
+            return u.new_zeros((*batch, sum(t.numel() for t in leaves)))
         grads = torch.autograd.grad(
             self._z,
             leaves,

@@ -56,6 +56,8 @@ class Realization:
         torch.Size([5, 2])
     """
 
+    recordable = True  # whether the forward pass may be watched layer by layer
+
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(

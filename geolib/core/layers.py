@@ -1,0 +1,179 @@
+r"""Which linear maps the forward pass applied, to what, and where in the graph.
+
+The gradient of one sample in the weight of a linear layer is a sum of outer products
+(output gradient) x (input). Keeping the two factors is far cheaper than keeping the
+gradients. A weight whose every use was seen can be treated so; all others cannot, and
+are reported as such: nothing is guessed from the type of a module.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+WATCHED = {F.linear: "linear", F.conv1d: "conv1d", F.conv2d: "conv2d"}
+
+
+@dataclass(frozen=True)
+class Use:
+    """One application of a linear layer: y = W x + b at each position of a sample.
+
+    Attributes:
+        weight, bias: names of the parameters (bias may be None).
+        kind: linear, conv1d or conv2d.
+        x: what the layer was given; its leading axis is the samples.
+        version: of `x`, to notice a later change in place.
+        edge: the layer's output as a place in the autograd graph.
+        options: stride, padding, dilation and groups of a convolution.
+    """
+
+    weight: str
+    bias: str | None
+    kind: str
+    x: Tensor
+    version: int
+    edge: GradientEdge
+    kernel: tuple[int, ...]
+    options: tuple[Any, ...]
+
+    def inputs(self) -> Tensor:
+        """What the weight multiplies, shape (n, groups, positions, fan-in)."""
+        if self.kind == "linear":
+            return self.x.reshape(self.x.shape[0], 1, -1, self.x.shape[-1])
+        x, kernel, (stride, padding, dilation, groups) = self._as_conv2d()
+        if padding == "same":
+            extra = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            (top, left) = (e // 2 for e in extra)
+            x = F.pad(x, (left, extra[1] - left, top, extra[0] - top))
+            padding = (0, 0)
+        patches = F.unfold(x, kernel, dilation, padding, stride)
+        patches = patches.reshape(len(x), groups, -1, patches.shape[-1])
+        return patches.transpose(-1, -2)
+
+    def cotangents(self, dy: Tensor) -> Tensor:
+        """Output gradients (..., n, *) as (..., n, groups, positions, fan-out)."""
+        if self.kind == "linear":
+            lead = dy.ndim - self.x.ndim
+            return dy.reshape(*dy.shape[: lead + 1], 1, -1, dy.shape[-1])
+        spatial = len(self.kernel)
+        groups = self.options[3]
+        lead_shape = dy.shape[: dy.ndim - spatial - 1]
+        dy = dy.reshape(*lead_shape, groups, dy.shape[-spatial - 1] // groups, -1)
+        return dy.transpose(-1, -2)
+
+    def _as_conv2d(self) -> tuple[Tensor, tuple[int, ...], tuple[Any, ...]]:
+        stride, padding, dilation, groups = self.options
+        if self.kind == "conv2d":
+            pad: Any = padding if isinstance(padding, str) else _tuple(padding, 2)
+            pad = (0, 0) if pad == "valid" else pad
+            return (
+                self.x,
+                self.kernel,
+                (_tuple(stride, 2), pad, _tuple(dilation, 2), groups),
+            )
+        pad = padding if isinstance(padding, str) else (0, *_tuple(padding, 1))
+        pad = (0, 0) if pad == "valid" else pad
+        wide = (1, *_tuple(stride, 1)), pad, (1, *_tuple(dilation, 1)), groups
+        return self.x.unsqueeze(-2), (1, *self.kernel), wide
+
+
+class Recorder(TorchFunctionMode):
+    """While active, notes each linear or convolution call on the given leaves."""
+
+    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names = {id(t): n for n, t in leaves.items()}
+        self.uses: list[Use] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        y = func(*args, **kwargs)
+        if func in WATCHED:
+            self._note(WATCHED[func], y, *args, **kwargs)
+        return y
+
+    def _note(
+        self,
+        kind: str,
+        y: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> None:
+        name = self.names.get(id(weight))
+        spatial = weight.ndim - 2
+        if name is None or not y.requires_grad or input.ndim < 2:
+            return
+        if kind != "linear" and input.ndim != spatial + 2:
+            return  # an unbatched convolution
+        bias_name = None if bias is None else self.names.get(id(bias))
+        x = input.detach()
+        options = (stride, padding, dilation, groups)
+        kernel = tuple(weight.shape[2:])
+        self.uses.append(
+            Use(
+                name,
+                bias_name,
+                kind,
+                x,
+                x._version,
+                get_gradient_edge(y),
+                kernel,
+                options,
+            )
+        )
+
+
+def exact_uses(uses: list[Use], leaves: Mapping[str, Tensor], z: Tensor) -> list[Use]:
+    """The uses of those weights that the graph of z uses in no other way.
+
+    A use is also dropped when its input does not lead with the samples of z or was
+    changed in place since. Biases seen elsewhere are cut off (name None).
+    """
+    edges = count_edges(z, leaves)
+    good = [u for u in uses if u.x.shape[0] == z.shape[0] and u.x._version == u.version]
+    weights = Counter(u.weight for u in good)
+    good = [u for u in good if weights[u.weight] == edges[u.weight]]
+    biases = Counter(u.bias for u in good)
+    return [
+        u if u.bias is None or biases[u.bias] == edges[u.bias] else _unbiased(u)
+        for u in good
+    ]
+
+
+def count_edges(z: Tensor, leaves: Mapping[str, Tensor]) -> Counter[str]:
+    """How often the autograd graph of z refers to each leaf."""
+    names = {id(t): n for n, t in leaves.items()}
+    edges: Counter[str] = Counter()
+    stack, seen = [z.grad_fn], {z.grad_fn}
+    while stack:
+        node = stack.pop()
+        for child, _ in node.next_functions if node is not None else ():
+            if child is None:
+                continue
+            leaf = getattr(child, "variable", None)
+            if leaf is not None:
+                edges[names.get(id(leaf), "")] += 1
+            elif child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return edges
+
+
+def _unbiased(use: Use) -> Use:
+    return Use(**{**use.__dict__, "bias": None})
+
+
+def _tuple(value: Any, length: int) -> tuple[int, ...]:
+    return (value,) * length if isinstance(value, int) else tuple(value)

@@ -1,0 +1,355 @@
+r"""The metric that the parameters inherit from the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geolib.core import strategies
+from geolib.core.factor import factor, join
+from geolib.core.inputs import Inputs, num_samples, require_finite, take
+from geolib.core.linearization import Linearization
+from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
+from geolib.core.realization import Realization
+from geolib.core.rows import Rows
+from geolib.core.seeding import normal
+from geolib.core.solvers import Solution, Spectrum, default_rtol, lanczos
+
+DIRECT = 1500  # up to this size eigenvalues come from a dense matrix
+CHUNK = 1 << 25  # entries of A held at once when G is formed
+
+
+class PullbackMetric:
+    r"""The field of metrics that R pulls back from the outputs on a data set.
+
+    .. math:: G(\theta) = \frac1n \sum_{i=1}^n J_i(\theta)^T M_i\, J_i(\theta),
+              \qquad J_i = \partial f(x_i; \theta) / \partial \theta .
+
+    With a Fisher `output_metric` it is the Fisher information matrix; with the
+    Hessian of a loss, the generalised Gauss-Newton matrix.
+
+    Args:
+        R: a :class:`Realization`, or a module to make one of.
+        x: inputs: a tensor, a dict or a tuple of tensors; or an iterable of such
+            batches that can be gone through again and again in the same order.
+        output_metric: the M_i; Euclidean by default.
+        reduction: "mean" as above, or "sum" to leave out the 1/n.
+        batch_size: hold only so many samples at a time. Then, as for an iterable,
+            every product runs the model again: memory is bounded, time is not.
+
+    Examples:
+        >>> from geolib.core import Realization
+        >>> R = Realization(nn.Linear(2, 1))
+        >>> PullbackMetric(R, torch.eye(2)).at(R.theta0).dense()
+        tensor([[0.5000, 0.0000, 0.5000],
+                [0.0000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 1.0000]])
+    """
+
+    def __init__(
+        self,
+        R: Realization | nn.Module,
+        x: Inputs | Iterable[Inputs],
+        output_metric: OutputMetric | None = None,
+        *,
+        reduction: str = "mean",
+        batch_size: int | None = None,
+    ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.output_metric = Euclidean() if output_metric is None else output_metric
+        if not isinstance(self.output_metric, OutputMetric):
+            raise TypeError(
+                "output_metric: expected an OutputMetric such as Categorical(), got "
+                f"{type(self.output_metric).__name__}"
+            )
+        R = R if isinstance(R, Realization) else Realization(R)
+        self.R = self.output_metric.prepare(R)
+        self.data = _Data(x, batch_size)
+        self.scale = 1.0 / self.data.n if reduction == "mean" else 1.0
+
+    def at(self, theta: Tensor) -> Metric:
+        """The metric at one point."""
+        return Metric(self, theta)
+
+
+class Metric:
+    r"""The pulled-back metric at one point, as a symmetric linear operator.
+
+    Nothing is computed before it is needed; the forward pass and the factored rows
+    are then kept (with one batch). Every method has a dense counterpart to test
+    against: `G @ v == G.dense() @ v`.
+
+    Attributes:
+        p: number of parameters.
+        n: number of samples.
+
+    Cost: `G @ v` is about one loss gradient once the forward pass is kept.
+
+    Examples:
+        >>> from geolib.core import Categorical, Realization
+        >>> R = Realization(nn.Linear(2, 3, bias=False))
+        >>> G = PullbackMetric(R, torch.ones(4, 2), Categorical()).at(torch.zeros(6))
+        >>> G @ torch.arange(6.0)
+        tensor([-1.3333, -1.3333,  0.0000,  0.0000,  1.3333,  1.3333])
+        >>> G.rank()
+        2
+        >>> G.solve(G @ torch.arange(6.0), damping=0.0).x.round(decimals=4)
+        tensor([-2., -2.,  0., -0.,  2.,  2.])
+    """
+
+    def __init__(self, field: PullbackMetric, theta: Tensor) -> None:
+        self.field = field
+        self.theta = theta.detach()
+        self.p = field.R.p
+        self.n = field.data.n
+        require_finite("theta", self.theta)
+
+    def __repr__(self) -> str:
+        return f"Metric(p={self.p}, n={self.n}, {self.field.output_metric})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(p, p)."""
+        return self.p, self.p
+
+    @cached_property
+    def _only(self) -> tuple[Linearization, LocalMetric]:
+        ((samples, x),) = self.field.data
+        return self._linearize(samples, x)
+
+    def _linearize(
+        self, samples: slice, x: Inputs
+    ) -> tuple[Linearization, LocalMetric]:
+        L = self.field.R.linearize(self.theta, x)
+        require_finite("R(theta, x)", L.outputs)
+        if len(L.outputs) != samples.stop - samples.start:
+            raise ValueError(
+                f"x: {samples.stop - samples.start} samples gave {len(L.outputs)} rows "
+                "of outputs"
+            )
+        return L, self.field.output_metric.at(L.outputs, samples)
+
+    def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]:
+        """For each batch its place, linearization and output metric."""
+        if self.field.data.single:
+            yield (slice(0, self.n), *self._only)
+            return
+        for samples, x in self.field.data:
+            yield (samples, *self._linearize(samples, x))
+
+    def outputs(self) -> Tensor:
+        """R(theta, x) for all samples, shape (n, o)."""
+        return torch.cat([L.outputs for _, L, _ in self.batches()])
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """G v for v of shape (p,), or column by column for v of shape (p, k)."""
+        if v.ndim not in (1, 2) or v.shape[0] != self.p:
+            raise ValueError(
+                f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
+            )
+        rows = v if v.ndim == 1 else v.mT
+        total = torch.zeros_like(rows)
+        for _, L, local in self.batches():
+            total += L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+        return total if v.ndim == 1 else total.mT
+
+    def inner(self, v: Tensor, w: Tensor) -> Tensor:
+        """The inner product <v, w> of two tangent vectors, a scalar tensor."""
+        return v @ (self @ w)
+
+    def pull(self, u: Tensor) -> Tensor:
+        """The covector J^T u of outputs' covectors u, shape (n, o) to (p,)."""
+        total = u.new_zeros(self.p)
+        for samples, L, _ in self.batches():
+            total += L.vjp(u[samples])
+        return total
+
+    def rows(self) -> Rows:
+        """The factored matrix A with G = A^T A; see :class:`Rows`."""
+        if self.field.data.single:
+            return self._only_rows
+        scale = self.field.scale**0.5
+        return join([factor(L, local, scale) for _, L, local in self.batches()])
+
+    @cached_property
+    def _only_rows(self) -> Rows:
+        return factor(*self._only, self.field.scale**0.5)
+
+    def dense(self) -> Tensor:
+        """G itself, shape (p, p); cost n r p^2."""
+        G = self.theta.new_zeros(self.p, self.p)
+        for _, L, local in self.batches():
+            A = factor(L, local, self.field.scale**0.5)
+            for rows in A.chunks(CHUNK):
+                G.addmm_(rows.mT, rows)
+        return G
+
+    def kernel(self) -> Tensor:
+        """K = A A^T, shape (n r, n r): G's nonzero eigenvalues in function space."""
+        return self.rows().gram()
+
+    def trace(self) -> float:
+        """The sum of G's eigenvalues."""
+        return sum(
+            float(factor(L, local, self.field.scale**0.5).square_sum())
+            for _, L, local in self.batches()
+        )
+
+    def spectrum(
+        self,
+        k: int | None = None,
+        *,
+        vectors: bool = False,
+        tol: float | None = None,
+        seed: int = 0,
+    ) -> Spectrum:
+        """The k largest eigenvalues (all by default), with vectors if asked for.
+
+        Up to a size of 1500 (of G or of the kernel) they come from the dense matrix,
+        otherwise from Lanczos, which sees one copy of an exactly repeated value.
+
+        Raises:
+            ValueError: k outside 1..p.
+        """
+        k = self.p if k is None else k
+        if not 1 <= k <= self.p:
+            raise ValueError(f"k: expected 1 to {self.p}, got {k}")
+        m = self.n * self._rank_per_sample()
+        if min(self.p, m) <= DIRECT or k > min(self.p, m) // 3:
+            return self._direct_spectrum(k, vectors, m)
+        tol = default_rtol(self.theta.dtype) if tol is None else tol
+        start = normal(self.p, seed).to(self.theta)
+        found = lanczos(lambda v: self @ v, start, k, tol, min(self.p, max(8 * k, 200)))
+        if vectors:
+            return found
+        return Spectrum(found.values, None, *_tail(found))
+
+    def _rank_per_sample(self) -> int:
+        _, _, local = next(self.batches())
+        return local.rank
+
+    def _direct_spectrum(self, k: int, vectors: bool, m: int) -> Spectrum:
+        in_functions = m < self.p and (not vectors or k <= m)
+        values, U = torch.linalg.eigh(self.kernel() if in_functions else self.dense())
+        values, U = values.flip(0)[:k].clamp_min(0), U.flip(1)[:, :k]
+        if vectors and in_functions:
+            A = self.rows()
+            U = torch.stack([A.rmatvec(c) for c in U.mT.contiguous()], dim=1)
+            U = torch.linalg.qr(U)[0]
+        values = torch.nn.functional.pad(values, (0, k - len(values)))
+        method = "kernel" if in_functions else "dense"
+        return Spectrum(
+            values, U if vectors else None, torch.zeros_like(values), True, method
+        )
+
+    def rank(self, rtol: float | None = None) -> int:
+        """Singular values of A above rtol times the largest: the rank of G.
+
+        They are the square roots of G's eigenvalues, so a relative size of 1e-8 in A
+        is told apart where G itself, in float64, has lost it. Default: the larger
+        side of A times the precision. Cost: a singular value decomposition of A.
+        """
+        s = torch.linalg.svdvals(self.rows().dense())
+        rtol = max(len(s), self.p) * torch.finfo(s.dtype).eps if rtol is None else rtol
+        return int((s > rtol * s.max()).sum()) if len(s) and s.max() > 0 else 0
+
+    def solve(
+        self,
+        g: Tensor,
+        damping: float = 0.0,
+        method: str = "auto",
+        *,
+        tol: float | None = None,
+        rtol: float | None = None,
+        max_iterations: int | None = None,
+        precondition: str | None = None,
+    ) -> Solution:
+        r"""Solve (G + damping I) x = g; with damping 0, x = G^+ g (least norm).
+
+        .. math:: x = (G + \lambda I)^{-1} g \qquad\text{or, in function space,}\qquad
+                  x = A^T (K + \lambda I)^{-1} b \;\text{ for } g = A^T b.
+
+        Args:
+            g: a covector of shape (p,), or one on the outputs, of shape (n, o), which
+                stands for J^T g. A loss's gradient in the outputs is of that kind; the
+                kernel method then needs no subtraction and keeps more digits.
+            damping: at least 0. Adding the identity is a choice of metric: it does
+                not change as a tensor under a change of coordinates.
+            method: "cholesky" (G is formed; small p), "kernel" (K is formed; n r
+                small), "cg" (neither), or "auto", which estimates their costs.
+            tol: the relative residual that counts as converged; sqrt(eps) by default.
+            rtol: with damping 0, eigenvalues below rtol times the largest are zero;
+                eps^(2/3) by default.
+            precondition: for "cg": None, or "kfac" for the Kronecker-factored
+                approximation of G + damping I.
+
+        Raises:
+            ValueError: a non-finite g, negative damping, an unknown method, or a
+                system that this precision cannot factorise.
+
+        Cost: cholesky n r p^2 + p^3/3; kernel (n r)^2 (layer widths) + (n r)^3/3;
+        cg one product an iteration.
+        """
+        return strategies.solve(
+            self,
+            g,
+            damping,
+            method,
+            tol=tol,
+            rtol=rtol,
+            max_iterations=max_iterations,
+            precondition=precondition,
+        )
+
+
+def _tail(found: Spectrum) -> tuple[Any, ...]:
+    return found.residuals, found.converged, found.method
+
+
+class _Data:
+    """The inputs as a sequence of (place, batch), which can be repeated."""
+
+    def __init__(self, x: Inputs | Iterable[Inputs], batch_size: int | None) -> None:
+        whole = isinstance(x, Tensor | Mapping | tuple)
+        if not whole and (not isinstance(x, Iterable) or isinstance(x, Iterator)):
+            raise TypeError(
+                "x: expected a tensor, a dict, a tuple, or a list of batches that can "
+                f"be repeated; got {type(x).__name__}"
+            )
+        if not whole and batch_size is not None:
+            raise ValueError("batch_size: x already comes in batches")
+        self.x, self.whole = x, whole
+        self.n = num_samples(x) if whole else sum(map(num_samples, x))  # type: ignore
+        if self.n == 0:
+            raise ValueError("x: no samples")
+        self.size = min(batch_size or self.n, self.n)
+        self.single = whole and self.size == self.n
+
+    def __iter__(self) -> Iterator[tuple[slice, Inputs]]:
+        if self.single:
+            yield slice(0, self.n), self.x  # type: ignore[misc]
+            return
+        start = 0
+        for batch in self._batches():
+            stop = start + num_samples(batch)
+            yield slice(start, stop), batch
+            start = stop
+        if start != self.n:
+            raise ValueError(
+                f"x: {start} samples came this time, {self.n} the first time; batches "
+                "must repeat"
+            )
+
+    def _batches(self) -> Iterator[Inputs]:
+        if not self.whole:
+            yield from self.x  # type: ignore[misc]
+            return
+        for i in range(0, self.n, self.size):
+            yield take(self.x, slice(i, i + self.size))  # type: ignore[arg-type]

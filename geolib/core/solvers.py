@@ -1,0 +1,182 @@
+r"""Solving (G + damping I) x = g for symmetric positive semi-definite G."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solve found, and how well.
+
+    Attributes:
+        x: the solution, shape (p,).
+        residual: |g - (G + damping) x| / |g|. With damping 0 and g outside the range
+            of G it cannot vanish; `converged` then judges |G (g - G x)|.
+        iterations: of the iterative methods; 0 for direct ones.
+        converged: whether the residual came below the tolerance that was asked for.
+        method: cholesky, kernel, cg, or their pseudo-inverse forms.
+    """
+
+    x: Tensor
+    residual: float
+    iterations: int
+    converged: bool
+    method: str
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Largest eigenvalues, in descending order.
+
+    Attributes:
+        values: shape (k,).
+        vectors: shape (p, k), orthonormal, or None when not asked for.
+        residuals: |G v - value v| for each pair; zeros for the direct method.
+        converged: whether all residuals are below the tolerance.
+        method: dense, kernel or lanczos.
+    """
+
+    values: Tensor
+    vectors: Tensor | None
+    residuals: Tensor
+    converged: bool
+    method: str
+
+
+def default_rtol(dtype: torch.dtype) -> float:
+    """Relative size below which an eigenvalue counts as zero: eps^(2/3)."""
+    return torch.finfo(dtype).eps ** (2 / 3)
+
+
+def solve_dense(G: Tensor, g: Tensor, damping: float) -> Tensor:
+    """Cholesky solve of (G + damping) x = g; raises if that is not positive."""
+    H = G.clone()
+    H.diagonal().add_(damping)
+    factor, info = torch.linalg.cholesky_ex(H)
+    if int(info):
+        low = float(torch.linalg.eigvalsh(H)[0])
+        raise ValueError(
+            f"damping: G + {damping:.3g} I is not positive definite in this "
+            f"precision (least eigenvalue {low:.3g}); use more damping, damping=0 "
+            "for the pseudo-inverse, or float64"
+        )
+    return torch.cholesky_solve(g[:, None], factor)[:, 0]
+
+
+def pseudo_solve(G: Tensor, g: Tensor, power: int, rtol: float | None) -> Tensor:
+    """G^+ g (power 1) or (G^+)^2 g (power 2), by the eigenvalues of G."""
+    values, vectors = torch.linalg.eigh(G)
+    top = values.abs().max()
+    rtol = default_rtol(G.dtype) if rtol is None else rtol
+    if float(values[0]) < -max(rtol, 1e3 * torch.finfo(G.dtype).eps) * float(top):
+        raise ValueError(
+            f"metric: not positive semi-definite, eigenvalue {float(values[0]):.3g} "
+            f"beside {float(top):.3g}"
+        )
+    kept = values > rtol * top
+    inverse = torch.where(kept, values, 1.0).pow(-power) * kept
+    return vectors @ (inverse * (vectors.mT @ g))
+
+
+def conjugate_gradient(
+    apply: Operator,
+    g: Tensor,
+    tol: float,
+    max_iterations: int,
+    precondition: Operator | None = None,
+    x0: Tensor | None = None,
+) -> tuple[Tensor, float, int, bool]:
+    """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
+
+    Returns x, the relative residual (recomputed at the end, not the recurrence's),
+    the number of iterations and whether it is below the tolerance.
+
+    Raises:
+        ValueError: a direction of negative curvature: H is not PSD.
+
+    Source: Hestenes and Stiefel 1952.
+    """
+    size = float(g.norm())
+    if size == 0:
+        return torch.zeros_like(g), 0.0, 0, True
+    x = torch.zeros_like(g) if x0 is None else x0.clone()
+    r = g.clone() if x0 is None else g - apply(x)
+    z = r if precondition is None else precondition(r)
+    d, rz = z.clone(), float(r @ z)
+    steps = 0
+    while float(r.norm()) > tol * size and steps < max_iterations:
+        Hd = apply(d)
+        bend = float(d @ Hd)
+        if bend <= 0:
+            slack = 1e2 * torch.finfo(g.dtype).eps * float(d.norm() * Hd.norm())
+            if bend < -slack:
+                raise ValueError(
+                    f"metric: not positive semi-definite: v.Hv = {bend:.3g} < 0"
+                )
+            break  # d lies in the null space: no further progress is possible
+        x = torch.add(x, d, alpha=rz / bend)
+        r = torch.add(r, Hd, alpha=-rz / bend)
+        z = r if precondition is None else precondition(r)
+        rz, old = float(r @ z), rz
+        d = torch.add(z, d, alpha=rz / old)
+        steps += 1
+    residual = float((g - apply(x)).norm()) / size
+    return x, residual, steps, residual <= max(2 * tol, 0.0)
+
+
+def lanczos(
+    apply: Operator, start: Tensor, k: int, tol: float, max_dimension: int
+) -> Spectrum:
+    """The k largest eigenvalues by Lanczos with full reorthogonalisation.
+
+    The Krylov space grows until the k leading Ritz pairs have residuals at most
+    `tol` times the largest value, the space is invariant, or `max_dimension`.
+
+    Source: Lanczos 1950; residual bound as in Parlett, The Symmetric Eigenvalue
+    Problem, section 13.2.
+    """
+    basis = [start / start.norm()]
+    alphas: list[float] = []
+    betas: list[float] = []
+    while True:
+        w = apply(basis[-1])
+        alphas.append(float(w @ basis[-1]))
+        Q = torch.stack(basis)
+        for _ in range(2):
+            w = w - Q.mT @ (Q @ w)
+        beta = float(w.norm())
+        T = _tridiagonal(alphas, betas)
+        values, S = torch.linalg.eigh(T)
+        top = max(float(values[-1]), 0.0)
+        residuals = beta * S[-1].abs()
+        size = len(alphas)
+        invariant = beta <= 10 * torch.finfo(start.dtype).eps * max(top, 1e-300)
+        done = size >= k and float(residuals[-k:].max()) <= tol * top
+        if done or invariant or size >= max_dimension:
+            break
+        betas.append(beta)
+        basis.append(w / beta)
+    found = min(k, size)
+    order = torch.arange(size - 1, size - found - 1, -1)
+    vectors = Q.mT @ S[:, order].to(Q)
+    values = values[order].clamp_min(0).to(start)
+    residuals = residuals[order].to(start)
+    if found < k and invariant:  # the rest of the spectrum G showed to the start is 0
+        values = torch.nn.functional.pad(values, (0, k - found))
+    converged = bool((residuals <= tol * top).all()) and (found == k or invariant)
+    return Spectrum(values, vectors, residuals, converged, "lanczos")
+
+
+def _tridiagonal(alphas: list[float], betas: list[float]) -> Tensor:
+    T = torch.diag(torch.tensor(alphas, dtype=torch.float64))
+    if betas:
+        off = torch.tensor(betas, dtype=torch.float64)
+        T = T + torch.diag(off, 1) + torch.diag(off, -1)
+    return T

@@ -1,0 +1,182 @@
+r"""Ways to solve (G + damping I) x = g, and the choice between them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from geolib.core.cost import Problem, choose
+from geolib.core.inputs import require_finite, require_matching, require_vector
+from geolib.core.kfac import kronecker_preconditioner
+from geolib.core.rows import Rows
+from geolib.core.solvers import (
+    Solution,
+    conjugate_gradient,
+    pseudo_solve,
+    solve_dense,
+)
+
+if TYPE_CHECKING:
+    from geolib.core.metric import Metric
+
+METHODS = ("auto", "cholesky", "kernel", "cg")
+
+
+def solve(
+    G: Metric,
+    g: Tensor,
+    damping: float,
+    method: str,
+    *,
+    tol: float | None,
+    rtol: float | None,
+    max_iterations: int | None,
+    precondition: str | None,
+) -> Solution:
+    """See :meth:`Metric.solve`."""
+    _check(G, g, damping, method, precondition)
+    tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
+    problem = Problem.of(G)
+    if method == "auto":
+        method, precondition = choose(problem)
+    if method == "kernel":
+        return _by_kernel(G, g, damping, tol, rtol)
+    vector = g if g.ndim == 1 else G.pull(g)
+    if method == "cholesky":
+        return _by_dense(G.dense(), vector, damping, tol, rtol)
+    if max_iterations is None:
+        max_iterations = max(200, min(2 * min(problem.p, problem.m), 2000))
+    preconditioner = None
+    if precondition == "kfac":
+        preconditioner = kronecker_preconditioner(G.rows(), damping)
+    x, residual, steps, converged = conjugate_gradient(
+        lambda v: torch.add(G @ v, v, alpha=damping),
+        vector,
+        tol,
+        max_iterations,
+        preconditioner,
+    )
+    return Solution(x, residual, steps, converged, "cg")
+
+
+def _by_dense(
+    G: Tensor, g: Tensor, damping: float, tol: float, rtol: float | None
+) -> Solution:
+    if damping > 0:
+        x = solve_dense(G, g, damping)
+        residual = _ratio((g - G @ x - damping * x).norm(), g.norm())
+        return Solution(x, residual, 0, residual <= tol, "cholesky")
+    x = pseudo_solve(G, g, 1, rtol)
+    r = g - G @ x
+    inside = _ratio((G @ r).norm(), (G @ g).norm())
+    return Solution(x, _ratio(r.norm(), g.norm()), 0, inside <= tol, "pseudo-inverse")
+
+
+def _by_kernel(
+    G: Metric, g: Tensor, damping: float, tol: float, rtol: float | None
+) -> Solution:
+    A = G.rows()
+    K = A.gram()
+    b = _in_range(G, g) if g.ndim == 2 else None
+    if b is not None:
+        return _from_outputs(A, K, b, damping, tol, rtol)
+    vector = g if g.ndim == 1 else G.pull(g)
+    c = A.matvec(vector)
+    if damping == 0:
+        alpha = pseudo_solve(K, c, 2, rtol)
+        x = A.rmatvec(alpha)
+        r = vector - A.rmatvec(K @ alpha)
+        inside = _ratio(_norm(K, c - K @ (K @ alpha)), _norm(K, c))
+        residual = _ratio(r.norm(), vector.norm())
+        return Solution(x, residual, 0, inside <= tol, "kernel pseudo-inverse")
+    alpha = _refined(K, c, damping)
+    x = (vector - A.rmatvec(alpha)) / damping
+    gap = alpha - (c - K @ alpha) / damping
+    residual = _ratio(_norm(K, gap), vector.norm())
+    return Solution(x, residual, 0, residual <= tol, "kernel")
+
+
+def _from_outputs(
+    A: Rows, K: Tensor, b: Tensor, damping: float, tol: float, rtol: float | None
+) -> Solution:
+    """x = A^T (K + damping)^-1 b, which solves the system for g = A^T b."""
+    size = _norm(K, b)
+    if damping == 0:
+        alpha = pseudo_solve(K, b, 1, rtol)
+        method = "kernel pseudo-inverse"
+    else:
+        alpha = _refined(K, b, damping)
+        method = "kernel"
+    gap = b - K @ alpha - damping * alpha
+    residual = _ratio(_norm(K, gap), size)
+    return Solution(A.rmatvec(alpha), residual, 0, residual <= tol, method)
+
+
+def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
+    """Solve (K + damping) a = b by Cholesky and one step of refinement.
+
+    K is positive semi-definite by construction, so a failure means that rounding
+    is larger than the damping; a jitter of that size is then added, and the
+    residual that is reported tells what it cost.
+    """
+    eps = torch.finfo(K.dtype).eps
+    jitter = 0.0
+    H = K.clone()
+    for _ in range(4):
+        H.diagonal().copy_(K.diagonal()).add_(damping + jitter)
+        chol, info = torch.linalg.cholesky_ex(H)
+        if not int(info):
+            break
+        jitter = max(10 * jitter, 8 * eps * float(K.diagonal().sum()))
+    else:
+        raise ValueError(
+            f"damping: the kernel + {damping:.3g} I cannot be factorised in "
+            f"{K.dtype}; use more damping or float64"
+        )
+    a = torch.cholesky_solve(b[:, None], chol)
+    gap = b[:, None] - K @ a - damping * a
+    return (a + torch.cholesky_solve(gap, chol))[:, 0]
+
+
+def _in_range(G: Metric, u: Tensor) -> Tensor | None:
+    """b with A^T b = J^T u, or None if the output metric's root cannot reach u."""
+    parts, misses, size = [], 0.0, float(u.norm())
+    for samples, _, local in G.batches():
+        s = local.root_solve(u[samples])
+        misses += float((local.root(s) - u[samples]).norm()) ** 2
+        parts.append(s)
+    if math.sqrt(misses) > 32 * torch.finfo(u.dtype).eps * size:
+        return None
+    return torch.cat(parts).reshape(-1) / math.sqrt(G.field.scale)
+
+
+def _norm(K: Tensor, a: Tensor) -> Tensor:
+    """|A^T a|."""
+    return (a @ (K @ a)).clamp_min(0).sqrt()
+
+
+def _ratio(a: Tensor, b: Tensor) -> float:
+    return 0.0 if float(a) == 0 else float(a) / max(float(b), 1e-300)
+
+
+def _check(
+    G: Metric, g: Tensor, damping: float, method: str, precondition: str | None
+) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    if precondition not in (None, "kfac"):
+        raise ValueError(f"precondition: expected None or kfac, got {precondition!r}")
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
+    if isinstance(g, Tensor) and g.ndim == 2:
+        if g.shape[0] != G.n:
+            raise ValueError(
+                f"g: expected shape ({G.p},) or ({G.n}, outputs), got {tuple(g.shape)}"
+            )
+        require_matching("g", g, G.theta, "theta")
+    else:
+        require_vector("g", g, G.p, G.theta, "theta")
+    require_finite("g", g)

@@ -1,0 +1,358 @@
+"""The pulled-back metric on the table module x output metric x data."""
+
+import pytest
+import torch
+from core_cases import CASES, make
+from torch import nn
+
+from geolib.core import (
+    Bernoulli,
+    Blocks,
+    Categorical,
+    EmpiricalFisher,
+    Euclidean,
+    Gaussian,
+    LossHessian,
+    PullbackMetric,
+    Realization,
+    Sobolev,
+    init_,
+    normal,
+    rng,
+)
+from geolib.core.factor import certified_uses
+from geolib.core.reference import dense_jacobian, dense_metric, expected_score_blocks
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
+
+
+def identity(z):
+    return torch.eye(z.shape[1], dtype=z.dtype).expand(len(z), -1, -1)
+
+
+def labels(z):
+    return torch.as_tensor(rng(5).integers(0, z.shape[1], len(z)))
+
+
+def cross_entropy(z, y):
+    return nn.functional.cross_entropy(z, y, reduction="sum")
+
+
+def quartic(z, y):
+    return ((z - y) ** 2).sum() + 0.1 * ((z - y) ** 4).sum()
+
+
+def outer_residuals(z):
+    r = z.softmax(-1) - nn.functional.one_hot(labels(z), z.shape[1])
+    return r[:, :, None] * r[:, None, :]
+
+
+def quartic_hessian(z):
+    return torch.diag_embed(2 + 1.2 * (z - 1) ** 2)
+
+
+def tilted(z):
+    A = normal((len(z), z.shape[1], z.shape[1]), 8)
+    return A @ A.mT
+
+
+# name -> (output metric for outputs z, its matrices from an independent formula)
+METRICS = {
+    "euclidean": (lambda z: Euclidean(), identity),
+    "gaussian": (
+        lambda z: Gaussian(torch.linspace(0.5, 2, z.shape[1])),
+        lambda z: torch.diag_embed(
+            torch.linspace(0.5, 2, z.shape[1]).to(z).pow(-2).expand_as(z)
+        ),
+    ),
+    "bernoulli": (
+        lambda z: Bernoulli(),
+        lambda z: expected_score_blocks(z, "bernoulli"),
+    ),
+    "categorical": (
+        lambda z: Categorical(),
+        lambda z: expected_score_blocks(z, "categorical"),
+    ),
+    "reference": (
+        lambda z: Categorical(reference=True),
+        lambda z: expected_score_blocks(nn.functional.pad(z, (0, 1)), "categorical")[
+            :, :-1, :-1
+        ],
+    ),
+    "empirical": (lambda z: EmpiricalFisher(cross_entropy, labels(z)), outer_residuals),
+    "hessian": (lambda z: LossHessian(quartic, torch.ones_like(z)), quartic_hessian),
+    "blocks": (lambda z: Blocks(tilted(z)), tilted),
+}
+PAIRS = [(c, m) for c in CASES for m in METRICS if (c, m) != ("wide", "categorical")]
+
+
+def build(case, metric, **options):
+    module, x = make(case)
+    R = Realization(module)
+    z = R(R.theta0, x).detach()
+    make_metric, blocks = METRICS[metric]
+    G = PullbackMetric(R, x, make_metric(z), **options).at(R.theta0)
+    return R, x, G, blocks(z)
+
+
+def close(a, b, tol=1e-11):
+    scale = float(b.abs().max()) + 1e-300
+    torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=tol)
+
+
+@pytest.mark.parametrize(("case", "metric"), PAIRS)
+def test_every_form_agrees_with_the_dense_reference(case, metric):
+    R, x, G, blocks = build(case, metric)
+    expected = dense_metric(R, R.theta0, x, blocks)
+    v = normal((R.p, 3), 2)
+    close(G.dense(), expected)
+    close(G @ v, expected @ v)
+    close(G @ v[:, 0], expected @ v[:, 0])
+    close(torch.tensor(G.trace()), expected.trace())
+    A = G.rows()
+    close(A.dense().mT @ A.dense(), expected)
+    close(G.kernel(), A.dense() @ A.dense().mT)
+    a = normal(A.m, 3)
+    close(A.matvec(v[:, 0]), A.dense() @ v[:, 0])
+    close(A.rmatvec(a), A.dense().mT @ a)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("metric", ["euclidean", "bernoulli", "empirical"])
+def test_streaming_changes_nothing(case, metric):
+    _, _, G, _ = build(case, metric)
+    _, _, stream, _ = build(case, metric, batch_size=2)
+    v = normal(G.p, 2)
+    close(stream @ v, G @ v)
+    close(stream.dense(), G.dense())
+    close(stream.kernel(), G.kernel())
+    close(stream.outputs(), G.outputs())
+    u = normal(tuple(G.outputs().shape), 3)
+    close(stream.pull(u), G.pull(u))
+
+
+def test_a_list_of_batches_and_the_sum_reduction():
+    R, x, G, blocks = build("mlp", "euclidean")
+    batches = [x[:3], x[3:4], x[4:]]
+    H = PullbackMetric(R, batches, reduction="sum").at(R.theta0)
+    close(H.dense(), 7 * G.dense())
+    close(H.dense(), dense_metric(R, R.theta0, x, blocks, "sum"))
+
+
+def test_sobolev_adds_the_derivatives_in_the_input():
+    module, x = make("mlp")
+    R, w = Realization(module), 0.7
+    G = PullbackMetric(R, x, Sobolev(w)).at(R.theta0)
+
+    def slopes(theta):
+        def one(xi):
+            return R(theta, xi[None])[0]
+
+        return torch.func.vmap(torch.func.jacfwd(one))(x).reshape(len(x), -1)
+
+    D = torch.func.jacfwd(slopes)(R.theta0)
+    J = dense_jacobian(R, R.theta0, x)
+    expected = torch.einsum("iap,iaq->pq", J, J) + w * torch.einsum("iap,iaq->pq", D, D)
+    close(G.dense(), expected / len(x))
+    v = normal(R.p, 1)
+    close(G @ v, expected @ v / len(x))
+    zero = PullbackMetric(R, x, Sobolev(0.0)).at(R.theta0)
+    close(zero.dense(), torch.einsum("iap,iaq->pq", J, J) / len(x))
+
+
+def test_sobolev_needs_one_floating_input():
+    R = Realization(make("dict")[0])
+    with pytest.raises(TypeError, match="one floating tensor, got dict"):
+        PullbackMetric(R, make("dict")[1], Sobolev()).at(R.theta0).dense()
+
+
+LAYERS = {
+    "mlp": {"0.weight", "2.weight"},
+    "conv": {"0.weight", "2.weight", "5.weight"},
+    "grouped_conv": {"0.weight", "3.weight", "5.weight"},
+    "shared": {"a.weight", "c.weight"},
+    "sneaky": set(),
+    "dict": {"mix.weight"},
+    "sequence": {"lift.weight", "read.weight"},
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_only_weights_whose_every_use_was_seen_are_kept_in_factors(case):
+    module, x = make(case)
+    R = Realization(module)
+    uses = certified_uses(R.linearize(R.theta0, x))
+    assert {u.weight for u in uses} == LAYERS[case]
+
+
+def test_a_layer_whose_leading_axis_is_not_the_samples_is_found_out():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return torch.tanh(self.a(x.transpose(0, 1))).sum(0)
+
+    R = Realization(init_(Turned().double(), 0))
+    x = normal((4, 4, 3), 1)
+    L = R.linearize(R.theta0, x)
+    assert L.linear_uses()
+    assert not certified_uses(L)
+    G = PullbackMetric(R, x).at(R.theta0)
+    J = dense_jacobian(R, R.theta0, x)
+    close(G.kernel(), torch.einsum("iap,jbp->iajb", J, J).reshape(12, 12) / 4)
+
+
+def test_activations_in_place_are_safe():
+    def net(inplace):
+        act = nn.LeakyReLU(0.1, inplace=inplace)
+        return nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 2)).double()
+
+    x = normal((5, 3), 1)
+    a, b = Realization(init_(net(True), 0)), Realization(init_(net(False), 0))
+    close(
+        PullbackMetric(a, x).at(a.theta0).kernel(),
+        PullbackMetric(b, x).at(b.theta0).kernel(),
+        1e-14,
+    )
+
+
+class Unmappable(nn.Module):
+    """A parameter outside any layer, and a branch on data that `vmap` refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        h = torch.tanh(x * self.w)
+        if float(h.sum()) > 1e9:
+            h = -h
+        return h.sum(1, keepdim=True)
+
+
+def test_rows_fall_back_to_a_loop_when_vmap_cannot():
+    R, x = Realization(Unmappable().double()), normal((4, 3), 1)
+    G = PullbackMetric(R, x).at(R.theta0)
+    J = dense_jacobian(R, R.theta0, x)
+    close(G.rows().dense(), J[:, 0] / 2)
+
+
+def test_positions_and_outer_products_give_the_same_gram():
+    from geolib.core.rows import LayerBlock
+
+    x, delta = normal((5, 2, 3, 4), 0), normal((5, 2, 2, 3, 6), 1)
+    block = LayerBlock(x, delta, slice(0, 48), slice(48, 60))
+    grams = []
+    for add in (block._add_positions_, block._add_outer_):
+        K = torch.zeros(5, 2, 5, 2, dtype=torch.float64)
+        for g in range(2):
+            add(K, g)
+        grams.append(K)
+    close(grams[0], grams[1])
+    rows = torch.zeros(5, 2, 60, dtype=torch.float64)
+    block.add_rows_(rows)
+    W = rows[..., :48]
+    close(grams[0], torch.einsum("nrq,msq->nrms", W, W))
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda R, x: PullbackMetric(R, x, "fisher"), TypeError, "output_metric: exp"),
+        (
+            lambda R, x: PullbackMetric(R, x, reduction="max"),
+            ValueError,
+            "reduction: expected mean or sum",
+        ),
+        (lambda R, x: PullbackMetric(R, x, batch_size=0), ValueError, "batch_size"),
+        (lambda R, x: PullbackMetric(R, iter([x])), TypeError, "can be repeated"),
+        (lambda R, x: PullbackMetric(R, [x], batch_size=2), ValueError, "in batches"),
+        (lambda R, x: PullbackMetric(R, x[:0]), ValueError, "x: no samples"),
+        (
+            lambda R, x: PullbackMetric(R, (x, x[:2])),
+            ValueError,
+            "common leading axis",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x).at(R.theta0 * float("nan")),
+            ValueError,
+            "theta: .* not finite",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x * float("inf")).at(R.theta0).outputs(),
+            ValueError,
+            r"R\(theta, x\): .* not finite",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x.float()).at(R.theta0).outputs(),
+            TypeError,
+            "x: dtype torch.float32",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x).at(R.theta0) @ torch.zeros(3),
+            ValueError,
+            "v: expected shape",
+        ),
+        (
+            lambda R, x: (
+                PullbackMetric(R, x, EmpiricalFisher(cross_entropy, torch.zeros(3)))
+                .at(R.theta0)
+                .dense()
+            ),
+            ValueError,
+            "targets: 3 of them do not cover",
+        ),
+        (
+            lambda R, x: Blocks(torch.tensor([[1.0, 0.0], [0.0, -1.0]])),
+            ValueError,
+            "not positive semi-definite: eigenvalue -1",
+        ),
+        (
+            lambda R, x: Blocks(torch.tensor([[1.0, 1.0], [0.0, 1.0]])),
+            ValueError,
+            "symmetric",
+        ),
+        (
+            lambda R, x: (
+                PullbackMetric(
+                    R, x, LossHessian(lambda z, y: -((z - y) ** 2).sum(), x[:, :2])
+                )
+                .at(R.theta0)
+                .dense()
+            ),
+            ValueError,
+            "not positive semi-definite",
+        ),
+        (lambda R, x: Gaussian(0.0), ValueError, "sigma: expected positive"),
+        (lambda R, x: Sobolev(-1.0), ValueError, "weight: expected"),
+    ],
+)
+def test_bad_input(build, error, message):
+    module, x = make("mlp")
+    with pytest.raises(error, match=message):
+        build(Realization(module), x)
+
+
+def test_a_softmax_of_one_class_is_refused():
+    module, x = make("wide")
+    R = Realization(module)
+    with pytest.raises(ValueError, match="Categorical needs at least 2 outputs"):
+        PullbackMetric(R, x, Categorical()).at(R.theta0).dense()
+
+
+def test_batches_that_do_not_repeat_are_noticed():
+    class Shrinking:
+        def __init__(self, x):
+            self.x, self.calls = x, 0
+
+        def __iter__(self):
+            self.calls += 1
+            yield self.x[: 8 - self.calls]
+
+    module, x = make("mlp")
+    R = Realization(module)
+    G = PullbackMetric(R, Shrinking(x)).at(R.theta0)
+    with pytest.raises(ValueError, match="6 samples came this time, 7 the first"):
+        G.dense()
