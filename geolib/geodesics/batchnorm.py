@@ -28,7 +28,7 @@ class BatchStatistics(nn.Module):
         [0.0, 0.0]
     """
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
         self.weight = norm.weight
         self.bias = norm.bias

@@ -223,7 +223,9 @@ class _Search:
             phi = torch.cat([self.map_inner(p[None], rows) for p in points])
         phi.requires_grad_(True)
         energy = self.energy(phi, points, t, rows)
-        to_phi, to_points = torch.autograd.grad(energy, (phi, points), allow_unused=True)
+        to_phi, to_points = torch.autograd.grad(
+            energy, (phi, points), allow_unused=True
+        )
         total = torch.zeros_like(line) if to_points is None else to_points
         for k, point in enumerate(points.detach()):
             leaf = point[None].requires_grad_(True)

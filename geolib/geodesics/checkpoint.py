@@ -57,14 +57,14 @@ def load(file: str | File) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_json(file: str | File, value: Any) -> None:
-    """Write JSON at once or not at all; stable order, one line per entry.
+    r"""Write JSON at once or not at all; stable order, one line per entry.
 
     Examples:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> write_json(folder + "/a.json", {"b": 1})
         >>> open(folder + "/a.json").read()
-        '{\\n "b": 1\\n}\\n'
+        '{\n "b": 1\n}\n'
     """
     file = File(file)
     file.parent.mkdir(parents=True, exist_ok=True)

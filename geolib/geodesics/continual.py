@@ -45,7 +45,8 @@ class Learned:
     def forgetting(self) -> float:
         r"""Mean drop of the earlier tasks from their best to the end.
 
-        .. math:: \frac{1}{T-1} \sum_{j<T} \big(\max_{i \ge j,\, i<T} a_{ij} - a_{Tj}\big)
+        .. math:: \frac{1}{T-1} \sum_{j<T}
+                  \big(\max_{j \le i < T} a_{ij} - a_{Tj}\big)
         """
         last = len(self.table) - 1
         best = [self.table[j:last, j].max() for j in range(last)]
@@ -93,8 +94,7 @@ def learn_sequence(
     Source: Raghavan and Thomson 2021 (the idea); step: our derivation.
 
     Examples:
-        >>> from geolib.geodesics import mlp
-        >>> from geolib.geodesics.train import table
+        >>> from geolib.geodesics import mlp, split_tasks, table
         >>> tasks = split_tasks(table("digits"), [[0, 1], [2, 3]])
         >>> found = learn_sequence(mlp([64, 16, 10]), tasks, "replay", passes=6400)
         >>> found.table.shape

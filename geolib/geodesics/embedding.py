@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
               2\,e^{\frac12 \log\mathrm{softmax}(z)}
 
     for `raw`, `logit`, `prob` and `sphere`. The last lies on a sphere of radius 2 and
-    pulls back to the Fisher information; `logit` forgets the shift that softmax ignores.
+    pulls back to the Fisher information; `logit` forgets what softmax ignores.
 
     Args:
         outputs: shape (..., c).
@@ -141,6 +139,3 @@ def angle_length(p: Tensor, q: Tensor) -> Tensor:
     # atan2 keeps the digits that arccos loses between nearly equal vectors
     arc = 4 * torch.atan2((p - q).norm(dim=-1), (p + q).norm(dim=-1))
     return arc.square().mean().sqrt()
-
-
-Loss = Callable[[Tensor, Tensor], Tensor]

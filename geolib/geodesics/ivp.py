@@ -65,8 +65,8 @@ def shoot(
     Examples:
         >>> from geolib.geodesics.surfaces import sphere
         >>> a, v = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-        >>> shoot(sphere(), a, v).end.tolist()
-        [1.0, 0.0]
+        >>> (shoot(sphere(), a, v).end - v).norm().item() < 1e-12
+        True
     """
     if a.ndim != 1 or a.shape != v.shape:
         raise ValueError(

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
+from geolib.core.solvers import conjugate_gradient
 from geolib.geodesics.embedding import embed
-from geolib.geodesics.space import conjugate_gradient
 from geolib.geodesics.sparse_path import bhattacharyya
 from geolib.geodesics.tasks import Memory, Task, restrict
 from geolib.geodesics.train import Adam, gradient
@@ -119,7 +119,8 @@ class Joint(Learner):
 class ElasticWeights(Learner):
     r"""Elastic weight consolidation: a spring on each weight, as stiff as its Fisher.
 
-    .. math:: L_{\text{new}} + \tfrac{s}{2} \sum_{\text{tasks}} \sum_i F_i\,(w_i - w^*_i)^2
+    .. math:: L_{\text{new}} + \tfrac{s}{2} \sum_{\text{tasks}}
+              \sum_i F_i\,(w_i - w^*_i)^2
 
     Source: Kirkpatrick et al. 2017, equation 3.
     """
@@ -227,8 +228,8 @@ class InvariantPath(Learner):
     r"""The path that moves the stored outputs least for what it gains.
 
     .. math:: \theta = (G_{\text{mem}} + \beta G_{\text{new}} + \mu I)^{-1}
-              \big(\gamma\,\nabla L_{\text{new}} + J^T(\Phi - \Phi_{\text{stored}})\big),
-              \qquad w \leftarrow w - \theta
+              \big(\gamma\,\nabla L_{\text{new}}
+              + J^T(\Phi - \Phi_{\text{stored}})\big), \qquad w \leftarrow w - \theta
 
     with no Adam behind it, whose scaling would leave the invariant directions. The
     second part of the bracket takes back the drift. With beta = 0 and
@@ -251,7 +252,7 @@ class InvariantPath(Learner):
         *args,
         mu: float = 3.0,
         rate: float = 1.0,
-        cg: int = 10,
+        cg: int = 9,
         space: str = "logit",
         carry: float = 0.0,
         **rest,
@@ -264,8 +265,8 @@ class InvariantPath(Learner):
         if not len(self.memory):
             return batch
         both = min(self.replayed, len(self.memory))
-        extra = self.cg * batch if self.carry else 0
-        return batch + (self.cg + 1) * both + extra
+        extra = (self.cg + 1) * batch if self.carry else 0
+        return batch + (self.cg + 2) * both + extra
 
     def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if not len(self.memory):  # nothing to protect yet
@@ -284,7 +285,7 @@ class InvariantPath(Learner):
 
         with torch.no_grad():
             gap = phi(old.outputs) - phi(memory.z[rows])  # type: ignore[index]
-        _, pull = torch.func.vjp(phi, old.outputs)
+        pull = torch.func.vjp(phi, old.outputs)[1]
         drift = old.vjp(pull(gap)[0]) / n
 
         def product(v: Tensor) -> Tensor:
@@ -298,7 +299,7 @@ class InvariantPath(Learner):
             _, grad = gradient(lambda u: self.loss(u, x, y), w)
             fall = (1 + np.cos(np.pi * progress)) / 2
             rhs = self.mu * self.rate * fall * grad / grad.norm().clamp_min(1) + drift
-        step, _ = conjugate_gradient(product, rhs, 1e-6, self.cg)
+        step = conjugate_gradient(product, rhs, 1e-6, self.cg)[0]
         return w - step
 
     def carried(self, w: Tensor, x: Tensor, y: Tensor, product):

@@ -30,7 +30,8 @@ def matrices(R: Realization) -> Tensor:
         >>> matrices(Realization(torch.nn.Linear(2, 1))).tolist()
         [True, True, False]
     """
-    flags = [torch.full((n,), len(s) >= 2) for n, s in zip(R.sizes, R.shapes, strict=True)]
+    layout = zip(R.sizes, R.shapes, strict=True)
+    flags = [torch.full((n,), len(s) >= 2) for n, s in layout]
     return torch.cat(flags).to(R.theta0.device)
 
 
@@ -69,7 +70,7 @@ def magnitude_mask(
 
 
 def cubic_level(level: float, step: int, steps: int, warm: float = 0.7) -> float:
-    r"""Level at a step: :math:`p\,(1 - (1 - \min(1, t/(wT)))^3)`, full at the w-th part.
+    r"""Level at a step: :math:`p\,(1 - (1 - \min(1, t/(wT)))^3)`, full at wT.
 
     Source: Zhu and Gupta 2017, equation 1.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def mlp(
         torch.Size([1, 10])
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    for k, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(fan_in, fan_out, dtype=dtype)]
         layers += [activation()] if k < len(sizes) - 2 else []
     net = nn.Sequential(*layers)

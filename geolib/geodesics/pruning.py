@@ -181,9 +181,7 @@ METHODS: dict[str, Callable[..., Sparse]] = {
     "magnitude + labels": tuned,
     "magnitude + distillation": lambda *a, **k: tuned(*a, distil=True, **k),
     "gradual + labels": lambda *a, **k: tuned(*a, gradual=True, **k),
-    "gradual + distillation": lambda *a, **k: tuned(
-        *a, gradual=True, distil=True, **k
-    ),
+    "gradual + distillation": lambda *a, **k: tuned(*a, gradual=True, distil=True, **k),
     "penalty path": by_penalty,
     "invariant path": by_metric,
 }

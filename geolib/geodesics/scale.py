@@ -166,7 +166,9 @@ def vgg_study(
     tag = f"{name}{'-bn' if batch_norm else ''}"
     nets = []
     for s in seeds:
-        net = vgg(name, s, batch_norm, int(data.y.max()) + 1, width, data.x.dtype)
+        net: nn.Module = vgg(
+            name, s, batch_norm, int(data.y.max()) + 1, width, data.x.dtype
+        )
         file = folder / f"{tag}-{s}.safetensors"
         options = {"steps": steps, "batch": batch, "lr": lr, "seed": s}
         nets.append(

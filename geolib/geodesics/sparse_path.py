@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
+from geolib.core.solvers import conjugate_gradient
 from geolib.geodesics.embedding import Embedded, embed
 from geolib.geodesics.masks import cubic_level, magnitude_mask, matrices
-from geolib.geodesics.space import conjugate_gradient
 from geolib.geodesics.train import Meter, batches
 
 
@@ -48,7 +48,7 @@ def sparse_path(
     steps: int = 40,
     batch: int = 256,
     mu: float = 1e-4,
-    cg: int = 10,
+    cg: int = 9,
     space: str = "sphere",
     warm: float = 0.7,
     seed: int = 0,
@@ -74,7 +74,7 @@ def sparse_path(
         choose: maps (weights, level, rows) to a mask; magnitudes by default.
         y, pull: with labels, move the reference this part of the way to them.
 
-    Cost: steps * (cg + 1) * batch passes.
+    Cost: steps * (cg + 2) * batch passes.
 
     Source: Raghavan and Thomson 2021 (the idea of paths toward sparse subspaces); the
     step is our derivation.
@@ -125,8 +125,9 @@ def repair(
     def product(v: Tensor) -> Tensor:
         return free_ * L.vjp(L.jvp(v) / n) + mu * v
 
-    step, _ = conjugate_gradient(product, rhs, 1e-6, cg)
-    meter.add((cg + 1) * n)
+    step = conjugate_gradient(product, rhs, 1e-6, cg)[0]
+    # one product for the right-hand side and one for the final residual
+    meter.add((cg + 2) * n)
     return w - free_ * step
 
 

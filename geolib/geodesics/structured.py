@@ -55,13 +55,14 @@ def joints(module: nn.Module) -> list[Joint]:
             f"{type(module).__name__}; use structured=False"
         )
     found: list[Joint] = []
-    make, norms = None, []
+    make: int | None = None
+    norms: list[int] = []
     for k, layer in enumerate(module):
         if isinstance(layer, WEIGHTED):
             if isinstance(layer, nn.Conv2d) and layer.groups != 1:
                 raise ValueError(f"module: layer {k} is a grouped convolution")
             if make is not None:
-                units = module[make].weight.shape[0]  # type: ignore[union-attr]
+                units = len(_weight(module, make))
                 spread = layer.weight.shape[1] // units
                 found.append(Joint(make, tuple(norms), k, units, spread))
             make, norms = k, []
@@ -105,15 +106,21 @@ def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
             h = layer(h)
     scores = []
     for joint in joints(module):
-        weight = module[joint.use].weight.detach()  # type: ignore[union-attr]
+        weight = _weight(module, joint.use)
         power = caught[joint.use]
-        size2 = weight.square().flatten(2).sum(2) if weight.ndim > 2 else weight.square()
+        size2 = weight.square().view(*weight.shape[:2], -1).sum(2)
         if power.ndim > 1:  # average over the places of an image
             power = power.flatten(1).mean(1)
         column = power * size2.sum(0)
         unit = column.view(joint.units, joint.spread).sum(1)
         scores.append(unit / unit.sum().clamp_min(1e-30))
     return scores
+
+
+def _weight(module: nn.Sequential, layer: int) -> Tensor:
+    weight = module[layer].weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
 
 
 def choose_units(scores: list[Tensor], level: float) -> list[Tensor]:
@@ -145,7 +152,8 @@ def unit_mask(R: Realization, kept: list[Tensor]) -> Tensor:
         >>> unit_mask(Realization(net), [torch.tensor([True, False])]).tolist()
         [True, False, True, False, True, False, True]
     """
-    flags = {n: torch.ones(s, dtype=torch.bool) for n, s in zip(R.names, R.shapes, strict=True)}
+    layout = zip(R.names, R.shapes, strict=True)
+    flags = {n: torch.ones(s, dtype=torch.bool) for n, s in layout}
     for joint, keep in zip(joints(R.module), kept, strict=True):
         keep = keep.cpu()
         for k in (joint.make, *joint.norms):

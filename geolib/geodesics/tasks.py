@@ -62,7 +62,7 @@ def split_tasks(
     Examples:
         >>> from geolib.geodesics.train import table
         >>> [len(t.x) for t in split_tasks(table("digits"), [[0, 1], [2, 3]])]
-        [197, 200]
+        [199, 208]
     """
     if part not in ("test", "val"):
         raise ValueError(f"part: expected 'test' or 'val', got {part!r}")

@@ -199,7 +199,11 @@ def train(
     check_labels(R(w, x[:1]).shape[1], y)
     adam, meter = Adam(w), meter or Meter()
     for step, rows in enumerate(batches(len(x), batch, steps, seed, x.device)):
-        _, grad = gradient(lambda u, r=rows: F.cross_entropy(R(u, x[r]), y[r]), w)
+
+        def loss(u: Tensor, r: Tensor = rows) -> Tensor:
+            return F.cross_entropy(R(u, x[r]), y[r])
+
+        _, grad = gradient(loss, w)
         w = adam.step(w, grad, cosine(lr, step, steps))
         meter.add(len(rows))
     if not bool(torch.isfinite(w).all()):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from geolib.core import Realization
+from geolib.core.solvers import conjugate_gradient
 from geolib.geodesics.embedding import Embedded
 from geolib.geodesics.path import Path, polygon
-from geolib.geodesics.space import FunctionSpace, conjugate_gradient
+from geolib.geodesics.space import FunctionSpace
 
 MODES = ("straight", "once", "invariant", "corrected")
 
@@ -48,7 +49,7 @@ def invariant_walk(
     mu: float = 1e-2,
     cg: int = 30,
 ) -> Walk:
-    r"""Walk from `w` along `direction`, each step made as invariant as the metric allows.
+    r"""Walk along a direction, each step made as invariant as the metric allows.
 
     .. math:: s \propto (G_w + \mu I)^{-1} d, \qquad |s| = \text{size}
 
@@ -89,14 +90,14 @@ def invariant_walk(
     points, heading = [w], direction / direction.norm()
     for k in range(steps):
         if mode in ("invariant", "corrected") or (mode == "once" and k == 0):
-            heading, _ = _damped(map_, space.x, points[-1], direction, mu, cg)
-            passes += cg * n
+            heading = _damped(map_, space.x, points[-1], direction, mu, cg)
+            passes += (cg + 1) * n
         w = points[-1] + size * heading / heading.norm()
         if mode == "corrected":
             L = map_.linearize(w, space.x)
-            back, _ = _damped(map_, space.x, w, L.vjp((L.outputs - start) / n), mu, cg)
+            back = _damped(map_, space.x, w, L.vjp((L.outputs - start) / n), mu, cg)
             w = w - back
-            passes += (cg + 1) * n
+            passes += (cg + 2) * n
         points.append(w)
     W = torch.stack(points)
     with torch.no_grad():
@@ -107,6 +108,6 @@ def invariant_walk(
 
 def _damped(
     map_: Realization, x: Tensor, w: Tensor, rhs: Tensor, mu: float, cg: int
-) -> tuple[Tensor, float]:
+) -> Tensor:
     L, n = map_.linearize(w, x), len(x)
-    return conjugate_gradient(lambda v: L.vjp(L.jvp(v) / n) + mu * v, rhs, 1e-8, cg)
+    return conjugate_gradient(lambda v: L.vjp(L.jvp(v) / n) + mu * v, rhs, 1e-8, cg)[0]
