@@ -63,7 +63,7 @@ def write_json(file: str | File, value: Any) -> None:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> write_json(folder + "/a.json", {"b": 1})
-        >>> open(folder + "/a.json").read()
+        >>> File(folder + "/a.json").read_text()
         '{\n "b": 1\n}\n'
     """
     file = File(file)
