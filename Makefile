@@ -38,7 +38,7 @@ test: setup lint ## everything: linters, types, units, doctests, notebooks, brow
 	$(BIN)/geolib claims --profile small --check
 	$(BIN)/geolib html --profile small
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests geolib
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -p no:doctest --nbval-lax \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -o addopts= --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout 300 chapters
 
 test-fast: setup lint ## linters, types and the quick unit tests

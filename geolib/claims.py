@@ -100,6 +100,9 @@ class Claim:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.verdict}
 
+    def _ipython_display_(self) -> None:
+        """Nothing: a claim at the end of a cell has already printed its line."""
+
 
 def claim(
     key: str,

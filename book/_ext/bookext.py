@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def repository(app: Sphinx, config: Any) -> None:
         config.html_theme_options["repository_url"] = f"https://github.com/{name}"
 
 
+def spare_the_bars(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Let docstrings write |x|: escape bars outside code, maths and examples."""
+    block: int | None = None  # indentation of the directive whose block we are in
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and line.strip() and indent <= block:
+            block = None
+        if block is None and not line.lstrip().startswith((">>>", "...")):
+            spans = re.split(r"(``.*?``|`[^`]*`)", line)
+            spans[::2] = [t.replace("|", r"\|") for t in spans[::2]]
+            lines[i] = "".join(spans)
+        if block is None and line.rstrip().endswith("::"):
+            block = indent
+
+
 def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
     """Accessibility of the theme's own markup: toggles get names, lists no false role."""
     if error or app.builder.format != "html":
@@ -119,6 +137,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("package-reference", PackageReference)
     app.add_directive("package-summary", PackageSummary)
     app.connect("config-inited", repository)
+    app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
     app.connect("build-finished", name_the_nameless)
     app.connect("html-page-context", edit_the_text, priority=100)
     app.connect("html-page-context", once, priority=999)

@@ -1,5 +1,6 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
+from geolib.core.alignment import Alignment, align
 from geolib.core.flow import Trajectory, flow
 from geolib.core.jet import Jet
 from geolib.core.linearization import Linearization
@@ -21,6 +22,7 @@ from geolib.core.seeding import init_, normal, rng, uniform
 from geolib.core.solvers import Solution, Spectrum
 
 __all__ = [
+    "Alignment",
     "Bernoulli",
     "Blocks",
     "Categorical",
@@ -39,6 +41,7 @@ __all__ = [
     "Solution",
     "Spectrum",
     "Trajectory",
+    "align",
     "flow",
     "init_",
     "normal",

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from geolib.core.metric import Metric
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the estimate is made from: p parameters, m = n r rows."""
+    """What the estimate is made from: p parameters, n samples, o outputs, rank r."""
 
     p: int
-    m: int
+    n: int
+    o: int
+    r: int
 
-    @classmethod
-    def of(cls, G: Metric) -> Problem:
-        _, _, local = next(G.batches())
-        return cls(G.p, G.n * local.rank)
+    @property
+    def m(self) -> int:
+        """Number of rows of A."""
+        return self.n * self.r
 
 
 def choose(problem: Problem) -> tuple[str, str | None]:

@@ -3,12 +3,11 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
 from geolib.core.inputs import Inputs, require_matching
 from geolib.core.layers import Recorder, Use, exact_uses
@@ -57,7 +56,7 @@ class Linearization:
             n: t.detach().requires_grad_() for n, t in R.unflatten(self.theta).items()
         }
         recorder = Recorder(self._leaves) if R.recordable else nullcontext()
-        with _differentiable_kernels(R, self.theta), recorder:
+        with recorder:
             self._z = R.evaluate(self._leaves, x)
         self._uses = getattr(recorder, "uses", [])
         self.outputs = self._z.detach()
@@ -175,10 +174,7 @@ class Linearization:
 
     def _forward_mode(self, v: Tensor) -> Tensor:
         def push(t: Tensor) -> Tensor:
-            with _differentiable_kernels(self.R, self.theta):
-                return torch.func.jvp(lambda s: self.R(s, self.x), (self.theta,), (t,))[
-                    1
-                ]
+            return torch.func.jvp(lambda s: self.R(s, self.x), (self.theta,), (t,))[1]
 
         return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
@@ -191,13 +187,3 @@ class Linearization:
                 f"{name}: expected shape {shape} or (k, *{shape}), got {tuple(t.shape)}"
             )
         require_matching(name, t, self.theta, "theta")
-
-
-def _differentiable_kernels(R: Realization, theta: Tensor) -> ExitStack:
-    """Fused attention and cuDNN's recurrent layers lack second derivatives."""
-    stack = ExitStack()
-    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    if theta.is_cuda and any(isinstance(m, nn.RNNBase) for m in R.module.modules()):
-        cudnn = torch.backends.cudnn
-        stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
-    return stack

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import strategies
+from geolib.core.cost import Problem
 from geolib.core.factor import factor, join
 from geolib.core.inputs import Inputs, num_samples, require_finite, take
 from geolib.core.linearization import Linearization
@@ -144,6 +145,12 @@ class Metric:
         for samples, x in self.field.data:
             yield (samples, *self._linearize(samples, x))
 
+    @cached_property
+    def facts(self) -> Problem:
+        """The sizes that decide how to solve."""
+        _, L, local = next(self.batches())
+        return Problem(self.p, self.n, L.outputs.shape[1], local.rank)
+
     def outputs(self) -> Tensor:
         """R(theta, x) for all samples, shape (n, o)."""
         return torch.cat([L.outputs for _, L, _ in self.batches()])
@@ -221,7 +228,7 @@ class Metric:
         k = self.p if k is None else k
         if not 1 <= k <= self.p:
             raise ValueError(f"k: expected 1 to {self.p}, got {k}")
-        m = self.n * self._rank_per_sample()
+        m = self.facts.m
         if min(self.p, m) <= DIRECT or k > min(self.p, m) // 3:
             return self._direct_spectrum(k, vectors, m)
         tol = default_rtol(self.theta.dtype) if tol is None else tol
@@ -230,10 +237,6 @@ class Metric:
         if vectors:
             return found
         return Spectrum(found.values, None, *_tail(found))
-
-    def _rank_per_sample(self) -> int:
-        _, _, local = next(self.batches())
-        return local.rank
 
     def _direct_spectrum(self, k: int, vectors: bool, m: int) -> Spectrum:
         in_functions = m < self.p and (not vectors or k <= m)

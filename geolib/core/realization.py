@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from geolib.core.inputs import Inputs, require_matching, require_vector, tensors
 from geolib.core.linearization import Linearization
@@ -73,6 +75,7 @@ class Realization:
         self._moody = [
             (n, m) for n, m in module.named_modules() if isinstance(m, MOODY)
         ]
+        self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._keywords = _keyword_names(module)
         constants = {n: b for n, b in module.named_buffers()}
         constants |= {n: q for n, q in module.named_parameters() if n not in named}
@@ -97,7 +100,8 @@ class Realization:
         like = next(iter(parameters.values()))
         args, kwargs = self._arguments(x)
         state = {**self._constants_like(like), **parameters}
-        z = torch.func.functional_call(self.module, state, args, kwargs)
+        with _differentiable_kernels(self._recurrent and like.is_cuda):
+            z = torch.func.functional_call(self.module, state, args, kwargs)
         if not isinstance(z, Tensor) or z.ndim == 0:
             raise TypeError(
                 "module: expected its output to be one tensor with a leading sample "
@@ -208,3 +212,13 @@ def _keyword_names(module: nn.Module) -> set[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     signature = inspect.signature(module.forward)
     return {n for n, q in signature.parameters.items() if q.kind in kinds}
+
+
+def _differentiable_kernels(recurrent: bool) -> ExitStack:
+    """Fused attention and cuDNN's recurrent layers lack second derivatives."""
+    stack = ExitStack()
+    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    if recurrent:
+        cudnn = torch.backends.cudnn
+        stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
+    return stack

@@ -58,7 +58,7 @@ def expected_score_blocks(z: Tensor, family: str) -> Tensor:
     if family != "bernoulli":
         raise ValueError(f"family: expected categorical or bernoulli, got {family!r}")
     pi = torch.sigmoid(z)
-    for y in (0.0, 1.0):
-        weight = pi if y else 1 - pi
-        M += torch.diag_embed(weight * (y - pi) ** 2)
+    for label in (0, 1):
+        weight = pi if label else 1 - pi
+        M += torch.diag_embed(weight * (label - pi) ** 2)
     return M

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.core.seeding import normal
+
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -137,7 +139,8 @@ def lanczos(
     """The k largest eigenvalues by Lanczos with full reorthogonalisation.
 
     The Krylov space grows until the k leading Ritz pairs have residuals at most
-    `tol` times the largest value, the space is invariant, or `max_dimension`.
+    `tol` times the largest value, or to `max_dimension`; an invariant space is left
+    by a new random start.
 
     Source: Lanczos 1950; residual bound as in Parlett, The Symmetric Eigenvalue
     Problem, section 13.2.
@@ -159,18 +162,20 @@ def lanczos(
         size = len(alphas)
         invariant = beta <= 10 * torch.finfo(start.dtype).eps * max(top, 1e-300)
         done = size >= k and float(residuals[-k:].max()) <= tol * top
-        if done or invariant or size >= max_dimension:
+        if done or size >= max_dimension:
             break
+        if invariant:  # begin again in the orthogonal complement
+            w, beta = normal(len(start), size).to(start), 0.0
+            for _ in range(2):
+                w = w - Q.mT @ (Q @ w)
         betas.append(beta)
-        basis.append(w / beta)
+        basis.append(w / w.norm())
     found = min(k, size)
     order = torch.arange(size - 1, size - found - 1, -1)
     vectors = Q.mT @ S[:, order].to(Q)
     values = values[order].clamp_min(0).to(start)
     residuals = residuals[order].to(start)
-    if found < k and invariant:  # the rest of the spectrum G showed to the start is 0
-        values = torch.nn.functional.pad(values, (0, k - found))
-    converged = bool((residuals <= tol * top).all()) and (found == k or invariant)
+    converged = found == k and bool((residuals <= tol * top).all())
     return Spectrum(values, vectors, residuals, converged, "lanczos")
 
 

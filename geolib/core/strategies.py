@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from geolib.core.cost import Problem, choose
+from geolib.core.cost import choose
 from geolib.core.inputs import require_finite, require_matching, require_vector
 from geolib.core.kfac import kronecker_preconditioner
 from geolib.core.rows import Rows
@@ -39,7 +39,7 @@ def solve(
     """See :meth:`Metric.solve`."""
     _check(G, g, damping, method, precondition)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
-    problem = Problem.of(G)
+    problem = G.facts
     if method == "auto":
         method, precondition = choose(problem)
     if method == "kernel":
@@ -48,7 +48,8 @@ def solve(
     if method == "cholesky":
         return _by_dense(G.dense(), vector, damping, tol, rtol)
     if max_iterations is None:
-        max_iterations = max(200, min(2 * min(problem.p, problem.m), 2000))
+        rank = min(problem.p, problem.m) if precondition is None else problem.p
+        max_iterations = max(200, min(2 * rank, 2000))
     preconditioner = None
     if precondition == "kfac":
         preconditioner = kronecker_preconditioner(G.rows(), damping)
@@ -172,9 +173,10 @@ def _check(
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
     if isinstance(g, Tensor) and g.ndim == 2:
-        if g.shape[0] != G.n:
+        if tuple(g.shape) != (G.n, G.facts.o):
             raise ValueError(
-                f"g: expected shape ({G.p},) or ({G.n}, outputs), got {tuple(g.shape)}"
+                f"g: expected shape ({G.p},) or, on the outputs, {(G.n, G.facts.o)}; "
+                f"got {tuple(g.shape)}"
             )
         require_matching("g", g, G.theta, "theta")
     else:

@@ -41,9 +41,9 @@ def seminorm_on_box(
         (1.0, 2.0)
     """
     d, D = net.W.shape[1], net.C.shape[0]
-    low = np.broadcast_to(np.asarray(low, dtype=np.float64), (d,))
-    high = np.broadcast_to(np.asarray(high, dtype=np.float64), (d,))
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    below = np.broadcast_to(np.asarray(low, dtype=np.float64), (d,))
+    above = np.broadcast_to(np.asarray(high, dtype=np.float64), (d,))
+    if not (np.isfinite([below, above]).all() and (below < above).all()):
         raise ValueError(
             f"low, high: expected finite corners with low < high, got {low} and {high}"
         )
@@ -52,8 +52,8 @@ def seminorm_on_box(
     eye = np.eye(d)
     facets = np.vstack(
         [
-            np.column_stack([eye, -low]),
-            np.column_stack([-eye, high]),
+            np.column_stack([eye, -below]),
+            np.column_stack([-eye, above]),
             np.append(np.zeros(d), 1.0),
         ]
     )

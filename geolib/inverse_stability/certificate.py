@@ -1,4 +1,4 @@
-"""A certificate: how far apart two networks are, in both spaces, and what is implied."""
+"""How far apart two networks are in both spaces, and what one implies of the other."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def parameter_distance(
         \|f - T g\|_\infty
 
     Gauges, each containing the one before: `permutation` of neurons; `scale`, with
-    (a, c) -> (λ a, c / λ) for λ > 0; `sign`, with the flips a_i -> -a_i for i in a set F
-    with :math:`\sum_F c_i a_i^T = 0`, which leave the function as it is. `sign` is the
+    (a, c) -> (λ a, c / λ) for λ > 0; `sign`, with the flips a_i -> -a_i for i in a set
+    F with :math:`\sum_F c_i a_i^T = 0`, which leave the function as it is. It is the
     whole fibre when the lines of g are distinct and g has no zero neuron. The narrower
     network is padded with zero neurons.
 
@@ -80,7 +80,8 @@ def closest_parametrization(
 
     Examples:
         >>> f = ShallowReLU([[1.0, 0.0]], [[4.0]])
-        >>> closest_parametrization(f, ShallowReLU([[2.0, 0.0]], [[2.0]]), "scale").net.A
+        >>> g = ShallowReLU([[2.0, 0.0]], [[2.0]])
+        >>> closest_parametrization(f, g, "scale").net.A
         array([[1., 0.]])
     """
     same_architecture(f, g)
@@ -171,9 +172,7 @@ def _flipped(f: ShallowReLU, g: ShallowReLU) -> Closest:
     best: Closest | None = None
     for flips in sets[silent]:
         turned = ShallowReLU(np.where(flips[:, None], -g.A, g.A), g.C)
-        costs = tuple(
-            np.where(flips, q, p) for p, q in zip(plus, minus, strict=True)
-        )
+        costs = tuple(np.where(flips, q, p) for p, q in zip(plus, minus, strict=True))
         found = _rescaled(f, turned, costs)  # type: ignore[arg-type]
         if best is None or found.distance < best.distance:
             where = tuple(int(i) for i in np.flatnonzero(flips))

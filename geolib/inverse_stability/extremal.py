@@ -45,7 +45,7 @@ def extremal_pair(
         )
     two, five = sqrt(2.0), sqrt(5.0)
     # One row a neuron: size, sign of its first weight, slope over eps, sign of c.
-    shapes = {
+    shapes: dict[int, tuple[list[tuple], list[tuple]]] = {
         1: ([(1, 1, 1, 1)], [(1, -1, 1, -1)]),
         2: (
             [(two, -1, 2, 1), (2, -1, 1, 1)],
@@ -58,7 +58,7 @@ def extremal_pair(
     }
     left, right = shapes[min(m, 3)]
     # Distinct from all slopes above, and 3 apart from every size and each other.
-    extra = [(3.0 * (i + 2), 1, 3 + i, 1) for i in range(m - 3)]
+    extra: list[tuple] = [(3.0 * (i + 2), 1, 3 + i, 1) for i in range(m - 3)]
     root = sqrt(delta)
     return _build(left + extra, eps, root), _build(right + extra, eps, root)
 

@@ -19,8 +19,8 @@ class Kinks:
     .. math:: Df = \sum_h \begin{cases} P_h & \sigma_h = +1 \\ Q_h & \sigma_h = -1
         \end{cases}
 
-    where :math:`P_h` sums :math:`c_i a_i^T` over the neurons that are on at the positive
-    side of hyperplane h and :math:`Q_h` over those on at its negative side.
+    where :math:`P_h` sums :math:`c_i a_i^T` over the neurons on at the positive side
+    of hyperplane h and :math:`Q_h` over those on at its negative side.
 
     Attributes:
         normals: unit normals, shape (h, d), pairwise distinct as lines.

@@ -77,7 +77,7 @@ def scale_costs(
         (array([[0.]]), array([[0.25]]))
     """
     size_a, size_c = np.abs(a).max(axis=1), np.abs(c).max(axis=1)
-    dead = ~(u.any(axis=1) & w.any(axis=1))
+    dead = np.logical_not(u.any(axis=1) & w.any(axis=1))
     u, w = np.where(dead[:, None], 1.0, u), np.where(dead[:, None], 1.0, w)
     low = np.zeros((len(a), len(u)))
     # Scaling (u, w) to (‖a‖, .) or (., ‖c‖) is admissible, which brackets the level.

@@ -38,9 +38,7 @@ def milp_bracket(k: Kinks, margin: float = MARGIN) -> tuple[float, float]:
     # n.x - big s >= margin - big  and  n.x - big s <= -margin
     rows = np.hstack([k.normals, -np.diag(big)])
     limits = LinearConstraint(rows, margin - big, np.full(h, -margin))
-    box = Bounds(
-        np.concatenate([-np.ones(d), np.zeros(h)]), np.ones(d + h)
-    )
+    box = Bounds(np.concatenate([-np.ones(d), np.zeros(h)]), np.ones(d + h))
     kind = np.concatenate([np.zeros(d), np.ones(h)])
     lower, upper = 0.0, 0.0
     gain = k.jumps.reshape(h, -1).T

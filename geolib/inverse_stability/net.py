@@ -33,7 +33,9 @@ def as_weights(name: str, value: Any, ndim: int) -> np.ndarray:
 
 def same_dtype(**named: Any) -> None:
     """Refuse arrays of different precision; plain lists carry none and pass."""
-    kinds = {n: str(v.dtype).rsplit(".")[-1] for n, v in named.items() if hasattr(v, "dtype")}
+    kinds = {
+        n: str(v.dtype).rsplit(".")[-1] for n, v in named.items() if hasattr(v, "dtype")
+    }
     if len(set(kinds.values())) > 1:
         got = ", ".join(f"{n} {k}" for n, k in kinds.items())
         raise TypeError(f"mixed dtypes: expected one dtype for all weights, got {got}")
@@ -47,9 +49,9 @@ def as_points(x: Any, d: int) -> np.ndarray:
     return x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class ShallowReLU:
-    r"""The bias-free two-layer network with inner rows :math:`a_i`, outer columns :math:`c_i`.
+    r"""The bias-free two-layer network with inner rows a_i and outer columns c_i.
 
     .. math:: R(A, C)(x) = \sum_{i=1}^{m} c_i\, \max(\langle a_i, x\rangle, 0)
 
@@ -72,9 +74,9 @@ class ShallowReLU:
     A: np.ndarray
     C: np.ndarray
 
-    def __post_init__(self) -> None:
-        same_dtype(A=self.A, C=self.C)
-        A, C = as_weights("A", self.A, 2), as_weights("C", self.C, 2)
+    def __init__(self, A: Any, C: Any) -> None:
+        same_dtype(A=A, C=C)
+        A, C = as_weights("A", A, 2), as_weights("C", C, 2)
         if A.shape[0] != C.shape[1]:
             raise ValueError(
                 f"A, C: expected A (m, d) and C (D, m), got {A.shape} and {C.shape}"
@@ -114,9 +116,7 @@ class ShallowReLU:
     def __sub__(self, other: ShallowReLU) -> ShallowReLU:
         """A network that realizes the difference of the two functions."""
         same_architecture(self, other)
-        return ShallowReLU(
-            np.vstack([self.A, other.A]), np.hstack([self.C, -other.C])
-        )
+        return ShallowReLU(np.vstack([self.A, other.A]), np.hstack([self.C, -other.C]))
 
     def pad(self, m: int) -> ShallowReLU:
         """The same function with zero neurons appended up to width `m`."""
@@ -149,7 +149,7 @@ class ShallowReLU:
         return cls(layers[0].weight, layers[2].weight)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class BiasedReLU:
     r"""The two-layer network with hidden biases.
 
@@ -175,10 +175,10 @@ class BiasedReLU:
     b: np.ndarray
     C: np.ndarray
 
-    def __post_init__(self) -> None:
-        same_dtype(W=self.W, b=self.b, C=self.C)
-        W, C = as_weights("W", self.W, 2), as_weights("C", self.C, 2)
-        b = as_weights("b", self.b, 1)
+    def __init__(self, W: Any, b: Any, C: Any) -> None:
+        same_dtype(W=W, b=b, C=C)
+        W, C = as_weights("W", W, 2), as_weights("C", C, 2)
+        b = as_weights("b", b, 1)
         if not W.shape[0] == b.shape[0] == C.shape[1]:
             raise ValueError(
                 "W, b, C: expected (m, d), (m,) and (D, m), got "

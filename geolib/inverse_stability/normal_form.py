@@ -88,9 +88,7 @@ class AbsoluteValueForm:
         return np.abs(x @ self.A.T) @ self.C.T / 2 + x @ self.B.T
 
 
-def absolute_value_form(
-    net: ShallowReLU, tol: float = TOLERANCE
-) -> AbsoluteValueForm:
+def absolute_value_form(net: ShallowReLU, tol: float = TOLERANCE) -> AbsoluteValueForm:
     r"""The normal form in which all four pathologies of the W^{1,inf} norm disappear.
 
     .. math:: c_h a_h^T = J_h, \qquad B = \tfrac12\bigl(Df(x) + Df(-x)\bigr)

@@ -1,4 +1,4 @@
-"""How fast a pathological sequence converges, in both spaces, before and after repair."""
+"""How fast a pathological sequence converges in both spaces, and after its repair."""
 
 from __future__ import annotations
 

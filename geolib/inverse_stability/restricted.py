@@ -36,9 +36,7 @@ def restricted_defects(net: ShallowReLU, tol: float = 1e-9) -> list[str]:
     live = np.flatnonzero((a > 0) | (c > 0))
     top = np.maximum(a, c)
     found = [
-        f"N1: neuron {i} is unbalanced"
-        for i in live
-        if abs(a[i] - c[i]) > tol * top[i]
+        f"N1: neuron {i} is unbalanced" for i in live if abs(a[i] - c[i]) > tol * top[i]
     ]
     found += [
         f"N2: neuron {i} leaves the quadrant"
@@ -104,9 +102,7 @@ def lift_to_restricted(
     if output_bias is not None:
         bias = np.asarray(output_bias, dtype=np.float64).reshape(-1, 1)
         if len(bias) != flat.D:
-            raise ValueError(
-                f"output_bias: expected {flat.D} entries, got {len(bias)}"
-            )
+            raise ValueError(f"output_bias: expected {flat.D} entries, got {len(bias)}")
         flat = ShallowReLU(
             np.vstack([flat.A, np.eye(flat.d)[-1:]]), np.hstack([flat.C, bias])
         )

@@ -33,7 +33,7 @@ class SearchResult:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """A batch of pairs: log sizes, log slopes, first and outer signs, (n, 2, m) each."""
+    """A batch of pairs: log sizes and slopes, inner and outer signs, (n, 2, m) each."""
 
     size: np.ndarray
     slope: np.ndarray
@@ -144,7 +144,8 @@ def _ratio(p: _Pairs, shared: int) -> np.ndarray:
     J = C[..., None] * A
     J[:, 1] *= -1
     kinks = np.concatenate(
-        [J[:, 0, :shared] + J[:, 1, :shared], J[:, 0, shared:], J[:, 1, shared:]], axis=1
+        [J[:, 0, :shared] + J[:, 1, :shared], J[:, 0, shared:], J[:, 1, shared:]],
+        axis=1,
     )
     rows = np.concatenate([A[:, 0], A[:, 1, shared:]], axis=1)
     order = np.argsort(np.arctan2(rows[..., 1], rows[..., 0]), axis=1)

@@ -151,8 +151,9 @@ def _by_cells(k: Kinks) -> Seminorm:
     rank = essential(k.normals).shape[1]
     if not enumerable(h, rank):
         raise ValueError(
-            f"method: d too large for exact enumeration: {h} hyperplanes of rank {rank} "
-            f"have up to {generic_cell_count(h, rank)} cells; use 'milp' or 'bounds'"
+            f"method: d too large for exact enumeration: {h} hyperplanes of rank "
+            f"{rank} have up to {generic_cell_count(h, rank)} cells; use 'milp' or "
+            "'bounds'"
         )
     signs = cells(k.normals)
     block = max(1, 20_000_000 // h)

@@ -6,16 +6,43 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import ledger as ledger_module
 from .notebook import PressError, discover, find_root
 from .run import Settings, press
 
+
+class _Commands(TyperGroup):
+    """Our commands, and those that chapters bring along by entry point.
+
+    A chapter's command is imported only when it is called (or listed), so that the press
+    neither imports a chapter's package nor waits for it.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(_plugins())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in _plugins():
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name)(_plugins()[cmd_name].load())
+            found = typer.main.get_command(single)
+        return found
+
+
+def _plugins() -> dict[str, Any]:
+    return {e.name: e for e in entry_points(group="geolib.commands")}
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Run, check and publish The Geometry of Learning.",
     no_args_is_help=True,
     add_completion=False,

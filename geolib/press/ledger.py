@@ -13,7 +13,7 @@ from geolib.claims import MIMETYPE as CLAIM
 from .files import write_whole
 from .notebook import Notebook
 from .run import build_folder, staged_path
-from .staging import anchor
+from .staging import anchor, typeset
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _row(r: dict[str, Any], gpu: dict[str, Any] | None) -> str:
         f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
         html.escape(r["paper"] or ""),
         html.escape(r["shown"] or f"{float(r['measured']):.1e}"),
-        html.escape(r["bound"]),
+        typeset(r["bound"]),
         f'<span class="claim-verdict verdict-{kind}">{r["verdict"]}</span>',
         html.escape(r["device"]) + (f"; {html.escape(gpu['device'])}" if gpu else ""),
     ]

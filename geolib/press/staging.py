@@ -81,6 +81,8 @@ def _without_traces(executed: Any) -> Any:
     for cell in nb.cells:
         for key in ("papermill", "execution", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            cell.metadata.pop("tags")  # papermill leaves an empty list on every cell
     return nb
 
 
@@ -111,9 +113,17 @@ def anchor(key: str) -> str:
     return "claim-" + key.replace(".", "-").replace("_", "-")
 
 
+def typeset(bound: str) -> str:
+    """A bound as a reader writes it, escaped for HTML."""
+    for plain, sign in (("<=", "≤"), (">=", "≥"), ("+-", "±"), ("==", "=")):
+        bound = bound.replace(plain, sign)
+    return html.escape(bound)
+
+
 def claim_box(entry: dict[str, Any]) -> str:
     """The claim as the reader sees it: verdict, sentence, numbers, the paper's word."""
     e = {k: html.escape(str(v)) for k, v in entry.items() if v is not None}
+    e["bound"] = typeset(entry["bound"])
     kind = {"holds": "holds", "FAILS": "fails"}.get(entry["verdict"], "differs")
     value = f"measured <b>{e['shown']}</b>, " if entry["shown"] else ""
     paper = f" Paper: {e['paper']}." if entry.get("paper") else ""

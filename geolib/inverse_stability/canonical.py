@@ -1,0 +1,282 @@
+"""A canonical form of deep sequential ReLU networks: fold, reduce, balance, sort."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from geolib.core.sequential import Stage, read_stages, to_numpy, weight_blocks
+from geolib.inverse_stability.parallel import TOLERANCE, parallel_classes, unit_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Canonical:
+    """A network in canonical form, and what was done to reach it.
+
+    Attributes:
+        module: the new network; the given one is not changed.
+        folded: batch normalizations absorbed into their linear layers.
+        dropped: channels removed because they never act.
+        merged: channels removed because another is positively parallel.
+        sweeps: passes of the balancing.
+        converged: whether the last pass changed no log-scale by more than 1e-14.
+        energy: sum of squared weights (biases of hidden channels included) after
+            folding and reduction, before and after balancing.
+    """
+
+    module: nn.Sequential
+    folded: int
+    dropped: int
+    merged: int
+    sweeps: int
+    converged: bool
+    energy: tuple[float, float]
+
+
+def canonicalize(
+    module: nn.Module,
+    *,
+    sort: bool = True,
+    tol: float = TOLERANCE,
+    max_sweeps: int = 2000,
+) -> Canonical:
+    r"""Choose one network among those that differ by permutation and positive scaling.
+
+    Batch normalization (eval) is folded; channels that never act are dropped; channels
+    with positively parallel (w, b) are merged; then the scales of all hidden channels
+    minimize the energy
+
+    .. math:: \min_{s > 0} \sum_l \bigl\|S_l W_l S_{l-1}^{-1}\bigr\|_F^2
+        + \|S_l b_l\|^2
+
+    which is convex in log s and minimal where every channel's incoming and outgoing
+    2-norms are equal; finally channels are sorted by that norm. The function is the
+    same to rounding. Two networks that differ by permutations and positive rescalings
+    of channels have the same form. Sorting is unstable under noise: compare networks
+    that differ by more than a gauge with `align`.
+
+    Args:
+        module: `nn.Sequential` of Linear, Conv2d, BatchNorm (eval), ReLU, pooling and
+            Flatten; Dropout (eval) and Identity are removed.
+        sort: whether to order channels by norm, largest first.
+        tol: largest entrywise difference of unit rows (w, b) that count as parallel.
+        max_sweeps: bound on the balancing; `converged` says whether it was reached.
+
+    Raises:
+        TypeError, ValueError: as `geolib.core.sequential.read_stages`, by name.
+
+    Cost: linear in the number of weights, plus a pass over (out, in) matrices a sweep.
+
+    Source: own derivation (spec, E10); balancing by coordinate descent as in Stock et
+    al. 2019.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> with torch.no_grad():
+        ...     for p in net.parameters():
+        ...         _ = p.fill_(1.0)
+        >>> form = canonicalize(net.eval())
+        >>> form.merged, form.module[0].weight.shape
+        (1, torch.Size([1, 1]))
+    """
+    head, stages = read_stages(module)
+    work = _Work(stages, tol)
+    work.reduce()
+    before = work.energy()
+    sweeps, converged = work.balance(max_sweeps)
+    if sort:
+        work.sort()
+    return Canonical(
+        _rebuild(head, stages, work),
+        sum(s.norm is not None for s in stages),
+        work.dropped,
+        work.merged,
+        sweeps,
+        converged,
+        (before, work.energy()),
+    )
+
+
+class _Work:
+    """Weights (out, in, entries) and biases of all stages, batch norm folded in."""
+
+    def __init__(self, stages: list[Stage], tol: float) -> None:
+        self.stages, self.tol = stages, tol
+        self.W = weight_blocks(stages)
+        self.b = [_bias(s) for s in stages]
+        for n, stage in enumerate(stages):
+            if stage.norm is not None:
+                scale, shift = _affine(stage)
+                self.W[n] *= scale[:, None, None]
+                self.b[n] = scale * self.b[n] + shift
+        self.dropped = self.merged = 0
+
+    @property
+    def hidden(self) -> range:
+        return range(len(self.W) - 1)
+
+    def energy(self) -> float:
+        squares = sum(float((w**2).sum()) for w in self.W)
+        return squares + sum(float((self.b[n] ** 2).sum()) for n in self.hidden)
+
+    def reduce(self) -> None:
+        """Drop and merge until nothing changes: one removal can cause another."""
+        changed = True
+        while changed:
+            changed = False
+            for n in self.hidden:
+                changed |= self._fold_constant(n)
+                changed |= self._drop(n)
+                changed |= self._merge(n)
+
+    def _drop(self, n: int) -> bool:
+        """Channels whose ReLU is never positive, or that nobody reads."""
+        w, b = self.W[n], self.b[n]
+        silent = ~w.any(axis=(1, 2))
+        if n > 0:  # inputs are ReLU outputs, hence non-negative
+            silent = (w <= 0).all(axis=(1, 2))
+        dead = (silent & (b <= 0)) | ~self.W[n + 1].any(axis=(0, 2))
+        if dead.all():
+            dead[0] = False  # a layer keeps one channel, a zero one
+            rest = self.W[n][0].any() or self.b[n][0] or self.W[n + 1][:, 0].any()
+            self.W[n][0], self.b[n][0], self.W[n + 1][:, 0] = 0.0, 0.0, 0.0
+            if len(dead) == 1:
+                return bool(rest)
+        self.dropped += int(dead.sum())
+        self._keep(n, np.flatnonzero(~dead))
+        return bool(dead.any())
+
+    def _fold_constant(self, n: int) -> bool:
+        """Move a constant channel into the next bias, where it stays constant there.
+
+        Zero padding would make it visible at the border, so padded layers keep it.
+        """
+        if _pads(self.stages[n + 1].linear) or any(map(_pads, self.stages[n].tail)):
+            return False
+        constant = ~self.W[n].any(axis=(1, 2)) & (self.b[n] > 0)
+        reads = self.W[n + 1].any(axis=(0, 2))
+        fold = np.flatnonzero(constant & reads)
+        self.b[n + 1] += self.W[n + 1][:, fold].sum(axis=2) @ self.b[n][fold]
+        self.W[n + 1][:, fold] = 0.0
+        return bool(len(fold))
+
+    def _merge(self, n: int) -> bool:
+        rows = np.column_stack([self.W[n].reshape(len(self.W[n]), -1), self.b[n]])
+        live = np.flatnonzero(rows.any(axis=1))
+        if not len(live):
+            return False
+        size = np.abs(rows).max(axis=1)
+        labels, _ = parallel_classes(unit_rows(rows[live]), self.tol)
+        first = live[np.unique(labels, return_index=True)[1]]
+        extra = np.setdiff1d(live, first)
+        if not len(extra):
+            return False
+        owner = first[labels[np.searchsorted(live, extra)]]
+        ratio = size[extra] / size[owner]
+        for i, j, r in zip(extra, owner, ratio, strict=True):
+            self.W[n + 1][:, j] += r * self.W[n + 1][:, i]
+        self.merged += len(extra)
+        self._keep(n, np.setdiff1d(np.arange(len(rows)), extra))
+        return True
+
+    def _keep(self, n: int, index: np.ndarray) -> None:
+        self.W[n], self.b[n] = self.W[n][index], self.b[n][index]
+        self.W[n + 1] = self.W[n + 1][:, index]
+
+    def balance(self, max_sweeps: int) -> tuple[int, bool]:
+        """Cyclic coordinate descent of the energy, exact in each layer."""
+        squares = [(w**2).sum(axis=2) for w in self.W]
+        bias = [b**2 for b in self.b]
+        scale = [np.ones(len(w)) for w in self.W]  # squares of s; the last stays one
+        sweep, change = 0, np.inf
+        while sweep < max_sweeps and change > 1e-14:
+            sweep, change = sweep + 1, 0.0
+            for n in self.hidden:
+                inner = squares[n] @ (1 / scale[n - 1]) if n else squares[n].sum(axis=1)
+                outer = scale[n + 1] @ squares[n + 1]
+                inner = inner + bias[n]
+                live = (inner > 0) & (outer > 0)
+                fresh = np.ones_like(inner)
+                fresh[live] = np.sqrt(outer[live] / inner[live])
+                change = max(change, float(np.abs(np.log(fresh / scale[n])).max()))
+                scale[n] = fresh
+        for n in self.hidden:
+            s = np.sqrt(scale[n])
+            self.W[n] *= s[:, None, None]
+            self.b[n] *= s
+            self.W[n + 1] /= s[None, :, None]
+        return sweep, change <= 1e-14
+
+    def sort(self) -> None:
+        """Channels by incoming norm, which the balance made gauge-invariant."""
+        for n in self.hidden:
+            norm = (self.W[n] ** 2).sum(axis=(1, 2)) + self.b[n] ** 2
+            self._keep(n, np.argsort(-norm, kind="stable"))
+
+
+def _bias(stage: Stage) -> np.ndarray:
+    bias = stage.linear.bias
+    return np.zeros(stage.width) if bias is None else to_numpy(bias)
+
+
+def _affine(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+    """Batch normalization in eval mode as y -> scale y + shift."""
+    norm = stage.norm
+    assert norm is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = 1 / np.sqrt(to_numpy(norm.running_var) + norm.eps)
+    shift = -to_numpy(norm.running_mean) * scale
+    if norm.affine:
+        gain = to_numpy(norm.weight)
+        scale, shift = gain * scale, gain * shift + to_numpy(norm.bias)
+    return scale, shift
+
+
+def _pads(layer: nn.Module) -> bool:
+    """Whether the layer mixes zeros from outside the image into its average or sum."""
+    if not isinstance(layer, nn.Conv2d | nn.AvgPool2d):
+        return False
+    padding = layer.padding
+    return padding not in (0, (0, 0), "valid")
+
+
+def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequential:
+    layers: list[nn.Module] = [deepcopy(layer) for layer in head]
+    for stage, w, b in zip(stages, work.W, work.b, strict=True):
+        layers.append(_linear(stage, w, b))
+        layers += [deepcopy(layer) for layer in stage.tail]
+    return nn.Sequential(*layers).eval()
+
+
+@torch.no_grad()
+def _linear(stage: Stage, w: np.ndarray, b: np.ndarray) -> nn.Module:
+    old = stage.linear
+    biased = old.bias is not None or bool(b.any())
+    where = {"device": old.weight.device, "dtype": old.weight.dtype}
+    if isinstance(old, nn.Conv2d):
+        new: nn.Module = nn.utils.skip_init(
+            nn.Conv2d,
+            w.shape[1],
+            w.shape[0],
+            old.kernel_size,
+            stride=old.stride,
+            padding=old.padding,
+            dilation=old.dilation,
+            bias=biased,
+            padding_mode=old.padding_mode,
+            **where,
+        )
+        w = w.reshape(w.shape[0], w.shape[1], *old.kernel_size)
+    else:
+        columns = w.shape[1] * w.shape[2]
+        new = nn.utils.skip_init(nn.Linear, columns, w.shape[0], bias=biased, **where)
+        w = w.reshape(w.shape[0], columns)
+    new.weight.copy_(torch.from_numpy(np.ascontiguousarray(w)))  # type: ignore[operator,union-attr]
+    if biased:
+        new.bias.copy_(torch.from_numpy(b))  # type: ignore[operator,union-attr]
+    return new

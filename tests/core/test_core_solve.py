@@ -1,0 +1,245 @@
+"""Solves against float64 dense linear algebra, on regular and singular metrics."""
+
+import math
+
+import pytest
+import torch
+from core_cases import CASES, make
+from torch import nn
+
+from geolib.core import (
+    Bernoulli,
+    Blocks,
+    Categorical,
+    EmpiricalFisher,
+    PullbackMetric,
+    Realization,
+    init_,
+    normal,
+    rng,
+)
+from geolib.core.solvers import conjugate_gradient, lanczos
+
+METHODS = ["cholesky", "kernel", "cg"]
+
+
+def build(case, metric=None, **options):
+    module, x = make(case)
+    R = Realization(module)
+    return PullbackMetric(R, x, metric, **options).at(R.theta0)
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("case", CASES)
+def test_damped_solve_of_any_vector(case, method):
+    G = build(case, Bernoulli())
+    g = normal(G.p, 1)
+    s = G.solve(g, 0.05, method, tol=1e-10)
+    H = G.dense() + 0.05 * torch.eye(G.p, dtype=torch.float64)
+    assert relative(s.x, torch.linalg.solve(H, g)) < 1e-8
+    assert s.converged
+    assert s.residual < 1e-9
+    assert abs(s.residual - relative(H @ s.x, g)) < 1e-9
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("metric", [Bernoulli, Categorical])
+@pytest.mark.parametrize("case", ["mlp", "conv", "sequence", "shared"])
+def test_damped_solve_of_a_covector_on_the_outputs(case, metric, method):
+    G = build(case, metric())
+    z = G.outputs()
+    y = torch.as_tensor(rng(0).integers(0, 2, len(z)))
+    u = (z.softmax(-1) - nn.functional.one_hot(y, z.shape[1])) / len(z)
+    s = G.solve(u, 1e-2, method, tol=1e-10)
+    H = G.dense() + 1e-2 * torch.eye(G.p, dtype=torch.float64)
+    assert relative(s.x, torch.linalg.solve(H, G.pull(u))) < 1e-8
+    assert s.converged
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", ["mlp", "wide", "conv"])
+def test_without_damping_it_is_the_pseudo_inverse(case, method):
+    G = build(case)
+    g = G @ normal(G.p, 1)
+    s = G.solve(g, 0.0, method, tol=1e-11, rtol=1e-10)
+    x = torch.linalg.pinv(G.dense(), hermitian=True, rtol=1e-10) @ g
+    assert relative(s.x, x) < 1e-5
+    assert s.converged
+    assert s.residual < 1e-8
+    assert s.iterations > 0 if method == "cg" else s.method.endswith("pseudo-inverse")
+
+
+@pytest.mark.parametrize("method", ["cholesky", "kernel"])
+def test_a_right_side_outside_the_range_is_projected_and_reported(method):
+    G = build("wide")
+    g = normal(G.p, 1)
+    s = G.solve(g, 0.0, method, rtol=1e-10)
+    P = torch.linalg.pinv(G.dense(), hermitian=True, rtol=1e-10)
+    assert relative(s.x, P @ g) < 1e-5
+    missed = g - G.dense() @ P @ g
+    assert s.residual == pytest.approx(float(missed.norm() / g.norm()), rel=1e-5)
+    assert s.residual > 0.1
+    assert s.converged
+
+
+def test_cg_says_so_when_the_right_side_is_outside_the_range():
+    G = build("wide")
+    s = G.solve(normal(G.p, 1), 0.0, "cg", tol=1e-10)
+    assert not s.converged
+    assert s.residual > 1e-3
+
+
+def test_covectors_that_the_metric_cannot_see_still_get_the_right_answer():
+    G = build(
+        "mlp", EmpiricalFisher(lambda z, y: ((z - y) ** 2).sum(), torch.zeros(7, 2))
+    )
+    u = normal((7, 2), 3)
+    s = G.solve(u, 0.1, "kernel")
+    H = G.dense() + 0.1 * torch.eye(G.p, dtype=torch.float64)
+    assert relative(s.x, torch.linalg.solve(H, G.pull(u))) < 1e-10
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_streaming_solves_alike(method):
+    whole, stream = build("conv", Bernoulli()), build("conv", Bernoulli(), batch_size=3)
+    u = normal((4, 2), 3)
+    a, b = (G.solve(u, 0.1, method, tol=1e-11).x for G in (whole, stream))
+    assert relative(a, b) < 1e-9
+
+
+def test_too_few_iterations_are_confessed():
+    G = build("mlp")
+    s = G.solve(normal(G.p, 1), 1e-6, "cg", max_iterations=2, tol=1e-12)
+    assert (s.converged, s.iterations) == (False, 2)
+    H = G.dense() + 1e-6 * torch.eye(G.p, dtype=torch.float64)
+    assert s.residual == pytest.approx(relative(H @ s.x, normal(G.p, 1)), rel=1e-9)
+
+
+@pytest.mark.parametrize("case", ["mlp", "conv", "shared", "sequence", "grouped_conv"])
+def test_the_kronecker_preconditioner_keeps_the_answer(case):
+    G = build(case)
+    g = normal(G.p, 1)
+    s = G.solve(g, 1e-3, "cg", precondition="kfac", tol=1e-10, max_iterations=3000)
+    H = G.dense() + 1e-3 * torch.eye(G.p, dtype=torch.float64)
+    assert relative(s.x, torch.linalg.solve(H, g)) < 1e-7
+    assert s.converged
+
+
+def test_the_kronecker_preconditioner_is_exact_for_one_linear_layer():
+    R = Realization(init_(nn.Linear(4, 3).double(), 0, bias_scale=1.0))
+    G = PullbackMetric(R, normal((20, 4), 1)).at(R.theta0)
+    s = G.solve(normal(R.p, 2), 1e-2, "cg", precondition="kfac", tol=1e-12)
+    assert s.iterations <= 2
+    assert G.solve(normal(R.p, 2), 1e-2, "cg", tol=1e-12).iterations > 3
+
+
+def test_zero_right_side():
+    G = build("mlp")
+    for method in METHODS:
+        s = G.solve(torch.zeros(G.p, dtype=torch.float64), 0.1, method)
+        assert (float(s.x.norm()), s.residual, s.converged) == (0.0, 0.0, True)
+
+
+def test_float32_covectors_on_the_outputs_keep_their_digits():
+    """The same problem in both precisions; G's condition number is about 3e4."""
+    module, x = make("wide")
+    module = module.float()
+    R, theta = Realization(module), Realization(module).theta0
+    u = normal((6, 1), 1, dtype=torch.float32)
+    s = PullbackMetric(R, x.float()).at(theta).solve(u, 1e-4, "kernel")
+    exact = PullbackMetric(R, x.float().double()).at(theta.double())
+    H = exact.dense() + 1e-4 * torch.eye(exact.p, dtype=torch.float64)
+    assert s.x.dtype == torch.float32
+    x = torch.linalg.solve(H, exact.pull(u.double()))
+    assert relative(s.x.double(), x) < 1e-3
+    assert s.residual < 1e-5
+
+
+@pytest.mark.parametrize("case", ["mlp", "wide", "conv", "shared"])
+@pytest.mark.parametrize("vectors", [False, True])
+def test_spectrum_and_rank(case, vectors):
+    G = build(case)
+    dense = torch.linalg.eigvalsh(G.dense()).flip(0)
+    found = G.spectrum(4, vectors=vectors)
+    torch.testing.assert_close(found.values, dense[:4], rtol=1e-9, atol=1e-12)
+    assert found.converged
+    if vectors:
+        V = found.vectors
+        torch.testing.assert_close(V.mT @ V, torch.eye(4, dtype=torch.float64))
+        torch.testing.assert_close(G @ V, V * found.values, rtol=1e-7, atol=1e-10)
+    everything = G.spectrum().values
+    assert everything.shape == (G.p,)
+    torch.testing.assert_close(everything, dense.clamp_min(0), rtol=1e-6, atol=1e-12)
+    assert G.rank() == int(torch.linalg.matrix_rank(G.rows().dense()))
+
+
+def test_rank_counts_the_softmax_null_directions():
+    net = init_(nn.Sequential(nn.Linear(2, 9), nn.Tanh(), nn.Linear(9, 3)).double(), 0)
+    R = Realization(net)
+    x = normal((4, 2), 1)
+    assert PullbackMetric(R, x).at(R.theta0).rank() == 12
+    assert PullbackMetric(R, x, Categorical()).at(R.theta0).rank() == 8
+    zero = PullbackMetric(R, x, Blocks(torch.zeros(3, 3, dtype=torch.float64)))
+    assert zero.at(R.theta0).rank() == 0
+
+
+def test_lanczos_agrees_with_the_dense_spectrum_and_reports_residuals():
+    Q = torch.linalg.qr(normal((60, 60), 0))[0]
+    values = torch.logspace(0, -8, 60, dtype=torch.float64)
+    H = (Q * values) @ Q.mT
+    found = lanczos(lambda v: H @ v, normal(60, 1), 6, 1e-10, 60)
+    torch.testing.assert_close(found.values, values[:6], rtol=1e-9, atol=0)
+    V = found.vectors
+    assert float((H @ V - V * found.values).norm(dim=0).max()) < 1e-9
+    assert found.converged
+    early = lanczos(lambda v: H @ v, normal(60, 1), 6, 1e-10, 8)
+    assert not early.converged
+
+
+def test_lanczos_goes_on_past_an_invariant_subspace():
+    d = torch.tensor([3.0, 3.0, 2.0, 0.0, 0.0], dtype=torch.float64)
+    found = lanczos(lambda v: d * v, normal(5, 1), 4, 1e-10, 5)
+    torch.testing.assert_close(found.values, d[:4], rtol=1e-9, atol=1e-9)
+
+
+def test_an_indefinite_operator_is_refused():
+    d = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match="not positive semi-definite"):
+        conjugate_gradient(lambda v: d * v, normal(3, 1), 1e-8, 50)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"g": torch.full((32,), math.nan)}, ValueError, "g: 32 of 32 entries are not"),
+        ({"g": torch.zeros(3)}, ValueError, r"g: expected shape \(32,\), got \(3,\)"),
+        ({"g": torch.zeros(3, 2)}, ValueError, r"on the outputs, \(7, 2\); got \(3, 2"),
+        ({"g": torch.zeros(7, 5)}, ValueError, r"on the outputs, \(7, 2\); got \(7, 5"),
+        ({"g": "gradient"}, TypeError, "g: expected a tensor, got str"),
+        ({"damping": -1.0}, ValueError, "damping: expected a finite number >= 0"),
+        ({"damping": math.nan}, ValueError, "damping: expected a finite"),
+        ({"method": "lu"}, ValueError, "method: expected one of"),
+        ({"precondition": "jacobi"}, ValueError, "precondition: expected None or"),
+    ],
+)
+def test_bad_input(change, error, message):
+    G = build("mlp")
+    arguments = {"g": normal(G.p, 0), "damping": 0.1} | change
+    if isinstance(arguments["g"], torch.Tensor):
+        arguments["g"] = arguments["g"].double()
+    with pytest.raises(error, match=message):
+        G.solve(**arguments)
+
+
+def test_the_wrong_precision_and_a_hopeless_damping_are_named():
+    G = build("mlp")
+    with pytest.raises(TypeError, match=r"g: dtype torch.float32 does not match theta"):
+        G.solve(torch.zeros(G.p), 0.1)
+    with pytest.raises(ValueError, match="k: expected 1 to 32, got 0"):
+        G.spectrum(0)
+    with pytest.raises(ValueError, match="not positive definite in this precision"):
+        build("wide").solve(normal(46, 0), 1e-30, "cholesky")
