@@ -21,7 +21,7 @@ from geolib.geodesics import study
 from geolib.geodesics.checkpoint import write_json
 
 HERE = Path(__file__).parent / "measured"
-PRUNE_LEVELS = {"digits": (0.9, 0.95, 0.98), "mnist": (0.95, 0.98)}
+PRUNE_LEVELS = {"digits": (0.9, 0.95, 0.98), "mnist": (0.98,)}
 
 
 def entry(file: str, key: str, work) -> dict:
@@ -75,10 +75,8 @@ def learn_plans(name: str) -> list[tuple[str, str]]:
 
 
 def tune_learn(name: str) -> None:
-    # settings are chosen on the hardest protocol for each scenario
-    for groups, scenario in learn_plans(name):
-        if groups == "2x5":
-            continue
+    # settings are chosen on the hardest protocol and used for all of them
+    for groups, scenario in learn_plans(name)[:1]:
         grids = dict(study.LEARN_GRID)
         grids["invariant path + loss"] = study.LEARN_IDEA_GRID["invariant path"]
         for label, grid in grids.items():
@@ -91,7 +89,7 @@ def tune_learn(name: str) -> None:
             def work(grid=grid, score=score):
                 return study.best_setting(score, grid, study.TUNING_SEEDS[:1])
 
-            entry(f"tuning-learn-{name}", f"{scenario} | {label}", work)
+            entry(f"tuning-learn-{name}", label, work)
 
 
 def prune(name: str, levels, seeds) -> None:
@@ -122,10 +120,12 @@ def learn(name: str, seeds: int, memories=(50,)) -> None:
         for groups, scenario in learn_plans(name):
             for label in labels:
                 method = label.removesuffix(" + loss")
-                chosen = settings(f"tuning-learn-{name}", f"{scenario} | {label}")
+                chosen = settings(f"tuning-learn-{name}", label)
                 for memory in memories:
 
-                    def work(g=groups, s=scenario, m=method, c=chosen, k=memory, r=seed):
+                    def work(
+                        g=groups, s=scenario, m=method, c=chosen, k=memory, r=seed
+                    ):
                         return study.learn_score(name, g, s, m, c, r, k)
 
                     key = f"{groups} | {scenario} | {label} | {memory} | {seed}"
@@ -133,9 +133,14 @@ def learn(name: str, seeds: int, memories=(50,)) -> None:
 
 
 def memory_sweep(seeds: int = 3) -> None:
-    for label in ("replay", "penalty path", "distilled logits", "invariant path",
-                  "invariant path + loss"):
-        chosen = settings("tuning-learn-digits", f"class | {label}")
+    for label in (
+        "replay",
+        "penalty path",
+        "distilled logits",
+        "invariant path",
+        "invariant path + loss",
+    ):
+        chosen = settings("tuning-learn-digits", label)
         method = label.removesuffix(" + loss")
         for memory in (5, 20, 200):
             for seed in range(seeds):
@@ -151,8 +156,8 @@ JOBS = {
     "tune-digits": lambda: (tune_prune("digits"), tune_learn("digits")),
     "tune-mnist": lambda: (tune_prune("mnist"), tune_learn("mnist")),
     "tune-fashion": lambda: tune_learn("mnist-fashion"),
-    "prune-digits": lambda: prune("digits", (0.5, 0.7, 0.8, 0.9, 0.95, 0.98), 5),
-    "prune-mnist": lambda: prune("mnist", (0.9, 0.95, 0.98, 0.99), 3),
+    "prune-digits": lambda: prune("digits", (0.5, 0.8, 0.9, 0.95, 0.98), 5),
+    "prune-mnist": lambda: prune("mnist", (0.95, 0.98), 2),
     "learn-digits": lambda: learn("digits", 3),
     "learn-mnist": lambda: learn("mnist", 3),
     "learn-fashion": lambda: learn("mnist-fashion", 3),

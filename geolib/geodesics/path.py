@@ -146,7 +146,7 @@ class HatBasis:
         k = torch.arange(1, n, dtype=t.dtype, device=t.device)
         gap = n * t[:, None] - k
         inside = (gap >= -1) & (gap < 1)
-        return torch.where(gap < 0, 1.0, -1.0) * n * inside
+        return n * (1 - 2 * (gap >= 0).to(t.dtype)) * inside
 
     def slope_change(self, mid: Tensor, r: float) -> Tensor:
         if 2 * r * (self.size + 1) > 1 + 1e-9:
