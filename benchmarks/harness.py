@@ -38,17 +38,19 @@ class DisagreementError(AssertionError):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call, over the rounds: medians, and the quartiles of CPU time."""
+    """Seconds a call, over the rounds: medians, and quartiles of the clock in use."""
 
     cpu: float
     wall: float
-    cpu_quartiles: tuple[float, float]
+    quartiles: tuple[float, float]
     rounds: int
     calls: int
 
     @classmethod
-    def of(cls, cpu: list[float], wall: list[float], calls: int) -> Timing:
-        spread = quartiles(cpu)
+    def of(
+        cls, cpu: list[float], wall: list[float], calls: int, clock: str = "cpu"
+    ) -> Timing:
+        spread = quartiles(cpu if clock == "cpu" else wall)
         return cls(
             statistics.median(cpu), statistics.median(wall), spread, len(cpu), calls
         )
@@ -239,7 +241,10 @@ def race(
     }
     del values
     samples, repeats = _rounds(calls, rounds, least)
-    times = {name: Timing.of(*samples[name], calls=repeats[name]) for name in calls}
+    times = {
+        name: Timing.of(*samples[name], calls=repeats[name], clock=clock)
+        for name in calls
+    }
     pick = 0 if clock == "cpu" else 1
     found = []
     for name in errors:
@@ -298,7 +303,8 @@ def _agreed(
     return error
 
 
-def _clocks() -> tuple[float, float]:
+def clocks() -> tuple[float, float]:
+    """CPU seconds of this process and its ended children, and wall seconds."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = time.process_time() + children.ru_utime + children.ru_stime
     return cpu, time.perf_counter()
@@ -309,10 +315,10 @@ def _timed(call: Call, repeats: int) -> tuple[float, float]:
     gc.collect()
     gc.disable()
     try:
-        cpu, wall = _clocks()
+        cpu, wall = clocks()
         for _ in range(repeats):
             call()
-        after = _clocks()
+        after = clocks()
     finally:
         gc.enable()
     return (after[0] - cpu) / repeats, (after[1] - wall) / repeats

@@ -174,7 +174,7 @@ def _quantity(value: float | None, unit: str, timing: dict | None = None) -> str
             break
     text = f"{value / scale:.3g} {name}"
     if timing is not None:
-        low, high = timing["cpu_quartiles"]
+        low, high = timing["quartiles"]
         text += f" ({low / scale:.3g} to {high / scale:.3g})"
     return text
 

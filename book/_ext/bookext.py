@@ -99,10 +99,18 @@ def repository(app: Sphinx, config: Any) -> None:
         config.html_theme_options["repository_url"] = f"https://github.com/{name}"
 
 
+def _escaped(text: str) -> str:
+    """Bars, lone stars and closing underscores made literal; *emphasis* stays."""
+    parts = re.split(r"(\*\*[^*\s][^*]*\*\*|(?<!\w)\*[^*\s]+\*(?!\w))", text)
+    parts[::2] = [p.replace("*", r"\*") for p in parts[::2]]
+    text = "".join(parts).replace("|", r"\|")
+    return re.sub(r"(?<=\w)_(?!\w)", r"\_", text)
+
+
 def spare_the_bars(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Let docstrings write |x|: escape bars outside code, maths and examples."""
+    """Let docstrings write |x| and a * b: escape them outside code and maths."""
     block: int | None = None  # indentation of the directive whose block we are in
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -110,7 +118,7 @@ def spare_the_bars(
             block = None
         if block is None and not line.lstrip().startswith((">>>", "...")):
             spans = re.split(r"(``.*?``|`[^`]*`)", line)
-            spans[::2] = [t.replace("|", r"\|") for t in spans[::2]]
+            spans[::2] = [_escaped(t) for t in spans[::2]]
             lines[i] = "".join(spans)
         if block is None and line.rstrip().endswith("::"):
             block = indent

@@ -4,6 +4,7 @@ from geolib.core.alignment import Alignment, align
 from geolib.core.flow import Trajectory, flow
 from geolib.core.jet import Jet
 from geolib.core.linearization import Linearization
+from geolib.core.memory import DeviceMemoryError, fitting_batch
 from geolib.core.metric import Metric, PullbackMetric
 from geolib.core.outputs import (
     Bernoulli,
@@ -26,6 +27,7 @@ __all__ = [
     "Bernoulli",
     "Blocks",
     "Categorical",
+    "DeviceMemoryError",
     "EmpiricalFisher",
     "Euclidean",
     "Gaussian",
@@ -42,6 +44,7 @@ __all__ = [
     "Spectrum",
     "Trajectory",
     "align",
+    "fitting_batch",
     "flow",
     "init_",
     "normal",

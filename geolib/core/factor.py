@@ -64,7 +64,7 @@ def join(parts: list[Rows]) -> Rows:
     blocks: list[Block] = []
     for column in zip(*(q.blocks for q in parts), strict=True):
         if all(isinstance(b, LayerBlock) for b in column):
-            x = torch.cat([b.x for b in column])
+            x = torch.cat([b.x for b in column], dim=1)
             delta = torch.cat([b.delta for b in column])
             blocks.append(LayerBlock(x, delta, column[0].weight, column[0].bias))
         else:

@@ -43,7 +43,7 @@ def _layer(block: LayerBlock, damping: float) -> Callable[[Tensor, Tensor], None
     x = block.x
     if block.bias is not None:
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-    x = x.transpose(0, 1).reshape(block.g, -1, x.shape[-1])
+    x = x.reshape(block.g, -1, x.shape[-1])
     delta = block.delta.permute(2, 0, 1, 3, 4).reshape(block.g, -1, block.a)
     sx, Qx = torch.linalg.eigh(x.mT @ x / x.shape[1])
     sd, Qd = torch.linalg.eigh(delta.mT @ delta)

@@ -32,6 +32,7 @@ class Use:
         version: of `x`, to notice a later change in place.
         edge: the layer's output as a place in the autograd graph.
         options: stride, padding, dilation and groups of a convolution.
+        sizes: groups, positions, fan-in and fan-out of a group.
     """
 
     weight: str
@@ -42,11 +43,12 @@ class Use:
     edge: GradientEdge
     kernel: tuple[int, ...]
     options: tuple[Any, ...]
+    sizes: tuple[int, int, int, int]
 
     def inputs(self) -> Tensor:
-        """What the weight multiplies, shape (n, groups, positions, fan-in)."""
+        """What the weight multiplies, shape (groups, n, positions, fan-in)."""
         if self.kind == "linear":
-            return self.x.reshape(self.x.shape[0], 1, -1, self.x.shape[-1])
+            return self.x.reshape(1, self.x.shape[0], -1, self.x.shape[-1])
         x, kernel, (stride, padding, dilation, groups) = self._as_conv2d()
         if padding == "same":
             extra = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -55,7 +57,7 @@ class Use:
             padding = (0, 0)
         patches = F.unfold(x, kernel, dilation, padding, stride)
         patches = patches.reshape(len(x), groups, -1, patches.shape[-1])
-        return patches.transpose(-1, -2)
+        return patches.permute(1, 0, 3, 2)
 
     def cotangents(self, dy: Tensor) -> Tensor:
         """Output gradients (..., n, *) as (..., n, groups, positions, fan-out)."""
@@ -131,6 +133,12 @@ class Recorder(TorchFunctionMode):
                 get_gradient_edge(y),
                 kernel,
                 options,
+                (
+                    groups,
+                    y.numel() // max(1, y.shape[0] * weight.shape[0]),
+                    weight[0].numel(),
+                    weight.shape[0] // groups,
+                ),
             )
         )
 

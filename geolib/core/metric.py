@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geolib.core import strategies
 from geolib.core.cost import Problem
-from geolib.core.factor import factor, join
+from geolib.core.factor import certified_uses, factor, join
 from geolib.core.inputs import Inputs, num_samples, require_finite, take
 from geolib.core.linearization import Linearization
 from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
@@ -149,7 +149,18 @@ class Metric:
     def facts(self) -> Problem:
         """The sizes that decide how to solve."""
         _, L, local = next(self.batches())
-        return Problem(self.p, self.n, L.outputs.shape[1], local.rank)
+        uses = certified_uses(L)
+        held = {u.weight for u in uses} | {u.bias for u in uses}
+        sizes = zip(self.field.R.names, self.field.R.sizes, strict=True)
+        return Problem(
+            self.p,
+            self.n,
+            L.outputs.shape[1],
+            local.rank,
+            tuple(u.sizes for u in uses),
+            sum(size for name, size in sizes if name not in held),
+            not self.field.data.single,
+        )
 
     def outputs(self) -> Tensor:
         """R(theta, x) for all samples, shape (n, o)."""
@@ -162,9 +173,11 @@ class Metric:
                 f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
             )
         rows = v if v.ndim == 1 else v.mT
-        total = torch.zeros_like(rows)
+        total: Tensor | None = None
         for _, L, local in self.batches():
-            total += L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            part = L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            total = part if total is None else total.add_(part)
+        assert total is not None  # there is at least one sample
         return total if v.ndim == 1 else total.mT
 
     def inner(self, v: Tensor, w: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 24  # entries of a temporary
+STRIP = 512  # rows of K computed at a time, up to the diagonal only
 
 
 class Block(ABC):
@@ -29,8 +30,12 @@ class Block(ABC):
         """Write A^T a into these parameters' places of out, shape (p,)."""
 
     @abstractmethod
-    def add_gram_(self, K: Tensor) -> None:
-        """Add this block's A A^T to K, shape (n, r, n, r)."""
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        """Add this block's A A^T to K, shape (n, r, n, r).
+
+        Only up to the diagonal: for each strip of samples, against all samples up
+        to the strip's end.
+        """
 
     @abstractmethod
     def add_rows_(self, rows: Tensor) -> None:
@@ -47,7 +52,7 @@ class LayerBlock(Block):
     .. math:: \nabla_W z_{i a} = \sum_t \delta_{i a t}\, x_{i t}^T .
 
     Args:
-        x: inputs, shape (n, g, t, d): samples, groups, positions, fan-in.
+        x: inputs, shape (g, n, t, d): groups, samples, positions, fan-in.
         delta: output gradients, shape (n, r, g, t, a).
         weight: place of the weight in the parameter vector.
         bias: place of the bias, or None.
@@ -56,85 +61,93 @@ class LayerBlock(Block):
     def __init__(
         self, x: Tensor, delta: Tensor, weight: slice, bias: slice | None
     ) -> None:
-        self.x, self.delta = x, delta
+        self.x, self.delta = x.contiguous(), delta.contiguous()
         self.weight, self.bias = weight, bias
         self.n, self.r, self.g, self.t, self.a = delta.shape
         self.d = x.shape[-1]
 
     def matvec(self, v: Tensor) -> Tensor:
         W = v[self.weight].view(self.g, self.a, self.d)
-        y = self.x @ W.mT
+        y = torch.bmm(self.x.view(self.g, -1, self.d), W.mT)
         if self.bias is not None:
             y = y + v[self.bias].view(self.g, 1, self.a)
-        flat = self.delta.reshape(self.n, self.r, -1)
-        return torch.bmm(flat, y.reshape(self.n, -1, 1))[..., 0]
+        y = y.view(self.g, self.n, -1).transpose(0, 1).reshape(self.n, -1)
+        flat = self.delta.view(self.n, self.r, -1)
+        if self.r == 1:
+            return (flat[:, 0] * y).sum(-1, keepdim=True)
+        return torch.bmm(flat, y[..., None])[..., 0]
 
     def rmatvec_(self, a: Tensor, out: Tensor) -> None:
-        flat = self.delta.reshape(self.n, self.r, -1)
-        c = torch.bmm(a[:, None, :], flat).view(self.n, self.g, self.t, self.a)
-        c = c.permute(1, 3, 0, 2).reshape(self.g, self.a, self.n * self.t)
-        x = self.x.permute(1, 0, 2, 3).reshape(self.g, self.n * self.t, self.d)
-        out[self.weight] = torch.bmm(c, x).view(-1)
+        flat = self.delta.view(self.n, self.r, -1)
+        c = a * flat[:, 0] if self.r == 1 else torch.bmm(a[:, None, :], flat)
+        c = c.view(self.n, self.g, self.t, self.a).transpose(0, 1)
+        c = c.reshape(self.g, -1, self.a)
+        torch.bmm(
+            c.mT,
+            self.x.view(self.g, -1, self.d),
+            out=out[self.weight].view(self.g, self.a, self.d),
+        )
         if self.bias is not None:
-            out[self.bias] = c.sum(-1).view(-1)
+            out[self.bias] = c.sum(1).view(-1)
 
-    def add_gram_(self, K: Tensor) -> None:
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
         one_place = self.t == 1
+        by_pairs = by_positions(self.r, self.t, self.d, self.a)
         for g in range(self.g):
             if one_place:
-                self._add_products_(K, g)
-            elif self.t**2 * (self.d + self.a * self.r**2) < self.d * self.a * self.r:
+                self._add_products_(K, strips, g)
+            elif by_pairs:
                 self._add_positions_(K, g)
             else:
-                self._add_outer_(K, g)
+                self._add_outer_(K, strips, g)
         if self.bias is not None and not one_place:
-            rows = self.delta.sum(3).reshape(self.n * self.r, -1)
-            K.view(self.n * self.r, -1).addmm_(rows, rows.mT)
+            rows = self.delta.sum(3).view(self.n, self.r, -1)
+            _add_rows_gram_(K, rows, strips)
 
-    def _add_products_(self, K: Tensor, g: int) -> None:
+    def _add_products_(self, K: Tensor, strips: list[slice], g: int) -> None:
         """One position: the Gram of outer products is the product of Grams."""
-        x, delta = self.x[:, g, 0], self.delta[:, :, g, 0].reshape(-1, self.a)
-        XX = x @ x.mT
-        if self.bias is not None:
-            XX += 1.0
-        DD = (delta @ delta.mT).view(self.n, self.r, self.n, self.r)
-        K.addcmul_(DD, XX[:, None, :, None])
+        x, delta = self.x[g, :, 0], self.delta[:, :, g, 0]
+        for s in strips:
+            XX = x[s] @ x[: s.stop].mT
+            if self.bias is not None:
+                XX += 1.0
+            left = delta[s].reshape(-1, self.a)
+            DD = left @ delta[: s.stop].reshape(-1, self.a).mT
+            DD = DD.view(-1, self.r, s.stop, self.r)
+            K[s, :, : s.stop].addcmul_(DD, XX[:, None, :, None])
 
     def _add_positions_(self, K: Tensor, g: int) -> None:
         """Few positions: the same for each pair of them, some samples at a time."""
         n, r, t = self.n, self.r, self.t
-        x = self.x[:, g].reshape(n * t, self.d)
+        x = self.x[g].reshape(n * t, self.d)
         delta = self.delta[:, :, g].reshape(n * r * t, self.a)
         step = max(1, CHUNK // (r * t * n * r * t))
         for i in range(0, n, step):
             j = min(i + step, n)
-            XX = (x[i * t : j * t] @ x.mT).view(j - i, 1, t, n, 1, t)
-            DD = delta[i * r * t : j * r * t] @ delta.mT
-            DD = DD.view(j - i, r, t, n, r, t)
-            K[i:j] += (XX * DD).sum(dim=(2, 5))
+            XX = (x[i * t : j * t] @ x[: j * t].mT).view(j - i, 1, t, j, 1, t)
+            DD = delta[i * r * t : j * r * t] @ delta[: j * r * t].mT
+            DD = DD.view(j - i, r, t, j, r, t)
+            K[i:j, :, :j] += (XX * DD).sum(dim=(2, 5))
 
-    def _add_outer_(self, K: Tensor, g: int) -> None:
+    def _add_outer_(self, K: Tensor, strips: list[slice], g: int) -> None:
         """Many positions: multiply out some output channels at a time."""
         m = self.n * self.r
-        for rows in self._outer(g):
-            K.view(m, m).addmm_(rows, rows.mT)
-
-    def _outer(self, g: int) -> Iterator[Tensor]:
-        m = self.n * self.r
         step = max(1, CHUNK // (m * self.d))
-        x = self.x[:, None, g]
         for i in range(0, self.a, step):
             delta = self.delta[:, :, g, :, i : i + step]
-            yield (delta.mT @ x).reshape(m, -1)
+            rows = (delta.mT @ self.x[g, :, None]).reshape(self.n, self.r, -1)
+            _add_rows_gram_(K, rows, strips)
 
     def add_rows_(self, rows: Tensor) -> None:
-        W = torch.matmul(self.delta.mT, self.x[:, None])  # n r g a d
+        x = self.x.transpose(0, 1)[:, None]
+        W = torch.matmul(self.delta.mT, x)  # n r g a d
         rows[..., self.weight] = W.reshape(self.n, self.r, -1)
         if self.bias is not None:
             rows[..., self.bias] = self.delta.sum(3).reshape(self.n, self.r, -1)
 
     def at(self, samples: slice) -> LayerBlock:
-        return LayerBlock(self.x[samples], self.delta[samples], self.weight, self.bias)
+        x = self.x[:, samples]
+        return LayerBlock(x, self.delta[samples], self.weight, self.bias)
 
 
 class DenseBlock(Block):
@@ -154,9 +167,8 @@ class DenseBlock(Block):
     def rmatvec_(self, a: Tensor, out: Tensor) -> None:
         out[self.index] = torch.einsum("nrq,nr->q", self.rows, a)
 
-    def add_gram_(self, K: Tensor) -> None:
-        flat = self.rows.reshape(-1, self.rows.shape[-1])
-        K.view(len(flat), -1).addmm_(flat, flat.mT)
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        _add_rows_gram_(K, self.rows, strips)
 
     def add_rows_(self, rows: Tensor) -> None:
         rows[..., self.index] = self.rows
@@ -193,7 +205,7 @@ class Rows:
 
     def rmatvec(self, a: Tensor) -> Tensor:
         """A^T a, shape (p,)."""
-        out = a.new_zeros(self.p)
+        out = a.new_empty(self.p)
         for block in self.blocks:
             block.rmatvec_(a.view(self.n, self.r), out)
         return out
@@ -201,9 +213,19 @@ class Rows:
     def gram(self) -> Tensor:
         """K = A A^T, shape (m, m); cost about m^2 (fan-in / r^2 + fan-out) a layer."""
         K = self.like.new_zeros(self.n, self.r, self.n, self.r)
+        strips = self._strips()
         for block in self.blocks:
-            block.add_gram_(K)
-        return K.view(self.m, self.m)
+            block.add_gram_(K, strips)
+        K = K.view(self.m, self.m)
+        for s in strips:
+            i, j = s.start * self.r, s.stop * self.r
+            K[:i, i:j] = K[i:j, :i].mT
+            K[i:j, i:j] = K[i:j, i:j].tril() + K[i:j, i:j].tril(-1).mT
+        return K
+
+    def _strips(self) -> list[slice]:
+        step = max(1, STRIP // self.r)
+        return [slice(i, min(i + step, self.n)) for i in range(0, self.n, step)]
 
     def dense(self) -> Tensor:
         """A itself, shape (m, p)."""
@@ -226,3 +248,18 @@ class Rows:
         for block in self.blocks:
             block.at(samples).add_rows_(rows)
         return rows.view(count * self.r, self.p)
+
+
+def by_positions(r: int, t: int, d: int, a: int) -> bool:
+    """Whether a Gram over pairs of positions is cheaper than multiplying out."""
+    return t**2 * (d + a * r**2) < d * a * r**2
+
+
+def _add_rows_gram_(K: Tensor, rows: Tensor, strips: list[slice]) -> None:
+    """Add rows rows^T to K up to the diagonal, for rows of shape (n, r, q)."""
+    n, r, q = rows.shape
+    for s in strips:
+        flat = rows[: s.stop].reshape(-1, q)
+        K.view(n * r, n * r)[s.start * r : s.stop * r, : s.stop * r].addmm_(
+            rows[s].reshape(-1, q), flat.mT
+        )

@@ -107,7 +107,9 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _flat(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
+    # Not named_children(), which leaves out the second use of one and the same module.
+    for name, child in module._modules.items():
+        assert child is not None
         if type(child) is nn.Sequential:
             yield from _flat(child, f"{prefix}{name}.")
         else:
@@ -178,7 +180,10 @@ def _check_link(stage: Stage, after: Stage) -> None:
 def _check_tensors(module: nn.Module) -> None:
     tensors = [
         (n, t)
-        for n, t in (*module.named_parameters(), *module.named_buffers())
+        for n, t in (
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        )
         if t.is_floating_point() or t.is_complex()
     ]
     kinds = sorted({str(t.dtype) for _, t in tensors})

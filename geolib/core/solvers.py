@@ -93,7 +93,7 @@ def conjugate_gradient(
     tol: float,
     max_iterations: int,
     precondition: Operator | None = None,
-    x0: Tensor | None = None,
+    patience: Callable[[int, float], bool] | None = None,
 ) -> tuple[Tensor, float, int, bool]:
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
 
@@ -108,8 +108,7 @@ def conjugate_gradient(
     size = float(g.norm())
     if size == 0:
         return torch.zeros_like(g), 0.0, 0, True
-    x = torch.zeros_like(g) if x0 is None else x0.clone()
-    r = g.clone() if x0 is None else g - apply(x)
+    x, r = torch.zeros_like(g), g.clone()
     z = r if precondition is None else precondition(r)
     d, rz = z.clone(), float(r @ z)
     steps = 0
@@ -129,6 +128,8 @@ def conjugate_gradient(
         rz, old = float(r @ z), rz
         d = torch.add(z, d, alpha=rz / old)
         steps += 1
+        if patience is not None and not patience(steps, float(r.norm()) / size):
+            break
     residual = float((g - apply(x)).norm()) / size
     return x, residual, steps, residual <= max(2 * tol, 0.0)
 

@@ -3,12 +3,20 @@ r"""Ways to solve (G + damping I) x = g, and the choice between them."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from geolib.core.cost import choose
+from geolib.core.cost import (
+    Patience,
+    by_rows,
+    direct_method,
+    feasible,
+    worth_a_try,
+)
 from geolib.core.inputs import require_finite, require_matching, require_vector
 from geolib.core.kfac import kronecker_preconditioner
 from geolib.core.rows import Rows
@@ -39,26 +47,68 @@ def solve(
     """See :meth:`Metric.solve`."""
     _check(G, g, damping, method, precondition)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
-    problem = G.facts
     if method == "auto":
-        method, precondition = choose(problem)
+        return _auto(G, g, damping, tol, rtol)
     if method == "kernel":
         return _by_kernel(G, g, damping, tol, rtol)
     vector = g if g.ndim == 1 else G.pull(g)
     if method == "cholesky":
         return _by_dense(G.dense(), vector, damping, tol, rtol)
-    if max_iterations is None:
-        rank = min(problem.p, problem.m) if precondition is None else problem.p
-        max_iterations = max(200, min(2 * rank, 2000))
-    preconditioner = None
-    if precondition == "kfac":
-        preconditioner = kronecker_preconditioner(G.rows(), damping)
+    limit = max_iterations
+    if limit is None:
+        limit = max(200, min(2 * min(G.p, G.facts.m), 2000))
+        limit = limit if precondition is None else max(limit, min(2 * G.p, 2000))
+    return _by_cg(G, vector, damping, tol, limit, precondition)
+
+
+def _auto(
+    G: Metric, g: Tensor, damping: float, tol: float, rtol: float | None
+) -> Solution:
+    """Direct where that is cheap; else conjugate gradients while they promise more."""
+    spent, direct = 0, direct_method(G.facts)[0]
+    if worth_a_try(G.facts, damping):
+        vector = g if g.ndim == 1 else G.pull(g)
+        patience = Patience(G.facts, tol)
+        limit = min(2 * G.p, 10_000)
+        s = _by_cg(G, vector, damping, tol, limit, None, patience)
+        if s.converged or not feasible(G.facts, direct):
+            return s
+        spent = s.iterations
+    s = (
+        _by_kernel(G, g, damping, tol, rtol)
+        if direct == "kernel"
+        else _by_dense(G.dense(), g if g.ndim == 1 else G.pull(g), damping, tol, rtol)
+    )
+    return replace(s, iterations=spent)
+
+
+def _by_cg(
+    G: Metric,
+    g: Tensor,
+    damping: float,
+    tol: float,
+    limit: int,
+    precondition: str | None,
+    patience: Callable[[int, float], bool] | None = None,
+) -> Solution:
+    """Conjugate gradients, with products by the factored rows where they are cheaper."""
+    problem, apply = G.facts, G.__matmul__
+    if by_rows(problem) or precondition == "kfac":
+        A = G.rows()
+        if by_rows(problem):
+            apply = lambda v: A.rmatvec(A.matvec(v))  # noqa: E731
+        preconditioner = (
+            kronecker_preconditioner(A, damping) if precondition == "kfac" else None
+        )
+    else:
+        preconditioner = None
     x, residual, steps, converged = conjugate_gradient(
-        lambda v: torch.add(G @ v, v, alpha=damping),
-        vector,
+        lambda v: torch.add(apply(v), v, alpha=damping),
+        g,
         tol,
-        max_iterations,
+        limit,
         preconditioner,
+        patience=patience,
     )
     return Solution(x, residual, steps, converged, "cg")
 

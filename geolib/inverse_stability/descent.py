@@ -83,11 +83,12 @@ def descend(
     """
     losses = []
     for _ in range(steps):
-        loss, gA, gC = mean_square_gradient(net, x, y)
-        if not np.isfinite(loss):
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss, gA, gC = mean_square_gradient(net, x, y)
+            A, C = net.A - lr * gA, net.C - lr * gC
+        if not all(np.isfinite(v).all() for v in (loss, A, C)):
             raise ValueError(f"lr: the loss diverges with step length {lr}")
         losses.append(loss)
-        A, C = net.A - lr * gA, net.C - lr * gC
         if ball is not None:
             centre, radius = ball
             A = np.clip(A, centre.A - radius, centre.A + radius)

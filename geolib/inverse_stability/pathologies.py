@@ -169,6 +169,10 @@ def distance_to_line(points: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _checked(ks: Sequence[float]) -> tuple[float, ...]:
     values = np.asarray(ks, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not (values > 0).all():
+    if (
+        values.ndim != 1
+        or not len(values)
+        or not ((values > 0) & np.isfinite(values)).all()
+    ):
         raise ValueError(f"ks: expected a list of positive numbers, got {ks!r}")
     return tuple(values.tolist())

@@ -17,9 +17,8 @@ from geolib.inverse_stability.milp import milp_bracket
 from geolib.inverse_stability.net import ShallowReLU
 from geolib.inverse_stability.parallel import TOLERANCE
 
-MAX_RAYS = 100_000
-MAX_ENTRIES = 300_000_000  # entries of the sign matrix: 0.3 GB
-MILP_HYPERPLANES = 24
+MAX_WORK = 300_000_000  # signs written while enumerating: seconds, and 0.3 GB
+MILP_HYPERPLANES, MILP_ENTRIES = 40, 64
 METHODS = ("auto", "cells", "milp", "bounds")
 
 
@@ -111,7 +110,8 @@ def seminorm(
         if enumerable(h, rank):
             method = "cells"
         else:
-            method = "milp" if h <= MILP_HYPERPLANES else "bounds"
+            small = h <= MILP_HYPERPLANES and net.D * net.d <= MILP_ENTRIES
+            method = "milp" if small else "bounds"
     if method == "cells":
         return _by_cells(k)
     if method == "milp":
@@ -141,9 +141,9 @@ def seminorm_difference(
 
 
 def enumerable(h: int, rank: int) -> bool:
-    """Whether the cells of h hyperplanes of this rank can be listed in memory."""
-    rays = comb(h, rank - 1) if rank > 2 else 1
-    return rays <= MAX_RAYS and generic_cell_count(h, rank) * h <= MAX_ENTRIES
+    """Whether the cells of h hyperplanes of this rank can be listed in seconds."""
+    rays = comb(h, rank - 1) * 2**rank if rank > 2 else 2 * h
+    return rays * h <= MAX_WORK
 
 
 def _by_cells(k: Kinks) -> Seminorm:

@@ -80,6 +80,9 @@ def run(
     jobs: Jobs = 1,
     force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
     timeout: Annotated[int, typer.Option(help="Seconds for one cell.")] = 900,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Execute on a Dask cluster: tcp://host:8786.")
+    ] = None,
 ) -> None:
     """Execute the notebooks whose text, parameters or code changed.
 
@@ -87,7 +90,8 @@ def run(
     """
     root = find_root()
     notebooks = discover(root, chapter)
-    outcomes = press(notebooks, Settings(profile, device, jobs, force, timeout))
+    settings = Settings(profile, device, jobs, force, timeout, scheduler)
+    outcomes = press(notebooks, settings)
     _remember(root, profile)
     ran = sum(o.status == "ok" for o in outcomes)
     skipped = sum(o.status == "skipped" for o in outcomes)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ADVICE = " (the device is full: give the notebook smaller sizes in profiles.yml)"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -72,7 +74,9 @@ def execute(job: dict[str, Any]) -> Outcome:
 def _describe(problem: Exception) -> str:
     kind = type(problem).__name__
     if kind == "PapermillExecutionError":
-        return f"{problem.ename}: {problem.evalue}"  # type: ignore[attr-defined]
+        name, value = problem.ename, problem.evalue  # type: ignore[attr-defined]
+        advice = ADVICE if name in ("OutOfMemoryError", "DeviceMemoryError") else ""
+        return f"{name}: {value}{advice}"
     if kind == "CellTimeoutError":
         return "the cell ran past its time limit"
     if kind == "DeadKernelError":

@@ -26,13 +26,17 @@ FORMAT = b"2"  # raise when staging changes, so that every notebook is staged an
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: `timeout` is in seconds for each cell, `jobs` in processes."""
+    """How to run: `timeout` is in seconds for each cell, `jobs` in processes.
+
+    With the address of a Dask `scheduler`, notebooks are executed by its workers.
+    """
 
     profile: str = "small"
     device: str = "auto"
     jobs: int = 1
     force: bool = False
     timeout: int = 900
+    scheduler: str | None = None
 
 
 def build_folder(root: Path, profile: str) -> Path:
@@ -44,12 +48,17 @@ def staged_path(notebook: Notebook, profile: str) -> Path:
     return stage / "chapters" / f"{notebook.name}.ipynb"
 
 
-def resolve_device(device: str) -> str:
-    """`auto` is CUDA where there is one; asking for an absent device is an error."""
+def resolve_device(device: str, elsewhere: bool = False) -> str:
+    """`auto` is CUDA where there is one; asking for an absent device is an error.
+
+    Of workers `elsewhere` nothing is known: there `auto` is the CPU.
+    """
     import torch
 
     if device not in ("auto", "cpu", "cuda"):
         raise PressError(f"device: expected auto, cpu or cuda, got {device!r}")
+    if elsewhere:
+        return "cuda" if device == "cuda" else "cpu"
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -66,7 +75,8 @@ def content_key(notebook: Notebook, values: dict[str, Any], device: str) -> str:
 
     data = digest_tree(notebook.source.parent, (".json", ".csv", ".py", ".npz"))
     code = digest_tree(Path(__file__).parents[1], (".py",))
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    here = device == "cuda" and torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if here else device
     return digest(
         FORMAT,
         notebook.source.read_bytes(),
@@ -103,7 +113,7 @@ def press(
     Raises:
         PressError: bad profile, device or parameters, found before anything runs.
     """
-    device = resolve_device(settings.device)
+    device = resolve_device(settings.device, settings.scheduler is not None)
     values = {n.name: parameters(n, settings.profile, device) for n in notebooks}
     if not notebooks:
         return []
@@ -175,7 +185,16 @@ def _run_one(
         folder = build_folder(notebook.root, settings.profile)
         work = folder / "work" / notebook.name
         work.mkdir(parents=True, exist_ok=True)
-        outcome = _in_worker(notebook, values, work, settings, progress, running)
+        job = _job(notebook, values, work, settings)
+        if settings.scheduler:
+            from .remote import execute_there
+
+            outcome = execute_there(job, work, settings)
+        else:
+            cells = len(notebook.read().cells)
+            outcome = run_job(
+                job, work, running, lambda n: progress.cell(notebook.name, n, cells)
+            )
         if outcome.status == "ok":
             _stage(notebook, work / "executed.ipynb", key, settings)
         else:
@@ -187,30 +206,44 @@ def _run_one(
         return Outcome(notebook.name, "failed", error=f"could not be written: {text}")
 
 
-def _in_worker(
-    notebook: Notebook,
-    values: dict[str, Any],
-    work: Path,
-    settings: Settings,
-    progress: Progress,
-    running: set[subprocess.Popen[str]],
-) -> Outcome:
+def _job(
+    notebook: Notebook, values: dict[str, Any], work: Path, settings: Settings
+) -> dict[str, Any]:
+    """What a worker process is told; the notebook itself lies in `work`."""
     import nbformat
 
-    nb = notebook.read()
-    nbformat.write(nb, work / "source.ipynb")
-    job = {
+    nbformat.write(notebook.read(), work / "source.ipynb")
+    return {
         "name": notebook.name,
-        "notebook": str(work / "source.ipynb"),
-        "output": str(work / "executed.ipynb"),
         "parameters": values,
         "cwd": str(notebook.source.parent),
         "timeout": settings.timeout,
+        "one_thread": settings.profile != "full",  # repeatable, and no fight for cores
+    }
+
+
+def run_job(
+    job: dict[str, Any],
+    work: Path,
+    running: set[subprocess.Popen[str]],
+    cell: Callable[[int], None],
+) -> Outcome:
+    """Execute `work/source.ipynb` into `work/executed.ipynb` in a worker process.
+
+    Args:
+        job: see `_job`.
+        work: a folder of the job's own.
+        running: where the process is entered while it lives.
+        cell: told the number of each cell that starts.
+    """
+    job = job | {
+        "notebook": str(work / "source.ipynb"),
+        "output": str(work / "executed.ipynb"),
         "parent": os.getpid(),
     }
     (work / "job.json").write_text(json.dumps(job))
     env = dict(os.environ, IPYTHONDIR=str(work / "ipython"), PYTHONHASHSEED="0")
-    if settings.profile != "full":  # one thread: repeatable, and no fight for cores
+    if job["one_thread"]:
         env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with (work / "stderr.txt").open("w") as stderr:
         worker = subprocess.Popen(
@@ -227,7 +260,7 @@ def _in_worker(
         for line in worker.stdout or ():
             message = json.loads(line) if line.startswith("{") else {}
             if "cell" in message:
-                progress.cell(notebook.name, message["cell"], len(nb.cells))
+                cell(message["cell"])
             if "outcome" in message:
                 outcome = Outcome(**message["outcome"])
     code = worker.returncode
@@ -235,7 +268,7 @@ def _in_worker(
     if outcome is None:
         last = (work / "stderr.txt").read_text().strip().splitlines()[-1:]
         outcome = Outcome(
-            notebook.name,
+            job["name"],
             "failed",
             error=f"the worker process ended with code {code}: {''.join(last)}",
         )

@@ -89,9 +89,14 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def _render(root: Path, folder: Path) -> None:
-    out = folder / "sphinx"
+    out, stage = folder / "sphinx", folder / "stage"
+    # Sphinx does not notice a change of its own extension: then build from nothing.
+    machinery = digest_tree(stage / "book" / "_ext", (".py",))
+    record = folder / "sphinx.key"
+    if not record.exists() or record.read_text() != machinery:
+        shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    stage = folder / "stage"
+    write_whole(record, machinery)
     _mathjax(root, stage / "book" / "_static" / "mathjax")
     launch = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", launch, "build", str(stage), "--path-output"]

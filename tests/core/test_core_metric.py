@@ -131,6 +131,17 @@ def test_streaming_changes_nothing(case, metric):
     close(stream.pull(u), G.pull(u))
 
 
+def test_strips_of_the_kernel_join_up(monkeypatch):
+    from geolib.core import rows
+
+    for case in ("mlp", "conv", "sequence"):
+        whole = build(case, "bernoulli")[2].kernel()
+        monkeypatch.setattr(rows, "STRIP", 3)
+        monkeypatch.setattr(rows, "CHUNK", 64)
+        close(build(case, "bernoulli")[2].kernel(), whole)
+        monkeypatch.undo()
+
+
 def test_a_list_of_batches_and_the_sum_reduction():
     R, x, G, blocks = build("mlp", "euclidean")
     batches = [x[:3], x[3:4], x[4:]]
@@ -242,14 +253,19 @@ def test_rows_fall_back_to_a_loop_when_vmap_cannot():
 def test_positions_and_outer_products_give_the_same_gram():
     from geolib.core.rows import LayerBlock
 
-    x, delta = normal((5, 2, 3, 4), 0), normal((5, 2, 2, 3, 6), 1)
+    x, delta = normal((2, 5, 3, 4), 0), normal((5, 2, 2, 3, 6), 1)
     block = LayerBlock(x, delta, slice(0, 48), slice(48, 60))
     grams = []
-    for add in (block._add_positions_, block._add_outer_):
+    strips = [slice(0, 2), slice(2, 5)]
+    for add in (
+        block._add_positions_,
+        lambda K, g: block._add_outer_(K, strips, g),
+    ):
         K = torch.zeros(5, 2, 5, 2, dtype=torch.float64)
         for g in range(2):
             add(K, g)
-        grams.append(K)
+        low = K.view(10, 10).tril()
+        grams.append((low + low.tril(-1).mT).view(5, 2, 5, 2))
     close(grams[0], grams[1])
     rows = torch.zeros(5, 2, 60, dtype=torch.float64)
     block.add_rows_(rows)

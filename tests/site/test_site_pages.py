@@ -92,9 +92,12 @@ def view(request, chromium, address):
 IMAGES = """() => [...document.querySelectorAll('article img')].map(i => ({
   src: i.src, loaded: i.complete && i.naturalWidth > 0, alt: (i.alt || '').trim()}))"""
 MATH = """async () => {
-  if (!window.MathJax) return [document.querySelectorAll('.math').length, 0, 0];
+  const sources = document.querySelectorAll('span.math, div.math').length;
+  for (let i = 0; sources && i < 200 && !window.MathJax?.startup?.promise; i++)
+    await new Promise(done => setTimeout(done, 50));
+  if (!window.MathJax?.startup?.promise) return [sources, 0, 0];
   await MathJax.startup.promise;
-  return [document.querySelectorAll('span.math, div.math').length,
+  return [sources,
           document.querySelectorAll('mjx-container').length,
           document.querySelectorAll('mjx-merror, [data-mjx-error]').length]}"""
 

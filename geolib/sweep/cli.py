@@ -1,0 +1,97 @@
+"""The command `geolib sweep`, a function for typer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geolib.sweep.engines import Options, SweepError
+from geolib.sweep.registry import find, names
+from geolib.sweep.runner import Sweep, run_sweep
+from geolib.sweep.store import Store
+
+Name = Annotated[
+    str | None,
+    typer.Argument(help="A sweep that ships, or `module:ATTRIBUTE`; none lists them."),
+]
+Folder = Annotated[
+    Path | None, typer.Option(help="Results; default GEOLIB_SWEEPS or a cache folder.")
+]
+Scheduler = Annotated[
+    str, typer.Option(help="local, inline, or a Dask address: tcp://host:8786.")
+]
+Export = Annotated[
+    Path | None, typer.Option(help="Write the table as .parquet or .csv; run nothing.")
+]
+
+
+def sweep(
+    name: Name = None,
+    size: Annotated[str, typer.Option(help="small, book or full.")] = "small",
+    store: Folder = None,
+    scheduler: Scheduler = "local",
+    workers: Annotated[int | None, typer.Option(help="Local workers.")] = None,
+    retries: Annotated[int, typer.Option(help="Further tries of a failed run.")] = 2,
+    limit: Annotated[float | None, typer.Option(help="Seconds for one try.")] = None,
+    gpu: Annotated[bool, typer.Option(help="Each run occupies one GPU.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Run failures again.")] = False,
+    status: Annotated[bool, typer.Option(help="Only say what is stored.")] = False,
+    export: Export = None,
+) -> None:
+    """Run many runs of one function, here or on a cluster; what is stored is skipped.
+
+    Example: geolib sweep mode-connectivity --size full --scheduler tcp://head:8786
+    """
+    try:
+        if name is None:
+            for known in names():
+                found = find(known)
+                sizes = ", ".join(f"{s} {len(found.specs(s))}" for s in found.grids)
+                typer.echo(f"{known:20} {found.text} (runs: {sizes})")
+            return
+        chosen, kept = find(name), Store(store)
+        if export is not None:
+            typer.echo(_export(chosen, kept, export))
+            return
+        if status:
+            typer.echo(_status(chosen, size, kept))
+            return
+        options = Options(scheduler, workers, retries, limit, gpu)
+        report = run_sweep(chosen, size, kept, options, retry_failed=retry_failed)
+    except (SweepError, ValueError) as problem:
+        typer.echo(f"geolib: {problem}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same again to resume", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{chosen.name} ({size}): {report.line}")
+    typer.echo(f"store: {kept.folder / chosen.name}")
+    for key, error in list(report.failed.items())[:10]:
+        typer.echo(f"FAILED {key}: {error.splitlines()[0]}", err=True)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _status(chosen: Sweep, size: str, store: Store) -> str:
+    held, specs = store.scan(chosen.name), chosen.specs(size)
+    states = [held[key]["status"] for key in specs if key in held]
+    done, failed = states.count("done"), states.count("failed")
+    return f"{chosen.name} ({size}): {done} of {len(specs)} done, {failed} failed"
+
+
+def _export(chosen: Sweep, store: Store, path: Path) -> str:
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"export: expected a .parquet or .csv name, got {path.name}")
+    table = store.table(chosen.name)
+    if path.suffix == ".csv":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    else:
+        store.to_parquet(chosen.name, path)
+    return f"{path}: {len(table)} rows"
+
+
+if __name__ == "__main__":  # python -m geolib.sweep.cli
+    typer.run(sweep)

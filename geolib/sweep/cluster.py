@@ -1,0 +1,237 @@
+"""The Dask engine: local workers, or any scheduler by its address.
+
+Results come back through the scheduler and are written by the caller, so workers need
+no shared disk. A worker that dies takes its runs with it: they are tried again, the
+last time one by one and, if need be, once more than asked, so that only a run that
+kills its worker while it flies alone is condemned, never a bystander.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from geolib.sweep.attempt import Outcome, attempt, describe
+from geolib.sweep.engines import Finished, Options, Run, SweepError
+
+CONNECT = 20  # seconds for a scheduler to answer
+PULSE = 0.5  # seconds between looks at a silent cluster
+
+
+def drive_dask(
+    run: Run, specs: Mapping[str, Any], options: Options, wanted: Callable[[str], bool]
+) -> Iterator[Finished]:
+    """See `geolib.sweep.engines.drive`."""
+    if not specs:
+        return
+    with connected(options) as client:
+        flight = Flight(client, run, specs, options, wanted)
+        try:
+            while flight.busy:
+                flight.submit()
+                yield from flight.collect()
+        except (OSError, CancelledError) as error:  # a closed or silent connection
+            raise flight.lost() from error
+        finally:
+            flight.cancel()
+
+
+class Flight:
+    """The runs that wait, fly and are held back."""
+
+    def __init__(
+        self,
+        client: Any,
+        run: Run,
+        specs: Mapping[str, Any],
+        options: Options,
+        wanted: Callable[[str], bool],
+    ) -> None:
+        self.client, self.run, self.specs = client, run, specs
+        self.options, self.wanted = options, wanted
+        self.waiting = deque((key, 1) for key in specs)
+        self.alone: deque[tuple[str, int]] = deque()
+        self.flying: dict[str, tuple[str, int, Any]] = {}
+        self.single = False  # what flies, flies alone
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.seen = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.alone or self.flying)
+
+    def submit(self) -> None:
+        """Keep enough runs in flight; a suspect only when nothing else flies."""
+        threads = sum(self.client.nthreads().values()) if self.waiting else 0
+        room = max(128, 8 * threads) - len(self.flying)
+        batch: list[tuple[str, int]] = []
+        while self.waiting and len(batch) < room:
+            self._take(self.waiting, batch)
+        if not self.flying:
+            self.single = not batch
+        while self.alone and not (self.waiting or self.flying or batch):
+            self._take(self.alone, batch)
+        if not batch:
+            return
+        futures = self.client.map(
+            attempt,
+            [self.run] * len(batch),
+            [self.specs[key] for key, _ in batch],
+            limit=self.options.limit,
+            hard=True,
+            key=[f"geolib-sweep-{key}-{tries}" for key, tries in batch],
+            resources={"GPU": 1} if self.options.gpu else None,
+            pure=False,
+        )
+        for (key, tries), future in zip(batch, futures, strict=True):
+            self.flying[future.key] = (key, tries, future)
+            future.add_done_callback(self.events.put)
+
+    def _take(self, source: deque, batch: list) -> None:
+        key, tries = source.popleft()
+        if self.wanted(key):
+            batch.append((key, tries))
+
+    def collect(self) -> Iterator[Finished]:
+        """Wait a moment for runs to end; what is final is yielded."""
+        ended = []
+        try:
+            ended.append(self.events.get(timeout=PULSE))
+            while True:
+                ended.append(self.events.get_nowait())
+        except queue.Empty:
+            pass
+        if not ended:
+            self._alive()
+            return
+        self.seen = time.monotonic()
+        for future, outcome, died in self._outcomes(ended):
+            key, tries, _ = self.flying.pop(future.key)
+            if died and not self.single and tries >= self.options.retries:
+                self.alone.append((key, tries + 1))
+            elif outcome.error is None or tries > self.options.retries:
+                yield Finished(key, outcome, tries)
+            else:
+                self.waiting.append((key, tries + 1))
+
+    def _outcomes(self, ended: list[Any]) -> Iterator[tuple[Any, Outcome, bool]]:
+        from dask.distributed import KilledWorker
+
+        good = [f for f in ended if f.status == "finished"]
+        values = self.client.gather(good) if good else []
+        yield from ((f, value, False) for f, value in zip(good, values, strict=True))
+        for future in ended:
+            if future.status == "finished":
+                continue
+            if future.status != "error":
+                raise self.lost()
+            problem = future.exception()
+            if isinstance(problem, KilledWorker):
+                yield future, Outcome(error=self._death()), True
+            else:  # e.g. the function cannot be imported on the worker
+                yield future, Outcome(error=describe(problem)), False
+
+    def _death(self) -> str:
+        limit = self.options.limit
+        past = f", or past its limit of {limit:g} s and deaf to it" if limit else ""
+        return f"WorkerDied: the worker was killed (signal, memory{past})"
+
+    def _alive(self) -> None:
+        if self.client.status != "running":
+            raise self.lost()
+        if self.client.nthreads():
+            self.seen = time.monotonic()
+        elif time.monotonic() - self.seen > self.options.patience:
+            raise SweepError(
+                f"no worker at {self.options.scheduler} for "
+                f"{self.options.patience:g} s; start some and run the same again"
+            )
+
+    def lost(self) -> SweepError:
+        """The error that says what to do after the scheduler is gone."""
+        return SweepError(
+            f"the scheduler ({self.options.scheduler}) went away with "
+            f"{len(self.flying)} runs in flight; what ended is stored, "
+            "run the same again to resume"
+        )
+
+    def cancel(self) -> None:
+        """Call back what still flies; a dead scheduler is no obstacle."""
+        if self.flying and self.client.status == "running":
+            self.client.cancel([future for _, _, future in self.flying.values()])
+
+
+@contextmanager
+def connected(options: Options) -> Iterator[Any]:
+    """A Dask client, and the local cluster behind it where one is asked for.
+
+    Raises:
+        SweepError: Dask is not installed, the address does not answer, or GPU runs
+            are asked for on a machine without one.
+    """
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise SweepError(
+            "Dask is not installed: pip install 'geolib[sweep]', or use the scheduler "
+            "'inline'"
+        ) from None
+    with ExitStack() as stack:
+        if options.scheduler == "local":
+            address = stack.enter_context(local_cluster(options))
+        else:
+            address = options.scheduler
+        try:
+            client = Client(address, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise SweepError(f"no scheduler answers at {address}: {error}") from None
+        stack.enter_context(client)
+        yield client
+
+
+@contextmanager
+def local_cluster(options: Options) -> Iterator[Any]:
+    """One single-threaded worker process a core, or one a GPU that sees only it."""
+    import dask
+    from dask.distributed import LocalCluster, Nanny, Scheduler, SpecCluster
+
+    gpus = _gpus() if options.gpu else 0
+    quiet = {
+        "distributed.scheduler.allowed-failures": 0,  # we do the retrying
+        "distributed.worker.daemon": False,
+    }  # a run may start processes
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(quiet))
+        if options.gpu:
+            workers = {
+                i: {"cls": Nanny, "options": {
+                    "nthreads": 1, "resources": {"GPU": 1},
+                    "env": {"CUDA_VISIBLE_DEVICES": str(i)}}}
+                for i in range(min(options.workers or gpus, gpus))
+            }  # fmt: skip
+            scheduler = {
+                "cls": Scheduler,
+                "options": {"dashboard_address": "127.0.0.1:0"},
+            }
+            cluster: Any = SpecCluster(
+                workers=workers, scheduler=scheduler, silence_logs="CRITICAL"
+            )
+        else:
+            cluster = LocalCluster(
+                n_workers=options.workers, threads_per_worker=1, processes=True,
+                dashboard_address="127.0.0.1:0", silence_logs="CRITICAL",
+            )  # fmt: skip
+        yield stack.enter_context(cluster)
+
+
+def _gpus() -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SweepError("gpu: torch sees no CUDA device on this machine")
+    return torch.cuda.device_count()

@@ -1,0 +1,102 @@
+"""Try every spec until it ends well or its tries are used up; the in-process engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from geolib.sweep.attempt import Outcome, attempt
+
+Run = Callable[[Any], dict[str, Any]]
+
+
+class SweepError(RuntimeError):
+    """The engine itself failed (no scheduler, no worker); what is stored stays."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of one spec, after `tries` tries."""
+
+    key: str
+    outcome: Outcome
+    tries: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine runs.
+
+    Attributes:
+        scheduler: `inline` (this process), `local` (Dask workers on this machine) or
+            the address of a Dask scheduler, `tcp://host:8786`.
+        workers: number of local workers; default: one a core (one a GPU).
+        retries: further tries after one that failed.
+        limit: seconds for one try.
+        gpu: each run occupies one GPU: it goes to workers that offer the resource
+            `GPU`, one at a time.
+        patience: seconds without any worker after which the engine gives up.
+    """
+
+    scheduler: str = "local"
+    workers: int | None = None
+    retries: int = 2
+    limit: float | None = None
+    gpu: bool = False
+    patience: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise ValueError(f"retries: expected 0 or more, got {self.retries}")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers: expected 1 or more, got {self.workers}")
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(f"limit: expected positive seconds, got {self.limit}")
+        if self.scheduler not in ("inline", "local") and "://" not in self.scheduler:
+            raise ValueError(
+                "scheduler: expected 'inline', 'local' or an address like "
+                f"'tcp://host:8786', got {self.scheduler!r}"
+            )
+
+
+def drive(
+    run: Run,
+    specs: Mapping[str, Any],
+    options: Options,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> Iterator[Finished]:
+    """Run every spec and yield its end as it comes, in any order.
+
+    Args:
+        run: the function of one spec; importable on the workers.
+        specs: by key.
+        options: where and how.
+        wanted: asked just before a spec starts; False skips it (someone else has
+            stored it meanwhile).
+
+    Raises:
+        SweepError: the scheduler cannot be reached or went away, or no worker came.
+    """
+    if options.scheduler == "inline":
+        return drive_inline(run, specs, options, wanted)
+    from geolib.sweep.cluster import drive_dask
+
+    return drive_dask(run, specs, options, wanted)
+
+
+def drive_inline(
+    run: Run, specs: Mapping[str, Any], options: Options, wanted: Callable[[str], bool]
+) -> Iterator[Finished]:
+    """One spec after the other in this process; a spec that failed goes to the end."""
+    todo = deque((key, 1) for key in specs)
+    while todo:
+        key, tries = todo.popleft()
+        if not wanted(key):
+            continue
+        outcome = attempt(run, specs[key], options.limit)
+        if outcome.error is not None and tries <= options.retries:
+            todo.append((key, tries + 1))
+        else:
+            yield Finished(key, outcome, tries)

@@ -1,0 +1,108 @@
+"""Descent from many starts in a singular model: raw, rival and resolved charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from geolib.sweep.runner import Sweep
+
+TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
+CHARTS = ["raw", "logit", "tube"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A batch of starts of mixture A in one chart.
+
+    Step sizes are those at which plain descent is stable in each chart; `ngd` takes
+    full natural steps with a little damping, `small` natural steps of 0.02.
+    """
+
+    teacher: tuple[float, float]
+    chart: str
+    method: str
+    seed: int = 1
+    starts: int = 400
+    steps: int = 5000
+    eps: float = 0.1
+    lr: float = 0.0
+    damping: float = 0.0
+
+
+def run(spec: Spec) -> dict[str, Any]:
+    """How many starts reach the teacher, in all and from the wrong side."""
+    import numpy as np
+    import torch
+
+    from geolib.stratifolds import descend, em, mixture_a, resolve
+
+    S = mixture_a()
+    teacher = torch.tensor(spec.teacher, dtype=torch.float64)
+    theta0 = torch.from_numpy(S.draw(np.random.default_rng(spec.seed), spec.starts))
+    wrong = theta0[:, 1] * teacher[1] < 0
+    objective = S.objective(teacher)
+    settings: dict[str, Any] = {"steps": spec.steps, "tol": 1e-6}
+    if spec.method == "em":
+        atoms = S.chart.atoms(theta0)
+        found = em(objective, atoms, fixed=(0,), **settings)
+    else:
+        settings |= {
+            "method": "gd" if spec.method == "gd" else "ngd",
+            "lr": spec.lr,
+            "damping": spec.damping,
+        }
+        if spec.chart == "raw":
+            found = descend(objective, S.chart, S.chart.lift(theta0), **settings)
+        else:
+            found = resolve(S, spec.eps, spec.chart).descend(
+                teacher, theta0, **settings
+            )
+    return {
+        "success": found.rate(),
+        "wrong": found.rate(wrong),
+        "wrong_starts": int(wrong.sum()),
+        "median_right": found.median(~wrong),
+        "entered": float(found.entered.double().mean()),
+        "stuck": float(found.stuck.double().mean()),
+    }
+
+
+RATES = {"raw": 0.3, "logit": 3.0, "tube": 1.0}
+
+
+def specs(seeds: Sequence[int], **sizes: Any) -> list[Spec]:
+    """Every teacher, chart and method with its step size; EM once a teacher."""
+    out: list[Spec] = []
+    for teacher in sizes.pop("teachers", TEACHERS):
+        for seed in seeds:
+            em = Spec(teacher, "raw", "em", seed, **sizes)
+            out.append(em)
+            for chart in CHARTS:
+                base = replace(em, chart=chart)
+                out += [
+                    replace(base, method="gd", lr=RATES[chart]),
+                    replace(base, method="ngd", lr=1.0, damping=1e-2),
+                    replace(base, method="small", lr=0.02, damping=1e-8),
+                ]
+    return out
+
+
+def full() -> list[Spec]:
+    """Ten seeds, and the collar's width on the resolved chart."""
+    tube = replace(Spec((0.3, 2.0), "tube", "gd"), lr=1.0)
+    widths = [replace(tube, eps=eps) for eps in (1e-8, 1e-3, 0.05, 0.2)]
+    return [*specs(range(1, 11)), *widths]
+
+
+SWEEP = Sweep(
+    "singular-starts",
+    run,
+    {
+        "small": lambda: specs([1], teachers=TEACHERS[:1], starts=40, steps=1500),
+        "book": lambda: specs([1]),
+        "full": full,
+    },
+    text="Starts that reach a singular model's truth, over charts, methods and seeds.",
+)

@@ -1,0 +1,184 @@
+"""Layer-wise alignment: planted permutations, brute force, and every refusal."""
+
+from copy import deepcopy
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geolib.core import align, init_
+from geolib.core.sequential import read_stages
+
+
+def network(seed=0):
+    net = nn.Sequential(
+        nn.Conv2d(1, 5, 3),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(45, 7),
+        nn.ReLU(),
+        nn.Linear(7, 2),
+    )
+    net = init_(net.double(), seed, bias_scale=0.4)
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for t in (net[1].weight, net[1].bias, net[1].running_mean):
+            t.copy_(torch.as_tensor(rng.normal(size=5)))
+    return net.eval()
+
+
+@torch.no_grad()
+def shuffled(net, seed):
+    """The same function with the channels in another order, written out by hand."""
+    rng = np.random.default_rng(seed)
+    p, q = (torch.as_tensor(rng.permutation(n)) for n in (5, 7))
+    net = deepcopy(net)
+    for t in (net[0].weight, net[0].bias, net[1].weight, net[1].bias):
+        t.copy_(t[p])
+    for t in (net[1].running_mean, net[1].running_var):
+        t.copy_(t[p])
+    net[5].weight.copy_(net[5].weight.reshape(7, 5, 9)[:, p].reshape(7, 45)[q])
+    net[5].bias.copy_(net[5].bias[q])
+    net[7].weight.copy_(net[7].weight[:, q])
+    return net
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_permutation_is_found(seed):
+    a = network(seed)
+    b = shuffled(a, seed + 10)
+    x = torch.as_tensor(np.random.default_rng(1).normal(size=(4, 1, 8, 8)))
+    torch.testing.assert_close(a(x), b(x))
+    found = align(a, b)
+    assert found.before > 1
+    assert found.distance == 0.0
+    assert found.converged
+    for name, p in a.state_dict().items():
+        assert torch.equal(p, found.module.state_dict()[name])
+
+
+def test_aligned_network_computes_the_second_function():
+    a, b = network(0), network(1)
+    x = torch.as_tensor(np.random.default_rng(1).normal(size=(4, 1, 8, 8)))
+    before = deepcopy(b.state_dict())
+    found = align(a, b)
+    torch.testing.assert_close(found.module(x), b(x), rtol=1e-12, atol=1e-12)
+    assert 0 < found.distance < found.before
+    assert all(torch.equal(t, before[n]) for n, t in b.state_dict().items())
+
+
+def test_distance_is_that_of_the_weights():
+    a, b = network(0), network(1)
+    found = align(a, b)
+    gaps = [
+        p - q
+        for (n, p), q in zip(
+            a.state_dict().items(), found.module.state_dict().values(), strict=True
+        )
+        if "num_batches" not in n
+    ]
+    total = torch.sqrt(sum((g**2).sum() for g in gaps)).item()
+    assert found.distance == pytest.approx(total, rel=1e-12)
+    top = max(g.abs().max().item() for g in gaps)
+    assert found.max_distance == pytest.approx(top, rel=1e-12)
+
+
+def test_one_hidden_layer_is_solved_exactly():
+    """With one hidden layer the assignment is the global optimum: brute force."""
+
+    def shallow(seed):
+        net = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+        return init_(net, seed, bias_scale=1.0).eval()
+
+    a, b = shallow(0), shallow(1)
+    rows = [
+        torch.cat([n[0].weight, n[0].bias[:, None], n[2].weight.T], 1).detach()
+        for n in (a, b)
+    ]
+    rest = ((a[2].bias - b[2].bias) ** 2).sum().item()
+    best = min(
+        ((rows[0] - rows[1][list(p)]) ** 2).sum().item() for p in permutations(range(5))
+    )
+    assert align(a, b).distance == pytest.approx((best + rest) ** 0.5, rel=1e-12)
+
+
+class Skip(nn.Module):
+    def forward(self, x):
+        return x + x
+
+
+L = nn.Linear
+BAD = [
+    (nn.Sequential(L(2, 2), nn.Tanh(), L(2, 1)), TypeError, "Tanh"),
+    (nn.Sequential(L(2, 2), nn.LayerNorm(2), nn.ReLU(), L(2, 1)), TypeError, "LayerNo"),
+    (nn.Sequential(L(2, 2), Skip(), L(2, 1)), TypeError, "Skip"),
+    (nn.Sequential(L(2, 2), nn.LeakyReLU(), L(2, 1)), TypeError, "LeakyReLU"),
+    (Skip(), TypeError, "Skip"),
+    (nn.Sequential(nn.ReLU()), ValueError, "at least one Linear"),
+    (nn.Sequential(L(2, 2), L(2, 1)), ValueError, "no ReLU"),
+    (nn.Sequential(L(2, 3), nn.ReLU(), L(2, 1)), ValueError, "does not follow"),
+    (
+        nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), nn.ReLU(), nn.Conv2d(2, 1, 1)),
+        TypeError,
+        "grouped",
+    ),
+    (
+        nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), L(10, 1)),
+        ValueError,
+        "does not follow",
+    ),
+    (nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), L(3, 1)), ValueError, "follow"),
+    (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.BatchNorm1d(2), L(2, 1)),
+        ValueError,
+        "directly",
+    ),
+    (
+        nn.Sequential(L(2, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.ReLU()),
+        ValueError,
+        "running",
+    ),
+    (nn.Sequential(L(2, 2).double(), nn.ReLU(), L(2, 1)), TypeError, "dtype"),
+    (nn.Sequential(L(2, 2), nn.ReLU(), nn.Flatten(0), L(2, 1)), ValueError, "batch"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "match"), BAD, ids=[f"{i}-{b[2]}" for i, b in enumerate(BAD)]
+)
+def test_refused_by_name(module, error, match):
+    with pytest.raises(error, match=match):
+        read_stages(module.eval())
+
+
+def test_training_mode_shared_layers_and_nan_are_refused():
+    net = network()
+    with pytest.raises(ValueError, match="training mode"):
+        align(net.train(), net)
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="used twice"):
+        read_stages(nn.Sequential(layer, nn.ReLU(), layer).eval())
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    two.weight = one.weight
+    with pytest.raises(ValueError, match="share"):
+        read_stages(nn.Sequential(one, nn.ReLU(), two).eval())
+    broken = network()
+    broken[0].weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"0\.weight holds NaN"):
+        align(broken, network())
+
+
+def test_different_architectures_are_refused():
+    wide = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
+    deep = nn.Sequential(
+        nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.ReLU(), nn.Linear(1, 1)
+    ).eval()
+    other = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).eval()
+    with pytest.raises(ValueError, match="equal architectures"):
+        align(wide, other)
+    with pytest.raises(ValueError, match="equal"):
+        align(wide, deep)

@@ -1,0 +1,177 @@
+"""Every bad input gets an error that names the argument; nothing passes on a NaN."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geolib import inverse_stability as stab
+from geolib.inverse_stability import BiasedReLU, ShallowReLU
+
+ONE = [[1.0]]
+NAN, INF = float("nan"), float("inf")
+NET = ShallowReLU([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]])
+WIDE = ShallowReLU(np.random.default_rng(0).normal(size=(200, 12)), np.ones((1, 200)))
+
+
+@pytest.mark.parametrize(
+    ("A", "C", "error", "match"),
+    [
+        ([1.0], ONE, ValueError, "A: expected an array with 2 axes"),
+        (ONE, [1.0], ValueError, "C: expected an array with 2 axes"),
+        (ONE, [[1.0, 2.0]], ValueError, r"A, C: expected A \(m, d\)"),
+        ([[NAN]], ONE, ValueError, "A: expected finite"),
+        (ONE, [[INF]], ValueError, "C: expected finite"),
+        (np.zeros((0, 2)), np.zeros((1, 0)), ValueError, "A: zero-width"),
+        (np.zeros((2, 0)), np.zeros((1, 2)), ValueError, "A: zero-width"),
+        (np.zeros((2, 2)), np.zeros((0, 2)), ValueError, "C: zero-width"),
+        ([["a"]], ONE, TypeError, "A: expected real numbers"),
+        ([[1j]], ONE, TypeError, "A: expected real numbers"),
+        (np.float32(ONE), np.float64(ONE), TypeError, "mixed dtypes.*float32.*float64"),
+        (torch.ones(1, 1), np.float64(ONE), TypeError, "mixed dtypes"),
+    ],
+)
+def test_networks(A, C, error, match):
+    with pytest.raises(error, match=match):
+        ShallowReLU(A, C)
+
+
+def test_biased_networks():
+    with pytest.raises(ValueError, match="W, b, C: expected"):
+        BiasedReLU(ONE, [1.0, 2.0], ONE)
+    with pytest.raises(ValueError, match="b: expected finite"):
+        BiasedReLU(ONE, [NAN], ONE)
+    with pytest.raises(TypeError, match="mixed dtypes"):
+        BiasedReLU(np.float64(ONE), np.float32([1.0]), np.float64(ONE))
+
+
+def test_weights_are_copied_and_frozen():
+    A = np.ones((1, 1))
+    net = ShallowReLU(A, ONE)
+    A[0, 0] = 7.0
+    assert net.A[0, 0] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        net.A[0, 0] = 2.0
+
+
+def test_from_module():
+    good = nn.Sequential(nn.Linear(2, 3, False), nn.ReLU(), nn.Linear(3, 1, False))
+    net = ShallowReLU.from_module(good.double())
+    x = torch.ones(4, 2).double()
+    np.testing.assert_allclose(net(x.numpy()), good(x).detach().numpy())
+    bad = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="bias=False"):
+        ShallowReLU.from_module(bad)
+    with pytest.raises(ValueError, match="Linear, ReLU, Linear"):
+        ShallowReLU.from_module(nn.Tanh())
+
+
+OTHER = ShallowReLU([[1.0, 0.0, 0.0]], [[1.0]])
+HUGE = "d too large for exact enumeration: 200 hyperplanes of rank 12"
+CALLS = [
+    (lambda: NET(np.ones((3, 5))), r"x: expected shape \(n, 2\)"),
+    (lambda: NET - OTHER, "equal input and output dimensions"),
+    (lambda: NET.pad(1), "m: expected at least"),
+    (lambda: stab.seminorm(NET, "exact"), "method: expected one of"),
+    (lambda: stab.seminorm(WIDE, "cells"), HUGE),
+    (lambda: stab.seminorm_difference(NET, OTHER), "equal input and output"),
+    (lambda: stab.parameter_distance(NET, OTHER), "equal input and output"),
+    (lambda: stab.parameter_distance(NET, NET, "rotation"), "gauge: expected one of"),
+    (lambda: stab.parameter_distance(NET, NET, norm="l1"), "norm: expected"),
+    (lambda: stab.parameter_distance(NET, NET, "scale", "l2"), "norm: expected"),
+    (lambda: stab.parameter_distance(NET, NET.pad(13), "sign"), "at most 12"),
+    (lambda: stab.certify(NET, OTHER), "equal input and output"),
+    (lambda: stab.sharp_constant(0), "m: expected"),
+    (lambda: stab.extremal_pair(0), "m, delta, eps"),
+    (lambda: stab.extremal_pair(3, NAN), "m, delta, eps"),
+    (lambda: stab.extremal_pair(3, 1.0, 0.5), "m, delta, eps"),
+    (lambda: stab.search_extremal(5), "m: expected"),
+    (lambda: stab.redundant([]), "ks: expected"),
+    (lambda: stab.redundant([-1.0]), "ks: expected"),
+    (lambda: stab.redundant([NAN]), "ks: expected"),
+    (lambda: stab.redundant([INF]), "ks: expected"),
+    (lambda: stab.unbalanced([1.0], -1.0), "r: expected"),
+    (lambda: stab.planar_norms(OTHER), "input dimension 2"),
+    (lambda: stab.in_restricted(ShallowReLU(ONE, ONE)), "at least 2"),
+    (lambda: stab.slice_of(NET), "at least 3"),
+    (lambda: stab.lift_inputs(np.ones(3)), r"x: expected shape \(n, d\)"),
+    (
+        lambda: stab.lift_to_restricted(
+            BiasedReLU(ONE, [1.0], ONE), output_bias=[1, 2]
+        ),
+        "output_bias: expected 1",
+    ),
+    (lambda: stab.seminorm_on_box(BiasedReLU(ONE, [1.0], ONE), 1, 1), "low < high"),
+    (lambda: stab.seminorm_on_box(BiasedReLU(ONE, [1.0], ONE), 0, INF), "finite"),
+    (
+        lambda: stab.seminorm_on_box(BiasedReLU(WIDE.A, np.ones(200), WIDE.C), -1, 1),
+        "too many to enumerate",
+    ),
+    (lambda: stab.descend(NET, np.ones((3, 2)), np.ones(3), 1, 0.1), "y: expected"),
+    (lambda: stab.escape_degenerate(NET, np.ones((3, 2)), np.ones(3)), "residual: exp"),
+    (lambda: stab.fit(np.ones((3, 2)), np.ones((3, 1)), 2, "free"), "mode: expected"),
+    (lambda: stab.fit(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"), "loss: expecte"),
+    (lambda: stab.fit(np.ones((3, 2)), np.ones(3), 2), r"x, y: expected shapes"),
+    (lambda: stab.fit(np.full((3, 2), NAN), np.ones((3, 1)), 2), "x, y: expected fin"),
+    (lambda: stab.Staircase([0.5, 0.2], [1, 2, 3]), "breaks: expected increasing"),
+    (lambda: stab.Staircase([0.5], [1.0]), "breaks, slopes"),
+    (lambda: stab.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
+    (
+        lambda: stab.best_approximation(stab.Staircase([0.5], [1.0, 2.0]), -1),
+        "pieces: expected",
+    ),
+    (
+        lambda: stab.realization_move(
+            stab.Staircase([], [1.0]), stab.Staircase([], [2.0]), 0.0, 2
+        ),
+        "radius: expected",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "match"), CALLS, ids=[m for _, m in CALLS])
+def test_calls(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_paths_of_other_layers_and_too_many():
+    conv = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1)).eval()
+    with pytest.raises(TypeError, match="got Conv2d"):
+        stab.path_lifting(conv)
+    tail = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).eval()
+    with pytest.raises(TypeError, match="Linear first and last"):
+        stab.path_lifting(tail)
+    big = nn.Sequential(
+        nn.Linear(200, 200),
+        nn.ReLU(),
+        nn.Linear(200, 200),
+        nn.ReLU(),
+        nn.Linear(200, 9),
+    ).eval()
+    with pytest.raises(ValueError, match="paths are more than"):
+        stab.path_lifting(big)
+    nets = [nn.Sequential(nn.Linear(n, 1)).eval() for n in (1, 2)]
+    with pytest.raises(ValueError, match="as many paths"):
+        stab.path_metric(*nets)
+
+
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.LayerNorm(2), nn.GELU()])
+def test_canonicalize_refuses_by_name(layer):
+    net = nn.Sequential(nn.Linear(2, 2), layer, nn.Linear(2, 1)).eval()
+    with pytest.raises(TypeError, match=type(layer).__name__):
+        stab.canonicalize(net)
+
+
+def test_import_is_light():
+    """Importing the chapter's package loads no plotting, data or tabular library."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, geolib.inverse_stability;"
+        "print([m for m in ('matplotlib', 'sklearn', 'pandas', 'torchvision', 'dask')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "[]", out.stderr

@@ -1,0 +1,108 @@
+"""The command `geolib sweep` and the registry behind it."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import sweep_cases  # noqa: E402
+from sweep_cases import Spec, run  # noqa: E402
+
+from geolib.sweep import Store, Sweep, shipped  # noqa: E402
+from geolib.sweep.cli import sweep as command  # noqa: E402
+from geolib.sweep.registry import find, names  # noqa: E402
+
+FINE = Sweep("fine", run, {"small": lambda: [Spec(1), Spec(2)]}, text="Squares.")
+POISON = Sweep("poison", run, {"small": lambda: [Spec(1), Spec(2, "raises")]})
+
+
+@pytest.fixture
+def geolib(tmp_path, monkeypatch):
+    """Call the command with arguments; its store lies in the test's folder."""
+    monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path / "store"))
+    monkeypatch.setattr(sweep_cases, "FINE", FINE, raising=False)
+    monkeypatch.setattr(sweep_cases, "POISON", POISON, raising=False)
+    app = typer.Typer()
+    app.command()(command)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+def test_run_status_export_and_resume(geolib, tmp_path):
+    name = "sweep_cases:FINE"
+    assert "0 of 2 done, 0 failed" in geolib(name, "--status").stdout
+    first = geolib(name, "--scheduler", "inline")
+    assert first.exit_code == 0
+    assert "2 runs: 0 stored before, 2 done now, 0 failed" in first.stdout
+    assert "2 stored before, 0 done now" in geolib(name, "--scheduler=inline").stdout
+    assert "2 of 2 done, 0 failed" in geolib(name, "--status").stdout
+    for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        path = tmp_path / f"out{suffix}"
+        assert "2 rows" in geolib(name, "--export", str(path)).stdout
+        assert sorted(read(path)["value"]) == [1, 4]
+
+
+def test_failures_are_listed_and_make_the_code_1(geolib):
+    done = geolib("sweep_cases:POISON", "--scheduler", "inline", "--retries", "0")
+    assert done.exit_code == 1
+    assert "1 done now, 1 failed" in done.stdout
+    assert "ZeroDivisionError: poison 2" in done.stderr
+    again = geolib(
+        "sweep_cases:POISON", "--scheduler=inline", "--retry-failed", "--retries=0"
+    )
+    assert "1 stored before, 0 done now, 1 failed" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-sweep"], "no sweep 'no-such-sweep'"),
+        (["no_such_module:X"], "cannot read no_such_module:X"),
+        (["sweep_cases:Spec"], "is a type, not a Sweep"),
+        (["sweep_cases:FINE", "--size", "huge"], "size: fine has small; got 'huge'"),
+        (["sweep_cases:FINE", "--scheduler", "here"], "scheduler: expected"),
+        (["sweep_cases:FINE", "--export", "out.txt"], "export: expected"),
+    ],
+)
+def test_mistakes_are_one_line(geolib, arguments, message):
+    done = geolib(*arguments)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_bare_command_lists_what_ships(geolib):
+    done = geolib()
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(names())
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_sweep_is_well_formed(name, tmp_path):
+    found = find(name)
+    assert found.name == name
+    assert found.text
+    assert {"small", "full"} <= found.grids.keys()
+    sizes = {size: found.specs(size) for size in found.grids}
+    assert len(sizes["small"]) < len(sizes["full"])
+    for size, specs in sizes.items():
+        assert len(specs) == len(list(found.grids[size]()))  # no spec twice
+    assert Store(tmp_path).scan(name) == {}
+
+
+def test_shipped_sweeps_use_chapters_only_inside_functions():
+    for path in Path(shipped.__path__[0]).glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[:2] in (
+                    ["__future__"], ["dataclasses"], ["typing"], ["collections", "abc"],
+                    ["geolib", "sweep"],
+                ), f"{path.name}: {node.module}"  # fmt: skip
+            elif isinstance(node, ast.Import):
+                assert [a.name for a in node.names] == ["math"], path.name

@@ -1,0 +1,84 @@
+"""The sweeps that ship, at their small size, against what their chapters know."""
+
+import pytest
+
+from geolib.sweep import Options, Store, collect, run_sweep
+from geolib.sweep.registry import find
+
+pytestmark = pytest.mark.slow
+
+
+def rows(name: str) -> list[dict]:
+    return collect(find(name), "small", Store("no-such-folder"))
+
+
+def test_mode_connectivity():
+    pytest.importorskip("geolib.geodesics.connect")
+    found = rows("mode-connectivity")
+    by = {(r["pair"], r["method"]): r for r in found}
+    for pair in (0, 1):
+        line, geodesic = by[pair, "line"], by[pair, "geodesic"]
+        assert line["ends"] == geodesic["ends"]  # the very same two networks
+        assert min(line["ends"]) > 0.8
+        assert geodesic["barrier"] < 0.5 * line["barrier"]
+        assert line["passes"] == 0 < geodesic["passes"]
+
+
+def test_sparsification():
+    pytest.importorskip("geolib.geodesics.pruning")
+    by = {(r["level"], r["method"]): r for r in rows("sparsification")}
+    prunable = 64 * 16 + 16 * 10
+    for (level, _), r in by.items():
+        assert r["zeros"] >= round(level * prunable) - 1
+        assert r["dense"] == by[0.5, "one-shot"]["dense"]
+    assert by[0.9, "invariant path"]["accuracy"] > by[0.9, "one-shot"]["accuracy"] + 0.1
+
+
+def test_continual_learning():
+    pytest.importorskip("geolib.geodesics.continual")
+    by = {(r["seed"], r["method"]): r for r in rows("continual-learning")}
+    for seed in (0, 1):
+        assert by[seed, "joint"]["average"] > 0.9
+        assert by[seed, "fine-tuning"]["average"] < 0.75
+        assert by[seed, "fine-tuning"]["forgetting"] > 0.3
+        assert by[seed, "replay"]["average"] > by[seed, "fine-tuning"]["average"] + 0.15
+        last = by[seed, "replay"]["last"]
+        assert by[seed, "replay"]["average"] == pytest.approx(sum(last) / len(last))
+
+
+def test_phase_map():
+    pytest.importorskip("geolib.regimes.phase_map")
+    by = {(r["log_h"], r["log_n"]): r for r in rows("phase-map")}
+    assert by[-3, 3]["h"] == 2
+    assert by[-3, 3]["n"] == 128
+    assert by[3, 3]["best"] in ("large-data", "mean-field")
+    for r in by.values():
+        assert r["errors"][r["best"]] == min(r["errors"].values())
+    assert len({r["best"] for r in by.values()}) >= 3  # a map, not one colour
+
+
+def test_audit():
+    pytest.importorskip("geolib.naturality.audit")
+    by = {r["optimizer"]: r for r in rows("audit")}
+    assert by["ngd"]["verdict"] == "natural"
+    assert by["gd"]["verdict"] == "orthogonal"
+    assert by["adam"]["verdict"] not in ("natural", "affine")
+
+
+def test_singular_starts():
+    pytest.importorskip("geolib.stratifolds.resolve")
+    by = {(r["chart"], r["method"]): r for r in rows("singular-starts")}
+    assert by["tube", "gd"]["success"] == by["tube", "ngd"]["success"] == 1
+    assert by["raw", "gd"]["wrong"] < 0.3
+    assert by["raw", "em"]["success"] == 1
+    assert by["raw", "gd"]["wrong_starts"] == by["tube", "gd"]["wrong_starts"] > 10
+
+
+def test_a_shipped_sweep_gives_the_same_on_dask_and_in_process(tmp_path):
+    pytest.importorskip("geolib.regimes.phase_map")
+    pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
+    sweep, store = find("phase-map"), Store(tmp_path)
+    report = run_sweep(sweep, "small", store, Options("local", workers=2))
+    assert report.failed == {}
+    stored = collect(sweep, "small", store)
+    assert stored == rows("phase-map")
