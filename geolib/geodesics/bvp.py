@@ -264,8 +264,8 @@ def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float]
     solver = torch.optim.LBFGS(
         [control],
         max_iter=steps,
-        tolerance_grad=1e-13,
-        tolerance_change=0,
+        tolerance_grad=1e-11,
+        tolerance_change=1e-15,
         history_size=30,
         line_search_fn="strong_wolfe",
     )

@@ -104,11 +104,16 @@ class FunctionSpace:
 
     def speed2(self, points: Tensor, velocities: Tensor) -> Tensor:
         """The metric :math:`g_w(v, v)` at each point, shape (k,)."""
-        rates = [
-            torch.func.jvp(self.at_point, (w,), (v,))[1]
-            for w, v in zip(points, velocities, strict=True)
-        ]
-        flat = torch.stack([r.square().sum() for r in rates])
+
+
+        def one(w: Tensor, v: Tensor) -> Tensor:
+            return torch.func.jvp(self.at_point, (w,), (v,))[1].square().sum()
+
+        if points.shape[1] > LOOP_ABOVE:
+            pairs = zip(points, velocities, strict=True)
+            flat = torch.stack([one(w, v) for w, v in pairs])
+        else:
+            flat = torch.vmap(one)(points, velocities)
         return flat + self.ridge * velocities.square().sum(1)
 
     def acceleration(self, w: Tensor, v: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def test_recalibration_is_the_mean_over_batches():
 def test_connect_with_batch_norm_re_estimates_statistics():
     x, y = images()
     data = Table(x, y, x, y, x, y)
-    options = {"steps": 40, "batch": 30, "lr": 1e-2}
+    options = {"steps": 150, "batch": 30, "lr": 1e-2}
     nets = []
     for seed in (0, 1):
         net = lenet(seed, side=8, classes=3, batch_norm=True, widths=(3, 4, 8))

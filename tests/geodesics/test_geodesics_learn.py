@@ -30,15 +30,16 @@ def test_every_method_pays_the_same_compute(method):
 
 
 def test_memory_keeps_what_fine_tuning_forgets():
+    halves = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     scores = {
-        m: learn_sequence(mlp([64, 32, 10]), tasks(), m, passes=19200)
+        m: learn_sequence(mlp([64, 32, 10]), tasks(halves), m, passes=19200)
         for m in ("fine-tuning", "distilled logits", "invariant path", "joint")
     }
-    assert scores["fine-tuning"].average < 0.6
-    assert scores["fine-tuning"].forgetting > 0.8
+    assert scores["fine-tuning"].average < 0.8
+    assert scores["fine-tuning"].forgetting > 0.5
     for name in ("distilled logits", "invariant path", "joint"):
-        assert scores[name].average > 0.93
-        assert scores[name].forgetting < 0.08
+        assert scores[name].average > 0.85
+        assert scores[name].forgetting < 0.2
 
 
 def test_task_scenario_answers_only_the_task_classes():
