@@ -48,6 +48,13 @@ def check_clock() -> None:
 
 
 def settings(file: str, key: str) -> dict:
+    """The chosen setting; where a data set was not tuned, that of digits."""
+    if not (HERE / f"{file}.json").exists():
+        file = (
+            file.rsplit("-", 1)[0] + "-digits"
+            if "fashion" not in file
+            else ("tuning-learn-digits")
+        )
     return json.loads((HERE / f"{file}.json").read_text())["entries"][key]["setting"]
 
 
@@ -92,7 +99,7 @@ def tune_learn(name: str) -> None:
             entry(f"tuning-learn-{name}", label, work)
 
 
-def prune(name: str, levels, seeds) -> None:
+def prune(name: str, levels, seeds, quick: bool = False) -> None:
     methods = [*study.METHODS, *study.IDEA_GRID]
     for seed in range(seeds):
         for method in methods:
@@ -104,7 +111,7 @@ def prune(name: str, levels, seeds) -> None:
                     return study.prune_score(name, m, c, p, s)
 
                 entry(f"prune-{name}", f"{method} | {level:g} | {seed}", work)
-            if method == "gradual + labels":
+            if method == "gradual + labels" and not quick:
                 long = {**chosen, "steps": 1600}
                 for level in levels:
 
@@ -157,7 +164,7 @@ JOBS = {
     "tune-mnist": lambda: (tune_prune("mnist"), tune_learn("mnist")),
     "tune-fashion": lambda: tune_learn("mnist-fashion"),
     "prune-digits": lambda: prune("digits", (0.5, 0.8, 0.9, 0.95, 0.98), 5),
-    "prune-mnist": lambda: prune("mnist", (0.95, 0.98), 2),
+    "prune-mnist": lambda: prune("mnist", (0.95, 0.98), 2, quick=True),
     "learn-digits": lambda: learn("digits", 3),
     "learn-mnist": lambda: learn("mnist", 3),
     "learn-fashion": lambda: learn("mnist-fashion", 3),
