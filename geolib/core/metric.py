@@ -173,9 +173,11 @@ class Metric:
                 f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
             )
         rows = v if v.ndim == 1 else v.mT
-        total = torch.zeros_like(rows)
+        total: Tensor | None = None
         for _, L, local in self.batches():
-            total += L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            part = L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            total = part if total is None else total.add_(part)
+        assert total is not None  # there is at least one sample
         return total if v.ndim == 1 else total.mT
 
     def inner(self, v: Tensor, w: Tensor) -> Tensor:

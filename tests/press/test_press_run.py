@@ -20,6 +20,7 @@ CLAIM = cell(
     "nbval-check-output",
 )
 SMALL = Settings(profile="small", device="cpu")
+PLAIN = "---\nkernelspec: {display_name: Python 3, name: python3}\n---\n# A page\n"
 
 
 def run(notebooks, settings=SMALL):
@@ -82,6 +83,21 @@ def test_cuda_without_a_device_is_one_clear_error(book):
     a = book.add("demo/01-a", CLAIM)
     with pytest.raises(PressError, match="cuda was asked for"):
         run([a], Settings(device="cuda"))
+
+
+def test_an_absent_data_set_leaves_the_default_and_says_so(book, monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_DATA", str(tmp_path / "empty"))
+    show = cell(
+        'from geolib.claims import quote\nquote("demo.data", name)',
+        "nbval-check-output",
+    )
+    a = book.add("demo/01-a", cell('name = "digits"', "parameters"), show, header=PLAIN)
+    book.profiles("demo/01-a: {book: {name: mnist}}\n")
+    told = []
+    outcome = press([a], Settings(profile="book", device="cpu"), report=told.append)[0]
+    assert outcome.status == "ok"
+    assert "demo.data = digits" in staged_path(a, "book").read_text()
+    assert any("mnist is not on this disk" in line for line in told)
 
 
 def test_two_parameter_cells_are_refused(book):
