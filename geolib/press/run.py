@@ -21,7 +21,7 @@ from .notebook import Notebook, PressError, parameters
 from .progress import Progress
 from .staging import reference, staged
 
-FORMAT = b"2"  # raise when staging changes, so that every notebook is staged anew
+FORMAT = b"3"  # raise when staging changes, so that every notebook is staged anew
 
 
 @dataclass(frozen=True)

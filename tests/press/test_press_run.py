@@ -15,7 +15,7 @@ from geolib.press.run import Settings, build_folder, press, staged_path
 pytestmark = pytest.mark.press
 
 CLAIM = cell(
-    'from geolib.claims import claim\n_ = claim("demo.n", "n is small", '
+    'from geolib.claims import claim, quote\n_ = claim("demo.n", "n is small", '
     'measured=size, bound="<= 9")',
     "nbval-check-output",
 )
@@ -175,3 +175,14 @@ def test_jobs_run_side_by_side_and_report_in_the_order_given(book):
     assert [o.name for o in outcomes] == [n.name for n in nbs]
     assert {o.status for o in outcomes} == {"ok"}
     assert not list((build_folder(book.root, "small") / "work").rglob("*.ipynb"))
+
+
+def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
+    alone = cell(
+        'claim("demo.m", "m", measured=size, bound="<= 9")\nquote("demo.s", 1)'
+    )
+    a = book.add("demo/01-a", CLAIM, alone)
+    run([a])
+    cells = nbformat.read(staged_path(a, "small"), as_version=4).cells
+    folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-2:]]
+    assert folded == [False, True]
