@@ -1,0 +1,206 @@
+"""Large data (n / d to infinity): the face m = 0, solved in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from geolib.regimes.curves import Curves, solve
+from geolib.regimes.law import Law, marchenko_pastur
+from geolib.regimes.setup import check_times, positive
+
+TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
+HUGE = 1e75  # e^{4t} - 1 is capped here: squares stay finite, the loss has long settled
+
+
+def large_data(
+    times: ArrayLike,
+    rho: float,
+    kappa: float,
+    *,
+    law: Law | None = None,
+    method: str = "closed",
+) -> Curves:
+    r"""Losses over d when samples abound: every eigenvalue follows its own logistic.
+
+    .. math::
+        L/d = \tfrac12 \int \mu_{\rho,\kappa}(da)
+              \Big[\frac{1-a}{1+Ea}\Big]^2 , \qquad E = e^{4t} - 1 ,
+
+    and in closed form, with
+    :math:`R = \int \mu / (1 + E a) = 2 / (g + \sqrt{g^2 + 4 \kappa E})`,
+    :math:`g = 1 + E(\rho - \kappa)`,
+
+    .. math:: L/d = \frac{1 - 2(1+E) R + (1+E)^2 (R + E R')}{2 E^2} .
+
+    Args:
+        times: (T,) increasing.
+        rho, kappa: sigma^2 h and sigma^2 d.
+        law: spectral law of the initial map instead of Marchenko-Pastur's.
+        method: `closed` or `quadrature` (a given `law` always means quadrature).
+
+    Returns:
+        `Curves`; both losses are the same array of values.
+
+    Raises:
+        ValueError: bad times, a parameter that is not positive, an unknown method.
+
+    Cost: closed form O(T); quadrature O(400 T).
+
+    Source: spec section 2.1; closed form after Golikov et al. 2026 (2602.04548).
+
+    Examples:
+        >>> float(large_data([50.0], 0.5, 1.0).train[0])     # (1 - h/d) / 2
+        0.25
+    """
+    t = check_times(times)
+    rho, kappa = positive("rho", rho), positive("kappa", kappa)
+    if method not in ("closed", "quadrature"):
+        raise ValueError(f"method: expected 'closed' or 'quadrature', got {method!r}")
+    E = np.minimum(np.expm1(np.minimum(4 * t, 200.0)), HUGE)
+    quadrature = np.full(t.shape, law is not None or method == "quadrature") | (
+        E < TINY
+    )
+    out = np.empty_like(t)
+    if quadrature.any():
+        mu = law or marchenko_pastur(rho, kappa)
+        ratio = (1 - mu.nodes) / (1 + E[quadrature, None] * mu.nodes)
+        out[quadrature] = 0.5 * ratio**2 @ mu.weights
+    if not quadrature.all():
+        out[~quadrature] = _closed(E[~quadrature], rho, kappa)
+    return Curves(out, out.copy())
+
+
+def _closed(E: np.ndarray, rho: float, kappa: float) -> np.ndarray:
+    g = 1 + E * (rho - kappa)
+    root = np.sqrt(g**2 + 4 * kappa * E)
+    # The two expressions are equal; each is free of cancellation on its own side.
+    R = np.where(g >= 0, 2 / (np.abs(g) + root), (np.abs(g) + root) / (2 * kappa * E))
+    slope = -(kappa * R**2 + (rho - kappa) * R) / root
+    return (1 - 2 * (1 + E) * R + (1 + E) ** 2 * (R + E * slope)) / (2 * E**2)
+
+
+class NextOrder(NamedTuple):
+    """Coefficients of c = d / n beyond the leading curve, each of shape (T,).
+
+    `train` and `population` multiply c; `gap` is their difference, also times c.
+    """
+
+    train: np.ndarray
+    population: np.ndarray
+    gap: np.ndarray
+
+
+def large_data_next(
+    times: ArrayLike,
+    rho: float,
+    kappa: float,
+    *,
+    law: Law | None = None,
+    nodes: int = 64,
+    rtol: float = 1e-9,
+) -> NextOrder:
+    r"""First correction in c = d / n, and with it the generalisation gap.
+
+    With :math:`S = I + \sqrt c\,G`, G semicircular, on nodes :math:`a_i` of the initial
+    law (:math:`a_i' = -4 a_i b_i`, :math:`b = a - 1`):
+
+    .. math::
+        U_{ij}' &= -4 (a_i + a_j - 1) U_{ij} + (a_i + a_j)(a_i + a_j - 2) \\
+        Z_i' &= -4 (2 a_i - 1) Z_i + \sum_j w_j
+                [-4 U_{ij}^2 + (4 a_i + 2 (a_i + a_j - 2)) U_{ij}] \\
+        (L_{pop} - L_0)/d &= \tfrac{c}{2} \sum_i w_i
+                [2 b_i Z_i + \textstyle\sum_j w_j U_{ij}^2] \\
+        (L_{pop} - L_{train})/d &= \tfrac{c}{2} \sum_{ij} w_i w_j (b_i + b_j) U_{ij}
+
+    Args:
+        times: (T,) increasing.
+        rho, kappa: sigma^2 h and sigma^2 d.
+        law: spectral law of the initial map instead of Marchenko-Pastur's.
+        nodes: quadrature nodes; the cost grows as their square.
+        rtol: tolerance of the integration.
+
+    Cost: about 0.2 s for 64 nodes.
+
+    Source: spec section 2.1 (ours, beyond the paper).
+
+    Examples:
+        >>> step = large_data_next([0.0, 0.5], 1.0, 1.0)
+        >>> bool(step.gap[1] > 0), float(step.gap[0])
+        (True, 0.0)
+    """
+    t = check_times(times)
+    mu = (law or marchenko_pastur(rho, kappa, nodes)).coarse(nodes)
+    w, a0, size = mu.weights, mu.nodes, mu.nodes.size
+
+    def logistic(time: float) -> np.ndarray:
+        return a0 / (a0 + (1 - a0) * np.exp(-4 * time))
+
+    def field(time: float, y: np.ndarray) -> np.ndarray:
+        a = logistic(time)
+        U, Z = y[:-size].reshape(size, size), y[-size:]
+        pair = a[:, None] + a
+        dU = -4 * (pair - 1) * U + pair * (pair - 2)
+        source = (-4 * U + 4 * a[:, None] + 2 * (pair - 2)) * U
+        return np.append(dU, -4 * (2 * a - 1) * Z + source @ w)
+
+    states = solve(field, np.zeros(size * (size + 1)), t, rtol, rtol * 1e-2)
+    gap, population = np.empty_like(t), np.empty_like(t)
+    for i, (time, y) in enumerate(zip(t, states, strict=True)):
+        b = logistic(time) - 1
+        U, Z = y[:-size].reshape(size, size), y[-size:]
+        population[i] = 0.5 * w @ (2 * b * Z + U**2 @ w)
+        gap[i] = w @ (U @ w * b)
+    return NextOrder(population - gap, population, gap)
+
+
+def large_data_two_stage(
+    times: ArrayLike, W0: ArrayLike, S: ArrayLike, *, grid: int = 2000
+) -> Curves:
+    r"""Losses over d for h < d and long times, when the limits do not commute.
+
+    After the fast stage :math:`W W^T` is near the identity and the flow is Oja's: the
+    row space of W turns towards the leading eigenvectors of S as
+    :math:`range(e^{S s} W_0^T)`, with projector :math:`P_s`:
+
+    .. math::
+        L_{train} &= L_{LD}(t) + \tfrac12 (tr S - d)
+                     + \tfrac12 [h - tr(S P_s)] \\
+        s(t) &= \int_0^t (2 - \phi(a)/\eta)\, dt
+
+    Args:
+        times: (T,) increasing.
+        W0: (h, d) initial weights, h < d.
+        S: (d, d) sample covariance.
+        grid: points of the quadrature of s(t).
+
+    Raises:
+        ValueError: h >= d (nothing turns then: use `large_data`), or bad shapes.
+
+    Cost: one eigendecomposition of S and one QR of (d, h) a time.
+
+    Source: spec section 2.1 (ours, beyond the paper).
+    """
+    t = check_times(times)
+    W0, S = np.asarray(W0, dtype=np.float64), np.asarray(S, dtype=np.float64)
+    h, d = W0.shape
+    if S.shape != (d, d):
+        raise ValueError(f"S: expected ({d}, {d}) to fit W0, got {S.shape}")
+    if h >= d:
+        raise ValueError(f"W0: two stages need h < d, got h = {h}, d = {d}")
+    a0 = np.append(np.linalg.svd(W0, compute_uv=False) ** 2, np.zeros(d - h))
+    leading = large_data(t, 1.0, 1.0, law=Law(a0, np.full(d, 1 / d))).train
+    fine = np.linspace(0.0, t[-1], grid) if t[-1] > 0 else np.zeros(2)
+    a = a0 / (a0 + (1 - a0) * np.exp(-4 * np.minimum(fine, 170.0)[:, None]))
+    rate = 2 - a.sum(1) / h
+    s = np.append(0, np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(fine)))
+    values, vectors = np.linalg.eigh(S)
+    rows = W0 @ vectors
+    kept = np.empty_like(t)
+    for i, clock in enumerate(np.interp(t, fine, s)):
+        basis = np.linalg.qr((rows * np.exp(clock * (values - values[-1]))).T)[0]
+        kept[i] = values @ (basis**2).sum(1)
+    train = leading + (np.trace(S) - d + h - kept) / (2 * d)
+    return Curves(train, leading)

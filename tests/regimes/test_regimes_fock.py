@@ -1,0 +1,224 @@
+"""The Fock space, edges and vertices against the planar expansion and simulation."""
+
+from math import factorial
+
+import numpy as np
+import pytest
+
+from geolib.regimes.edges import EDGES, VERTICES, cell_curves
+from geolib.regimes.expansion import _planar, planar_loss, planar_numeric
+from geolib.regimes.fock import fock_curves, fock_space, words
+from geolib.regimes.large_data import large_data
+from geolib.regimes.law import marchenko_pastur, sample_law
+from geolib.regimes.mean_field import mean_field
+from geolib.regimes.prism import face_test, value
+from geolib.regimes.setup import Setup
+from geolib.regimes.simulate import (
+    draw_covariance,
+    draw_weights,
+    gradient_flow,
+    simulate,
+)
+from geolib.regimes.words import canonical
+
+KINDS = ("train", "population")
+POINTS = [(1.0, 1.0, 1.0), (2.0, 0.7, 0.4), (0.3, 1.1, 2.5)]
+
+
+@pytest.mark.parametrize("point", POINTS[:2])
+def test_matrix_elements_at_the_root_are_planar_traces(point):
+    rho, kappa, c = point
+    space = fock_space(rho, kappa, c, 5)
+    letters = {"A": space.A, "S": space.S}
+    for word in ("A", "AS", "AASS", "ASAS", "AASAS", "SASA", "ASSAASA"):
+        v = space.root
+        for letter in reversed(word):
+            v = letters[letter] @ v
+        table = _planar(canonical(word))
+        expected = value(
+            {
+                (word.count("A"), k, m): table[k, m]
+                for k in range(table.shape[0])
+                for m in range(table.shape[1])
+                if table[k, m]
+            },
+            *point,
+        )
+        assert space.root @ v == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("target", [True, False])
+def test_taylor_series_is_the_planar_one(point, target):
+    depth, rate = 5, max(1, *point[:2]) * max(1, point[2])
+    t = np.linspace(0, 0.02 / rate, 4)
+    curves = fock_curves(t, *point, depth=depth, target=target, rtol=1e-13)
+    for kind, curve in zip(KINDS, curves, strict=True):
+        numbers = planar_numeric(kind, depth, *point)
+        if not target:
+            free = planar_loss(kind, depth)
+            numbers = [
+                value({k: f for k, f in p.items() if k[0] == s + 2}, *point)
+                for s, p in enumerate(free)
+            ]
+        series = sum(numbers[s] * t**s / factorial(s) for s in range(depth))
+        left_out = abs(numbers[depth]) * t[-1] ** depth / factorial(depth)
+        assert np.abs(curve - series).max() < 1.5 * left_out + 1e-12
+        assert abs(numbers[depth - 1]) * t[-1] ** (depth - 1) > 20 * left_out
+
+
+def test_s_is_stored_whole():
+    space = fock_space(0.5, 1.0, 2.0, 4)
+    assert np.allclose(space.S, space.S.T)
+    assert np.count_nonzero(space.S) == np.count_nonzero(space.entries)
+    assert (np.count_nonzero(space.S, axis=1) <= 3).all()
+    assert len(words(4)) == len(set(words(4))) == 31
+
+
+def test_null_space_is_kept():
+    narrow = fock_space(0.5, 1.0, 2.0, 5)
+    S, A = np.linalg.eigvalsh(narrow.S), np.linalg.eigvalsh(narrow.A)
+    assert abs(S[0]) < 1e-12
+    assert abs(A[0]) < 1e-12
+    wide = fock_space(2.0, 1.0, 0.5, 5)
+    assert np.linalg.eigvalsh(wide.S)[0] > 0.01
+
+
+def test_limits_are_the_faces():
+    t = np.linspace(0, 1, 6)
+    wide = fock_curves(t, 0.3, 1e-3, 0.5, depth=7)
+    assert np.allclose(wide.train, mean_field(t, 0.3, 0.5).train, atol=2e-3)
+    ample = fock_curves(t, 1.5, 1.0, 1e-4, depth=7)
+    assert np.allclose(ample.train, large_data(t, 1.5, 1.0).train, atol=2e-3)
+
+
+def test_a_law_stands_in_for_c():
+    t = np.linspace(0, 1, 4)
+    by_law = fock_curves(t, 1, 1, law=marchenko_pastur(1.0, 2.0), depth=5)
+    by_ratio = fock_curves(t, 1, 1, 2.0, depth=5)
+    assert np.allclose(by_law.train, by_ratio.train, atol=1e-7)
+    assert np.allclose(by_law.population, by_ratio.population, atol=1e-7)
+
+
+def test_any_spectrum_agrees_with_simulation():
+    d = h = 150
+    setup = Setup(d, h, d, 0.6 / h)
+    values = np.concatenate((np.full(d // 2, 1.7), np.full(d // 2, 0.3)))
+    W = draw_weights(setup, 0)
+    t = np.linspace(0, 1.0, 9)
+    run = gradient_flow(W, np.diag(values), t, covariance=True)
+    theory = fock_curves(t, setup.rho, setup.kappa, law=sample_law(values), depth=7)
+    assert np.abs(run.train[0] / d - theory.train).max() < 0.02 * theory.train[0]
+    wrong = fock_curves(t, setup.rho, setup.kappa, 1.0, depth=7)
+    assert np.abs(run.train[0] / d - wrong.train).max() > 0.04 * theory.train[0]
+
+
+@pytest.mark.parametrize(("eta", "c"), [(2.0, 0.5), (1.0, 2.0), (0.25, 1.0)])
+def test_interior_agrees_with_simulation(eta, c):
+    setup = Setup.from_ratios(128, eta=eta, c=c, kappa=0.5)
+    t = setup.times(13)
+    run = simulate(setup, t, seeds=3)
+    theory = fock_curves(t, *setup.ratios, depth=7)
+    for got, curve in zip((run.train, run.population), theory, strict=True):
+        assert np.abs(got.mean(0) / 128 - curve).max() < 0.03 * curve[0]
+
+
+def test_free_flow_collapses_and_matches():
+    d, kappa = 128, 256.0
+    setup = Setup(d, 2 * d, 2 * d, kappa / d)
+    t = setup.times(13)
+    full = simulate(setup, t, seeds=2)
+    free = simulate(setup, t, seeds=2, target=False)
+    gap = np.abs(full.train - free.train).max() / free.train[:, 0].mean()
+    assert gap < 0.01
+    theory = fock_curves(t, *setup.ratios, depth=6, target=False)
+    shape = free.train.mean(0) / free.train[:, 0].mean()
+    assert np.abs(shape - theory.train / theory.train[0]).max() < 0.01
+
+
+def test_fock_refuses_nonsense():
+    with pytest.raises(ValueError, match=r"^depth: "):
+        fock_space(1, 1, 1, 12)
+    with pytest.raises(ValueError, match=r"^rho: "):
+        fock_space(0.0, 1, 1, 3)
+    with pytest.raises(ValueError, match="exactly one"):
+        fock_curves([0.0], 1, 1)
+
+
+POINT = (0.3, 0.7, 1.3)
+CELLS = {**EDGES, **VERTICES}
+
+
+def monomials(faces, kind, s):
+    tests = [face_test(name, kind, s) for name in faces]
+    table = planar_loss(kind, s)[s]
+    return value({k: f for k, f in table.items() if all(t(k) for t in tests)}, *POINT)
+
+
+def test_there_are_nine_edges_and_six_vertices():
+    assert len(EDGES) == 9
+    assert len(VERTICES) == 6
+
+
+@pytest.mark.parametrize("faces", CELLS, ids=lambda f: "-".join(sorted(f)))
+def test_every_cell_has_the_monomials_of_its_faces(faces):
+    """Taylor coefficients by Cauchy's integral where a formula takes complex times."""
+    formula = CELLS[faces]
+    if faces in ({"free", "narrow"}, {"free", "small-data"}):
+        t = np.linspace(0, 0.004, 5)
+        for kind, curve in zip(KINDS, formula(t, *POINT), strict=True):
+            series = sum(
+                monomials(faces, kind, s) * t**s / factorial(s) for s in range(1, 6)
+            )
+            moved = curve - curve[0]
+            assert np.abs(moved - series).max() < 1e-7 * np.abs(moved).max()
+        return
+    radius, count = 0.01, 32
+    circle = radius * np.exp(2j * np.pi * np.arange(count) / count)
+    for kind, curve in zip(KINDS, formula(circle, *POINT), strict=True):
+        taylor = np.fft.fft(curve) / count / radius ** np.arange(count)
+        for s in range(1, 6):
+            exact = monomials(faces, kind, s)
+            assert taylor[s].real * factorial(s) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("faces", CELLS, ids=lambda f: "-".join(sorted(f)))
+def test_cells_start_where_the_expansion_does(faces):
+    start = cell_curves(tuple(faces), [0.0], *POINT)
+    free = "free" in faces
+    for kind, curve in zip(KINDS, start, strict=True):
+        table = planar_loss(kind, 0)[0]
+        keep = {
+            key: f
+            for key, f in table.items()
+            if (key[0] == 2 if free else True)
+            and ("narrow" not in faces or key[1] <= 1)
+            and ("mean-field" not in faces or key[0] == key[1])
+        }
+        assert curve[0] == pytest.approx(value(keep, *POINT), rel=1e-12)
+
+
+@pytest.mark.parametrize("kappa", [2.0, 2.0 + 1e-9])
+def test_small_narrow_edge_is_continuous_at_kappa_two(kappa):
+    a = cell_curves(("small-data", "narrow"), [0.5], 0.1, kappa, 3.0)
+    b = cell_curves(("small-data", "narrow"), [0.5], 0.1, 2.0 - 1e-6, 3.0)
+    assert a.population[0] == pytest.approx(b.population[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "faces",
+    [
+        ("large-data",),
+        ("large-data", "small-data"),
+        ("free", "free", "narrow"),
+        ("x", "y"),
+    ],
+)
+def test_faces_that_do_not_meet(faces):
+    with pytest.raises(ValueError, match=r"^faces: "):
+        cell_curves(faces, [0.0], 1, 1, 1)
+
+
+def test_gaussian_covariance_is_used_by_the_draw():
+    setup = Setup(40, 40, 4000, 0.01)
+    assert abs(np.trace(draw_covariance(setup, 0)) / 40 - 1) < 0.02
