@@ -219,6 +219,34 @@ def test_a_layer_whose_leading_axis_is_not_the_samples_is_found_out(n):
     close(G.kernel(), K.reshape(3 * n, 3 * n) / n)
 
 
+@pytest.mark.parametrize("twist", ["layout", "stride", "groups"])
+def test_a_bias_shared_with_a_layer_that_is_left_out_is_left_out_too(twist):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv1d(3, 3, 1) for _ in range(3))
+            self.b.bias = self.a.bias
+            self.c.weight = self.b.weight
+            self.c.bias = None
+            self.c.stride = (2,) if twist == "stride" else (1,)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x))
+            if twist == "layout":
+                return self.b(h.transpose(0, 2)).transpose(0, 2).sum(2)
+            if twist == "groups":  # one weight, for 3 channels and for 3 times 3
+                wide = torch.cat([h, h**2, h**3], dim=1)
+                wide = nn.functional.conv1d(wide, self.b.weight, None, groups=3)
+                return self.b(h).sum(2) + wide.sum(2)
+            return self.b(h).sum(2) + self.c(h).sum(2)
+
+    R = Realization(init_(Tied().double(), 0, bias_scale=1.0))
+    x = normal((3, 3, 3), 1)
+    G = PullbackMetric(R, x).at(R.theta0)
+    J = dense_jacobian(R, R.theta0, x)
+    close(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 3)
+
+
 def test_an_input_changed_in_place_after_its_use_is_an_error_not_a_number():
     class Spoiled(nn.Module):
         def __init__(self):
