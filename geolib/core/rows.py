@@ -33,8 +33,7 @@ class Block(ABC):
     def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
         """Add this block's A A^T to K, shape (n, r, n, r).
 
-        Only up to the diagonal: for each strip of samples, against all samples up
-        to the strip's end.
+        For each strip of samples only against the samples up to the strip's end.
         """
 
     @abstractmethod
@@ -220,7 +219,6 @@ class Rows:
         for s in strips:
             i, j = s.start * self.r, s.stop * self.r
             K[:i, i:j] = K[i:j, :i].mT
-            K[i:j, i:j] = K[i:j, i:j].tril() + K[i:j, i:j].tril(-1).mT
         return K
 
     def _strips(self) -> list[slice]:
