@@ -118,11 +118,12 @@ def format_table(rows: Sequence[Sequence[str]], title: str = "") -> str:
 
 
 def classify(letters: dict[str, str]) -> str:
-    """One word for a row of verdicts: natural, affine, partly, not or undecided.
+    """One word for a row of verdicts.
 
     `natural`: E on linear maps, and N or E on nonlinear ones; `affine`: E on all
     linear maps, U on a nonlinear one; `partly`: exact or natural for some class
-    beyond permutations; `euclidean`: exact for the orthogonal ones only.
+    beyond permutations; `orthogonal`: exact for orthogonal maps only. Letters of
+    several seeds are joined by a slash.
 
     Examples:
         >>> classify({"affine": "E", "coupling": "N"})
@@ -135,13 +136,14 @@ def classify(letters: dict[str, str]) -> str:
     known = {k: v for k, v in letters.items() if v != "-"}
     linear = [v for k, v in known.items() if k not in NONLINEAR]
     curved = [v for k, v in known.items() if k in NONLINEAR]
+    fine = {k for k, v in known.items() if set(v.split("/")) <= {"E", "N"}}
     if all(v == "E" for v in linear):
         if not curved:
             return "layer-affine"
-        if all(v in "EN" for v in curved):
+        if fine == set(known):
             return "natural"
         return "affine" if "U" in curved else "undecided"
-    good = {k for k, v in known.items() if v in "EN"} - {"permutation"}
+    good = fine - {"permutation"}
     if good and good <= {"orthogonal", "layer-orthogonal"}:
         return "orthogonal"
     return "partly" if good else "unnatural"

@@ -84,14 +84,35 @@ def load(path: Path | str) -> dict[str, Any]:
     return table
 
 
+def cells_of(
+    table: dict[str, Any], names: Sequence[str], families: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The stored cells of some optimizers and families, for every seed that has them.
+
+    Raises:
+        ValueError: an optimizer that the table has for no seed.
+    """
+    found = [
+        cells[n][f]
+        for n in names
+        for cells in table["cells"].values()
+        if n in cells
+        for f in families
+    ]
+    missing = [n for n in names if not any(n in c for c in table["cells"].values())]
+    if missing:
+        raise ValueError(f"names: the table has no rows {missing}")
+    return found
+
+
 LETTER = {"exact": "E", "natural": "N", "unnatural": "U"}
 
 
 def consensus(table: dict[str, Any], name: str, family: str) -> str:
     """The verdict's letter over all seeds: one letter, or several joined by a slash."""
     letters = []
-    for cells in table["cells"].values():
-        v = cells[name][family]["verdict"]
+    for cell in cells_of(table, [name], [family]):
+        v = cell["verdict"]
         letters.append("-" if v == "undefined" else LETTER.get(v, "?"))
     return "/".join(sorted(set(letters)))
 
@@ -102,7 +123,7 @@ def show(table: dict[str, Any], name: str, family: str) -> str:
     key = {"U": "plateau", "N": "slope"}.get(letter)
     if key is None:
         return letter
-    values = [cells[name][family][key] for cells in table["cells"].values()]
+    values = [cell[key] for cell in cells_of(table, [name], [family])]
     low, high = min(values), max(values)
     text = [f"{v:.2g}" for v in (low, high)]
     return f"{letter} {text[0]}" if text[0] == text[1] else f"{letter} {'–'.join(text)}"

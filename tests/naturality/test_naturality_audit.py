@@ -84,6 +84,7 @@ def test_clear_errors():
 def test_classify():
     assert classify({"affine": "E", "coupling": "N", "kfac": "-"}) == "natural"
     assert classify({"affine": "E", "coupling": "?"}) == "undecided"
+    assert classify({"affine": "E", "coupling": "E/N"}) == "natural"
     assert classify({"layer-affine": "E", "coupling": "-"}) == "layer-affine"
     assert classify({"affine": "U", "orthogonal": "E", "sinh": "U"}) == "orthogonal"
     assert classify({"affine": "U", "uniform": "E", "sinh": "U"}) == "partly"
@@ -107,6 +108,8 @@ def test_table_is_filled_resumed_and_recomputed(tmp_path):
     assert table.show(t, "ngd", "affine") == "E"
     assert table.show(t, "ngd", "coupling").startswith("N ")
     assert first["about"]["seeds"] == [12]
+    with pytest.raises(ValueError, match="names"):
+        table.cells_of(t, ["adam"], ["uniform"])
 
 
 def run(*arguments):
