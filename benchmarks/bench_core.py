@@ -292,8 +292,10 @@ def cpu(call: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-@benchmark("core.auto", bar="<= 1.3", of="ours", size="33 points, p = 1e3..1e7, n o = 32..4096, p n o <= 3e9",
-           slow=True)  # fmt: skip
+GRID = "33 points, p = 1e3..1e7, n o = 32..4096, p n o <= 3e9"
+
+
+@benchmark("core.auto", bar="<= 1.3", of="ours", size=GRID, slow=True)
 def auto_grid() -> Result:
     """`method="auto"` over the fastest single method: the worst point of a grid"""
     rows, ratios = [], []

@@ -147,8 +147,9 @@ def task_list(name: str, groups: str, part: str = "test") -> tuple[Task, ...]:
     """The tasks of a protocol: `5x2` or `2x5` of one data set, or MNIST then Fashion."""
     rows = LEARN_NET[name]["rows"]
     if name == "mnist-fashion":
-        pair = [data_table(n, rows, True) for n in ("mnist", "fashion_mnist")]  # type: ignore[arg-type]
-        return tuple(pair_tasks(*pair, shift=10, part=part))
+        first = data_table("mnist", rows, True)  # type: ignore[arg-type]
+        second = data_table("fashion_mnist", rows, True)  # type: ignore[arg-type]
+        return tuple(pair_tasks(first, second, shift=10, part=part))
     return tuple(split_tasks(data_table(name, rows, True), GROUPS[groups], part))  # type: ignore[arg-type]
 
 
