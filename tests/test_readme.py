@@ -17,7 +17,9 @@ def test_there_are_examples():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", EXAMPLES, ids=lambda c: c.strip().splitlines()[-1][:40])
+@pytest.mark.parametrize(
+    "code", EXAMPLES, ids=lambda c: c.strip().splitlines()[-1][:40]
+)
 def test_example(code, tmp_path):
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     done = subprocess.run(

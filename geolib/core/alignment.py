@@ -87,7 +87,7 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
     if before <= a.distance(b, order):  # never worse than doing nothing
         order = identity
     module = deepcopy(module_b)
-    _permute(read_stages(module)[1], order)
+    permute_channels(read_stages(module)[1], order)
     return Alignment(
         module,  # type: ignore[arg-type]
         tuple(order),
@@ -190,7 +190,7 @@ def _assign(similarity: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def _permute(stages: list[Stage], order: list[np.ndarray]) -> None:
+def permute_channels(stages: list[Stage], order: list[np.ndarray]) -> None:
     """Reorder channels in place: rows of a stage, and columns of the next."""
     for n, stage in enumerate(stages):
         weight = stage.linear.weight

@@ -24,7 +24,8 @@ from geolib.inverse_stability.distance import (
     parameter_distance,
 )
 from geolib.inverse_stability.escape import escape_degenerate
-from geolib.inverse_stability.extremal import extremal_pair, random_pair
+from geolib.inverse_stability.extremal import extremal_pair, perturb, random_pair
+from geolib.inverse_stability.gauge import random_gauge
 from geolib.inverse_stability.kinks import Kinks, jump_seminorm, kinks
 from geolib.inverse_stability.net import BiasedReLU, ShallowReLU
 from geolib.inverse_stability.normal_form import (
@@ -113,7 +114,9 @@ __all__ = [
     "parameter_distance",
     "path_lifting",
     "path_metric",
+    "perturb",
     "planar_norms",
+    "random_gauge",
     "random_pair",
     "rates",
     "realization_move",

@@ -40,6 +40,7 @@ class Canonical:
 def canonicalize(
     module: nn.Module,
     *,
+    reduce: bool = True,
     sort: bool = True,
     tol: float = TOLERANCE,
     max_sweeps: int = 2000,
@@ -62,6 +63,8 @@ def canonicalize(
     Args:
         module: `nn.Sequential` of Linear, Conv2d, BatchNorm (eval), ReLU, pooling and
             Flatten; Dropout (eval) and Identity are removed.
+        reduce: whether to drop and merge channels; without it widths are kept, so
+            that two networks of one architecture stay comparable by `align`.
         sort: whether to order channels by norm, largest first.
         tol: largest entrywise difference of unit rows (w, b) that count as parallel.
         max_sweeps: bound on the balancing; `converged` says whether it was reached.
@@ -85,7 +88,8 @@ def canonicalize(
     """
     head, stages = read_stages(module)
     work = _Work(stages, tol)
-    work.reduce()
+    if reduce:
+        work.reduce()
     before = work.energy()
     sweeps, converged = work.balance(max_sweeps)
     if sort:

@@ -39,15 +39,28 @@ def mean_square_gradient(
         x: inputs, shape (n, d).
         y: targets, shape (n, D).
     """
+    x, y = _checked(net, x, y)
+    return _gradient(net.A, net.C, x, y)
+
+
+def _checked(
+    net: ShallowReLU, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     x = as_points(x, net.d)
     y = np.asarray(y, dtype=np.float64)
     if y.shape != (len(x), net.D):
         raise ValueError(f"y: expected shape {(len(x), net.D)}, got {y.shape}")
-    z = x @ net.A.T
+    return x, y
+
+
+def _gradient(
+    A: np.ndarray, C: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    z = x @ A.T
     active = np.maximum(z, 0.0)
-    residual = active @ net.C.T - y
+    residual = active @ C.T - y
     slope = 2.0 / residual.size * residual
-    inner = (slope @ net.C) * (z > 0)
+    inner = (slope @ C) * (z > 0)
     return float((residual**2).mean()), inner.T @ x, slope.T @ active
 
 
@@ -81,18 +94,19 @@ def descend(
         >>> bool(run.losses[-1] < 1e-12)
         True
     """
-    losses = []
-    for _ in range(steps):
-        with np.errstate(over="ignore", invalid="ignore"):
-            loss, gA, gC = mean_square_gradient(net, x, y)
-            A, C = net.A - lr * gA, net.C - lr * gC
-        if not all(np.isfinite(v).all() for v in (loss, A, C)):
-            raise ValueError(f"lr: the loss diverges with step length {lr}")
-        losses.append(loss)
-        if ball is not None:
-            centre, radius = ball
-            A = np.clip(A, centre.A - radius, centre.A + radius)
-            C = np.clip(C, centre.C - radius, centre.C + radius)
-        net = ShallowReLU(A, C)
-    losses.append(mean_square(net, x, y))
-    return Descent(net, np.array(losses))
+    x, y = _checked(net, x, y)
+    losses, A, C = [], net.A, net.C
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
+            loss, gA, gC = _gradient(A, C, x, y)
+            A, C = A - lr * gA, C - lr * gC
+            if not (np.isfinite(A).all() and np.isfinite(C).all()):
+                raise ValueError(f"lr: the loss diverges with step length {lr}")
+            losses.append(loss)
+            if ball is not None:
+                centre, radius = ball
+                A = np.clip(A, centre.A - radius, centre.A + radius)
+                C = np.clip(C, centre.C - radius, centre.C + radius)
+    last = ShallowReLU(A, C)
+    losses.append(mean_square(last, x, y))
+    return Descent(last, np.array(losses))

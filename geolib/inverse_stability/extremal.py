@@ -103,3 +103,20 @@ def _draw(rng: np.random.Generator, rows: np.ndarray, D: int) -> ShallowReLU:
     C = rng.normal(size=(D, len(A)))
     A *= t / np.abs(A).max(axis=1, keepdims=True)
     return balance(ShallowReLU(A, C / np.abs(C).max(axis=0) * t.T))
+
+
+def perturb(rng: np.random.Generator, net: ShallowReLU, amount: float) -> ShallowReLU:
+    """The same directions, with neuron sizes and outer weights changed by `amount`.
+
+    Sizes are multiplied by 1 + amount N(0, 1), outer weights entry by entry likewise,
+    and every neuron is balanced again. Close functions with matched kinks arise so.
+
+    Examples:
+        >>> f = ShallowReLU([[1.0, 1.0]], [[1.0]])
+        >>> g = perturb(np.random.default_rng(0), f, 0.01)
+        >>> bool(abs(g.A - f.A).max() < 0.05)
+        True
+    """
+    A = net.A * (1 + amount * rng.normal(size=(net.m, 1)))
+    C = net.C * (1 + amount * rng.normal(size=net.C.shape))
+    return balance(ShallowReLU(A, C))

@@ -82,9 +82,9 @@ def jump_seminorm(net: ShallowReLU, tol: float = TOLERANCE) -> float:
     r"""Half the largest entry of a jump: a lower bound of the W^{1,inf} semi-norm.
 
     .. math:: \delta_J = \tfrac12 \max_h \|J_h\|_{\max} \le |f|_{W^{1,\infty}}
-        \le 2 h\, \delta_J + \|B\|_{\max}
+        \le h\, \delta_J + \|B\|_{\max}
 
-    with B the even part's complement, the mean of Df at x and -x.
+    for h hyperplanes, with B the linear part of the absolute-value form.
 
     Cost: O(m log m + m d D) in any dimension.
 

@@ -104,6 +104,12 @@ def _evolve(
         rng.choice([-1.0, 1.0], size=shape),
     )
     now = _share(now, shared)
+    # Shared neurons start large and nearly equal, so that their jumps are moderate.
+    now.size[:, 0, :shared] += 1.0
+    now.size[:, 1, :shared] = now.size[:, 0, :shared] + 0.1 * rng.normal(
+        size=(n, shared)
+    )
+    now.outer[:, 1, :shared] = now.outer[:, 0, :shared]
     value = _ratio(now, shared)
     start, sigma = value, np.full((n, 1, 1), 0.5)
     for _ in range(steps):

@@ -21,7 +21,7 @@ from .notebook import Notebook, PressError, parameters
 from .progress import Progress
 from .staging import reference, staged
 
-FORMAT = b"2"  # raise when staging changes, so that every notebook is staged anew
+FORMAT = b"3"  # raise when staging changes, so that every notebook is staged anew
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ def press(
     values = {n.name: parameters(n, settings.profile, device) for n in notebooks}
     if not notebooks:
         return []
+    if settings.scheduler is None:
+        values = {k: _with_data_at_hand(k, v, report) for k, v in values.items()}
     folder = build_folder(notebooks[0].root, settings.profile)
     with locked(
         folder / "lock", lambda: report("another press is at work here; waiting for it")
@@ -131,6 +133,31 @@ def press(
         stale = [n for n in notebooks if n.name not in fresh]
         done = _run_all(stale, values, keys, replace(settings, device=device), report)
     return [done.get(n.name, Outcome(n.name, "skipped")) for n in notebooks]
+
+
+def _with_data_at_hand(
+    name: str, values: dict[str, Any], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Leave out parameters that name a data set which is not on this disk.
+
+    The notebook's own default (an embedded set) then stands, and the reader is told.
+    """
+    from geolib import data
+
+    kept = {}
+    for parameter, value in values.items():
+        if (
+            isinstance(value, str)
+            and value in data.names()
+            and not data.available(value)
+        ):
+            report(
+                f"{name}: {parameter} = {value} is not on this disk, the notebook's own "
+                f"default is used (to get it: python -m geolib.data fetch {value})"
+            )
+        else:
+            kept[parameter] = value
+    return kept
 
 
 def _run_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 from typing import Any
 
@@ -24,6 +25,8 @@ def staged(executed: Any, page_source: str) -> Any:
         if cell.cell_type != "code":
             continue
         names = tags(cell)
+        if _only_claims(cell.source):  # the boxes below say it better than the calls
+            cell.metadata["tags"] = names = [*names, "hide-input"]
         if "parameters" in names:  # shown only where nothing overrides it
             cell.metadata["tags"] = [
                 *names,
@@ -39,6 +42,19 @@ def staged(executed: Any, page_source: str) -> Any:
             outputs += [output, *(from_dict(e) for e in extra)]
         cell.outputs = outputs
     return nb
+
+
+def _only_claims(source: str) -> bool:
+    """Whether a cell does nothing but state claims and numbers for the prose."""
+    calls = [
+        statement.value
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Expr | ast.Assign)
+        and isinstance(statement.value, ast.Call)
+    ]
+    names = {getattr(call.func, "id", "") for call in calls}
+    whole = len(calls) == len(ast.parse(source).body) > 0
+    return whole and names <= {"claim", "quote"}
 
 
 def reference(executed: Any) -> Any:

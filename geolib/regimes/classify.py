@@ -24,7 +24,7 @@ class Regime:
     """Where a setup lies on the prism.
 
     Attributes:
-        name: the cell: `interior`, one face, or two or three joined by ` x `.
+        name: the cell: `interior`, one face, or two or three joined by "x".
         active: the faces whose leading terms alone give the derivatives within `tol`.
         errors: for every face the relative error of its leading terms.
         rate: the fast rate T; curves are functions of T t.

@@ -15,11 +15,12 @@ from geolib.press.run import Settings, build_folder, press, staged_path
 pytestmark = pytest.mark.press
 
 CLAIM = cell(
-    'from geolib.claims import claim\n_ = claim("demo.n", "n is small", '
+    'from geolib.claims import claim, quote\n_ = claim("demo.n", "n is small", '
     'measured=size, bound="<= 9")',
     "nbval-check-output",
 )
 SMALL = Settings(profile="small", device="cpu")
+PLAIN = "---\nkernelspec: {display_name: Python 3, name: python3}\n---\n# A page\n"
 
 
 def run(notebooks, settings=SMALL):
@@ -82,6 +83,21 @@ def test_cuda_without_a_device_is_one_clear_error(book):
     a = book.add("demo/01-a", CLAIM)
     with pytest.raises(PressError, match="cuda was asked for"):
         run([a], Settings(device="cuda"))
+
+
+def test_an_absent_data_set_leaves_the_default_and_says_so(book, monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_DATA", str(tmp_path / "empty"))
+    show = cell(
+        'from geolib.claims import quote\nquote("demo.data", name)',
+        "nbval-check-output",
+    )
+    a = book.add("demo/01-a", cell('name = "digits"', "parameters"), show, header=PLAIN)
+    book.profiles("demo/01-a: {book: {name: mnist}}\n")
+    told = []
+    outcome = press([a], Settings(profile="book", device="cpu"), report=told.append)[0]
+    assert outcome.status == "ok"
+    assert "demo.data = digits" in staged_path(a, "book").read_text()
+    assert any("mnist is not on this disk" in line for line in told)
 
 
 def test_two_parameter_cells_are_refused(book):
@@ -159,3 +175,14 @@ def test_jobs_run_side_by_side_and_report_in_the_order_given(book):
     assert [o.name for o in outcomes] == [n.name for n in nbs]
     assert {o.status for o in outcomes} == {"ok"}
     assert not list((build_folder(book.root, "small") / "work").rglob("*.ipynb"))
+
+
+def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
+    alone = cell(
+        'claim("demo.m", "m", measured=size, bound="<= 9")\nquote("demo.s", 1)'
+    )
+    a = book.add("demo/01-a", CLAIM, alone)
+    run([a])
+    cells = nbformat.read(staged_path(a, "small"), as_version=4).cells
+    folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-2:]]
+    assert folded == [False, True]

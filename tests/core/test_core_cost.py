@@ -1,0 +1,144 @@
+"""The choice of `method="auto"`: sensible, and never a wrong answer."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from geolib.core import (
+    Categorical,
+    PullbackMetric,
+    Realization,
+    init_,
+    normal,
+    rng,
+    strategies,
+)
+from geolib.core.cost import (
+    Patience,
+    Problem,
+    by_rows,
+    direct_method,
+    feasible,
+    worth_a_try,
+)
+
+
+def mlp_problem(widths, n, r=1, loose=0, **options):
+    pairs = list(pairwise(widths))
+    layers = tuple((1, 1, a, b) for a, b in pairs)
+    p = sum(a * b for a, b in pairs) + loose
+    return Problem(p, n, widths[-1], r, layers, loose, **options)
+
+
+def test_the_facts_of_a_metric():
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 3)
+    )
+    R = Realization(init_(net.double(), 0))
+    G = PullbackMetric(R, normal((5, 2, 5, 5), 1), Categorical()).at(R.theta0)
+    f = G.facts
+    assert (f.p, f.n, f.o, f.r, f.m) == (R.p, 5, 3, 2, 10)
+    assert f.layers == ((2, 9, 9, 2), (1, 1, 36, 3))
+    assert f.loose == 72
+    assert not f.batches
+
+
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [
+        (mlp_problem((64, 960, 960, 1), 256), "kernel"),
+        (mlp_problem((16, 23, 23, 1), 4096), "cholesky"),
+        (mlp_problem((16, 23, 23, 1), 32), "kernel"),
+        (mlp_problem((64, 70, 70, 8), 512, 8), "kernel"),
+    ],
+)
+def test_the_direct_method_that_was_measured_to_be_faster(problem, method):
+    assert direct_method(problem)[0] == method
+
+
+def test_iterations_are_tried_only_where_a_direct_solve_is_dear():
+    small = mlp_problem((64, 960, 960, 1), 256)
+    large = mlp_problem((64, 70, 70, 1), 4096)
+    huge = mlp_problem((64, 3000, 3000, 1), 100_000)
+    assert not worth_a_try(small, 1e-3)
+    assert worth_a_try(large, 1e-3)
+    assert not worth_a_try(large, 0.0)  # only a pseudo-inverse will do
+    assert not feasible(huge, "kernel")
+    assert worth_a_try(huge, 0.0)
+
+
+def test_products_by_rows_need_memory_and_few_roots():
+    assert by_rows(mlp_problem((64, 300, 300, 1), 256))
+    assert not by_rows(mlp_problem((64, 300, 300, 1000), 256, 999))
+    assert not by_rows(mlp_problem((64, 300, 300, 1), 256, batches=True))
+    assert not by_rows(mlp_problem((64, 300, 1), 10**5, loose=10**5))
+
+
+def test_patience_ends_when_the_forecast_passes_the_direct_cost():
+    problem = mlp_problem((64, 70, 70, 1), 4096)
+    patience = Patience(problem, 1e-6)
+    assert patience(4, 0.99)  # too early to tell
+    assert patience(12, 1e-3)  # half the way after 12: 12 more
+    assert not patience(12, 0.999)  # thousands more
+    assert patience(13, 0.999)  # only asked every fourth time
+
+
+def regression(seed=0, n=40):
+    net = nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 2)).double()
+    R = Realization(init_(net, seed))
+    return PullbackMetric(R, normal((n, 4), 1)).at(R.theta0)
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-9])
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_auto_gives_the_answer_with_and_without_giving_up_on_iterations(
+    monkeypatch, tol, two_sided
+):
+    G = regression()
+    g = normal((40, 2), 3) if two_sided else normal(G.p, 3)
+    H = G.dense() + 1e-2 * torch.eye(G.p, dtype=torch.float64)
+    x = torch.linalg.solve(H, G.pull(g) if two_sided else g)
+    direct = G.solve(g, 1e-2, "auto", tol=tol)
+    assert (direct.iterations, direct.method) in ((0, "kernel"), (0, "cholesky"))
+    monkeypatch.setattr(strategies, "worth_a_try", lambda *_: True)
+    gave_up = G.solve(g, 1e-2, "auto", tol=tol)
+    assert gave_up.iterations == 12
+    assert gave_up.method in ("kernel", "cholesky")
+    monkeypatch.setattr(strategies, "Patience", lambda *_: lambda *_: True)
+    patient = G.solve(g, 1e-2, "auto", tol=tol)
+    assert patient.method == "cg"
+    assert patient.iterations > 12
+    for s in (direct, gave_up, patient):
+        assert s.converged
+        assert float((s.x - x).norm() / x.norm()) < 1e4 * tol
+
+
+def test_products_by_rows_and_by_graph_give_the_same_iterates(monkeypatch):
+    G = regression()
+    g = normal(G.p, 3)
+    answers = []
+    for choice in (True, False):
+        monkeypatch.setattr(strategies, "by_rows", lambda _, c=choice: c)
+        answers.append(G.solve(g, 1e-2, "cg", max_iterations=7).x)
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-10, atol=1e-12)
+
+
+def test_an_integer_buffer_stays_an_integer_constant():
+    class Picks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+            self.register_buffer("order", torch.as_tensor(rng(0).permutation(4)))
+
+        def forward(self, x):
+            return self.a(x[:, self.order])
+
+    module = init_(Picks().double(), 0)
+    R, x = Realization(module), normal((6, 4), 1)
+    torch.testing.assert_close(R(R.theta0, x), module(x).detach())
+    assert R.p == 15
+    G = PullbackMetric(R, x).at(R.theta0)
+    H = PullbackMetric(Realization(module.a), x[:, module.order]).at(R.theta0)
+    torch.testing.assert_close(G.dense(), H.dense())
