@@ -20,6 +20,8 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
     Raises:
         RuntimeError: the integration stopped before the last time.
     """
+    from scipy.integrate import solve_ivp  # a third of a second to import
+
     if times[-1] == 0:
         return np.repeat(y0[None], times.size, 0)
     from scipy.integrate import solve_ivp  # slow to import
