@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 24  # entries of a temporary
-STRIP = 512  # rows of K computed at a time, up to the diagonal only
+STRIP = 256  # rows of K computed at a time, up to the diagonal only
 
 
 class Block(ABC):
