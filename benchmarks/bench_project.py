@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def fresh(statement: str) -> None:
-    """Run a statement in a new interpreter."""
-    subprocess.run([sys.executable, "-c", statement], check=True, cwd=ROOT)
+    """Run a statement in a new interpreter, with compiled files as usual."""
+    usual = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", statement], check=True, cwd=ROOT, env=usual)
 
 
 CHAPTERS = ("stratifolds", "naturality", "geodesics", "regimes", "inverse_stability")
