@@ -105,7 +105,6 @@ class FunctionSpace:
     def speed2(self, points: Tensor, velocities: Tensor) -> Tensor:
         """The metric :math:`g_w(v, v)` at each point, shape (k,)."""
 
-
         def one(w: Tensor, v: Tensor) -> Tensor:
             return torch.func.jvp(self.at_point, (w,), (v,))[1].square().sum()
 
