@@ -101,7 +101,7 @@ def dense(
     return R, train(R, data.x, data.y, steps=steps, seed=seed)
 
 
-PRUNE_NET = {
+PRUNE_NET: dict[str, dict[str, Any]] = {
     "digits": {"sizes": (64, 32, 32, 10), "steps": 1200, "rows": None},
     "mnist": {"sizes": (784, 300, 100, 10), "steps": 2000, "rows": None},
 }
@@ -135,7 +135,7 @@ def prune_score(
     return {"accuracy": score, "passes": found.passes}
 
 
-LEARN_NET = {
+LEARN_NET: dict[str, dict[str, Any]] = {
     "digits": {"sizes": (64, 64, 64, 10), "passes": 38_400, "rows": None},
     "mnist": {"sizes": (196, 100, 100, 10), "passes": 38_400, "rows": 10_000},
     "mnist-fashion": {"sizes": (196, 100, 100, 20), "passes": 38_400, "rows": 10_000},
@@ -147,9 +147,8 @@ def task_list(name: str, groups: str, part: str = "test") -> tuple[Task, ...]:
     """The tasks of a protocol: `5x2` or `2x5` of one data set, or MNIST then Fashion."""
     rows = LEARN_NET[name]["rows"]
     if name == "mnist-fashion":
-        first = data_table("mnist", rows, True)  # type: ignore[arg-type]
-        second = data_table("fashion_mnist", rows, True)  # type: ignore[arg-type]
-        return tuple(pair_tasks(first, second, shift=10, part=part))
+        pair = [data_table(n, rows, True) for n in ("mnist", "fashion_mnist")]  # type: ignore[arg-type]
+        return tuple(pair_tasks(pair[0], pair[1], shift=10, part=part))
     return tuple(split_tasks(data_table(name, rows, True), GROUPS[groups], part))  # type: ignore[arg-type]
 
 
