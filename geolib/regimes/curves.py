@@ -24,7 +24,6 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
 
     if times[-1] == 0:
         return np.repeat(y0[None], times.size, 0)
-    from scipy.integrate import solve_ivp  # slow to import
 
     out = solve_ivp(field, (0.0, times[-1]), y0, "DOP853", times, rtol=rtol, atol=atol)
     if out.status != 0:
