@@ -37,7 +37,10 @@ def overhead() -> Result:
 
     n = 1000
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        silence_logs="CRITICAL",
     ) as cluster:
         address = cluster.scheduler_address
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from geolib.core.sequential import (
@@ -186,6 +185,8 @@ def _descend(
 
 
 def _assign(similarity: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     return linear_sum_assignment(similarity, maximize=True)[1]
 
 

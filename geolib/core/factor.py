@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geolib.core.inputs import Inputs, map_inputs, num_samples, take
-from geolib.core.layers import Use
+from geolib.core.layers import Use, leave_out
 from geolib.core.linearization import Linearization
 from geolib.core.outputs import LocalMetric
 from geolib.core.rows import Block, DenseBlock, LayerBlock, Rows
@@ -81,9 +81,9 @@ def certified_uses(L: Linearization) -> list[Use]:
     their outputs is pulled back: it may reach that sample's slice and no other.
     """
     uses = L.linear_uses()
-    n = L.outputs.shape[0]
-    if not uses or n == 1:
-        return uses
+    bad = _mixed(uses)
+    if not uses or L.outputs.shape[0] == 1:
+        return leave_out(uses, bad)
     signature = tuple((u.weight, u.kind) for u in uses)
     known = L.R.__dict__.setdefault("_certificates", {})
     if signature not in known:
@@ -91,8 +91,10 @@ def certified_uses(L: Linearization) -> list[Use]:
         if verdicts is None:
             return []
         known[signature] = verdicts
-    bad = {u.weight for u, fine in zip(uses, known[signature], strict=True) if not fine}
-    return [u for u in uses if u.weight not in bad]
+    bad |= {
+        u.weight for u, fine in zip(uses, known[signature], strict=True) if not fine
+    }
+    return leave_out(uses, bad)
 
 
 def _probe(L: Linearization, signature: tuple) -> list[bool] | None:
@@ -111,15 +113,19 @@ def _probe(L: Linearization, signature: tuple) -> list[bool] | None:
 
 
 def _by_weight(uses: list[Use]) -> dict[str, list[Use]]:
-    """Uses that share a weight; a weight used in two different manners is dropped."""
+    """The uses of each weight; their positions are then simply joined."""
     groups: dict[str, list[Use]] = defaultdict(list)
     for use in uses:
         groups[use.weight].append(use)
-    return {
-        w: group
-        for w, group in groups.items()
-        if len({(u.kind, u.options if u.kind != "linear" else ()) for u in group}) == 1
-    }
+    return groups
+
+
+def _mixed(uses: list[Use]) -> set[str]:
+    """Weights that are used with different numbers of groups."""
+    groups: dict[str, set[int]] = defaultdict(set)
+    for use in uses:
+        groups[use.weight].add(use.sizes[0])
+    return {w for w, found in groups.items() if len(found) > 1}
 
 
 def _common_bias(group: list[Use], uses: list[Use]) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -179,8 +179,15 @@ def count_edges(z: Tensor, leaves: Mapping[str, Tensor]) -> Counter[str]:
     return edges
 
 
+def leave_out(uses: list[Use], weights: set[str]) -> list[Use]:
+    """The uses of all other weights; a bias they share with a lost use is cut off."""
+    lost = {u.bias for u in uses if u.weight in weights}
+    kept = [u for u in uses if u.weight not in weights]
+    return [_unbiased(u) if u.bias in lost else u for u in kept]
+
+
 def _unbiased(use: Use) -> Use:
-    return Use(**{**use.__dict__, "bias": None})
+    return replace(use, bias=None)
 
 
 def _tuple(value: Any, length: int) -> tuple[int, ...]:

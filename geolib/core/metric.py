@@ -3,8 +3,8 @@ r"""The metric that the parameters inherit from the outputs."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -247,9 +247,7 @@ class Metric:
         tol = default_rtol(self.theta.dtype) if tol is None else tol
         start = normal(self.p, seed).to(self.theta)
         found = lanczos(lambda v: self @ v, start, k, tol, min(self.p, max(8 * k, 200)))
-        if vectors:
-            return found
-        return Spectrum(found.values, None, *_tail(found))
+        return found if vectors else replace(found, vectors=None)
 
     def _direct_spectrum(self, k: int, vectors: bool, m: int) -> Spectrum:
         in_functions = m < self.p and (not vectors or k <= m)
@@ -323,10 +321,6 @@ class Metric:
             max_iterations=max_iterations,
             precondition=precondition,
         )
-
-
-def _tail(found: Spectrum) -> tuple[Any, ...]:
-    return found.residuals, found.converged, found.method
 
 
 class _Data:

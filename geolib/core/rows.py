@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 24  # entries of a temporary
-STRIP = 512  # rows of K computed at a time, up to the diagonal only
+STRIP = 256  # rows of K computed at a time, up to the diagonal only
 
 
 class Block(ABC):
@@ -33,8 +33,7 @@ class Block(ABC):
     def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
         """Add this block's A A^T to K, shape (n, r, n, r).
 
-        Only up to the diagonal: for each strip of samples, against all samples up
-        to the strip's end.
+        For each strip of samples only against the samples up to the strip's end.
         """
 
     @abstractmethod
@@ -220,7 +219,6 @@ class Rows:
         for s in strips:
             i, j = s.start * self.r, s.stop * self.r
             K[:i, i:j] = K[i:j, :i].mT
-            K[i:j, i:j] = K[i:j, i:j].tril() + K[i:j, i:j].tril(-1).mT
         return K
 
     def _strips(self) -> list[slice]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.optimize import linprog
 
 from geolib.inverse_stability.distance import closest_parametrization
 from geolib.inverse_stability.kinks import kinks
@@ -165,6 +164,8 @@ def _half_space_defect(f: ShallowReLU, g: ShallowReLU) -> list[str]:
     rows = rows[rows.any(axis=1)]
     if not len(rows) or (rows[:, -1] > 0).all():
         return []
+    from scipy.optimize import linprog  # slow to import
+
     # Maximize the margin t of a direction v in the unit cube.
     d = rows.shape[1]
     found = linprog(

@@ -49,8 +49,8 @@ def random_gauge(
         if stage.norm is not None:
             if not stage.norm.affine:
                 raise ValueError(f"module: batch norm after {stage.name} has no gain")
-            stage.norm.weight *= s
-            stage.norm.bias *= s
+            stage.norm.weight.mul_(s)
+            stage.norm.bias.mul_(s)
         else:
             weight *= s.view(-1, *[1] * (weight.ndim - 1))
             if stage.linear.bias is not None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 
 def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
@@ -42,11 +39,16 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
 
 def sum_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
     """The permutation of least total cost, and that total."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].sum()), columns
 
 
 def _matching(cost: np.ndarray, level: float) -> np.ndarray:
+    from scipy.sparse import csr_array  # slow to import
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     graph = csr_array((cost <= level).astype(np.int8))
     return maximum_bipartite_matching(graph, perm_type="column")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 TOLERANCE = 1e-12  # "same direction" is a discontinuous predicate: report this number
 
@@ -43,6 +40,10 @@ def parallel_classes(
         ...                  opposite=True)
         (array([0, 1, 0]), array([ 1,  1, -1]))
     """
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     m, d = unit.shape
     points, radius = unit, tol
     if d > 4:

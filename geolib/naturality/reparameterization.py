@@ -23,7 +23,7 @@ def directional(f: Map, x: Tensor, v: Tensor) -> Tensor:
         >>> directional(torch.sin, torch.zeros(2), torch.ones(2))
         tensor([1., 1.])
     """
-    y, pull = vjp(f, x)
+    y, pull = vjp(f, x)  # type: ignore[misc]
     return vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1](v)[0]
 
 

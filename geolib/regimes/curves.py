@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
 
 class Curves(NamedTuple):
@@ -21,8 +20,11 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
     Raises:
         RuntimeError: the integration stopped before the last time.
     """
+    from scipy.integrate import solve_ivp  # a third of a second to import
+
     if times[-1] == 0:
         return np.repeat(y0[None], times.size, 0)
+
     out = solve_ivp(field, (0.0, times[-1]), y0, "DOP853", times, rtol=rtol, atol=atol)
     if out.status != 0:
         raise RuntimeError(f"theory's equations stopped: {out.message}")

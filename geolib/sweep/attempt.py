@@ -132,9 +132,12 @@ def _watch(limit: float, hard: bool) -> Iterator[None]:
     except TimeLimitError as problem:
         raise TimeLimitError(f"past its limit of {limit:g} s") from problem
     finally:
-        with guard:
+        try:
+            with guard:
+                over.set()
+                raise_in(thread, None)  # one still on its way must not come later
+        finally:  # it may strike just here; the process must not end for that
             over.set()
-            raise_in(thread, None)  # an error still on its way must not come later
 
 
 def _numbers(value: Any) -> Any:

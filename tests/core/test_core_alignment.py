@@ -1,7 +1,7 @@
 """Layer-wise alignment: planted permutations, brute force, and every refusal."""
 
 from copy import deepcopy
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from geolib.core import align, init_
+from geolib.core.alignment import permute_channels
 from geolib.core.sequential import read_stages
 
 
@@ -104,6 +105,34 @@ def test_one_hidden_layer_is_solved_exactly():
         ((rows[0] - rows[1][list(p)]) ** 2).sum().item() for p in permutations(range(5))
     )
     assert align(a, b).distance == pytest.approx((best + rest) ** 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_single_layer_can_be_improved(seed):
+    """The end is optimal in each layer given the others: all 24 orders are tried."""
+
+    def deep(seed):
+        widths = (2, 4, 4, 4, 2)
+        layers = []
+        for a, b in pairwise(widths):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return init_(nn.Sequential(*layers[:-1]).double(), seed, bias_scale=1.0).eval()
+
+    def distance(x, y):
+        pairs = zip(x.parameters(), y.parameters(), strict=True)
+        return sum(((p - q) ** 2).sum().item() for p, q in pairs) ** 0.5
+
+    a, b = deep(seed), deep(seed + 50)
+    found = align(a, b)
+    assert found.converged
+    assert found.distance == pytest.approx(distance(a, found.module), rel=1e-12)
+    for n in range(3):
+        for order in permutations(range(4)):
+            other = deepcopy(found.module)
+            orders = [np.arange(4)] * 3
+            orders[n] = np.array(order)
+            permute_channels(read_stages(other)[1], orders)
+            assert distance(a, other) >= found.distance - 1e-12
 
 
 class Skip(nn.Module):

@@ -196,7 +196,10 @@ def test_only_weights_whose_every_use_was_seen_are_kept_in_factors(case):
     assert {u.weight for u in uses} == LAYERS[case]
 
 
-def test_a_layer_whose_leading_axis_is_not_the_samples_is_found_out():
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_layer_whose_leading_axis_is_not_the_samples_is_found_out(n):
+    """n = 3 is what the probe itself runs: there only the derivatives can tell."""
+
     class Turned(nn.Module):
         def __init__(self):
             super().__init__()
@@ -206,13 +209,59 @@ def test_a_layer_whose_leading_axis_is_not_the_samples_is_found_out():
             return torch.tanh(self.a(x.transpose(0, 1))).sum(0)
 
     R = Realization(init_(Turned().double(), 0))
-    x = normal((4, 4, 3), 1)
+    x = normal((n, n, 3), 1)
     L = R.linearize(R.theta0, x)
     assert L.linear_uses()
     assert not certified_uses(L)
     G = PullbackMetric(R, x).at(R.theta0)
     J = dense_jacobian(R, R.theta0, x)
-    close(G.kernel(), torch.einsum("iap,jbp->iajb", J, J).reshape(12, 12) / 4)
+    K = torch.einsum("iap,jbp->iajb", J, J)
+    close(G.kernel(), K.reshape(3 * n, 3 * n) / n)
+
+
+@pytest.mark.parametrize("twist", ["layout", "stride", "groups"])
+def test_a_bias_shared_with_a_layer_that_is_left_out_is_left_out_too(twist):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv1d(3, 3, 1) for _ in range(3))
+            self.b.bias = self.a.bias
+            self.c.weight = self.b.weight
+            self.c.bias = None
+            self.c.stride = (2,) if twist == "stride" else (1,)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x))
+            if twist == "layout":
+                return self.b(h.transpose(0, 2)).transpose(0, 2).sum(2)
+            if twist == "groups":  # one weight, for 3 channels and for 3 times 3
+                wide = torch.cat([h, h**2, h**3], dim=1)
+                wide = nn.functional.conv1d(wide, self.b.weight, None, groups=3)
+                return self.b(h).sum(2) + wide.sum(2)
+            return self.b(h).sum(2) + self.c(h).sum(2)
+
+    R = Realization(init_(Tied().double(), 0, bias_scale=1.0))
+    x = normal((3, 3, 3), 1)
+    G = PullbackMetric(R, x).at(R.theta0)
+    J = dense_jacobian(R, R.theta0, x)
+    close(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 3)
+
+
+def test_an_input_changed_in_place_after_its_use_is_an_error_not_a_number():
+    class Spoiled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b = nn.Linear(3, 3)
+
+        def forward(self, x):
+            h = x + 0
+            y = self.b(h)
+            h.mul_(2.0)
+            return y
+
+    R = Realization(init_(Spoiled().double(), 0))
+    with pytest.raises(RuntimeError, match="inplace"):
+        PullbackMetric(R, normal((5, 3), 1)).at(R.theta0).kernel()
 
 
 def test_activations_in_place_are_safe():

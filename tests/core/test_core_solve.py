@@ -177,6 +177,20 @@ def test_spectrum_and_rank(case, vectors):
     assert G.rank() == int(torch.linalg.matrix_rank(G.rows().dense()))
 
 
+@pytest.mark.parametrize("vectors", [False, True])
+def test_the_spectrum_by_lanczos_is_that_of_the_dense_metric(monkeypatch, vectors):
+    from geolib.core import metric
+
+    G = build("nobias")
+    dense = torch.linalg.eigvalsh(G.dense()).flip(0)[:3]
+    monkeypatch.setattr(metric, "DIRECT", 0)
+    found = G.spectrum(3, vectors=vectors, tol=1e-9)
+    assert (found.method, found.converged) == ("lanczos", True)
+    torch.testing.assert_close(found.values, dense, rtol=1e-9, atol=0)
+    assert (found.vectors is not None) == vectors
+    assert float(found.residuals.max()) <= 1e-9 * float(dense[0])
+
+
 def test_rank_counts_the_softmax_null_directions():
     net = init_(nn.Sequential(nn.Linear(2, 9), nn.Tanh(), nn.Linear(9, 3)).double(), 0)
     R = Realization(net)

@@ -258,6 +258,31 @@ def test_npz_batch_undoes_its_differences(tmp_path):
     assert y.tolist() == [0, 1, 2]
 
 
+def test_cifar10_from_batches_reads_only_what_is_needed(home, monkeypatch):
+    files = []
+    for i in range(6):
+        path = home / f"CIFAR10/{i}.npz"
+        path.parent.mkdir(exist_ok=True)
+        dx = np.zeros((4, 3, 32, 32), np.uint8)
+        dx[:, 1, :, 0] = 10 * i
+        np.savez(path, dx=dx, y=np.arange(4, dtype=np.uint8))
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        files.append(File(f"CIFAR10/{i}.npz", md5))
+    for module in (images, api):
+        monkeypatch.setattr(module, "CIFAR10_NPZ", tuple(files))
+    assert data.available("cifar10")
+    d = data.load("cifar10")
+    assert d.x.shape == (20, 3, 32, 32)
+    assert np.rint(255 * d.x[::4, 1, 5, 9]).tolist() == [0, 10, 20, 30, 40]
+    assert np.rint(255 * d.x_test[0, 1, 5, 9]) == 50
+    assert "not an official" in d.note
+    (home / "CIFAR10/4.npz").unlink()
+    assert not data.available("cifar10")
+    assert len(data.load("cifar10", train=3).x) == 3  # one batch is enough for three
+    with pytest.raises(DataError, match=r"4\.npz"):
+        data.load("cifar10")
+
+
 def test_classification_table_codes_and_missing(home, monkeypatch):
     text = "1,red,yes\n2,?,no\n?,blue,yes\n10,red,no\n" * 5
     md5 = write(home / "UCI/classification/t.csv", text.encode())

@@ -173,6 +173,8 @@ def test_dead_parallel_and_constant_channels_go():
     )
     layers[1].weight[7] = -layers[1].weight[7].abs()  # never on: inputs are >= 0
     layers[1].bias[7] = -0.1
+    layers[1].weight[8] = -0.01 * layers[1].weight[8].abs()
+    layers[1].bias[8] = 0.9  # on near the origin: this one must stay
     layers[2].weight[:, 9] = 0  # nobody reads channel 9 of the second layer
     form = canonicalize(net)
     want = outputs(net, mlp)

@@ -1,0 +1,167 @@
+"""`connect`: a path between two trained networks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from geolib.core import Realization
+from geolib.geodesics.batchnorm import (
+    has_batch_norm,
+    recalibrate,
+    with_batch_statistics,
+)
+from geolib.geodesics.bvp import Geodesic, geodesic
+from geolib.geodesics.curves import trained_curve
+from geolib.geodesics.measures import Profile, profile
+from geolib.geodesics.path import Path, check_ends
+from geolib.geodesics.space import FunctionSpace
+
+METHODS = ("geodesic", "line", "curve")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A path between two networks.
+
+    Attributes:
+        path: the curve in weight space; its `converged` says how the search ended.
+        start: the first network (a copy).
+        x: the inputs the metric saw; BatchNorm statistics are re-estimated on them.
+        aligned: whether the second network's units were permuted first.
+        statistics: `none` without BatchNorm, else `re-estimated`.
+        passes: compute paid.
+        message: one sentence about how the search ended.
+    """
+
+    path: Path
+    start: nn.Module
+    x: Tensor
+    aligned: bool
+    statistics: str
+    passes: int
+    message: str
+
+    def module(self, t: float) -> nn.Module:
+        """The network at time t, its BatchNorm statistics re-estimated on `x`."""
+        time = torch.tensor([float(t)]).to(self.path.a)
+        return self._at(self.path(time)[0])
+
+    def _at(self, w: Tensor) -> nn.Module:
+        net = copy.deepcopy(self.start)
+        Realization(net).load(w)
+        if self.statistics == "re-estimated":
+            recalibrate(net, self.x)
+        return net.eval()
+
+    def profile(self, x: Tensor, y: Tensor, grid: int = 65) -> Profile:
+        """Loss and accuracy along the path on given data; see `measures.profile`."""
+
+        def logits(w: Tensor) -> Tensor:
+            net = self._at(w)
+            return torch.cat([net(part) for part in x.split(2048)])
+
+        return profile(self.path, logits, y, grid)
+
+
+def connect(
+    a: nn.Module,
+    b: nn.Module,
+    data: Tensor,
+    labels: Tensor | None = None,
+    *,
+    method: str = "geodesic",
+    align: bool = False,
+    space: str = "sphere",
+    ridge: float = 1e-4,
+    **options,
+) -> Connection:
+    r"""Connect two trained networks by a path that keeps the function.
+
+    .. math:: \min_W \int_0^1 g_W(\dot W, \dot W)\,dt, \qquad
+              W(0) = w_a,\; W(1) = w_b
+
+    Networks with BatchNorm are joined with the statistics of each batch, and every
+    network on the path has its running statistics re-estimated before it is used.
+
+    Args:
+        a, b: two modules of one architecture, in evaluation mode.
+        data: inputs, shape (n, ...); no labels are needed for `geodesic`.
+        labels: for `curve`, which trains on them.
+        method: `geodesic`; `line`: straight; `curve`: a Bezier curve trained on labels.
+        align: permute the hidden units of `b` to match those of `a` first.
+        options: of `geodesic` or `trained_curve`.
+
+    Raises:
+        ValueError: modules of different architectures, equal or non-finite weights,
+            BatchNorm in training mode, an unknown method, `curve` without labels.
+
+    Source: Raghavan and Thomson 2021 (geodesics); Garipov et al. 2018 (curves);
+        Ainsworth et al. 2023 (alignment).
+
+    Examples:
+        >>> from geolib.geodesics import mlp
+        >>> a, b = mlp([2, 8, 3], seed=0), mlp([2, 8, 3], seed=1)
+        >>> found = connect(a, b, torch.eye(2).double(), steps=20)
+        >>> found.module(0.5)(torch.eye(2).double()).shape
+        torch.Size([2, 3])
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    same_architecture(a, b)
+    normed = has_batch_norm(a)
+    Realization(a), Realization(b)  # refuses BatchNorm in training mode
+    if align:
+        from geolib.core.alignment import align as match
+
+        b = match(a, b).module
+    pure = with_batch_statistics(a) if normed else a
+    R = Realization(pure)
+    w_a = R.theta0
+    w_b = Realization(with_batch_statistics(b) if normed else b).theta0
+    check_ends(w_a, w_b, distinct=True)
+    if method == "line":
+        found = Geodesic(Path(w_a, w_b), [], 0, 1.0, True, "a straight line")
+    elif method == "curve":
+        if labels is None:
+            raise ValueError("labels: a curve trained on the loss needs them")
+        found = trained_curve(R, w_a, w_b, data, labels, **options)
+    else:
+        S = FunctionSpace(R, data, space, ridge)
+        found = geodesic(S, w_a, w_b, **options)
+    return Connection(
+        found.path,
+        copy.deepcopy(a).eval(),
+        data,
+        align,
+        "re-estimated" if normed else "none",
+        found.passes,
+        found.message,
+    )
+
+
+def same_architecture(a: nn.Module, b: nn.Module) -> None:
+    """Refuse two modules whose parameters differ in name or shape.
+
+    Examples:
+        >>> same_architecture(nn.Linear(2, 3), nn.Linear(2, 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: b: parameter 'weight' is (4, 2) but (3, 2) in a; ...
+    """
+    ours = {n: tuple(p.shape) for n, p in a.named_parameters()}
+    theirs = {n: tuple(p.shape) for n, p in b.named_parameters()}
+    for name in ours.keys() ^ theirs.keys():
+        raise ValueError(
+            f"b: parameter {name!r} is in only one of the two networks; they must "
+            "have one architecture"
+        )
+    for name, shape in ours.items():
+        if theirs[name] != shape:
+            raise ValueError(
+                f"b: parameter {name!r} is {theirs[name]} but {shape} in a; the two "
+                "networks must have one architecture"
+            )

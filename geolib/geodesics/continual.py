@@ -1,0 +1,174 @@
+"""`learn_sequence`: tasks one after another, and how much of each is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geolib.core import Realization
+from geolib.geodesics.learners import LEARNERS, Learner
+from geolib.geodesics.tasks import Task, restrict
+from geolib.geodesics.train import Meter, batches
+
+
+@dataclass(frozen=True)
+class Learned:
+    r"""What `learn_sequence` returns.
+
+    Attributes:
+        weights: the final weights, shape (p,).
+        table: accuracy on task j after task i, shape (tasks, tasks); NaN for j > i.
+        passes: compute paid for all tasks; see `Meter`.
+        stored: how many inputs were kept in the end.
+        method, scenario: as asked.
+        converged: False if training was stopped by non-finite weights.
+    """
+
+    weights: Tensor
+    table: np.ndarray
+    passes: int
+    stored: int
+    method: str
+    scenario: str
+    converged: bool = True
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def average(self) -> float:
+        """Mean accuracy over the tasks after the last one."""
+        return float(self.table[-1].mean())
+
+    @property
+    def forgetting(self) -> float:
+        r"""Mean drop of the earlier tasks from their best to the end.
+
+        .. math:: \frac{1}{T-1} \sum_{j<T}
+                  \big(\max_{j \le i < T} a_{ij} - a_{Tj}\big)
+        """
+        last = len(self.table) - 1
+        best = [self.table[j:last, j].max() for j in range(last)]
+        return float(np.mean(np.array(best) - self.table[-1, :-1])) if last else 0.0
+
+
+def learn_sequence(
+    module: nn.Module,
+    tasks: list[Task],
+    method: str = "invariant path",
+    *,
+    scenario: str = "class",
+    memory: int = 50,
+    passes: int = 38_400,
+    batch: int = 64,
+    seed: int = 0,
+    w: Tensor | None = None,
+    **settings,
+) -> Learned:
+    r"""Learn tasks one after another and measure what is forgotten.
+
+    .. math:: \min_\theta\; \tfrac12 \theta^T (G_{\text{mem}} + \mu I)\,\theta
+              + \langle \nabla L_{\text{new}}, \theta \rangle
+
+    is one step of the invariant path: downhill for the new task, along directions in
+    which the network's outputs on the stored inputs stand still.
+
+    Args:
+        module: the network, with an output for every class of every task; unchanged.
+        tasks: see `split_tasks`.
+        method: one of `LEARNERS`.
+        scenario: `class`: all classes compete; `task`: only those of the task at hand.
+        memory: inputs kept per task (0 for methods without a memory).
+        passes: compute for each task, the same for every method: a method whose step
+            costs more takes fewer steps.
+        batch: inputs of the new task per step.
+        settings: of the method; see `geolib.geodesics.learners`.
+
+    Raises:
+        ValueError: no tasks, an unknown method or scenario, labels the module has no
+            output for, a method that needs a memory without one.
+
+    Cost: tasks * passes.
+
+    Source: Raghavan and Thomson 2021 (the idea); step: our derivation.
+
+    Examples:
+        >>> from geolib.geodesics import mlp, split_tasks, table
+        >>> tasks = split_tasks(table("digits"), [[0, 1], [2, 3]])
+        >>> found = learn_sequence(mlp([64, 16, 10]), tasks, "replay", passes=6400)
+        >>> found.table.shape
+        (2, 2)
+    """
+    _check(tasks, method, scenario, memory, passes)
+    R = Realization(module)
+    w = R.theta0.clone() if w is None else w.clone()
+    classes = R(w, tasks[0].x[:1]).shape[1]
+    for task in tasks:
+        if max(task.classes) >= classes:
+            raise ValueError(
+                f"tasks: label {max(task.classes)} is unseen by the module, which has "
+                f"{classes} outputs"
+            )
+    learner = LEARNERS[method](R, memory, scenario, classes, seed, **settings)
+    scores = np.full((len(tasks), len(tasks)), np.nan)
+    meter, good = Meter(), True
+    for i, task in enumerate(tasks):
+        w = _one_task(learner, w, task, i, passes, batch, seed, meter)
+        good = good and bool(torch.isfinite(w).all())
+        if not good:
+            break
+        for j in range(i + 1):
+            scores[i, j] = _score(learner, w, tasks[j])
+    return Learned(
+        w,
+        scores,
+        meter.passes,
+        len(learner.memory),
+        method,
+        scenario,
+        good,
+        settings,
+    )
+
+
+def _one_task(
+    learner: Learner,
+    w: Tensor,
+    task: Task,
+    index: int,
+    passes: int,
+    batch: int,
+    seed: int,
+    meter: Meter,
+) -> Tensor:
+    used = learner.begin(w, task)
+    x, y = learner.x, learner.y
+    steps = max(1, (passes - used) // learner.cost(min(batch, len(x))))
+    plan = batches(len(x), batch, steps, 1000 * seed + index, x.device)
+    for step, rows in enumerate(plan):
+        w = learner.step(w, x[rows], y[rows], step / steps)
+    meter.add(used + steps * learner.cost(min(batch, len(x))))
+    meter.add(learner.end(w, task))
+    return w
+
+
+def _score(learner: Learner, w: Tensor, task: Task) -> float:
+    with torch.no_grad():
+        z = restrict(learner.R(w, task.x_test), learner.allowed(task))
+    return (z.argmax(1) == task.y_test).to(torch.float64).mean().item()
+
+
+def _check(tasks, method: str, scenario: str, memory: int, passes: int) -> None:
+    if not tasks:
+        raise ValueError("tasks: expected at least one task, got none")
+    if method not in LEARNERS:
+        raise ValueError(f"method: expected one of {sorted(LEARNERS)}, got {method!r}")
+    if scenario not in ("class", "task"):
+        raise ValueError(f"scenario: expected 'class' or 'task', got {scenario!r}")
+    if memory < 0 or (memory == 0 and LEARNERS[method].needs_memory):
+        raise ValueError(
+            f"memory: {method!r} needs at least 1 stored input a task, got {memory}"
+        )
+    if passes < 1:
+        raise ValueError(f"passes: expected at least 1, got {passes}")

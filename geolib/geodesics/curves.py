@@ -1,0 +1,74 @@
+"""Curves that are trained with labels: the yardstick for label-free geodesics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geolib.core import Realization
+from geolib.geodesics.bvp import Geodesic
+from geolib.geodesics.path import Basis, BezierBasis, Path, check_ends
+from geolib.geodesics.train import batches, check_labels, cosine
+
+
+def trained_curve(
+    R: Realization,
+    a: Tensor,
+    b: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    basis: Basis | None = None,
+    steps: int = 5000,
+    batch: int = 256,
+    lr: float = 1e-2,
+    seed: int = 0,
+) -> Geodesic:
+    r"""Minimise the mean cross-entropy over a curve, one random time a step.
+
+    .. math:: \min_c\; \mathbb{E}_{t \sim U(0, 1)}\, L(W_c(t))
+
+    Args:
+        basis: the Bezier curve with one control point by default.
+
+    Raises:
+        ValueError: ends that no path can join, or labels the network has no output for.
+
+    Cost: steps * batch passes.
+
+    Source: Garipov et al. 2018, equation 2.
+
+    Examples:
+        >>> from geolib.geodesics import mlp
+        >>> R = Realization(mlp([2, 3]))
+        >>> x, y = torch.eye(2).double(), torch.tensor([0, 1])
+        >>> w = R.theta0
+        >>> trained_curve(R, w, -w, x, y, steps=10).passes
+        20
+    """
+    check_ends(a, b, distinct=True)
+    check_labels(R(a, x[:1]).shape[1], y)
+    basis = BezierBasis(1) if basis is None else basis
+    control = torch.zeros(basis.size, a.numel(), dtype=a.dtype, device=a.device)
+    control.requires_grad_(True)
+    curve = Path(a, b, basis, control)
+    adam = torch.optim.Adam([control], lr=lr)
+    times = np.random.default_rng(seed).uniform(size=steps)
+    losses = []
+    for step, rows in enumerate(batches(len(x), batch, steps, seed + 1, x.device)):
+        adam.param_groups[0]["lr"] = cosine(lr, step, steps)
+        t = torch.tensor(times[step : step + 1]).to(a)
+        loss = F.cross_entropy(R(curve(t)[0], x[rows]), y[rows])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    tail = sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10)
+    good = bool(np.isfinite(tail)) and tail <= losses[0]
+    path = replace(curve, control=control.detach(), converged=good)
+    message = f"mean loss {tail:.2e} over the last tenth of the steps"
+    return Geodesic(path, losses, steps * min(batch, len(x)), tail, good, message)

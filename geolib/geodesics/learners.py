@@ -1,0 +1,328 @@
+"""Ways to learn the next task: the invariant path and its baselines."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geolib.core import Realization
+from geolib.core.solvers import conjugate_gradient
+from geolib.geodesics.embedding import embed
+from geolib.geodesics.sparse_path import bhattacharyya
+from geolib.geodesics.tasks import Memory, Task, restrict
+from geolib.geodesics.train import Adam, gradient
+
+
+class Learner:
+    """Plain fine-tuning: Adam on the new task's labels, nothing kept.
+
+    Args:
+        lr: learning rate, falling to zero within each task.
+        replayed: stored inputs looked at in each step.
+
+    Examples:
+        >>> sorted(LEARNERS)[:3]
+        ['distilled logits', 'elastic weights', 'fine-tuning']
+    """
+
+    needs_memory = False
+
+    def __init__(
+        self,
+        R: Realization,
+        memory: int,
+        scenario: str,
+        classes: int,
+        seed: int,
+        lr: float = 3e-3,
+        replayed: int = 64,
+        strength: float = 1.0,
+    ) -> None:
+        self.R, self.keep, self.scenario = R, memory, scenario
+        self.classes, self.seed = classes, seed
+        self.lr, self.replayed, self.strength = lr, replayed, strength
+        self.memory = Memory()
+        self.rng = np.random.default_rng(seed + 12345)
+        self.finished: list[Task] = []
+
+    def allowed(self, task: Task) -> Tensor:
+        """Which classes may be answered, shape (c,)."""
+        flags = torch.ones(self.classes, dtype=torch.bool, device=task.x.device)
+        if self.scenario == "task":
+            flags[:] = False
+            flags[list(task.classes)] = True
+        return flags
+
+    def begin(self, w: Tensor, task: Task) -> int:
+        """Prepare for a task; returns the compute it took."""
+        self.x, self.y = task.x, task.y
+        self.now = self.allowed(task)
+        self.adam = Adam(w)
+        return 0
+
+    def cost(self, batch: int) -> int:
+        """Compute of one step."""
+        return batch + min(self.replayed, len(self.memory))
+
+    def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """One update; `progress` runs from 0 to 1 within the task."""
+        _, grad = gradient(lambda u: self.loss(u, x, y), w)
+        rate = self.lr * (1 + np.cos(np.pi * progress)) / 2
+        return self.adam.step(w, grad, rate)
+
+    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.new_loss(self.R(w, x), y)
+
+    def new_loss(self, z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(restrict(z, self.now), y)
+
+    def end(self, w: Tensor, task: Task) -> int:
+        """Keep what the method keeps; returns the compute it took."""
+        self.finished.append(task)
+        if self.needs_memory:
+            with torch.no_grad():
+                z = self.R(w, task.x)
+            seed = self.seed + len(self.finished)
+            self.memory.store(task, z, self.now, self.keep, seed)
+        return 0
+
+    def recall(self) -> Tensor:
+        """Row numbers of the stored inputs that this step looks at."""
+        count = min(self.replayed, len(self.memory))
+        rows = self.rng.choice(len(self.memory), count, replace=False)
+        return torch.from_numpy(rows).to(self.x.device)
+
+
+class Joint(Learner):
+    """All tasks so far together: what could be had if nothing had to be thrown away."""
+
+    def begin(self, w: Tensor, task: Task) -> int:
+        super().begin(w, task)
+        tasks = [*self.finished, task]
+        self.x = torch.cat([t.x for t in tasks])
+        self.y = torch.cat([t.y for t in tasks])
+        if self.scenario == "task":
+            owner = torch.cat([self.allowed(t).expand(len(t.x), -1) for t in tasks])
+            self.by_class = torch.zeros(self.classes, self.classes, dtype=torch.bool)
+            self.by_class = self.by_class.to(self.x.device)
+            self.by_class[self.y] = owner
+        return 0
+
+    def new_loss(self, z: Tensor, y: Tensor) -> Tensor:
+        if self.scenario == "task":
+            return F.cross_entropy(restrict(z, self.by_class[y]), y)
+        return F.cross_entropy(z, y)
+
+
+class ElasticWeights(Learner):
+    r"""Elastic weight consolidation: a spring on each weight, as stiff as its Fisher.
+
+    .. math:: L_{\text{new}} + \tfrac{s}{2} \sum_{\text{tasks}}
+              \sum_i F_i\,(w_i - w^*_i)^2
+
+    Source: Kirkpatrick et al. 2017, equation 3.
+    """
+
+    samples = 200
+
+    def begin(self, w: Tensor, task: Task) -> int:
+        if not hasattr(self, "springs"):
+            self.springs: list[tuple[Tensor, Tensor]] = []
+        return super().begin(w, task)
+
+    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        total = super().loss(w, x, y)
+        for fisher, old in self.springs:
+            total = total + self.strength / 2 * (fisher * (w - old).square()).sum()
+        return total
+
+    def end(self, w: Tensor, task: Task) -> int:
+        super().end(w, task)
+        rows = self.rng.permutation(len(task.x))[: self.samples]
+        pick = torch.from_numpy(rows).to(task.x.device)
+        with torch.no_grad():
+            p = torch.softmax(restrict(self.R(w, task.x[pick]), self.now), -1)
+        # labels are drawn from the model: the Fisher information, not its shortcut
+        u = torch.from_numpy(self.rng.uniform(size=(len(pick), 1))).to(p)
+        y = (p.cumsum(1) < u).sum(1).clamp_max(self.classes - 1)
+
+        def loss_of_one(v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            z = restrict(self.R(v, x[None]), self.now)
+            return -torch.log_softmax(z, -1)[0].gather(0, y[None])[0]
+
+        grads = torch.vmap(torch.func.grad(loss_of_one), (None, 0, 0), chunk_size=64)
+        fisher = grads(w, task.x[pick], y).square().mean(0)
+        self.springs.append((fisher, w))
+        return len(pick)
+
+
+class WithoutForgetting(Learner):
+    r"""Learning without forgetting: old outputs on *new* inputs are targets.
+
+    Source: Li and Hoiem 2016, section 3 (temperature 2).
+    """
+
+    def begin(self, w: Tensor, task: Task) -> int:
+        self.teacher = w
+        old = sorted({c for t in self.finished for c in t.classes})
+        self.old = torch.tensor(old, dtype=torch.long, device=task.x.device)
+        return super().begin(w, task)
+
+    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        z = self.R(w, x)
+        total = self.new_loss(z, y)
+        if not len(self.old):
+            return total
+        with torch.no_grad():
+            target = torch.log_softmax(self.R(self.teacher, x)[:, self.old] / 2, -1)
+        guess = torch.log_softmax(z[:, self.old] / 2, -1)
+        kl = F.kl_div(guess, target, log_target=True, reduction="batchmean")
+        return total + 4 * self.strength * kl
+
+
+class Replay(Learner):
+    """The stored inputs are trained on again, with their labels."""
+
+    needs_memory = True
+
+    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        if not len(self.memory):
+            return super().loss(w, x, y)
+        rows = self.recall()
+        z = self.R(w, torch.cat([x, self.memory.x[rows]]))  # type: ignore[index]
+        new, old = z[: len(x)], z[len(x) :]
+        return self.new_loss(new, y) + self.strength * self.old_loss(old, rows)
+
+    def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
+        allowed = self.memory.allowed[rows]  # type: ignore[index]
+        return F.cross_entropy(restrict(z, allowed), self.memory.y[rows])  # type: ignore[index]
+
+
+class DistilledLogits(Replay):
+    r"""Dark experience replay: the stored outputs are targets, by squared distance.
+
+    Source: Buzzega et al. 2020, equation 5.
+    """
+
+    def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
+        allowed = self.memory.allowed[rows].to(z)  # type: ignore[index]
+        gap = (z - self.memory.z[rows]) * allowed  # type: ignore[index]
+        return gap.square().sum(1).mean() / self.classes
+
+
+class PenaltyPath(Replay):
+    r"""The published form: the Bhattacharyya divergence on stored inputs is a penalty.
+
+    Source: public code of Raghavan et al. 2024 (`FlexibleMachineLearning`), as read.
+    """
+
+    def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
+        allowed = self.memory.allowed[rows]  # type: ignore[index]
+        old = restrict(self.memory.z[rows], allowed)  # type: ignore[index]
+        return bhattacharyya(restrict(z, allowed), old).sum()
+
+
+class InvariantPath(Learner):
+    r"""The path that moves the stored outputs least for what it gains.
+
+    .. math:: \theta = (G_{\text{mem}} + \beta G_{\text{new}} + \mu I)^{-1}
+              \big(\gamma\,\nabla L_{\text{new}}
+              + J^T(\Phi - \Phi_{\text{stored}})\big), \qquad w \leftarrow w - \theta
+
+    with no Adam behind it, whose scaling would leave the invariant directions. The
+    second part of the bracket takes back the drift. With beta = 0 and
+    gamma = mu * lr / max(1, |gradient|) it is the plain invariant step; with
+    `carry` = beta = gamma the metric also carries the loss of the new task, and the
+    step is that of Gauss and Newton for both at once.
+
+    Args:
+        mu: damping.
+        rate: the lr of the formula.
+        cg: conjugate-gradient steps of a solve.
+        space: `logit` or `sphere`.
+        carry: beta; 0 for the plain step.
+    """
+
+    needs_memory = True
+
+    def __init__(
+        self,
+        *args,
+        mu: float = 3.0,
+        rate: float = 1.0,
+        cg: int = 9,
+        space: str = "logit",
+        carry: float = 0.0,
+        **rest,
+    ):
+        super().__init__(*args, **rest)
+        self.mu, self.rate, self.cg = mu, rate, cg
+        self.space, self.carry = space, carry
+
+    def cost(self, batch: int) -> int:
+        if not len(self.memory):
+            return batch
+        both = min(self.replayed, len(self.memory))
+        extra = (self.cg + 1) * batch if self.carry else 0
+        return batch + (self.cg + 2) * both + extra
+
+    def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        if not len(self.memory):  # nothing to protect yet
+            return super().step(w, x, y, progress)
+        rows = self.recall()
+        memory = self.memory
+        allowed, n = memory.allowed[rows], len(rows)  # type: ignore[index]
+        old = self.R.linearize(w, memory.x[rows])  # type: ignore[index]
+
+        def phi(z: Tensor) -> Tensor:
+            if self.space == "logit":
+                kept = z * allowed
+                mean = kept.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
+                return (z - mean) * allowed
+            return embed(restrict(z, allowed), self.space)
+
+        with torch.no_grad():
+            gap = phi(old.outputs) - phi(memory.z[rows])  # type: ignore[index]
+        pull = torch.func.vjp(phi, old.outputs)[1]
+        drift = old.vjp(pull(gap)[0]) / n
+
+        def product(v: Tensor) -> Tensor:
+            rate = torch.func.jvp(phi, (old.outputs,), (old.jvp(v),))[1]
+            return old.vjp(pull(rate)[0]) / n + self.mu * v
+
+        if self.carry:
+            product, grad = self.carried(w, x, y, product)
+            rhs = grad + drift
+        else:
+            _, grad = gradient(lambda u: self.loss(u, x, y), w)
+            fall = (1 + np.cos(np.pi * progress)) / 2
+            rhs = self.mu * self.rate * fall * grad / grad.norm().clamp_min(1) + drift
+        step = conjugate_gradient(product, rhs, 1e-6, self.cg)[0]
+        return w - step
+
+    def carried(self, w: Tensor, x: Tensor, y: Tensor, product):
+        """Add the new task's loss to the metric and give its gradient."""
+        new = self.R.linearize(w, x)
+        p = torch.softmax(restrict(new.outputs, self.now), -1)
+        beta = self.carry / len(x)
+
+        def both(v: Tensor) -> Tensor:
+            dz = new.jvp(v)
+            curved = p * (dz - (p * dz).sum(1, keepdim=True))
+            return product(v) + beta * new.vjp(curved)
+
+        return both, beta * new.vjp(p - F.one_hot(y, self.classes).to(p))
+
+
+LEARNERS: dict[str, type[Learner]] = {
+    "joint": Joint,
+    "fine-tuning": Learner,
+    "elastic weights": ElasticWeights,
+    "without forgetting": WithoutForgetting,
+    "replay": Replay,
+    "distilled logits": DistilledLogits,
+    "penalty path": PenaltyPath,
+    "invariant path": InvariantPath,
+}

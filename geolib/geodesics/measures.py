@@ -1,0 +1,191 @@
+"""What is measured along a path: length, energy, speed, loss, accuracy, barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geolib.geodesics.embedding import angle_length
+from geolib.geodesics.path import Path
+from geolib.geodesics.space import FunctionSpace, Space
+
+Score = Callable[[Tensor], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    r"""Length and energy of a path, in functions and in weights.
+
+    Attributes:
+        output: length of the curve of functions, without the ridge.
+        weight: length of the curve of weights.
+        energy: energy with the ridge; at least half the squared total length.
+        total: length in the full metric.
+        speed: the full speed on each piece, shape (grid - 1,).
+        chord: distance of the end functions: no path is shorter.
+        arc: for `sphere`, the greater lower bound by great circles; else the chord.
+    """
+
+    output: float
+    weight: float
+    energy: float
+    total: float
+    speed: Tensor
+    chord: float
+    arc: float
+
+    @property
+    def detour(self) -> float:
+        """Length over the best lower bound: 1 for a path that cannot be improved."""
+        return self.output / self.arc if self.arc > 0 else float("inf")
+
+    @property
+    def unevenness(self) -> float:
+        r"""Standard deviation of the speed over its mean; zero on a geodesic."""
+        return (self.speed.std(correction=0) / self.speed.mean()).item()
+
+
+@torch.no_grad()
+def lengths(space: Space, path: Path, grid: int = 129) -> Lengths:
+    r"""Measure the path on `grid` equidistant times.
+
+    .. math:: L = \sum_i |\Phi(w_{i+1}) - \Phi(w_i)|, \qquad
+              E = \frac{n}{2} \sum_i \big(|\Phi(w_{i+1}) - \Phi(w_i)|^2
+              + \lambda|w_{i+1} - w_i|^2\big) \ge \tfrac12 L_{\text{total}}^2
+
+    A polygon is never longer than its curve and grows to it as the grid is refined,
+    so compare lengths only at equal grids.
+
+    Args:
+        space: where lengths are measured; its inputs matter.
+        grid: at least 65 for a network: a coarse grid hides barriers.
+
+    Raises:
+        ValueError: fewer than two times.
+
+    Examples:
+        >>> from geolib.geodesics.surfaces import cylinder
+        >>> line = Path(torch.zeros(2), torch.tensor([0.0, 2.0]))
+        >>> lengths(cylinder(), line).output
+        2.0
+    """
+    if grid < 2:
+        raise ValueError(f"grid: expected at least 2 times, got {grid}")
+    t = path.times(grid)
+    phi, step2 = [], []
+    before = None
+    for s in t.split(16):  # bounded memory on large networks
+        w = path(s)
+        phi.append(space(w).flatten(1))
+        joined = w if before is None else torch.cat([before, w])
+        step2.append(joined.diff(dim=0).square().sum(1))
+        before = w[-1:]
+    out = torch.cat(phi)
+    out2, weight2 = out.diff(dim=0).square().sum(1), torch.cat(step2)
+    total = (out2 + space.ridge * weight2).sqrt()
+    chord = (out[-1] - out[0]).norm().item()
+    arc = chord
+    if isinstance(space, FunctionSpace) and space.space == "sphere":
+        ends = space.embedded(torch.stack([path.a, path.b]))
+        arc = angle_length(ends[0], ends[1]).item()
+    return Lengths(
+        output=out2.sqrt().sum().item(),
+        weight=weight2.sqrt().sum().item(),
+        energy=((grid - 1) / 2 * total.square().sum()).item(),
+        total=total.sum().item(),
+        speed=(grid - 1) * total,
+        chord=chord,
+        arc=arc,
+    )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Loss and accuracy along a path.
+
+    Attributes:
+        times: shape (k,).
+        loss: mean cross-entropy at each time, shape (k,).
+        accuracy: shape (k,).
+    """
+
+    times: Tensor
+    loss: Tensor
+    accuracy: Tensor
+
+    @property
+    def barrier(self) -> float:
+        """Largest excess of the loss over the line between its end values."""
+        ends = self.loss[0] + self.times * (self.loss[-1] - self.loss[0])
+        return (self.loss - ends).max().clamp_min(0).item()
+
+    @property
+    def worst(self) -> float:
+        """Least accuracy on the path."""
+        return self.accuracy.min().item()
+
+    @property
+    def middle(self) -> float:
+        """Accuracy of the network half way."""
+        return self.accuracy[len(self.accuracy) // 2].item()
+
+
+@torch.no_grad()
+def profile(
+    path: Path,
+    logits: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    grid: int = 65,
+) -> Profile:
+    """Score every network on a path.
+
+    Args:
+        logits: maps weights (p,) to outputs (n, c), say
+            `lambda w: R(w, x)`; a BatchNorm network re-estimates its statistics here.
+        labels: classes, shape (n,).
+
+    Raises:
+        ValueError: a grid that is even (it would miss the middle) or below 3.
+
+    Examples:
+        >>> line = Path(torch.tensor([-1.0]), torch.tensor([1.0]))
+        >>> found = profile(line, lambda w: torch.stack([w, -w], 1), torch.tensor([0]))
+        >>> found.worst, found.accuracy[-1].item()
+        (0.0, 1.0)
+    """
+    if grid < 3 or grid % 2 == 0:
+        raise ValueError(f"grid: expected an odd number, at least 3, got {grid}")
+    t = path.times(grid)
+    loss, accuracy = [], []
+    for s in t:
+        z = logits(path(s[None])[0])
+        loss.append(F.cross_entropy(z, labels))
+        accuracy.append((z.argmax(1) == labels).to(z).mean())
+    return Profile(t, torch.stack(loss), torch.stack(accuracy))
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
+    r"""Expected calibration error: mean gap between confidence and accuracy.
+
+    Source: Guo et al. 2017, equation 3.
+
+    Examples:
+        >>> sure = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
+        >>> round(calibration_error(sure, torch.tensor([0, 1])), 3)
+        0.5
+    """
+    confidence, guess = torch.softmax(logits, -1).max(-1)
+    right = (guess == labels).to(confidence)
+    which = (confidence * bins).long().clamp_max(bins - 1)
+    gap = 0.0
+    for k in range(bins):
+        chosen = which == k
+        if bool(chosen.any()):
+            part = chosen.to(confidence).mean()
+            difference = confidence[chosen].mean() - right[chosen].mean()
+            gap += (part * difference.abs()).item()
+    return gap

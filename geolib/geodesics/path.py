@@ -1,0 +1,273 @@
+"""A path between two weight vectors: the straight line plus a bend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SineBasis:
+    r"""Bends :math:`\sin(k\pi t)/k`, :math:`k = 1, \dots, m`.
+
+    The factor :math:`1/k` makes all bends cost the same energy, so gradient descent
+    on the coefficients is not slowed down by fine detail.
+
+    Examples:
+        >>> SineBasis(2).values(torch.tensor([0.5])).round(decimals=3).abs().tolist()
+        [[1.0, 0.0]]
+    """
+
+    size: int = 4
+
+    def values(self, t: Tensor) -> Tensor:
+        k = torch.arange(1, self.size + 1, dtype=t.dtype, device=t.device)
+        return torch.sin(math.pi * t[:, None] * k) / k
+
+    def slopes(self, t: Tensor) -> Tensor:
+        k = torch.arange(1, self.size + 1, dtype=t.dtype, device=t.device)
+        return math.pi * torch.cos(math.pi * t[:, None] * k)
+
+    def slope_change(self, mid: Tensor, r: float) -> Tensor:
+        """Bound on how far each slope moves within r of `mid`, shape (k, m)."""
+        k = torch.arange(1, self.size + 1, dtype=mid.dtype, device=mid.device)
+        return (math.pi**2 * r * k).expand(len(mid), -1)
+
+    def reflect(self, control: Tensor) -> Tensor:
+        sign = torch.ones(self.size, dtype=control.dtype, device=control.device)
+        sign[1::2] = -1
+        return sign[:, None] * control
+
+
+@dataclass(frozen=True)
+class BezierBasis:
+    r"""Bernstein bends :math:`\binom{m+1}{k} t^k (1-t)^{m+1-k}` of the inner points.
+
+    A coefficient is the shift of a control point from its place on the line.
+
+    Examples:
+        >>> BezierBasis(1).values(torch.tensor([0.5]))
+        tensor([[0.5000]])
+    """
+
+    size: int = 1
+
+    def values(self, t: Tensor) -> Tensor:
+        n = self.size + 1
+        cols = [math.comb(n, k) * t**k * (1 - t) ** (n - k) for k in range(1, n)]
+        return torch.stack(cols, 1)
+
+    def slopes(self, t: Tensor) -> Tensor:
+        n = self.size + 1
+        cols = []
+        for k in range(1, n):
+            up = k * t ** (k - 1) * (1 - t) ** (n - k)
+            down = (n - k) * t**k * (1 - t) ** (n - k - 1)
+            cols.append(math.comb(n, k) * (up - down))
+        return torch.stack(cols, 1)
+
+    def slope_change(self, mid: Tensor, r: float) -> Tensor:
+        n = self.size + 1
+        # B'' = n (n - 1) (B_{k-2} - 2 B_{k-1} + B_k), each B in [0, 1]
+        return torch.full((len(mid), self.size), 2.0 * n * (n - 1) * r).to(mid)
+
+    def reflect(self, control: Tensor) -> Tensor:
+        return control.flip(0)
+
+
+@dataclass(frozen=True)
+class LegendreBasis:
+    r"""Bends :math:`\sqrt{2k+1}\int_0^t P_k(2s-1)\,ds`, :math:`k = 1, \dots, m`.
+
+    Their slopes are orthonormal Legendre polynomials: as well scaled as the sines, and
+    for smooth geodesics the error falls exponentially in m, where that of the sines
+    falls like a power.
+
+    Examples:
+        >>> LegendreBasis(1).values(torch.tensor([0.5])).item() ** 2
+        0.1875...
+    """
+
+    size: int = 8
+
+    def values(self, t: Tensor) -> Tensor:
+        P = _legendre(2 * t - 1, self.size + 1)
+        cols = [
+            (P[k + 1] - P[k - 1]) / (2 * math.sqrt(2 * k + 1))
+            for k in range(1, self.size + 1)
+        ]
+        return torch.stack(cols, 1)
+
+    def slopes(self, t: Tensor) -> Tensor:
+        P = _legendre(2 * t - 1, self.size)
+        cols = [math.sqrt(2 * k + 1) * P[k] for k in range(1, self.size + 1)]
+        return torch.stack(cols, 1)
+
+    def slope_change(self, mid: Tensor, r: float) -> Tensor:
+        k = torch.arange(1, self.size + 1, dtype=mid.dtype, device=mid.device)
+        # |P_k'| is largest at the ends, k (k + 1) / 2; s = 2t - 1 doubles it
+        return (r * (2 * k + 1).sqrt() * k * (k + 1)).expand(len(mid), -1)
+
+    def reflect(self, control: Tensor) -> Tensor:
+        sign = torch.ones(self.size, dtype=control.dtype, device=control.device)
+        sign[1::2] = -1
+        return sign[:, None] * control
+
+
+def _legendre(s: Tensor, degree: int) -> list[Tensor]:
+    P = [torch.ones_like(s), s]
+    for k in range(1, degree):
+        P.append(((2 * k + 1) * s * P[k] - k * P[k - 1]) / (k + 1))
+    return P
+
+
+@dataclass(frozen=True)
+class HatBasis:
+    """Hat functions on the knots 1/n, ..., (n-1)/n: a polygon with free corners.
+
+    Examples:
+        >>> HatBasis(3).values(torch.tensor([0.25]))
+        tensor([[1., 0., 0.]])
+    """
+
+    size: int = 3
+
+    def values(self, t: Tensor) -> Tensor:
+        n = self.size + 1
+        k = torch.arange(1, n, dtype=t.dtype, device=t.device)
+        return (1 - (n * t[:, None] - k).abs()).clamp_min(0)
+
+    def slopes(self, t: Tensor) -> Tensor:
+        n = self.size + 1
+        k = torch.arange(1, n, dtype=t.dtype, device=t.device)
+        gap = n * t[:, None] - k
+        inside = (gap >= -1) & (gap < 1)
+        return n * (1 - 2 * (gap >= 0).to(t.dtype)) * inside
+
+    def slope_change(self, mid: Tensor, r: float) -> Tensor:
+        if 2 * r * (self.size + 1) > 1 + 1e-9:
+            raise ValueError("grid: expected at least one time per knot")
+        here = self.slopes(mid)
+        sides = [self.slopes(mid + s * r * (1 - 1e-9)) - here for s in (-1, 1)]
+        return torch.maximum(sides[0].abs(), sides[1].abs())
+
+    def reflect(self, control: Tensor) -> Tensor:
+        return control.flip(0)
+
+
+Basis = SineBasis | LegendreBasis | BezierBasis | HatBasis
+
+
+@dataclass(frozen=True)
+class Path:
+    r"""A curve in weight space with fixed ends.
+
+    .. math:: W(t) = (1-t)\,a + t\,b + \sum_k \beta_k(t)\, c_k,
+              \qquad \beta_k(0) = \beta_k(1) = 0
+
+    Straight lines, sine curves, Bezier curves and polygons are all of this form, so
+    one optimizer serves them all, and every one starts as the straight line.
+
+    Args:
+        a, b: the ends, shape (p,).
+        basis: the bends.
+        control: their coefficients, shape (m, p); None for the straight line.
+        converged: False on a path whose search did not settle; drawn dashed.
+
+    Raises:
+        ValueError: ends of different sizes, non-finite weights, or a control of the
+            wrong shape.
+
+    Examples:
+        >>> line = Path(torch.zeros(2), torch.ones(2))
+        >>> line(torch.tensor([0.0, 0.5])).tolist()
+        [[0.0, 0.0], [0.5, 0.5]]
+    """
+
+    a: Tensor
+    b: Tensor
+    basis: Basis | None = None
+    control: Tensor | None = None
+    converged: bool = True
+
+    def __post_init__(self) -> None:
+        check_ends(self.a, self.b)
+        if (self.basis is None) != (self.control is None):
+            raise ValueError("control: a basis and its coefficients come together")
+        if self.basis is not None and self.control is not None:
+            shape = (self.basis.size, self.a.numel())
+            if tuple(self.control.shape) != shape:
+                raise ValueError(
+                    f"control: expected shape {shape}, got {tuple(self.control.shape)}"
+                )
+
+    def times(self, count: int) -> Tensor:
+        """`count` equidistant times from 0 to 1, on the path's device."""
+        return torch.linspace(0, 1, count, dtype=self.a.dtype, device=self.a.device)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """Weights at the times `t` (k,), shape (k, p)."""
+        points = self.a + t[:, None] * (self.b - self.a)
+        if self.basis is not None and self.control is not None:
+            points = points + self.basis.values(t) @ self.control
+        return points
+
+    def velocity(self, t: Tensor) -> Tensor:
+        """Derivative of the weights at the times `t` (k,), shape (k, p)."""
+        rate = (self.b - self.a).expand(len(t), -1)
+        if self.basis is not None and self.control is not None:
+            rate = rate + self.basis.slopes(t) @ self.control
+        return rate
+
+    def reverse(self) -> Path:
+        """The same curve from `b` to `a`."""
+        control = self.control
+        if self.basis is not None and control is not None:
+            control = self.basis.reflect(control)
+        return replace(self, a=self.b, b=self.a, control=control)
+
+    @property
+    def linestyle(self) -> str:
+        """Solid, or dashed for a path whose search did not converge."""
+        return "-" if self.converged else "--"
+
+
+def polygon(points: Sequence[Tensor] | Tensor) -> Path:
+    """The path through the given points at equal time steps.
+
+    Args:
+        points: at least two weight vectors, shape (k, p).
+
+    Examples:
+        >>> polygon([torch.zeros(1), torch.ones(1), torch.zeros(1) + 4])(
+        ...     torch.tensor([0.5])
+        ... ).item()
+        1.0
+    """
+    if len(points) < 2:
+        raise ValueError(f"points: expected at least two, got {len(points)}")
+    w = points if isinstance(points, Tensor) else torch.stack(list(points))
+    a, b, n = w[0], w[-1], len(w) - 1
+    if n == 1:
+        return Path(a, b)
+    t = torch.arange(1, n, dtype=a.dtype, device=a.device) / n
+    return Path(a, b, HatBasis(n - 1), w[1:-1] - (a + t[:, None] * (b - a)))
+
+
+def check_ends(a: Tensor, b: Tensor, *, distinct: bool = False) -> None:
+    """Refuse ends that no path can join; see `Path`."""
+    if a.ndim != 1 or b.ndim != 1 or a.shape != b.shape:
+        raise ValueError(
+            f"b: expected a flat weight vector of {tuple(a.shape)} like a, got "
+            f"{tuple(b.shape)}; are the two networks of one architecture?"
+        )
+    for name, w in (("a", a), ("b", b)):
+        bad = int((~torch.isfinite(w)).sum())
+        if bad:
+            raise ValueError(f"{name}: expected finite weights, got {bad} NaN or inf")
+    if distinct and torch.equal(a, b):
+        raise ValueError("b: expected weights that differ from a; the ends are equal")

@@ -1,0 +1,332 @@
+"""Which singular strata of its parameter space a trained network is close to."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from geolib.stratifolds.mlp import HiddenLayer, check_inputs, hidden_layers
+
+
+@dataclass(frozen=True)
+class UnitStratum:
+    r"""A stratum of a network near its present weights, and the evidence for it.
+
+    ==============  =====================================  =========================
+    kind            where                                  deficit of the rank
+    ==============  =====================================  =========================
+    overlap         :math:`w_i = \pm w_j`                  m, or m + q if v_i and v_j
+                                                           are parallel
+    dead output     :math:`v_i = 0`                        q
+    constant unit   :math:`w_i = 0` up to the bias         m + 1
+    dormant unit    :math:`\sigma = \sigma' = 0` on data   m + q
+    ==============  =====================================  =========================
+
+    m is the number of outgoing weights of a unit, q the number of independent input
+    directions tested (the bias among them).
+
+    Attributes:
+        kind: as in the table.
+        layer: index of the hidden layer.
+        units: the unit, or the two units.
+        sign: -1 for an overlap of opposite weights (odd activations only).
+        distance: relative distance of the present weights from the stratum.
+        predicted: deficit from the table.
+        deficit: deficit measured with the weights moved onto the stratum.
+        gap: ratio of the singular values on both sides of that cut.
+        near: ratio of the predicted-th smallest singular value to the largest, at the
+            *present* weights: 0 on the stratum.
+    """
+
+    kind: str
+    layer: int
+    units: tuple[int, ...]
+    sign: int
+    distance: float
+    predicted: int
+    deficit: int
+    gap: float
+    near: float
+
+    @property
+    def verified(self) -> bool:
+        """Whether the measured deficit is the predicted one, with a clear gap.
+
+        A larger deficit means a deeper stratum (two kinds at once); it counts.
+        """
+        return self.deficit >= self.predicted and self.gap > 1e3
+
+    def __str__(self) -> str:
+        pair = ", ".join(map(str, self.units))
+        mark = "verified" if self.verified else "NOT verified"
+        sign = " (opposite)" if self.sign < 0 else ""
+        return (
+            f"layer {self.layer}: {self.kind} of {pair}{sign}, distance "
+            f"{self.distance:.3g}, rank deficit {self.deficit} "
+            f"(predicted {self.predicted}), {mark}"
+        )
+
+
+def canonical_pair(
+    layer: HiddenLayer, i: int, j: int, sign: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Both units in comparable form: signs aligned, and norms for ReLU-like units.
+
+    .. math:: v\,\sigma(w\cdot h) = (sv)\,\sigma(sw\cdot h) \ \text{(odd)}, \qquad
+              = (v/c)\,\sigma(cw\cdot h) \ \text{(homogeneous)}
+
+    Returns:
+        w_i, v_i, w_j, v_j of two units that compute what they computed before.
+    """
+    W, V = layer.incoming(), layer.outgoing()
+    w_i, v_i, w_j, v_j = W[i], V[i], sign * W[j], sign * V[j]
+    if layer.homogeneous:
+        n_i, n_j = w_i.norm(), w_j.norm()
+        if n_i > 0 and n_j > 0:
+            mean = torch.sqrt(n_i * n_j)
+            w_i, v_i = w_i * mean / n_i, v_i * n_i / mean
+            w_j, v_j = w_j * mean / n_j, v_j * n_j / mean
+    return w_i, v_i, w_j, v_j
+
+
+def centre(w_i: Tensor, v_i: Tensor, w_j: Tensor, v_j: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The merged unit: total output weight and weighted mean of the incoming ones.
+
+    .. math:: V = v_i + v_j,\quad b = (1-z)w_i + z w_j,\quad
+              z = \frac{\langle v_j, V\rangle}{|V|^2} \ \text{clipped to } [-1, 2]
+
+    For one output this keeps the function to second order in the distance; for
+    several outputs to first order only in the part of v_i, v_j along V.
+    """
+    V = v_i + v_j
+    size = (V * V).sum()
+    z = ((v_j * V).sum() / size).clamp(-1, 2) if size > 0 else 0.5
+    return V, (1 - z) * w_i + z * w_j
+
+
+def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
+    """Relative distances of all pairs (width, width), and the sign that attains each.
+
+    The scale of a pair is the root mean square norm of its two units, so the distance
+    of two unrelated units is about 1.4.
+    """
+    W = layer.incoming()
+    if layer.homogeneous:
+        W = W / W.norm(dim=1, keepdim=True).clamp_min(torch.finfo(W.dtype).tiny)
+    squares = (W * W).sum(1)
+    scale = torch.sqrt((squares[:, None] + squares) / 2).clamp_min(
+        torch.finfo(W.dtype).tiny
+    )
+    direct = torch.cdist(W, W, compute_mode="donot_use_mm_for_euclid_dist") / scale
+    sign = torch.ones_like(direct)
+    if layer.odd:
+        crossed = torch.cdist(W, -W, compute_mode="donot_use_mm_for_euclid_dist")
+        crossed = crossed / scale
+        sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)
+        direct = torch.minimum(direct, crossed)
+    direct.fill_diagonal_(float("inf"))
+    return direct, sign
+
+
+Candidate = tuple[float, str, tuple[int, ...], int]
+
+
+def candidates(layer: HiddenLayer, x: Tensor, near: float) -> list[Candidate]:
+    """Units and pairs whose weights are within `near` of a stratum, nearest first."""
+    found: list[Candidate] = []
+    distance, sign = overlap_distances(layer)
+    W, V, H = layer.incoming(), layer.outgoing(), layer.inputs(x)
+    s, d1, _ = layer.slopes(H @ W.T)
+    dormant = (s.abs().amax(0) == 0) & (d1.abs().amax(0) == 0)
+    for i, j in (distance < near).nonzero().tolist():
+        if i < j and not bool(dormant[i] | dormant[j]):
+            found.append((float(distance[i, j]), "overlap", (i, j), int(sign[i, j])))
+    out = V.norm(dim=1)
+    drive = (W[:, :-1] @ H[:, :-1].T).std(1)
+    for kind, size in (("dead output", out), ("constant unit", drive)):
+        relative = size / size.median().clamp_min(torch.finfo(size.dtype).tiny)
+        for i in (relative < near).nonzero()[:, 0].tolist():
+            if not bool(dormant[i]):
+                found.append((float(relative[i]), kind, (i,), 1))
+    found += [(0.0, "dormant unit", (i,), 1) for i in dormant.nonzero()[:, 0].tolist()]
+    return sorted(found)
+
+
+def place(layer: HiddenLayer, kind: str, units: tuple[int, ...], sign: int) -> None:
+    """Move a layer's weights onto a stratum, in place."""
+    W, V = layer.incoming(), layer.outgoing()
+    i = units[0]
+    if kind == "overlap":
+        j = units[1]
+        w_i, v_i, w_j, v_j = canonical_pair(layer, i, j, sign)
+        _, b = centre(w_i, v_i, w_j, v_j)
+        layer.write(i, b, v_i)
+        layer.write(j, b, v_j)
+    elif kind == "dead output":
+        layer.write(i, W[i], 0 * V[i])
+    elif kind == "constant unit":
+        flat = torch.zeros_like(W[i])
+        flat[-1] = W[i, -1]
+        layer.write(i, flat, V[i])
+
+
+def pair_singular_values(
+    layer: HiddenLayer, units: tuple[int, ...], x: Tensor, probes: int
+) -> tuple[Tensor, int, int]:
+    r"""Singular values of the tangent functions of some units' weights, on data.
+
+    .. math:: \frac{\partial f}{\partial v_{ik}} = \sigma_i D_k, \quad
+              \frac{\partial f}{\partial w_i}\cdot u = (D v_i)\,\sigma_i'\,(h\cdot u),
+              \quad D = \frac{\partial f}{\partial y}
+
+    The incoming weights are tested along the bias and the `probes` - 1 leading
+    directions of the data only, so that constant pixels do not count as deficits.
+    Columns are normalised, hence scales of layers do not matter.
+
+    Returns:
+        singular values in descending order, q directions, m outgoing weights.
+    """
+    H = layer.inputs(x)
+    mean = H.mean(0)
+    _, size, directions = torch.linalg.svd(H - mean, full_matrices=False)
+    keep = size > 1e-6 * size[0]
+    basis = directions[keep][: probes - 1]
+    Q = [H @ basis.T]
+    if layer.before.bias is not None:
+        Q.append(H[:, -1:])
+    inputs = torch.cat(Q, 1)  # (n, q)
+    s, d1, _ = layer.slopes(H @ layer.incoming().T)
+    D = _downstream(layer, s)  # (n, o, m)
+    V = layer.outgoing()
+    n, o, m = D.shape
+    columns = []
+    for i in units:
+        columns.append(D * s[:, i, None, None])
+        slope = (D @ V[i]) * d1[:, i, None]
+        columns.append(slope[:, :, None] * inputs[:, None, :])
+    if layer.after.bias is not None:
+        columns.append(D)
+    J = torch.cat(columns, 2).reshape(n * o, -1)
+    norms = J.norm(dim=0)
+    J = J / norms.clamp_min(1e-12 * float(norms.max()))
+    return torch.linalg.svdvals(J), inputs.shape[1], m
+
+
+def _downstream(layer: HiddenLayer, s: Tensor) -> Tensor:
+    """The derivative of the outputs in the next linear map's output, (n, o, m)."""
+    y = layer.after(s).detach()
+    if layer.tail is None:
+        return torch.eye(y.shape[1], dtype=y.dtype).to(y).expand(len(y), -1, -1)
+    with torch.enable_grad():
+        leaf = y.requires_grad_(True)
+        f = layer.tail(leaf)
+        rows = [
+            torch.autograd.grad(f[:, k].sum(), leaf, retain_graph=True)[0]
+            for k in range(f.shape[1])
+        ]
+    return torch.stack(rows, 1)
+
+
+def _predict(layer: HiddenLayer, c: Candidate, q: int, m: int) -> int:
+    _, kind, units, sign = c
+    if kind == "overlap":
+        _, v_i, _, v_j = canonical_pair(layer, units[0], units[1], sign)
+        pair = torch.linalg.svdvals(torch.stack([v_i, v_j]))
+        parallel = m == 1 or bool(pair[1] <= 1e-9 * pair[0])
+        return m + q * parallel
+    with_bias = layer.after.bias is not None
+    table = {
+        "dead output": q,
+        "constant unit": m * with_bias + (layer.before.bias is not None),
+        "dormant unit": q + m,
+    }
+    return table[kind]
+
+
+def find_strata(
+    module: nn.Module,
+    data: Tensor,
+    *,
+    near: float = 0.1,
+    limit: int = 20,
+    probes: int = 8,
+    samples: int = 256,
+    rtol: float = 1e-9,
+) -> list[UnitStratum]:
+    r"""Propose the strata near a network's weights and verify each by rank deficit.
+
+    .. math:: \operatorname{rank}\,\frac{\partial f}
+              {\partial(w_i, v_i, w_j, v_j, \gamma)} = \text{full} - \text{deficit}
+
+    The weights propose (two units close, an output weight small, a unit constant on the
+    data); a float64 copy is moved onto the proposed stratum and the rank of the tangent
+    functions of the units concerned is measured there.
+
+    Args:
+        module: an `nn.Sequential` perceptron, see `hidden_layers`; not changed.
+        data: (n, ...) inputs, of the module's dtype and device.
+        near: report strata within this relative distance.
+        limit: at most so many, the nearest.
+        probes: input directions tested.
+        samples: rows of `data` used for the ranks.
+        rtol: singular values below rtol times the largest count as zero.
+
+    Returns:
+        strata by growing distance; empty when the network is in general position.
+
+    Raises:
+        TypeError, ValueError: a module without hidden units of the expected structure,
+            empty, one-point or non-finite data, or a dtype that does not match.
+
+    Source: ours, spec 5.1 and the table of deficits in spec 4, extended to several
+    outputs. Cost: one small SVD a candidate.
+
+    Examples:
+        >>> from geolib.core import init_
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+        >>> _ = init_(net, seed=0, bias_scale=0.5)
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight[2].copy_(-net[0].weight[1])
+        ...     _ = net[0].bias[2].copy_(-net[0].bias[1])
+        >>> x = torch.linspace(-2, 2, 40, dtype=torch.float64).reshape(20, 2)
+        >>> x[:, 1] = x[:, 1] ** 2
+        >>> for s in find_strata(net, x): print(s)
+        layer 0: overlap of 1, 2 (opposite), distance 0, rank deficit 4 (predicted 4),
+        verified
+    """
+    layers = hidden_layers(module)
+    check_inputs(data, module)
+    if not near > 0 or limit < 1 or probes < 2:
+        raise ValueError(
+            f"near, limit, probes: expected near > 0, limit >= 1, probes >= 2; "
+            f"got {near}, {limit}, {probes}"
+        )
+    proposals = [
+        (c, k) for k, layer in enumerate(layers) for c in candidates(layer, data, near)
+    ]
+    x = data[:samples].double()
+    found = []
+    for c, k in sorted(proposals)[:limit]:
+        found.append(_verify(module, k, c, x, probes, rtol))
+    return found
+
+
+def _verify(
+    module: nn.Module, k: int, c: Candidate, x: Tensor, probes: int, rtol: float
+) -> UnitStratum:
+    distance, kind, units, sign = c
+    twin = hidden_layers(copy.deepcopy(module).double())[k]
+    here, q, m = pair_singular_values(twin, units, x, probes)
+    place(twin, kind, units, sign)
+    predicted = _predict(twin, c, q, m)
+    there, _, _ = pair_singular_values(twin, units, x, probes)
+    deficit = int((there <= rtol * there[0]).sum())
+    if deficit:
+        gap = float(there[-deficit - 1] / there[-deficit].clamp_min(1e-300))
+    else:
+        gap = 0.0
+    near = float(here[-predicted] / here[0])
+    return UnitStratum(kind, k, units, sign, distance, predicted, deficit, gap, near)

@@ -1,0 +1,36 @@
+"""Small trained networks and inputs shared by the tests of this chapter."""
+
+import functools
+
+import numpy as np
+import torch
+from torch import nn
+
+from geolib.core import Realization
+from geolib.geodesics import mlp, table, train
+
+
+@functools.cache
+def digits():
+    return table("digits", validation=200)
+
+
+@functools.cache
+def trained(seed, sizes=(64, 16, 10), steps=400):
+    """A realization and trained weights."""
+    R = Realization(mlp(sizes, seed))
+    data = digits()
+    return R, train(R, data.x, data.y, steps=steps, seed=seed)
+
+
+def smooth(seed=0, sizes=(3, 5, 4)):
+    """A small tanh network at random weights, with a few inputs."""
+    net = mlp(sizes, seed, activation=nn.Tanh)
+    R = Realization(net)
+    draw = np.random.default_rng(seed).standard_normal((7, sizes[0]))
+    return R, R.theta0, torch.from_numpy(draw)
+
+
+def vector(size, seed, scale=1.0):
+    draw = np.random.default_rng(seed).standard_normal(size)
+    return scale * torch.from_numpy(draw)

@@ -1,0 +1,211 @@
+"""Geodesics between networks, their measures and their certificates."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from geodesics_cases import digits, smooth, trained, vector
+
+from geolib.geodesics import (
+    BezierBasis,
+    FunctionSpace,
+    HatBasis,
+    Path,
+    SineBasis,
+    certify,
+    difference_energy,
+    geodesic,
+    lengths,
+    profile,
+    trained_curve,
+)
+from geolib.geodesics.measures import calibration_error
+
+
+def pair():
+    (R, a), (_, b) = trained(0), trained(1)
+    return R, a, b, FunctionSpace(R, digits().x)
+
+
+def barrier(path, R):
+    data = digits()
+    return profile(path, lambda w: R(w, data.x), data.y, 33).barrier
+
+
+def test_geodesic_removes_the_barrier_and_shortens_the_path():
+    R, a, b, S = pair()
+    found = geodesic(S, a, b, steps=500, batch=64, tol=0.05)
+    assert found.passes == 500 * 3 * 64
+    assert found.converged
+    assert found.stationarity < 0.05
+    line = barrier(Path(a, b), R)
+    assert line > 0.2
+    assert barrier(found.path, R) < 0.05 * line
+    before, after = lengths(S, Path(a, b)), lengths(S, found.path)
+    assert after.output < 0.5 * before.output
+    assert after.arc == pytest.approx(before.arc)
+    assert after.arc < after.output
+    assert after.energy >= after.total**2 / 2
+    assert after.unevenness < before.unevenness
+
+
+def test_a_short_search_says_that_it_did_not_converge():
+    _R, a, b, S = pair()
+    found = geodesic(S, a, b, steps=3, batch=32)
+    assert not found.converged
+    assert found.path.linestyle == "--"
+    assert "above" in found.message
+
+
+def test_divergence_is_reported_and_not_returned():
+    _R, a, b, S = pair()
+    found = geodesic(S, a, b, steps=3, batch=32, lr=1e300)
+    assert not found.converged
+    assert bool(torch.isfinite(found.path.control).all())
+
+
+@pytest.mark.parametrize("basis", [SineBasis(2), HatBasis(3)], ids=["sine", "hat"])
+def test_checkpoint_takes_the_same_steps(basis):
+    _R, a, b, S = pair()
+    options = {"basis": basis, "steps": 5, "batch": 16, "segments": 4}
+    plain = geodesic(S, a, b, **options)
+    lean = geodesic(S, a, b, checkpoint=True, **options)
+    assert torch.allclose(plain.path.control, lean.path.control, atol=1e-12)
+    assert plain.energies == pytest.approx(lean.energies, rel=1e-12)
+
+
+def test_energy_gradient():
+    R, w, x = smooth()
+    S = FunctionSpace(R, x, ridge=0.1)
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    points = torch.stack([w, w + 0.1 * vector(len(w), 1), -w]).requires_grad_(True)
+    assert torch.autograd.gradcheck(
+        lambda p: difference_energy(S, p, t), points, fast_mode=True
+    )
+
+
+def test_energy_by_hand():
+    R, w, x = smooth()
+    S = FunctionSpace(R, x, "raw", ridge=0.5)
+    v = w + 0.2
+    step = (R(v, x) - R(w, x)).square().sum() / len(x) + 0.5 * (v - w).square().sum()
+    t = torch.tensor([0.0, 0.25], dtype=torch.float64)
+    energy = difference_energy(S, torch.stack([w, v]), t)
+    assert energy.item() == pytest.approx((step / 0.25 / 2).item(), rel=1e-12)
+
+
+def test_polygons_grow_to_the_curve():
+    _R, a, b, S = pair()
+    path = Path(a, b, BezierBasis(1), 0.3 * vector((1, len(a)), 2))
+    values = [lengths(S, path, n).output for n in (9, 17, 33, 65)]
+    assert values == sorted(values)
+    gaps = [q - p for p, q in itertools.pairwise(values)]
+    assert gaps[-1] < 0.4 * gaps[0]
+
+
+def test_reversal_and_symmetry():
+    _R, a, b, S = pair()
+    path = Path(a, b, SineBasis(2), 0.1 * vector((2, len(a)), 2))
+    there, back = lengths(S, path, 33), lengths(S, path.reverse(), 33)
+    assert there.output == pytest.approx(back.output, rel=1e-12)
+    assert torch.allclose(there.speed.flip(0), back.speed)
+
+
+def test_length_does_not_see_relu_rescaling_or_permutation():
+    R, a, b, S = pair()
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    scale = torch.linspace(0.5, 2.0, 16, dtype=torch.float64)
+
+    def moved(w):
+        p = R.unflatten(w)
+        p["1.weight"] = (p["1.weight"] * scale[:, None])[order]
+        p["1.bias"] = (p["1.bias"] * scale)[order]
+        p["3.weight"] = (p["3.weight"] / scale)[:, order]
+        return R.flatten(p)
+
+    path = Path(a, b, SineBasis(1), 0.1 * vector((1, len(a)), 2))
+    control = moved(path.control[0])[None]
+    twin = Path(moved(a), moved(b), path.basis, control)
+    ours, theirs = lengths(S, path, 33), lengths(S, twin, 33)
+    assert ours.output == pytest.approx(theirs.output, rel=1e-10)
+    assert ours.weight != pytest.approx(theirs.weight, rel=1e-2)
+
+
+def test_curve_with_labels_is_trained():
+    R, a, b, _S = pair()
+    data = digits()
+    found = trained_curve(R, a, b, data.x, data.y, steps=300, batch=64)
+    assert barrier(found.path, R) < 0.1 * barrier(Path(a, b), R)
+    assert found.passes == 300 * 64
+    with pytest.raises(ValueError, match="y: expected classes 0 to 9"):
+        trained_curve(R, a, b, data.x, data.y + 5, steps=1)
+
+
+def test_certificate_holds_between_samples():
+    R, a, b, S = pair()
+    small = FunctionSpace(R, S.x[:20])
+    # a bend so narrow that nine samples miss its height
+    path = Path(a, 0.99 * a, SineBasis(8), torch.zeros(8, len(a), dtype=a.dtype))
+    control = path.control.clone()
+    control[7] = 0.5 * vector(len(a), 3)
+    path = dataclasses.replace(path, control=control)
+    found = certify(small, path, slack=1e9, grid=9)
+    assert found.rigorous
+    t = path.times(2001)
+    phi = small(path(t))
+    truth = (phi - phi[0]).norm(dim=1).max().item()
+    assert found.sampled < 0.9 * truth < truth <= found.bound
+    line = certify(small, Path(a, b), slack=0.5, limit=129)
+    fine = small(Path(a, b)(t))
+    assert (fine - fine[0]).norm(dim=1).max().item() <= line.bound
+
+
+def test_certificate_tightens_to_its_slack():
+    R, w, x = smooth()
+    S = FunctionSpace(R, x)
+    path = Path(w, 1.2 * w, SineBasis(2), 0.1 * vector((2, len(w)), 2))
+    found = certify(S, path, slack=0.01)
+    assert found.sampled <= found.bound <= found.sampled + 0.01
+    assert found.rigorous
+    with pytest.raises(ValueError, match="slack"):
+        certify(S, path, slack=0.0)
+
+
+def test_calibration_error_by_hand():
+    z = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
+    error = calibration_error(z, torch.tensor([0, 1]))
+    assert error == pytest.approx(0.5 * 0.4 + 0.5 * 0.9, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"segments": 1}, "segments"),
+        ({"steps": 0}, "steps"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": math.nan}, "lr"),
+        ({"optimizer": "magic"}, "optimizer"),
+    ],
+)
+def test_bad_options(change, text):
+    _R, a, b, S = pair()
+    with pytest.raises(ValueError, match=text):
+        geodesic(S, a, b, **change)
+
+
+def test_bad_ends_and_grids():
+    R, a, b, S = pair()
+    with pytest.raises(ValueError, match="the ends are equal"):
+        geodesic(S, a, a.clone())
+    with pytest.raises(ValueError, match="architecture"):
+        geodesic(S, a, b[:-1])
+    bad = b.clone()
+    bad[0] = math.nan
+    with pytest.raises(ValueError, match="b: expected finite weights, got 1"):
+        geodesic(S, a, bad)
+    with pytest.raises(ValueError, match="grid"):
+        profile(Path(a, b), lambda w: R(w, S.x), digits().y, 64)
+    with pytest.raises(ValueError, match="grid"):
+        lengths(S, Path(a, b), 1)

@@ -1,0 +1,249 @@
+"""Connecting modules, BatchNorm, walks, checkpoints and resuming."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from geodesics_cases import digits, trained, vector
+from torch import nn
+
+from geolib.core import Realization
+from geolib.geodesics import (
+    FunctionSpace,
+    Table,
+    checkpoint,
+    connect,
+    invariant_walk,
+    lenet,
+    mlp,
+    recalibrate,
+    scale,
+    study,
+    vgg,
+    with_batch_statistics,
+)
+
+
+def module(seed):
+    R, w = trained(seed)
+    net = copy.deepcopy(R.module)
+    Realization(net).load(w)
+    return net
+
+
+def images(count=60, classes=3, side=8, seed=0):
+    """Tiny images whose class is a bright corner."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(classes, size=count)
+    x = rng.standard_normal((count, 1, side, side)) * 0.3
+    for i, c in enumerate(y):
+        x[i, 0, 2 * c : 2 * c + 2, 2 * c : 2 * c + 2] += 2
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def test_connect_line_curve_geodesic():
+    a, b, data = module(0), module(1), digits()
+    line = connect(a, b, data.x, method="line")
+    curve = connect(a, b, data.x, data.y, method="curve", steps=200, batch=64)
+    path = connect(a, b, data.x, steps=200, batch=64)
+    worst = [c.profile(data.x, data.y, 17).barrier for c in (line, curve, path)]
+    assert worst[0] > 0.2
+    assert max(worst[1:]) < 0.3 * worst[0]
+    assert path.statistics == "none"
+    end = path.module(1.0)
+    assert torch.allclose(Realization(end).theta0, Realization(b).theta0)
+
+
+def test_alignment_first():
+    data = digits()
+    a = module(0)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    b = copy.deepcopy(a)
+    b[1].weight.data, b[1].bias.data = a[1].weight[order].data, a[1].bias[order].data
+    b[3].weight.data = a[3].weight[:, order].data.clone()
+    b[3].bias.data = b[3].bias.data + 0.01
+    plain = connect(a, b, data.x, method="line").profile(data.x, data.y, 9).barrier
+    matched = connect(a, b, data.x, method="line", align=True)
+    assert plain > 0.1
+    assert matched.profile(data.x, data.y, 9).barrier < 1e-3
+    assert matched.aligned
+
+
+def test_batch_statistics_are_those_of_training_mode():
+    net = lenet(0, side=8, batch_norm=True, widths=(3, 4, 8))
+    x, _ = images()
+    twin = with_batch_statistics(net)
+    assert torch.equal(Realization(twin).theta0, Realization(net).theta0)
+    with torch.no_grad():
+        expected = copy.deepcopy(net).train()(x)
+        assert torch.allclose(twin(x), expected, atol=1e-12)
+
+
+def test_recalibration_is_the_mean_over_batches():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).double().eval()
+    x = vector((40, 2), 0)
+    recalibrate(net, x, batch=20)
+    h = net[0](x)
+    assert torch.allclose(net[1].running_mean, h.mean(0))
+    var = torch.stack([part.var(0) for part in h.split(20)]).mean(0)
+    assert torch.allclose(net[1].running_var, var)
+    assert net[1].momentum == 0.1
+    assert not net.training
+    with pytest.raises(ValueError, match="at least two"):
+        recalibrate(net, x[:1])
+
+
+def test_connect_with_batch_norm_re_estimates_statistics():
+    x, y = images()
+    data = Table(x, y, x, y, x, y)
+    options = {"steps": 150, "batch": 30, "lr": 1e-2}
+    nets = []
+    for seed in (0, 1):
+        net = lenet(seed, side=8, classes=3, batch_norm=True, widths=(3, 4, 8))
+        nets.append(scale.train_module(net, data, seed=seed, **options))
+    found = connect(*nets, x, steps=15, batch=30, checkpoint=True)
+    assert found.statistics == "re-estimated"
+    middle = found.module(0.5)
+    expected = middle[0](x).mean((0, 2, 3))
+    assert torch.allclose(middle[1].running_mean, expected, atol=1e-10)
+    assert found.profile(x, y, 5).accuracy[0] > 0.9
+
+
+@pytest.mark.parametrize("bn", [True, False])
+@pytest.mark.parametrize("name", ["vgg11", "vgg16"])
+def test_vgg_layers(name, bn):
+    net = vgg(name, 0, bn, width=1 / 32)
+    convs = [m for m in net if isinstance(m, nn.Conv2d)]
+    assert len(convs) == {"vgg11": 8, "vgg16": 13}[name]
+    assert any(isinstance(m, nn.BatchNorm2d) for m in net) == bn
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_vgg_has_the_published_size():
+    net = vgg("vgg16", batch_norm=False)
+    # convolutions of column D, and one 512 x 10 layer
+    assert sum(p.numel() for p in net.parameters()) == 14_714_688 + 5_130
+
+
+def cifar_like():
+    rng = np.random.default_rng(0)
+    y = torch.from_numpy(rng.integers(3, size=48))
+    x = torch.from_numpy(rng.standard_normal((48, 3, 32, 32))).float()
+    x += y.view(-1, 1, 1, 1).float() - 1
+    return Table(x[:32], y[:32], x[32:], y[32:], x[32:], y[32:])
+
+
+@pytest.mark.slow
+def test_vgg_study_runs_and_resumes(tmp_path):
+    plan = {
+        "width": 1 / 32,
+        "steps": 4,
+        "batch": 16,
+        "bends": 2,
+        "levels": (0.5,),
+        "grid": 3,
+    }
+    first = scale.vgg_study(cifar_like(), tmp_path, **plan)
+    assert set(first["paths"]) == {"line", "curve", "geodesic"}
+    assert first["paths"]["geodesic"]["statistics"] == "re-estimated"
+    stored = json.loads((tmp_path / "vgg11-bn-line.json").read_text())
+    assert stored == first["paths"]["line"]
+    assert scale.vgg_study(cifar_like(), tmp_path, **plan) == first
+
+
+def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
+    x, y = images()
+    data = Table(x, y, x, y, x, y)
+    file = tmp_path / "run.safetensors"
+    plan = {"steps": 12, "batch": 8, "every": 4, "seed": 3}
+
+    def fresh():
+        return lenet(0, side=8, classes=3, batch_norm=True, widths=(2, 3, 4))
+
+    whole = scale.train_module(fresh(), data, **plan)
+    draw, calls = scale._draw, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return draw(*args)
+
+    monkeypatch.setattr(scale, "_draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scale.train_module(fresh(), data, file=file, **plan)
+    assert checkpoint.load(file)[1]["step"] == 8
+    calls.clear()
+    again = scale.train_module(fresh(), data, file=file, **plan)
+    assert len(calls) == 4
+    for name, t in whole.state_dict().items():
+        assert torch.equal(t, again.state_dict()[name]), name
+    with pytest.raises(ValueError, match="another run"):
+        scale.train_module(fresh(), data, file=file, **{**plan, "seed": 4})
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="damaged"):
+        scale.train_module(fresh(), data, file=file, **plan)
+
+
+def test_walks():
+    R, w = trained(0)
+    S = FunctionSpace(R, digits().x[:60], "logit")
+    d = vector(len(w), 0)
+    drift = {
+        m: invariant_walk(S, w, d, m, steps=10, mu=1e-2).drift[-1].item()
+        for m in ("straight", "once", "invariant", "corrected")
+    }
+    assert drift["straight"] > 2 * drift["invariant"]
+    assert drift["invariant"] > drift["corrected"]
+    walk = invariant_walk(S, w, d, "invariant", steps=4)
+    steps = walk.points.diff(dim=0).norm(dim=1)
+    assert torch.allclose(steps, torch.full_like(steps, 0.25))
+    assert walk.passes == 4 * 31 * 60
+    with pytest.raises(ValueError, match="mode"):
+        invariant_walk(S, w, d, "sideways")
+    with pytest.raises(ValueError, match="direction"):
+        invariant_walk(S, w, torch.zeros_like(w))
+
+
+def test_faults():
+    data = digits().x
+    a = mlp([64, 8, 10])
+    with pytest.raises(ValueError, match=r"b: parameter '1.weight' is \(9, 64\)"):
+        connect(a, mlp([64, 9, 10]), data)
+    with pytest.raises(ValueError, match="only one of the two"):
+        connect(a, mlp([64, 8, 8, 10]), data)
+    with pytest.raises(ValueError, match="the ends are equal"):
+        connect(a, copy.deepcopy(a), data)
+    with pytest.raises(ValueError, match="labels"):
+        connect(a, mlp([64, 8, 10], 1), data, method="curve")
+    with pytest.raises(ValueError, match="method"):
+        connect(a, mlp([64, 8, 10], 1), data, method="magic")
+    bad = mlp([64, 8, 10], 1)
+    bad[1].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        connect(a, bad, data)
+    normed = lenet(batch_norm=True).train()
+    with pytest.raises(ValueError, match="eval"):
+        connect(normed, lenet(1, batch_norm=True), torch.zeros(4, 1, 28, 28).double())
+    with pytest.raises(ValueError, match="name: expected one of"):
+        vgg("vgg13")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        checkpoint.load("nowhere.safetensors")
+
+
+def test_missing_data_is_a_clear_error(tmp_path, monkeypatch):
+    from geolib.data import DataError
+    from geolib.geodesics import table
+
+    monkeypatch.setenv("GEOLIB_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="mnist"):
+        table("mnist")
+    with pytest.raises(ValueError, match="asked for"):
+        table("digits", train=5000)
+
+
+def test_study_grids_are_of_one_size():
+    grids = [study.PRUNE_GRID, study.IDEA_GRID, study.LEARN_GRID, study.LEARN_IDEA_GRID]
+    assert {len(g) for grid in grids for g in grid.values()} == {4}

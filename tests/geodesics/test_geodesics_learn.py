@@ -1,0 +1,153 @@
+"""Tasks one after another: protocol, methods and their steps against references."""
+
+import numpy as np
+import pytest
+import torch
+from geodesics_cases import digits, smooth
+
+from geolib.core import Realization
+from geolib.geodesics import LEARNERS, Task, learn_sequence, mlp, split_tasks
+from geolib.geodesics.learners import ElasticWeights, InvariantPath
+from geolib.geodesics.tasks import Memory, pair_tasks, restrict
+
+TWO = [[0, 1], [2, 3]]
+
+
+def tasks(groups=TWO):
+    return split_tasks(digits(), groups)
+
+
+@pytest.mark.parametrize("method", sorted(LEARNERS))
+def test_every_method_pays_the_same_compute(method):
+    found = learn_sequence(
+        mlp([64, 12, 10]), tasks(), method, memory=20, passes=6000, replayed=20
+    )
+    assert 0.9 * 12000 <= found.passes <= 1.02 * 12000 + 400
+    assert found.table.shape == (2, 2)
+    assert np.isnan(found.table[0, 1])
+    assert found.table[1, 1] > 0.8
+    assert found.stored == (40 if LEARNERS[method].needs_memory else 0)
+
+
+def test_memory_keeps_what_fine_tuning_forgets():
+    halves = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    scores = {
+        m: learn_sequence(mlp([64, 32, 10]), tasks(halves), m, passes=19200)
+        for m in ("fine-tuning", "distilled logits", "invariant path", "joint")
+    }
+    assert scores["fine-tuning"].average < 0.8
+    assert scores["fine-tuning"].forgetting > 0.5
+    for name in ("distilled logits", "invariant path", "joint"):
+        assert scores[name].average > 0.85
+        assert scores[name].forgetting < 0.2
+
+
+def test_task_scenario_answers_only_the_task_classes():
+    found = learn_sequence(
+        mlp([64, 32, 10]), tasks(), "fine-tuning", scenario="task", passes=6400
+    )
+    assert found.average > 0.9
+
+
+def test_forgetting_by_hand():
+    from geolib.geodesics import Learned
+
+    table = np.array([[0.9, np.nan, np.nan], [0.8, 0.7, np.nan], [0.5, 0.75, 0.6]])
+    found = Learned(torch.zeros(1), table, 0, 0, "x", "class")
+    assert found.average == pytest.approx((0.5 + 0.75 + 0.6) / 3)
+    assert found.forgetting == pytest.approx(((0.9 - 0.5) + (0.7 - 0.75)) / 2)
+
+
+def test_invariant_step_against_the_dense_formula():
+    R, w, x = smooth()
+    learner = InvariantPath(R, 5, "class", 4, 0, mu=0.3, cg=300, space="logit")
+    y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    task = Task(x, y, x, y, (0, 1, 2, 3))
+    learner.begin(w, task)
+    everything = torch.ones(4, dtype=torch.bool)
+    learner.memory.store(task, R(w, x) + 0.1, everything, 5, 0)
+    mem_x, mem_z = learner.memory.x, learner.memory.z
+    C = torch.eye(4, dtype=torch.float64) - 0.25
+    J = torch.func.jacrev(lambda u: R(u, mem_x))(w)
+    CJ = torch.einsum("ij,njp->nip", C, J).reshape(-1, len(w)) / 5**0.5
+    gap = ((R(w, mem_x) - mem_z) @ C).reshape(-1) / 5**0.5
+    loss = torch.nn.functional.cross_entropy
+    grad = torch.func.grad(lambda u: loss(R(u, x), y))(w)
+    rhs = 0.3 * grad / max(1.0, grad.norm().item()) + CJ.T @ gap
+    dense = torch.linalg.solve(CJ.T @ CJ + 0.3 * torch.eye(len(w)), rhs)
+    assert torch.allclose(learner.step(w, x, y, 0.0), w - dense, atol=1e-6)
+
+
+def test_fisher_of_elastic_weights():
+    # many samples of the model's own labels: the diagonal of the Fisher information
+    from geolib.geodesics import FunctionSpace
+
+    R, w, x = smooth()
+    many = x.repeat(800, 1)
+    y = torch.zeros(len(many), dtype=torch.long)
+    learner = ElasticWeights(R, 0, "class", 4, 0)
+    learner.samples = len(many)
+    task = Task(many, y, many, y, (0,))
+    learner.begin(w, task)
+    learner.end(w, task)
+    fisher, at = learner.springs[0]
+    exact = FunctionSpace(R, x).metric(w).dense().diagonal()
+    assert torch.equal(at, w)
+    assert torch.allclose(fisher, exact, rtol=0.1, atol=0.02 * exact.max().item())
+
+
+def test_memory_and_restriction():
+    memory = Memory()
+    task = tasks()[0]
+    allowed = torch.ones(10, dtype=torch.bool)
+    z = torch.arange(len(task.x), dtype=torch.float64)[:, None].expand(-1, 10)
+    memory.store(task, z, allowed, 7, 0)
+    memory.store(task, z, allowed, 7, 1)
+    assert len(memory) == 14
+    rows = memory.z[:, 0].long()
+    assert torch.equal(memory.x, task.x[rows])
+    assert torch.equal(memory.y, task.y[rows])
+    masked = torch.softmax(restrict(torch.zeros(1, 3), torch.tensor([1, 0, 1]) > 0), 1)
+    assert masked.tolist() == [[0.5, 0.0, 0.5]]
+
+
+def test_two_data_sets_as_two_tasks():
+    both = pair_tasks(digits(), digits(), 10)
+    assert both[1].y.min() == 10
+    assert both[1].classes == tuple(range(10, 20))
+
+
+def test_faults():
+    net, two = mlp([64, 8, 10]), tasks()
+    with pytest.raises(ValueError, match="at least one task"):
+        learn_sequence(net, [])
+    with pytest.raises(ValueError, match="method: expected one of"):
+        learn_sequence(net, two, "magic")
+    with pytest.raises(ValueError, match="scenario"):
+        learn_sequence(net, two, scenario="both")
+    with pytest.raises(ValueError, match="needs at least 1 stored"):
+        learn_sequence(net, two, "replay", memory=0)
+    with pytest.raises(ValueError, match="unseen by the module"):
+        learn_sequence(mlp([64, 8, 3]), two)
+    with pytest.raises(ValueError, match="passes"):
+        learn_sequence(net, two, passes=0)
+    with pytest.raises(ValueError, match=r"labels \[11\]"):
+        split_tasks(digits(), [[0, 11]])
+    with pytest.raises(ValueError, match="in two tasks"):
+        split_tasks(digits(), [[0, 1], [1, 2]])
+    with pytest.raises(ValueError, match="part"):
+        split_tasks(digits(), TWO, "train")
+    x, y = two[0].x, two[0].y
+    with pytest.raises(ValueError, match="not among the task's classes"):
+        Task(x, y, x, y, (0,))
+    with pytest.raises(ValueError, match="finite"):
+        Task(x * float("nan"), y, x, y, (0, 1))
+    with pytest.raises(ValueError, match="one label per input"):
+        Task(x, y[:-1], x, y, (0, 1))
+
+
+def test_module_is_left_alone():
+    net = mlp([64, 8, 10])
+    before = Realization(net).theta0.clone()
+    learn_sequence(net, tasks(), passes=640)
+    assert torch.equal(Realization(net).theta0, before)

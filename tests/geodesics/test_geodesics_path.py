@@ -1,0 +1,110 @@
+"""Paths: bases, slopes, reversal, bounds on slopes, faults."""
+
+import pytest
+import torch
+from geodesics_cases import vector
+
+from geolib.geodesics import (
+    BezierBasis,
+    HatBasis,
+    LegendreBasis,
+    Path,
+    SineBasis,
+    polygon,
+)
+
+BASES = [SineBasis(3), LegendreBasis(3), BezierBasis(1), BezierBasis(3), HatBasis(5)]
+IDS = [f"{type(b).__name__}{b.size}" for b in BASES]
+
+
+def curve(basis, size=4):
+    control = vector((basis.size, size), 2)
+    return Path(vector(size, 0), vector(size, 1), basis, control)
+
+
+@pytest.mark.parametrize("basis", BASES, ids=IDS)
+def test_ends_are_kept(basis):
+    path = curve(basis)
+    ends = path(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert torch.allclose(ends[0], path.a, atol=1e-14)
+    assert torch.allclose(ends[1], path.b, atol=1e-14)
+
+
+@pytest.mark.parametrize("basis", BASES, ids=IDS)
+def test_velocity_is_the_derivative(basis):
+    path = curve(basis)
+    t = torch.tensor([0.07, 0.31, 0.52, 0.94], dtype=torch.float64)
+    h = 1e-6
+    numeric = (path(t + h) - path(t - h)) / (2 * h)
+    assert torch.allclose(path.velocity(t), numeric, atol=1e-7)
+
+
+@pytest.mark.parametrize("basis", BASES, ids=IDS)
+def test_reverse(basis):
+    path = curve(basis)
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert torch.allclose(path.reverse()(t), path(1 - t), atol=1e-13)
+
+
+@pytest.mark.parametrize("basis", BASES, ids=IDS)
+def test_slope_change_is_a_bound(basis):
+    grid = 33
+    t = torch.linspace(0, 1, grid, dtype=torch.float64)
+    mid, r = (t[1:] + t[:-1]) / 2, 0.5 / (grid - 1)
+    bound = basis.slope_change(mid, r)
+    for s in torch.linspace(-0.999, 0.999, 7, dtype=torch.float64):
+        gap = (basis.slopes(mid + s * r) - basis.slopes(mid)).abs()
+        assert bool((gap <= bound + 1e-9).all())
+
+
+def test_legendre_slopes_are_orthonormal():
+    t = torch.linspace(0, 1, 20001, dtype=torch.float64)
+    S = LegendreBasis(5).slopes(t)
+    gram = torch.trapezoid(S[:, :, None] * S[:, None, :], t, dim=0)
+    assert torch.allclose(gram, torch.eye(5, dtype=torch.float64), atol=1e-6)
+
+
+def test_bezier_is_the_textbook_curve():
+    path = curve(BezierBasis(1))
+    middle = (path.a + path.b) / 2 + path.control[0]
+    t = torch.tensor([0.3], dtype=torch.float64)
+    textbook = 0.49 * path.a + 2 * 0.3 * 0.7 * middle + 0.09 * path.b
+    assert torch.allclose(path(t)[0], textbook)
+
+
+def test_polygon_passes_its_points():
+    points = vector((5, 3), 7)
+    path = polygon(points)
+    assert torch.allclose(path(path.times(5)), points)
+    assert torch.allclose(polygon(points[:2]).b, points[1])
+
+
+def test_not_converged_is_drawn_dashed():
+    path = Path(vector(2, 0), vector(2, 1))
+    assert path.linestyle == "-"
+    assert Path(path.a, path.b, converged=False).linestyle == "--"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "text"),
+    [
+        (torch.zeros(2), torch.zeros(3), "b: expected a flat weight vector"),
+        (torch.zeros(2), torch.tensor([0.0, float("nan")]), "b: expected finite"),
+        (torch.tensor([float("inf"), 0.0]), torch.zeros(2), "a: expected finite"),
+    ],
+)
+def test_bad_ends(a, b, text):
+    with pytest.raises(ValueError, match=text):
+        Path(a, b)
+
+
+def test_bad_control_and_polygon():
+    a, b = torch.zeros(2), torch.ones(2)
+    with pytest.raises(ValueError, match=r"control: expected shape \(3, 2\)"):
+        Path(a, b, SineBasis(3), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="come together"):
+        Path(a, b, SineBasis(3))
+    with pytest.raises(ValueError, match="at least two"):
+        polygon([a])
+    with pytest.raises(ValueError, match="one time per knot"):
+        HatBasis(31).slope_change(torch.tensor([0.5]), 0.25)

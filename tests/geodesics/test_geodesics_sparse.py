@@ -1,0 +1,211 @@
+"""Sparse paths, their baselines, and the removal of whole units."""
+
+import copy
+
+import pytest
+import torch
+from geodesics_cases import digits, smooth, trained
+from torch import nn
+
+from geolib.core import Realization
+from geolib.geodesics import METHODS, accuracy, lenet, mlp, sparse_path, sparsify, vgg
+from geolib.geodesics.masks import cubic_level, density, magnitude_mask, matrices
+from geolib.geodesics.pruning import by_metric
+from geolib.geodesics.sparse_path import metric_scores, repair
+from geolib.geodesics.structured import joints, shrink, unit_mask, unit_scores
+from geolib.geodesics.train import Meter
+
+
+def net_of(seed=0):
+    R, w = trained(seed)
+    module = copy.deepcopy(R.module)
+    Realization(module).load(w)
+    return module
+
+
+def test_mask_is_that_of_torch_prune():
+    from torch.nn.utils import prune
+
+    module = net_of()
+    R = Realization(module)
+    keep = R.unflatten(magnitude_mask(R.theta0, matrices(R), 0.83).double())
+    pruned = copy.deepcopy(module)
+    targets = [(m, "weight") for m in pruned if isinstance(m, nn.Linear)]
+    prune.global_unstructured(targets, prune.L1Unstructured, amount=0.83)
+    for name, mask in pruned.named_buffers():
+        ours = keep[name.removesuffix("_mask")]
+        assert torch.equal(ours, mask), name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_returns_exact_sparsity_and_its_compute(method):
+    R, w = trained(0)
+    fast = {} if method in ("one-shot", "surgeon") else {"steps": 4, "batch": 32}
+    found = METHODS[method](R, w, digits(), 0.9, **fast)
+    mine = matrices(R)
+    assert int((~found.keep[mine]).sum()) == round(0.9 * int(mine.sum()))
+    assert bool((found.weights[~found.keep] == 0).all())
+    assert bool(found.keep[~mine].all())
+    expected = {"one-shot": 0, "surgeon": 102 * 1000, "invariant path": 4 * 11 * 32}
+    assert found.passes == expected.get(method, 4 * 32)
+
+
+def test_invariant_path_beats_one_shot_and_the_surgeon():
+    R, w = trained(0)
+    data = digits()
+    score = {
+        name: accuracy(R, METHODS[name](R, w, data, 0.9).weights, data.x, data.y)
+        for name in ("one-shot", "surgeon", "invariant path")
+    }
+    assert score["invariant path"] > 0.85
+    assert score["invariant path"] > 0.3 + max(score["one-shot"], score["surgeon"])
+
+
+def test_repair_is_the_dense_constrained_solution():
+    R, w, x = smooth()
+    from geolib.geodesics import Embedded
+
+    map_ = Realization(Embedded(R.module))
+    free = magnitude_mask(w, matrices(R), 0.5)
+    start, target, mu = w * free, map_(w, x), 1e-2
+    J = map_.linearize(start, x).jacobian().reshape(-1, len(w)) / len(x) ** 0.5
+    r = (map_(start, x) - target).reshape(-1) / len(x) ** 0.5
+    JF = J[:, free]
+    dense = torch.linalg.solve(JF.T @ JF + mu * torch.eye(JF.shape[1]), JF.T @ r)
+    found = repair(map_, start, free, x, target, mu, 400, Meter())
+    assert torch.allclose(found[free], start[free] - dense, atol=1e-5)
+    assert bool((found[~free] == 0).all())
+
+
+def test_metric_scores_against_the_dense_diagonal():
+    R, w, x = smooth()
+    from geolib.geodesics import FunctionSpace
+
+    exact = w.square() * FunctionSpace(R, x).metric(w).dense().diagonal()
+    found = metric_scores(R, w, x, "sphere", 3000, 0)
+    assert torch.allclose(found, exact, rtol=0.2, atol=0.02 * exact.max().item())
+
+
+def test_masks_are_chosen_on_the_way():
+    R, w = trained(0)
+    found = sparse_path(R, w, digits().x, 0.95, steps=20, batch=128)
+    fixed = magnitude_mask(w, matrices(R), 0.95)
+    assert int((found.keep != fixed).sum()) > 20
+    assert len(found.points) == 21
+    assert torch.equal(found.points[0], w)
+    assert torch.equal(found.points[-1], found.weights)
+
+
+def test_schedule():
+    levels = [cubic_level(0.9, s, 10) for s in range(11)]
+    assert levels == sorted(levels)
+    assert levels[0] == 0
+    assert levels[7:] == [0.9] * 4
+
+
+def test_sparsify_unstructured():
+    module, data = net_of(), digits()
+    before = copy.deepcopy(module.state_dict())
+    found = sparsify(module, data.x, 0.8)
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    R = Realization(found.module)
+    assert found.level == pytest.approx(0.8, abs=1e-3)
+    zeros = (R.theta0[matrices(R)] == 0).double().mean().item()
+    assert zeros >= 0.8 - 1e-3
+    assert accuracy(R, R.theta0, data.x_test, data.y_test) > 0.9
+    assert found.converged
+    shares = density(R, found.keep)
+    assert set(shares) == {"1.weight", "3.weight"}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv", "conv-bn", "vgg"])
+def test_units_are_really_removed_and_the_function_kept(kind):
+    x = torch.from_numpy(digits().x[:20].numpy().copy())
+    if kind == "mlp":
+        net = mlp([64, 12, 9, 10], 3)
+    elif kind == "vgg":
+        net = vgg("vgg11", 0, True, width=1 / 32, dtype=torch.float64)
+        x = x[:4].view(4, 1, 8, 8).repeat(1, 3, 4, 4)
+    else:
+        net = lenet(1, side=8, batch_norm=kind == "conv-bn", widths=(4, 6, 12))
+        x = x.view(20, 1, 8, 8)
+    R = Realization(net)
+    scores = unit_scores(net, x)
+    assert all(float(s.sum()) == pytest.approx(1) for s in scores)
+    kept = [s >= s.median() for s in scores]
+    masked = copy.deepcopy(net)
+    Realization(masked).load(R.theta0 * unit_mask(R, kept))
+    small = shrink(masked, kept)
+    with torch.no_grad():
+        assert torch.allclose(small(x), masked(x), atol=1e-12)
+    fewer = sum(p.numel() for p in small.parameters())
+    assert fewer < 0.6 * R.p
+    assert len(joints(small)) == len(kept)
+
+
+def test_sparsify_structured_returns_a_smaller_module():
+    module, data = net_of(), digits()
+    found = sparsify(module, data.x, 0.5, structured=True)
+    assert found.module[1].weight.shape == (8, 64)
+    R = Realization(found.module)
+    assert accuracy(R, R.theta0, data.x_test, data.y_test) > 0.85
+    assert found.level == 0.5
+
+
+def test_unit_scores_see_what_a_unit_does_to_the_next_layer():
+    net = mlp([4, 3, 2], 0)
+    x = torch.eye(4, dtype=torch.float64)
+    h = torch.relu(net[1](x))
+    full = h @ net[3].weight.T
+    exact = []
+    for j in range(3):
+        cut = h.clone()
+        cut[:, j] = 0
+        gap = full - cut @ net[3].weight.T
+        exact.append(gap.square().sum(1).mean())
+    exact = torch.stack(exact)
+    assert torch.allclose(unit_scores(net, x)[0], exact / exact.sum())
+
+
+@pytest.mark.parametrize("level", [1.0, -0.1, 1.5, float("nan"), True])
+def test_bad_levels(level):
+    with pytest.raises(ValueError, match=r"level: expected a share of zeros"):
+        sparsify(mlp([2, 3, 2]), torch.ones(4, 2).double(), level)
+
+
+def test_other_faults():
+    x = torch.ones(4, 2).double()
+    net = mlp([2, 3, 2])
+    with pytest.raises(ValueError, match="data: expected finite"):
+        sparsify(net, x * float("nan"), 0.5)
+    with pytest.raises(ValueError, match="data: expected a tensor"):
+        sparsify(net, x[:0], 0.5)
+    broken = mlp([2, 3, 2])
+    broken[1].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        sparsify(broken, x, 0.5)
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return x + self.b(torch.relu(self.a(x)))
+
+    own = Own().double()
+    assert sparsify(own, x, 0.5, steps=3).level == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="structured=False"):
+        sparsify(own, x, 0.5, structured=True)
+    with pytest.raises(ValueError, match="eval"):
+        sparsify(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double(), x, 0.5)
+
+
+def test_ideas_change_the_path():
+    R, w = trained(0)
+    plain = by_metric(R, w, digits(), 0.9, steps=6, batch=64)
+    scored = by_metric(R, w, digits(), 0.9, steps=6, batch=64, metric_mask=True)
+    pulled = by_metric(R, w, digits(), 0.9, steps=6, batch=64, labels=0.3)
+    assert int((plain.keep != scored.keep).sum()) > 20
+    assert not torch.allclose(plain.weights, pulled.weights)
+    assert scored.passes == plain.passes + 6 * 4 * 64

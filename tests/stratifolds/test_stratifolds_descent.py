@@ -1,0 +1,273 @@
+"""Descent: one run at a time against the batch, and the chapter's acceptance lines."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from geolib.stratifolds import (
+    LogitB,
+    MixtureKL,
+    ModuliB,
+    RawA,
+    RawB,
+    RelativeB,
+    SingularMetricError,
+    TubeA,
+    cone,
+    descend,
+    em,
+    mixture_a,
+    mixture_b,
+    natural_step,
+    resolve,
+    tune,
+)
+
+F64 = torch.float64
+TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
+A, B = mixture_a(), mixture_b()
+
+
+def teacher(*values):
+    return torch.tensor(values, dtype=F64)
+
+
+def loop_with_autograd(kl, chart, start, lr, steps, tol):
+    """The slow reference: one start, autograd through the chart, plain Python."""
+    eta = chart.project(start[None].clone())
+    for it in range(steps + 1):
+        leaf = eta.clone().requires_grad_(True)
+        loss = kl.value(chart.atoms(leaf)).sum()
+        if loss.item() < tol:
+            return it, eta[0]
+        if it == steps:
+            break
+        (g,) = torch.autograd.grad(loss, leaf)
+        step = lr * g
+        step = step * min(1.0, 1.0 / max(step.norm().item(), 1e-300))
+        eta = chart.project(eta - step)
+    return -1, eta[0]
+
+
+@pytest.mark.parametrize("chart", [RawA(), TubeA(0.1)])
+def test_batch_equals_a_python_loop_over_starts(chart):
+    kl = A.objective(teacher(0.3, 2.0))
+    theta = A.sample_stratum(2, 12, seed=1)
+    eta0 = chart.lift(theta)
+    run = descend(kl, chart, eta0, lr=0.3, steps=120, stall=0.0)
+    for i in range(len(theta)):
+        hit, eta = loop_with_autograd(kl, chart, eta0[i], 0.3, 120, 1e-6)
+        assert hit == run.hits[i]
+        assert (eta - run.eta[i]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("truth", TEACHERS)
+@pytest.mark.parametrize("eps", [0.05, 0.1])
+def test_e1_resolution_never_misses(truth, eps):
+    kl, chart = A.objective(teacher(*truth)), TubeA(eps)
+    eta0 = chart.lift(A.sample_stratum(2, 200, seed=1))
+    assert descend(kl, chart, eta0, lr=1.0).rate() >= 0.99
+    natural = descend(kl, chart, eta0, method="ngd", lr=1.0, damping=1e-2)
+    assert natural.rate() >= 0.99
+
+
+def test_e1_wrong_starts_are_trapped_in_raw_coordinates():
+    kl = A.objective(teacher(0.3, 2.0))
+    theta = A.sample_stratum(2, 100, seed=1)
+    wrong = theta[:, 1] < 0
+    raw = descend(kl, RawA(), theta, method="ngd", lr=0.02, damping=1e-8)
+    assert raw.rate(wrong) <= 0.02
+    assert raw.stuck[wrong].double().mean() > 0.98
+    chart = TubeA(0.1)
+    tube = descend(kl, chart, chart.lift(theta), method="ngd", lr=0.02, damping=1e-8)
+    assert tube.rate() == 1
+    assert tube.entered[wrong].all()
+    assert 0.95 <= tube.median(~wrong) / raw.median(~wrong) <= 1.05
+    free = em(kl, RawA().atoms(theta), fixed=[0])
+    assert free.rate() == 1  # EM is never trapped here
+
+
+def test_e1_width_of_the_collar_hardly_matters():
+    kl = A.objective(teacher(0.3, 2.0))
+    theta = A.sample_stratum(2, 200, seed=1)
+    medians = []
+    for eps in (1e-8, 1e-3, 0.05, 0.2):
+        run = descend(kl, TubeA(eps), TubeA(eps).lift(theta), lr=1.0)
+        assert run.rate() == 1
+        medians.append(run.median())
+    assert max(medians) / min(medians) < 1.05
+
+
+@pytest.mark.parametrize("v", [1.0, 0.25])
+def test_e2_escape_law(v):
+    half, lr = math.sqrt(v), 0.1
+    kl = B.objective(teacher(0.5, -half, half))
+    d0 = torch.tensor([0.1, 0.03, 0.01, 0.003, 0.001], dtype=F64)
+    theta = torch.stack([0 * d0 + 0.5, -d0 / 2, d0 / 2], 1)
+    raw = descend(kl, RawB(), theta, lr=lr, tol=1e-4).hits.double()
+    slope = np.polyfit(-np.log(d0.numpy()), raw.numpy(), 1)[0]
+    assert abs(slope * math.log1p(lr * v / 2) - 1) < 0.02
+    flat = descend(kl, ModuliB(), ModuliB().lift(theta), lr=lr, tol=1e-4).hits
+    assert flat.max() - flat.min() <= 3
+
+
+def test_e3_moduli_beat_logit_near_overlap_and_gap_beats_no_gap():
+    kl = B.objective(teacher(0.3, -1.0, 1.0))
+    rng = np.random.default_rng(1)
+    n = 100
+    w, b = rng.uniform(0.05, 0.95, n), rng.uniform(-2, 2, n)
+    near = torch.tensor(np.stack([w, b - 0.01 * w, b + 0.01 * (1 - w)], 1))
+    moduli = descend(kl, ModuliB(), ModuliB().lift(near), lr=1.0, steps=4000)
+    logit = descend(kl, LogitB(), LogitB().lift(near), lr=1.0, steps=4000)
+    assert moduli.rate() == logit.rate() == 1
+    assert moduli.median() < logit.median()
+    ajar, shut = RelativeB(0.05), RelativeB(0.0)
+    with_gap = descend(kl, ajar, ajar.lift(near), lr=0.3, steps=4000).rate()
+    without = descend(kl, shut, shut.lift(near), lr=0.3, steps=4000).rate()
+    assert with_gap >= 0.99 > without
+
+
+def test_e5_cone():
+    S = cone(2.0)
+    theta = S.sample_stratum(2, 200, seed=1)
+    goal = S.objective(teacher(1.0, 0.0))
+    raw = descend(goal, S.chart, theta, lr=0.1, tol=1e-8)
+    assert raw.rate() <= 0.85
+    # the false minimum on the other nappe, in closed form
+    trapped = raw.eta[~raw.success][:, 0]
+    assert (trapped + 3 / 5).abs().max() < 1e-3
+    for eps in (0.05, 0.1, 0.2, 0.5):
+        R = resolve(S, eps)
+        run = R.descend(teacher(1.0, 0.0), theta, lr=1.0, tol=1e-8)
+        assert run.rate() >= 0.99
+
+
+def test_natural_flow_does_not_see_the_chart_and_gradient_flow_does():
+    kl = B.objective(teacher(0.3, -1.0, 1.0))
+    theta = torch.tensor([[0.4, -0.6, 0.9]], dtype=F64)
+    ends = {}
+    for method in ("gd", "ngd"):
+        for chart in (RawB(), ModuliB()):
+            run = descend(
+                kl,
+                chart,
+                chart.lift(theta),
+                method=method,
+                lr=0.005,
+                damping=1e-12,
+                steps=200,
+                tol=0.0,
+            )
+            ends[method, type(chart)] = chart.push(run.eta)
+    natural = (ends["ngd", RawB] - ends["ngd", ModuliB]).abs().max()
+    plain = (ends["gd", RawB] - ends["gd", ModuliB]).abs().max()
+    assert natural < 1e-3
+    assert plain > 0.1
+
+
+def test_raw_natural_step_explodes_near_overlap_and_the_metric_collar_tames_it():
+    kl = B.objective(teacher(0.3, -1.0, 1.0))
+    sizes, tame = [], []
+    chart = ModuliB(ridge=0.1)
+    for d in (0.3, 0.1, 0.03, 0.01):
+        theta = torch.tensor([[0.4, 0.0, d]], dtype=F64)
+        for c, out in ((RawB(), sizes), (chart, tame)):
+            eta = c.lift(theta)
+            J = c.jacobian(eta)
+            _, g, F = kl.evaluate(c.atoms(eta), fisher=True)
+            G = c.metric(eta, torch.einsum("bap,bac,bcq->bpq", J, F, J))
+            out.append(natural_step(G, torch.einsum("bap,ba->bp", J, g), 0.0).norm())
+    assert sizes[-1] > 1e4 * sizes[0] / 100
+    assert all(b > 5 * a for a, b in itertools.pairwise(sizes))
+    assert max(tame) < 3
+
+
+def test_plateau_path_and_finished_rows_are_recorded():
+    kl = A.objective(teacher(0.3, 2.0))
+    theta = torch.tensor([[0.5, 1.0], [0.31, 2.0]], dtype=F64)
+    run = descend(kl, RawA(), theta, lr=0.3, plateau=1e-2, record=[0, 10, 400])
+    assert run.path.shape == (2, 3, 2)
+    torch.testing.assert_close(run.path[:, 0], theta)
+    torch.testing.assert_close(run.path[:, 2], run.eta)
+    assert (run.left <= run.hits).all()
+    assert run.left[1] == 0
+    slow = descend(kl, RawA(), theta[:1], lr=0.3, steps=10)
+    torch.testing.assert_close(run.path[0, 1], slow.eta[0])
+    assert slow.hits[0] == -1
+    assert slow.median() == 10
+
+
+def test_step_length_never_exceeds_the_clip():
+    kl = A.objective(teacher(0.3, 2.0))
+    theta = torch.tensor([[0.5, 1.0]], dtype=F64)
+    run = descend(kl, RawA(), theta, lr=100.0, clip=0.05, steps=1, tol=0.0)
+    assert abs((run.eta - theta).norm() - 0.05) < 1e-12
+    assert run.clipped[0] == 1
+
+
+def test_tuning_breaks_ties_by_the_final_loss():
+    kl = A.objective(teacher(0.3, 2.0))
+    theta = A.sample_stratum(2, 10, seed=0)
+
+    def run(lr):
+        return descend(kl, TubeA(0.1), TubeA(0.1).lift(theta), lr=lr, steps=3)
+
+    # nothing converges in 3 steps: only the loss can tell the settings apart
+    best, _ = tune(run, {"lr": [0.001, 1.0]})
+    assert best == {"lr": 1.0}
+    with pytest.raises(ValueError, match="grid"):
+        tune(run, {"lr": []})
+
+
+def test_singular_metric_without_damping_is_an_error():
+    kl = B.objective(teacher(0.3, -1.0, 1.0))
+    theta = torch.tensor([[0.4, 0.0, 0.0]], dtype=F64)
+    with pytest.raises(SingularMetricError, match="damping"):
+        descend(kl, RawB(), theta, method="ngd")
+    run = descend(kl, RawB(), theta, method="ngd", damping=1e-4, steps=3)
+    assert torch.isfinite(run.loss).all()
+    with pytest.raises(ValueError, match="damping"):
+        natural_step(torch.eye(2)[None], torch.ones(1, 2), -1.0)
+
+
+def test_natural_step_solves_the_damped_system():
+    rng = np.random.default_rng(0)
+    M = torch.tensor(rng.normal(size=(5, 3, 3)))
+    G, g = M @ M.transpose(1, 2), torch.tensor(rng.normal(size=(5, 3)))
+    x = natural_step(G, g, 0.1)
+    residual = torch.einsum("bij,bj->bi", G + 0.1 * torch.eye(3, dtype=F64), x) - g
+    assert residual.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"method": "adam"}, "method"),
+        ({"eta0": torch.zeros(0, 2, dtype=F64)}, "eta0"),
+        ({"eta0": torch.tensor([[float("nan"), 1.0]], dtype=F64)}, "eta0"),
+    ],
+)
+def test_bad_settings(kwargs, message):
+    kl = A.objective(teacher(0.3, 2.0))
+    eta0 = kwargs.pop("eta0", torch.ones(1, 2, dtype=F64))
+    with pytest.raises(ValueError, match=message):
+        descend(kl, RawA(), eta0, **kwargs)
+
+
+def test_a_diverging_run_says_so():
+    kl = MixtureKL(teacher(0.5, 0.5, 0.0, 1.0))
+    chart = ModuliB()
+    eta0 = torch.tensor([[1e3, 1.0, 0.0]], dtype=F64)
+    with pytest.raises(ValueError, match="not finite at iteration 0"):
+        descend(kl, chart, eta0)
+
+
+def test_float32_and_inputs_decide_the_dtype():
+    kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0]))
+    eta0 = torch.tensor([[0.5, 1.0]])
+    run = descend(kl, RawA(), eta0, lr=0.3, tol=1e-4)
+    assert run.eta.dtype == torch.float32
+    assert run.success.all()

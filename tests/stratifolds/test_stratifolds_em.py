@@ -1,0 +1,158 @@
+"""EM and the natural gradient for full mixtures, against scikit-learn and by theory."""
+
+import numpy as np
+import pytest
+import torch
+
+from geolib.stratifolds import (
+    GaussianMixture,
+    MixtureKL,
+    em,
+    em_fit,
+    em_step,
+    natural_fit,
+)
+from geolib.stratifolds.gmm import _metric, _move
+
+F64 = torch.float64
+
+
+def problem(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = GaussianMixture(
+        torch.tensor([0.5, 0.3, 0.2], dtype=F64),
+        torch.tensor([[0.0, 0.0], [3.0, 0.5], [-1.0, 3.0]], dtype=F64),
+        torch.tensor([[[1.0, 0.3], [0.3, 0.7]]] * 3, dtype=F64),
+    )
+    start = GaussianMixture(
+        torch.full((3,), 1 / 3, dtype=F64),
+        truth.means + torch.tensor(rng.normal(size=(3, 2)) * 0.6),
+        torch.eye(2, dtype=F64).expand(3, 2, 2).clone(),
+    )
+    return truth.sample(n, seed), start
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_em_equals_scikit_learn_step_by_step(covariance):
+    mixture = pytest.importorskip("sklearn.mixture")
+    x, start = problem()
+    ours = em_fit(x, start, covariance=covariance, steps=25, tol=-np.inf)
+    precision = torch.linalg.inv(start.covariances)
+    sk = mixture.GaussianMixture(
+        3,
+        covariance_type=covariance,
+        tol=0.0,
+        reg_covar=0.0,
+        max_iter=25,
+        weights_init=start.weights.numpy(),
+        means_init=start.means.numpy(),
+        precisions_init=(precision if covariance == "full" else precision[0]).numpy(),
+    )
+    from sklearn.exceptions import ConvergenceWarning
+
+    with pytest.warns(ConvergenceWarning):
+        sk.fit(x.numpy())
+    np.testing.assert_allclose(ours.mixture.weights, sk.weights_, atol=1e-13)
+    np.testing.assert_allclose(ours.mixture.means, sk.means_, atol=1e-12)
+    theirs = sk.covariances_ if covariance == "full" else [sk.covariances_] * 3
+    np.testing.assert_allclose(ours.mixture.covariances, theirs, atol=1e-12)
+    assert abs(ours.log_likelihood[-1] - sk.score(x.numpy())) < 1e-13
+
+
+def test_location_em_is_full_em_with_fixed_covariance():
+    rng = np.random.default_rng(3)
+    x = torch.tensor(np.concatenate([rng.normal(size=80), rng.normal(size=40) + 2]))
+    teacher = torch.tensor([1.0, 0.0], dtype=F64)
+    atoms = torch.tensor([[0.4, 0.6, -0.5, 1.0]], dtype=F64)
+    objective = MixtureKL(teacher, data=x)
+    for _ in range(7):
+        atoms = em_step(objective, atoms)
+    start = GaussianMixture(
+        torch.tensor([0.4, 0.6], dtype=F64),
+        torch.tensor([[-0.5], [1.0]], dtype=F64),
+        torch.ones(2, 1, 1, dtype=F64),
+    )
+    full = em_fit(x[:, None], start, covariance="fixed", steps=7, tol=-np.inf)
+    np.testing.assert_allclose(atoms[0, :2], full.mixture.weights, atol=1e-13)
+    np.testing.assert_allclose(atoms[0, 2:], full.mixture.means[:, 0], atol=1e-13)
+
+
+def test_em_never_raises_the_loss_and_keeps_the_fixed_component():
+    kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0], dtype=F64))
+    atoms = torch.tensor([[0.5, 0.5, 0.0, -2.0], [0.9, 0.1, 0.0, 0.3]], dtype=F64)
+    for _ in range(30):
+        new = em_step(kl, atoms, fixed=[0])
+        assert (kl.value(new) <= kl.value(atoms) + 1e-15).all()
+        atoms = new
+    assert (atoms[:, 2] == 0).all()
+    run = em(kl, atoms, fixed=[0], plateau=0.05)
+    assert run.success.all()
+    assert (run.left <= run.hits).all()
+
+
+def test_both_fits_reach_the_same_likelihood_and_natural_needs_fewer_passes():
+    x, start = problem(n=3000)
+    slow = em_fit(x, start, steps=3000, tol=1e-13)
+    fast = natural_fit(x, start, tol=1e-13)
+    assert abs(slow.log_likelihood[-1] - fast.log_likelihood[-1]) < 1e-8
+    assert fast.converged
+    assert fast.iterations < slow.iterations / 3
+    rises = np.diff(fast.log_likelihood)
+    assert (rises >= 0).all()
+    assert abs(fast.log_likelihood[-1] - fast.mixture.log_likelihood(x)) < 1e-12
+
+
+def test_score_is_the_derivative_of_the_likelihood():
+    x, start = problem()
+    y, log_f = start.whiten(x)
+    g, F = _metric(start, y, log_f, torch.logsumexp(log_f, 0), 1)
+    h = 1e-6
+    for i in range(len(g)):
+        e = torch.zeros_like(g)
+        e[i] = h
+        up, down = (_move(start, s * e).log_likelihood(x) for s in (1, -1))
+        assert abs((up - down) / (2 * h) - g[i]) < 1e-8
+    assert torch.linalg.eigvalsh(F)[0] > 0
+
+
+def test_targets_and_budgets_stop_the_fits():
+    x, start = problem()
+    best = em_fit(x, start, steps=500, tol=1e-12).log_likelihood[-1]
+    for fit in (em_fit, natural_fit):
+        run = fit(x, start, target=best - 1e-3, steps=400, tol=0.0)
+        assert run.converged
+        assert run.log_likelihood[-1] >= best - 1e-3
+        assert not fit(x, start, steps=2, tol=0.0).converged
+
+
+@pytest.mark.parametrize("fit", [em_fit, natural_fit])
+def test_bad_data(fit):
+    x, start = problem(50)
+    for bad, message in (
+        (x[:1], "one point has no maximum-likelihood mixture"),
+        (x[:0], "n >= 2"),
+        (x[:, :1], "1 dimensions"),
+        (torch.full_like(x, float("nan")), "finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(bad, start)
+
+
+def test_bad_mixtures():
+    one = torch.ones(1, dtype=F64)
+    with pytest.raises(ValueError, match="sum to 1"):
+        GaussianMixture(2 * one, one[None], one[None, None])
+    with pytest.raises(ValueError, match="positive definite"):
+        GaussianMixture(one, one[None], -one[None, None])
+    with pytest.raises(ValueError, match="shapes"):
+        GaussianMixture(one, one, one[None, None])
+    x, start = problem(50)
+    with pytest.raises(ValueError, match="covariance"):
+        em_fit(x, start, covariance="diag")
+    with pytest.raises(ValueError, match="positive weights"):
+        natural_fit(
+            x,
+            GaussianMixture(
+                torch.tensor([1.0, 0.0, 0.0], dtype=F64), start.means, start.covariances
+            ),
+        )

@@ -1,0 +1,251 @@
+"""Learning coefficients: closed forms, the exact grid, the sampler, a peer."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geolib.core import init_, normal
+from geolib.stratifolds import (
+    ChartLoss,
+    MixtureKL,
+    ModuliB,
+    RawA,
+    TemperedPosterior,
+    divergence_from_null,
+    evidence_curve,
+    grid_mean_loss,
+    learning_coefficient,
+    log_axis,
+    mala,
+    module_loss,
+)
+
+F64 = torch.float64
+
+
+def curve_a(low=4, high=12, count=240):
+    w, lw = log_axis(1.0, count)
+    m, lm = log_axis(3.0, count)
+    theta = torch.cartesian_prod(w, m)
+    zero = torch.zeros(len(theta), dtype=F64)
+    atoms = torch.stack([1 - theta[:, 0], theta[:, 0], zero, theta[:, 1]], 1)
+    n = torch.logspace(low, high, 17, dtype=F64)
+    mass = (lw[:, None] + lm).flatten()
+    return evidence_curve(divergence_from_null(atoms), mass, n)
+
+
+def test_mixture_a_has_coefficient_one_half_and_multiplicity_two():
+    curve = curve_a()
+    assert abs(curve.fit(multiplicity=2)[0] - 0.5) < 0.01
+    lam, m = curve.fit()
+    assert abs(lam - 0.5) < 0.02
+    assert 1.5 < m < 2.2
+    assert curve.fit(multiplicity=1)[0] < 0.46  # forgetting the multiplicity shows
+    # the local slope climbs towards 1/2 as 1/2 - (m - 1)/log n
+    assert (curve.local.diff() > 0).all()
+    correction = (0.5 - curve.local) * torch.log(curve.n)
+    assert ((correction > 0.7) & (correction < 1.1)).all()
+
+
+def test_local_slope_is_the_derivative_of_the_log_evidence():
+    curve = curve_a(4, 5, 80)
+    log_n = torch.log(curve.n)
+    numeric = -(curve.log_z[2:] - curve.log_z[:-2]) / (log_n[2:] - log_n[:-2])
+    assert (numeric - curve.local[1:-1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("parts", [(40, 60, 16), (56, 84, 24)])
+def test_prior_moves_mixture_b_from_three_quarters_to_one(parts):
+    nb, nd, nw = parts
+    n = torch.logspace(4, 7, 13, dtype=F64)
+    b, lb = log_axis(3.0, nb, 1e-6)
+    b, lb = torch.cat([-b, b]), torch.cat([lb, lb])
+    d, ld = log_axis(6.0, nd, 1e-5)
+    w = (torch.arange(nw, dtype=F64) + 0.5) / nw
+    g = torch.cartesian_prod(b, d, w)
+    atoms = torch.stack(
+        [
+            1 - g[:, 2],
+            g[:, 2],
+            g[:, 0] - g[:, 2] * g[:, 1],
+            g[:, 0] + (1 - g[:, 2]) * g[:, 1],
+        ],
+        1,
+    )
+    mass = (lb[:, None, None] + ld[None, :, None] + 0 * w).flatten()
+    flat = evidence_curve(divergence_from_null(atoms), mass, n)
+    assert abs(flat.fit(multiplicity=1)[0] - 0.75) < 0.01
+    v, lv = log_axis(2.0, nd, 1e-7)
+    s = torch.linspace(-2, 2, nw, dtype=F64)
+    eta = torch.cartesian_prod(b, v, s)
+    mass = (lb[:, None, None] + lv[None, :, None] + 0 * s).flatten()
+    K = divergence_from_null(ModuliB().atoms(eta))
+    moduli = evidence_curve(K, mass, n)
+    assert abs(moduli.fit(multiplicity=1)[0] - 1.0) < 0.02
+
+
+def test_regular_truth_has_half_the_dimension():
+    # around a regular truth K = half a quadratic form in two parameters
+    kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0], dtype=F64))
+    t = torch.linspace(-0.02, 0.02, 201, dtype=F64)
+    theta = torch.cartesian_prod(0.3 + t, 2.0 + t)
+    K = kl.value(RawA().atoms(theta)).clamp_min(0)
+    n = torch.logspace(5.5, 6.5, 5, dtype=F64)
+    curve = evidence_curve(K, torch.zeros(len(K), dtype=F64), n)
+    assert abs(curve.fit(multiplicity=1)[0] - 1.0) < 0.01
+
+
+def posterior_a(n, seed):
+    x = torch.tensor(np.random.default_rng(seed).standard_normal(n))
+    kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64), data=x)
+    return ChartLoss(kl, RawA())
+
+
+BOX = torch.tensor([0.0, -3.0], dtype=F64), torch.tensor([1.0, 3.0], dtype=F64)
+
+
+def starts(chains):
+    rng = np.random.default_rng(5)
+    mu = 0.1 * rng.standard_normal(chains)
+    return torch.tensor(np.stack([rng.random(chains), mu], 1))
+
+
+def test_sampler_agrees_with_the_exact_grid():
+    n = 500
+    loss = posterior_a(n, 0)
+    exact = learning_coefficient(loss, n, *BOX, base=0.0, points=[120, 240])
+    drawn = learning_coefficient(
+        loss, n, *BOX, base=0.0, sampler="mala", theta0=starts(64), steps=1500, step=0.8
+    )
+    assert abs(exact.value - drawn.value) < 4 * drawn.error
+    assert drawn.error < 0.02
+    assert 0.3 < drawn.acceptance < 0.95
+    assert exact.error == 0
+    assert exact.value < 0.5  # far below the asymptotic value, at this n
+
+
+def test_grid_is_converged():
+    loss = posterior_a(300, 1)
+    posterior = TemperedPosterior(loss, 300, *BOX)
+    coarse = grid_mean_loss(posterior, [100, 200])
+    fine = grid_mean_loss(posterior, [200, 400])
+    assert abs(coarse - fine) * posterior.weight < 1e-3
+
+
+def test_mala_on_a_gaussian_has_the_right_moments():
+    n, P = 1000, 3
+    scale = torch.tensor([1.0, 4.0, 0.25], dtype=F64)
+    wide = 50 * torch.ones(P, dtype=F64)
+    posterior = TemperedPosterior(
+        lambda t: (scale * t * t).sum(1) / n, n, -wide, wide, beta=0.5
+    )
+    out = mala(posterior, torch.zeros(200, P, dtype=F64), steps=1500, step=2.0, seed=1)
+    # each coordinate of a quadratic energy contributes 1/2
+    assert abs(posterior.weight * out.mean - P / 2) < 5 * posterior.weight * out.error
+    assert posterior.weight * out.error < 0.02
+
+
+def test_tie_to_an_anchor_and_autograd_gradient():
+    zero = torch.zeros(2, dtype=F64)
+    wide = 20 * torch.ones(2, dtype=F64)
+    posterior = TemperedPosterior(
+        lambda t: 0 * t.sum(1), 100, -wide, wide, anchor=zero, gamma=4.0
+    )
+    out = mala(posterior, torch.zeros(300, 2, dtype=F64), steps=600, step=1.0)
+    assert abs(out.theta.var().item() - 0.25) < 0.05
+
+
+def test_module_loss_and_the_coefficient_of_a_regular_network():
+    net = init_(nn.Linear(2, 1).double(), 0)
+    x = normal((400, 2), 1)
+    y = x @ torch.tensor([[1.0], [-1.0]], dtype=F64) + 0.1 * normal((400, 1), 2)
+    loss = module_loss(net, lambda f, t: 50 * ((f - t) ** 2).mean(), x, y)
+    X = torch.cat([x, torch.ones(400, 1, dtype=F64)], 1)
+    best = torch.linalg.lstsq(X, y).solution[:, 0]
+    floor = loss(best[None]).item()
+    wide = torch.ones(3, dtype=F64)
+    out = learning_coefficient(
+        loss,
+        400,
+        best - wide,
+        best + wide,
+        base=floor,
+        sampler="mala",
+        theta0=best.expand(8, 3).clone(),
+        steps=400,
+        step=0.05,
+    )
+    assert abs(out.value - 1.5) < 5 * out.error  # p/2 for a regular model
+    assert out.error < 0.15
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"sampler": "sgld"}, "sampler"),
+        ({"sampler": "mala"}, "theta0"),
+        ({"points": [10]}, "points"),
+        ({"n": 1}, "at least 2"),
+        ({"gamma": 1.0}, "anchor"),
+        ({"sampler": "mala", "theta0": 9 * torch.ones(2, 2, dtype=F64)}, "inside"),
+    ],
+)
+def test_bad_settings(kwargs, message):
+    settings = {"n": 50, "base": 0.0, "points": [5, 5]} | kwargs
+    n = settings.pop("n")
+    with pytest.raises(ValueError, match=message):
+        learning_coefficient(lambda t: t.sum(1), n, *BOX, **settings)
+
+
+def test_bad_curves_and_axes():
+    with pytest.raises(ValueError, match="divergences"):
+        evidence_curve(-torch.ones(3), torch.zeros(3), torch.ones(1))
+    with pytest.raises(ValueError, match="shape"):
+        evidence_curve(torch.ones(3), torch.zeros(2), torch.ones(1))
+    with pytest.raises(ValueError, match="low"):
+        log_axis(1.0, 10, low=2.0)
+    with pytest.raises(ValueError, match="data"):
+        module_loss(
+            nn.Linear(1, 1),
+            nn.functional.mse_loss,
+            torch.zeros(1, 1),
+            torch.zeros(1, 1),
+        )
+
+
+@pytest.mark.peer
+def test_devinterp_agrees_on_a_regular_network():
+    pytest.importorskip("devinterp", reason="optional peer, not installed")
+    from devinterp.optim import SGLD
+    from devinterp.slt.sampler import LLCEstimator, sample
+    from torch.utils.data import DataLoader, TensorDataset
+
+    torch.manual_seed(0)
+    net = init_(nn.Linear(2, 1).double(), 0)
+    x = normal((400, 2), 1)
+    y = x @ torch.tensor([[1.0], [-1.0]], dtype=F64) + 0.1 * normal((400, 1), 2)
+    X = torch.cat([x, torch.ones(400, 1, dtype=F64)], 1)
+    best = torch.linalg.lstsq(X, y).solution[:, 0]
+    with torch.no_grad():
+        net.weight.copy_(best[None, :2])
+        net.bias.copy_(best[2:])
+    beta = 400 / math.log(400)
+    loss = torch.as_tensor(50 * ((net(x) - y) ** 2).mean().item())
+    estimator = LLCEstimator(num_chains=4, num_draws=400, nbeta=beta, init_loss=loss)
+    data = DataLoader(TensorDataset(x, y), batch_size=400)
+    sample(
+        net,
+        data,
+        callbacks=[estimator],
+        num_chains=4,
+        num_draws=400,
+        seed=0,
+        evaluate=lambda m, batch: 50 * ((m(batch[0]) - batch[1]) ** 2).mean(),
+        sampling_method=SGLD,
+        verbose=False,
+        sampling_method_kwargs={"lr": 1e-4, "nbeta": beta, "localization": 0.0},
+    )
+    assert abs(float(estimator.get_results()["llc/mean"]) - 1.5) < 0.5

@@ -1,0 +1,327 @@
+"""Strata of real networks and collar surgery: ranks, guards, structures refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from geolib.core import Realization, init_, normal
+from geolib.stratifolds import (
+    CollarSurgery,
+    find_strata,
+    hidden_layers,
+    overlap_forms,
+)
+from geolib.stratifolds.find_strata import centre, overlap_distances
+
+F64 = torch.float64
+
+
+def tanh_net(n=2, width=4, out=1, seed=0, activation=None):
+    net = nn.Sequential(
+        nn.Linear(n, width), activation or nn.Tanh(), nn.Linear(width, out)
+    )
+    return init_(net.double(), seed, bias_scale=0.7)
+
+
+def full_deficit(net, x):
+    """Rank deficit of the whole Gauss-Newton matrix, from core's dense Jacobian."""
+    R = Realization(net)
+    J = R.linearize(R.theta0, x).jacobian().reshape(-1, R.p)
+    s = torch.linalg.svdvals(J)
+    return int((s < 1e-11 * s[0]).sum())
+
+
+def overlap(net, i, j, sign=1.0):
+    with torch.no_grad():
+        net[0].weight[j] = sign * net[0].weight[i]
+        net[0].bias[j] = sign * net[0].bias[i]
+
+
+def dead(net, i):
+    with torch.no_grad():
+        net[2].weight[:, i] = 0
+
+
+def constant(net, i):
+    with torch.no_grad():
+        net[0].weight[i] = 0
+
+
+X = normal((4000, 2), seed=9)
+TABLE = [
+    ((), 0),
+    ((lambda m: overlap(m, 0, 1),), 4),
+    ((lambda m: overlap(m, 0, 1, -1.0),), 4),
+    ((lambda m: dead(m, 2),), 3),
+    ((lambda m: constant(m, 2),), 2),
+    ((lambda m: overlap(m, 0, 1), lambda m: dead(m, 2)), 7),
+    ((lambda m: overlap(m, 0, 1), lambda m: constant(m, 2)), 6),
+]
+
+
+@pytest.mark.parametrize(("moves", "deficit"), TABLE)
+def test_table_of_rank_deficits(moves, deficit):
+    net = tanh_net()
+    for move in moves:
+        move(net)
+    assert full_deficit(net, X[:400]) == deficit
+    found = find_strata(net, X, near=1e-6)
+    assert all(s.verified for s in found)
+    assert len(found) == len(moves)
+    if len(moves) == 1:
+        assert found[0].deficit == found[0].predicted == deficit
+        assert found[0].gap > 1e10
+
+
+@pytest.mark.parametrize("out", [1, 3])
+@pytest.mark.parametrize("kind", ["overlap", "dead output", "constant unit"])
+def test_deficits_with_several_outputs_match_the_full_jacobian(out, kind):
+    net = tanh_net(n=3, out=out, seed=2)
+    x = normal((300, 3), seed=1)
+    act = {
+        "overlap": lambda m: overlap(m, 0, 3),
+        "dead output": lambda m: dead(m, 1),
+        "constant unit": lambda m: constant(m, 1),
+    }[kind]
+    act(net)
+    (s,) = find_strata(net, x, near=1e-9)
+    assert s.kind == kind
+    assert s.deficit == s.predicted == full_deficit(net, x)
+
+
+def test_generic_network_is_near_no_stratum_and_near_ones_are_ranked():
+    net = tanh_net(seed=3)
+    assert find_strata(net, X, near=0.05) == []
+    overlap(net, 0, 1)
+    with torch.no_grad():
+        net[0].weight[1] += 0.01
+    (s,) = find_strata(net, X, near=0.05)
+    assert s.units == (0, 1)
+    assert 0.003 < s.distance < 0.05
+    assert s.verified
+    assert 0 < s.near < 0.05
+    assert "overlap of 0, 1" in str(s)
+
+
+def test_find_strata_changes_nothing():
+    net = tanh_net()
+    overlap(net, 0, 1)
+    before = copy.deepcopy(net.state_dict())
+    find_strata(net, X)
+    for k, v in net.state_dict().items():
+        assert torch.equal(v, before[k])
+
+
+def test_relu_scaling_and_dormant_units():
+    net = tanh_net(n=3, seed=4, activation=nn.ReLU())
+    x = normal((200, 3), seed=2)
+    with torch.no_grad():
+        net[0].weight[1] = 3 * net[0].weight[0]
+        net[0].bias[1] = 3 * net[0].bias[0]
+        net[0].bias[2] = -100.0
+    kinds = {s.kind: s for s in find_strata(net, x, near=1e-6)}
+    assert set(kinds) == {"overlap", "dormant unit"}
+    assert kinds["overlap"].units == (0, 1)
+    assert all(s.verified for s in kinds.values())
+
+
+def test_hidden_layers_of_a_deep_network_with_wrappers():
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(4, 5), nn.Tanh()),
+        nn.Identity(),
+        nn.Linear(5, 6),
+        nn.GELU(),
+        nn.Linear(6, 2),
+    ).double()
+    init_(net, 1)
+    layers = hidden_layers(net)
+    assert [(x.width, x.odd, x.homogeneous) for x in layers] == [
+        (5, True, False),
+        (6, False, False),
+    ]
+    x = normal((50, 2, 2), seed=0)
+    out = layers[1].tail
+    assert out is None
+    h = layers[1].inputs(x)
+    y = layers[1].after(layers[1].sigma(h @ layers[1].incoming().T))
+    torch.testing.assert_close(y, net(x))
+    with torch.no_grad():
+        net[3].weight[2] = net[3].weight[1]
+        net[3].bias[2] = net[3].bias[1]
+    (s,) = find_strata(net, x, near=1e-6)
+    assert (s.layer, s.kind, s.units) == (1, "overlap", (1, 2))
+    assert s.verified
+
+
+def test_forms_predict_the_change_of_the_loss():
+    net = tanh_net(n=3, width=3, out=2, seed=5)
+    x, y = normal((80, 3), seed=3), normal((80, 2), seed=4)
+    overlap(net, 0, 1)
+    layer = hidden_layers(net)[0]
+    b, V = layer.incoming()[0], layer.outgoing()[0] + layer.outgoing()[1]
+
+    def loss():
+        with torch.no_grad():
+            return nn.functional.mse_loss(net(x), y).item()
+
+    layer.write(0, b, V / 2)
+    layer.write(1, b, V / 2)
+    f = net(x).detach().requires_grad_(True)
+    (g,) = torch.autograd.grad(nn.functional.mse_loss(f, y), f)
+    A, B = overlap_forms(layer, x, g, b, V)
+    base, t = loss(), 1e-3
+    d, c = t * normal(4, seed=6), t * normal(2, seed=7)
+    for z in (0.5, 1.5):
+        layer.write(0, b - z * d, (1 - z) * V + c)
+        layer.write(1, b + (1 - z) * d, z * V - c)
+        predicted = -c @ B @ d + 0.5 * z * (1 - z) * d @ A @ d
+        assert abs(loss() - base - predicted) < 0.02 * abs(predicted)
+
+
+def test_centre_keeps_the_function_of_one_output_to_second_order():
+    net = tanh_net(seed=6)
+    layer = hidden_layers(net)[0]
+    x = normal((50, 2), seed=5)
+    changes = []
+    for t in (1e-2, 1e-3):
+        twin = copy.deepcopy(net)
+        pair = hidden_layers(twin)[0]
+        w, v = layer.incoming(), layer.outgoing()
+        pair.write(1, w[0] + t * normal(3, seed=1), 1.7 * v[0])
+        before = twin(x)
+        W, U = pair.incoming(), pair.outgoing()
+        V, b = centre(W[0], U[0], W[1], U[1])
+        pair.write(0, b, V / 2)
+        pair.write(1, b, V / 2)
+        changes.append((twin(x) - before).abs().max().item())
+    assert 50 < changes[0] / changes[1] < 200
+
+
+def plateau_net():
+    net = tanh_net(n=2, width=2, seed=7)
+    overlap(net, 0, 1)
+    with torch.no_grad():
+        net[2].weight[:, 1] = net[2].weight[:, 0]
+        net[0].weight[1] += 1e-5
+    return net
+
+
+def teacher_data():
+    x = normal((200, 2), seed=8)
+    return x, torch.tanh(2 * x[:, :1]) + torch.tanh(2 * x[:, 1:])
+
+
+def train(net, x, y, steps, surgery=None, lr=0.1):
+    for _ in range(steps):
+        net.zero_grad()
+        nn.functional.mse_loss(net(x), y).backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= lr * p.grad
+        if surgery is not None:
+            surgery.step()
+    with torch.no_grad():
+        return nn.functional.mse_loss(net(x), y).item()
+
+
+def test_surgery_leaves_the_plateau_and_does_nothing_elsewhere():
+    x, y = teacher_data()
+    plain, cut = plateau_net(), plateau_net()
+    surgery = CollarSurgery(cut, nn.functional.mse_loss, x, y, every=20, patience=0.05)
+    stuck, free = train(plain, x, y, 300), train(cut, x, y, 300, surgery)
+    assert any(op.accepted for op in surgery.log)
+    assert free < 0.5 * stuck
+    for op in surgery.log:
+        assert op.after <= op.before
+        assert op.accepted == (op.after < op.before)
+    apart, same = tanh_net(seed=8), tanh_net(seed=8)
+    idle = CollarSurgery(
+        apart, nn.functional.mse_loss, x, y, every=5, patience=float("inf"), eps=1e-3
+    )
+    assert train(apart, x, y, 50, idle) == train(same, x, y, 50)
+    assert idle.log == []
+
+
+def test_refused_surgery_restores_the_weights():
+    x, _ = teacher_data()
+    net = plateau_net()
+    fitted = net(x).detach()  # zero loss: nothing can improve
+    before = copy.deepcopy(net.state_dict())
+    surgery = CollarSurgery(net, nn.functional.mse_loss, x, fitted)
+    ops = surgery.operate()
+    assert len(ops) == 1
+    assert not ops[0].accepted
+    for k, v in net.state_dict().items():
+        assert torch.equal(v, before[k])
+
+
+def test_distances_know_the_sign_of_odd_units():
+    net = tanh_net(seed=9)
+    overlap(net, 0, 2, -1.0)
+    distance, sign = overlap_distances(hidden_layers(net)[0])
+    assert distance[0, 2] == 0
+    assert sign[0, 2] == -1
+    assert torch.isinf(distance.diagonal()).all()
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (nn.Linear(2, 2), TypeError, "expected an nn.Sequential"),
+        (nn.Sequential(nn.Linear(2, 2)), ValueError, "at least two Linear"),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)),
+            ValueError,
+            "one activation without parameters",
+        ),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Softmax(1), nn.Linear(2, 1)),
+            ValueError,
+            "elementwise activation",
+        ),
+        (
+            nn.Sequential(
+                nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Tanh(), nn.Linear(2, 1)
+            ),
+            ValueError,
+            "one activation",
+        ),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Dropout(), nn.Linear(2, 1)),
+            ValueError,
+            "training mode",
+        ),
+    ],
+)
+def test_other_structures_are_refused(module, error, message):
+    with pytest.raises(error, match=message):
+        find_strata(module, torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(0, 2, dtype=F64), "at least 2 inputs"),
+        (torch.zeros(1, 2, dtype=F64), "at least 2 inputs"),
+        (torch.full((3, 2), float("nan"), dtype=F64), "finite"),
+        (torch.zeros(3, 2), "dtype"),
+    ],
+)
+def test_bad_data_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        find_strata(tanh_net(), data)
+
+
+def test_bad_surgery_settings():
+    net, (x, y) = tanh_net(), teacher_data()
+    with pytest.raises(ValueError, match="targets"):
+        CollarSurgery(net, nn.functional.mse_loss, x, y[:5])
+    with pytest.raises(ValueError, match="eps"):
+        CollarSurgery(net, nn.functional.mse_loss, x, y, eps=0.0)
+    with pytest.raises(ValueError, match="finite scalar"):
+        CollarSurgery(net, nn.MSELoss(reduction="none"), x, y)
+    with pytest.raises(ValueError, match="near"):
+        find_strata(net, x, near=0.0)
