@@ -13,6 +13,7 @@ from geolib.stratifolds import (
     hidden_layers,
     overlap_forms,
 )
+from geolib.stratifolds.collar import extreme_pairs
 from geolib.stratifolds.find_strata import centre, overlap_distances
 
 F64 = torch.float64
@@ -198,6 +199,15 @@ def test_centre_keeps_the_function_of_one_output_to_second_order():
         pair.write(1, b, V / 2)
         changes.append((twin(x) - before).abs().max().item())
     assert 50 < changes[0] / changes[1] < 200
+
+
+def test_extreme_eigenpairs_by_lanczos_equal_the_dense_ones():
+    M = normal((200, 200), seed=11)
+    A = M + M.T
+    lam, E = extreme_pairs(A)
+    exact = torch.linalg.eigvalsh(A)[[0, -1]]
+    torch.testing.assert_close(lam, exact, rtol=1e-10, atol=0)
+    assert (A @ E - E * lam).abs().max() < 1e-6
 
 
 def plateau_net():
