@@ -21,6 +21,7 @@ from geolib.sweep.engines import Finished, Options, Run, SweepError
 
 CONNECT = 20  # seconds for a scheduler to answer
 PULSE = 0.5  # seconds between looks at a silent cluster
+STALL = 45  # seconds beyond two time limits after which silence means lost news
 
 
 def drive_dask(
@@ -60,6 +61,8 @@ class Flight:
         self.single = False  # what flies, flies alone
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.seen = time.monotonic()
+        self.moved = time.monotonic()  # when a run last ended or was sent
+        self.wave = 0  # grows when runs are sent again, so that keys stay unique
 
     @property
     def busy(self) -> bool:
@@ -84,10 +87,11 @@ class Flight:
             [self.specs[key] for key, _ in batch],
             limit=self.options.limit,
             hard=True,
-            key=[f"geolib-sweep-{key}-{tries}" for key, tries in batch],
+            key=[f"geolib-sweep-{key}-{tries}-{self.wave}" for key, tries in batch],
             resources={"GPU": 1} if self.options.gpu else None,
             pure=False,
         )
+        self.moved = time.monotonic()
         for (key, tries), future in zip(batch, futures, strict=True):
             self.flying[future.key] = (key, tries, future)
             future.add_done_callback(self.events.put)
@@ -106,10 +110,12 @@ class Flight:
                 ended.append(self.events.get_nowait())
         except queue.Empty:
             pass
+        ended = [future for future in ended if future.key in self.flying]
         if not ended:
             self._alive()
+            self._unstick()
             return
-        self.seen = time.monotonic()
+        self.seen = self.moved = time.monotonic()
         for future, outcome, died in self._outcomes(ended):
             key, tries, _ = self.flying.pop(future.key)
             if died and not self.single and tries >= self.options.retries:
@@ -140,6 +146,24 @@ class Flight:
         limit = self.options.limit
         past = f", or past its limit of {limit:g} s and deaf to it" if limit else ""
         return f"WorkerDied: the worker was killed (signal, memory{past})"
+
+    def _unstick(self) -> None:
+        """Send runs again whose end never came, though each has a time limit.
+
+        A worker's death can swallow the news of a run; every run that flies ends
+        within its limit, so silence for much longer means that the news is lost.
+        """
+        limit = self.options.limit
+        if not limit or not self.flying or not self.client.nthreads():
+            return
+        if time.monotonic() - self.moved < 2 * limit + STALL:
+            return
+        stuck = list(self.flying.values())
+        self.client.cancel([future for _, _, future in stuck])
+        self.flying.clear()
+        self.wave += 1
+        self.moved = time.monotonic()
+        self.waiting.extend((key, tries) for key, tries, _ in stuck)
 
     def _alive(self) -> None:
         if self.client.status != "running":

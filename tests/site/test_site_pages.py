@@ -80,7 +80,11 @@ def view(request, chromium, address):
     page.complaints, page.requests = [], []
     page.on(
         "console",
-        lambda m: page.complaints.append(m.text) if m.type == "error" else None,
+        lambda m: (
+            page.complaints.append(f"{m.text} ({m.location.get('url')})")
+            if m.type == "error"
+            else None
+        ),
     )
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
     page.on("request", lambda r: page.requests.append(r.url))
@@ -106,7 +110,7 @@ def _serious(page):
     """What axe-core calls a serious or critical breach of WCAG 2.1 A or AA."""
     page.evaluate(AXE.read_text())
     result = page.evaluate(
-        "() => axe.run(document, {resultTypes: ['violations'], "
+        "() => axe.run(document, {resultTypes: ['violations'], preload: false, "
         "runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
     )
     return [
