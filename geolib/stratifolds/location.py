@@ -142,10 +142,18 @@ class MixtureKL:
             log_q = torch.log(density(q_atoms, points)[0])
         self._entropy = (self._mass * log_q).sum()
         self._base = torch.exp(-0.5 * self._points**2 - LOG_ROOT_TAU)
+        self._scratch: Tensor | None = None
         ones = torch.ones_like(self._points)
         self._powers = torch.stack([self._points, ones])
         self._weighted = torch.stack([self._mass, self._mass * self._points], -1)
         self._offset = self._entropy - (self._mass * torch.log(self._base)).sum()
+
+    def _room(self, left: Tensor) -> Tensor:
+        """Scratch memory kept between calls: fresh pages would cost more than exp."""
+        need = (len(left), len(self._points))
+        if self._scratch is None or len(self._scratch) < need[0]:
+            self._scratch = torch.empty(need, dtype=left.dtype, device=left.device)
+        return self._scratch[: need[0]]
 
     def _ratio(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
         """phi(x - c)/phi(x) for each atom, and p(x)/phi(x)."""
@@ -153,7 +161,8 @@ class MixtureKL:
         c = atoms[:, K:]
         # (c, -c^2/2) against (x, 1): one product of matrices, one pass over memory
         left = torch.stack([c, -0.5 * c * c], -1).reshape(-1, 2)
-        f = torch.mm(left, self._powers).exp_().reshape(*c.shape, -1)
+        f = torch.mm(left, self._powers, out=self._room(left)).exp_()
+        f = f.reshape(*c.shape, -1)
         return f, torch.bmm(atoms[:, None, :K], f)[:, 0]
 
     def value(self, atoms: Tensor) -> Tensor:
