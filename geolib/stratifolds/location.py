@@ -142,16 +142,27 @@ class MixtureKL:
             log_q = torch.log(density(q_atoms, points)[0])
         self._entropy = (self._mass * log_q).sum()
         self._base = torch.exp(-0.5 * self._points**2 - LOG_ROOT_TAU)
-        # mass is q h; dividing by p = base * ratio, so keep mass/base out of loops
-        self._rows = torch.stack([torch.ones_like(self._points), self._points], -1)
+        self._scratch: Tensor | None = None
+        ones = torch.ones_like(self._points)
+        self._powers = torch.stack([self._points, ones])
+        self._weighted = torch.stack([self._mass, self._mass * self._points], -1)
+        self._offset = self._entropy - (self._mass * torch.log(self._base)).sum()
+
+    def _room(self, left: Tensor) -> Tensor:
+        """Scratch memory kept between calls: fresh pages would cost more than exp."""
+        need = (len(left), len(self._points))
+        if self._scratch is None or len(self._scratch) < need[0]:
+            self._scratch = torch.empty(need, dtype=left.dtype, device=left.device)
+        return self._scratch[: need[0]]
 
     def _ratio(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
         """phi(x - c)/phi(x) for each atom, and p(x)/phi(x)."""
         K = atoms.shape[1] // 2
         c = atoms[:, K:]
-        log_f = c[:, :, None] * self._points
-        log_f -= (0.5 * c * c)[:, :, None]
-        f = log_f.exp_()
+        # (c, -c^2/2) against (x, 1): one product of matrices, one pass over memory
+        left = torch.stack([c, -0.5 * c * c], -1).reshape(-1, 2)
+        f = torch.mm(left, self._powers, out=self._room(left)).exp_()
+        f = f.reshape(*c.shape, -1)
         return f, torch.bmm(atoms[:, None, :K], f)[:, 0]
 
     def value(self, atoms: Tensor) -> Tensor:
@@ -164,8 +175,7 @@ class MixtureKL:
                 - 0.5 * atoms[:, atoms.shape[1] // 2 :, None] ** 2
             ),
         )
-        offset = self._entropy - (self._mass * torch.log(self._base)).sum()
-        return offset - torch.log(p) @ self._mass
+        return self._offset - torch.log(p) @ self._mass
 
     def evaluate(
         self, atoms: Tensor, fisher: bool = False
@@ -174,16 +184,13 @@ class MixtureKL:
         K = atoms.shape[1] // 2
         a, c = atoms[:, :K], atoms[:, K:]
         f, p = self._ratio(atoms)
-        offset = self._entropy - (self._mass * torch.log(self._base)).sum()
-        loss = offset - torch.log(p) @ self._mass
-        moments = torch.bmm(f * (self._mass / p)[:, None, :], self._rows_of(f))
+        loss = self._offset - torch.log(p) @ self._mass
+        weights = torch.reciprocal(p)[..., None] * self._weighted
+        moments = torch.bmm(f, weights)
         d_a = -moments[..., 0]
         d_c = -a * (moments[..., 1] - c * moments[..., 0])
         gradient = torch.cat([d_a, d_c], 1)
         return loss, gradient, self.fisher(atoms) if fisher else None
-
-    def _rows_of(self, f: Tensor) -> Tensor:
-        return self._rows.expand(f.shape[0], -1, -1)
 
     def fisher(self, atoms: Tensor) -> Tensor:
         """The Fisher matrix in atom coordinates, (b, 2K, 2K)."""
