@@ -82,7 +82,10 @@ class AuditReport:
         for row in body:
             tint = TINTS[row[1]]
             cells = [html.escape(c) for c in row]
-            cells[1] = f'<span style="color:{tint};font-weight:600">{cells[1]}</span>'
+            cells[1] = (
+                f'<span style="border-left:5px solid {tint};padding-left:.4em;'
+                f'font-weight:600">{cells[1]}</span>'
+            )
             lines.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
         title = html.escape(f"{self.optimizer} ({self.title})")
         return f"<table><caption>{title}</caption>{''.join(lines)}</table>"
