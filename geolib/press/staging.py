@@ -70,8 +70,19 @@ def reference(executed: Any) -> Any:
         count += 1
         cell.execution_count = count  # nbval refuses outputs of an "unrun" cell
         checked = CHECKED in tags(cell)
-        cell.outputs = [p for o in cell.outputs if checked for p in _plain(o)]
+        cell.outputs = _joined([p for o in cell.outputs if checked for p in _plain(o)])
     return nb
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Adjacent pieces of one stream as one: how a kernel cuts them is chance."""
+    whole: list[Any] = []
+    for output in outputs:
+        if whole and output.output_type == whole[-1].output_type == "stream":
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def _plain(output: Any) -> list[Any]:

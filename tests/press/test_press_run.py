@@ -186,3 +186,15 @@ def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
     cells = nbformat.read(staged_path(a, "small"), as_version=4).cells
     folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-2:]]
     assert folded == [False, True]
+
+
+def test_a_stream_that_the_kernel_cut_in_pieces_is_one_in_the_pair():
+    from geolib.press.staging import reference
+
+    cut = [
+        nbformat.v4.new_output("stream", name="stdout", text=t) for t in ("a\n", "b\n")
+    ]
+    checked = nbformat.v4.new_code_cell("print('a')", outputs=cut)
+    checked.metadata["tags"] = ["nbval-check-output"]
+    nb = nbformat.v4.new_notebook(cells=[checked])
+    assert [o.text for o in reference(nb).cells[0].outputs] == ["a\nb\n"]
