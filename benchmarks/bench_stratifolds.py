@@ -34,7 +34,7 @@ def _mixture_a(starts: int) -> tuple[Any, Any, Any]:
     "stratifolds.descent",
     bar="<= 10",
     of="ours",
-    size="400 starts x 5000 steps, raw and tube",
+    size="400 starts x 5000 steps, tube chart",
 )
 def descent() -> Result:
     """CPU seconds of a batched descent of mixture A with no row leaving early."""
