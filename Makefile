@@ -19,10 +19,11 @@ help: ## this list
 setup: .venv/ready node_modules/ready
 
 # torch first and exactly: a resolver left alone would fetch another build of it.
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml constraints.txt peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test,sweep,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps -r peers.txt
 	touch $@
 
 node_modules/ready: package.json package-lock.json

@@ -101,8 +101,8 @@ class Metric:
         tensor([-1.3333, -1.3333,  0.0000,  0.0000,  1.3333,  1.3333])
         >>> G.rank()
         2
-        >>> G.solve(G @ torch.arange(6.0), damping=0.0).x.round(decimals=4)
-        tensor([-2., -2.,  0., -0.,  2.,  2.])
+        >>> (G.solve(G @ torch.arange(6.0), damping=0.0).x.round(decimals=4) + 0.0)
+        tensor([-2., -2.,  0.,  0.,  2.,  2.])
     """
 
     def __init__(self, field: PullbackMetric, theta: Tensor) -> None:

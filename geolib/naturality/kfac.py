@@ -101,7 +101,7 @@ class LayerFactors:
         """The block-diagonal K-FAC metric as a matrix, (p, p); the slow reference."""
         mats = []
         for (B, A), m in zip(self.factors(q), self.layers, strict=True):
-            K = torch.kron(B, A)
+            K = torch.kron(B.contiguous(), A.contiguous())
             order = self._order(m, A.shape[0])
             mats.append(K[order][:, order])
         return torch.block_diag(*mats)
