@@ -60,6 +60,7 @@ class Linearization:
             self._z = R.evaluate(self._leaves, x)
         self._uses = getattr(recorder, "uses", [])
         self.outputs = self._z.detach()
+        self._exact: list[Use] | None = None
         self._transpose: tuple[Tensor | None, list[Tensor]] | None = None
 
     @property
@@ -116,9 +117,10 @@ class Linearization:
 
     def linear_uses(self) -> list[Use]:
         """The recorded uses of the weights that only linear layers use."""
-        if not self._uses:
-            return []
-        return exact_uses(self._uses, self._leaves, self._z)
+        if self._exact is None:
+            uses = self._uses
+            self._exact = exact_uses(uses, self._leaves, self._z) if uses else []
+        return self._exact
 
     def pull_to(self, uses: list[Use], u: Tensor) -> list[Tensor]:
         """Gradients of <u, z> in the outputs of `uses`; u as in :meth:`vjp`."""

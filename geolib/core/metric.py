@@ -297,7 +297,9 @@ class Metric:
             damping: at least 0. Adding the identity is a choice of metric: it does
                 not change as a tensor under a change of coordinates.
             method: "cholesky" (G is formed; small p), "kernel" (K is formed; n r
-                small), "cg" (neither), or "auto", which estimates their costs.
+                small), "cg" (neither: conjugate gradients in the parameters),
+                "landmarks" (conjugate gradients in function space, helped by the
+                rows of a few samples), or "auto", which estimates their costs.
             tol: the relative residual that counts as converged; sqrt(eps) by default.
             rtol: with damping 0, eigenvalues below rtol times the largest are zero;
                 eps^(2/3) by default.
@@ -309,7 +311,10 @@ class Metric:
                 system that this precision cannot factorise.
 
         Cost: cholesky n r p^2 + p^3/3; kernel (n r)^2 (layer widths) + (n r)^3/3;
-        cg one product an iteration.
+        cg one product an iteration; landmarks (n r) k (layer widths + k) for k rows
+        of landmarks, then one product an iteration, of which it needs far fewer.
+        With a stream of batches, kernel holds all layers' factors and K; cg and
+        landmarks hold one batch and, the latter, k n r numbers.
         """
         return strategies.solve(
             self,
