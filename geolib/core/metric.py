@@ -2,6 +2,7 @@ r"""The metric that the parameters inherit from the outputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from geolib.core import strategies
 from geolib.core.cost import Problem
 from geolib.core.factor import certified_uses, factor, join
-from geolib.core.inputs import Inputs, num_samples, require_finite, take
+from geolib.core.inputs import (
+    Inputs,
+    num_samples,
+    require_dense,
+    require_finite,
+    take,
+)
 from geolib.core.linearization import Linearization
 from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
 from geolib.core.realization import Realization
@@ -172,6 +179,9 @@ class Metric:
             raise ValueError(
                 f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
             )
+        require_dense("v", v)
+        if not math.isfinite(v.sum()):  # one fast pass; the slow one says where
+            require_finite("v", v)
         rows = v if v.ndim == 1 else v.mT
         total: Tensor | None = None
         for _, L, local in self.batches():

@@ -20,7 +20,12 @@ from geolib.core.cost import (
     plan,
     worth_a_look,
 )
-from geolib.core.inputs import require_finite, require_matching, require_vector
+from geolib.core.inputs import (
+    require_dense,
+    require_finite,
+    require_matching,
+    require_vector,
+)
 from geolib.core.kfac import kronecker_preconditioner
 from geolib.core.landmarks import (
     Functions,
@@ -290,6 +295,7 @@ def _check(
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
     if isinstance(g, Tensor) and g.ndim == 2:
+        require_dense("g", g)
         if tuple(g.shape) != (G.n, G.facts.o):
             raise ValueError(
                 f"g: expected shape ({G.p},) or, on the outputs, {(G.n, G.facts.o)}; "

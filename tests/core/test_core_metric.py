@@ -360,6 +360,16 @@ def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
             "v: expected shape",
         ),
         (
+            lambda R, x: PullbackMetric(R, x).at(R.theta0) @ (R.theta0 / 0),
+            ValueError,
+            "v: .* not finite",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x).at(R.theta0) @ R.theta0.to_sparse(),
+            TypeError,
+            "v: expected a dense tensor",
+        ),
+        (
             lambda R, x: (
                 PullbackMetric(R, x, EmpiricalFisher(cross_entropy, torch.zeros(3)))
                 .at(R.theta0)
