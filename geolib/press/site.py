@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from .files import digest_tree, locked, write_whole
-from .ledger import Ledger, collect, page_table, write_json
+from .ledger import GPU_LEDGER, Ledger, collect, kept, page_table, write_json
 from .notebook import PressError, discover
 from .run import build_folder, staged_path
 
@@ -72,7 +72,8 @@ def _assemble(root: Path, profile: str) -> Ledger:
     claims = stage / "book" / "claims.md"
     if claims.exists():
         text = (root / "book" / "claims.md").read_text()
-        table = "```{raw} html\n" + page_table(ledger) + "\n```"
+        gpu = kept(root / GPU_LEDGER)
+        table = "```{raw} html\n" + page_table(ledger, gpu) + "\n```"
         _write_if_changed(claims, text.replace(LEDGER_MARK, table))
     return ledger
 
