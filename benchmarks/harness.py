@@ -240,7 +240,12 @@ def race(
         if name
     }
     del values
-    samples, repeats = _rounds(calls, rounds, least)
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through before every round
+    try:
+        samples, repeats = _rounds(calls, rounds, least)
+    finally:
+        gc.unfreeze()
     times = {
         name: Timing.of(*samples[name], calls=repeats[name], clock=clock)
         for name in calls
