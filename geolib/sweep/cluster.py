@@ -23,7 +23,7 @@ from geolib.sweep.engines import Finished, Options, Run, SweepError
 CONNECT = 20  # seconds for a scheduler to answer
 PULSE = 0.5  # seconds between looks at a silent cluster
 LOOK = 2.0  # seconds between looks at the workers
-FETCH = 30.0  # seconds for results to arrive, before they are asked for again
+FETCH = 5.0  # seconds for results to arrive; those of dead workers do not
 STALL = 45  # seconds beyond two time limits after which silence means lost news
 
 
@@ -138,7 +138,7 @@ class Flight:
         from dask.distributed import KilledWorker
 
         values = self._values([f for f in ended if f.status == "finished"])
-        yield from ((f, values[f.key], False) for f in ended if values.get(f.key))
+        yield from ((f, v, False) for f in ended if (v := values.get(f.key)))
         for future in ended:
             if values.get(future.key):
                 continue
@@ -161,7 +161,8 @@ class Flight:
         async def fetch() -> dict[str, Outcome | None]:
             wanted = {future.key: future for future in good}
             found = self.client.gather(wanted, errors="skip", asynchronous=True)
-            return await asyncio.wait_for(found, FETCH)
+            whole = asyncio.ensure_future(found)  # Dask does not like it cancelled
+            return await asyncio.wait_for(asyncio.shield(whole), FETCH)
 
         try:
             return self.client.sync(fetch)
