@@ -4,10 +4,12 @@ import json
 import re
 
 import pytest
+from conftest import cell
 
 from geolib.press import ledger as module
 from geolib.press.ledger import GPU_LEDGER, Ledger, keep, kept, page_table
 from geolib.press.notebook import PressError
+from geolib.press.run import staged_path
 
 
 def row(key, device="cpu", **changed):
@@ -85,10 +87,19 @@ def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
     assert "book/claims-gpu.json: On Some GPU: profile full" in done.output
     (book.root / "book").mkdir(exist_ok=True)
     (book.root / "book/claims.md").write_text("# Ledger\n\n<!-- ledger -->\n")
+    (book.root / "book/gpu.md").write_text("# GPU\n\n<!-- cpu-notebooks -->\n")
+    idle = book.add("demo/01-idle", cell("x = 1"))
+    busy = book.add("demo/02-busy", cell("print(device)"))
+    for notebook in (idle, busy):
+        staged = staged_path(notebook, "book")
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text("{}")
     for name in ("_config.yml", "_toc.yml"):
         (book.root / name).write_text("root: book/intro\n")
     monkeypatch.setattr(site, "collect", lambda n, p: Ledger("book", [row("demo.a")]))
     site._assemble(book.root, "book")
     page = (book.root / "_build/book/stage/book/claims.md").read_text()
     assert "On Some GPU" in page
+    gpu_page = (book.root / "_build/book/stage/book/gpu.md").read_text()
+    assert gpu_page == "# GPU\n\n- {doc}`/chapters/demo/01-idle`\n"
     assert json.loads((book.root / "_build/claims.json").read_text())["rows"]
