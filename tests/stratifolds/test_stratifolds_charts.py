@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from geolib.stratifolds import (
     CentralUnits,
@@ -88,16 +89,50 @@ def test_tube_is_the_model_outside_its_collar_and_a_density_inside():
     torch.testing.assert_close(chart.push(eta)[outside], theta[outside])
 
 
+WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4)
+
+
 def test_smallest_fisher_eigenvalue_on_the_waist_grows_as_eps_squared():
     ratios = []
-    for eps in (0.02, 0.05, 0.1, 0.2, 0.4):
+    for eps in WIDTHS:
         chart = TubeA(eps)
-        eta = torch.tensor([[0.0, 1.0]], dtype=F64)
+        eta = torch.tensor([[0.0, 1 + eps / 2]], dtype=F64)
         J = chart.jacobian(eta)[0]
         F = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64)).fisher(chart.atoms(eta))[0]
         ratios.append(torch.linalg.eigvalsh(J.T @ F @ J)[0].item() / eps**2)
-    # the raw model has a zero eigenvalue there; nu = 1 is the spec's r = 0
-    np.testing.assert_allclose(ratios, [0.211, 0.192, 0.169, 0.138, 0.102], rtol=0.2)
+    # the prototype's figures, one unit above the least nu; the raw model has 0 there
+    np.testing.assert_allclose(ratios, [0.211, 0.192, 0.169, 0.138, 0.102], atol=6e-4)
+
+
+def test_distance_of_the_waist_from_the_best_mixture_grows_as_eps_squared():
+    ratios = []
+    for eps in WIDTHS:
+        eta = torch.tensor([[0.0, 1 + eps / 2]], dtype=F64)
+        own = MixtureKL(TubeA(eps).atoms(eta)[0])
+
+        def gap(v, own=own):
+            return own.value(torch.tensor([[1 - v[0], v[0], 0.0, v[1]]], dtype=F64))[0]
+
+        fits = [
+            minimize(gap, start, bounds=[(0, 1), (-6, 6)], options={"ftol": 1e-16})
+            for start in ([eps, 0.5], [eps / 10, 2.0])
+        ]
+        ratios.append(min(fit.fun for fit in fits) / eps**2)
+    prototype = [0.0408, 0.0411, 0.0418, 0.0433, 0.0463]
+    np.testing.assert_allclose(ratios, prototype, atol=1e-4)
+
+
+def test_rank_in_the_moduli_falls_to_two_at_the_wall():
+    chart, kl = ModuliB(), MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
+    eta = torch.tensor([[0.3, v, 0.5] for v in (1e-7, 1e-2)], dtype=F64)
+    J = chart.jacobian(eta)
+    F = torch.einsum("bap,bac,bcq->bpq", J, kl.fisher(chart.atoms(eta)), J)
+    lam = torch.linalg.eigvalsh(F)
+    # e_s is blind there: F_ss = v^2/6; b and v keep the information 1 and 1/2 of the
+    # Hermite functions that they move
+    assert abs(lam[0, 0]) < 1e-13
+    assert lam[0, 1] > 0.4
+    assert lam[1, 0] > 1e-6
 
 
 def test_truth_on_the_stratum_leaves_a_floor_of_eps_to_the_fourth():

@@ -98,6 +98,21 @@ def test_regular_truth_has_half_the_dimension():
     assert abs(curve.fit(multiplicity=1)[0] - 1.0) < 0.01
 
 
+def test_away_from_the_corner_the_multiplicity_is_one():
+    half, log_half = log_axis(0.3, 200)
+    for fixed, swap in ((torch.linspace(0.4, 0.6, 11), False), (half, True)):
+        w = half if swap else fixed.double()
+        mu = torch.linspace(0.8, 1.2, 11, dtype=F64) if swap else half
+        theta = torch.cartesian_prod(w, mu)
+        zero = torch.zeros(len(theta), dtype=F64)
+        K = divergence_from_null(
+            torch.stack([1 - theta[:, 0], theta[:, 0], zero, theta[:, 1]], 1)
+        )
+        mass = log_half[:, None] + 0 * mu if swap else log_half + 0 * w[:, None]
+        curve = evidence_curve(K, mass.flatten(), torch.tensor([1e6], dtype=F64))
+        assert abs(curve.local[0] - 0.5) < 0.01
+
+
 def posterior_a(n, seed):
     x = torch.tensor(np.random.default_rng(seed).standard_normal(n))
     kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64), data=x)
