@@ -182,9 +182,10 @@ def _fits(near: float | None, n: int) -> Result:
             Peer(name, version_of(name), spent, seconds / spent, agreement=error)
         )
     short = best - slow.log_likelihood[-1]
-    end = "reaches 1e-6" if slow.converged else f"is {short:.0e} short"
+    end = "is there" if slow.converged else f"is still {short:.0e} short"
     note = (
-        f"EM {end} nats a point after {passes} passes, ours after {fit.iterations}; "
+        f"to within 1e-6 nats a point: EM {end} after {passes} passes, ours is there "
+        f"after {fit.iterations}; "
         f"peers timed on {timed} passes and charged for all; our own EM would take "
         f"{per_pass * passes:.3g} s"
     )

@@ -21,6 +21,7 @@ from geolib.stratifolds import (
     SoftmaxAtoms,
     TubeA,
     density,
+    descend,
     mixture_b,
     moduli_of,
 )
@@ -189,6 +190,22 @@ def test_density_keeps_a_slope_in_v_on_the_wall():
         kl.evaluate(RawB().atoms(torch.tensor([[0.5, 0.0, 0.0]], dtype=F64)))[1],
     )
     assert raw[0].abs().max() < 1e-14
+
+
+def test_projections_stop_at_their_walls_and_only_there():
+    out = torch.tensor([[0.1, -0.5, 0.2], [0.1, 0.5, 0.2]], dtype=F64)
+    wall = out.clamp_min(0)
+    assert torch.equal(ModuliB().project(out), wall)
+    assert torch.equal(ModuliB(eps=0.1).project(out), out)  # glued: v may change sign
+    assert torch.equal(PairModuli(2).project(out), wall)
+    weights = torch.tensor([[-0.2, 3.0], [0.5, -1.0], [1.5, 0.0]], dtype=F64)
+    clipped = torch.cat([weights[:, :1].clamp(0, 1), weights[:, 1:]], 1)
+    assert torch.equal(RawA().project(weights), clipped)
+    # overshooting the wall of B in one long step leaves a finite density
+    kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
+    start = torch.tensor([[0.0, 0.3, 0.0]], dtype=F64)
+    run = descend(kl, ModuliB(), start, lr=10.0, steps=3, tol=0.0)
+    assert run.eta[0, 1] == 0
 
 
 def test_metric_collar_fills_the_blind_direction_only_near_the_wall():

@@ -131,9 +131,11 @@ def test_e1_wrong_starts_are_trapped_in_raw_coordinates():
     raw = descend(kl, RawA(), theta, method="ngd", lr=0.02, damping=1e-8)
     assert raw.rate(wrong) <= 0.02
     assert raw.stuck[wrong].double().mean() > 0.98
+    assert not (raw.stuck & raw.success).any()
     chart = TubeA(0.1)
     tube = descend(kl, chart, chart.lift(theta), method="ngd", lr=0.02, damping=1e-8)
     assert tube.rate() == 1
+    assert not tube.stuck.any()
     assert tube.entered[wrong].all()
     assert 0.95 <= tube.median(~wrong) / raw.median(~wrong) <= 1.05
     free = em(kl, RawA().atoms(theta), fixed=[0])
