@@ -155,6 +155,17 @@ def test_label_swap_leaves_the_moduli_fixed_and_the_inverse_is_exact():
     torch.testing.assert_close(back, density(RawB().atoms(theta), X), rtol=0, atol=1e-9)
 
 
+def test_ordering_the_means_keeps_the_density():
+    theta = torch.stack([draw(42, 50, low=0.05, high=0.95), *draw(43, 2, 50)], 1)
+    chart = RelativeB(0.0)
+    eta = chart.lift(theta)
+    assert (eta[:, 1] >= 0).all()
+    assert (theta[:, 2] < theta[:, 1]).sum() > 10
+    torch.testing.assert_close(
+        density(chart.atoms(eta), X), density(RawB().atoms(theta), X)
+    )
+
+
 def test_moduli_recurrence_of_central_moments():
     theta = torch.tensor([[0.3, -0.7, 1.1]], dtype=F64)
     b, v, s = moduli_of(theta)[0]
