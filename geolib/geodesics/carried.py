@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from geolib.core.realization import Linearization
 from geolib.core.solvers import Operator, conjugate_gradient
-from geolib.geodesics.learners import DistilledLogits, InvariantPath
+from geolib.geodesics.learners import DistilledLogits, InvariantPath, Learner
 from geolib.geodesics.tasks import Task, restrict
 
 
@@ -159,7 +159,8 @@ def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
     if rule not in ("far", "mean"):
         raise ValueError(f"rule: expected 'far' or 'mean', got {rule!r}")
     K = (J @ J.T).double()
-    left, chosen = K.diagonal().clone(), []
+    left = K.diagonal().clone()
+    chosen: list[int] = []
     toward, total = K.mean(1), torch.zeros(len(K), dtype=K.dtype, device=K.device)
     factor: list[Tensor] = []
     for k in range(1, min(count, len(K)) + 1):
@@ -178,7 +179,7 @@ def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
     return torch.tensor(chosen, device=J.device)
 
 
-IDEAS = {
+IDEAS: dict[str, type[Learner]] = {
     "invariant path + loss": CarriedLoss,
     "distilled logits, chosen inputs": ChosenLogits,
 }
