@@ -35,14 +35,14 @@ class _Implicit(PointOptimizer):
 
     def update(self, q: Point) -> Tensor:
         h, x = self.options["lr"], self.position()
-        v = -h * self.solve(q, q.g)
+        v = -h * self.solve(q, q.dl)
         dx, size = v, float(v.norm() + x.norm())
         self.converged = False
         for _ in range(self.iterations):
             self.move(x + dx)
             new = self.point()
             r, curvature = self.residual(q, new, v)
-            delta = -self.solve(new, new.vjp(r)) / curvature
+            delta = -self.solve(new, r) / curvature
             dx = dx + delta
             if not float(delta.norm()) > self.tolerance * size:
                 self.converged = True

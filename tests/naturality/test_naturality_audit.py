@@ -56,7 +56,7 @@ def test_report_as_html_and_json():
     assert back["optimizer"] == "ngd"
     assert back["defects"]["coupling"]["verdict"] == "natural"
     kfac = audit("kfac", regression_problem(12), families=FEW, protocol=QUICK)
-    assert kfac.letters == "E---"
+    assert kfac.letters == "EE--"
     assert json.loads(kfac.to_json())["defects"]["affine"]["slope"] is None
 
 
@@ -93,11 +93,11 @@ def test_classify():
 def test_table_is_filled_resumed_and_recomputed(tmp_path):
     path = tmp_path / "t.json"
     names = ["gd", "ngd"]
-    first = table.compute(path, [12], names[:1], QUICK)
-    marked = json.loads(path.read_text())
+    first = table.compute(path, "regression", [12], names[:1], QUICK)
+    marked = table.load(path)
     marked["cells"]["12"]["gd"]["uniform"]["slope"] = 77.0
-    path.write_text(json.dumps(marked))
-    second = table.compute(path, [12], names, QUICK)
+    table.save(path, marked)
+    second = table.compute(path, "regression", [12], names, QUICK)
     assert second["cells"]["12"]["gd"]["uniform"]["slope"] == 77.0  # kept, not redone
     t = table.load(path)
     assert set(t["cells"]["12"]) == set(names)
@@ -110,6 +110,10 @@ def test_table_is_filled_resumed_and_recomputed(tmp_path):
     assert first["about"]["seeds"] == [12]
     with pytest.raises(ValueError, match="names"):
         table.cells_of(t, ["adam"], ["uniform"])
+    with pytest.raises(ValueError, match="another task"):
+        table.compute(path, "softmax", [102], [], QUICK)
+    with pytest.raises(ValueError, match="task"):
+        table.compute(path, "ranking")
 
 
 def run(*arguments):

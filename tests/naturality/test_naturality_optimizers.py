@@ -254,7 +254,8 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
             ends.append(m(x).detach())
         assert torch.allclose(*ends, atol=1e-12)
     factors = LayerFactors(plain)
-    z = plain(x)
+    with factors:
+        z = plain(x)
     q = Point(z, mse(y)(z), factors.params(), METRICS["mse"])
     solved = factors.join(
         [
@@ -265,7 +266,8 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
     dense = factors.dense(q)
     assert torch.allclose(torch.linalg.solve(dense, q.g), solved, rtol=1e-6)
     # a single sample: the Kronecker form is exact, layer by layer
-    one = plain(x[:1])
+    with factors:
+        one = plain(x[:1])
     single = Point(one, mse(y[:1])(one), factors.params(), METRICS["mse"])
     assert torch.allclose(
         factors.dense(single)[:16, :16], single.F[:16, :16], atol=1e-12

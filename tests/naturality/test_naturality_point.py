@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch.func import jacrev
 
+from geolib.core import OutputMetric
+from geolib.core.outputs import Diagonal, Factor, psd_root
 from geolib.naturality import (
     OutputGeometry,
     Point,
@@ -120,13 +122,14 @@ def test_the_connection_transforms_as_one(kind):
 
 def test_christoffel_of_a_flat_metric_vanishes_in_its_flat_coordinate():
     # dz^2 / z^2 is flat, and z = e^x makes it dx^2: both terms must cancel.
-    def blocks(z):
-        return (1 / z**2)[:, :, None]
+    class Logarithmic(OutputMetric):
+        def at(self, z, samples):
+            return Diagonal(z, 1 / z**2)
 
     def third(z, a, b):  # [ab, k] = -a b / z^3 for the metric dz^2 / z^2
         return -a * b / z**3
 
-    G = OutputGeometry("log", blocks, third)
+    G = OutputGeometry("log", Logarithmic(), third)
     x = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     z = x.exp().view(1, 1)
     q = Point(z, z.sum(), [x], G)
@@ -190,8 +193,10 @@ def test_solve_against_dense_pseudo_inverse(n):
 def test_bad_input_is_named():
     P = small_problem()
     q = P.point(P.theta0)
-    with pytest.raises(ValueError, match="positive definite"):
+    with pytest.raises(ValueError, match="damping_metric.*positive definite"):
         q.solve(q.g, 0.1, -torch.eye(9).double())
+    with pytest.raises(ValueError, match="damping_metric.*finite"):
+        q.solve(q.g, 0.1, torch.full((9, 9), torch.nan))
     x = torch.ones(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="outputs of shape"):
         Point(x, x.sum(), [x], METRICS["mse"])
@@ -203,7 +208,12 @@ def test_bad_input_is_named():
     u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
         Point(u, u.sum(), [bad], METRICS["mse"])
-    indefinite = OutputGeometry("bad", lambda u: -torch.ones(2, 1, 1).double())
+
+    class Negative(OutputMetric):
+        def at(self, z, samples):
+            return Factor(z, psd_root(-torch.ones(2, 1, 1).double()))
+
+    indefinite = OutputGeometry("bad", Negative())
     with pytest.raises(ValueError, match="semi-definite"):
         Point(y, y.sum(), [x], indefinite).solve(torch.ones(2).double())
     with pytest.raises(ValueError, match="metric"):
