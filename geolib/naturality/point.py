@@ -122,15 +122,24 @@ class Point:
         """The Jacobian of the outputs, (n c, p)."""
         N = self.z.numel()
         seeds = torch.eye(N, dtype=self.z.dtype, device=self.z.device)
-        rows = torch.autograd.grad(
-            self.graph,
+        return self._rows(self.graph, seeds.view(N, *self.z.shape))
+
+    def _rows(self, z: Tensor, seeds: Tensor) -> Tensor:
+        """The gradients of <seed, z> for each of N seeds, (N, p)."""
+        grads: Sequence[Tensor | None] = torch.autograd.grad(
+            z,
             self.params,
-            seeds.view(N, *self.z.shape),
+            seeds,
             retain_graph=True,
             is_grads_batched=True,
-            materialize_grads=True,
+            allow_unused=True,
         )
-        return torch.cat([r.reshape(N, -1) for r in rows], dim=1).detach()
+        N = len(seeds)
+        rows = [
+            seeds.new_zeros(N, q.numel()) if r is None else r.reshape(N, -1)
+            for r, q in zip(grads, self.params, strict=True)
+        ]
+        return torch.cat(rows, dim=1).detach()
 
     @cached_property
     def W(self) -> Tensor:
@@ -192,15 +201,7 @@ class Point:
         p = s.numel()
         if not s.requires_grad:
             return s.new_zeros(p, p)
-        rows = torch.autograd.grad(
-            s,
-            self.params,
-            torch.eye(p, dtype=s.dtype, device=s.device),
-            is_grads_batched=True,
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return torch.cat([r.reshape(p, -1) for r in rows], dim=1).detach()
+        return self._rows(s, torch.eye(p, dtype=s.dtype, device=s.device))
 
     def hvp(self, a: Tensor, w: Tensor) -> Tensor:
         r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
