@@ -43,6 +43,7 @@ from geolib.naturality import (
     mlp,
     mse,
     regression_problem,
+    softmax_problem,
     standard_suite,
 )
 from geolib.naturality.defect import train
@@ -366,8 +367,9 @@ def test_one_step_solves_a_linear_model():
     assert torch.allclose(train(SUBJECTS["newton"], P, 1.0, 1), best, atol=1e-12)
 
 
-def test_finite_steps_reach_what_they_define():
-    P, _, _ = setting()
+@pytest.mark.parametrize("make", [regression_problem, softmax_problem])
+def test_finite_steps_reach_what_they_define(make):
+    P = make()  # for classes W varies, and the distance is measured at the start
     q = P.point(P.theta0)
     for cls in (ProximalNatural, RetractedNaturalGradient):
         leaves = P.leaves()
@@ -376,7 +378,7 @@ def test_finite_steps_reach_what_they_define():
             z = P.outputs(flatten(leaves))
             return z, P.loss(z)
 
-        opt = cls(leaves, 0.2)
+        opt = cls(leaves, 0.2, metric=P.loss.geometry)
         opt.step(closure)
         assert opt.converged
         new = P.point(flatten([t.detach() for t in leaves]))
