@@ -117,6 +117,9 @@ def test_the_connection_transforms_as_one(kind):
     assert torch.allclose(Q.F, phi.push_metric(P.theta0, q.F), atol=1e-10)
     C, D = covariant_hessian(q), covariant_hessian(Q)
     assert torch.allclose(D, phi.push_metric(P.theta0, C), atol=1e-8)
+    n = torch.linalg.solve(q.F, q.g)  # v^T (H - Gamma^k g_k) v
+    straight = v @ hessian(q) @ v - q.christoffel(v, v) @ n
+    assert torch.allclose(v @ C @ v, straight, atol=1e-10)
     H, K = hessian(q), hessian(Q)
     assert not torch.allclose(K, phi.push_metric(P.theta0, H), atol=1e-3)
 
