@@ -8,16 +8,19 @@ import pytest
 import torch
 from geodesics_cases import digits, smooth, trained, vector
 
+from geolib.core import Realization
 from geolib.geodesics import (
     BezierBasis,
     FunctionSpace,
     HatBasis,
     Path,
     SineBasis,
+    bvp,
     certify,
     difference_energy,
     geodesic,
     lengths,
+    mlp,
     profile,
     trained_curve,
 )
@@ -37,7 +40,7 @@ def barrier(path, R):
 def test_geodesic_removes_the_barrier_and_shortens_the_path():
     R, a, b, S = pair()
     found = geodesic(S, a, b, steps=500, batch=64, tol=0.05)
-    assert found.passes == 500 * 3 * 64
+    assert found.passes == 500 * 3 * 64 + 2 * len(S.x)  # the ends, once
     assert found.converged
     assert found.stationarity < 0.05
     line = barrier(Path(a, b), R)
@@ -74,6 +77,54 @@ def test_checkpoint_takes_the_same_steps(basis):
     lean = geodesic(S, a, b, checkpoint=True, **options)
     assert torch.allclose(plain.path.control, lean.path.control, atol=1e-12)
     assert plain.energies == pytest.approx(lean.energies, rel=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("basis", [SineBasis(3), HatBasis(3)], ids=["sine", "hat"])
+def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
+    # the ridge enters the search in closed form and never as weights of all points
+    _R, a, b, S = pair()
+    S = FunctionSpace(S.realization, S.x[:40], ridge=0.3)
+    control = 0.1 * vector((3, len(a)), 5)
+    search = bvp._Search(S, Path(a, b, basis, control), 4, True, 40, 0, checkpoint)
+    t, rows = search.draw()
+    value, grad = search.gradient(control, t, rows)
+    leaf = control.clone().requires_grad_(True)
+    energy = difference_energy(S, Path(a, b, basis, leaf)(t), t)
+    (expected,) = torch.autograd.grad(energy, leaf)
+    assert value == pytest.approx(energy.item(), rel=1e-12)
+    assert torch.allclose(grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpoint_keeps_one_network_at_a_time():
+    # numbers that wait for a backward pass, at their peak
+    R, a, b = (Realization(mlp([64, 128, 10], s)) for s in (0, 0, 1))
+    S, a, b = FunctionSpace(R, digits().x[:4]), a.theta0, b.theta0
+
+    def peak(segments, checkpoint):
+        live, highest = {}, 0
+
+        class Kept:
+            def __init__(self, t):
+                self.t, live[id(self)] = t, t.numel()
+
+            def __del__(self):
+                live.pop(id(self), None)
+
+        def pack(t):
+            nonlocal highest
+            kept = Kept(t.detach())
+            highest = max(highest, sum(live.values()))
+            return kept
+
+        path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
+        search = bvp._Search(S, path, segments, True, 4, 0, checkpoint)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda k: k.t):
+            search.gradient(path.control, *search.draw())
+        return highest
+
+    assert peak(16, True) <= 1.05 * peak(4, True)
+    assert peak(16, False) > 3 * peak(4, True)
 
 
 def test_energy_gradient():
