@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.geodesics.checks import check_positive
 from geolib.geodesics.path import Basis, LegendreBasis, Path, SineBasis, check_ends
 from geolib.geodesics.space import Space
 
@@ -124,7 +125,11 @@ def geodesic(
         True
     """
     check_ends(a, b, distinct=True)
-    _check_options(segments, steps, batch, lr, optimizer)
+    check_positive(steps=steps, batch=batch, lr=lr, tol=tol)
+    if segments < 2:
+        raise ValueError(f"segments: expected at least 2, got {segments}")
+    if optimizer not in ("adam", "lbfgs"):
+        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
     if basis is None:
         basis = SineBasis(4) if optimizer == "adam" else LegendreBasis(16)
     if start is None:
@@ -143,7 +148,8 @@ def geodesic(
         def norm(curve: Path) -> float:
             return _stationary_norm(search, curve)
 
-    if not bool(torch.isfinite(path.control).all()):  # type: ignore[arg-type]
+    bends = _bends(path)[1].detach()
+    if not bool(torch.isfinite(bends).all()):
         message = "the energy left the finite numbers; lower lr"
         dead = replace(path, control=start, converged=False)
         return Geodesic(dead, energies, passes, math.inf, False, message)
@@ -155,21 +161,8 @@ def geodesic(
         f"gradient fell to {ratio:.1e} of that of the straight line "
         f"({'within' if converged else 'above'} the asked {tol:g})"
     )
-    path = replace(path, converged=converged)
+    path = replace(path, control=bends, converged=converged)
     return Geodesic(path, energies, passes, ratio, converged, message)
-
-
-def _check_options(
-    segments: int, steps: int, batch: int, lr: float, optimizer: str
-) -> None:
-    if segments < 2:
-        raise ValueError(f"segments: expected at least 2, got {segments}")
-    if steps < 1 or batch < 1:
-        raise ValueError(f"steps, batch: expected at least 1, got {steps}, {batch}")
-    if not lr > 0:
-        raise ValueError(f"lr: expected a positive number, got {lr}")
-    if optimizer not in ("adam", "lbfgs"):
-        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
 
 
 class _Search:
@@ -187,19 +180,18 @@ class _Search:
                 self.ends = torch.cat([space.embedded(w[None]) for w in pair])
 
     def run(self, steps: int, lr: float) -> tuple[Path, list[float], int]:
-        control = self.path.control.detach().clone().requires_grad_(True)
+        curve, control = _with_leaf(self.path)  # the curve moves with its bends
         adam = torch.optim.Adam([control], lr=lr)
         energies = []
         for step in range(steps):
             adam.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-            value, control.grad = self.gradient(control, *self.draw())
+            value, control.grad = self.gradient(curve, *self.draw())
             energies.append(value)
             adam.step()
-        path = replace(self.path, control=control.detach())
         passes = steps * (self.segments - 1) * self.batch
         # outputs of the ends: once for all inputs, or for each batch anew
         passes += 2 * (steps * self.batch if self.ends is None else self.space.size)
-        return path, energies, passes
+        return curve, energies, passes
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """Times (segments + 1,) and rows (batch,) of one step."""
@@ -214,27 +206,26 @@ class _Search:
         return torch.from_numpy(t).to(a), rows
 
     def gradient(
-        self, control: Tensor, t: Tensor, rows: Tensor | None
+        self, path: Path, t: Tensor, rows: Tensor | None
     ) -> tuple[float, Tensor]:
-        """The energy at the coefficients and its gradient there, shape (m, p)."""
-        leaf, ends = control.detach(), self.end_outputs(rows)
-        ridge, total = self.ridge_part(leaf, t)
+        """The energy of a path with a leaf of bends, and the gradient in them (m, p)."""
+        ends = self.end_outputs(rows)
+        basis, control = _bends(path)
+        ridge, total = self.ridge_part(control.detach(), t)
         if not self.checkpoint:
-            leaf = leaf.requires_grad_(True)
-            phi = self.space(replace(self.path, control=leaf)(t[1:-1]), rows)
+            phi = self.space(path(t[1:-1]), rows)
             energy = _output_energy(phi, ends, t)
-            total += torch.autograd.grad(energy, leaf)[0]
+            total += torch.autograd.grad(energy, control)[0]
             return energy.item() + ridge, total
-        path = replace(self.path, control=leaf)
         with torch.no_grad():
             phi = torch.cat([self.space(path(s[None]), rows) for s in t[1:-1]])
         energy = _output_energy(phi.requires_grad_(True), ends, t)
         (to_phi,) = torch.autograd.grad(energy, phi)
         for s, direction in zip(t[1:-1].split(1), to_phi.split(1), strict=True):
-            point = path(s).requires_grad_(True)
+            point = path(s).detach().requires_grad_(True)
             out = self.space(point, rows)
             (to_point,) = torch.autograd.grad(out, point, direction)
-            for row, bend in zip(total, path.basis.values(s)[0], strict=True):
+            for row, bend in zip(total, basis.values(s)[0], strict=True):
                 row.add_(to_point[0], alpha=bend.item())  # no copy of all rows
         return energy.item() + ridge, total
 
@@ -281,7 +272,7 @@ def _quadrature(space, path: Path, nodes: int) -> Tensor:
 
 def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float], int]:
     """Deterministic minimisation of the quadrature."""
-    control = path.control.detach().clone().requires_grad_(True)  # type: ignore[union-attr]
+    curve, control = _with_leaf(path)
     solver = torch.optim.LBFGS(
         [control],
         max_iter=steps,
@@ -294,14 +285,13 @@ def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float]
 
     def closure() -> Tensor:
         solver.zero_grad()
-        energy = _quadrature(space, replace(path, control=control), nodes)
+        energy = _quadrature(space, curve, nodes)
         energy.backward()
         energies.append(energy.item())
         return energy
 
     solver.step(closure)
-    found = replace(path, control=control.detach())
-    return found, energies, len(energies) * nodes * space.size
+    return curve, energies, len(energies) * nodes * space.size
 
 
 def _stationary_norm(search: _Search, path: Path) -> float:
@@ -311,11 +301,24 @@ def _stationary_norm(search: _Search, path: Path) -> float:
         rows = torch.linspace(0, space.size - 1, STATUS_INPUTS).long()
     pieces = max(min(4 * search.segments, 16), 2 * search.segments)
     t = path.times(pieces + 1)
-    return search.gradient(path.control, t, rows)[1].norm().item()  # type: ignore[arg-type]
+    return search.gradient(_with_leaf(path)[0], t, rows)[1].norm().item()
 
 
 def _smooth_norm(space: Space, path: Path, segments: int) -> float:
     """The same for the quadrature."""
-    control = path.control.detach().clone().requires_grad_(True)  # type: ignore[union-attr]
-    energy = _quadrature(space, replace(path, control=control), NODES * segments)
+    curve, control = _with_leaf(path)
+    energy = _quadrature(space, curve, NODES * segments)
     return torch.autograd.grad(energy, control)[0].norm().item()
+
+
+def _bends(path: Path) -> tuple[Basis, Tensor]:
+    """Basis and coefficients of a path that is searched: it has both."""
+    assert path.basis is not None
+    assert path.control is not None
+    return path.basis, path.control
+
+
+def _with_leaf(path: Path) -> tuple[Path, Tensor]:
+    """The same path with a copy of its bends that gradients can be taken in."""
+    control = _bends(path)[1].detach().clone().requires_grad_(True)
+    return replace(path, control=control), control

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geolib.geodesics.checks import check_positive
 from geolib.geodesics.path import Path
 from geolib.geodesics.space import FunctionSpace
 
@@ -69,7 +70,7 @@ def certify(
         slack: how far above the sampled value the bound may lie, in units of Phi.
 
     Raises:
-        ValueError: a slack that is not positive.
+        ValueError: a slack that is not positive, or fewer than two times.
 
     Cost: `grid` forward passes over all inputs.
 
@@ -84,8 +85,9 @@ def certify(
         >>> c.rigorous, c.sampled <= c.bound <= c.sampled + 0.1
         (True, True)
     """
-    if not slack > 0:
-        raise ValueError(f"slack: expected a positive number, got {slack}")
+    check_positive(slack=slack)
+    if grid < 2:
+        raise ValueError(f"grid: expected at least 2 times, got {grid}")
     layers = _provable(space)
     while True:
         t = path.times(grid)

@@ -88,9 +88,9 @@ def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
     control = 0.1 * vector((3, len(a)), 5)
     search = bvp._Search(S, Path(a, b, basis, control), 4, True, 40, 0, checkpoint)
     t, rows = search.draw()
-    value, grad = search.gradient(control, t, rows)
-    leaf = control.clone().requires_grad_(True)
-    energy = difference_energy(S, Path(a, b, basis, leaf)(t), t)
+    path, leaf = bvp._with_leaf(search.path)
+    value, grad = search.gradient(path, t, rows)
+    energy = difference_energy(S, path(t), t)
     (expected,) = torch.autograd.grad(energy, leaf)
     assert value == pytest.approx(energy.item(), rel=1e-12)
     assert torch.allclose(grad, expected, rtol=1e-9, atol=1e-12)
@@ -120,11 +120,67 @@ def test_checkpoint_keeps_one_network_at_a_time():
         path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
         search = bvp._Search(S, path, segments, True, 4, 0, checkpoint)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda k: k.t):
-            search.gradient(path.control, *search.draw())
+            search.gradient(bvp._with_leaf(path)[0], *search.draw())
         return highest
 
     assert peak(16, True) <= 1.05 * peak(4, True)
     assert peak(16, False) > 3 * peak(4, True)
+
+
+def test_times_are_drawn_anew_and_keep_their_order():
+    _R, a, b, S = pair()
+    path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
+    for jitter in (True, False):
+        search = bvp._Search(S, path, 4, jitter, 8, 0, False)
+        draws = torch.stack([search.draw()[0] for _ in range(200)])
+        even = torch.linspace(0, 1, 5, dtype=torch.float64)
+        assert bool((draws.diff(dim=1) > 0).all())
+        assert torch.equal(draws[:, [0, 4]], even[[0, 4]].expand(200, 2))
+        gap = (draws - even)[:, 1:-1].abs()
+        assert gap.max() <= 0.125
+        assert (gap.max() > 0.12) == jitter
+
+
+def test_knot_cheating_does_not_count_as_converged():
+    # at its 16 fixed knots the polygon is nearly at rest; between them it is not
+    _R, a, b, S = pair()
+    S = S.on(S.x[:60])
+    options = {"basis": HatBasis(3), "segments": 4, "jitter": False}
+    found = geodesic(S, a, b, steps=400, batch=60, tol=0.02, **options)
+    search = bvp._Search(S, found.path, 4, False, 60, 0, False)
+    knots = found.path.times(5)
+    line = Path(a, b, HatBasis(3), torch.zeros(3, len(a)).double())
+    at_knots = [
+        search.gradient(bvp._with_leaf(p)[0], knots, None)[1].norm()
+        for p in (line, found.path)
+    ]
+    assert at_knots[1] < 0.01 * at_knots[0]
+    assert found.stationarity > 0.02
+    assert not found.converged
+
+
+def test_distances_of_three_optima():
+    (_, a), (_, b), (_, c) = (trained(s) for s in (0, 1, 2))
+    S = pair()[3]
+
+    def far(p, q):
+        return lengths(S, geodesic(S, p, q, steps=150, batch=64).path).total
+
+    ab, bc, ac = far(a, b), far(b, c), far(a, c)
+    assert far(b, a) == pytest.approx(ab, rel=0.05)
+    assert ac < ab + bc
+    assert ab < ac + bc
+    assert bc < ab + ac
+
+
+def test_more_inputs_never_shorten_a_path():
+    # sums over inputs: n times the squared speed grows with every input
+    _R, a, b, S = pair()
+    path = Path(a, b)
+    sizes = [10, 50, 200]
+    scaled = [n**0.5 * lengths(S.on(S.x[:n]), path, 33).speed for n in sizes]
+    for fewer, more in itertools.pairwise(scaled):
+        assert bool((fewer <= more * (1 + 1e-12)).all())
 
 
 def test_energy_gradient():
