@@ -94,7 +94,8 @@ def geodesic(
               W(t) = (1-t)a + tb + \sum_k \beta_k(t)\,c_k
 
     `adam`, for networks: each step draws a batch of inputs and, with `jitter`, new
-    times :math:`t_i = (i + u_i)/n`, so that no point of the curve stays unseen.
+    times :math:`t_i = (i + u_i)/n`, :math:`|u_i| \le \frac12`, so that the curve cannot
+    be good at fixed knots and bad between them.
     `lbfgs`, for surfaces and small smooth networks: Gauss quadrature of the speed,
     no randomness, machine precision.
 

@@ -94,6 +94,7 @@ def sparsify(
     _check(R, data)
     rows = data[torch.linspace(0, len(data) - 1, min(len(data), 1024)).long()]
     options = {"steps": steps, "batch": batch, "mu": mu, "space": space, "seed": seed}
+    options["trace"] = False
     twin = copy.deepcopy(module)
     if not structured:
         found = sparse_path(R, R.theta0, data, level, **options)  # type: ignore[arg-type]
