@@ -10,7 +10,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help setup book test test-fast lint notebooks refs serve bench clean
+.PHONY: help setup book test test-fast lint units small site nbval refs serve bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,21 +34,36 @@ book: setup ## execute every chapter and render the site
 	$(BIN)/geolib run --profile book --jobs $(JOBS)
 	$(BIN)/geolib html --profile book
 
-test: setup lint ## everything: linters, types, units, doctests, notebooks, browser
-	$(BIN)/geolib run --profile small --jobs $(JOBS)
-	$(BIN)/geolib claims --profile small --check
-	$(BIN)/geolib html --profile small
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests geolib
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -o addopts= --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout 300 chapters
+# What needs one core only (types, Sphinx) runs beside what needs the others.
+BESIDE := $(MAKE) --no-print-directory -j2
 
-test-fast: setup lint ## linters, types and the quick unit tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not site and not press" tests geolib
+test: setup ## everything: linters, types, units, doctests, notebooks, browser
+	$(BESIDE) lint small
+	$(BESIDE) site nbval
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests geolib
+
+test-fast: setup ## linters, types and the quick unit tests
+	$(BESIDE) lint units
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+units: setup
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+	  -m "not slow and not site and not press" tests geolib
+
+small: setup
+	$(BIN)/geolib run --profile small --jobs $(JOBS)
+	$(BIN)/geolib claims --profile small --check
+
+site: setup
+	$(BIN)/geolib html --profile small
+
+nbval: setup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -o addopts= --nbval-lax \
+	  --nbval-current-env --nbval-cell-timeout 300 chapters
 
 refs: setup ## rewrite the committed notebook pairs
 	$(BIN)/geolib refs --jobs $(JOBS)

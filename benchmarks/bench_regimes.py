@@ -9,7 +9,7 @@ from benchmarks.harness import Result, benchmark, clocks, race
 SLACK = 1 / 0.6  # at least 60 % of the matrix-product rate
 
 
-def _rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
+def rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
     import torch
 
     from geolib.regimes import Setup, draw_weights
@@ -59,7 +59,7 @@ def _rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
 )
 def simulator_rate() -> Result:
     """Simulator against its own matrix products alone (60 % of the rate is 1.667)"""
-    return _rate(1024, 4096, "float64", "cpu", 0.02)
+    return rate(1024, 4096, "float64", "cpu", 0.02)
 
 
 @benchmark(
@@ -75,7 +75,7 @@ def simulator_rate_gpu() -> Result:
     if not torch.cuda.is_available():
         return Result(float("nan"), note="not run: no GPU here")
     torch.backends.cuda.matmul.allow_tf32 = True
-    return _rate(8192, 32768, "float32", "cuda", 0.05)
+    return rate(8192, 32768, "float32", "cuda", 0.05)
 
 
 @benchmark(

@@ -20,8 +20,8 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
@@ -240,7 +240,12 @@ def race(
         if name
     }
     del values
-    samples, repeats = _rounds(calls, rounds, least)
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through before every round
+    try:
+        samples, repeats = _rounds(calls, rounds, least)
+    finally:
+        gc.unfreeze()
     times = {
         name: Timing.of(*samples[name], calls=repeats[name], clock=clock)
         for name in calls
@@ -261,6 +266,23 @@ def race(
         agreement=worst, note=note, timing=times[""], peers=(*found, *absent),
         curve=curve,
     )  # fmt: skip
+
+
+def grow(
+    sizes: Sequence[int],
+    measure: Callable[[int], Result],
+    x_label: str,
+    y_label: str = "CPU seconds",
+) -> Result:
+    """Measure at every size: the largest one's result, with the curve of all."""
+    found = [measure(size) for size in sizes]
+    series: dict[str, list[float | None]] = {
+        "geolib": [result.ours for result in found]
+    }
+    for i, peer in enumerate(found[-1].peers):
+        series[peer.name] = [result.peers[i].value for result in found]
+    curve = {"x": list(sizes), "x_label": x_label, "y_label": y_label, "series": series}
+    return replace(found[-1], curve=curve)
 
 
 def relative_error(ours: Any, theirs: Any) -> float:

@@ -10,13 +10,14 @@ import argparse
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import REGISTRY, DisagreementError
+from benchmarks.harness import REGISTRY, DisagreementError, Result
 from benchmarks.machine import machine, versions
 
 HERE = Path(__file__).resolve().parent
@@ -74,7 +75,22 @@ def measure(name: str, folder: Path = HERE) -> dict[str, Any]:
 
 
 def spawn(name: str, limit: float, folder: Path = HERE) -> dict[str, Any]:
-    """Run one benchmark in a process of its own; its record whatever happens."""
+    """Run one benchmark in a process of its own; its record whatever happens.
+
+    `cost` is the CPU time of that process and its children, in seconds.
+    """
+    before = children_seconds()
+    record = _spawned(name, limit, folder)
+    return record | {"cost": round(children_seconds() - before, 1)}
+
+
+def children_seconds() -> float:
+    """CPU seconds of all ended children of this process."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _spawned(name: str, limit: float, folder: Path) -> dict[str, Any]:
     environment = os.environ | dict.fromkeys(ONE_THREAD, "1")
     command = [sys.executable, "-m", "benchmarks.run", "--one", name]
     command += ["--folder", str(folder)]
@@ -153,11 +169,41 @@ def select(names: list[str], slow: bool) -> list[str]:
     return sorted(chosen)
 
 
+def missing(names: list[str], path: Path) -> list[str]:
+    """Those of the names without a stored figure, in their order."""
+    held = {row["name"] for row in load(path) if "error" not in row}
+    return [name for name in names if name not in held]
+
+
+def by_hand(names: list[str], figure: float, note: str) -> dict[str, Any]:
+    """The record of a row whose figure was measured elsewhere, e.g. `time make test`.
+
+    Raises:
+        SystemExit: not exactly one row, or one whose bar is about a ratio.
+    """
+    if len(names) != 1 or names[0] not in REGISTRY:
+        raise SystemExit("--record: expected the full name of one benchmark")
+    case = REGISTRY[names[0]]
+    if case.bar is not None and case.of != "ours":
+        raise SystemExit(f"--record: {case.name} is about a {case.of}, not a figure")
+    text = note or "Measured by hand, one run, wall time."
+    about = {"machine": machine(), "versions": versions()}
+    return case.record(Result(figure, note=text)) | about
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; 1 when one failed, disagreed or missed its bar."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
     parser.add_argument("names", nargs="*", help="names or chapters; default: all")
     parser.add_argument("--slow", action="store_true", help="also the slow ones")
+    parser.add_argument(
+        "--missing", action="store_true", help="only those without a stored result"
+    )
+    parser.add_argument(
+        "--record", type=float, metavar="FIGURE",
+        help="store a figure for the one named row that was measured by hand",
+    )  # fmt: skip
+    parser.add_argument("--note", default="", help="how a recorded figure was taken")
     parser.add_argument("--list", action="store_true", help="only list the names")
     parser.add_argument("--limit", type=float, default=900, help="seconds for each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -171,20 +217,29 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.list:
         print("\n".join(sorted(REGISTRY)))
         return 0
+    from benchmarks.render import write_beside
+
     path = chosen.folder / RESULTS.name
     if not chosen.names:
         forget(path, {row["name"] for row in records} | set(REGISTRY))
     store(records, path)
     for row in records:
         print(line(row), flush=True)
-    for name in select(chosen.names, chosen.slow):
+    if chosen.record is not None:
+        store([by_hand(chosen.names, chosen.record, chosen.note)], path)
+        write_beside(path)
+        return 0
+    wanted = select(chosen.names, chosen.slow)
+    if chosen.missing:
+        wanted = missing(wanted, path)
+    for name in wanted:
         limit = chosen.limit * (10 if REGISTRY[name].slow else 1)
         records.append(spawn(name, limit, chosen.folder))
         store(records[-1:], path)
         print(line(records[-1]), flush=True)
-    from benchmarks.render import write_beside
-
     write_beside(path)
+    total = sum(r.get("cost", 0.0) for r in records)
+    print(f"{len(wanted)} benchmarks, {total / 60:.1f} minutes of CPU time")
     bad = [r for r in records if r["verdict"] in ("failed", "disagrees", "missed")]
     return 1 if bad else 0
 

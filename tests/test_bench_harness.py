@@ -111,6 +111,31 @@ def test_agreement_is_the_worst_peers():
     assert result.agreement == 0.5
 
 
+def test_a_curve_has_the_figure_of_every_size_and_the_row_that_of_the_last():
+    def at(n):
+        return Result(ours=float(n), peer=2.0 * n, peer_name="numpy")
+
+    result = harness.grow((1, 10), at, "n", "errors")
+    assert (result.ours, result.peers[0].ratio) == (10.0, 0.5)
+    assert result.curve == {
+        "x": [1, 10], "x_label": "n", "y_label": "errors",
+        "series": {"geolib": [1.0, 10.0], "numpy": [2.0, 20.0]},
+    }  # fmt: skip
+
+
+def test_a_figure_measured_by_hand_is_a_row_with_its_verdict(registry):
+    benchmark("a.seconds", "<= 900", of="ours")(lambda: None)
+    benchmark("a.ratio", "<= 2")(lambda: None)
+    row = run.by_hand(["a.seconds"], 801.0, "Fresh clone, quiet machine.")
+    assert (row["verdict"], row["ours"], row["unit"]) == ("met", 801.0, "s")
+    assert row["note"].startswith("Fresh clone")
+    assert row["machine"]
+    assert run.by_hand(["a.seconds"], 901.0, "")["verdict"] == "missed"
+    for names, message in ((["a.ratio"], "about a ratio"), ([], "full name of one")):
+        with pytest.raises(SystemExit, match=message):
+            run.by_hand(names, 1.0, "")
+
+
 def test_relative_error_refuses_other_shapes():
     assert relative_error(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
     with pytest.raises(DisagreementError, match="shapes differ"):
@@ -213,7 +238,7 @@ def dies() -> Result:
     """Dies"""
     os._exit(3)
 
-@benchmark("demo.hangs")
+@benchmark("demo.hangs", slow=True)
 def hangs() -> Result:
     """Hangs"""
     time.sleep(60)
@@ -239,7 +264,7 @@ def whole(tmp_path_factory):
     folder.mkdir()
     (folder / "bench_demo.py").write_text(CASES)
     (folder / "bench_broken.py").write_text("import no_such_library_at_all\n")
-    done = start(folder, "--limit", "30")
+    done = start(folder)
     rows = json.loads((folder / "results.json").read_text())
     return done, {row["name"]: row for row in rows}, folder
 
@@ -255,11 +280,9 @@ def test_every_fate_is_recorded(whole):
         "demo.other": "disagrees",
         "demo.raises": "failed",
         "demo.dies": "failed",
-        "demo.hangs": "failed",
     }
     assert rows["demo.raises"]["error"] == "RuntimeError: on purpose"
     assert rows["demo.dies"]["error"] == "process ended with code 3 and no record"
-    assert rows["demo.hangs"]["error"] == "no end after 30 s"
     assert rows["demo.threads"]["ours"] == 1  # one thread in torch and in BLAS
 
 
@@ -297,8 +320,14 @@ def test_the_page_shows_every_row(whole):
 def test_a_rerun_of_one_keeps_the_others_and_slow_needs_its_name(whole):
     _, rows, folder = whole
     assert start(folder, "demo.slow").returncode == 1  # bench_broken.py still fails
-    after = {r["name"] for r in run.load(folder / "results.json")}
-    assert after == set(rows) | {"demo.slow"}
+    start(folder, "demo.hangs", "--limit", "0.3")  # a slow one has ten times as long
+    after = {r["name"]: r for r in run.load(folder / "results.json")}
+    assert set(after) == set(rows) | {"demo.slow", "demo.hangs"}
+    assert after["demo.hangs"]["error"] == "no end after 3 s"
+    assert after["demo.slow"]["cost"] > 0
+    every = ["demo.fine", "demo.raises", "demo.slow", "demo.new"]
+    failed_or_new = run.missing(every, folder / "results.json")
+    assert failed_or_new == ["demo.raises", "demo.new"]
     assert "no benchmark 'nothing'" in start(folder, "nothing").stderr
 
 

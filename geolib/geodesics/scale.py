@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geolib.core import Realization
+from geolib.core import DeviceMemoryError, Realization, fitting_batch
 from geolib.geodesics import checkpoint
 from geolib.geodesics.checks import check_inputs, check_labels
 from geolib.geodesics.connect import connect
@@ -44,6 +44,7 @@ def train_module(
     Raises:
         ValueError: a damaged checkpoint, or one of another run (seed, steps, sizes).
         RuntimeError: the loss is not finite.
+        DeviceMemoryError: the batch does not fit on the device; says which one does.
 
     Examples:
         >>> from geolib.geodesics import mlp
@@ -63,15 +64,33 @@ def train_module(
     for step in range(first, steps):
         x, y = _draw(data, batch, seed, step, augment)
         adam.param_groups[0]["lr"] = cosine(lr, step, steps)
-        loss = F.cross_entropy(module(x), y)
         adam.zero_grad()
-        loss.backward()
+        try:
+            loss = F.cross_entropy(module(x), y)
+            loss.backward()
+        except torch.OutOfMemoryError as full:
+            raise _too_large(module, data, batch, file) from full
         adam.step()
         if (step + 1) % every == 0 or step + 1 == steps:
             if not bool(torch.isfinite(loss)):
                 raise RuntimeError(f"train_module: loss not finite at step {step}")
             _store(module, adam, file, run | {"step": step + 1})
     return module.eval()
+
+
+def _too_large(module, data, batch, file) -> DeviceMemoryError:
+    """The batch that fits, and where the state is that was stored last."""
+
+    def gradient(rows: int) -> None:
+        module.zero_grad()
+        F.cross_entropy(module(data.x[:rows]), data.y[:rows]).backward()
+
+    _, fits = fitting_batch(gradient, max(batch // 2, 1))
+    kept = f"; what was stored before lies in {file}" if file is not None else ""
+    return DeviceMemoryError(
+        f"train_module: a batch of {batch} does not fit on {data.x.device}, one of "
+        f"{fits} does{kept}"
+    )
 
 
 def _draw(

@@ -168,6 +168,9 @@ def claims(
     check: Annotated[
         bool, typer.Option(help="Exit 1 on a failed, missing or repeated claim.")
     ] = False,
+    keep: Annotated[
+        bool, typer.Option(help="Keep this GPU run as a column of the published page.")
+    ] = False,
 ) -> None:
     """Print the ledger of the last run and write it to `_build/claims.json`.
 
@@ -177,6 +180,9 @@ def claims(
     found = ledger_module.collect(discover(root), profile or _remembered(root))
     ledger_module.write_json(found, root / "_build" / "claims.json")
     ledger_module.print_table(found)
+    if keep:
+        second = ledger_module.keep(found, root / ledger_module.GPU_LEDGER)
+        typer.echo(f"{ledger_module.GPU_LEDGER}: {second.about}")
     if check and not found.sound:
         raise typer.Exit(1)
 

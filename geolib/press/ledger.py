@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 
 from .files import write_whole
-from .notebook import Notebook
+from .notebook import Notebook, PressError
 from .run import build_folder, staged_path
 from .staging import anchor, typeset
+
+GPU_LEDGER = "book/claims-gpu.json"  # the ledger of a GPU run, where one was kept
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def collect(notebooks: list[Notebook], profile: str) -> Ledger:
 
 def _claims_of(path: Path) -> list[dict[str, Any]]:
     nb = json.loads(path.read_text())
-    device = nb["metadata"].get("geolib", {}).get("device", "cpu")
+    about = nb["metadata"].get("geolib", {})
+    device = about.get("hardware", about.get("device", "cpu"))
     entries = [
         output["metadata"][CLAIM]
         for cell in nb["cells"]
@@ -106,9 +109,96 @@ def print_table(ledger: Ledger) -> None:
     console.print(ledger.summary, markup=False, highlight=False)
 
 
-def page_table(ledger: Ledger, gpu: dict[str, dict[str, Any]] | None = None) -> str:
-    """The ledger as HTML for `book/claims.md`: a table a chapter, linked to cells."""
+@dataclass(frozen=True)
+class Second:
+    """The ledger of a run on another device, kept as data beside the pages.
+
+    Attributes:
+        device: its name.
+        profile: of the run, e.g. `full`.
+        versions: of Python and torch.
+        date: of the run, ISO.
+        claims: by key: `shown`, `measured`, `bound` and `verdict`.
+    """
+
+    device: str
+    profile: str
+    versions: dict[str, str]
+    date: str
+    claims: dict[str, dict[str, Any]]
+
+    @property
+    def about(self) -> str:
+        """One sentence about the run."""
+        versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
+        return (
+            f"On {self.device}: profile {self.profile}, {self.date}, {versions}, "
+            f"{len(self.claims)} claims."
+        )
+
+
+def keep(ledger: Ledger, path: Path) -> Second:
+    """Store the rows of a ledger that were measured on a GPU, for the published page.
+
+    Raises:
+        PressError: none was, or several kinds of GPU were in use.
+    """
+    import datetime
+    import platform
+
+    import torch
+
+    devices = sorted({r["device"] for r in ledger.rows} - {"cpu"})
+    if len(devices) != 1:
+        found = ", ".join(devices) or "a CPU only"
+        raise PressError(
+            f"keep: expected the run of profile {ledger.profile} to be on one kind of "
+            f"GPU, got {found}; run `geolib run --profile {ledger.profile} --device "
+            "cuda` first"
+        )
+    names = ("shown", "measured", "bound", "verdict")
+    second = Second(
+        devices[0],
+        ledger.profile,
+        {"Python": platform.python_version(), "torch": torch.__version__},
+        datetime.date.today().isoformat(),
+        {
+            r["key"]: {name: r[name] for name in names}
+            for r in ledger.rows
+            if r["device"] == devices[0]
+        },
+    )
+    write_whole(path, json.dumps(asdict(second), indent=1) + "\n")
+    return second
+
+
+def kept(path: Path) -> Second | None:
+    """The stored ledger of a GPU run; None where none is stored.
+
+    Raises:
+        PressError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return Second(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise PressError(f"{path.name}: not a ledger that was kept ({error})") from None
+
+
+COLUMNS = ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
+
+
+def page_table(ledger: Ledger, gpu: Second | None = None) -> str:
+    """The ledger as HTML for `book/claims.md`: a table a chapter, linked to cells.
+
+    With the ledger of a GPU run each row has what was measured there in a last column.
+    """
     parts = [f"<p>{html.escape(ledger.summary)}. Profile: {ledger.profile}.</p>"]
+    heads: tuple[str, ...] = COLUMNS
+    if gpu is not None:
+        parts.append(f"<p>{html.escape(gpu.about)}</p>")
+        heads = (*COLUMNS, f"On {gpu.device}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
@@ -117,27 +207,35 @@ def page_table(ledger: Ledger, gpu: dict[str, dict[str, Any]] | None = None) -> 
             f'<h2 id="ledger-{chapter}">{title}</h2>'
             '<div class="ledger" tabindex="0" role="region" '
             f'aria-label="Claims of the chapter {title}"><table><thead><tr>'
-            + "".join(
-                f'<th scope="col">{h}</th>'
-                for h in ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
-            )
+            + "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
             + "</tr></thead><tbody>"
-            + "".join(_row(r, (gpu or {}).get(r["key"])) for r in rows)
+            + "".join(_row(r, gpu) for r in rows)
             + "</tbody></table></div>"
         )
     return "\n".join(parts)
 
 
-def _row(r: dict[str, Any], gpu: dict[str, Any] | None) -> str:
+def _row(r: dict[str, Any], gpu: Second | None) -> str:
     link = f"../chapters/{r['notebook']}.html#{anchor(r['key'])}"
     reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
-    kind = {"holds": "holds", "FAILS": "fails"}.get(r["verdict"], "differs")
     cells = [
         f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
         html.escape(r["paper"] or ""),
-        html.escape(r["shown"] or f"{float(r['measured']):.1e}"),
+        _measured(r),
         typeset(r["bound"]),
-        f'<span class="claim-verdict verdict-{kind}">{r["verdict"]}</span>',
-        html.escape(r["device"]) + (f"; {html.escape(gpu['device'])}" if gpu else ""),
+        _badge(r["verdict"]),
+        html.escape(r["device"]),
     ]
+    if gpu is not None:
+        there = gpu.claims.get(r["key"])
+        cells.append(f"{_measured(there)} {_badge(there['verdict'])}" if there else "")
     return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+
+
+def _measured(r: dict[str, Any]) -> str:
+    return html.escape(r["shown"] or f"{float(r['measured']):.1e}")
+
+
+def _badge(verdict: str) -> str:
+    kind = {"holds": "holds", "FAILS": "fails"}.get(verdict, "differs")
+    return f'<span class="claim-verdict verdict-{kind}">{verdict}</span>'

@@ -70,7 +70,27 @@ class Notebook:
 
     def expected_claims(self) -> set[str]:
         """Keys of every `claim("key", ...)` that the text spells out literally."""
-        keys = set()
+        return self._named_in_calls("claim")
+
+    def sweeps(self) -> set[str]:
+        """Names of the sweeps whose stored results it reads: `sweep_rows("name")`."""
+        return self._named_in_calls("sweep_rows")
+
+    def device(self, asked: str) -> str:
+        """Where it computes: `asked` if a cell uses the parameter `device`, else `cpu`."""
+        uses = any(
+            isinstance(node, ast.Name)
+            and node.id == "device"
+            and isinstance(node.ctx, ast.Load)
+            for cell in self.read().cells
+            if cell.cell_type == "code"
+            for node in ast.walk(ast.parse(cell.source))
+        )
+        return asked if uses else "cpu"
+
+    def _named_in_calls(self, function: str) -> set[str]:
+        """The first arguments, where spelled out, of all calls of a function."""
+        names = set()
         for cell in self.read().cells:
             if cell.cell_type != "code":
                 continue
@@ -78,12 +98,12 @@ class Notebook:
                 if (
                     isinstance(node, ast.Call)
                     and getattr(node.func, "id", getattr(node.func, "attr", ""))
-                    == "claim"
+                    == function
                     and node.args
                     and isinstance(node.args[0], ast.Constant)
                 ):
-                    keys.add(str(node.args[0].value))
-        return keys
+                    names.add(str(node.args[0].value))
+        return names
 
 
 def tags(cell: Any) -> list[str]:
@@ -126,7 +146,7 @@ def discover(root: Path, wanted: list[str] | None = None) -> list[Notebook]:
 
 
 def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
-    """What papermill must inject for this profile and device.
+    """What papermill must inject for this profile and device (of the notebook's).
 
     Raises:
         PressError: an unknown profile, or a parameter that the notebook never declares.
@@ -142,7 +162,7 @@ def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
             f"undeclared parameter {', '.join(unknown)}; "
             f"the notebook declares {', '.join(sorted(declared))}"
         )
-    if device != "cpu" and "device" in declared:
+    if device != "cpu":
         values["device"] = device
     return values
 

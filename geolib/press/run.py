@@ -69,14 +69,22 @@ def resolve_device(device: str, elsewhere: bool = False) -> str:
     return device
 
 
-def content_key(notebook: Notebook, values: dict[str, Any], device: str) -> str:
-    """Hash of all that an execution depends on: text, parameters, code, data, torch."""
+def hardware(device: str) -> str:
+    """The name of the GPU of this machine, where there is one and it is meant."""
     import torch
+
+    here = device == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if here else device
+
+
+def content_key(notebook: Notebook, values: dict[str, Any], device: str) -> str:
+    """Hash of all an execution depends on: text, parameters, code, data, sweeps, torch."""
+    import torch
+
+    from geolib.sweep.store import default_folder
 
     data = digest_tree(notebook.source.parent, (".json", ".csv", ".py", ".npz"))
     code = digest_tree(Path(__file__).parents[1], (".py",))
-    here = device == "cuda" and torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if here else device
     return digest(
         FORMAT,
         notebook.source.read_bytes(),
@@ -84,7 +92,11 @@ def content_key(notebook: Notebook, values: dict[str, Any], device: str) -> str:
         code.encode(),
         data.encode(),
         torch.__version__.encode(),
-        name.encode(),
+        hardware(device).encode(),
+        *(
+            digest_tree(default_folder() / sweep, (".json",)).encode()
+            for sweep in sorted(notebook.sweeps())
+        ),
     )
 
 
@@ -114,16 +126,23 @@ def press(
         PressError: bad profile, device or parameters, found before anything runs.
     """
     device = resolve_device(settings.device, settings.scheduler is not None)
-    values = {n.name: parameters(n, settings.profile, device) for n in notebooks}
+    devices = {n.name: n.device(device) for n in notebooks}
+    values = {
+        n.name: parameters(n, settings.profile, devices[n.name]) for n in notebooks
+    }
     if not notebooks:
         return []
+    if still := [name for name, where in devices.items() if where != device]:
+        report(f"these compute on the CPU, not on {device}: {', '.join(still)}")
     if settings.scheduler is None:
         values = {k: _with_data_at_hand(k, v, report) for k, v in values.items()}
     folder = build_folder(notebooks[0].root, settings.profile)
     with locked(
         folder / "lock", lambda: report("another press is at work here; waiting for it")
     ):
-        keys = {n.name: content_key(n, values[n.name], device) for n in notebooks}
+        keys = {
+            n.name: content_key(n, values[n.name], devices[n.name]) for n in notebooks
+        }
         fresh = {
             n.name
             for n in notebooks
@@ -308,10 +327,13 @@ def _stage(notebook: Notebook, executed: Path, key: str, settings: Settings) -> 
     nb = nbformat.read(executed, as_version=4)
     path = staged_path(notebook, settings.profile)
     page = staged(nb, f"chapters/{notebook.name}.md")
-    page.metadata["geolib"] |= {"profile": settings.profile, "device": settings.device}
+    device = notebook.device(settings.device)
+    page.metadata["geolib"] |= {"profile": settings.profile, "device": device}
+    if device == "cuda":
+        page.metadata["geolib"]["hardware"] = hardware(device)
     text = nbformat.writes(page) + "\n"
     write_whole(path, text)
-    if settings.profile == "small" and settings.device == "cpu":
+    if settings.profile == "small" and device == "cpu":
         write_whole(path.with_suffix(".reference"), pair_text(nb))
     record = {"key": key, "content": digest(text.encode())}
     write_whole(path.with_suffix(".key.json"), json.dumps(record))

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 from .files import digest_tree, locked, write_whole
-from .ledger import Ledger, collect, page_table, write_json
+from .ledger import GPU_LEDGER, Ledger, collect, kept, page_table, write_json
 from .notebook import PressError, discover
 from .run import build_folder, staged_path
 
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
+CPU_MARK = "<!-- cpu-notebooks -->"
 MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
 
 
@@ -69,12 +70,19 @@ def _assemble(root: Path, profile: str) -> Ledger:
             _copy(file, stage / "book" / "changelog.md")
     ledger = collect(notebooks, profile)
     write_json(ledger, root / "_build" / "claims.json")
-    claims = stage / "book" / "claims.md"
-    if claims.exists():
-        text = (root / "book" / "claims.md").read_text()
-        table = "```{raw} html\n" + page_table(ledger) + "\n```"
-        _write_if_changed(claims, text.replace(LEDGER_MARK, table))
+    table = page_table(ledger, kept(root / GPU_LEDGER))
+    _fill(root, stage, "book/claims.md", LEDGER_MARK, f"```{{raw}} html\n{table}\n```")
+    idle = [n for n in notebooks if n.device("cuda") == "cpu"]
+    names = "\n".join(f"- {{doc}}`/{n.page}`" for n in idle) or "none."
+    _fill(root, stage, "book/gpu.md", CPU_MARK, names)
     return ledger
+
+
+def _fill(root: Path, stage: Path, name: str, mark: str, text: str) -> None:
+    """Put generated text where a page has its mark."""
+    if (root / name).exists():
+        page = (root / name).read_text()
+        _write_if_changed(stage / name, page.replace(mark, text))
 
 
 def _copy(source: Path, target: Path) -> None:

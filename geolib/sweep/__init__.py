@@ -14,6 +14,7 @@ address; the code of a sweep does not know which.
 """
 
 from geolib.sweep.engines import Options, SweepError
+from geolib.sweep.reading import means, sweep_rows
 from geolib.sweep.runner import Report, Sweep, collect, run_sweep
 from geolib.sweep.spec import canonical, grid, key_of
 from geolib.sweep.store import Store
@@ -28,5 +29,7 @@ __all__ = [
     "collect",
     "grid",
     "key_of",
+    "means",
     "run_sweep",
+    "sweep_rows",
 ]

@@ -8,6 +8,7 @@ kills its worker while it flies alone is condemned, never a bystander.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from geolib.sweep.engines import Finished, Options, Run, SweepError
 
 CONNECT = 20  # seconds for a scheduler to answer
 PULSE = 0.5  # seconds between looks at a silent cluster
+LOOK = 2.0  # seconds between looks at the workers
+FETCH = 5.0  # seconds for results to arrive; those of dead workers do not
 STALL = 45  # seconds beyond two time limits after which silence means lost news
 
 
@@ -62,6 +65,7 @@ class Flight:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.seen = time.monotonic()
         self.moved = time.monotonic()  # when a run last ended or was sent
+        self.looked = time.monotonic()
         self.wave = 0  # grows when runs are sent again, so that keys stay unique
 
     @property
@@ -111,12 +115,8 @@ class Flight:
         except queue.Empty:
             pass
         ended = [future for future in ended if future.key in self.flying]
-        if not ended:
-            self._alive()
-            self._unstick()
-            return
-        self.seen = self.moved = time.monotonic()
         for future, outcome, died in self._outcomes(ended):
+            self.seen = self.moved = time.monotonic()
             key, tries, _ = self.flying.pop(future.key)
             if died and not self.single and tries >= self.options.retries:
                 self.alone.append((key, tries + 1))
@@ -124,23 +124,50 @@ class Flight:
                 yield Finished(key, outcome, tries)
             else:
                 self.waiting.append((key, tries + 1))
+        if time.monotonic() - self.looked > LOOK:
+            self._alive()
+            self._unstick()
+            self.looked = time.monotonic()
 
     def _outcomes(self, ended: list[Any]) -> Iterator[tuple[Any, Outcome, bool]]:
+        """What runs came to, and whether it was by their worker's death.
+
+        A result that died with its worker is computed anew by Dask: news of its second
+        end is asked for.
+        """
         from dask.distributed import KilledWorker
 
-        good = [f for f in ended if f.status == "finished"]
-        values = self.client.gather(good) if good else []
-        yield from ((f, value, False) for f, value in zip(good, values, strict=True))
+        values = self._values([f for f in ended if f.status == "finished"])
+        yield from ((f, v, False) for f in ended if (v := values.get(f.key)))
         for future in ended:
-            if future.status == "finished":
+            if values.get(future.key):
                 continue
-            if future.status != "error":
+            if future.status == "cancelled":
                 raise self.lost()
+            if future.status != "error":
+                future.add_done_callback(self.events.put)
+                continue
             problem = future.exception()
             if isinstance(problem, KilledWorker):
                 yield future, Outcome(error=self._death()), True
             else:  # e.g. the function cannot be imported on the worker
                 yield future, Outcome(error=describe(problem)), False
+
+    def _values(self, good: list[Any]) -> dict[str, Outcome | None]:
+        """The results that can be had now; None for one that cannot."""
+        if not good:
+            return {}
+
+        async def fetch() -> dict[str, Outcome | None]:
+            wanted = {future.key: future for future in good}
+            found = self.client.gather(wanted, errors="skip", asynchronous=True)
+            whole = asyncio.ensure_future(found)  # Dask does not like it cancelled
+            return await asyncio.wait_for(asyncio.shield(whole), FETCH)
+
+        try:
+            return self.client.sync(fetch)
+        except TimeoutError:
+            return {}
 
     def _death(self) -> str:
         limit = self.options.limit
@@ -168,6 +195,8 @@ class Flight:
     def _alive(self) -> None:
         if self.client.status != "running":
             raise self.lost()
+        if self.client.cluster is not None:
+            heal(self.client.cluster)
         if self.client.nthreads():
             self.seen = time.monotonic()
         elif time.monotonic() - self.seen > self.options.patience:
@@ -207,7 +236,7 @@ def connected(options: Options) -> Iterator[Any]:
         ) from None
     with ExitStack() as stack:
         if options.scheduler == "local":
-            address = stack.enter_context(local_cluster(options))
+            address: Any = stack.enter_context(local_cluster(options))
         else:
             address = options.scheduler
         try:
@@ -227,8 +256,10 @@ def local_cluster(options: Options) -> Iterator[Any]:
     gpus = _gpus() if options.gpu else 0
     quiet = {
         "distributed.scheduler.allowed-failures": 0,  # we do the retrying
-        "distributed.worker.daemon": False,
-    }  # a run may start processes
+        "distributed.worker.daemon": False,  # a run may start processes
+        # on a busy machine a new worker takes long to start; it is not to be given up
+        "distributed.deploy.lost-worker-timeout": "10 minutes",
+    }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(quiet))
         if options.gpu:
@@ -251,6 +282,19 @@ def local_cluster(options: Options) -> Iterator[Any]:
                 dashboard_address="127.0.0.1:0", silence_logs="CRITICAL",
             )  # fmt: skip
         yield stack.enter_context(cluster)
+
+
+def heal(cluster: Any) -> None:
+    """Start the local workers that are gone for good: their nannies gave up.
+
+    A nanny ends when its worker dies while it is starting, as it may when the first
+    run it is sent kills it.
+    """
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status.name in ("closed", "failed"):
+            cluster.workers.pop(name, None)
+    if len(cluster.workers) < len(cluster.worker_spec):
+        cluster.scale(len(cluster.worker_spec))
 
 
 def _gpus() -> int:

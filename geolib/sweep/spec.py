@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -25,7 +26,7 @@ def fields_of(spec: Any) -> dict[str, Any]:
     """
     if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
         raise TypeError(f"spec: expected a dataclass instance, got {spec!r}")
-    hints = get_type_hints(type(spec))
+    hints = _hints(type(spec))
     found = {}
     for field in dataclasses.fields(spec):
         value = _plain(field.name, getattr(spec, field.name))
@@ -90,6 +91,11 @@ def grid(kind: type[S], **axes: Any) -> list[S]:
     ]
     combined = itertools.product(*columns)
     return [kind(**dict(zip(axes, values, strict=True))) for values in combined]
+
+
+@functools.lru_cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _plain(name: str, value: Any) -> Any:

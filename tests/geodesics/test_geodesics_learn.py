@@ -29,6 +29,7 @@ def test_every_method_pays_the_same_compute(method):
     assert found.stored == (40 if LEARNERS[method].needs_memory else 0)
 
 
+@pytest.mark.slow
 def test_memory_keeps_what_fine_tuning_forgets():
     halves = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     scores = {

@@ -61,6 +61,7 @@ def test_gaussians_fisher_distance():
     assert half_plane_distance(a, b, 2.0).item() == pytest.approx(exact, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_torus_both_solvers_meet_and_keep_clairaut():
     T = torus()
     shot = shoot(T, point(0.0, 0.3), point(1.0, 2.0), steps=60)

@@ -161,17 +161,3 @@ def test_canonicalize_refuses_by_name(layer):
     net = nn.Sequential(nn.Linear(2, 2), layer, nn.Linear(2, 1)).eval()
     with pytest.raises(TypeError, match=type(layer).__name__):
         stab.canonicalize(net)
-
-
-def test_import_is_light():
-    """Importing the chapter's package loads no plotting, data or tabular library."""
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, geolib.inverse_stability;"
-        "print([m for m in ('matplotlib', 'sklearn', 'pandas', 'torchvision', 'dask')"
-        " if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert out.stdout.strip() == "[]", out.stderr

@@ -116,6 +116,8 @@ def test_verdicts_of_the_table(name, family, letter):
     P = regression_problem(12)
     phi = standard_suite(P.module, P.theta0)[family]
     hs = [T / 16, T / 32, T / 64]
+    if letter == "E":
+        hs.pop()  # exact at every step size, so at the cheaper ones
     d = naturality_defect(name, phi, P, step_sizes=hs, horizon=T)
     assert d.letter == letter, d
 

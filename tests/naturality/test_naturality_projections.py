@@ -132,6 +132,7 @@ def test_polynomials_commute_with_the_orthogonal_projection_only():
         polynomial_tower(3, 3)
 
 
+@pytest.mark.slow
 def test_dead_units_can_be_dropped():
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.uniform(0.1, 1.0, (20, 2)))

@@ -11,6 +11,7 @@ from geolib.press.ledger import collect
 from geolib.press.notebook import PressError, discover, parameters
 from geolib.press.refs import refresh
 from geolib.press.run import Settings, build_folder, press, staged_path
+from geolib.sweep import Store
 
 pytestmark = pytest.mark.press
 
@@ -49,6 +50,19 @@ def test_new_parameters_and_new_data_run_it_again(book):
     assert run([a], settings)[0].status == "skipped"
 
 
+def test_a_new_result_in_a_store_runs_its_readers_again(book, monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path / "store"))
+    reader = 'from geolib.sweep import sweep_rows\nprint(sweep_rows("phase-map"))'
+    a = book.add("demo/01-a", cell(reader))
+    assert run([a])[0].status == "ok"
+    assert "[]" in staged_path(a, "small").read_text()
+    entry = {"status": "done", "version": 1, "spec": {"d": 77}, "record": {}}
+    Store().put("phase-map", "k", entry)
+    assert run([a])[0].status == "ok"
+    assert "{'d': 77}" in staged_path(a, "small").read_text()
+    assert run([a])[0].status == "skipped"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -83,6 +97,29 @@ def test_cuda_without_a_device_is_one_clear_error(book):
     a = book.add("demo/01-a", CLAIM)
     with pytest.raises(PressError, match="cuda was asked for"):
         run([a], Settings(device="cuda"))
+
+
+def test_a_notebook_that_uses_no_device_is_a_cpus_wherever_it_is_asked_for(book):
+    idle = book.add("demo/01-a", CLAIM)
+    busy = book.add("demo/02-b", cell("print(device)"))
+    assert [n.device("cuda") for n in (idle, busy)] == ["cpu", "cuda"]
+    assert [n.device("cpu") for n in (idle, busy)] == ["cpu", "cpu"]
+    assert parameters(busy, "small", busy.device("cuda")) == {"device": "cuda"}
+    assert parameters(idle, "small", idle.device("cuda")) == {}
+
+
+def test_a_full_device_is_answered_with_advice_and_loses_nothing(book):
+    full = (
+        "class OutOfMemoryError(RuntimeError): ...\nraise OutOfMemoryError('no room')"
+    )
+    a = book.add("demo/01-a", CLAIM, cell(full))
+    outcome = run([a])[0]  # others go on: see the tests of faults
+    assert outcome.status == "failed"
+    assert "cell 3" in outcome.message
+    assert "OutOfMemoryError: no room" in outcome.error
+    assert "give the notebook smaller sizes" in outcome.error
+    partial = book.root / "_build/small/failed/demo/01-a.ipynb"
+    assert "demo.n" in partial.read_text()  # what ended before is kept
 
 
 def test_an_absent_data_set_leaves_the_default_and_says_so(book, monkeypatch, tmp_path):

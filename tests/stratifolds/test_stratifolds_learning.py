@@ -57,7 +57,9 @@ def test_local_slope_is_the_derivative_of_the_log_evidence():
     assert (numeric - curve.local[1:-1]).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("parts", [(40, 60, 16), (56, 84, 24)])
+@pytest.mark.parametrize(
+    "parts", [(40, 60, 16), pytest.param((56, 84, 24), marks=pytest.mark.slow)]
+)
 def test_prior_moves_mixture_b_from_three_quarters_to_one(parts):
     nb, nd, nw = parts
     n = torch.logspace(4, 7, 13, dtype=F64)

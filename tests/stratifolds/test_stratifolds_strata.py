@@ -207,6 +207,7 @@ def test_collar_wider_than_the_teachers_distance_is_a_warning_with_the_numbers()
         resolve(S, 0.02).descend(near, theta, steps=3)
 
 
+@pytest.mark.slow
 def test_annealing_removes_the_floor_and_certifies():
     S = mixture_a()
     theta = S.sample_stratum(2, 3, seed=1)

@@ -140,6 +140,7 @@ def rbf_loss():
     return UnitLoss(RBFKernel(), torch.ones(2, dtype=F64), w)
 
 
+@pytest.mark.slow
 def test_e4_attractor_charts_and_surgery():
     loss, theta = rbf_loss(), starts("out", 1, 100, seed=1)
     raw = descend(loss, RawUnits(), theta, lr=1.0, clip=0.5, steps=3000)

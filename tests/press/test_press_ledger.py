@@ -1,0 +1,105 @@
+"""The ledger's second column: a GPU run that was kept as data beside the pages."""
+
+import json
+import re
+
+import pytest
+from conftest import cell
+
+from geolib.press import ledger as module
+from geolib.press.ledger import GPU_LEDGER, Ledger, keep, kept, page_table
+from geolib.press.notebook import PressError
+from geolib.press.run import staged_path
+
+
+def row(key, device="cpu", **changed):
+    fields = {
+        "key": key, "text": f"about {key}", "measured": 0.5, "shown": "0.5",
+        "bound": "<= 1", "verdict": "holds", "paper": None, "reason": None,
+        "holds": True, "notebook": "demo/01-a", "device": device,
+    }  # fmt: skip
+    return fields | changed
+
+
+def cells(page):
+    return [
+        re.findall(r"<td>(.*?)</td>", r) for r in re.findall("<tr>(.*?)</tr>", page)
+    ]
+
+
+def test_a_kept_gpu_run_is_a_column_of_the_cpus_page(tmp_path):
+    here = Ledger("book", [row("demo.a"), row("demo.b"), row("demo.cpu_only")])
+    assert len(cells(page_table(here))[1]) == 6
+    there = Ledger(
+        "full",
+        [
+            row("demo.a", "Some GPU <1>", measured=0.25, shown="0.25"),
+            row("demo.b", "Some GPU <1>", shown="", verdict="FAILS", measured=3e-9),
+            row("demo.cpu_only"),
+        ],
+    )
+    keep(there, tmp_path / GPU_LEDGER)
+    second = kept(tmp_path / GPU_LEDGER)
+    assert second.device == "Some GPU <1>"
+    assert set(second.claims) == {"demo.a", "demo.b"}
+    assert {"Python", "torch"} == set(second.versions)
+    page = page_table(here, second)
+    assert '<th scope="col">On Some GPU &lt;1&gt;</th>' in page
+    assert "profile full" in page
+    a, b, only = cells(page)[1:]
+    assert a[2].startswith("0.5")
+    assert a[6].startswith("0.25 ")
+    assert "verdict-holds" in a[6]
+    assert b[6].startswith("3.0e-09")
+    assert "verdict-fails" in b[6]
+    assert only[6] == ""
+
+
+def test_a_cpu_run_is_not_kept_as_a_gpus(tmp_path):
+    path = tmp_path / GPU_LEDGER
+    with pytest.raises(PressError, match="got a CPU only; run `geolib run"):
+        keep(Ledger("full", [row("demo.a")]), path)
+    mixed = Ledger("full", [row("demo.a", "one"), row("demo.b", "two")])
+    with pytest.raises(PressError, match="one kind of GPU, got one, two"):
+        keep(mixed, path)
+    assert not path.exists()
+    assert kept(path) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"device": "x"}'])
+def test_a_damaged_file_is_named(tmp_path, text):
+    path = tmp_path / "claims-gpu.json"
+    path.write_text(text)
+    with pytest.raises(PressError, match=r"claims-gpu\.json: not a ledger"):
+        kept(path)
+
+
+def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
+    from typer.testing import CliRunner
+
+    from geolib.press import cli, site
+
+    gpu = Ledger("full", [row("demo.a", "Some GPU")])
+    monkeypatch.chdir(book.root)
+    monkeypatch.setattr(module, "collect", lambda notebooks, profile: gpu)
+    done = CliRunner().invoke(cli.app, ["claims", "--profile", "full", "--keep"])
+    assert done.exit_code == 0, done.output
+    assert "book/claims-gpu.json: On Some GPU: profile full" in done.output
+    (book.root / "book").mkdir(exist_ok=True)
+    (book.root / "book/claims.md").write_text("# Ledger\n\n<!-- ledger -->\n")
+    (book.root / "book/gpu.md").write_text("# GPU\n\n<!-- cpu-notebooks -->\n")
+    idle = book.add("demo/01-idle", cell("x = 1"))
+    busy = book.add("demo/02-busy", cell("print(device)"))
+    for notebook in (idle, busy):
+        staged = staged_path(notebook, "book")
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text("{}")
+    for name in ("_config.yml", "_toc.yml"):
+        (book.root / name).write_text("root: book/intro\n")
+    monkeypatch.setattr(site, "collect", lambda n, p: Ledger("book", [row("demo.a")]))
+    site._assemble(book.root, "book")
+    page = (book.root / "_build/book/stage/book/claims.md").read_text()
+    assert "On Some GPU" in page
+    gpu_page = (book.root / "_build/book/stage/book/gpu.md").read_text()
+    assert gpu_page == "# GPU\n\n- {doc}`/chapters/demo/01-idle`\n"
+    assert json.loads((book.root / "_build/claims.json").read_text())["rows"]
