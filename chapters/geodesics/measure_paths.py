@@ -66,7 +66,7 @@ def ablation() -> None:
 JOBS = {
     "tune-digits": lambda: tune("digits"),
     "tune-mnist": lambda: tune("mnist"),
-    "paths-mnist": lambda: paths("mnist", 2),
+    "paths-mnist": lambda: paths("mnist", 1),
     "ablation-digits": ablation,
 }
 

@@ -24,7 +24,7 @@ from geolib.geodesics import (
     profile,
     trained_curve,
 )
-from geolib.geodesics.measures import calibration_error
+from geolib.geodesics.measures import Profile, calibration_error
 
 
 def pair():
@@ -278,6 +278,17 @@ def test_certificate_tightens_to_its_slack():
     assert found.rigorous
     with pytest.raises(ValueError, match="slack"):
         certify(S, path, slack=0.0)
+
+
+def test_barrier_by_hand():
+    # over the line between the end losses, not over the start; never below zero
+    t = torch.linspace(0, 1, 5)
+    up = Profile(t, torch.tensor([1.0, 1.5, 2.0, 2.5, 3.0]), torch.ones(5))
+    assert up.barrier == pytest.approx(0.0, abs=1e-6)
+    hump = dataclasses.replace(up, loss=torch.tensor([1.0, 1.5, 2.7, 2.5, 3.0]))
+    assert hump.barrier == pytest.approx(0.7, abs=1e-6)
+    valley = dataclasses.replace(up, loss=torch.tensor([1.0, 0.5, 0.2, 0.5, 3.0]))
+    assert valley.barrier == 0.0
 
 
 def test_calibration_error_by_hand():
