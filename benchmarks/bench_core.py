@@ -1,16 +1,9 @@
-"""The geometry core: products with the metric, exact damped steps, and `auto`."""
+"""The geometry core: products with the metric and exact damped steps."""
 
 from __future__ import annotations
 
-import gc
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +16,6 @@ from geolib.data import load
 
 DAMPING = 1e-3
 STEP = "p = 985 921, n = 256, one output, damping 1e-3, digits"
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def mlp(*widths: int) -> nn.Module:
@@ -94,7 +86,22 @@ class Regression:
             check_deterministic=False, fisher_type="type-2",
             separate_weight_and_bias=False,
         )  # fmt: skip
-        return KFACInverseLinearOperator(A, damping=2 * DAMPING) @ self.gradient()
+        inverse = KFACInverseLinearOperator(
+            A, damping=2 * DAMPING, use_heuristic_damping=True
+        )
+        return inverse @ self.gradient()
+
+    def kfac_of_nngeometry(self) -> torch.Tensor:
+        from nngeometry.layercollection import LayerCollection
+        from nngeometry.metrics import FIM
+        from nngeometry.object import PMatKFAC, PVector
+        from torch.utils.data import DataLoader, TensorDataset
+
+        loader = DataLoader(TensorDataset(self.x, self.t), batch_size=len(self.x))
+        F = FIM(self.module, loader, PMatKFAC, variant="regression")
+        layers = LayerCollection.from_model(self.module)
+        g = PVector(layers, vector_repr=self.gradient())
+        return F.solve(g, regul=DAMPING).to_torch()
 
 
 def digits(hidden: int, samples: int = 256) -> Regression:
@@ -107,6 +114,12 @@ def digits(hidden: int, samples: int = 256) -> Regression:
 
 def million() -> Regression:
     return digits(960)
+
+
+def images() -> Regression:
+    """Random images of 28 x 28 pixels, one output, the network with convolutions."""
+    x = normal((128, 1, 28, 28), 1, dtype=torch.float32)
+    return Regression(convnet(), x, normal((128, 1), 2, dtype=torch.float32))
 
 
 class Classifier:
@@ -140,7 +153,7 @@ def product_gradient() -> Result:
     return race(ours, {"torch gradient": lambda: c.gradient}, rounds=15)
 
 
-@benchmark("core.product_curvlinops", bar="<= 0.334", size=PRODUCT)
+@benchmark("core.product_curvlinops", bar="<= 0.3333", size=PRODUCT)
 def product_curvlinops() -> Result:
     """A Fisher product, linearised once, against curvlinops' GGN product"""
     c = Classifier()
@@ -156,6 +169,29 @@ def product_curvlinops() -> Result:
 
     peers = {"curvlinops-for-pytorch GGN": curvlinops}
     return race(lambda: c.G @ c.v, peers, within=1e-5, rounds=15)
+
+
+@benchmark("core.product_convolution", size="p = 210 369, batch 128, float32")
+def product_convolution() -> Result:
+    """The same for two convolutions and two linear layers"""
+    c = images()
+    G, v = c.metric.at(c.R.theta0), normal(c.R.p, 3, dtype=torch.float32)
+
+    def curvlinops() -> Callable:
+        op = c.ggn()
+        return lambda: 0.5 * (op @ v)
+
+    peers = {"curvlinops-for-pytorch GGN": curvlinops}
+    plain = race(
+        lambda: (G @ v)[:0], {"torch gradient": lambda: lambda: c.gradient()[:0]}
+    )
+    return race(
+        lambda: G @ v,
+        peers,
+        within=1e-5,
+        rounds=7,
+        note=f"{plain.peers[0].ratio:.2g} gradients of the loss.",
+    )
 
 
 @benchmark("core.step_gradient", bar="<= 4", size=STEP)
@@ -214,19 +250,22 @@ def step_cg() -> Result:
 
 @benchmark("core.step_kfac", bar="< 1", size=STEP)
 def step_kfac() -> Result:
-    """The exact step, against the K-FAC step of curvlinops (an approximation)"""
+    """The exact step, against the K-FAC steps of two libraries (approximations)"""
     problem = million()
-
-    def peer() -> Callable:
-        problem.kfac_of_curvlinops()
-        return problem.kfac_of_curvlinops
 
     def unlike(a: torch.Tensor, b: torch.Tensor) -> float:
         return 1 - float(a @ b / (a.norm() * b.norm()))
 
+    def prepared(step: Callable) -> Callable:
+        step()  # raises ImportError here where the library is absent
+        return step
+
     return race(
         lambda: problem.step("kernel"),
-        {"curvlinops-for-pytorch KFAC": peer},
+        {
+            "curvlinops-for-pytorch KFAC": lambda: prepared(problem.kfac_of_curvlinops),
+            "nngeometry KFAC": lambda: prepared(problem.kfac_of_nngeometry),
+        },
         agree=unlike,
         rounds=5,
         note="Not the same step: the agreement is 1 - the cosine between the two.",
@@ -238,8 +277,7 @@ def step_kfac() -> Result:
 )
 def step_convolution() -> Result:
     """The exact step of a convolutional network, against CG on curvlinops' GGN"""
-    x = normal((128, 1, 28, 28), 1, dtype=torch.float32)
-    problem = Regression(convnet(), x, normal((128, 1), 2, dtype=torch.float32))
+    problem = images()
     gradients = race(
         lambda: problem.step("kernel") * 0,
         {"torch gradient": lambda: lambda: problem.gradient() * 0},
@@ -258,118 +296,3 @@ def step_convolution() -> Result:
         rounds=3,
         note=f"{gradients.peers[0].ratio:.2g} gradients of the loss.",
     )
-
-
-def grid() -> list[tuple[int, int, int]]:
-    """(outputs, parameters, rows): the points that fit a few minutes of one core."""
-    points = [(o, p, m) for o in (1, 8) for p in (10**3, 10**4, 10**5, 10**6)
-              for m in (32, 256, 1024, 4096)]  # fmt: skip
-    points = [(o, p, m) for o, p, m in points if p * m <= 1.1e9]
-    return [*points, (1, 10**7, 32), (1, 10**7, 256)]
-
-
-def grid_problem(o: int, p: int, m: int) -> Regression:
-    """A network of about p parameters and m / o samples with o outputs."""
-    d = 16 if p < 2000 else 64
-    hidden = 1
-    while hidden * (d + 1) + hidden * (hidden + 1) + (hidden + 1) * o < p:
-        hidden += 1
-    x = normal((m // o, d), 1, dtype=torch.float32)
-    t = normal((m // o, o), 2, dtype=torch.float32)
-    return Regression(mlp(d, hidden, hidden, o), x, t)
-
-
-def applicable(o: int, p: int, m: int) -> list[str]:
-    """Methods worth timing there: a dense G above 3000 parameters never is."""
-    methods = ["kernel"] + ["cholesky"] * (p <= 3000)
-    return methods + ["cg"] * (p * m <= 1.1e8)
-
-
-def cpu(call: Callable[[], Any]) -> float:
-    gc.collect()
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-GRID = "33 points, p = 1e3..1e7, n o = 32..4096, p n o <= 3e9"
-
-
-@benchmark("core.auto", bar="<= 1.3", of="ours", size=GRID, slow=True)
-def auto_grid() -> Result:
-    """`method="auto"` over the fastest single method: the worst point of a grid"""
-    rows, ratios = [], []
-    for o, p, m in grid():
-        problem = grid_problem(o, p, m)
-        methods = [*applicable(o, p, m), "auto"]
-        problem.solve("kernel")  # warm
-        times: dict[str, list[float]] = {method: [] for method in methods}
-        for _ in range(5):
-            for method in methods:
-                times[method].append(cpu(partial(problem.solve, method)))
-            if sum(map(sum, times.values())) > 3:
-                break
-        middle = {k: statistics.median(v) for k, v in times.items()}
-        auto = middle.pop("auto")
-        ratios.append(auto / min(middle.values()))
-        shown = ", ".join(f"{k} {1e3 * v:.3g}" for k, v in middle.items())
-        chosen = problem.solve("auto").method
-        rows.append(
-            f"o={o} p={p:.0e} rows={m}: auto {1e3 * auto:.3g} ({chosen}), {shown}"
-        )
-        print(f"{ratios[-1]:.2f} {rows[-1]}", file=sys.stderr)
-    within = sum(r <= 1.3 for r in ratios)
-    return Result(
-        max(ratios), unit="ratio",
-        note=f"{within} of {len(ratios)} points within 1.3; median "
-        f"{statistics.median(ratios):.2f}. CPU ms: " + "; ".join(rows),
-        curve={"x": list(range(len(ratios))), "x_label": "grid point",
-               "y_label": "auto / best", "series": {"geolib": ratios}},
-    )  # fmt: skip
-
-
-MEMORY = """
-import torch
-from benchmarks.bench_core import million
-
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(q for q in lines if q.startswith(key)).split()[1])
-
-problem = million()
-problem.module(problem.x[:1])
-open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten
-before = status("VmRSS")
-{call}
-print((status("VmHWM") - before) / 1024)
-"""
-
-
-def peak(call: str) -> float:
-    """MiB that a fresh interpreter's peak grows by during the call."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY.format(call=call)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise ImportError(done.stderr.strip().splitlines()[-1])
-    return float(done.stdout)
-
-
-@benchmark("core.memory", bar="<= 0.2", size=STEP)
-def memory() -> Result:
-    """Peak memory of the exact step, against the same with J materialised"""
-    ours = peak("problem.step('kernel')")
-    rows = peak(
-        "G = problem.metric.at(problem.R.theta0); A = G.rows().dense(); "
-        "K = A @ A.T; u = problem.t.flatten(); "
-        "A.T @ torch.linalg.solve(K + 1e-3 * torch.eye(256), u)"
-    )
-    plain = peak("problem.gradient()")
-    note = f"MiB. One gradient of the loss: {plain:.0f}."
-    try:
-        cg = peak("problem.cg_on_curvlinops()")
-        note += f" CG on curvlinops' GGN: {cg:.0f}."
-    except ImportError as error:
-        note += f" curvlinops was not run ({error})."
-    return Result(ours, rows, unit="MiB", peer_name="dense rows", note=note)

@@ -18,7 +18,7 @@ def stratifolds() -> Result:
     return grow((25, 50, 100, 200, 400), against_loop, "starts")
 
 
-@benchmark("regimes.growth", bar="<= 1.667", size="d = h = 512, n = 2048, float64")
+@benchmark("regimes.growth", size="d = h = 512, n = 2048, float64")
 def regimes() -> Result:
     """Simulator against its own matrix products alone, as the input grows"""
     return grow(

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 from geolib.core.rows import by_positions
 
-FACTORISE = 2.6  # Cholesky, for each of its operations
+FACTORISE = 2.3, 370.0  # Cholesky: for each of its operations, and each entry
+GRAM, FRESH = 1.25, 240.0  # for each of its operations; to fetch and mirror an entry
 MOVE = 40.0  # reading or writing one number in a long sweep
+SWEEP = 20.0  # one number of a matrix that is multiplied by a single vector
 CALL = 1.0e6  # one operation of the framework, however small
-EAGER = 12  # iterations of conjugate gradients before their first forecast
-PROBE = 0.25  # share of the direct cost that those may waste
+PROBE = 0.2  # share of a direct solve's cost that may be wasted on other ways
+SAMPLE = 256  # rows of A, at most, whose Gram matrix tells about the spectrum
+PLAIN, HELPED = 0.5, 1.0  # iterations over their bound, as measured
+COUNTS = (128, 256, 512, 1024)  # numbers of landmarks' rows to choose from
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Problem:
         return self.n * self.r
 
     @property
+    def sample(self) -> int:
+        """Number of samples whose rows tell about the spectrum."""
+        return max(1, min(self.n, min(SAMPLE, self.m // 8) // self.r))
+
+    @property
     def forward(self) -> float:
         """One pass through the layers for all samples."""
         layers = sum(g * t * d * a for g, t, d, a in self.layers)
@@ -54,29 +63,31 @@ class Problem:
         """Building the factored rows."""
         pulls = self.forward * self.r * (0.5 + 3.0 * bool(self.loose))
         numbers = sum(g * t * (d + self.r * a) for g, t, d, a in self.layers)
-        return pulls + MOVE * (self.n * numbers + self.m * self.loose)
+        return 2 * pulls + MOVE * (self.n * numbers + self.m * self.loose)
+
+    def gram(self, left: float, right: float) -> float:
+        """A B^T for `left` and `right` rows."""
+        total, r = left * right * self.loose, self.r
+        for g, t, d, a in self.layers:
+            if t == 1:
+                total += g * left * right * (a + d / r**2 + 2 * MOVE)
+            elif by_positions(r, t, d, a):
+                total += g * left * right * t**2 * (a + d / r**2 + 2 * MOVE)
+            else:
+                total += g * d * a * (left * right + t * (left + right))
+        return GRAM * total + CALL * 6 * len(self.layers)
 
     def kernel(self) -> float:
         """Forming K, factorising it, solving and refining."""
-        m, n = float(self.m), float(self.n)
-        total = 0.0
-        for g, t, d, a in self.layers:
-            if t == 1:
-                total += g * (m * m * a + n * n * d) / 2 + 2 * MOVE * m * m / 2
-            elif by_positions(self.r, t, d, a):
-                pairs = (n * t) ** 2 * d + (m * t) ** 2 * (a + 2 * MOVE)
-                total += g * pairs / 2
-            else:
-                total += g * (m * t * d * a + m * m * d * a / 2)
-        total += m * m * self.loose / 2
-        total += FACTORISE * m**3 / 6 + 4 * MOVE * m * m
-        return self.factor() + total + self.forward + CALL * 12 * len(self.layers)
+        m = float(self.m)
+        gram = self.gram(m, m) / 2 + FRESH * m * m
+        return self.factor() + gram + factorise(m) + self.forward
 
     def cholesky(self) -> float:
         """Forming G, factorising it and solving."""
         p, m = float(self.p), float(self.m)
         form = m * p * p + 4 * MOVE * m * p
-        return self.factor() + form + FACTORISE * p**3 / 6 + 4 * MOVE * p * p
+        return self.factor() + form + factorise(p)
 
     def product(self) -> float:
         """One product with G, the way that is taken."""
@@ -92,6 +103,24 @@ class Problem:
     def product_by_graph(self) -> float:
         """J^T M J v by automatic differentiation."""
         return 3 * self.forward + MOVE * 10 * self.p + CALL * 12 * len(self.layers)
+
+    def landmarks(self, k: int) -> float:
+        """Setting up the preconditioner that k rows of A give."""
+        m = float(self.m)
+        passes = 2 if self.batches else 1
+        return passes * self.factor() + self.gram(m, k) + m * k * (2 * k + MOVE) + k**3
+
+    def landmarks_step(self, k: int, formed: bool) -> float:
+        """One iteration with them, with K formed before or not."""
+        m = float(self.m)
+        apart = self.product() * (1.4 if self.batches else 1.0)
+        return (SWEEP * m * m if formed else apart) + SWEEP * 2 * k * m + CALL * 12
+
+
+def factorise(side: float) -> float:
+    """Cholesky's factorisation, solving with it twice and a few products."""
+    slope, area = FACTORISE
+    return slope * side**3 / 6 + (area + 8 * SWEEP) * side**2
 
 
 LARGEST = 1 << 29  # numbers that one matrix may hold
@@ -118,33 +147,98 @@ def direct_method(problem: Problem) -> tuple[str, float]:
     return ("kernel", kernel) if kernel <= dense else ("cholesky", dense)
 
 
-def worth_a_try(problem: Problem, damping: float) -> bool:
-    """Whether a few iterations cost little beside the best direct method.
+@dataclass(frozen=True)
+class Plan:
+    """How to solve: the method, its cost, that of an iteration; for landmarks the
+    number of their rows and whether to form K for its products.
+    """
+
+    method: str
+    cost: float
+    step: float = 0.0
+    rows: int = 0
+    formed: bool = False
+
+
+def landmarks_plan(problem: Problem, k: int, steps: float) -> Plan:
+    """With k rows of landmarks and so many iterations; K is formed if that pays."""
+    m, setup = float(problem.m), problem.landmarks(k)
+    step = problem.landmarks_step(k, False)
+    apart = Plan("landmarks", setup + steps * step, step, k)
+    if problem.batches or not feasible(problem, "kernel"):
+        return apart
+    step, gram = problem.landmarks_step(k, True), problem.gram(m, m) / 2 + FRESH * m**2
+    formed = Plan("landmarks", setup + gram + steps * step, step, k, True)
+    return min(apart, formed, key=lambda one: one.cost)
+
+
+def worth_a_look(problem: Problem, damping: float) -> bool:
+    """Whether iterations can pay, so that the spectrum should be looked at.
 
     Without damping they find the pseudo-inverse only for a g in G's range, so they
-    are the last resort then.
+    are the last resort then, and plain ones.
     """
-    if not feasible(problem, direct_method(problem)[0]):
-        return True
-    return damping > 0 and EAGER * problem.product() < PROBE * direct_method(problem)[1]
+    method, cost = direct_method(problem)
+    if damping == 0:
+        return False
+    rows = float(problem.sample * problem.r)
+    look = problem.factor() + problem.gram(rows, rows) + 10 * rows**3 + 8 * CALL
+    return not feasible(problem, method) or look < PROBE * cost
+
+
+def plan(
+    problem: Problem, damping: float, tol: float, values: list[float], least: float
+) -> Plan:
+    """The cheapest way, given what a sample says about the spectrum of K.
+
+    Of landmarks with k rows it is taken that they settle the k/2 largest eigenvalues.
+
+    Args:
+        problem, damping, tol: of the solve.
+        values: estimates of the largest eigenvalues, in descending order.
+        least: of the least one.
+    """
+    method, cost = direct_method(problem)
+    found = [Plan(method, cost)] if feasible(problem, method) else []
+    floor = damping + least
+    steps, product = PLAIN * iterations(values[0] / floor, tol), problem.product()
+    found.append(Plan("cg", steps * product, product))
+    for k in COUNTS:
+        if k <= problem.m // 2 and k * problem.m <= LARGEST:
+            left = values[min(k // 2, len(values) // 2)]
+            steps = HELPED * iterations(left / floor, tol)
+            found.append(landmarks_plan(problem, k, steps))
+    return min(found, key=lambda one: one.cost)
+
+
+def iterations(spread: float, tol: float) -> float:
+    """Chebyshev's bound for conjugate gradients: a spectrum from 1 to 1 + spread."""
+    return 2 + 0.5 * math.sqrt(1 + max(spread, 0.0)) * math.log(2 / tol)
 
 
 class Patience:
     """Stops conjugate gradients when a direct solve is forecast to be cheaper.
 
-    The forecast extends the mean rate at which the residual has shrunk so far.
+    The forecast extends the mean rate at which the residual has shrunk so far. It is
+    not made before a share PROBE of that solve's cost is spent: the first iterations
+    often shrink nothing.
+
+    Args:
+        problem: what is solved.
+        tol: the residual to reach.
+        step: the cost of an iteration.
     """
 
-    def __init__(self, problem: Problem, tol: float) -> None:
-        self.budget = direct_method(problem)[1]
-        self.product = problem.product()
-        self.tol = tol
+    def __init__(self, problem: Problem, tol: float, step: float) -> None:
+        method, self.budget = direct_method(problem)
+        self.budget = self.budget if feasible(problem, method) else math.inf
+        self.step, self.tol = step, tol
 
     def __call__(self, steps: int, residual: float) -> bool:
         """Whether to go on after `steps` iterations with that relative residual."""
-        if steps < EAGER or steps % 4:
+        if steps * self.step < PROBE * self.budget or steps % 4:
             return True
         shrunk = math.log(max(1 / residual, 1 + 1e-9))
         missing = math.log(max(residual / self.tol, 1.0))
         ahead = steps * missing / shrunk
-        return ahead * self.product < self.budget
+        return ahead * self.step < self.budget

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ def factor(L: Linearization, local: LocalMetric, scale: float = 1.0) -> Rows:
     n, r = L.outputs.shape[0], local.rank
     seeds = scale * _roots(L.outputs, local)
     groups = _by_weight(certified_uses(L))
-    places = parameter_places(L)
+    places = L.places
     blocks: list[Block] = []
     held: set[str] = set()
     uses = [u for group in groups.values() for u in group]
@@ -47,13 +46,6 @@ def factor(L: Linearization, local: LocalMetric, scale: float = 1.0) -> Rows:
         ).to(L.theta.device)
         blocks.append(DenseBlock(_sample_rows(L, rest, seeds), index))
     return Rows(blocks, n, r, L.p, L.outputs)
-
-
-def parameter_places(L: Linearization) -> dict[str, slice]:
-    """Where each named parameter lies in the vector."""
-    ends = list(accumulate(L.R.sizes))
-    sizes = zip(L.R.names, L.R.sizes, ends, strict=True)
-    return {name: slice(end - size, end) for name, size, end in sizes}
 
 
 def join(parts: list[Rows]) -> Rows:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -69,6 +70,31 @@ class Use:
         lead_shape = dy.shape[: dy.ndim - spatial - 1]
         dy = dy.reshape(*lead_shape, groups, dy.shape[-spatial - 1] // groups, -1)
         return dy.transpose(-1, -2)
+
+    def push(self, W: Tensor, b: Tensor | None) -> Tensor:
+        """Change of a linear layer's output with its weight and bias, (*k, *, a).
+
+        For W of shape (*k, a, d) and b of shape (*k, a), k being at most one axis.
+        """
+        x = self.x.reshape(-1, self.x.shape[-1])
+        if b is None:
+            y = x @ W.mT
+        elif W.ndim == 2:
+            y = torch.addmm(b, x, W.mT)
+        else:
+            y = torch.baddbmm(b[:, None], x.expand(len(W), -1, -1), W.mT)
+        return y.reshape(*W.shape[:-2], *self.x.shape[:-1], W.shape[-2])
+
+    def pull(self, dy: Tensor, out: Tensor, bias: Tensor | None, add: bool) -> None:
+        """Gradients in weight, (*k, a, d), and bias, written or added; dy as above."""
+        x = self.x.reshape(-1, self.x.shape[-1])
+        dy = dy.reshape(*out.shape[:-2], -1, out.shape[-2])
+        if out.ndim == 2:
+            torch.addmm(out, dy.mT, x, beta=float(add), out=out)
+        else:
+            out.copy_(dy.mT @ x + out if add else dy.mT @ x)
+        if bias is not None:
+            bias.copy_(dy.sum(-2) + bias if add else dy.sum(-2))
 
     def _as_conv2d(self) -> tuple[Tensor, tuple[int, ...], tuple[Any, ...]]:
         stride, padding, dilation, groups = self.options

@@ -3,8 +3,11 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +24,21 @@ _NO_SECOND_DERIVATIVE = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class _Sources:
+    """Where the parameters enter the graph: linear layers, and all other leaves."""
+
+    exact: list[Use]
+    uses: list[Use]
+    rest: list[str]
+    tensors: list[Any]  # graph edges and tensors
+
+
+def _slices(sizes: tuple[int, ...]) -> Iterator[slice]:
+    for size, end in zip(sizes, accumulate(sizes), strict=True):
+        yield slice(end - size, end)
+
+
 class Linearization:
     r"""Outputs of R at theta and the products of its Jacobian there.
 
@@ -29,12 +47,15 @@ class Linearization:
 
     The graph of the forward pass is kept. A `vjp` is one backward pass through it; a
     `jvp` is a backward pass through the graph of that backward pass (transposing the
-    transpose), so neither ever runs the model again. Memory: the activations of the
-    batch, twice after the first `jvp`. Where an operation has no second derivative
-    formula, `jvp` falls back to forward mode, at one more forward pass each.
+    transpose), so neither ever runs the model again. Both go around the weights of
+    linear layers, whose part is one matrix product with the layer's input, written
+    where it belongs. Memory: the activations of the batch, twice after the first
+    `jvp`. Where an operation has no second derivative formula, `jvp` falls back to
+    forward mode, at one more forward pass each.
 
     Attributes:
         outputs: z, shape (n, o).
+        places: where each named parameter lies in the vector.
 
     Cost: about 1 forward pass per `jvp` and 2 per `vjp`; `jacobian` costs n*o `vjp`.
 
@@ -60,7 +81,10 @@ class Linearization:
             self._z = R.evaluate(self._leaves, x)
         self._uses = getattr(recorder, "uses", [])
         self.outputs = self._z.detach()
-        self._transpose: tuple[Tensor | None, list[Tensor]] | None = None
+        self._exact: list[Use] | None = None
+        self._plan: _Sources | None = None
+        self.places = dict(zip(R.names, _slices(R.sizes), strict=True))
+        self._transpose: tuple[_Sources, Tensor | None, list[Tensor]] | None = None
 
     @property
     def p(self) -> int:
@@ -72,13 +96,11 @@ class Linearization:
         self._check("v", v, (self.p,))
         if not self._z.requires_grad:  # no parameter reaches the outputs
             return v.new_zeros(v.shape[:-1] + self.outputs.shape)
-        u, g = self._transposed()
+        sources, u, g = self._transposed()
         if u is None:
             return self._forward_mode(v)
-        pieces = zip(v.split(self.R.sizes, dim=-1), self.R.shapes, g, strict=True)
-        moving = [
-            (gi, t.reshape(v.shape[:-1] + s)) for t, s, gi in pieces if gi.requires_grad
-        ]
+        pairs = zip(g, self._tangents(sources, v), strict=True)
+        moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
         try:
             (out,) = torch.autograd.grad(
                 [gi for gi, _ in moving],
@@ -90,14 +112,26 @@ class Linearization:
         except (RuntimeError, NotImplementedError) as error:
             if not _NO_SECOND_DERIVATIVE.search(str(error)):
                 raise
-            self._transpose = (None, [])
+            self._transpose = (sources, None, [])
             return self._forward_mode(v)
         return out
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u for u of shape (n, o), shape (p,); a batch (k, n, o) gives (k, p)."""
         self._check("u", u, tuple(self.outputs.shape))
-        return self._backward(u, list(self._leaves.values()))
+        batch = u.shape[:-2]
+        if not self._z.requires_grad:  # no parameter reaches the outputs
+            return u.new_zeros((*batch, self.p))
+        sources = self._sources()
+        grads = torch.autograd.grad(
+            self._z,
+            sources.tensors,
+            u,
+            retain_graph=True,
+            is_grads_batched=u.ndim == 3,
+            allow_unused=True,
+        )
+        return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
 
     def jacobian(self, chunk: int = 256) -> Tensor:
         """The dense Jacobian, shape (n, o, p), `chunk` rows at a time.
@@ -116,9 +150,12 @@ class Linearization:
 
     def linear_uses(self) -> list[Use]:
         """The recorded uses of the weights that only linear layers use."""
-        if not self._uses:
-            return []
-        return exact_uses(self._uses, self._leaves, self._z)
+        changed = (u.x._version != u.version for u in self._exact or ())
+        if self._exact is None or any(changed):
+            self._exact = []
+            if self._uses:
+                self._exact = exact_uses(self._uses, self._leaves, self._z)
+        return self._exact
 
     def pull_to(self, uses: list[Use], u: Tensor) -> list[Tensor]:
         """Gradients of <u, z> in the outputs of `uses`; u as in :meth:`vjp`."""
@@ -133,43 +170,72 @@ class Linearization:
         )
 
     def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
-        """As :meth:`vjp`, only for the named parameters, in that order."""
+        """As :meth:`vjp` of one u, only for the named parameters, in that order."""
         self._check("u", u, tuple(self.outputs.shape))
-        return self._backward(u, [self._leaves[n] for n in names])
-
-    def _backward(self, u: Tensor, leaves: list[Tensor]) -> Tensor:
-        batch = u.shape[:-2]
-        if not self._z.requires_grad:
-            return u.new_zeros((*batch, sum(t.numel() for t in leaves)))
+        leaves = [self._leaves[n] for n in names]
         grads = torch.autograd.grad(
-            self._z,
-            leaves,
-            u,
-            retain_graph=True,
-            is_grads_batched=u.ndim == 3,
-            allow_unused=True,
+            self._z, leaves, u, retain_graph=True, materialize_grads=True
         )
-        flat = [
-            u.new_zeros((*batch, t.numel()))
-            if g is None
-            else g.reshape((*batch, t.numel()))
-            for g, t in zip(grads, leaves, strict=True)
-        ]
-        return torch.cat(flat, dim=-1)
+        return torch.cat([g.reshape(-1) for g in grads])
 
-    def _transposed(self) -> tuple[Tensor | None, list[Tensor]]:
-        """A dummy u and J^T u as a graph in u; made at the first call."""
-        if self._transpose is None:
+    def _sources(self) -> _Sources:
+        """Outputs of the linear layers, and the parameters that none of them holds."""
+        exact = self.linear_uses()
+        if self._plan is None or self._plan.exact is not exact:
+            uses = [u for u in exact if u.kind == "linear"]
+            held = {u.weight for u in uses} | {u.bias for u in uses}
+            rest = [n for n in self.R.names if n not in held]
+            tensors: list[Any] = [u.edge for u in uses]
+            tensors += [self._leaves[n] for n in rest]
+            self._plan = _Sources(exact, uses, rest, tensors)
+        return self._plan
+
+    def _tangents(self, sources: _Sources, v: Tensor) -> list[Tensor]:
+        """What v (p,) or (k, p) adds to each source, to first order."""
+
+        def piece(name: str) -> Tensor:
+            t = v[..., self.places[name]]
+            return t.view(v.shape[:-1] + self._leaves[name].shape)
+
+        pushed = [
+            u.push(piece(u.weight), None if u.bias is None else piece(u.bias))
+            for u in sources.uses
+        ]
+        return pushed + [piece(name) for name in sources.rest]
+
+    def _gathered(
+        self, sources: _Sources, grads: Sequence[Tensor | None], out: Tensor
+    ) -> Tensor:
+        """The gradients in the sources as gradients in the parameters, in `out`."""
+        seen: set[str] = set()
+
+        def place(name: str) -> Tensor:
+            t = out[..., self.places[name]]
+            return t.view(out.shape[:-1] + self._leaves[name].shape)
+
+        for use, g in zip(sources.uses, grads, strict=False):
+            assert g is not None  # the graph of z holds each use
+            bias = None if use.bias is None else place(use.bias)
+            use.pull(g, place(use.weight), bias, use.weight in seen)
+            seen.add(use.weight)
+        for name, g in zip(sources.rest, grads[len(sources.uses) :], strict=True):
+            place(name).copy_(torch.zeros(()) if g is None else g)
+        return out
+
+    def _transposed(self) -> tuple[_Sources, Tensor | None, list[Tensor]]:
+        """A dummy u and the sources' gradients as a graph in u; made once."""
+        sources = self._sources()
+        if self._transpose is None or self._transpose[0] is not sources:
             u = torch.zeros_like(self.outputs, requires_grad=True)
             g = torch.autograd.grad(
                 self._z,
-                list(self._leaves.values()),
+                sources.tensors,
                 u,
                 create_graph=True,
                 allow_unused=True,
                 materialize_grads=True,
             )
-            self._transpose = (u, list(g))
+            self._transpose = (sources, u, list(g))
         return self._transpose
 
     def _forward_mode(self, v: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ r"""The metric that the parameters inherit from the outputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from geolib.core import strategies
 from geolib.core.cost import Problem
 from geolib.core.factor import certified_uses, factor, join
-from geolib.core.inputs import Inputs, num_samples, require_finite, take
+from geolib.core.inputs import (
+    Inputs,
+    num_samples,
+    require_dense,
+    require_finite,
+    take,
+)
 from geolib.core.linearization import Linearization
 from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
 from geolib.core.realization import Realization
@@ -172,6 +179,9 @@ class Metric:
             raise ValueError(
                 f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
             )
+        require_dense("v", v)
+        if not math.isfinite(v.sum()):  # one fast pass; the slow one says where
+            require_finite("v", v)
         rows = v if v.ndim == 1 else v.mT
         total: Tensor | None = None
         for _, L, local in self.batches():
@@ -297,7 +307,9 @@ class Metric:
             damping: at least 0. Adding the identity is a choice of metric: it does
                 not change as a tensor under a change of coordinates.
             method: "cholesky" (G is formed; small p), "kernel" (K is formed; n r
-                small), "cg" (neither), or "auto", which estimates their costs.
+                small), "cg" (neither: conjugate gradients in the parameters),
+                "landmarks" (conjugate gradients in function space, helped by the
+                rows of a few samples), or "auto", which estimates their costs.
             tol: the relative residual that counts as converged; sqrt(eps) by default.
             rtol: with damping 0, eigenvalues below rtol times the largest are zero;
                 eps^(2/3) by default.
@@ -309,7 +321,10 @@ class Metric:
                 system that this precision cannot factorise.
 
         Cost: cholesky n r p^2 + p^3/3; kernel (n r)^2 (layer widths) + (n r)^3/3;
-        cg one product an iteration.
+        cg one product an iteration; landmarks (n r) k (layer widths + k) for k rows
+        of landmarks, then one product an iteration, of which it needs far fewer.
+        With a stream of batches, kernel holds all layers' factors and K; cg and
+        landmarks hold one batch and, the latter, k n r numbers.
         """
         return strategies.solve(
             self,

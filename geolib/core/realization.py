@@ -20,6 +20,8 @@ MOODY: tuple[type[nn.Module], ...] = (
     nn.RNNBase,
     nn.MultiheadAttention,
     nn.RReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
 )
 
 
@@ -44,7 +46,8 @@ class Realization:
 
     Raises:
         ValueError: no trainable parameter; a BatchNorm, dropout or similar layer in
-            training mode (then f is random or mixes samples); mixed dtypes.
+            training mode (then f is random or mixes samples); an embedding with
+            sparse gradients; mixed dtypes or devices.
         TypeError: a parameter that is not real floating point.
 
     Cost: a call is one forward pass. `R(theta, x)` is a pure function, so
@@ -177,6 +180,9 @@ def _trouble(m: nn.Module) -> str | None:
     elif isinstance(m, nn.modules.instancenorm._InstanceNorm):
         if m.training and m.track_running_stats:
             return "updates running statistics in training mode; call module.eval()"
+    elif isinstance(m, nn.Embedding | nn.EmbeddingBag):
+        if m.sparse:
+            return "has sparse gradients; build it with sparse=False"
     elif isinstance(m, nn.RReLU):
         if m.training:
             return "is random in training mode; call module.eval()"

@@ -30,18 +30,23 @@ class Block(ABC):
         """Write A^T a into these parameters' places of out, shape (p,)."""
 
     @abstractmethod
+    def add_cross_(self, K: Tensor, other: Block) -> None:
+        """Add A B^T to K, shape (n, r, n', r), for the same columns B of other rows."""
+
     def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
         """Add this block's A A^T to K, shape (n, r, n, r).
 
         For each strip of samples only against the samples up to the strip's end.
         """
+        for s in strips:
+            self.at(s).add_cross_(K[s, :, : s.stop], self.at(slice(0, s.stop)))
 
     @abstractmethod
     def add_rows_(self, rows: Tensor) -> None:
         """Write the block's rows into rows, shape (n, r, p)."""
 
     @abstractmethod
-    def at(self, samples: slice) -> Block:
+    def at(self, samples: slice | Tensor) -> Block:
         """The same columns for some of the samples."""
 
 
@@ -89,62 +94,71 @@ class LayerBlock(Block):
         if self.bias is not None:
             out[self.bias] = c.sum(1).view(-1)
 
-    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
-        one_place = self.t == 1
-        by_pairs = by_positions(self.r, self.t, self.d, self.a)
+    def add_cross_(self, K: Tensor, other: Block) -> None:
+        assert isinstance(other, LayerBlock)  # blocks of one model correspond
         for g in range(self.g):
-            if one_place:
-                self._add_products_(K, strips, g)
-            elif by_pairs:
-                self._add_positions_(K, g)
+            if self.t == 1:
+                self._add_products_(K, other, g)
+            elif by_positions(self.r, self.t, self.d, self.a):
+                self._add_positions_(K, other, g)
             else:
-                self._add_outer_(K, strips, g)
-        if self.bias is not None and not one_place:
-            rows = self.delta.sum(3).view(self.n, self.r, -1)
-            _add_rows_gram_(K, rows, strips)
+                for mine, theirs in zip(
+                    self._outer(g, other.n), other._outer(g, self.n), strict=True
+                ):
+                    _add_rows_cross_(K, mine, theirs)
+        if self.bias is not None and self.t > 1:
+            _add_rows_cross_(K, self._bias_rows(), other._bias_rows())
 
-    def _add_products_(self, K: Tensor, strips: list[slice], g: int) -> None:
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        if self.t == 1 or by_positions(self.r, self.t, self.d, self.a):
+            return super().add_gram_(K, strips)
+        for g in range(self.g):  # multiplied out once for all strips
+            for rows in self._outer(g, self.n):
+                _add_rows_gram_(K, rows, strips)
+        if self.bias is not None:
+            _add_rows_gram_(K, self._bias_rows(), strips)
+
+    def _add_products_(self, K: Tensor, other: LayerBlock, g: int) -> None:
         """One position: the Gram of outer products is the product of Grams."""
-        x, delta = self.x[g, :, 0], self.delta[:, :, g, 0]
-        for s in strips:
-            XX = x[s] @ x[: s.stop].mT
-            if self.bias is not None:
-                XX += 1.0
-            left = delta[s].reshape(-1, self.a)
-            DD = left @ delta[: s.stop].reshape(-1, self.a).mT
-            DD = DD.view(-1, self.r, s.stop, self.r)
-            K[s, :, : s.stop].addcmul_(DD, XX[:, None, :, None])
+        XX = self.x[g, :, 0] @ other.x[g, :, 0].mT
+        if self.bias is not None:
+            XX += 1.0
+        left = self.delta[:, :, g, 0].reshape(-1, self.a)
+        DD = left @ other.delta[:, :, g, 0].reshape(-1, self.a).mT
+        K.addcmul_(DD.view(K.shape), XX[:, None, :, None])
 
-    def _add_positions_(self, K: Tensor, g: int) -> None:
+    def _add_positions_(self, K: Tensor, other: LayerBlock, g: int) -> None:
         """Few positions: the same for each pair of them, some samples at a time."""
-        n, r, t = self.n, self.r, self.t
-        x = self.x[g].reshape(n * t, self.d)
-        delta = self.delta[:, :, g].reshape(n * r * t, self.a)
+        n, r, t = other.n, self.r, self.t
+        x = self.x[g].reshape(-1, self.d)
+        delta = self.delta[:, :, g].reshape(-1, self.a)
+        theirs = other.delta[:, :, g].reshape(-1, self.a).mT
         step = max(1, CHUNK // (r * t * n * r * t))
-        for i in range(0, n, step):
-            j = min(i + step, n)
-            XX = (x[i * t : j * t] @ x[: j * t].mT).view(j - i, 1, t, j, 1, t)
-            DD = delta[i * r * t : j * r * t] @ delta[: j * r * t].mT
-            DD = DD.view(j - i, r, t, j, r, t)
-            K[i:j, :, :j] += (XX * DD).sum(dim=(2, 5))
+        for i in range(0, self.n, step):
+            j = min(i + step, self.n)
+            XX = x[i * t : j * t] @ other.x[g].reshape(-1, self.d).mT
+            DD = delta[i * r * t : j * r * t] @ theirs
+            XX, DD = XX.view(j - i, 1, t, n, 1, t), DD.view(j - i, r, t, n, r, t)
+            K[i:j] += (XX * DD).sum(dim=(2, 5))
 
-    def _add_outer_(self, K: Tensor, strips: list[slice], g: int) -> None:
-        """Many positions: multiply out some output channels at a time."""
-        m = self.n * self.r
-        step = max(1, CHUNK // (m * self.d))
+    def _outer(self, g: int, beside: int) -> Iterator[Tensor]:
+        """Many positions: rows multiplied out, some output channels at a time."""
+        step = max(1, CHUNK // (max(self.n, beside) * self.r * self.d))
         for i in range(0, self.a, step):
             delta = self.delta[:, :, g, :, i : i + step]
-            rows = (delta.mT @ self.x[g, :, None]).reshape(self.n, self.r, -1)
-            _add_rows_gram_(K, rows, strips)
+            yield (delta.mT @ self.x[g, :, None]).reshape(self.n, self.r, -1)
+
+    def _bias_rows(self) -> Tensor:
+        return self.delta.sum(3).view(self.n, self.r, -1)
 
     def add_rows_(self, rows: Tensor) -> None:
         x = self.x.transpose(0, 1)[:, None]
         W = torch.matmul(self.delta.mT, x)  # n r g a d
         rows[..., self.weight] = W.reshape(self.n, self.r, -1)
         if self.bias is not None:
-            rows[..., self.bias] = self.delta.sum(3).reshape(self.n, self.r, -1)
+            rows[..., self.bias] = self._bias_rows()
 
-    def at(self, samples: slice) -> LayerBlock:
+    def at(self, samples: slice | Tensor) -> LayerBlock:
         x = self.x[:, samples]
         return LayerBlock(x, self.delta[samples], self.weight, self.bias)
 
@@ -166,13 +180,14 @@ class DenseBlock(Block):
     def rmatvec_(self, a: Tensor, out: Tensor) -> None:
         out[self.index] = torch.einsum("nrq,nr->q", self.rows, a)
 
-    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
-        _add_rows_gram_(K, self.rows, strips)
+    def add_cross_(self, K: Tensor, other: Block) -> None:
+        assert isinstance(other, DenseBlock)  # blocks of one model correspond
+        _add_rows_cross_(K, self.rows, other.rows)
 
     def add_rows_(self, rows: Tensor) -> None:
         rows[..., self.index] = self.rows
 
-    def at(self, samples: slice) -> DenseBlock:
+    def at(self, samples: slice | Tensor) -> DenseBlock:
         return DenseBlock(self.rows[samples], self.index)
 
 
@@ -221,6 +236,19 @@ class Rows:
             K[:i, i:j] = K[i:j, :i].mT
         return K
 
+    def cross(self, other: Rows) -> Tensor:
+        """A B^T for the rows B of other samples, shape (m, other's m)."""
+        K = self.like.new_zeros(self.n, self.r, other.n, other.r)
+        for mine, theirs in zip(self.blocks, other.blocks, strict=True):
+            mine.add_cross_(K, theirs)
+        return K.view(self.m, other.m)
+
+    def at(self, samples: slice | Tensor) -> Rows:
+        """The rows of some of the samples, copied."""
+        blocks = [block.at(samples) for block in self.blocks]
+        n = torch.arange(self.n)[samples].numel()
+        return Rows(blocks, n, self.r, self.p, self.like)
+
     def _strips(self) -> list[slice]:
         step = max(1, STRIP // self.r)
         return [slice(i, min(i + step, self.n)) for i in range(0, self.n, step)]
@@ -253,11 +281,13 @@ def by_positions(r: int, t: int, d: int, a: int) -> bool:
     return t**2 * (d + a * r**2) < d * a * r**2
 
 
+def _add_rows_cross_(K: Tensor, rows: Tensor, others: Tensor) -> None:
+    """Add rows others^T to K, shape (n, r, n', r), for rows of shape (n, r, q)."""
+    n, r, m, _ = K.shape
+    K.view(n * r, m * r).addmm_(rows.flatten(0, 1), others.flatten(0, 1).mT)
+
+
 def _add_rows_gram_(K: Tensor, rows: Tensor, strips: list[slice]) -> None:
-    """Add rows rows^T to K up to the diagonal, for rows of shape (n, r, q)."""
-    n, r, q = rows.shape
+    """Add rows rows^T to K up to the diagonal."""
     for s in strips:
-        flat = rows[: s.stop].reshape(-1, q)
-        K.view(n * r, n * r)[s.start * r : s.stop * r, : s.stop * r].addmm_(
-            rows[s].reshape(-1, q), flat.mT
-        )
+        _add_rows_cross_(K[s, :, : s.stop], rows[s], rows[: s.stop])

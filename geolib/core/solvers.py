@@ -2,6 +2,7 @@ r"""Solving (G + damping I) x = g for symmetric positive semi-definite G."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class Solution:
             of G it cannot vanish; `converged` then judges |G (g - G x)|.
         iterations: of the iterative methods; 0 for direct ones.
         converged: whether the residual came below the tolerance that was asked for.
-        method: cholesky, kernel, cg, or their pseudo-inverse forms.
+        method: cholesky, kernel, landmarks, cg, or a pseudo-inverse form of the
+            first two.
     """
 
     x: Tensor
@@ -69,7 +71,13 @@ def solve_dense(G: Tensor, g: Tensor, damping: float) -> Tensor:
             f"precision (least eigenvalue {low:.3g}); use more damping, damping=0 "
             "for the pseudo-inverse, or float64"
         )
-    return torch.cholesky_solve(g[:, None], factor)[:, 0]
+    return solve_factored(factor, g)
+
+
+def solve_factored(chol: Tensor, g: Tensor) -> Tensor:
+    """Solve L L^T x = g for the factor L; unlike `cholesky_solve` it copies no L."""
+    half = torch.linalg.solve_triangular(chol, g[:, None], upper=False)
+    return torch.linalg.solve_triangular(chol.mT, half, upper=True)[:, 0]
 
 
 def pseudo_solve(G: Tensor, g: Tensor, power: int, rtol: float | None) -> Tensor:
@@ -94,25 +102,28 @@ def conjugate_gradient(
     max_iterations: int,
     precondition: Operator | None = None,
     patience: Callable[[int, float], bool] | None = None,
+    norm: Operator = torch.linalg.vector_norm,
 ) -> tuple[Tensor, float, int, bool]:
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
 
     Returns x, the relative residual (recomputed at the end, not the recurrence's),
-    the number of iterations and whether it is below the tolerance.
+    the number of iterations and whether it is below the tolerance. A `norm` that is
+    dear is only asked when the preconditioned residual suggests that it is time.
 
     Raises:
         ValueError: a direction of negative curvature: H is not PSD.
 
     Source: Hestenes and Stiefel 1952.
     """
-    size = float(g.norm())
+    size = float(norm(g))
     if size == 0:
         return torch.zeros_like(g), 0.0, 0, True
     x, r = torch.zeros_like(g), g.clone()
     z = r if precondition is None else precondition(r)
     d, rz = z.clone(), float(r @ z)
-    steps = 0
-    while float(r.norm()) > tol * size and steps < max_iterations:
+    steps, guess = 0, size
+    per_root = size / math.sqrt(rz) if rz > 0 else 0.0
+    while guess > tol * size and steps < max_iterations and rz > 0:
         Hd = apply(d)
         bend = float(d @ Hd)
         if bend <= 0:
@@ -128,9 +139,13 @@ def conjugate_gradient(
         rz, old = float(r @ z), rz
         d = torch.add(z, d, alpha=rz / old)
         steps += 1
-        if patience is not None and not patience(steps, float(r.norm()) / size):
+        guess = per_root * math.sqrt(max(rz, 0.0))
+        if guess <= tol * size and rz > 0:
+            guess = float(norm(r))
+            per_root = guess / math.sqrt(rz)
+        if patience is not None and not patience(steps, guess / size):
             break
-    residual = float((g - apply(x)).norm()) / size
+    residual = float(norm(g - apply(x))) / size
     return x, residual, steps, residual <= max(2 * tol, 0.0)
 
 

@@ -12,25 +12,41 @@ from torch import Tensor
 
 from geolib.core.cost import (
     Patience,
+    Plan,
     by_rows,
     direct_method,
     feasible,
-    worth_a_try,
+    landmarks_plan,
+    plan,
+    worth_a_look,
 )
-from geolib.core.inputs import require_finite, require_matching, require_vector
+from geolib.core.inputs import (
+    require_dense,
+    require_finite,
+    require_matching,
+    require_vector,
+)
 from geolib.core.kfac import kronecker_preconditioner
+from geolib.core.landmarks import (
+    Functions,
+    draw_landmarks,
+    landmark_preconditioner,
+    sampled_spectrum,
+)
 from geolib.core.rows import Rows
 from geolib.core.solvers import (
     Solution,
     conjugate_gradient,
     pseudo_solve,
     solve_dense,
+    solve_factored,
 )
 
 if TYPE_CHECKING:
     from geolib.core.metric import Metric
 
-METHODS = ("auto", "cholesky", "kernel", "cg")
+METHODS = ("auto", "cholesky", "kernel", "landmarks", "cg")
+DEFAULT_ROWS, TYPICAL = 512, 20  # of landmarks, and iterations, unless "auto" chooses
 
 
 def solve(
@@ -51,6 +67,10 @@ def solve(
         return _auto(G, g, damping, tol, rtol)
     if method == "kernel":
         return _by_kernel(G, g, damping, tol, rtol)
+    if method == "landmarks":
+        k = min(DEFAULT_ROWS, max(1, G.facts.m // 4))
+        way = landmarks_plan(G.facts, k, TYPICAL)
+        return _by_landmarks(G, g, damping, tol, max_iterations or 2000, way)[0]
     vector = g if g.ndim == 1 else G.pull(g)
     if method == "cholesky":
         return _by_dense(G.dense(), vector, damping, tol, rtol)
@@ -64,22 +84,69 @@ def solve(
 def _auto(
     G: Metric, g: Tensor, damping: float, tol: float, rtol: float | None
 ) -> Solution:
-    """Direct where that is cheap; else conjugate gradients while they promise more."""
-    spent, direct = 0, direct_method(G.facts)[0]
-    if worth_a_try(G.facts, damping):
-        vector = g if g.ndim == 1 else G.pull(g)
-        patience = Patience(G.facts, tol)
-        limit = min(2 * G.p, 10_000)
-        s = _by_cg(G, vector, damping, tol, limit, None, patience)
-        if s.converged or not feasible(G.facts, direct):
+    """Direct where that is cheap; else what a sample of the spectrum makes cheapest.
+
+    Iterations are given up when they fall behind the forecast of a direct solve.
+    """
+    problem, spent, K = G.facts, 0, None
+    direct = chosen = Plan(*direct_method(problem))
+    can_stop = feasible(problem, direct.method)
+    if worth_a_look(problem, damping):
+        B = draw_landmarks(G, problem.sample)
+        chosen = plan(problem, damping, tol, *sampled_spectrum(G, B))
+    elif not can_stop:
+        chosen = Plan("cg", math.inf, problem.product())
+    if chosen.step:
+        if chosen.method == "cg":
+            vector = g if g.ndim == 1 else G.pull(g)
+            patience = Patience(problem, tol, chosen.step) if can_stop else None
+            limit = min(2 * G.p, 10_000)
+            s = _by_cg(G, vector, damping, tol, limit, None, patience)
+        else:
+            limit = min(2 * problem.m, 10_000)
+            s, K = _by_landmarks(G, g, damping, tol, limit, chosen, can_stop)
+        if s.converged or not can_stop:
             return s
-        spent = s.iterations
-    s = (
-        _by_kernel(G, g, damping, tol, rtol)
-        if direct == "kernel"
-        else _by_dense(G.dense(), g if g.ndim == 1 else G.pull(g), damping, tol, rtol)
+        spent, chosen = s.iterations, direct
+    if chosen.method == "kernel":
+        return replace(_by_kernel(G, g, damping, tol, rtol, K), iterations=spent)
+    vector = g if g.ndim == 1 else G.pull(g)
+    return replace(_by_dense(G.dense(), vector, damping, tol, rtol), iterations=spent)
+
+
+def _by_landmarks(
+    G: Metric,
+    g: Tensor,
+    damping: float,
+    tol: float,
+    limit: int,
+    way: Plan,
+    can_stop: bool = False,
+) -> tuple[Solution, Tensor | None]:
+    """Conjugate gradients on K; also K itself, where that was formed on the way."""
+    if damping == 0:
+        raise ValueError("damping: method 'landmarks' needs a positive one, got 0")
+    B = draw_landmarks(G, max(1, min(way.rows // G.facts.r, G.n)))
+    precondition = landmark_preconditioner(G, B, damping)
+    K = G.rows().gram() if way.formed else None
+    A = Functions(G, K)
+    b = _in_range(G, g) if g.ndim == 2 else None
+    vector, scale = None, 1.0
+    if b is None:  # x = (g - A^T (K + damping)^-1 A g) / damping
+        vector = g if g.ndim == 1 else G.pull(g)
+        b = A.push(vector)
+        scale = max(_ratio(A.size(b), damping * vector.norm()), 1e-300)
+    a, residual, steps, converged = conjugate_gradient(
+        lambda d: torch.add(A.times(d), d, alpha=damping),
+        b,
+        tol / scale,
+        limit,
+        precondition,
+        Patience(G.facts, tol / scale, way.step) if can_stop else None,
+        A.size,
     )
-    return replace(s, iterations=spent)
+    x = A.pull(a) if vector is None else (vector - A.pull(a)) / damping
+    return Solution(x, scale * residual, steps, converged, "landmarks"), K
 
 
 def _by_cg(
@@ -127,10 +194,15 @@ def _by_dense(
 
 
 def _by_kernel(
-    G: Metric, g: Tensor, damping: float, tol: float, rtol: float | None
+    G: Metric,
+    g: Tensor,
+    damping: float,
+    tol: float,
+    rtol: float | None,
+    K: Tensor | None = None,
 ) -> Solution:
     A = G.rows()
-    K = A.gram()
+    K = A.gram() if K is None else K
     b = _in_range(G, g) if g.ndim == 2 else None
     if b is not None:
         return _from_outputs(A, K, b, damping, tol, rtol)
@@ -174,22 +246,22 @@ def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
     residual that is reported tells what it cost.
     """
     eps = torch.finfo(K.dtype).eps
-    jitter = 0.0
-    H = K.clone()
-    for _ in range(4):
-        H.diagonal().copy_(K.diagonal()).add_(damping + jitter)
-        chol, info = torch.linalg.cholesky_ex(H)
+    jitter, diagonal = 0.0, K.diagonal().clone()
+    for _ in range(4):  # on K itself, which is large: a copy costs time and memory
+        K.diagonal().copy_(diagonal + (damping + jitter))
+        chol, info = torch.linalg.cholesky_ex(K)
         if not int(info):
             break
-        jitter = max(10 * jitter, 8 * eps * float(K.diagonal().sum()))
+        jitter = max(10 * jitter, 8 * eps * float(diagonal.sum()))
     else:
         raise ValueError(
             f"damping: the kernel + {damping:.3g} I cannot be factorised in "
             f"{K.dtype}; use more damping or float64"
         )
-    a = torch.cholesky_solve(b[:, None], chol)
-    gap = b[:, None] - K @ a - damping * a
-    return (a + torch.cholesky_solve(gap, chol))[:, 0]
+    K.diagonal().copy_(diagonal)
+    a = solve_factored(chol, b)
+    gap = b - K @ a - damping * a
+    return a + solve_factored(chol, gap)
 
 
 def _in_range(G: Metric, u: Tensor) -> Tensor | None:
@@ -223,6 +295,7 @@ def _check(
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
     if isinstance(g, Tensor) and g.ndim == 2:
+        require_dense("g", g)
         if tuple(g.shape) != (G.n, G.facts.o):
             raise ValueError(
                 f"g: expected shape ({G.p},) or, on the outputs, {(G.n, G.facts.o)}; "

@@ -21,8 +21,12 @@ from geolib.core.cost import (
     by_rows,
     direct_method,
     feasible,
-    worth_a_try,
+    iterations,
+    landmarks_plan,
+    plan,
+    worth_a_look,
 )
+from geolib.core.solvers import conjugate_gradient
 
 
 def mlp_problem(widths, n, r=1, loose=0, **options):
@@ -58,15 +62,52 @@ def test_the_direct_method_that_was_measured_to_be_faster(problem, method):
     assert direct_method(problem)[0] == method
 
 
-def test_iterations_are_tried_only_where_a_direct_solve_is_dear():
-    small = mlp_problem((64, 960, 960, 1), 256)
+def test_the_spectrum_is_looked_at_only_where_a_direct_solve_is_dear():
+    small = mlp_problem((64, 960, 960, 1), 32)
     large = mlp_problem((64, 70, 70, 1), 4096)
     huge = mlp_problem((64, 3000, 3000, 1), 100_000)
-    assert not worth_a_try(small, 1e-3)
-    assert worth_a_try(large, 1e-3)
-    assert not worth_a_try(large, 0.0)  # only a pseudo-inverse will do
+    assert not worth_a_look(small, 1e-3)
+    assert worth_a_look(large, 1e-3)
+    assert not worth_a_look(large, 0.0)  # only a pseudo-inverse will do
     assert not feasible(huge, "kernel")
-    assert worth_a_try(huge, 0.0)
+    assert worth_a_look(huge, 1e-3)
+    assert not worth_a_look(huge, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "values", "least", "method"),
+    [  # spectra of the kinds that were measured: steep, flat, well conditioned
+        (mlp_problem((64, 70, 70, 1), 4096), [2.0] * 8 + [0.01] * 248, 0, "landmarks"),
+        (mlp_problem((64, 70, 70, 8), 512, 8), [4.0] * 256, 1e-3, "cg"),
+        (mlp_problem((64, 70, 70, 1), 4096), [1e-3] * 256, 0, "cg"),
+        (mlp_problem((64, 280, 280, 1), 4096), [1e3] * 256, 0, "kernel"),
+        (mlp_problem((64, 960, 960, 1), 512), [2.0] * 256, 1e-3, "kernel"),
+    ],
+)
+def test_the_plan_follows_the_spectrum(problem, values, least, method):
+    assert plan(problem, 1e-3, 3.5e-4, values, least).method == method
+
+
+def test_more_landmarks_and_forming_the_kernel_pay_where_the_spectrum_says_so():
+    problem = mlp_problem((64, 70, 70, 1), 4096)
+    steep = [10.0] * 65 + [1e-2] * 191
+    steeper = [10.0] * 30 + [1e-2] * 226
+    rows = [plan(problem, 1e-3, 3.5e-4, v, 0).rows for v in (steep, steeper)]
+    assert rows == [256, 128]
+    wide = mlp_problem((64, 960, 960, 1), 4096)
+    assert landmarks_plan(wide, 256, 30).formed
+    assert not landmarks_plan(problem, 256, 3).formed
+    assert not landmarks_plan(
+        mlp_problem((64, 960, 1), 4096, batches=True), 256, 30
+    ).formed
+
+
+def test_chebyshevs_bound_bounds():
+    d = torch.linspace(1, 50, 300, dtype=torch.float64)
+    steps = conjugate_gradient(lambda v: d * v, normal(300, 1), 1e-6, 300)[2]
+    # The bound is on the error in the norm of d: sqrt(50) more for the residual.
+    assert steps <= iterations(49.0, 1e-6 / 50**0.5)
+    assert steps > 0.5 * iterations(49.0, 1e-6)
 
 
 def test_products_by_rows_need_memory_and_few_roots():
@@ -78,11 +119,14 @@ def test_products_by_rows_need_memory_and_few_roots():
 
 def test_patience_ends_when_the_forecast_passes_the_direct_cost():
     problem = mlp_problem((64, 70, 70, 1), 4096)
-    patience = Patience(problem, 1e-6)
-    assert patience(4, 0.99)  # too early to tell
-    assert patience(12, 1e-3)  # half the way after 12: 12 more
-    assert not patience(12, 0.999)  # thousands more
-    assert patience(13, 0.999)  # only asked every fourth time
+    budget = direct_method(problem)[1]
+    patience = Patience(problem, 1e-6, budget / 100)
+    assert patience(16, 0.999)  # a fifth of the cost may be lost
+    assert patience(40, 1e-3)  # half the way after 40: 40 more
+    assert not patience(40, 0.1)  # 200 more
+    assert patience(41, 0.1)  # only asked every fourth time
+    huge = mlp_problem((64, 3000, 3000, 1), 100_000)
+    assert Patience(huge, 1e-6, 1.0)(4 * 10**12, 0.999)  # nothing else is possible
 
 
 def regression(seed=0, n=40):
@@ -93,8 +137,9 @@ def regression(seed=0, n=40):
 
 @pytest.mark.parametrize("tol", [1e-6, 1e-9])
 @pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("way", ["cg", "landmarks"])
 def test_auto_gives_the_answer_with_and_without_giving_up_on_iterations(
-    monkeypatch, tol, two_sided
+    monkeypatch, tol, two_sided, way
 ):
     G = regression()
     g = normal((40, 2), 3) if two_sided else normal(G.p, 3)
@@ -102,14 +147,17 @@ def test_auto_gives_the_answer_with_and_without_giving_up_on_iterations(
     x = torch.linalg.solve(H, G.pull(g) if two_sided else g)
     direct = G.solve(g, 1e-2, "auto", tol=tol)
     assert (direct.iterations, direct.method) in ((0, "kernel"), (0, "cholesky"))
-    monkeypatch.setattr(strategies, "worth_a_try", lambda *_: True)
+    chosen = strategies.Plan(way, 1.0, 1.0, 8, way == "landmarks" and two_sided)
+    monkeypatch.setattr(strategies, "worth_a_look", lambda *_: True)
+    monkeypatch.setattr(strategies, "plan", lambda *_: chosen)
+    monkeypatch.setattr(strategies, "Patience", lambda *_: lambda steps, _: steps < 3)
     gave_up = G.solve(g, 1e-2, "auto", tol=tol)
-    assert gave_up.iterations == 12
+    assert gave_up.iterations == 3
     assert gave_up.method in ("kernel", "cholesky")
     monkeypatch.setattr(strategies, "Patience", lambda *_: lambda *_: True)
     patient = G.solve(g, 1e-2, "auto", tol=tol)
-    assert patient.method == "cg"
-    assert patient.iterations > 12
+    assert patient.method == way
+    assert patient.iterations > 5
     for s in (direct, gave_up, patient):
         assert s.converged
         assert float((s.x - x).norm() / x.norm()) < 1e4 * tol

@@ -299,27 +299,26 @@ def test_rows_fall_back_to_a_loop_when_vmap_cannot():
     close(G.rows().dense(), J[:, 0] / 2)
 
 
-def test_positions_and_outer_products_give_the_same_gram():
+def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
+    from geolib.core import rows as rows_of_core
     from geolib.core.rows import LayerBlock
 
     x, delta = normal((2, 5, 3, 4), 0), normal((5, 2, 2, 3, 6), 1)
     block = LayerBlock(x, delta, slice(0, 48), slice(48, 60))
     grams = []
-    strips = [slice(0, 2), slice(2, 5)]
-    for add in (
-        block._add_positions_,
-        lambda K, g: block._add_outer_(K, strips, g),
-    ):
+    for choice in (True, False):
+        monkeypatch.setattr(rows_of_core, "by_positions", lambda *_, c=choice: c)
         K = torch.zeros(5, 2, 5, 2, dtype=torch.float64)
-        for g in range(2):
-            add(K, g)
+        block.add_gram_(K, [slice(0, 2), slice(2, 5)])
         low = K.view(10, 10).tril()
         grams.append((low + low.tril(-1).mT).view(5, 2, 5, 2))
+        cross = torch.zeros(5, 2, 3, 2, dtype=torch.float64)
+        block.add_cross_(cross, block.at(torch.tensor([4, 0, 2])))
+        close(cross, grams[-1][:, :, [4, 0, 2]])
     close(grams[0], grams[1])
     rows = torch.zeros(5, 2, 60, dtype=torch.float64)
     block.add_rows_(rows)
-    W = rows[..., :48]
-    close(grams[0], torch.einsum("nrq,msq->nrms", W, W))
+    close(grams[0], torch.einsum("nrq,msq->nrms", rows, rows))
 
 
 @pytest.mark.parametrize(
@@ -359,6 +358,16 @@ def test_positions_and_outer_products_give_the_same_gram():
             lambda R, x: PullbackMetric(R, x).at(R.theta0) @ torch.zeros(3),
             ValueError,
             "v: expected shape",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x).at(R.theta0) @ (R.theta0 / 0),
+            ValueError,
+            "v: .* not finite",
+        ),
+        (
+            lambda R, x: PullbackMetric(R, x).at(R.theta0) @ R.theta0.to_sparse(),
+            TypeError,
+            "v: expected a dense tensor",
         ),
         (
             lambda R, x: (

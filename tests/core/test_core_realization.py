@@ -163,6 +163,7 @@ def test_frozen_parameters_are_constants():
         (nn.BatchNorm1d(3), r"layer '1' \(BatchNorm1d\) uses batch statistics"),
         (nn.Dropout(0.5), r"layer '1' \(Dropout\) drops units .*0\.5"),
         (nn.RReLU(), r"layer '1' \(RReLU\) is random"),
+        (nn.InstanceNorm1d(3, track_running_stats=True), r"InstanceNorm1d\) updates"),
     ],
 )
 def test_training_mode_layers_are_refused_by_name(layer, message):
@@ -203,6 +204,21 @@ class IntegerParameter(nn.Module):
             ValueError,
             "several dtypes",
         ),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")),
+            ValueError,
+            "several devices: .'cpu', 'meta'",
+        ),
+        (
+            lambda: nn.Sequential(nn.Embedding(5, 2, sparse=True), nn.Linear(2, 1)),
+            ValueError,
+            r"layer '0' \(Embedding\) has sparse gradients",
+        ),
+        (
+            lambda: nn.EmbeddingBag(5, 2, sparse=True),
+            ValueError,
+            r"layer '\(root\)' \(EmbeddingBag\) has sparse gradients",
+        ),
         (lambda: "net", TypeError, "module: expected an nn.Module, got str"),
     ],
 )
@@ -227,6 +243,20 @@ def test_bad_vectors():
         R(torch.zeros(8, dtype=torch.float64).to_sparse(), x)
     with pytest.raises(TypeError, match="x: expected a tensor, a dict or a tuple"):
         R(R.theta0, "x")
+    with pytest.raises(TypeError, match="x: is on meta but theta is on cpu"):
+        R.linearize(R.theta0, x.to("meta"))
+
+
+def test_an_input_changed_after_its_use_is_noticed():
+    R = Realization(init_(nn.Sequential(nn.Linear(3, 4), nn.Tanh()).double(), 0))
+    x = normal((5, 3), 1)
+    L = R.linearize(R.theta0, x)
+    L.jvp(normal(R.p, 2))
+    x.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        L.vjp(normal((5, 4), 3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        L.jvp(normal(R.p, 2))
 
 
 def test_a_parameter_that_the_output_ignores_has_zero_derivative():

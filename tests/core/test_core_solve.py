@@ -20,7 +20,7 @@ from geolib.core import (
 )
 from geolib.core.solvers import conjugate_gradient, lanczos
 
-METHODS = ["cholesky", "kernel", "cg"]
+METHODS = ["cholesky", "kernel", "cg"]  # those with a pseudo-inverse
 
 
 def build(case, metric=None, **options):
@@ -33,7 +33,7 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("method", [*METHODS, "landmarks", "auto"])
 @pytest.mark.parametrize("case", CASES)
 def test_damped_solve_of_any_vector(case, method):
     G = build(case, Bernoulli())
@@ -46,7 +46,7 @@ def test_damped_solve_of_any_vector(case, method):
     assert abs(s.residual - relative(H @ s.x, g)) < 1e-9
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("method", [*METHODS, "landmarks", "auto"])
 @pytest.mark.parametrize("metric", [Bernoulli, Categorical])
 @pytest.mark.parametrize("case", ["mlp", "conv", "sequence", "shared"])
 def test_damped_solve_of_a_covector_on_the_outputs(case, metric, method):
@@ -103,7 +103,7 @@ def test_covectors_that_the_metric_cannot_see_still_get_the_right_answer():
     assert relative(s.x, torch.linalg.solve(H, G.pull(u))) < 1e-10
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "landmarks"])
 def test_streaming_solves_alike(method):
     whole, stream = build("conv", Bernoulli()), build("conv", Bernoulli(), batch_size=3)
     u = normal((4, 2), 3)
@@ -139,7 +139,7 @@ def test_the_kronecker_preconditioner_is_exact_for_one_linear_layer():
 
 def test_zero_right_side():
     G = build("mlp")
-    for method in METHODS:
+    for method in (*METHODS, "landmarks"):
         s = G.solve(torch.zeros(G.p, dtype=torch.float64), 0.1, method)
         assert (float(s.x.norm()), s.residual, s.converged) == (0.0, 0.0, True)
 
@@ -233,9 +233,14 @@ def test_an_indefinite_operator_is_refused():
         ({"g": torch.zeros(3)}, ValueError, r"g: expected shape \(32,\), got \(3,\)"),
         ({"g": torch.zeros(3, 2)}, ValueError, r"on the outputs, \(7, 2\); got \(3, 2"),
         ({"g": torch.zeros(7, 5)}, ValueError, r"on the outputs, \(7, 2\); got \(7, 5"),
+        ({"g": torch.ones(32).to_sparse()}, TypeError, "g: expected a dense tensor"),
+        ({"g": torch.ones(7, 2).to_sparse()}, TypeError, "g: expected a dense tensor"),
+        ({"g": torch.ones(32, device="meta")}, TypeError, "g: is on meta but theta"),
+        ({"g": torch.ones(7, 2, device="meta")}, TypeError, "g: is on meta but theta"),
         ({"g": "gradient"}, TypeError, "g: expected a tensor, got str"),
         ({"damping": -1.0}, ValueError, "damping: expected a finite number >= 0"),
         ({"damping": math.nan}, ValueError, "damping: expected a finite"),
+        ({"damping": 0.0, "method": "landmarks"}, ValueError, "needs a positive one"),
         ({"method": "lu"}, ValueError, "method: expected one of"),
         ({"precondition": "jacobi"}, ValueError, "precondition: expected None or"),
     ],

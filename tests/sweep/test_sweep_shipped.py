@@ -1,5 +1,7 @@
 """The sweeps that ship, at their small size, against what their chapters know."""
 
+import functools
+
 import pytest
 
 from geolib.sweep import Options, Store, collect, run_sweep
@@ -8,6 +10,7 @@ from geolib.sweep.registry import find
 pytestmark = pytest.mark.slow
 
 
+@functools.cache
 def rows(name: str) -> list[dict]:
     return collect(find(name), "small", Store("no-such-folder"))
 

@@ -1,0 +1,329 @@
+"""How the core solves: the choice of `auto` on a grid, its switch, time and memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.bench_core import DAMPING, STEP, Regression, images, million, mlp
+from benchmarks.harness import Peer, Result, benchmark
+from geolib.core import Categorical, PullbackMetric, Realization, normal
+
+LIMIT = 4.0  # CPU seconds that conjugate gradients get at a point of the grid
+
+
+def problem_of(o: int, p: int, m: int) -> Regression:
+    """A network of about p parameters and m / o samples with o outputs."""
+    d = 16 if p < 2000 else 64
+    hidden = 1
+    while hidden * (d + 1) + hidden * (hidden + 1) + (hidden + 1) * o < p:
+        hidden += 1
+    x = normal((m // o, d), 1, dtype=torch.float32)
+    t = normal((m // o, o), 2, dtype=torch.float32)
+    return Regression(mlp(d, hidden, hidden, o), x, t)
+
+
+def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of a call, and what it gave."""
+    gc.collect()
+    start = time.process_time()
+    value = call()
+    return time.process_time() - start, value
+
+
+def alternatives(problem: Regression) -> dict[str, Callable[[], Any]]:
+    """Every single method that can be afforded: a dense G only below 3000 parameters,
+    conjugate gradients with as many iterations as the limit allows.
+    """
+    p, m = problem.R.p, problem.t.numel()
+    methods = ["kernel"] + ["cholesky"] * (p <= 3000) + ["landmarks"] * (m >= 256)
+    calls: dict[str, Callable] = {k: partial(problem.solve, k) for k in methods}
+    once = cpu(partial(problem.solve, "cg", max_iterations=2))[0] / 3
+    steps = int(min(1000, LIMIT / once))
+    if steps >= 40:
+        calls["cg"] = partial(problem.solve, "cg", max_iterations=steps)
+    return calls
+
+
+def compare(problem: Regression, enough: float) -> tuple[dict[str, float], str]:
+    """Median CPU seconds of `auto` and each alternative that converged, in turns."""
+    problem_of(1, 10**3, 64).solve("kernel")  # libraries are loaded
+    calls = alternatives(problem) | {"auto": partial(problem.solve, "auto")}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(7):
+        for name in list(calls)[:: 1 if turn % 2 else -1]:
+            if name not in times:
+                continue
+            seconds, solution = cpu(calls[name])
+            times[name].append(seconds)
+            if name == "auto":
+                chosen = solution.method
+            if not solution.converged:
+                del times[name]
+        if sum(map(sum, times.values())) > enough:
+            break
+    return {name: statistics.median(v) for name, v in times.items()}, chosen
+
+
+def grid_result(points: list[tuple[int, int, int]], enough: float) -> Result:
+    """`auto` over the best alternative at each point; the worst ratio is the figure."""
+    rows, ratios = [], []
+    for o, p, m in points:
+        times, chosen = compare(problem_of(o, p, m), enough)
+        auto = times.pop("auto")
+        ratios.append(auto / min(times.values()))
+        cells = [times.get(k) for k in ("cholesky", "kernel", "landmarks", "cg")]
+        shown = ["" if t is None else f"{1e3 * t:.3g}" for t in cells]
+        head = [str(o), f"1e{round(math.log10(p))}", str(m)]
+        rows.append([*head, *shown, f"{1e3 * auto:.3g}", chosen, f"{ratios[-1]:.2f}"])
+        print(rows[-1], file=sys.stderr, flush=True)
+    within = sum(r <= 1.3 for r in ratios)
+    columns = ("outputs", "parameters", "rows", "cholesky", "kernel", "landmarks",
+               "cg", "auto", "chosen", "auto / best")  # fmt: skip
+    return Result(
+        max(ratios),
+        unit="ratio",
+        note=f"{within} of {len(ratios)} points within 1.3, median "
+        f"{statistics.median(ratios):.2f}. Median CPU milliseconds; an empty cell was "
+        f"not affordable (a dense G above 3000 parameters, conjugate gradients above "
+        f"{LIMIT:g} s) or did not converge.\n\n" + markdown(columns, rows),
+        curve={"x": list(range(1, len(ratios) + 1)), "x_label": "grid point",
+               "y_label": "auto / best", "series": {"geolib": ratios}},
+    )  # fmt: skip
+
+
+def markdown(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A pipe table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def grid(sizes: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(outputs, parameters, rows) for one and for eight outputs."""
+    return [(o, p, m) for o in (1, 8) for p in sizes for m in (32, 256, 1024, 4096)]
+
+
+@benchmark(
+    "core.auto", bar="<= 1.3", of="ours", size="24 points, p = 1e3..1e5, n o = 32..4096"
+)
+def auto_grid() -> Result:
+    """`method="auto"` over the fastest single method: the worst point of a grid"""
+    return grid_result(grid((10**3, 10**4, 10**5)), 2.0)
+
+
+@benchmark(
+    "core.auto_large",
+    bar="<= 1.3",
+    of="ours",
+    size="16 points, p = 1e6 and 1e7, n o = 32..4096",
+    slow=True,
+)
+def auto_grid_large() -> Result:
+    """The same for large networks"""
+    return grid_result(grid((10**6, 10**7)), 3.0)
+
+
+@benchmark("core.switch", size="p = 1e4, one output, damping 1e-3, n = 64..8192")
+def switch() -> Result:
+    """The rows of A from which `auto` leaves the layer Gram's direct solve"""
+    names = ("kernel", "landmarks", "cg", "kfac", "auto")
+    sizes, series, steps = [64 * 2**i for i in range(8)], {k: [] for k in names}, []
+    leaves = math.nan
+    for m in sizes:
+        problem = problem_of(1, 10**4, m)
+        problem.solve("kernel")
+        counts = {}
+        for name in names:
+            method, options = name, {}
+            if name == "kfac":
+                method, options = "cg", {"precondition": "kfac"}
+            seconds, s = cpu(partial(problem.solve, method, **options))
+            series[name].append(1e3 * seconds)
+            counts[name] = s.iterations
+            if name == "auto" and math.isnan(leaves) and s.iterations:
+                leaves = float(m)
+        steps.append([str(m), *(str(counts[k]) for k in ("cg", "kfac", "landmarks"))])
+    columns = ("rows", "cg", "cg with K-FAC", "landmarks")
+    series["cg with K-FAC"] = series.pop("kfac")
+    return Result(
+        leaves,
+        unit="rows",
+        note="Iterations to a relative residual of 3.5e-4: K-FAC as a preconditioner "
+        "costs more than it saves, 512 landmarks save most.\n\n"
+        + markdown(columns, steps),
+        curve={"x": sizes, "x_label": "rows of A (n o)", "y_label": "CPU ms",
+               "series": series},
+    )  # fmt: skip
+
+
+# ---- time and memory ---------------------------------------------------------------
+
+
+def _status(key: str) -> float:
+    """A memory figure of this process, in MiB."""
+    with open("/proc/self/status") as stream:
+        line = next(q for q in stream if q.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def _watched(call: Callable[[], Any], first: Callable[[], Any], pipe: Any) -> None:
+    try:
+        first()  # so that libraries are loaded and have their own buffers
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # no freed memory is used again
+        with open("/proc/self/clear_refs", "w") as stream:
+            stream.write("5")  # the peak so far is forgotten
+        before = _status("VmRSS")
+        seconds, _ = cpu(call)
+        mib = _status("VmHWM") - before
+        if seconds < 2:
+            seconds = statistics.median(cpu(call)[0] for _ in range(3))
+        pipe.send((seconds, mib))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def footprint(
+    call: Callable[[], Any], first: Callable[[], Any]
+) -> tuple[float, float] | str:
+    """CPU seconds, and MiB that the peak grows by; or the error.
+
+    In a forked process, after `first`, which should be the same on a small problem.
+    """
+    gc.collect()
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(False)
+    child = context.Process(target=_watched, args=(call, first, there))
+    child.start()
+    there.close()
+    try:
+        return here.recv()
+    except EOFError:
+        return "the process died"
+    finally:
+        child.join()
+
+
+def tens() -> Regression:
+    """Ten outputs, 9000 parameters, 128 samples."""
+    x, t = (normal((128, d), d, dtype=torch.float32) for d in (64, 10))
+    return Regression(mlp(64, 64, 64, 10), x, t)
+
+
+TABLE = {
+    "p = 986k, n = 256": million,
+    "convolutions, p = 210k, n = 128": images,
+    "p = 9k, n = 128, 10 outputs": tens,
+    "p = 100k, n = 4096": partial(problem_of, 1, 10**5, 4096),
+}
+
+
+def ways(problem: Regression) -> dict[str, Callable[[], Any]]:
+    """All steps of the table."""
+    ours = {f"geolib {k}": partial(problem.step, k) for k in ("auto", "kernel", "cg")}
+    return {
+        "gradient alone": problem.gradient,
+        **ours,
+        "geolib landmarks": partial(problem.step, "landmarks"),
+        "curvlinops GGN in CG": problem.cg_on_curvlinops,
+        "curvlinops K-FAC": problem.kfac_of_curvlinops,
+        "nngeometry K-FAC": problem.kfac_of_nngeometry,
+    }
+
+
+@benchmark("core.time_memory", size="one damped step, damping 1e-3, float32")
+def time_memory() -> Result:
+    """Time and memory of a step: the largest time of `auto`, in gradients"""
+    cells: dict[str, list[str]] = {}
+    notes, worst = [], 0.0
+    first = ways(problem_of(1, 10**3, 256))
+    for title, build in TABLE.items():
+        problem = build()
+        plain = 1.0
+        for name, call in ways(problem).items():
+            found = footprint(call, first[name])
+            if isinstance(found, str):
+                cells.setdefault(name, []).append("not run")
+                notes.append(f"{name}, {title}: {found[:120]}.")
+                continue
+            seconds, mib = found
+            plain = seconds if name == "gradient alone" else plain
+            ratio = seconds / plain
+            worst = max(worst, ratio if name == "geolib auto" else 0.0)
+            text = f"{1e3 * seconds:.3g} ms, {ratio:.3g} x, {mib:.3g} MiB"
+            cells.setdefault(name, []).append(text)
+            print(title, name, text, file=sys.stderr, flush=True)
+    rows = [[name, *texts] for name, texts in cells.items()]
+    return Result(
+        worst,
+        unit="gradients",
+        note="CPU time, multiples of a gradient, growth of the process's peak memory. "
+        "K-FAC steps are approximations; the others solve the same system, CG to 1e-3 "
+        "on curvlinops and to 3.5e-4 here. "
+        + " ".join(notes)
+        + "\n\n"
+        + markdown(("step", *TABLE), rows),
+    )
+
+
+@benchmark("core.memory", bar="<= 0.2", size=STEP)
+def memory() -> Result:
+    """Peak memory of the exact step, against the same with J materialised"""
+    problem = million()
+
+    def materialised() -> None:
+        A = problem.metric.at(problem.R.theta0).rows().dense()
+        K = A @ A.mT + DAMPING * torch.eye(len(A))
+        A.mT @ torch.linalg.solve(K, problem.t.flatten())
+
+    first = partial(problem_of(1, 10**3, 256).step, "kernel")
+    ours = footprint(partial(problem.step, "kernel"), first)
+    rows = footprint(materialised, first)
+    if isinstance(ours, str) or isinstance(rows, str):
+        raise RuntimeError(f"{ours} {rows}")
+    return Result(ours[1], rows[1], unit="MiB", peer_name="dense rows")
+
+
+@benchmark(
+    "core.product_bandwidth",
+    bar=">= 0.3",
+    size="p = 1.3e8, batch 64, ten classes, float32, GPU",
+)
+def product_bandwidth() -> Result:
+    """Bytes of weights that a Fisher product moves, over the device's copy rate"""
+    if not torch.cuda.is_available():
+        absent = Peer("torch copy", not_run="no CUDA device here")
+        return Result(
+            math.nan, unit="", peers=(absent,), note="Not run: no CUDA device here."
+        )
+    device = torch.device("cuda")
+    R = Realization(mlp(8192, 8192, 8192, 10).to(device))
+    x = normal((64, 8192), 1, dtype=torch.float32).to(device)
+    G = PullbackMetric(R, x, Categorical()).at(R.theta0)
+    v = normal(R.p, 2, dtype=torch.float32).to(device)
+
+    def seconds(call: Callable[[], Any]) -> float:
+        call()
+        times = []
+        for _ in range(20):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    # The weights are read twice (once each way), v once, and the result is written.
+    rate, target = 4 * R.p * 4 / seconds(lambda: G @ v), torch.empty_like(v)
+    copy = 2 * R.p * 4 / seconds(lambda: target.copy_(v))
+    return Result(rate / 1e9, copy / 1e9, unit="GB/s", peer_name="torch copy")
