@@ -111,6 +111,7 @@ def plot(row: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     from geolib.plotting import panels, use_style
 
@@ -125,6 +126,9 @@ def plot(row: dict[str, Any], path: Path) -> None:
             marker=marker,
             label=name,
         )
+    if len(curve["x"]) <= 8:  # the sizes themselves, not powers of ten that collide
+        axes.set_xticks(curve["x"], [f"{x:g}" for x in curve["x"]])
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(curve["x_label"])
     axes.set_ylabel(curve["y_label"])
     axes.set_title(row["title"])

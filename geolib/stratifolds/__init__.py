@@ -68,6 +68,9 @@ from geolib.stratifolds.gmm import (
     GaussianMixture,
     MixtureFit,
     em_fit,
+)
+from geolib.stratifolds.gmm_natural import (
+    fit_mixture,
     natural_fit,
 )
 from geolib.stratifolds.kernels import (
@@ -176,6 +179,7 @@ __all__ = [
     "em_step",
     "evidence_curve",
     "find_strata",
+    "fit_mixture",
     "grid_mean_loss",
     "hidden_layers",
     "learning_coefficient",

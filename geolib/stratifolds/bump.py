@@ -24,11 +24,7 @@ def smooth_step(r: Tensor) -> Tensor:
         >>> smooth_step(torch.tensor([-1.0, 0.5, 2.0]))
         tensor([0.0000, 0.5000, 1.0000])
     """
-    inside = (r > 0) & (r < 1)
-    # f(1-r)/f(r) = exp(1/r - 1/(1-r)): one logistic, no 0/0 at the ends.
-    safe = torch.where(inside, r, torch.full_like(r, 0.5))
-    step = torch.sigmoid(1 / (1 - safe) - 1 / safe)
-    return torch.where(inside, step, (r >= 1).to(r.dtype))
+    return _step(r)[0]
 
 
 def smooth_step_slope(r: Tensor) -> Tensor:
@@ -42,11 +38,18 @@ def smooth_step_slope(r: Tensor) -> Tensor:
         >>> smooth_step_slope(torch.tensor([0.5, 3.0]))
         tensor([2., 0.])
     """
+    return _step(r)[1]
+
+
+def _step(r: Tensor) -> tuple[Tensor, Tensor]:
+    """The step and its slope, from one logistic."""
     inside = (r > 0) & (r < 1)
-    safe = torch.where(inside, r, torch.full_like(r, 0.5))
-    s = torch.sigmoid(1 / (1 - safe) - 1 / safe)
-    slope = s * (1 - s) * (safe**-2 + (1 - safe) ** -2)
-    return torch.where(inside, slope, torch.zeros_like(r))
+    # f(1-r)/f(r) = exp(1/r - 1/(1-r)): no 0/0 at the ends
+    safe = r.where(inside, 0.5)
+    low, high = 1 / safe, 1 / (1 - safe)
+    s = torch.sigmoid(high - low)
+    slope = s * (1 - s) * (low * low + high * high)
+    return s.where(inside, (r >= 1).to(r.dtype)), slope.where(inside, 0.0)
 
 
 def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -76,13 +79,12 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """
     check_eps(eps)
     size = t.abs()
-    a = 2 * size / eps - 1
-    s, ds = smooth_step(a), smooth_step_slope(a) * (2 / eps)
+    s, ds = _step(2 * size / eps - 1)
     hyperbola = torch.sqrt(t * t + eps * eps / 4)
-    modulus = torch.where(size >= eps, size, s * size + (1 - s) * hyperbola)
-    sign = torch.sign(t)
-    slope = s * sign + (1 - s) * t / hyperbola + ds * sign * (size - hyperbola)
-    return modulus, slope
+    short = size - hyperbola
+    modulus = torch.where(size >= eps, size, hyperbola + s * short)
+    slope = torch.lerp(t / hyperbola, torch.sign(t), s)
+    return modulus, slope + ds * (2 / eps) * torch.sign(t) * short
 
 
 def check_eps(eps: float) -> None:

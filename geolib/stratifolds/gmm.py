@@ -1,4 +1,4 @@
-"""Full Gaussian mixtures in any dimension: EM, and a damped natural gradient."""
+"""Full Gaussian mixtures in any dimension, and expectation-maximization."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from geolib.stratifolds.descent import natural_step
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,8 @@ class MixtureFit:
     rejected: int = 0
 
 
-def _check(x: Tensor, start: GaussianMixture) -> None:
+def check_fit(x: Tensor, start: GaussianMixture) -> None:
+    """Refuse data that cannot determine a mixture, or do not fit the start."""
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(
             f"data: expected shape (n >= 2, d), got {tuple(x.shape)}; "
@@ -108,6 +107,10 @@ def _check(x: Tensor, start: GaussianMixture) -> None:
         )
 
 
+def _gain(trace: list[float]) -> float:
+    return trace[-1] - trace[-2]
+
+
 def em_fit(
     x: Tensor,
     start: GaussianMixture,
@@ -116,6 +119,7 @@ def em_fit(
     steps: int = 1000,
     tol: float = 1e-9,
     target: float | None = None,
+    rate: float | None = None,
 ) -> MixtureFit:
     r"""Expectation-maximization for data.
 
@@ -130,6 +134,9 @@ def em_fit(
         steps: largest number of iterations.
         tol: stop when the mean log-likelihood gains less.
         target: stop when it reaches this value.
+        rate: stop when a pass gains more than this share of what the last one gained.
+            EM converges linearly, at the rate of the missing information, so this is
+            where it has become slow.
 
     Raises:
         ValueError: data of the wrong shape, not finite or fewer than two points, or an
@@ -144,7 +151,7 @@ def em_fit(
         >>> fit.mixture.means.item(), round(fit.mixture.covariances.item(), 6)
         (2.0, 2.666667)
     """
-    _check(x, start)
+    check_fit(x, start)
     if covariance not in ("full", "tied", "fixed"):
         raise ValueError(
             f"covariance: expected 'full', 'tied' or 'fixed', got {covariance!r}"
@@ -156,8 +163,9 @@ def em_fit(
         log_p = torch.logsumexp(log_f, 0)
         trace.append(float(log_p.mean()))
         reached = target is not None and trace[-1] >= target
-        small = it > 0 and trace[-1] - trace[-2] < tol
-        if reached or small or it == steps:
+        small = it > 0 and _gain(trace) < tol
+        slow = rate is not None and it > 1 and _gain(trace) > rate * _gain(trace[:-1])
+        if reached or small or slow or it == steps:
             converged = reached or small
             break
         r = log_f.sub_(log_p).exp_()
@@ -176,136 +184,3 @@ def em_fit(
             S = (S + S.transpose(1, 2)) / 2
         current = GaussianMixture(mass / mass.sum(), means, S)
     return MixtureFit(current, tuple(trace), len(trace) - 1, converged)
-
-
-def _scores(r: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Per-point scores in whitened coordinates, (n, P)."""
-    K, d, n = y.shape
-    logits = (r - weights[:, None])[1:]
-    shifts = (r[:, None] * y).reshape(K * d, n)
-    i, j = torch.tril_indices(d, d)
-    # S is symmetric: an off-diagonal entry acts twice
-    products = y[:, i] * y[:, j] - (i == j).to(y)[:, None]
-    factor = torch.where(i == j, 0.5, 1.0).to(y)
-    shapes = (r[:, None] * products * factor[:, None]).reshape(-1, n)
-    return torch.cat([logits, shifts, shapes]).T
-
-
-def _move(current: GaussianMixture, step: Tensor) -> GaussianMixture:
-    """Apply a step given in the whitened coordinates of the current iterate."""
-    K, d = current.means.shape
-    L = torch.linalg.cholesky(current.covariances)
-    logits = current.weights.log()
-    logits = logits + torch.cat([torch.zeros_like(step[:1]), step[: K - 1]])
-    shift = step[K - 1 : K - 1 + K * d].reshape(K, d)
-    i, j = torch.tril_indices(d, d)
-    S = torch.zeros_like(L)
-    S[:, i, j] = step[K - 1 + K * d :].reshape(K, -1)
-    S[:, j, i] = S[:, i, j]
-    root = L @ (torch.eye(d, dtype=L.dtype, device=L.device) + S / 2)
-    cov = root @ root.transpose(1, 2)
-    means = current.means + torch.einsum("kij,kj->ki", L, shift)
-    cov = (cov + cov.transpose(1, 2)) / 2
-    return GaussianMixture(torch.softmax(logits, 0), means, cov)
-
-
-def natural_fit(
-    x: Tensor,
-    start: GaussianMixture,
-    *,
-    steps: int = 200,
-    tol: float = 1e-9,
-    target: float | None = None,
-    damping: float = 1e-3,
-    fisher_rows: int = 20000,
-    reach: float = 1.0,
-) -> MixtureFit:
-    r"""A damped natural gradient for data, with the mixture's own Fisher matrix.
-
-    .. math:: \delta = (F + \lambda\,\mathrm{diag}F)^{-1}\,\overline{s}, \qquad
-              F = \overline{s s^\top}, \quad
-              m_k \leftarrow m_k + L_k\delta_m,\quad
-              \Sigma_k \leftarrow L_k (I + \tfrac12 \delta_S)^2 L_k^\top
-
-    EM is the same step with the Fisher matrix of the *labelled* data, which is block
-    diagonal and too large where components overlap: there EM crawls, and this does not.
-    The damping grows when a step would lower the likelihood and shrinks otherwise.
-
-    Args:
-        x: (n, d) data.
-        start: first iterate; all weights positive.
-        steps: largest number of passes over the data.
-        tol: stop when the mean log-likelihood gains less.
-        target: stop when it reaches this value.
-        damping: first :math:`\lambda`.
-        fisher_rows: F is averaged over an even subsample of about this size.
-        reach: no whitened coordinate moves further than this in one step.
-
-    Raises:
-        ValueError: as `em_fit`, or a start with a zero weight.
-
-    Source: Amari's natural gradient with Levenberg's damping; whitened coordinates
-    ours. Cost: n K d^2 + fisher_rows P^2 an iteration.
-
-    Examples:
-        >>> one = torch.ones(1, dtype=torch.float64)
-        >>> start = GaussianMixture(one, one[None], one[None, None])
-        >>> fit = natural_fit(torch.tensor([[0.0], [2.0], [4.0]]).double(), start)
-        >>> round(fit.mixture.means.item(), 3), round(fit.mixture.covariances.item(), 3)
-        (2.0, 2.667)
-    """
-    _check(x, start)
-    if not bool((start.weights > 0).all()) or damping <= 0:
-        raise ValueError("start, damping: expected positive weights and damping")
-    stride = max(1, len(x) // fisher_rows)
-    current, lam, rejected, converged = start, damping, 0, False
-    y, log_f = current.whiten(x)
-    log_p = torch.logsumexp(log_f, 0)
-    trace, passes = [float(log_p.mean())], 1
-    g, F = _metric(current, y, log_f, log_p, stride)
-    while passes < steps:
-        if target is not None and trace[-1] >= target:
-            converged = True
-            break
-        # Levenberg's scaling; the floor keeps an eliminated component solvable
-        D = torch.diag(F.diagonal() + 1e-12 * F.diagonal().max())
-        step = natural_step((F + lam * D)[None], g[None], 1e-14)[0]
-        step = step * min(1.0, reach / float(step.abs().max().clamp_min(1e-300)))
-        trial = _move(current, step)
-        y, log_f = trial.whiten(x)
-        log_p = torch.logsumexp(log_f, 0)
-        passes += 1
-        value = float(log_p.mean())
-        if not value >= trace[-1]:
-            rejected, lam = rejected + 1, lam * 10
-            if lam > 1e12:
-                converged = True  # no ascent direction is left at this precision
-                break
-            continue
-        gain = value - trace[-1]
-        current, lam = trial, max(lam / 5, 1e-9)
-        trace.append(value)
-        if gain < tol:
-            converged = True
-            break
-        g, F = _metric(current, y, log_f, log_p, stride)
-    return MixtureFit(current, tuple(trace), passes, converged, rejected)
-
-
-def _metric(
-    current: GaussianMixture, y: Tensor, log_f: Tensor, log_p: Tensor, stride: int
-) -> tuple[Tensor, Tensor]:
-    """Mean score over all points and the Fisher matrix over every stride-th point."""
-    r = (log_f - log_p).exp_()
-    _, d, n = y.shape
-    logits = (r.mean(1) - current.weights)[1:]
-    shifts = torch.einsum("kn,kdn->kd", r, y).flatten() / n
-    second = (y * r[:, None]) @ y.transpose(1, 2) / n
-    second = (
-        second - torch.eye(d, dtype=y.dtype, device=y.device) * r.mean(1)[:, None, None]
-    )
-    i, j = torch.tril_indices(d, d)
-    shapes = second[:, i, j] * torch.where(i == j, 0.5, 1.0).to(y)
-    g = torch.cat([logits, shifts, shapes.flatten()])
-    part = _scores(r[:, ::stride], y[:, :, ::stride], current.weights)
-    return g, part.T @ part / len(part)

@@ -64,6 +64,56 @@ def test_batch_equals_a_python_loop_over_starts(chart):
         assert (eta - run.eta[i]).abs().max() < 1e-10
 
 
+def numpy_tube(eta, eps):
+    """The tube's atoms in NumPy, for complex steps: |t| enters with its real sign."""
+    t, nu = eta
+    size = t if t.real >= 0 else -t
+    a = 2 * size / eps - 1
+    if a.real >= 1:
+        m = size
+    else:
+        s = 0 * a
+        if a.real > 0:
+            s = np.exp(-1 / a) / (np.exp(-1 / a) + np.exp(-1 / (1 - a)))
+        m = s * size + (1 - s) * np.sqrt(t * t + eps * eps / 4)
+    weights = [1 - m / nu, (m + t) / (2 * nu), (m - t) / (2 * nu)]
+    return weights, [0, nu, -nu], m
+
+
+def test_hit_counts_equal_a_numpy_descent_with_complex_steps():
+    x, eps, lr = np.arange(-11, 11.125, 0.25), 0.1, 1.0
+
+    def p_of(weights, means):
+        bells = (np.exp(-((x - c) ** 2) / 2) for c in means)
+        return sum(a * b for a, b in zip(weights, bells, strict=True)) / np.sqrt(
+            2 * np.pi
+        )
+
+    q = p_of([0.7, 0.3], [0.0, 2.0])
+
+    def loss(eta):
+        p = p_of(*numpy_tube(eta, eps)[:2])
+        return 0.25 * (q * (np.log(q) - np.log(p))).sum()
+
+    chart = TubeA(eps)
+    eta0 = chart.lift(A.sample_stratum(2, 20, seed=1))
+    run = descend(A.objective(teacher(0.3, 2.0)), chart, eta0, lr=lr, steps=60)
+    hits = []
+    for start in eta0.numpy():
+        eta, hit = start.astype(complex), -1
+        for it in range(61):
+            if loss(eta).real < 1e-6:
+                hit = it
+                break
+            g = [loss(eta + 1e-30j * e).imag / 1e-30 for e in np.eye(2)]
+            step = lr * np.array(g)
+            eta = eta - step * min(1.0, 1.0 / np.linalg.norm(step))
+            eta[1] = max(eta[1].real, numpy_tube(eta, eps)[2].real)
+        hits.append(hit)
+    assert run.hits.tolist() == hits
+    assert run.rate() > 0.5
+
+
 @pytest.mark.parametrize("truth", TEACHERS)
 @pytest.mark.parametrize("eps", [0.05, 0.1])
 def test_e1_resolution_never_misses(truth, eps):
@@ -81,9 +131,11 @@ def test_e1_wrong_starts_are_trapped_in_raw_coordinates():
     raw = descend(kl, RawA(), theta, method="ngd", lr=0.02, damping=1e-8)
     assert raw.rate(wrong) <= 0.02
     assert raw.stuck[wrong].double().mean() > 0.98
+    assert not (raw.stuck & raw.success).any()
     chart = TubeA(0.1)
     tube = descend(kl, chart, chart.lift(theta), method="ngd", lr=0.02, damping=1e-8)
     assert tube.rate() == 1
+    assert not tube.stuck.any()
     assert tube.entered[wrong].all()
     assert 0.95 <= tube.median(~wrong) / raw.median(~wrong) <= 1.05
     free = em(kl, RawA().atoms(theta), fixed=[0])

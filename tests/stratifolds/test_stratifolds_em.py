@@ -1,5 +1,7 @@
 """EM and the natural gradient for full mixtures, against scikit-learn and by theory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from geolib.stratifolds import (
     em,
     em_fit,
     em_step,
+    fit_mixture,
     natural_fit,
 )
-from geolib.stratifolds.gmm import _metric, _move
+from geolib.stratifolds.gmm_natural import information, move
 
 F64 = torch.float64
 
@@ -105,27 +108,96 @@ def test_both_fits_reach_the_same_likelihood_and_natural_needs_fewer_passes():
 def test_score_is_the_derivative_of_the_likelihood():
     x, start = problem()
     y, log_f = start.whiten(x)
-    g, F = _metric(start, y, log_f, torch.logsumexp(log_f, 0), 1)
+    g, F, _ = information(start, y, torch.softmax(log_f, 0))
     h = 1e-6
     for i in range(len(g)):
         e = torch.zeros_like(g)
         e[i] = h
-        up, down = (_move(start, s * e).log_likelihood(x) for s in (1, -1))
+        up, down = (move(start, s * e).log_likelihood(x) for s in (1, -1))
         assert abs((up - down) / (2 * h) - g[i]) < 1e-8
     assert torch.linalg.eigvalsh(F)[0] > 0
+
+
+def test_observed_information_is_minus_the_hessian():
+    x, start = problem(120)
+    y, log_f = start.whiten(x)
+    _, _, H = information(start, y, torch.softmax(log_f, 0))
+    P, h = len(H), 1e-4
+    E = h * torch.eye(P, dtype=F64)
+
+    def at(step):
+        return move(start, step).log_likelihood(x)
+
+    for i in range(0, P, 2):
+        for j in range(i, P, 3):  # every kind of block, at a third of the cost
+            numeric = sum(
+                a * b * at(a * E[i] + b * E[j]) for a in (1, -1) for b in (1, -1)
+            )
+            assert abs(H[i, j] + numeric / (4 * h * h)) < 1e-6
+    torch.testing.assert_close(H, H.T, rtol=0, atol=1e-14)
+
+
+def test_labels_known_leave_nothing_missing():
+    # one component: every label is known and the observed information is EM's alone
+    x = torch.tensor(np.random.default_rng(2).normal(size=(500, 2)))
+    mean, cov = x.mean(0), torch.cov(x.T, correction=0)
+    at_best = GaussianMixture(torch.ones(1, dtype=F64), mean[None], cov[None])
+    y, log_f = at_best.whiten(x)
+    g, _, H = information(at_best, y, torch.ones_like(log_f))
+    assert g.abs().max() < 1e-12
+    exact = torch.diag(torch.tensor([1.0, 1.0, 0.5, 1.0, 0.5], dtype=F64))
+    torch.testing.assert_close(H, exact, rtol=0, atol=1e-12)
+
+
+def overlapping(n=4000):
+    rng = np.random.default_rng(5)
+    means = torch.tensor([[0.0, 0.0], [0.8, 0.0], [6.0, 0.0], [0.0, 6.0]], dtype=F64)
+    eye = torch.eye(2, dtype=F64).repeat(4, 1, 1)
+    truth = GaussianMixture(torch.full((4,), 0.25, dtype=F64), means, eye)
+    off = torch.tensor(rng.normal(size=(4, 2))) * 0.3
+    return truth.sample(n, seed=6), replace(truth, means=means + off)
+
+
+def test_near_overlap_the_hybrid_ends_by_newton_steps():
+    x, start = overlapping()
+    fit = fit_mixture(x, start, tol=1e-13)
+    assert fit.converged
+    slow = em_fit(x, fit.mixture, steps=300, tol=-np.inf)
+    # a stationary point: EM finds nothing above it
+    assert abs(slow.log_likelihood[-1] - fit.log_likelihood[-1]) < 1e-10
+    gaps = fit.log_likelihood[-1] - np.array(fit.log_likelihood[:-1])
+    # each step squares the gap: a handful from 1e-6 to rounding; the Fisher matrix,
+    # which differs from the Hessian on a sample, takes more than a hundred
+    assert ((gaps < 1e-6) & (gaps > 0)).sum() <= 4
+    alone = em_fit(x, start, steps=300, tol=0.0, target=fit.log_likelihood[-1] - 1e-6)
+    assert not alone.converged
+    assert fit.iterations < 150
+
+
+def test_the_hybrid_is_em_where_em_is_fast():
+    x, start = problem()
+    apart = replace(start, means=4 * start.means)
+    x = GaussianMixture(apart.weights, apart.means, apart.covariances).sample(2000, 1)
+    one, two = em_fit(x, apart, tol=1e-8), fit_mixture(x, apart, tol=1e-8)
+    assert one.log_likelihood == two.log_likelihood
+    stopped = em_fit(*overlapping(), rate=0.5, tol=0.0)
+    assert stopped.iterations < 30
+    gains = np.diff(stopped.log_likelihood)
+    assert gains[-1] > 0.5 * gains[-2]
+    assert (gains[1:-1] <= 0.5 * gains[:-2]).all()
 
 
 def test_targets_and_budgets_stop_the_fits():
     x, start = problem()
     best = em_fit(x, start, steps=500, tol=1e-12).log_likelihood[-1]
-    for fit in (em_fit, natural_fit):
+    for fit in (em_fit, natural_fit, fit_mixture):
         run = fit(x, start, target=best - 1e-3, steps=400, tol=0.0)
         assert run.converged
         assert run.log_likelihood[-1] >= best - 1e-3
         assert not fit(x, start, steps=2, tol=0.0).converged
 
 
-@pytest.mark.parametrize("fit", [em_fit, natural_fit])
+@pytest.mark.parametrize("fit", [em_fit, natural_fit, fit_mixture])
 def test_bad_data(fit):
     x, start = problem(50)
     for bad, message in (
@@ -149,6 +221,8 @@ def test_bad_mixtures():
     x, start = problem(50)
     with pytest.raises(ValueError, match="covariance"):
         em_fit(x, start, covariance="diag")
+    with pytest.raises(ValueError, match="metric"):
+        natural_fit(x, start, metric="newton")
     with pytest.raises(ValueError, match="positive weights"):
         natural_fit(
             x,

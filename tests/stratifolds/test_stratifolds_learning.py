@@ -100,6 +100,21 @@ def test_regular_truth_has_half_the_dimension():
     assert abs(curve.fit(multiplicity=1)[0] - 1.0) < 0.01
 
 
+def test_away_from_the_corner_the_multiplicity_is_one():
+    half, log_half = log_axis(0.3, 200)
+    for fixed, swap in ((torch.linspace(0.4, 0.6, 11), False), (half, True)):
+        w = half if swap else fixed.double()
+        mu = torch.linspace(0.8, 1.2, 11, dtype=F64) if swap else half
+        theta = torch.cartesian_prod(w, mu)
+        zero = torch.zeros(len(theta), dtype=F64)
+        K = divergence_from_null(
+            torch.stack([1 - theta[:, 0], theta[:, 0], zero, theta[:, 1]], 1)
+        )
+        mass = log_half[:, None] + 0 * mu if swap else log_half + 0 * w[:, None]
+        curve = evidence_curve(K, mass.flatten(), torch.tensor([1e6], dtype=F64))
+        assert abs(curve.local[0] - 0.5) < 0.01
+
+
 def posterior_a(n, seed):
     x = torch.tensor(np.random.default_rng(seed).standard_normal(n))
     kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64), data=x)
@@ -218,14 +233,15 @@ def test_bad_curves_and_axes():
         )
 
 
+# it says so whenever the gradient is that of all data, a seed is given, or nbeta is set
+@pytest.mark.filterwarnings("ignore:(You are (taking more s|using)|If you're s)")
 @pytest.mark.peer
 def test_devinterp_agrees_on_a_regular_network():
     pytest.importorskip("devinterp", reason="optional peer, not installed")
-    from devinterp.optim import SGLD
+    from devinterp.optim import SGMCMC
     from devinterp.slt.sampler import LLCEstimator, sample
     from torch.utils.data import DataLoader, TensorDataset
 
-    torch.manual_seed(0)
     net = init_(nn.Linear(2, 1).double(), 0)
     x = normal((400, 2), 1)
     y = x @ torch.tensor([[1.0], [-1.0]], dtype=F64) + 0.1 * normal((400, 1), 2)
@@ -234,20 +250,34 @@ def test_devinterp_agrees_on_a_regular_network():
     with torch.no_grad():
         net.weight.copy_(best[None, :2])
         net.bias.copy_(best[2:])
-    beta = 400 / math.log(400)
-    loss = torch.as_tensor(50 * ((net(x) - y) ** 2).mean().item())
-    estimator = LLCEstimator(num_chains=4, num_draws=400, nbeta=beta, init_loss=loss)
-    data = DataLoader(TensorDataset(x, y), batch_size=400)
+
+    def loss(net, batch):  # the batch is a blank: the gradient is that of all data
+        return 50 * ((net(x) - y) ** 2).mean()
+
+    nbeta, lr, chains, draws = 400 / math.log(400), 2e-4, 4, 200
+    base = loss(net, None).detach()
+    estimator = LLCEstimator(chains, draws, init_loss=base, nbeta=nbeta)
     sample(
         net,
-        data,
+        DataLoader(TensorDataset(torch.zeros(2)), batch_size=2),
         callbacks=[estimator],
-        num_chains=4,
-        num_draws=400,
+        num_chains=chains,
+        num_draws=draws,
+        num_burnin_steps=draws,
+        init_loss=base,
         seed=0,
-        evaluate=lambda m, batch: 50 * ((m(batch[0]) - batch[1]) ** 2).mean(),
-        sampling_method=SGLD,
+        evaluate=loss,
+        sampling_method=SGMCMC.sgld,
+        optimizer_kwargs={"lr": lr, "nbeta": nbeta},
         verbose=False,
-        sampling_method_kwargs={"lr": 1e-4, "nbeta": beta, "localization": 0.0},
     )
-    assert abs(float(estimator.get_results()["llc/mean"]) - 1.5) < 0.5
+    # p/2 = 3/2 for small steps. On a quadratic with curvatures k the unadjusted chain
+    # is an autoregression: each coordinate gives f/2 with f = 1/(1 - lr k/4)
+    k = nbeta * 100 * torch.linalg.eigvalsh(X.T @ X / 400)
+    f, rho = 1 / (1 - lr * k / 4), 1 - lr * k / 2
+    exact = float(f.sum() / 2)
+    variance = (f**2 / 2 * (1 + rho**2) / (1 - rho**2)).sum() / (chains * draws)
+    error = float(variance.sqrt())
+    assert 2.0 < exact < 2.5
+    assert error < 0.15
+    assert abs(estimator.get_results()["llc/mean"] - exact) < 3 * error
