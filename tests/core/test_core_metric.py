@@ -305,6 +305,7 @@ def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
 
     x, delta = normal((2, 5, 3, 4), 0), normal((5, 2, 2, 3, 6), 1)
     block = LayerBlock(x, delta, slice(0, 48), slice(48, 60))
+    monkeypatch.setattr(rows_of_core, "CHUNK", 96)  # several pieces of each
     grams = []
     for choice in (True, False):
         monkeypatch.setattr(rows_of_core, "by_positions", lambda *_, c=choice: c)
