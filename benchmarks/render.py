@@ -169,7 +169,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _quantity(value: float | None, unit: str, timing: dict | None = None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return ""
     if unit != "s":
         return f"{value:.3g} {unit}"

@@ -227,6 +227,7 @@ def _run_one(
     running: set[subprocess.Popen[str]],
 ) -> Outcome:
     """Execute in a worker process; stage on success, keep the partial on failure."""
+    settings = replace(settings, device=notebook.device(settings.device))
     try:
         folder = build_folder(notebook.root, settings.profile)
         work = folder / "work" / notebook.name
@@ -327,13 +328,12 @@ def _stage(notebook: Notebook, executed: Path, key: str, settings: Settings) -> 
     nb = nbformat.read(executed, as_version=4)
     path = staged_path(notebook, settings.profile)
     page = staged(nb, f"chapters/{notebook.name}.md")
-    device = notebook.device(settings.device)
-    page.metadata["geolib"] |= {"profile": settings.profile, "device": device}
-    if device == "cuda":
-        page.metadata["geolib"]["hardware"] = hardware(device)
+    page.metadata["geolib"] |= {"profile": settings.profile, "device": settings.device}
+    if settings.device == "cuda":
+        page.metadata["geolib"]["hardware"] = hardware(settings.device)
     text = nbformat.writes(page) + "\n"
     write_whole(path, text)
-    if settings.profile == "small" and device == "cpu":
+    if settings.profile == "small" and settings.device == "cpu":
         write_whole(path.with_suffix(".reference"), pair_text(nb))
     record = {"key": key, "content": digest(text.encode())}
     write_whole(path.with_suffix(".key.json"), json.dumps(record))
