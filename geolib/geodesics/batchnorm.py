@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from geolib.geodesics.checks import check_inputs
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -84,7 +86,7 @@ def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
     evaluation mode. Returns the module.
 
     Raises:
-        ValueError: fewer than two inputs.
+        ValueError: fewer than two inputs, or non-finite ones.
 
     Cost: one forward pass over `x`.
 
@@ -96,6 +98,7 @@ def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
         >>> net.running_mean.item()
         2.0
     """
+    check_inputs(x)
     if len(x) < 2:
         raise ValueError(f"x: expected at least two inputs, got {len(x)}")
     norms = [m for m in module.modules() if isinstance(m, NORMS)]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.geodesics.checks import check_positive
 from geolib.geodesics.path import Basis, LegendreBasis, Path, SineBasis, check_ends
 from geolib.geodesics.space import Space
 
@@ -23,7 +24,9 @@ class Geodesic:
     Attributes:
         path: the curve.
         energies: energy at each step (on that step's inputs and times).
-        passes: gradient evaluations times inputs: the compute that was paid.
+        passes: gradient evaluations times inputs that the search paid. The check of
+            `stationarity` after it is a report on the result, like a score on test
+            data, and is not counted.
         stationarity: length of the energy's gradient at the end over that at the
             start, both on all inputs and the same fine grid.
         converged: whether `stationarity` is below the asked tolerance.
@@ -62,13 +65,9 @@ def difference_energy(
         >>> difference_energy(cylinder(), w, torch.tensor([0.0, 1.0])).item()
         4.5
     """
-    return _energy(space(points, rows), points, times, space.ridge)
-
-
-def _energy(phi: Tensor, points: Tensor, times: Tensor, ridge: float) -> Tensor:
-    square = phi.diff(dim=0).flatten(1).square().sum(1)
-    if ridge:
-        square = square + ridge * points.diff(dim=0).square().sum(1)
+    square = space(points, rows).diff(dim=0).flatten(1).square().sum(1)
+    if space.ridge:
+        square = square + space.ridge * points.diff(dim=0).square().sum(1)
     return 0.5 * (square / times.diff()).sum()
 
 
@@ -95,7 +94,8 @@ def geodesic(
               W(t) = (1-t)a + tb + \sum_k \beta_k(t)\,c_k
 
     `adam`, for networks: each step draws a batch of inputs and, with `jitter`, new
-    times :math:`t_i = (i + u_i)/n`, so that no point of the curve stays unseen.
+    times :math:`t_i = (i + u_i)/n`, :math:`|u_i| \le \frac12`, so that the curve cannot
+    be good at fixed knots and bad between them.
     `lbfgs`, for surfaces and small smooth networks: Gauss quadrature of the speed,
     no randomness, machine precision.
 
@@ -113,7 +113,8 @@ def geodesic(
         ValueError: ends that no path can join (other sizes, equal, NaN), or options
             out of range.
 
-    Cost: steps * (segments - 1) * batch passes for `adam`.
+    Cost: steps * (segments - 1) * batch + 2 * inputs passes for `adam`; with
+    `checkpoint` half as many forward passes more.
 
     Source: own derivation; sine basis and jitter against "knot cheating".
 
@@ -125,24 +126,35 @@ def geodesic(
         True
     """
     check_ends(a, b, distinct=True)
-    _check_options(segments, steps, batch, lr, optimizer)
+    check_positive(steps=steps, batch=batch, lr=lr, tol=tol)
+    if segments < 2:
+        raise ValueError(f"segments: expected at least 2, got {segments}")
+    if optimizer not in ("adam", "lbfgs"):
+        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
     if basis is None:
         basis = SineBasis(4) if optimizer == "adam" else LegendreBasis(16)
     if start is None:
         start = torch.zeros(basis.size, a.numel(), dtype=a.dtype, device=a.device)
     path = Path(a, b, basis, start.clone())
     straight = Path(a, b, basis, torch.zeros_like(start))
-    before = _stationary_norm(space, straight, segments, optimizer)
     if optimizer == "lbfgs":
         path, energies, passes = _lbfgs(space, path, NODES * segments, steps)
+
+        def norm(curve: Path) -> float:
+            return _smooth_norm(space, curve, segments)
     else:
         search = _Search(space, path, segments, jitter, batch, seed, checkpoint)
         path, energies, passes = search.run(steps, lr)
-    if not bool(torch.isfinite(path.control).all()):  # type: ignore[arg-type]
+
+        def norm(curve: Path) -> float:
+            return _stationary_norm(search, curve)
+
+    bends = _bends(path)[1].detach()
+    if not bool(torch.isfinite(bends).all()):
         message = "the energy left the finite numbers; lower lr"
         dead = replace(path, control=start, converged=False)
         return Geodesic(dead, energies, passes, math.inf, False, message)
-    after = _stationary_norm(space, path, segments, optimizer)
+    before, after = norm(straight), norm(path)
     ratio = after / before if before > 0 else 0.0
     # a curve that is already a geodesic starts with a zero gradient
     converged = ratio <= tol or after <= 1e-9
@@ -150,21 +162,8 @@ def geodesic(
         f"gradient fell to {ratio:.1e} of that of the straight line "
         f"({'within' if converged else 'above'} the asked {tol:g})"
     )
-    path = replace(path, converged=converged)
+    path = replace(path, control=bends, converged=converged)
     return Geodesic(path, energies, passes, ratio, converged, message)
-
-
-def _check_options(
-    segments: int, steps: int, batch: int, lr: float, optimizer: str
-) -> None:
-    if segments < 2:
-        raise ValueError(f"segments: expected at least 2, got {segments}")
-    if steps < 1 or batch < 1:
-        raise ValueError(f"steps, batch: expected at least 1, got {steps}, {batch}")
-    if not lr > 0:
-        raise ValueError(f"lr: expected a positive number, got {lr}")
-    if optimizer not in ("adam", "lbfgs"):
-        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
 
 
 class _Search:
@@ -182,19 +181,18 @@ class _Search:
                 self.ends = torch.cat([space.embedded(w[None]) for w in pair])
 
     def run(self, steps: int, lr: float) -> tuple[Path, list[float], int]:
-        control = self.path.control.detach().clone().requires_grad_(True)
+        curve, control = _with_leaf(self.path)  # the curve moves with its bends
         adam = torch.optim.Adam([control], lr=lr)
         energies = []
         for step in range(steps):
             adam.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-            adam.zero_grad()
-            energies.append(self.gradient(control, *self.draw()))
+            value, control.grad = self.gradient(curve, *self.draw())
+            energies.append(value)
             adam.step()
-        path = replace(self.path, control=control.detach())
         passes = steps * (self.segments - 1) * self.batch
-        if self.ends is None:
-            passes += steps * 2 * self.batch
-        return path, energies, passes
+        # outputs of the ends: once for all inputs, or for each batch anew
+        passes += 2 * (steps * self.batch if self.ends is None else self.space.size)
+        return curve, energies, passes
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """Times (segments + 1,) and rows (batch,) of one step."""
@@ -208,46 +206,61 @@ class _Search:
             rows = torch.from_numpy(pick).to(a.device)
         return torch.from_numpy(t).to(a), rows
 
-    def gradient(self, control: Tensor, t: Tensor, rows: Tensor | None) -> float:
-        """Add the energy's gradient to `control.grad` and return the energy."""
-        inner = t[1:-1]
-        bends = self.path.basis.values(inner)
-        line = self.path.a + inner[:, None] * (self.path.b - self.path.a)
+    def gradient(
+        self, path: Path, t: Tensor, rows: Tensor | None
+    ) -> tuple[float, Tensor]:
+        """The energy of a path with a leaf of bends, and the gradient in them (m, p)."""
+        ends = self.end_outputs(rows)
+        basis, control = _bends(path)
+        ridge, total = self.ridge_part(control.detach(), t)
         if not self.checkpoint:
-            points = line + bends @ control
-            energy = self.energy(self.map_inner(points, rows), points, t, rows)
-            energy.backward()
-            return energy.item()
-        points = (line + bends @ control.detach()).requires_grad_(True)
+            phi = self.space(path(t[1:-1]), rows)
+            energy = _output_energy(phi, ends, t)
+            total += torch.autograd.grad(energy, control)[0]
+            return energy.item() + ridge, total
         with torch.no_grad():
-            phi = torch.cat([self.map_inner(p[None], rows) for p in points])
-        phi.requires_grad_(True)
-        energy = self.energy(phi, points, t, rows)
-        to_phi, to_points = torch.autograd.grad(
-            energy, (phi, points), allow_unused=True
-        )
-        total = torch.zeros_like(line) if to_points is None else to_points
-        for k, point in enumerate(points.detach()):
-            leaf = point[None].requires_grad_(True)
-            out = self.map_inner(leaf, rows)
-            total[k] += torch.autograd.grad(out, leaf, to_phi[k : k + 1])[0][0]
-        control.grad = bends.T @ total
-        return energy.item()
+            phi = torch.cat([self.space(path(s[None]), rows) for s in t[1:-1]])
+        energy = _output_energy(phi.requires_grad_(True), ends, t)
+        (to_phi,) = torch.autograd.grad(energy, phi)
+        for s, direction in zip(t[1:-1].split(1), to_phi.split(1), strict=True):
+            point = path(s).detach().requires_grad_(True)
+            out = self.space(point, rows)
+            (to_point,) = torch.autograd.grad(out, point, direction)
+            for row, bend in zip(total, basis.values(s)[0], strict=True):
+                row.add_(to_point[0], alpha=bend.item())  # no copy of all rows
+        return energy.item() + ridge, total
 
-    def map_inner(self, points: Tensor, rows: Tensor | None) -> Tensor:
-        return self.space(points, rows)
+    def ridge_part(self, control: Tensor, t: Tensor) -> tuple[float, Tensor]:
+        r"""Energy in weight space, in closed form, and its gradient.
 
-    def energy(self, phi: Tensor, points: Tensor, t: Tensor, rows) -> Tensor:
-        a, b = self.path.a[None], self.path.b[None]
-        if self.ends is not None:
-            ends = self.ends if rows is None else self.ends[:, rows]
-            ends = ends.flatten(1) / math.sqrt(ends.shape[1])
-            first, last = ends[:1], ends[1:]
-        else:
+        With :math:`M = \sum_i \Delta\beta_i \Delta\beta_i^T / \Delta t_i` it is
+        :math:`\frac\lambda2 (|b-a|^2 + \langle c, M c\rangle)`: the bends vanish at
+        both ends, so they do not meet the straight line. No point is formed.
+        """
+        ridge = self.space.ridge
+        if not ridge:
+            return 0.0, torch.zeros_like(control)
+        steps = self.path.basis.values(t).diff(dim=0)
+        grad = ridge * (steps.T @ (steps / t.diff()[:, None])) @ control
+        line = (self.path.b - self.path.a).square().sum().item()
+        bend = torch.linalg.vecdot(grad.flatten(), control.flatten()).item()
+        return 0.5 * (ridge * line + bend), grad
+
+    def end_outputs(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Embedded outputs of both ends on the rows, each of shape (1, n c)."""
+        if self.ends is None:
             with torch.no_grad():
-                first, last = self.space(a, rows), self.space(b, rows)
-        weights = torch.cat([a, points, b])
-        return _energy(torch.cat([first, phi, last]), weights, t, self.space.ridge)
+                a, b = self.path.a[None], self.path.b[None]
+                return self.space(a, rows), self.space(b, rows)
+        ends = self.ends if rows is None else self.ends[:, rows]
+        flat = ends.flatten(1) / math.sqrt(ends.shape[1])
+        return flat[:1], flat[1:]
+
+
+def _output_energy(phi: Tensor, ends: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
+    """Energy of the outputs at all times, shape (), without the ridge."""
+    joined = torch.cat([ends[0], phi.flatten(1), ends[1]])
+    return 0.5 * (joined.diff(dim=0).square().sum(1) / t.diff()).sum()
 
 
 def _quadrature(space, path: Path, nodes: int) -> Tensor:
@@ -260,7 +273,7 @@ def _quadrature(space, path: Path, nodes: int) -> Tensor:
 
 def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float], int]:
     """Deterministic minimisation of the quadrature."""
-    control = path.control.detach().clone().requires_grad_(True)  # type: ignore[union-attr]
+    curve, control = _with_leaf(path)
     solver = torch.optim.LBFGS(
         [control],
         max_iter=steps,
@@ -273,26 +286,40 @@ def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float]
 
     def closure() -> Tensor:
         solver.zero_grad()
-        energy = _quadrature(space, replace(path, control=control), nodes)
+        energy = _quadrature(space, curve, nodes)
         energy.backward()
         energies.append(energy.item())
         return energy
 
     solver.step(closure)
-    found = replace(path, control=control.detach())
-    return found, energies, len(energies) * nodes * space.size
+    return curve, energies, len(energies) * nodes * space.size
 
 
-def _stationary_norm(space: Space, path: Path, segments: int, optimizer: str) -> float:
+def _stationary_norm(search: _Search, path: Path) -> float:
     """Norm of the energy's gradient in the coefficients, on a fixed fine grid."""
-    control = path.control.detach().clone().requires_grad_(True)  # type: ignore[union-attr]
-    curve = replace(path, control=control)
-    if optimizer == "lbfgs":
-        energy = _quadrature(space, curve, NODES * segments)
-    else:
-        rows = None
-        if space.size > STATUS_INPUTS:  # evenly spread over the inputs
-            rows = torch.linspace(0, space.size - 1, STATUS_INPUTS).long()
-        t = curve.times(4 * segments + 1)
-        energy = difference_energy(space, curve(t), t, rows)
+    space, rows = search.space, None
+    if space.size > STATUS_INPUTS:  # evenly spread over the inputs
+        rows = torch.linspace(0, space.size - 1, STATUS_INPUTS).long()
+    pieces = max(min(4 * search.segments, 16), 2 * search.segments)
+    t = path.times(pieces + 1)
+    return search.gradient(_with_leaf(path)[0], t, rows)[1].norm().item()
+
+
+def _smooth_norm(space: Space, path: Path, segments: int) -> float:
+    """The same for the quadrature."""
+    curve, control = _with_leaf(path)
+    energy = _quadrature(space, curve, NODES * segments)
     return torch.autograd.grad(energy, control)[0].norm().item()
+
+
+def _bends(path: Path) -> tuple[Basis, Tensor]:
+    """Basis and coefficients of a path that is searched: it has both."""
+    assert path.basis is not None
+    assert path.control is not None
+    return path.basis, path.control
+
+
+def _with_leaf(path: Path) -> tuple[Path, Tensor]:
+    """The same path with a copy of its bends that gradients can be taken in."""
+    control = _bends(path)[1].detach().clone().requires_grad_(True)
+    return replace(path, control=control), control

@@ -15,6 +15,7 @@ from geolib.geodesics.batchnorm import (
     with_batch_statistics,
 )
 from geolib.geodesics.bvp import Geodesic, geodesic
+from geolib.geodesics.checks import check_inputs, same_architecture
 from geolib.geodesics.curves import trained_curve
 from geolib.geodesics.measures import Profile, profile
 from geolib.geodesics.path import Path, check_ends
@@ -46,7 +47,9 @@ class Connection:
     message: str
 
     def module(self, t: float) -> nn.Module:
-        """The network at time t, its BatchNorm statistics re-estimated on `x`."""
+        """The network at time t in [0, 1], BatchNorm re-estimated on `x`."""
+        if not 0 <= t <= 1:
+            raise ValueError(f"t: expected a time in [0, 1], got {t!r}")
         time = torch.tensor([float(t)]).to(self.path.a)
         return self._at(self.path(time)[0])
 
@@ -96,8 +99,9 @@ def connect(
         options: of `geodesic` or `trained_curve`.
 
     Raises:
-        ValueError: modules of different architectures, equal or non-finite weights,
-            BatchNorm in training mode, an unknown method, `curve` without labels.
+        ValueError: modules of different architectures, equal or non-finite weights or
+            data, data of another shape than the networks take, BatchNorm in training
+            mode, an unknown method, `curve` without labels.
 
     Source: Raghavan and Thomson 2021 (geodesics); Garipov et al. 2018 (curves);
         Ainsworth et al. 2023 (alignment).
@@ -112,6 +116,9 @@ def connect(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     same_architecture(a, b)
+    check_inputs(data, "data")
+    if method == "line" and options:
+        raise ValueError(f"options: a straight line has none, got {sorted(options)}")
     normed = has_batch_norm(a)
     Realization(a), Realization(b)  # refuses BatchNorm in training mode
     if align:
@@ -123,6 +130,7 @@ def connect(
     w_a = R.theta0
     w_b = Realization(with_batch_statistics(b) if normed else b).theta0
     check_ends(w_a, w_b, distinct=True)
+    _check_shape(R, data)
     if method == "line":
         found = Geodesic(Path(w_a, w_b), [], 0, 1.0, True, "a straight line")
     elif method == "curve":
@@ -143,25 +151,12 @@ def connect(
     )
 
 
-def same_architecture(a: nn.Module, b: nn.Module) -> None:
-    """Refuse two modules whose parameters differ in name or shape.
-
-    Examples:
-        >>> same_architecture(nn.Linear(2, 3), nn.Linear(2, 4))
-        Traceback (most recent call last):
-        ...
-        ValueError: b: parameter 'weight' is (4, 2) but (3, 2) in a; ...
-    """
-    ours = {n: tuple(p.shape) for n, p in a.named_parameters()}
-    theirs = {n: tuple(p.shape) for n, p in b.named_parameters()}
-    for name in ours.keys() ^ theirs.keys():
+def _check_shape(R: Realization, data: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            R(R.theta0, data[:2])
+    except RuntimeError as error:
         raise ValueError(
-            f"b: parameter {name!r} is in only one of the two networks; they must "
-            "have one architecture"
-        )
-    for name, shape in ours.items():
-        if theirs[name] != shape:
-            raise ValueError(
-                f"b: parameter {name!r} is {theirs[name]} but {shape} in a; the two "
-                "networks must have one architecture"
-            )
+            f"data: the networks do not take inputs of shape {tuple(data.shape[1:])}: "
+            f"{error}"
+        ) from error

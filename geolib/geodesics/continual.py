@@ -103,6 +103,8 @@ def learn_sequence(
     _check(tasks, method, scenario, memory, passes)
     R = Realization(module)
     w = R.theta0.clone() if w is None else w.clone()
+    if not bool(torch.isfinite(w).all()):
+        raise ValueError("module: expected finite weights, got NaN or inf")
     classes = R(w, tasks[0].x[:1]).shape[1]
     for task in tasks:
         if max(task.classes) >= classes:

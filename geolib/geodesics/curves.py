@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics.bvp import Geodesic
+from geolib.geodesics.checks import check_inputs, check_labels, check_positive
 from geolib.geodesics.path import Basis, BezierBasis, Path, check_ends
-from geolib.geodesics.train import batches, check_labels, cosine
+from geolib.geodesics.train import batches, cosine
 
 
 def trained_curve(
@@ -36,7 +37,8 @@ def trained_curve(
         basis: the Bezier curve with one control point by default.
 
     Raises:
-        ValueError: ends that no path can join, or labels the network has no output for.
+        ValueError: ends that no path can join, labels the network has no output for,
+            non-finite inputs, or options out of range.
 
     Cost: steps * batch passes.
 
@@ -51,7 +53,9 @@ def trained_curve(
         20
     """
     check_ends(a, b, distinct=True)
-    check_labels(R(a, x[:1]).shape[1], y)
+    check_inputs(x)
+    check_labels(R(a, x[:1]).shape[1], y, len(x))
+    check_positive(steps=steps, batch=batch, lr=lr)
     basis = BezierBasis(1) if basis is None else basis
     control = torch.zeros(basis.size, a.numel(), dtype=a.dtype, device=a.device)
     control.requires_grad_(True)
@@ -69,6 +73,9 @@ def trained_curve(
         losses.append(loss.item())
     tail = sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10)
     good = bool(np.isfinite(tail)) and tail <= losses[0]
-    path = replace(curve, control=control.detach(), converged=good)
     message = f"mean loss {tail:.2e} over the last tenth of the steps"
+    if not bool(torch.isfinite(control).all()):
+        control, good = torch.zeros_like(control), False
+        message = "the loss left the finite numbers; this is the straight line"
+    path = replace(curve, control=control.detach(), converged=good)
     return Geodesic(path, losses, steps * min(batch, len(x)), tail, good, message)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geolib.geodesics.checks import check_inputs
+
 SPACES = ("raw", "logit", "prob", "sphere")
 
 
@@ -23,7 +25,7 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
         space: one of `SPACES`.
 
     Raises:
-        ValueError: an unknown space.
+        ValueError: an unknown space, or classes asked for where there is one output.
 
     Source: Amari and Nagaoka 2000, section 2.5 (the square-root embedding).
 
@@ -32,6 +34,11 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
         >>> round(embed(z, "sphere").norm().item(), 12)
         2.0
     """
+    if space in SPACES[1:] and outputs.shape[-1] < 2:
+        raise ValueError(
+            f"space: {space!r} compares classes, but the network has one output; "
+            "use 'raw'"
+        )
     if space == "sphere":  # through the logarithm: no root of an underflowed p
         return 2 * torch.exp(torch.log_softmax(outputs, -1) / 2)
     if space == "logit":
@@ -107,7 +114,7 @@ def noise_like(x: Tensor, count: int, seed: int = 0) -> Tensor:
     The metric needs inputs but no labels; where no data may be kept, noise will do.
 
     Raises:
-        ValueError: fewer than one sample asked for.
+        ValueError: fewer than one sample asked for, or non-finite inputs.
 
     Examples:
         >>> noise_like(torch.zeros(5, 2), 3).shape
@@ -115,6 +122,7 @@ def noise_like(x: Tensor, count: int, seed: int = 0) -> Tensor:
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
+    check_inputs(x)
     draw = np.random.default_rng(seed).standard_normal((count, *x.shape[1:]))
     noise = torch.from_numpy(draw).to(x)
     return x.mean(0) + x.std(0, correction=0) * noise

@@ -17,7 +17,8 @@ def check_level(level: float) -> None:
         ...
         ValueError: level: expected a share of zeros in [0, 1), got 1.0
     """
-    if isinstance(level, bool) or not 0 <= level < 1:
+    number = isinstance(level, (int, float)) and not isinstance(level, bool)
+    if not number or not 0 <= level < 1:
         raise ValueError(f"level: expected a share of zeros in [0, 1), got {level!r}")
 
 

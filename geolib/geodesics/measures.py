@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geolib.geodesics.checks import check_labels
 from geolib.geodesics.embedding import angle_length
 from geolib.geodesics.path import Path
 from geolib.geodesics.space import FunctionSpace, Space
@@ -149,7 +150,8 @@ def profile(
         labels: classes, shape (n,).
 
     Raises:
-        ValueError: a grid that is even (it would miss the middle) or below 3.
+        ValueError: a grid that is even (it would miss the middle) or below 3, labels
+            that do not fit the outputs, or outputs that are not finite.
 
     Examples:
         >>> line = Path(torch.tensor([-1.0]), torch.tensor([1.0]))
@@ -160,9 +162,14 @@ def profile(
     if grid < 3 or grid % 2 == 0:
         raise ValueError(f"grid: expected an odd number, at least 3, got {grid}")
     t = path.times(grid)
-    loss, accuracy = [], []
+    loss: list[Tensor] = []
+    accuracy: list[Tensor] = []
     for s in t:
         z = logits(path(s[None])[0])
+        if not loss:
+            check_labels(z.shape[1], labels, len(z))
+        if not bool(torch.isfinite(z).all()):
+            raise ValueError(f"logits: not finite at time {s.item():.3g} of the path")
         loss.append(F.cross_entropy(z, labels))
         accuracy.append((z.argmax(1) == labels).to(z).mean())
     return Profile(t, torch.stack(loss), torch.stack(accuracy))

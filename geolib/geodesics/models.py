@@ -27,10 +27,15 @@ def mlp(
 ) -> nn.Sequential:
     """A fully connected network that flattens its input.
 
+    Raises:
+        ValueError: fewer than two widths, or one below 1.
+
     Examples:
         >>> mlp([64, 32, 10])(torch.zeros(1, 64, dtype=torch.float64)).shape
         torch.Size([1, 10])
     """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes: expected two or more positive widths, got {sizes}")
     layers: list[nn.Module] = [nn.Flatten()]
     for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(fan_in, fan_out, dtype=dtype)]

@@ -179,8 +179,8 @@ class Path:
         converged: False on a path whose search did not settle; drawn dashed.
 
     Raises:
-        ValueError: ends of different sizes, non-finite weights, or a control of the
-            wrong shape.
+        ValueError: ends of different sizes or types, non-finite weights or bends, or a
+            control of the wrong shape.
 
     Examples:
         >>> line = Path(torch.zeros(2), torch.ones(2))
@@ -200,10 +200,13 @@ class Path:
             raise ValueError("control: a basis and its coefficients come together")
         if self.basis is not None and self.control is not None:
             shape = (self.basis.size, self.a.numel())
-            if tuple(self.control.shape) != shape:
+            if tuple(self.control.shape) != shape or not shape[0]:
                 raise ValueError(
-                    f"control: expected shape {shape}, got {tuple(self.control.shape)}"
+                    f"control: expected shape {shape} with at least one bend, got "
+                    f"{tuple(self.control.shape)}"
                 )
+            if not bool(torch.isfinite(self.control).all()):
+                raise ValueError("control: expected finite bends, got NaN or inf")
 
     def times(self, count: int) -> Tensor:
         """`count` equidistant times from 0 to 1, on the path's device."""
@@ -264,6 +267,10 @@ def check_ends(a: Tensor, b: Tensor, *, distinct: bool = False) -> None:
         raise ValueError(
             f"b: expected a flat weight vector of {tuple(a.shape)} like a, got "
             f"{tuple(b.shape)}; are the two networks of one architecture?"
+        )
+    if a.dtype != b.dtype or a.device != b.device:
+        raise ValueError(
+            f"b: expected {a.dtype} on {a.device} like a, got {b.dtype} on {b.device}"
         )
     for name, w in (("a", a), ("b", b)):
         bad = int((~torch.isfinite(w)).sum())

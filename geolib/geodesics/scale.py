@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
 from geolib.geodesics import checkpoint
+from geolib.geodesics.checks import check_inputs, check_labels
 from geolib.geodesics.connect import connect
 from geolib.geodesics.models import vgg
 from geolib.geodesics.pruning import METHODS as PRUNERS
-from geolib.geodesics.train import Table, accuracy, check_labels, cosine
+from geolib.geodesics.train import Table, accuracy, cosine
 
 
 def train_module(
@@ -53,7 +54,8 @@ def train_module(
     """
     module.eval()
     with torch.no_grad():
-        check_labels(module(data.x[:2]).shape[1], data.y)
+        check_inputs(data.x)
+        check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
     adam = torch.optim.Adam(module.parameters(), lr=lr)
     size = sum(p.numel() for p in module.parameters())
     run = {"seed": seed, "steps": steps, "batch": batch, "lr": lr, "size": size}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solvers import conjugate_gradient
 from geolib.geodesics.batchnorm import BatchStatistics
+from geolib.geodesics.checks import check_inputs
 from geolib.geodesics.embedding import Embedded, embed
 
 with warnings.catch_warnings():  # torch scripts its forward-mode rules on first use
@@ -66,10 +67,7 @@ class FunctionSpace:
         space: str = "sphere",
         ridge: float = 1e-4,
     ) -> None:
-        if len(x) == 0:
-            raise ValueError("x: expected at least one input, got none")
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            raise ValueError("x: expected finite inputs, got NaN or inf")
+        check_inputs(x)
         if not ridge >= 0:
             raise ValueError(f"ridge: expected a number >= 0, got {ridge}")
         embed(torch.zeros(1, 2), space)  # names an unknown space at once

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from geolib.core import Realization
 from geolib.core.solvers import conjugate_gradient
 from geolib.geodesics.embedding import Embedded, embed
-from geolib.geodesics.masks import cubic_level, magnitude_mask, matrices
+from geolib.geodesics.masks import check_level, cubic_level, magnitude_mask, matrices
 from geolib.geodesics.train import Meter, batches
 
 
@@ -55,6 +55,7 @@ def sparse_path(
     choose: Chooser | None = None,
     y: Tensor | None = None,
     pull: float = 0.0,
+    trace: bool = True,
 ) -> Sparse:
     r"""Walk to a sparse subspace along which the function moves as little as it can.
 
@@ -73,12 +74,19 @@ def sparse_path(
         cg: most conjugate-gradient steps of a solve; stopping early damps further.
         choose: maps (weights, level, rows) to a mask; magnitudes by default.
         y, pull: with labels, move the reference this part of the way to them.
+        trace: keep the weights after each step; without it memory is that of a few
+            networks, whatever the number of steps.
+
+    Raises:
+        ValueError: a level outside [0, 1).
+        RuntimeError: the outputs are not finite.
 
     Cost: steps * (cg + 2) * batch passes.
 
     Source: Raghavan and Thomson 2021 (the idea of paths toward sparse subspaces); the
     step is our derivation.
     """
+    check_level(level)
     map_ = Realization(Embedded(R.module, space))
     prunable, meter = matrices(R), Meter()
     with torch.no_grad():
@@ -97,7 +105,7 @@ def sparse_path(
         keep = choose(w, cubic_level(level, step, steps, warm), rows)
         target = reference[rows]
         w = repair(map_, w * keep, keep, x[rows], target, mu, cg, meter)
-        points.append(w)
+        points += [w] if trace else []
         with torch.no_grad():
             gap = map_(w, x[rows]) - target
         drifts.append(gap.square().sum(1).mean().sqrt().item())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.geodesics.checks import check_positive
 from geolib.geodesics.masks import check_level, matrices
 from geolib.geodesics.sparse_path import Sparse, sparse_path
 from geolib.geodesics.structured import (
@@ -88,10 +89,12 @@ def sparsify(
         torch.Size([8, 4])
     """
     check_level(level)
+    check_positive(steps=steps, batch=batch, mu=mu)
     R = Realization(module)
     _check(R, data)
     rows = data[torch.linspace(0, len(data) - 1, min(len(data), 1024)).long()]
     options = {"steps": steps, "batch": batch, "mu": mu, "space": space, "seed": seed}
+    options["trace"] = False
     twin = copy.deepcopy(module)
     if not structured:
         found = sparse_path(R, R.theta0, data, level, **options)  # type: ignore[arg-type]

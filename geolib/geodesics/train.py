@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.data import load
+from geolib.geodesics.checks import check_inputs, check_labels, check_positive
 
 
 @dataclass
@@ -182,7 +183,8 @@ def train(
     """Minimise the cross-entropy by Adam with cosine decay; returns the weights.
 
     Raises:
-        ValueError: a label outside the classes of the network, or NaN inputs.
+        ValueError: a label outside the classes of the network, NaN inputs, or
+            options out of range.
         RuntimeError: the weights left the finite numbers.
 
     Cost: steps * batch passes.
@@ -196,7 +198,9 @@ def train(
         [0, 2]
     """
     w = R.theta0.clone() if w is None else w.clone()
-    check_labels(R(w, x[:1]).shape[1], y)
+    check_inputs(x)
+    check_labels(R(w, x[:1]).shape[1], y, len(x))
+    check_positive(steps=steps, batch=batch, lr=lr)
     adam, meter = Adam(w), meter or Meter()
     for step, rows in enumerate(batches(len(x), batch, steps, seed, x.device)):
 
@@ -209,15 +213,6 @@ def train(
     if not bool(torch.isfinite(w).all()):
         raise RuntimeError("train: the weights are not finite; lower lr")
     return w
-
-
-def check_labels(classes: int, y: Tensor) -> None:
-    """Refuse labels that the network has no output for."""
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"y: expected classes 0 to {classes - 1}, got labels from {low} to {high}"
-        )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geolib.core import Realization
 from geolib.core.solvers import conjugate_gradient
+from geolib.geodesics.checks import check_positive
 from geolib.geodesics.embedding import Embedded
 from geolib.geodesics.path import Path, polygon
 from geolib.geodesics.space import FunctionSpace
@@ -64,7 +65,8 @@ def invariant_walk(
         mu: small is stricter.
 
     Raises:
-        ValueError: an unknown mode, a direction of another size or zero.
+        ValueError: an unknown mode, a direction of another size or zero, non-finite
+            weights, or options out of range.
 
     Cost: steps * (cg + 1) * inputs passes, twice that if `corrected`.
 
@@ -84,6 +86,10 @@ def invariant_walk(
         raise ValueError(
             f"direction: expected a vector other than zero of shape {tuple(w.shape)}"
         )
+    for name, vector in (("w", w), ("direction", direction)):
+        if not bool(torch.isfinite(vector).all()):
+            raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
+    check_positive(steps=steps, size=size, mu=mu, cg=cg)
     map_ = Realization(Embedded(space.realization.module, space.space))
     n, passes = space.size, 0
     start = map_(w, space.x).detach()

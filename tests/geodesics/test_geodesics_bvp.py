@@ -8,20 +8,23 @@ import pytest
 import torch
 from geodesics_cases import digits, smooth, trained, vector
 
+from geolib.core import Realization
 from geolib.geodesics import (
     BezierBasis,
     FunctionSpace,
     HatBasis,
     Path,
     SineBasis,
+    bvp,
     certify,
     difference_energy,
     geodesic,
     lengths,
+    mlp,
     profile,
     trained_curve,
 )
-from geolib.geodesics.measures import calibration_error
+from geolib.geodesics.measures import Profile, calibration_error
 
 
 def pair():
@@ -37,7 +40,7 @@ def barrier(path, R):
 def test_geodesic_removes_the_barrier_and_shortens_the_path():
     R, a, b, S = pair()
     found = geodesic(S, a, b, steps=500, batch=64, tol=0.05)
-    assert found.passes == 500 * 3 * 64
+    assert found.passes == 500 * 3 * 64 + 2 * len(S.x)  # the ends, once
     assert found.converged
     assert found.stationarity < 0.05
     line = barrier(Path(a, b), R)
@@ -74,6 +77,110 @@ def test_checkpoint_takes_the_same_steps(basis):
     lean = geodesic(S, a, b, checkpoint=True, **options)
     assert torch.allclose(plain.path.control, lean.path.control, atol=1e-12)
     assert plain.energies == pytest.approx(lean.energies, rel=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("basis", [SineBasis(3), HatBasis(3)], ids=["sine", "hat"])
+def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
+    # the ridge enters the search in closed form and never as weights of all points
+    _R, a, b, S = pair()
+    S = FunctionSpace(S.realization, S.x[:40], ridge=0.3)
+    control = 0.1 * vector((3, len(a)), 5)
+    search = bvp._Search(S, Path(a, b, basis, control), 4, True, 40, 0, checkpoint)
+    t, rows = search.draw()
+    path, leaf = bvp._with_leaf(search.path)
+    value, grad = search.gradient(path, t, rows)
+    energy = difference_energy(S, path(t), t)
+    (expected,) = torch.autograd.grad(energy, leaf)
+    assert value == pytest.approx(energy.item(), rel=1e-12)
+    assert torch.allclose(grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpoint_keeps_one_network_at_a_time():
+    # numbers that wait for a backward pass, at their peak
+    R, a, b = (Realization(mlp([64, 128, 10], s)) for s in (0, 0, 1))
+    S, a, b = FunctionSpace(R, digits().x[:4]), a.theta0, b.theta0
+
+    def peak(segments, checkpoint):
+        live, highest = {}, 0
+
+        class Kept:
+            def __init__(self, t):
+                self.t, live[id(self)] = t, t.numel()
+
+            def __del__(self):
+                live.pop(id(self), None)
+
+        def pack(t):
+            nonlocal highest
+            kept = Kept(t.detach())
+            highest = max(highest, sum(live.values()))
+            return kept
+
+        path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
+        search = bvp._Search(S, path, segments, True, 4, 0, checkpoint)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda k: k.t):
+            search.gradient(bvp._with_leaf(path)[0], *search.draw())
+        return highest
+
+    assert peak(16, True) <= 1.05 * peak(4, True)
+    assert peak(16, False) > 3 * peak(4, True)
+
+
+def test_times_are_drawn_anew_and_keep_their_order():
+    _R, a, b, S = pair()
+    path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
+    for jitter in (True, False):
+        search = bvp._Search(S, path, 4, jitter, 8, 0, False)
+        draws = torch.stack([search.draw()[0] for _ in range(200)])
+        even = torch.linspace(0, 1, 5, dtype=torch.float64)
+        assert bool((draws.diff(dim=1) > 0).all())
+        assert torch.equal(draws[:, [0, 4]], even[[0, 4]].expand(200, 2))
+        gap = (draws - even)[:, 1:-1].abs()
+        assert gap.max() <= 0.125
+        assert (gap.max() > 0.12) == jitter
+
+
+def test_knot_cheating_does_not_count_as_converged():
+    # at its 16 fixed knots the polygon is nearly at rest; between them it is not
+    _R, a, b, S = pair()
+    S = S.on(S.x[:60])
+    options = {"basis": HatBasis(3), "segments": 4, "jitter": False}
+    found = geodesic(S, a, b, steps=400, batch=60, tol=0.02, **options)
+    search = bvp._Search(S, found.path, 4, False, 60, 0, False)
+    knots = found.path.times(5)
+    line = Path(a, b, HatBasis(3), torch.zeros(3, len(a)).double())
+    at_knots = [
+        search.gradient(bvp._with_leaf(p)[0], knots, None)[1].norm()
+        for p in (line, found.path)
+    ]
+    assert at_knots[1] < 0.01 * at_knots[0]
+    assert found.stationarity > 0.02
+    assert not found.converged
+
+
+def test_distances_of_three_optima():
+    (_, a), (_, b), (_, c) = (trained(s) for s in (0, 1, 2))
+    S = pair()[3]
+
+    def far(p, q):
+        return lengths(S, geodesic(S, p, q, steps=150, batch=64).path).total
+
+    ab, bc, ac = far(a, b), far(b, c), far(a, c)
+    assert far(b, a) == pytest.approx(ab, rel=0.05)
+    assert ac < ab + bc
+    assert ab < ac + bc
+    assert bc < ab + ac
+
+
+def test_more_inputs_never_shorten_a_path():
+    # sums over inputs: n times the squared speed grows with every input
+    _R, a, b, S = pair()
+    path = Path(a, b)
+    sizes = [10, 50, 200]
+    scaled = [n**0.5 * lengths(S.on(S.x[:n]), path, 33).speed for n in sizes]
+    for fewer, more in itertools.pairwise(scaled):
+        assert bool((fewer <= more * (1 + 1e-12)).all())
 
 
 def test_energy_gradient():
@@ -171,6 +278,17 @@ def test_certificate_tightens_to_its_slack():
     assert found.rigorous
     with pytest.raises(ValueError, match="slack"):
         certify(S, path, slack=0.0)
+
+
+def test_barrier_by_hand():
+    # over the line between the end losses, not over the start; never below zero
+    t = torch.linspace(0, 1, 5)
+    up = Profile(t, torch.tensor([1.0, 1.5, 2.0, 2.5, 3.0]), torch.ones(5))
+    assert up.barrier == pytest.approx(0.0, abs=1e-6)
+    hump = dataclasses.replace(up, loss=torch.tensor([1.0, 1.5, 2.7, 2.5, 3.0]))
+    assert hump.barrier == pytest.approx(0.7, abs=1e-6)
+    valley = dataclasses.replace(up, loss=torch.tensor([1.0, 0.5, 0.2, 0.5, 3.0]))
+    assert valley.barrier == 0.0
 
 
 def test_calibration_error_by_hand():

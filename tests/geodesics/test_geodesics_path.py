@@ -64,6 +64,15 @@ def test_legendre_slopes_are_orthonormal():
     assert torch.allclose(gram, torch.eye(5, dtype=torch.float64), atol=1e-6)
 
 
+def test_sine_bends_of_one_size_cost_one_energy():
+    # the slopes are orthogonal and equally long: that is what the factor 1/k buys
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    slopes = SineBasis(4).slopes(t)
+    gram = torch.trapezoid(slopes[:, :, None] * slopes[:, None, :], t, dim=0)
+    half = torch.eye(4, dtype=torch.float64) * torch.pi**2 / 2
+    assert torch.allclose(gram, half, atol=1e-5)
+
+
 def test_bezier_is_the_textbook_curve():
     path = curve(BezierBasis(1))
     middle = (path.a + path.b) / 2 + path.control[0]

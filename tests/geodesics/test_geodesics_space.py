@@ -160,6 +160,8 @@ def test_angle_bound_lies_between_chord_and_length():
     found = lengths(S, Path(w, v))
     assert found.chord <= found.arc <= found.output
     assert found.detour >= 1
+    ends = S(torch.stack([w, v]))
+    assert found.chord == pytest.approx((ends[1] - ends[0]).norm().item(), rel=1e-12)
     p, q = S.embedded(torch.stack([w, v]))
     by_arccos = (2 * torch.arccos(((p * q).sum(1) / 4).clamp(max=1))).square()
     expected = by_arccos.mean().sqrt().item()

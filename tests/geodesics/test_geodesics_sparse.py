@@ -94,6 +94,8 @@ def test_masks_are_chosen_on_the_way():
     assert len(found.points) == 21
     assert torch.equal(found.points[0], w)
     assert torch.equal(found.points[-1], found.weights)
+    lean = sparse_path(R, w, digits().x, 0.95, steps=2, batch=16, trace=False)
+    assert len(lean.points) == 1
 
 
 def test_schedule():

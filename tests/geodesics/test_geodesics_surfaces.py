@@ -135,6 +135,7 @@ def test_geomstats_gives_the_same_distances():
         np.trapz = np.trapezoid
     pytest.importorskip("geomstats", reason="the peer for Riemannian manifolds")
     import geomstats.backend as gs
+    from geomstats.geometry.hypersphere import Hypersphere
     from geomstats.geometry.poincare_half_space import PoincareHalfSpace
     from geomstats.information_geometry.normal import UnivariateNormalDistributions
 
@@ -146,3 +147,7 @@ def test_geomstats_gives_the_same_distances():
     normal = UnivariateNormalDistributions()
     fisher = normal.metric.dist(gs.array(a.numpy()), gs.array(b.numpy()))
     assert length(solve(gaussians(), a, b)) == pytest.approx(float(fisher), abs=1e-6)
+    S, p, q = sphere(), point(0.0, 0.5), point(1.5, 0.5)
+    ends = S(torch.stack([p, q])).numpy()
+    arc = Hypersphere(2).metric.dist(*gs.array(ends))
+    assert length(solve(S, p, q, 12)) == pytest.approx(float(arc), abs=1e-8)
