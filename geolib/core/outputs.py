@@ -108,6 +108,28 @@ class Simplex(LocalMetric):
         return self._reflect(safe)[..., 1:]
 
 
+class ReferencedSimplex(LocalMetric):
+    """The same for c - 1 logits beside one fixed at 0: the root without its last row.
+
+    A Cholesky factor of these blocks would not exist where a probability rounds to 1.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(logits)
+        self.rank = logits.shape[-1]
+        self.full = Simplex(torch.nn.functional.pad(logits, (0, 1)))
+
+    def root(self, s: Tensor) -> Tensor:
+        return self.full.root(s)[..., :-1]
+
+    def root_t(self, u: Tensor) -> Tensor:
+        return self.full.root_t(torch.nn.functional.pad(u, (0, 1)))
+
+    def root_solve(self, u: Tensor) -> Tensor:
+        # The full root reaches exactly the vectors whose entries add up to 0.
+        return self.full.root_solve(torch.cat([u, -u.sum(-1, keepdim=True)], dim=-1))
+
+
 class Factor(LocalMetric):
     """M_i = S_i S_i^T for given roots S of shape (n, o, r)."""
 
@@ -197,9 +219,7 @@ class Categorical(OutputMetric):
                     "Bernoulli, or Categorical(reference=True)"
                 )
             return Simplex(z)
-        pi = torch.nn.functional.pad(z, (0, 1)).softmax(-1)[..., :-1]
-        blocks = torch.diag_embed(pi) - pi[..., :, None] * pi[..., None, :]
-        return Factor(z, torch.linalg.cholesky(blocks))
+        return ReferencedSimplex(z)
 
 
 class EmpiricalFisher(OutputMetric):

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.geodesics.carried import IDEAS
 from geolib.geodesics.learners import LEARNERS, Learner
 from geolib.geodesics.tasks import Task, restrict
 from geolib.geodesics.train import Meter, batches
+
+KNOWN = {**LEARNERS, **IDEAS}
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def learn_sequence(
     Args:
         module: the network, with an output for every class of every task; unchanged.
         tasks: see `split_tasks`.
-        method: one of `LEARNERS`.
+        method: one of `LEARNERS`, or an idea of `geolib.geodesics.carried`.
         scenario: `class`: all classes compete; `task`: only those of the task at hand.
         memory: inputs kept per task (0 for methods without a memory).
         passes: compute for each task, the same for every method: a method whose step
@@ -112,7 +115,7 @@ def learn_sequence(
                 f"tasks: label {max(task.classes)} is unseen by the module, which has "
                 f"{classes} outputs"
             )
-    learner = LEARNERS[method](R, memory, scenario, classes, seed, **settings)
+    learner = KNOWN[method](R, memory, scenario, classes, seed, **settings)
     scores = np.full((len(tasks), len(tasks)), np.nan)
     meter, good = Meter(), True
     for i, task in enumerate(tasks):
@@ -164,11 +167,11 @@ def _score(learner: Learner, w: Tensor, task: Task) -> float:
 def _check(tasks, method: str, scenario: str, memory: int, passes: int) -> None:
     if not tasks:
         raise ValueError("tasks: expected at least one task, got none")
-    if method not in LEARNERS:
-        raise ValueError(f"method: expected one of {sorted(LEARNERS)}, got {method!r}")
+    if method not in KNOWN:
+        raise ValueError(f"method: expected one of {sorted(KNOWN)}, got {method!r}")
     if scenario not in ("class", "task"):
         raise ValueError(f"scenario: expected 'class' or 'task', got {scenario!r}")
-    if memory < 0 or (memory == 0 and LEARNERS[method].needs_memory):
+    if memory < 0 or (memory == 0 and KNOWN[method].needs_memory):
         raise ValueError(
             f"memory: {method!r} needs at least 1 stored input a task, got {memory}"
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.core.solvers import conjugate_gradient
+from geolib.core.solvers import Operator, conjugate_gradient
 from geolib.geodesics.embedding import embed
 from geolib.geodesics.sparse_path import bhattacharyya
 from geolib.geodesics.tasks import Memory, Task, restrict
@@ -81,12 +81,20 @@ class Learner:
     def end(self, w: Tensor, task: Task) -> int:
         """Keep what the method keeps; returns the compute it took."""
         self.finished.append(task)
-        if self.needs_memory:
-            with torch.no_grad():
-                z = self.R(w, task.x)
-            seed = self.seed + len(self.finished)
-            self.memory.store(task, z, self.now, self.keep, seed)
-        return 0
+        if not self.needs_memory:
+            return 0
+        rows, paid = self.pick(w, task)
+        with torch.no_grad():
+            z = self.R(w, task.x)
+        self.memory.store(task, z, self.now, rows)
+        return paid
+
+    def pick(self, w: Tensor, task: Task) -> tuple[Tensor, int]:
+        """Rows of the task to keep, and the compute it took to choose them."""
+        rng = np.random.default_rng(self.seed + len(self.finished))
+        count = min(self.keep, len(task.x))
+        rows = np.sort(rng.choice(len(task.x), count, replace=False))
+        return torch.from_numpy(rows).to(task.x.device), 0
 
     def recall(self) -> Tensor:
         """Row numbers of the stored inputs that this step looks at."""
@@ -227,22 +235,19 @@ class PenaltyPath(Replay):
 class InvariantPath(Learner):
     r"""The path that moves the stored outputs least for what it gains.
 
-    .. math:: \theta = (G_{\text{mem}} + \beta G_{\text{new}} + \mu I)^{-1}
+    .. math:: \theta = (G_{\text{mem}} + \mu I)^{-1}
               \big(\gamma\,\nabla L_{\text{new}}
               + J^T(\Phi - \Phi_{\text{stored}})\big), \qquad w \leftarrow w - \theta
 
-    with no Adam behind it, whose scaling would leave the invariant directions. The
-    second part of the bracket takes back the drift. With beta = 0 and
-    gamma = mu * lr / max(1, |gradient|) it is the plain invariant step; with
-    `carry` = beta = gamma the metric also carries the loss of the new task, and the
-    step is that of Gauss and Newton for both at once.
+    with :math:`\gamma = \mu\,\text{rate} / \max(1, |\nabla L|)` and no Adam behind it,
+    whose scaling would leave the invariant directions. The second part of the bracket
+    takes back the drift.
 
     Args:
         mu: damping.
-        rate: the lr of the formula.
+        rate: how long a step may be in directions that no stored output sees.
         cg: conjugate-gradient steps of a solve.
         space: `logit` or `sphere`.
-        carry: beta; 0 for the plain step.
     """
 
     needs_memory = True
@@ -254,66 +259,55 @@ class InvariantPath(Learner):
         rate: float = 1.0,
         cg: int = 9,
         space: str = "logit",
-        carry: float = 0.0,
         **rest,
     ):
         super().__init__(*args, **rest)
-        self.mu, self.rate, self.cg = mu, rate, cg
-        self.space, self.carry = space, carry
+        self.mu, self.rate, self.cg, self.space = mu, rate, cg, space
 
     def cost(self, batch: int) -> int:
         if not len(self.memory):
             return batch
-        both = min(self.replayed, len(self.memory))
-        extra = (self.cg + 1) * batch if self.carry else 0
-        return batch + (self.cg + 2) * both + extra
+        return batch + (self.cg + 2) * min(self.replayed, len(self.memory))
 
     def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if not len(self.memory):  # nothing to protect yet
             return super().step(w, x, y, progress)
-        rows = self.recall()
-        memory = self.memory
-        allowed, n = memory.allowed[rows], len(rows)  # type: ignore[index]
+        metric, drift = self.protect(w, self.recall())
+        _, grad = gradient(lambda u: self.loss(u, x, y), w)
+        fall = (1 + np.cos(np.pi * progress)) / 2
+        rhs = self.mu * self.rate * fall * grad / grad.norm().clamp_min(1) + drift
+
+        def product(v: Tensor) -> Tensor:
+            return metric(v) + self.mu * v
+
+        return w - conjugate_gradient(product, rhs, 1e-6, self.cg)[0]
+
+    def protect(self, w: Tensor, rows: Tensor) -> tuple[Operator, Tensor]:
+        """The metric on stored inputs, and the gradient of half their squared drift."""
+        memory, n = self.memory, len(rows)
+        allowed = memory.allowed[rows]  # type: ignore[index]
         old = self.R.linearize(w, memory.x[rows])  # type: ignore[index]
 
         def phi(z: Tensor) -> Tensor:
-            if self.space == "logit":
-                kept = z * allowed
-                mean = kept.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
-                return (z - mean) * allowed
-            return embed(restrict(z, allowed), self.space)
+            return self.place(z, allowed)
 
         with torch.no_grad():
             gap = phi(old.outputs) - phi(memory.z[rows])  # type: ignore[index]
         pull = torch.func.vjp(phi, old.outputs)[1]
-        drift = old.vjp(pull(gap)[0]) / n
 
-        def product(v: Tensor) -> Tensor:
+        def metric(v: Tensor) -> Tensor:
             rate = torch.func.jvp(phi, (old.outputs,), (old.jvp(v),))[1]
-            return old.vjp(pull(rate)[0]) / n + self.mu * v
+            return old.vjp(pull(rate)[0]) / n
 
-        if self.carry:
-            product, grad = self.carried(w, x, y, product)
-            rhs = grad + drift
-        else:
-            _, grad = gradient(lambda u: self.loss(u, x, y), w)
-            fall = (1 + np.cos(np.pi * progress)) / 2
-            rhs = self.mu * self.rate * fall * grad / grad.norm().clamp_min(1) + drift
-        step = conjugate_gradient(product, rhs, 1e-6, self.cg)[0]
-        return w - step
+        return metric, old.vjp(pull(gap)[0]) / n
 
-    def carried(self, w: Tensor, x: Tensor, y: Tensor, product):
-        """Add the new task's loss to the metric and give its gradient."""
-        new = self.R.linearize(w, x)
-        p = torch.softmax(restrict(new.outputs, self.now), -1)
-        beta = self.carry / len(x)
-
-        def both(v: Tensor) -> Tensor:
-            dz = new.jvp(v)
-            curved = p * (dz - (p * dz).sum(1, keepdim=True))
-            return product(v) + beta * new.vjp(curved)
-
-        return both, beta * new.vjp(p - F.one_hot(y, self.classes).to(p))
+    def place(self, z: Tensor, allowed: Tensor) -> Tensor:
+        """The point of the output space that stands for logits, by allowed classes."""
+        if self.space != "logit":
+            return embed(restrict(z, allowed), self.space)
+        kept = z * allowed
+        mean = kept.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
+        return (z - mean) * allowed
 
 
 LEARNERS: dict[str, type[Learner]] = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ def tuned(
     batch: int = 256,
     seed: int = 0,
     every: int = 1,
+    metric: bool = False,
 ) -> Sparse:
     """Magnitude pruning, at once or gradually, with Adam on the kept weights.
 
@@ -57,8 +59,10 @@ def tuned(
         distil: match the dense network's outputs instead of the labels.
         flat: keep the learning rate while pruning, let it fall only afterwards; else
             let it fall along a cosine from the start.
+        metric: what counts as small is the loss that the metric predicts for dropping
+            a weight (`metric_scores`, one probe), not its magnitude.
 
-    Cost: steps * batch passes.
+    Cost: steps * batch passes, and steps / every * batch more with `metric`.
 
     Source: Han et al. 2015 (at once); Zhu and Gupta 2017 (gradual).
     """
@@ -70,7 +74,11 @@ def tuned(
     plan = batches(len(data.x), batch, steps, seed, data.x.device)
     for step, rows in enumerate(plan, start=1):
         if gradual and (step % every == 0 or step == steps):
-            keep = magnitude_mask(w, prunable, cubic_level(level, step, steps))
+            score = None
+            if metric:
+                score = metric_scores(R, w, data.x[rows], "sphere", 1, step)
+                meter.add(len(rows))
+            keep = magnitude_mask(w, prunable, cubic_level(level, step, steps), score)
         w = w * keep
 
         def loss(u: Tensor, r: Tensor = rows, k: Tensor = keep) -> Tensor:
@@ -163,6 +171,27 @@ def by_metric(
     return Sparse(found.weights, found.keep, passes, found.points, found.drifts)
 
 
+def path_then_labels(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    level: float,
+    *,
+    path: Mapping[str, Any],
+    **settings,
+) -> Sparse:
+    """Walk to the sparse subspace, then train the weights that are left on labels.
+
+    Args:
+        path: settings of the walk, `by_metric`.
+        settings: those of the training, `tuned`; the mask stays that of the walk.
+    """
+    walked = by_metric(R, w, data, level, seed=settings.get("seed", 0), **path)
+    # the dropped weights are zero, so the smallest magnitudes are the walk's mask
+    found = tuned(R, walked.weights, data, level, **settings)
+    return Sparse(found.weights, found.keep, walked.passes + found.passes)
+
+
 def by_penalty(
     R: Realization, w: Tensor, data: Table, level: float, **settings
 ) -> Sparse:
@@ -184,4 +213,12 @@ METHODS: dict[str, Callable[..., Sparse]] = {
     "gradual + distillation": lambda *a, **k: tuned(*a, gradual=True, distil=True, **k),
     "penalty path": by_penalty,
     "invariant path": by_metric,
+}
+IDEAS: dict[str, Callable[..., Sparse]] = {  # our own, against the baselines' wins
+    "metric mask": lambda *a, **k: by_metric(*a, metric_mask=True, **k),
+    "labels in the metric": by_metric,
+    "metric path, then labels": path_then_labels,
+    "gradual + labels, metric mask": lambda *a, **k: tuned(
+        *a, gradual=True, metric=True, every=10, **k
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path as File
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
 from geolib.geodesics import checkpoint
+from geolib.geodesics.batchnorm import recalibrate
 from geolib.geodesics.checks import check_inputs, check_labels
 from geolib.geodesics.connect import connect
 from geolib.geodesics.models import vgg
@@ -233,7 +235,11 @@ def _sparse_stages(data, folder, tag, net, levels, batch) -> dict[str, Any]:
             def cut(method: str = method, level: float = level) -> dict[str, Any]:
                 options = {} if method == "one-shot" else {"batch": batch}
                 found = PRUNERS[method](R, R.theta0, data, level, **options)
-                score = accuracy(R, found.weights, data.x_val, data.y_val, 512)
+                twin = copy.deepcopy(net)
+                Realization(twin).load(found.weights)
+                recalibrate(twin, data.x)  # the statistics were the dense network's
+                own = Realization(twin)
+                score = accuracy(own, own.theta0, data.x_val, data.y_val, 512)
                 return {"accuracy": score, "passes": found.passes}
 
             key = f"{tag}-{method.replace(' ', '-')}-{level:g}"

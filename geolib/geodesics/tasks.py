@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -121,14 +120,9 @@ class Memory:
     def __len__(self) -> int:
         return 0 if self.x is None else len(self.x)
 
-    def store(
-        self, task: Task, z: Tensor, allowed: Tensor, count: int, seed: int
-    ) -> None:
-        """Keep `count` random inputs of a task; `z` are the outputs on all of them."""
-        count = min(count, len(task.x))
-        pick = np.random.default_rng(seed).choice(len(task.x), count, replace=False)
-        rows = torch.from_numpy(np.sort(pick)).to(task.x.device)
-        new = (task.x[rows], task.y[rows], z[rows], allowed.expand(count, -1))
+    def store(self, task: Task, z: Tensor, allowed: Tensor, rows: Tensor) -> None:
+        """Keep some rows of a task; `z` are the outputs on all of them."""
+        new = (task.x[rows], task.y[rows], z[rows], allowed.expand(len(rows), -1))
         if self.x is None:
             self.x, self.y, self.z, self.allowed = new
         else:

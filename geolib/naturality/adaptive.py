@@ -55,7 +55,7 @@ class NaturalAdam(PointOptimizer):
         s = mem.get("s", q.g.new_zeros(()))
         t = int(mem.get("t", 0)) + 1
         m = b1 * m + (1 - b1) * q.g
-        s = b2 * s + (1 - b2) * torch.dot(q.g, self.solve(q, q.g))
+        s = b2 * s + (1 - b2) * torch.dot(q.g, self.solve(q, q.dl))
         u = self.solve(q, m)
         scale = (s / (1 - b2**t)).clamp(min=0).sqrt() + self.options["eps"]
         dx = -self.options["lr"] * u / (1 - b1**t) / scale
@@ -89,7 +89,7 @@ class NaturalAdaGrad(PointOptimizer):
         super().__init__(params, lr, initial=initial, eps=eps, **options)
 
     def update(self, q: Point) -> Tensor:
-        n = self.solve(q, q.g)
+        n = self.solve(q, q.dl)
         s = self.memory.get("s", q.g.new_tensor(self.options["initial"]))
         s = s + torch.dot(q.g, n)
         self.memory["s"] = s

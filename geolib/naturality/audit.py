@@ -2,14 +2,14 @@ r"""The audit: one optimizer against every family of reparameterizations."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from geolib.core import Realization
 from geolib.naturality.defect import (
     Defect,
     Runs,
@@ -44,36 +44,40 @@ class Protocol:
 
 
 FAST = Protocol(counts=(16, 32))
+TWO = ("affine", "coupling")  # a linear map and a curved one
 
 
 def audit(
     optimizer: Any,
-    module: nn.Module | Realization | Problem,
+    module: nn.Module | Problem,
     data: Any = None,
     *,
     loss: Loss | None = None,
     families: Sequence[str] | Mapping[str, Reparameterization] | None = None,
     protocol: Protocol = FAST,
+    fast: bool = False,
 ) -> AuditReport:
     r"""Run one optimizer in every coordinate system and say where it is natural.
 
     Args:
         optimizer: a class, factory, import path, table name or `Subject`
             (see `naturality_defect`).
-        module: float64 network, its `Realization`, or a `Problem`.
+        module: a network, or a `Problem`. The audit runs on a copy in float64, since
+            single precision would hide what is exact; the module is left alone.
         data: a pair (x, y) of tensors or arrays: integer y of shape (n,) is
             classification with cross entropy, floating-point y regression. Not with a
             `Problem`.
         loss: overrides the loss chosen from y.
         families: names out of `standard_suite`, or maps of one's own by name.
         protocol: step sizes, horizon and the space of comparison.
+        fast: two families only, unless named: `affine` and `coupling`.
 
     Returns:
         An `AuditReport`: printable, HTML in a notebook, `to_json`.
 
     Raises:
-        ValueError: data of the wrong kind, unknown families, and what
-            `naturality_defect` refuses.
+        ValueError: data of the wrong kind or on several devices, unknown families, and
+            what `naturality_defect` refuses.
 
     Cost: (families + 1) times the sum of `protocol.counts` steps.
 
@@ -92,7 +96,9 @@ def audit(
     """
     problem = as_problem(*_resolve(module, data, loss))
     subject = as_subject(optimizer)
-    chosen = _families(problem, families, protocol)
+    chosen = _families(
+        problem, TWO if fast and families is None else families, protocol
+    )
     hs = protocol.steps
     home: Runs | None
     try:
@@ -117,6 +123,7 @@ def audit(
 
 
 def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | None, Any]:
+    """Module, loss and inputs in float64, on one device."""
     if isinstance(module, Problem):
         return module, None, None
     if not (isinstance(data, tuple | list) and len(data) == 2):
@@ -124,13 +131,27 @@ def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | Non
             f"data: expected a pair (x, y), got {type(data).__name__}; a Problem "
             "carries its own data"
         )
-    x, y = (v if isinstance(v, torch.Tensor) else torch.as_tensor(v) for v in data)
+    x, y = (_double(torch.as_tensor(v)) for v in data)
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
+        raise ValueError(
+            f"data: expected as many x as y, got shapes {tuple(x.shape)} and "
+            f"{tuple(y.shape)}"
+        )
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected an nn.Module, got {type(module).__name__}")
+    places = {str(t.device) for t in (x, y, *module.parameters())}
+    if len(places) > 1:
+        raise ValueError(f"data: module and data on several devices: {sorted(places)}")
     if loss is None:
         if y.is_floating_point():
             loss = mse(y if y.ndim == 2 else y[:, None])
         else:
             loss = cross_entropy(y)
-    return module, loss, x
+    return copy.deepcopy(module).double(), loss, x
+
+
+def _double(t: Tensor) -> Tensor:
+    return t.double() if t.is_floating_point() else t
 
 
 def _families(

@@ -2,35 +2,33 @@ r"""What all natural optimizers share: a closure that returns outputs and loss."
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from geolib.core import Solution
 from geolib.naturality.outputs import OutputGeometry, output_geometry
 from geolib.naturality.point import Point, flatten, unflatten
+from geolib.naturality.watched import Watched
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
 Metric = Tensor | Callable[[], Tensor] | None
 
 
-def check_params(params: Iterable[Any]) -> list[Tensor]:
-    """The parameters as a list, or a clear refusal.
+def check_tensors(items: Iterable[Any]) -> list[Tensor]:
+    """Dense floating-point tensors as a list, or a clear refusal.
 
     Raises:
-        ValueError: none at all, several groups, mixed dtypes or devices.
+        ValueError: none at all, mixed dtypes or devices.
         TypeError: an entry that is no dense floating-point tensor.
     """
-    items = list(params)
+    items = list(items)
     if not items:
         raise ValueError("params: expected at least one parameter, got none")
-    if isinstance(items[0], dict):
-        if len(items) > 1:
-            raise ValueError(
-                f"params: one group only (a metric couples them), got {len(items)}"
-            )
-        items = list(items[0]["params"])
     for t in items:
         if not isinstance(t, Tensor):
             raise TypeError(f"params: expected tensors, got {type(t).__name__}")
@@ -42,6 +40,25 @@ def check_params(params: Iterable[Any]) -> list[Tensor]:
         kinds = {getattr(t, what) for t in items}
         if len(kinds) > 1:
             raise ValueError(f"params: several {what}s: {sorted(map(str, kinds))}")
+    return items
+
+
+def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
+    """The entries of the one parameter group that a metric can have."""
+    if isinstance(params, nn.Module):
+        found = [p for p in params.parameters() if p.requires_grad]
+        if not found:
+            raise ValueError(
+                f"params: {type(params).__name__} has no trainable parameters"
+            )
+        return found
+    items = list(params)
+    if items and isinstance(items[0], dict):
+        if len(items) > 1:
+            raise ValueError(
+                f"params: one group only (a metric couples them), got {len(items)}"
+            )
+        items = list(items[0]["params"])
     return items
 
 
@@ -62,22 +79,28 @@ class PointOptimizer(torch.optim.Optimizer):
     the parameters and with no call to `backward`; it may be called several times.
 
     Args:
-        params: one group of dense floating-point tensors.
+        params: one group of dense floating-point tensors, or the module that the
+            closure calls. From a module the step knows the layers: systems are then
+            solved by `geolib.core`, which never forms the Jacobian of linear and
+            convolutional layers, so that a million parameters are no hindrance.
         lr: the step size h.
         metric: the geometry of output space: `mse`, `softmax`, `softmax-ref`,
             `bernoulli`, or an `OutputGeometry`.
         damping: the number :math:`\lambda` in :math:`F + \lambda M`.
         damping_metric: M as a matrix or a callable giving it at the present
             parameters; the identity when None. With `damping=0` it chooses among the
-            generalized inverses the one of minimum M-norm.
+            generalized inverses the one of minimum M-norm. With M every solve is dense.
         rtol: relative cut of small eigenvalues of F.
+
+    Attributes:
+        solution: of core's last solve (its residual, its method), or None.
     """
 
     needs_outputs = True
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 1e-2,
         *,
         metric: str | OutputGeometry = "mse",
@@ -86,15 +109,27 @@ class PointOptimizer(torch.optim.Optimizer):
         rtol: float = 1e-10,
         **defaults: Any,
     ) -> None:
-        self.leaves = check_params(params)
+        self.network = Watched(params) if isinstance(params, nn.Module) else None
+        self.leaves = check_tensors(one_group(params))
         self.geometry = output_geometry(metric)
         self.damping_metric = damping_metric
+        self.solution: Solution | None = None
         base = {
             "lr": positive("lr", lr),
             "damping": positive("damping", damping, zero=True),
             "rtol": rtol,
         }
         super().__init__(self.leaves, {**base, **defaults})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused after the first: a metric couples all parameters.
+
+        Raises:
+            ValueError: there is a group already.
+        """
+        if self.param_groups:
+            raise ValueError("param_group: one group only, as a metric couples them")
+        super().add_param_group(param_group)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -111,20 +146,50 @@ class PointOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def solve(self, q: Point, v: Tensor) -> Tensor:
-        """The metric's inverse applied to a covector, with this group's damping."""
-        return q.solve(v, self.options["damping"], self.damping_metric)
+        """The metric's inverse applied to a covector, with this group's damping.
+
+        Args:
+            v: on the parameters, (p,), or on the outputs, (n, c) (see `Point.solve`).
+        """
+        x = q.solve(v, self.options["damping"], self.damping_metric)
+        s = self.solution = q.solution
+        if s is not None and not s.converged and s.residual > 1e-2:
+            g = q.vjp(v) if v.ndim == 2 else v
+            if float(g.norm()) > 1e-6 * float(q.g.norm()):  # else g is round-off
+                warnings.warn(
+                    f"{type(self).__name__}: a solve by {s.method} left a residual of "
+                    f"{s.residual:.1e}; damp more or use float64",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return x
+
+    def watching(self) -> AbstractContextManager[Any]:
+        """What is to see the closure's calls of the module."""
+        return nullcontext() if self.network is None else self.network
 
     def point(self) -> Point:
         """The geometry at the present parameters, by one call of the closure."""
         with torch.enable_grad():
-            result = self._closure()
+            with self.watching():
+                result = self._closure()
             if not (isinstance(result, tuple) and len(result) == 2):
                 raise ValueError(
                     "closure: expected a pair (outputs, loss), got "
                     f"{type(result).__name__}"
                 )
-            q = Point(*result, self.leaves, self.geometry, self.options["rtol"])
-        return q
+            outputs, loss = result
+            metric = None
+            if self.network is not None:
+                metric = self.network.metric(self.geometry.metric, outputs)
+            return Point(
+                outputs,
+                loss,
+                self.leaves,
+                self.geometry,
+                self.options["rtol"],
+                metric,
+            )
 
     def position(self) -> Tensor:
         """The parameters as one flat vector (a copy)."""
@@ -156,11 +221,10 @@ class PointOptimizer(torch.optim.Optimizer):
             self.move(x)
             raise ValueError(
                 f"update: {type(self).__name__} produced entries that are not finite; "
-                "the metric is singular or the step too large"
+                "the metric is singular, a gradient not finite or the step too large"
             )
         self.move(x + dx)
         return q.loss.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"leaves": self.leaves, "geometry": self.geometry}
-        return {**super().__getstate__(), **kept, "damping_metric": self.damping_metric}
+        return {k: v for k, v in self.__dict__.items() if k != "_closure"}

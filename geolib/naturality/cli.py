@@ -10,13 +10,13 @@ import torch
 import typer
 from torch import nn
 
-from geolib.naturality.audit import Protocol
+from geolib.naturality.audit import TWO, Protocol
 from geolib.naturality.audit import audit as run_audit
 from geolib.naturality.layers import mlp
 
 
 def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
-    """A network in float64 from `mlp:8-8` (hidden widths) or `package.module:factory`.
+    """A network from `mlp:8-8` (hidden widths) or `package.module:factory`.
 
     Raises:
         ValueError: text of neither form, or a factory that gives no module.
@@ -41,7 +41,7 @@ def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
         raise ValueError(
             f"model: {model} gave a {type(module).__name__}, expected a module"
         )
-    return module.double()
+    return module
 
 
 def read_data(name: str, samples: int) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -79,6 +79,9 @@ def audit(
         str, typer.Option(help="Numbers of steps to T, at least two.")
     ] = "16,32",
     seed: Annotated[int, typer.Option(help="Seed of the random maps.")] = 0,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Two families only, affine and coupling.")
+    ] = False,
     json: Annotated[
         Path | None, typer.Option(help="Also write the report to this file.")
     ] = None,
@@ -89,14 +92,24 @@ def audit(
     """
     try:
         report = _audit(
-            optimizer, model, data, samples, families, space, horizon, counts, seed
+            optimizer,
+            model,
+            data,
+            samples,
+            families or (",".join(TWO) if fast else ""),
+            space,
+            horizon,
+            counts,
+            seed,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(str(report))
     if json is not None:
-        json.write_text(report.to_json())
+        part = json.with_name(json.name + ".part")
+        part.write_text(report.to_json())
+        part.replace(json)
 
 
 def _audit(

@@ -324,6 +324,9 @@ def as_problem(
             "realization: expected float64 parameters (round-off would hide exact "
             f"verdicts), got {problem.theta0.dtype}"
         )
+    start = problem.loss(problem.outputs(problem.theta0))
+    if start.numel() != 1 or not bool(torch.isfinite(start)):
+        raise ValueError(f"loss: expected a finite number at the start, got {start}")
     return problem
 
 

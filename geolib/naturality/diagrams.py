@@ -48,11 +48,11 @@ def square(
         (x0, y0), (x1, y1) = places[i], places[j]
         ax.annotate(
             "",
-            xy=(x0 + 0.82 * (x1 - x0), y0 + 0.82 * (y1 - y0)),
-            xytext=(x0 + 0.18 * (x1 - x0), y0 + 0.18 * (y1 - y0)),
+            xy=(x0 + 0.70 * (x1 - x0), y0 + 0.82 * (y1 - y0)),  # labels are wide
+            xytext=(x0 + 0.24 * (x1 - x0), y0 + 0.18 * (y1 - y0)),
             arrowprops={"arrowstyle": "->", "color": COLORS["ink"], "lw": 1.2},
         )
-        x, y = (x0 + x1) / 2 + dx, (y0 + y1) / 2 + dy
+        x, y = x0 + 0.47 * (x1 - x0) + dx, (y0 + y1) / 2 + dy
         ax.text(x, y, label, ha=ha, va="center", fontsize=10, color=COLORS["blue"])
     tint = {True: "green", False: "orange", None: "grey"}[commutes]
     ax.text(0.5, 0.5, note, ha="center", va="center", color=COLORS[tint], fontsize=10)

@@ -63,7 +63,7 @@ def covariant_hessian(q: Point) -> Tensor:
     if third is not None:
         n, c = q.z.shape
         eye = torch.eye(c, dtype=q.z.dtype, device=q.z.device)
-        K = torch.stack([third(q.z, e.expand(n, c), Jn) for e in eye], dim=1)
+        K = torch.stack([third(q.z, e.expand(n, c), Jn) for e in eye], dim=1) / n
         J = q.J.view(n, c, -1)
         H = H - torch.einsum("nip,nij,njq->pq", J, K, J)
     return H

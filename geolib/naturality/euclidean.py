@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolib.naturality.base import check_params, positive
+from geolib.naturality.base import check_tensors, positive
 from geolib.naturality.directions import polar, root
 
 
@@ -16,7 +16,10 @@ class _Euclidean(torch.optim.Optimizer):
     """A rule of one tensor at a time that reads `.grad`."""
 
     def __init__(self, params: Iterable[Any], lr: float, **defaults: Any) -> None:
-        super().__init__(check_params(params), {"lr": positive("lr", lr), **defaults})
+        items = list(params)
+        lists = [g["params"] if isinstance(g, dict) else [g] for g in items]
+        check_tensors(t for group in lists for t in group)
+        super().__init__(items, {"lr": positive("lr", lr), **defaults})
 
     def change(self, g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
         """The tensor's displacement, over -lr."""
@@ -31,9 +34,26 @@ class _Euclidean(torch.optim.Optimizer):
             for group in self.param_groups:
                 for t in group["params"]:
                     if t.grad is not None:
-                        change = self.change(t.grad, self.state[t], group)
+                        g = dense_gradient(t)
+                        change = self.change(g, self.state[t], group)
                         t.sub_(group["lr"] * change)
         return loss
+
+
+def dense_gradient(t: Tensor) -> Tensor:
+    """The gradient of a parameter.
+
+    Raises:
+        ValueError: it is sparse, or has entries that are not finite.
+    """
+    g = t.grad
+    assert g is not None
+    what = f"grad of a parameter of shape {tuple(t.shape)}"
+    if g.layout != torch.strided:
+        raise ValueError(f"{what}: expected a dense tensor, got layout {g.layout}")
+    if not bool(torch.isfinite(g).all()):
+        raise ValueError(f"{what}: expected finite entries")
+    return g
 
 
 class SignSGD(_Euclidean):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -294,9 +295,14 @@ def standard_suite(
         ['permutation', 'uniform', 'diagonal']
     """
     s = 100 * seed
+
+    def eye(k: int) -> Tensor:
+        return torch.eye(k).to(like)
+
+    double = [(2 * eye(i.shape[0]), eye(i.shape[1])) for i in blocks(module)]
     return {
         "permutation": permutation(module, like, s),
-        "uniform": uniform(2.0, like),
+        "uniform": replace(uniform(2.0, like), layers=double),  # as U W V too
         "diagonal": log_scaling(like, s + 2),
         "rescaling": relu_rescaling(module, like, s + 3),
         "layer-orthogonal": layer_orthogonal(module, like, s + 4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from geolib.naturality.base import PointOptimizer
@@ -29,20 +30,26 @@ class _Implicit(PointOptimizer):
         self.converged = True
         super().__init__(params, lr, **options)
 
-    def residual(self, q: Point, new: Point, v: Tensor) -> tuple[Tensor, float]:
-        """The gradient of the inner objective on outputs, and its curvature over W."""
+    def target(self, q: Point, v: Tensor) -> Tensor:
+        """The outputs to stay close to, from the old point and its Euler step."""
         raise NotImplementedError
+
+    def pull(self, new: Point) -> tuple[Tensor, float]:
+        """Another gradient on outputs, and its curvature over W."""
+        return torch.zeros_like(new.z), 0.0
 
     def update(self, q: Point) -> Tensor:
         h, x = self.options["lr"], self.position()
-        v = -h * self.solve(q, q.g)
+        v = -h * self.solve(q, q.dl)
         dx, size = v, float(v.norm() + x.norm())
+        target = self.target(q, v)  # before the parameters of q's graph move
         self.converged = False
         for _ in range(self.iterations):
             self.move(x + dx)
             new = self.point()
-            r, curvature = self.residual(q, new, v)
-            delta = -self.solve(new, new.vjp(r)) / curvature
+            r, curvature = self.pull(new)
+            r = r + q.weigh(new.z - target)
+            delta = -self.solve(new, r) / (1 + curvature)
             dx = dx + delta
             if not float(delta.norm()) > self.tolerance * size:
                 self.converged = True
@@ -63,8 +70,8 @@ class RetractedNaturalGradient(_Implicit):
         iterations, tolerance: of the inner Gauss-Newton iteration.
     """
 
-    def residual(self, q: Point, new: Point, v: Tensor) -> tuple[Tensor, float]:
-        return q.weigh(new.z - q.z - q.jvp(v)), 1.0
+    def target(self, q: Point, v: Tensor) -> Tensor:
+        return q.z + q.jvp(v)
 
 
 class ProximalNatural(_Implicit):
@@ -75,6 +82,9 @@ class ProximalNatural(_Implicit):
     Exactly natural at every h, and of order 1 in h as an integrator.
     """
 
-    def residual(self, q: Point, new: Point, v: Tensor) -> tuple[Tensor, float]:
+    def target(self, q: Point, v: Tensor) -> Tensor:
+        return q.z
+
+    def pull(self, new: Point) -> tuple[Tensor, float]:
         h = self.options["lr"]
-        return h * new.dl + q.weigh(new.z - q.z), 1.0 + h
+        return h * new.dl, h

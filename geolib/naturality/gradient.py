@@ -56,7 +56,7 @@ class NaturalGradient(PointOptimizer):
 
     def direction(self, q: Point) -> Tensor:
         """The velocity :math:`-F^{+}g`."""
-        return -self.solve(q, q.g)
+        return -self.solve(q, q.dl)
 
     def update(self, q: Point) -> Tensor:
         x, h = self.position(), self.options["lr"]
@@ -99,8 +99,8 @@ class GeodesicNaturalGradient(PointOptimizer):
 
     def update(self, q: Point) -> Tensor:
         h = self.options["lr"]
-        v = -self.solve(q, q.g)
-        return h * v - 0.5 * h * h * self.solve(q, q.christoffel(v, v))
+        v = -self.solve(q, q.dl)
+        return h * v - 0.5 * h * h * self.solve(q, q.bend(v, v))
 
 
 class Preconditioned(PointOptimizer):

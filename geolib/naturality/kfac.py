@@ -13,7 +13,7 @@ from geolib.naturality.point import Point, flatten
 
 
 class LayerFactors:
-    r"""The Kronecker factors of every layer, read by hooks.
+    r"""The Kronecker factors of every layer, read by hooks inside a `with` block.
 
     .. math:: F_l \approx B_l \otimes A_l, \qquad
         A_l = \tfrac1n\sum_i a_ia_i^T, \qquad B_l = \sum_i J_{s,i}^TW_iJ_{s,i},
@@ -33,7 +33,6 @@ class LayerFactors:
         for name, m in module.named_modules():
             if isinstance(m, Homogeneous | nn.Linear):
                 self.layers.append(m)
-                m.register_forward_hook(self._record)
             elif any(True for _ in m.parameters(recurse=False)):
                 raise TypeError(
                     f"module: K-FAC handles Linear and Homogeneous layers, got a "
@@ -41,6 +40,16 @@ class LayerFactors:
                 )
         if not self.layers:
             raise ValueError("module: no layer with parameters")
+
+    def __enter__(self) -> None:
+        self.hooks = [m.register_forward_hook(self._record) for m in self.layers]
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layers": self.layers, "inputs": {}, "sums": {}}  # no graphs
 
     def _record(self, m: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
         x = args[0]
@@ -137,6 +146,9 @@ class KFAC(PointOptimizer):
         self.layers = LayerFactors(module)
         super().__init__(self.layers.params(), lr, **options)
 
+    def watching(self) -> LayerFactors:
+        return self.layers
+
     def update(self, q: Point) -> Tensor:
         lam = self.options["damping"]
         steps = []
@@ -168,6 +180,9 @@ class KFACDampedNatural(PointOptimizer):
         positive("damping", damping)
         self.layers = LayerFactors(module)
         super().__init__(self.layers.params(), lr, damping=damping, **o)
+
+    def watching(self) -> LayerFactors:
+        return self.layers
 
     def update(self, q: Point) -> Tensor:
         M = self.options["damping"] * self.layers.dense(q)

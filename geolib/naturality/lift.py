@@ -66,7 +66,7 @@ class FunctionalLift(PointOptimizer):
         shadow.grad = q.unweigh(q.dl)
         inner.step()
         dz = (shadow - q.z).detach()
-        return self.solve(q, q.vjp(q.weigh(dz)))
+        return self.options["lr"] * self.solve(q, q.weigh(dz))
 
     def state_dict(self) -> dict[str, Any]:
         """The usual dictionary, with the inner optimizer's under `inner`."""

@@ -46,7 +46,7 @@ class MinibatchNatural(PointOptimizer):
         super().__init__(params, lr, batch=batch, seed=seed, **options)
 
     def update(self, q: Point) -> Tensor:
-        n, c = q.z.shape
+        n = len(q.z)
         size = self.options["batch"] or n
         if size > n:
             raise ValueError(f"batch: expected at most {n} samples, got {size}")
@@ -54,7 +54,7 @@ class MinibatchNatural(PointOptimizer):
         self.memory["t"] = step + 1
         rng = np.random.default_rng([self.options["seed"], step])
         rows = torch.as_tensor(rng.permutation(n)[:size]).to(q.z.device)
-        A = q.A.view(n, c, -1)[rows].reshape(size * c, -1) * (n / size) ** 0.5
+        A = q.A.view(n, -1, len(q.g))[rows].flatten(0, 1) * (n / size) ** 0.5
         dl = torch.zeros_like(q.dl)
         dl[rows] = q.dl[rows] * n / size
         M = self.damping_metric

@@ -77,9 +77,7 @@ class NaturalMomentum(_Momentum):
 
     def update(self, q: Point) -> Tensor:
         h, v = self.options["lr"], self.stored(q.g)
-        force = q.g
-        if self.connection:
-            force = force + q.christoffel(v, v)
+        force = q.dl + q.bend(v, v) if self.connection else q.dl
         v = self.decay() * v - h * self.solve(q, force)
         self.memory[self.slot] = v
         return h * v
@@ -138,7 +136,7 @@ class FunctionMomentum(PointOptimizer):
             )
         u = math.exp(-self.options["friction"] * h) * u - h * q.unweigh(q.dl)
         self.memory["u"] = u
-        return h * self.solve(q, q.vjp(q.weigh(u)))
+        return h * self.solve(q, q.weigh(u))
 
 
 class HeavyBall(_Momentum):

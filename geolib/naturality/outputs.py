@@ -1,4 +1,4 @@
-r"""Losses on outputs, and the metric each of them puts on output space."""
+r"""Losses on outputs, each with core's metric on outputs and that metric's connection."""
 
 from __future__ import annotations
 
@@ -7,40 +7,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from geolib.core import Bernoulli, Categorical, Euclidean, OutputMetric
+
+Christoffel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class OutputGeometry:
-    r"""A Riemannian (possibly degenerate) metric on outputs, sample by sample.
+    r"""A metric on outputs, averaged over the samples, with its Levi-Civita connection.
 
-    .. math:: \langle a, b\rangle_z = \sum_i a_i^T W_i(z) b_i .
+    .. math:: \langle a, b\rangle_z = \tfrac1n \sum_i a_i^T M_i(z) b_i .
 
     Attributes:
-        blocks: z (n, c) to the matrices :math:`W_i`, (n, c, c).
-        christoffel: (z, a, b) to :math:`[ab, k]`, the Christoffel symbol of the first
-            kind contracted with a and b, (n, c). None: W is constant.
+        name: for tables.
+        metric: core's rule that gives outputs z (n, c) their matrices M.
+        christoffel: (z, a, b) to the Christoffel symbol of the first kind of M,
+            contracted with a and b, (n, c). None: M is constant.
             Metrics that are Hessians of a potential (all exponential families in
             natural parameters) have it totally symmetric, which is assumed.
     """
 
     name: str
-    blocks: Callable[[Tensor], Tensor]
-    christoffel: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    metric: OutputMetric
+    christoffel: Christoffel | None = None
 
-
-def _euclidean(z: Tensor) -> Tensor:
-    n, c = z.shape
-    return torch.eye(c, dtype=z.dtype, device=z.device).expand(n, c, c) / n
-
-
-def _pad(z: Tensor) -> Tensor:
-    """A reference class with logit (or tangent component) 0 appended."""
-    return torch.cat([z, z.new_zeros(z.shape[0], 1)], dim=1)
-
-
-def _softmax_blocks(z: Tensor) -> Tensor:
-    pi = torch.softmax(z, dim=1)
-    return (torch.diag_embed(pi) - pi[:, :, None] * pi[:, None, :]) / len(z)
+    def blocks(self, z: Tensor) -> Tensor:
+        r"""The matrices :math:`W_i = M_i / n`, (n, c, c)."""
+        return self.metric.at(z, slice(0, len(z))).dense(z.shape[1]) / len(z)
 
 
 def _softmax_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -49,32 +44,28 @@ def _softmax_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     a = a - (pi * a).sum(1, keepdim=True)
     b = b - (pi * b).sum(1, keepdim=True)
     ab = a * b
-    return 0.5 * pi * (ab - (pi * ab).sum(1, keepdim=True)) / len(z)
-
-
-def _reference_blocks(z: Tensor) -> Tensor:
-    return _softmax_blocks(_pad(z))[:, :-1, :-1]
+    return 0.5 * pi * (ab - (pi * ab).sum(1, keepdim=True))
 
 
 def _reference_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return _softmax_third(_pad(z), _pad(a), _pad(b))[:, :-1]
-
-
-def _bernoulli_blocks(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return torch.diag_embed(s * (1 - s)) / len(z)
+    # The last class has logit 0, and no component of a tangent.
+    z, a, b = (pad(t, (0, 1)) for t in (z, a, b))
+    return _softmax_third(z, a, b)[:, :-1]
 
 
 def _bernoulli_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     s = torch.sigmoid(z)
-    return 0.5 * s * (1 - s) * (1 - 2 * s) * a * b / len(z)
+    return 0.5 * s * (1 - s) * (1 - 2 * s) * a * b
 
 
 METRICS = {
-    "mse": OutputGeometry("mse", _euclidean),
-    "softmax": OutputGeometry("softmax", _softmax_blocks, _softmax_third),
-    "softmax-ref": OutputGeometry("softmax-ref", _reference_blocks, _reference_third),
-    "bernoulli": OutputGeometry("bernoulli", _bernoulli_blocks, _bernoulli_third),
+    g.name: g
+    for g in (
+        OutputGeometry("mse", Euclidean()),
+        OutputGeometry("softmax", Categorical(), _softmax_third),
+        OutputGeometry("softmax-ref", Categorical(reference=True), _reference_third),
+        OutputGeometry("bernoulli", Bernoulli(), _bernoulli_third),
+    )
 }
 
 
@@ -82,12 +73,15 @@ def output_geometry(metric: str | OutputGeometry) -> OutputGeometry:
     """The geometry by name, or the one given.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or something else.
     """
     if isinstance(metric, OutputGeometry):
         return metric
     if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {sorted(METRICS)}, got {metric!r}")
+        raise ValueError(
+            f"metric: expected one of {sorted(METRICS)} or an OutputGeometry, got "
+            f"{metric!r}"
+        )
     return METRICS[metric]
 
 
@@ -105,13 +99,25 @@ class Loss:
 def mse(y: Tensor) -> Loss:
     r"""The loss :math:`\frac{1}{2n}\sum_i |z_i - y_i|^2`, with :math:`W = I/n`.
 
+    Raises:
+        ValueError: targets that are no matrix, or not as the outputs are.
+
     Examples:
         >>> float(mse(torch.zeros(2, 1))(torch.ones(2, 1)))
         0.5
     """
     if y.ndim != 2:
         raise ValueError(f"y: expected shape (n, outputs), got {tuple(y.shape)}")
-    return Loss(lambda z: 0.5 * ((z - y) ** 2).sum() / len(y), METRICS["mse"])
+
+    def value(z: Tensor) -> Tensor:
+        if z.shape != y.shape:
+            raise ValueError(
+                f"y: expected the outputs' shape {tuple(z.shape)}, got {tuple(y.shape)}"
+            )
+        _same_device(y, z)
+        return 0.5 * ((z - y) ** 2).sum() / len(y)
+
+    return Loss(value, METRICS["mse"])
 
 
 def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
@@ -121,13 +127,30 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
         y: (n,) integer classes.
         reference: outputs are c - 1 free logits; the last class has logit 0. Without
             it every sample adds a null direction to the metric.
+
+    Raises:
+        ValueError: classes of another shape or type, or beyond the outputs.
     """
     if y.ndim != 1 or y.is_floating_point():
         raise ValueError(
             f"y: expected (n,) integer classes, got {tuple(y.shape)} of {y.dtype}"
         )
+    low, high = (int(y.min()), int(y.max())) if len(y) else (0, -1)
 
     def value(z: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(_pad(z) if reference else z, y)
+        z = pad(z, (0, 1)) if reference else z
+        if len(z) != len(y):
+            raise ValueError(f"y: expected {len(z)} classes, got {len(y)}")
+        _same_device(y, z)
+        if low < 0 or high >= z.shape[1]:
+            raise ValueError(
+                f"y: expected classes 0 to {z.shape[1] - 1}, got {low} to {high}"
+            )
+        return torch.nn.functional.cross_entropy(z, y)
 
     return Loss(value, METRICS["softmax-ref" if reference else "softmax"])
+
+
+def _same_device(y: Tensor, z: Tensor) -> None:
+    if y.device != z.device:
+        raise ValueError(f"y: on {y.device}, but the outputs are on {z.device}")

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from geolib.core import Metric, Solution
+from geolib.core.outputs import LocalMetric
 from geolib.naturality.outputs import OutputGeometry
 
 
@@ -38,12 +40,15 @@ class Point:
         params: leaf tensors; p numbers in all.
         geometry: the metric W on outputs.
         rtol: eigenvalues of F below `rtol` times the largest count as zero.
+        metric: the same F as core's operator, where the network is known; it then
+            solves, and nothing of size n c p is formed unless asked for.
 
     Raises:
         ValueError: outputs of another shape, a non-finite loss or gradient, a metric
-            that is not positive semi-definite.
+            that is not positive semi-definite, sparse gradients.
 
-    Cost: J is materialised, N = n c rows of p numbers (one batched backward pass).
+    Cost: without `metric` J is materialised for a solve, N = n c rows of p numbers (one
+    batched backward pass).
 
     Source: pull-back of a metric and of its Levi-Civita connection; standard.
     """
@@ -55,6 +60,7 @@ class Point:
         params: Sequence[Tensor],
         geometry: OutputGeometry,
         rtol: float = 1e-10,
+        metric: Metric | None = None,
     ) -> None:
         if outputs.ndim != 2:
             raise ValueError(
@@ -66,11 +72,27 @@ class Point:
             )
         self.graph, self.params, self.geometry = outputs, list(params), geometry
         self.z = outputs.detach()
-        self.loss, self.rtol = loss, rtol
-        self.dl = torch.autograd.grad(loss, outputs, retain_graph=True)[0].detach()
-        self.g = self.vjp(self.dl)
-        if not bool(torch.isfinite(self.g).all()):
+        self.loss, self.rtol, self.metric = loss, rtol, metric
+        self.solution: Solution | None = None
+        (dl,) = torch.autograd.grad(
+            loss, outputs, retain_graph=True, materialize_grads=True
+        )
+        self.dl = dl.detach()
+        # At scale the parameters' gradient is not formed: a step that is not finite is
+        # refused anyway.
+        seen = self.dl if metric is not None else self.g
+        if not bool(torch.isfinite(seen).all()):
             raise ValueError("closure: the gradient has entries that are not finite")
+
+    @cached_property
+    def g(self) -> Tensor:
+        """The gradient of the loss, (p,)."""
+        return self.vjp(self.dl)
+
+    @cached_property
+    def local(self) -> LocalMetric:
+        """The matrices n W of all samples, with their roots."""
+        return self.geometry.metric.at(self.z, slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
         r"""The covector :math:`J^T u`, (p,)."""
@@ -79,50 +101,54 @@ class Point:
     def _grad(self, z: Tensor, u: Tensor, create: bool = True) -> list[Tensor]:
         if not z.requires_grad:
             return [torch.zeros_like(q) for q in self.params]
-        return list(
-            torch.autograd.grad(
-                z,
-                self.params,
-                u,
-                retain_graph=True,
-                create_graph=create,
-                materialize_grads=True,
-            )
+        grads = torch.autograd.grad(
+            z,
+            self.params,
+            u,
+            retain_graph=True,
+            create_graph=create,
+            materialize_grads=True,
         )
+        for k, t in enumerate(grads):
+            if t.layout != torch.strided:
+                raise ValueError(
+                    f"closure: parameter {k} has a sparse gradient; expected dense "
+                    "ones (an embedding with sparse=False)"
+                )
+        return list(grads)
 
     @cached_property
     def J(self) -> Tensor:
         """The Jacobian of the outputs, (n c, p)."""
         N = self.z.numel()
         seeds = torch.eye(N, dtype=self.z.dtype, device=self.z.device)
-        rows = torch.autograd.grad(
-            self.graph,
+        return self._rows(self.graph, seeds.view(N, *self.z.shape))
+
+    def _rows(self, z: Tensor, seeds: Tensor) -> Tensor:
+        """The gradients of <seed, z> for each of N seeds, (N, p)."""
+        grads: Sequence[Tensor | None] = torch.autograd.grad(
+            z,
             self.params,
-            seeds.view(N, *self.z.shape),
+            seeds,
             retain_graph=True,
             is_grads_batched=True,
-            materialize_grads=True,
+            allow_unused=True,
         )
-        return torch.cat([r.reshape(N, -1) for r in rows], dim=1).detach()
+        N = len(seeds)
+        rows = [
+            seeds.new_zeros(N, q.numel()) if r is None else r.reshape(N, -1)
+            for r, q in zip(grads, self.params, strict=True)
+        ]
+        return torch.cat(rows, dim=1).detach()
 
     @cached_property
     def W(self) -> Tensor:
         """The metric's blocks at z, (n, c, c)."""
         return self.geometry.blocks(self.z)
 
-    @cached_property
-    def root(self) -> Tensor:
-        """A square root of W, block by block."""
-        if self.geometry.christoffel is None and self.geometry.name == "mse":
-            return self.W.sqrt()
-        w, U = torch.linalg.eigh(self.W)
-        if bool((w < -1e-10 * w.abs().max()).any()):
-            raise ValueError("metric: expected positive semi-definite blocks W(z)")
-        return U * w.clamp(min=0).sqrt()[:, None, :] @ U.mT
-
     def weigh(self, u: Tensor) -> Tensor:
         """W u for outputs-shaped u, (n, c)."""
-        return torch.einsum("nij,nj->ni", self.W, u)
+        return self.local.apply(u) / len(self.z)
 
     def unweigh(self, u: Tensor) -> Tensor:
         """The pseudo-inverse of W applied to u, (n, c)."""
@@ -132,11 +158,11 @@ class Point:
 
     @cached_property
     def A(self) -> Tensor:
-        r"""The weighted Jacobian :math:`W^{1/2}J`, so that :math:`F = A^TA`."""
+        r"""The weighted Jacobian, root by root, (n r, p): :math:`F = A^TA`."""
         n, c = self.z.shape
-        return torch.einsum("nij,njp->nip", self.root, self.J.view(n, c, -1)).reshape(
-            n * c, -1
-        )
+        J = self.J.view(n, c, -1).permute(2, 0, 1)
+        A = self.local.root_t(J).permute(1, 2, 0) / n**0.5
+        return A.reshape(-1, J.shape[0])
 
     @cached_property
     def F(self) -> Tensor:
@@ -144,8 +170,13 @@ class Point:
         return self.A.T @ self.A
 
     def jvp(self, v: Tensor) -> Tensor:
-        r"""The tangent :math:`Jv`, (n, c)."""
-        return (self.J @ v).view_as(self.z)
+        r"""The tangent :math:`Jv`, (n, c): by J, or without it where core solves."""
+        if self.metric is None:
+            return (self.J @ v).view_as(self.z)
+        u, s = self._row
+        if not s.requires_grad:
+            return torch.zeros_like(self.z)
+        return torch.autograd.grad(s, u, v, retain_graph=True)[0]
 
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
@@ -170,15 +201,7 @@ class Point:
         p = s.numel()
         if not s.requires_grad:
             return s.new_zeros(p, p)
-        rows = torch.autograd.grad(
-            s,
-            self.params,
-            torch.eye(p, dtype=s.dtype, device=s.device),
-            is_grads_batched=True,
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return torch.cat([r.reshape(p, -1) for r in rows], dim=1).detach()
+        return self._rows(s, torch.eye(p, dtype=s.dtype, device=s.device))
 
     def hvp(self, a: Tensor, w: Tensor) -> Tensor:
         r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
@@ -189,18 +212,24 @@ class Point:
 
     def christoffel(self, v: Tensor, w: Tensor) -> Tensor:
         r"""First-kind symbols of F contracted with v and w: :math:`[vw, k]`, (p,)."""
-        c = self.weigh(self.second(v, w))
-        if self.geometry.christoffel is not None:
-            c = c + self.geometry.christoffel(self.z, self.jvp(v), self.jvp(w))
-        return self.vjp(c)
+        return self.vjp(self.bend(v, w))
+
+    def bend(self, v: Tensor, w: Tensor) -> Tensor:
+        r"""The covector on outputs whose pull-back is :math:`[vw, k]`, (n, c)."""
+        return self.weigh(self.second(v, w)) + self._connection(v, w)
+
+    def _connection(self, v: Tensor, w: Tensor) -> Tensor:
+        """W's own symbols at J v and J w."""
+        third = self.geometry.christoffel
+        if third is None:
+            return torch.zeros_like(self.z)
+        return third(self.z, self.jvp(v), self.jvp(w)) / len(self.z)
 
     def transport(self, m: Tensor, u: Tensor, w: Tensor) -> Tensor:
         r"""The rate :math:`[\,\cdot\, w, u]` at which m = F u is parallel along w."""
         out = self.hvp(self.weigh(self.jvp(u)), w)
         if self.geometry.christoffel is not None:
-            out = out + self.vjp(
-                self.geometry.christoffel(self.z, self.jvp(w), self.jvp(u))
-            )
+            out = out + self.vjp(self._connection(w, u))
         return m + out
 
     def solve(
@@ -214,9 +243,20 @@ class Point:
         With `damping=0` it is a generalized inverse: the minimum-norm one, or with a
         `metric` M the one of minimum M-norm.
 
-        Cost: one eigendecomposition of min(p, n c) rows; with a metric, a Cholesky
-        factorization of p rows more.
+        Args:
+            v: a covector, (p,), or one on the outputs, (n, c), that stands for
+                :math:`J^T v`: in function space it keeps more digits.
+
+        Raises:
+            ValueError: M not positive definite, of another shape or not finite.
+
+        Cost: core's, where the network is known. Otherwise one eigendecomposition of
+        min(p, n r) rows; with M, a Cholesky factorization of p rows more.
         """
+        if metric is None and self.metric is not None:
+            s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
+            return s.x
+        v = self.vjp(v) if v.ndim == 2 else v
         if metric is None:
             return _pseudo_solve(self.A, self._eigen, v, damping, self.rtol)
         M = metric() if callable(metric) else metric
@@ -233,9 +273,15 @@ def solve_weighted(
     r"""The vector :math:`(A^TA + \lambda M)^{+}v`, of minimum M-norm, (p,)."""
     if M is None:
         return _pseudo_solve(A, _small_eigen(A), v, damping, rtol)
+    p = A.shape[1]
+    if M.shape != (p, p) or not bool(torch.isfinite(M).all()):
+        raise ValueError(
+            f"damping_metric: expected a finite matrix of shape {(p, p)}, got "
+            f"{tuple(M.shape)}"
+        )
     L, info = torch.linalg.cholesky_ex(M)
     if int(info):
-        raise ValueError("damping metric: expected a positive definite matrix")
+        raise ValueError("damping_metric: expected a positive definite matrix")
     A = torch.linalg.solve_triangular(L, A.T, upper=False).T
     y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
     y = _pseudo_solve(A, _small_eigen(A), y, damping, rtol)

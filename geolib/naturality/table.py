@@ -1,9 +1,10 @@
 r"""The full audit table: computed once, stored with its seeds, spot-checked live.
 
-    python -m geolib.naturality.table chapters/naturality/audit.json
+    python -m geolib.naturality.table regression chapters/naturality/audit.json
+    python -m geolib.naturality.table softmax chapters/naturality/audit-softmax.json
 
-takes about a quarter of an hour of one core, keeps what is already in the file and may
-be stopped and started again.
+take a quarter of an hour and five minutes of one core, keep what is already in the file
+and may be stopped and started again.
 """
 
 from __future__ import annotations
@@ -20,54 +21,89 @@ import torch
 
 from geolib.naturality.audit import Protocol, audit
 from geolib.naturality.defect import Defect
-from geolib.naturality.problem import SEEDS, regression_problem
+from geolib.naturality.problem import SEEDS, regression_problem, softmax_problem
 from geolib.naturality.subjects import SUBJECTS
 
 PROTOCOL = Protocol(horizon=0.5, counts=(16, 32, 64, 128), seed=0)
+TASKS = {  # the problem of a seed, and the seeds of the stored table
+    "regression": (regression_problem, SEEDS),
+    "softmax": (softmax_problem, (102,)),
+}
 
 
 def compute(
     path: Path,
-    seeds: Sequence[int] = SEEDS,
+    task: str = "regression",
+    seeds: Sequence[int] | None = None,
     names: Sequence[str] = tuple(SUBJECTS),
     protocol: Protocol = PROTOCOL,
 ) -> dict[str, Any]:
-    """Fill the file with every cell it lacks; the table as plain data."""
-    table: dict[str, Any] = {"cells": {}}
-    if path.exists():
-        table = json.loads(path.read_text())
-    table["about"] = {
-        "problem": "regression_problem(seed): tanh 2-2-2, p = 12, n = 60",
+    """Fill the file with every cell it lacks; the table as `load` gives it.
+
+    Raises:
+        ValueError: an unknown task, or a file that holds the table of another one.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task: expected one of {list(TASKS)}, got {task!r}")
+    make, usual = TASKS[task]
+    seeds = usual if seeds is None else seeds
+    about = {
+        "task": task,
+        "problem": f"{make.__name__}(seed): tanh 2-2-2, p = 12, n = 60",
         "seeds": list(seeds),
         "maps_seed": protocol.seed,
         "horizon": protocol.horizon,
         "counts": list(protocol.counts),
         "torch": torch.__version__.split("+")[0],
         "date": datetime.now(UTC).date().isoformat(),
+        "cell": list(CELL),
     }
+    table: dict[str, Any] = {"about": about, "cells": {}}
+    if path.exists():
+        table = load(path)
+        if table["about"]["task"] != task:
+            raise ValueError(f"path: {path} is of another task than {task}")
+        table["about"] = about
     for seed in seeds:
-        problem = regression_problem(seed)
+        problem = make(seed)
         done = table["cells"].setdefault(str(seed), {})
         for name in names:
             if name not in done:
                 report = audit(name, problem, protocol=protocol)
                 done[name] = {k: _compact(d) for k, d in report.defects.items()}
-                path.write_text(json.dumps(table, indent=None, allow_nan=False))
+                save(path, table)
                 print(seed, name, report.letters, file=sys.stderr, flush=True)
     return table
 
 
+CELL = ("verdict", "values", "slope", "plateau", "self")
+
+
 def _compact(d: Defect) -> dict[str, Any]:
     def short(v: float) -> float | None:
-        return float(f"{v:.6g}") if math.isfinite(v) else None
+        return float(f"{v:.5g}") if math.isfinite(v) else None
 
-    return {
-        "verdict": d.verdict,
-        "values": [short(v) for v in d.values],
-        "slope": short(d.slope),
-        "plateau": short(d.plateau),
-        "self": short(d.self_convergence),
+    row = d.letter, [*map(short, d.values)], *map(short, (d.slope, d.plateau))
+    return dict(zip(CELL, (*row, short(d.self_convergence)), strict=True))
+
+
+def save(path: Path, table: dict[str, Any]) -> None:
+    """Write the table, a cell as the list of its `CELL` entries."""
+    cells = {
+        seed: {
+            name: {family: [cell[k] for k in CELL] for family, cell in row.items()}
+            for name, row in rows.items()
+        }
+        for seed, rows in table["cells"].items()
     }
+    text = json.dumps(
+        {"about": table["about"], "cells": cells},
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n")
+    part.replace(path)
 
 
 def load(path: Path | str) -> dict[str, Any]:
@@ -78,8 +114,15 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     try:
         table = json.loads(Path(path).read_text())
-        table["cells"], table["about"]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        table["cells"] = {
+            seed: {
+                name: {f: dict(zip(CELL, c, strict=True)) for f, c in row.items()}
+                for name, row in rows.items()
+            }
+            for seed, rows in table["cells"].items()
+        }
+        table["about"]["task"]
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"path: {path} is no audit table ({error})") from None
     return table
 
@@ -105,16 +148,10 @@ def cells_of(
     return found
 
 
-LETTER = {"exact": "E", "natural": "N", "unnatural": "U"}
-
-
 def consensus(table: dict[str, Any], name: str, family: str) -> str:
     """The verdict's letter over all seeds: one letter, or several joined by a slash."""
-    letters = []
-    for cell in cells_of(table, [name], [family]):
-        v = cell["verdict"]
-        letters.append("-" if v == "undefined" else LETTER.get(v, "?"))
-    return "/".join(sorted(set(letters)))
+    letters = {cell["verdict"] for cell in cells_of(table, [name], [family])}
+    return "/".join(sorted(letters))
 
 
 def show(table: dict[str, Any], name: str, family: str) -> str:
@@ -135,11 +172,11 @@ def recompute(table: dict[str, Any], seed: int, name: str, family: str) -> Defec
     protocol = Protocol(
         about["horizon"], tuple(about["counts"]), seed=about["maps_seed"]
     )
-    problem = regression_problem(seed)
+    problem = TASKS[about["task"]][0](seed)
     report = audit(name, problem, families=[family], protocol=protocol)
     return report[family]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    compute(Path(sys.argv[1]))
+    compute(Path(sys.argv[2]), sys.argv[1])

@@ -117,6 +117,15 @@ def test_every_form_agrees_with_the_dense_reference(case, metric):
     close(A.rmatvec(a), A.dense().mT @ a)
 
 
+def test_saturated_logits_beside_a_reference_class():
+    z = torch.tensor([[0.3, -1.0], [40.0, 0.0], [-900.0, 800.0]], dtype=torch.float64)
+    local = Categorical(reference=True).at(z, slice(0, 3))
+    blocks = expected_score_blocks(nn.functional.pad(z, (0, 1)), "categorical")
+    close(local.dense(2), blocks[:, :-1, :-1])
+    s = torch.ones(3, local.rank, dtype=torch.float64)
+    close(local.root_solve(local.root(s))[0], s[0])
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("metric", ["euclidean", "bernoulli", "empirical"])
 def test_streaming_changes_nothing(case, metric):

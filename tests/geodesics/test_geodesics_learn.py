@@ -6,8 +6,9 @@ import torch
 from geodesics_cases import digits, smooth
 
 from geolib.core import Realization
-from geolib.geodesics import LEARNERS, Task, learn_sequence, mlp, split_tasks
-from geolib.geodesics.learners import ElasticWeights, InvariantPath
+from geolib.geodesics import Task, learn_sequence, mlp, split_tasks
+from geolib.geodesics.continual import KNOWN
+from geolib.geodesics.learners import ElasticWeights, InvariantPath, Replay
 from geolib.geodesics.tasks import Memory, pair_tasks, restrict
 
 TWO = [[0, 1], [2, 3]]
@@ -17,7 +18,7 @@ def tasks(groups=TWO):
     return split_tasks(digits(), groups)
 
 
-@pytest.mark.parametrize("method", sorted(LEARNERS))
+@pytest.mark.parametrize("method", sorted(KNOWN))
 def test_every_method_pays_the_same_compute(method):
     found = learn_sequence(
         mlp([64, 12, 10]), tasks(), method, memory=20, passes=6000, replayed=20
@@ -26,7 +27,7 @@ def test_every_method_pays_the_same_compute(method):
     assert found.table.shape == (2, 2)
     assert np.isnan(found.table[0, 1])
     assert found.table[1, 1] > 0.8
-    assert found.stored == (40 if LEARNERS[method].needs_memory else 0)
+    assert found.stored == (40 if KNOWN[method].needs_memory else 0)
 
 
 @pytest.mark.slow
@@ -66,7 +67,7 @@ def test_invariant_step_against_the_dense_formula():
     task = Task(x, y, x, y, (0, 1, 2, 3))
     learner.begin(w, task)
     everything = torch.ones(4, dtype=torch.bool)
-    learner.memory.store(task, R(w, x) + 0.1, everything, 5, 0)
+    learner.memory.store(task, R(w, x) + 0.1, everything, torch.arange(5))
     mem_x, mem_z = learner.memory.x, learner.memory.z
     C = torch.eye(4, dtype=torch.float64) - 0.25
     J = torch.func.jacrev(lambda u: R(u, mem_x))(w)
@@ -102,10 +103,15 @@ def test_memory_and_restriction():
     task = tasks()[0]
     allowed = torch.ones(10, dtype=torch.bool)
     z = torch.arange(len(task.x), dtype=torch.float64)[:, None].expand(-1, 10)
-    memory.store(task, z, allowed, 7, 0)
-    memory.store(task, z, allowed, 7, 1)
+    learner = Replay(Realization(mlp([64, 10])), 7, "class", 10, 0)
+    first, second = (learner.pick(None, task)[0] for learner.finished in ([1], [1, 2]))
+    assert len(set(first.tolist())) == 7
+    assert not torch.equal(first, second)
+    memory.store(task, z, allowed, first)
+    memory.store(task, z, allowed, second)
     assert len(memory) == 14
     rows = memory.z[:, 0].long()
+    assert torch.equal(rows, torch.cat([first, second]))
     assert torch.equal(memory.x, task.x[rows])
     assert torch.equal(memory.y, task.y[rows])
     masked = torch.softmax(restrict(torch.zeros(1, 3), torch.tensor([1, 0, 1]) > 0), 1)

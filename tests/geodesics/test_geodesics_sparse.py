@@ -10,7 +10,7 @@ from torch import nn
 from geolib.core import Realization
 from geolib.geodesics import METHODS, accuracy, lenet, mlp, sparse_path, sparsify, vgg
 from geolib.geodesics.masks import cubic_level, density, magnitude_mask, matrices
-from geolib.geodesics.pruning import by_metric
+from geolib.geodesics.pruning import IDEAS, by_metric, path_then_labels, tuned
 from geolib.geodesics.sparse_path import metric_scores, repair
 from geolib.geodesics.structured import joints, shrink, unit_mask, unit_scores
 from geolib.geodesics.train import Meter
@@ -37,16 +37,26 @@ def test_mask_is_that_of_torch_prune():
         assert torch.equal(ours, mask), name
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted({**METHODS, **IDEAS}))
 def test_every_method_returns_exact_sparsity_and_its_compute(method):
     R, w = trained(0)
     fast = {} if method in ("one-shot", "surgeon") else {"steps": 4, "batch": 32}
-    found = METHODS[method](R, w, digits(), 0.9, **fast)
+    if method == "metric path, then labels":
+        fast["path"] = {"steps": 2, "batch": 32, "metric_mask": True}
+    found = {**METHODS, **IDEAS}[method](R, w, digits(), 0.9, **fast)
     mine = matrices(R)
     assert int((~found.keep[mine]).sum()) == round(0.9 * int(mine.sum()))
     assert bool((found.weights[~found.keep] == 0).all())
     assert bool(found.keep[~mine].all())
-    expected = {"one-shot": 0, "surgeon": 102 * 1000, "invariant path": 4 * 11 * 32}
+    expected = {
+        "one-shot": 0,
+        "surgeon": 102 * 1000,
+        "invariant path": 4 * 11 * 32,
+        "labels in the metric": 4 * 11 * 32,
+        "metric mask": 4 * (11 + 4) * 32,
+        "metric path, then labels": (2 * (11 + 4) + 4) * 32,
+        "gradual + labels, metric mask": (4 + 1) * 32,  # one mask, at the end
+    }
     assert found.passes == expected.get(method, 4 * 32)
 
 
@@ -211,3 +221,21 @@ def test_ideas_change_the_path():
     assert int((plain.keep != scored.keep).sum()) > 20
     assert not torch.allclose(plain.weights, pulled.weights)
     assert scored.passes == plain.passes + 6 * 4 * 64
+
+
+def test_training_after_a_walk_keeps_its_mask():
+    R, w = trained(0)
+    plan = {"steps": 5, "batch": 64, "metric_mask": True}
+    walked = by_metric(R, w, digits(), 0.9, **plan)
+    found = path_then_labels(R, w, digits(), 0.9, path=plan, steps=3, batch=64)
+    assert torch.equal(found.keep, walked.keep)
+    assert not torch.equal(found.weights, walked.weights)
+
+
+def test_gradual_pruning_by_the_metric_drops_other_weights():
+    R, w = trained(0)
+    plan = {"gradual": True, "steps": 20, "batch": 64, "every": 5}
+    plain = tuned(R, w, digits(), 0.9, **plan)
+    scored = tuned(R, w, digits(), 0.9, metric=True, **plan)
+    assert int((plain.keep != scored.keep).sum()) > 20
+    assert scored.passes == plain.passes + 4 * 64

@@ -1,6 +1,7 @@
 """The audit, its report, its table and its command."""
 
 import json
+import math
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,9 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
+from geolib.core import init_
 from geolib.naturality import (
+    NaturalGradient,
     Protocol,
     audit,
     audit_table,
@@ -46,6 +49,44 @@ def test_audit_of_an_own_module_in_one_line():
         assert torch.equal(a, b)  # the caller's module is left alone
 
 
+def test_audit_takes_single_precision_buffers_and_two_families():
+    module = nn.Sequential(
+        nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Tanh(), nn.Linear(2, 1)
+    )
+    init_(module, seed=0)
+    assert not module[1].num_batches_tracked.is_floating_point()
+    rng = np.random.default_rng(1)
+    x = torch.tensor(rng.standard_normal((20, 2)), dtype=torch.float32)
+    y = x[:, 0].sin()  # one axis is enough for one output
+    report = audit(torch.optim.SGD, module.eval(), (x, y), protocol=QUICK, fast=True)
+    assert report.letters == "UU"
+    assert list(report.verdicts) == ["affine", "coupling"]
+    assert "regression, p = 13" in str(report)
+    assert module[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "y", "message"),
+    [
+        (nn.ReLU(), (4, 2), torch.ones(4, 2), "ReLU has no trainable parameters"),
+        (nn.Linear(2, 2), (4, 2), torch.ones(3, 2), "data: expected as many x as y"),
+        (nn.Linear(2, 2), (4, 2), torch.ones(4, 3), "y: expected the outputs' shape"),
+        (nn.Linear(2, 2), (4, 2), torch.full((4,), 2), "y: expected classes 0 to 1"),
+        (nn.Linear(2, 2), (4, 2), torch.full((4,), -1), "y: expected classes"),
+        (nn.Linear(2, 2), (4, 2), torch.full((4, 2), torch.nan), "loss"),
+        (nn.Linear(2, 2, device="meta"), (4, 2), torch.ones(4, 2), "data: module and"),
+        (nn.BatchNorm1d(2), (4, 2), torch.ones(4, 2), "batch statistics"),
+        (nn.Dropout(), (4, 2), torch.ones(4, 2), "no trainable parameters"),
+        ("net", (4, 2), torch.ones(4, 2), "module: expected an nn.Module"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else None,
+)
+def test_bad_modules_and_data_are_named(module, x, y, message):
+    x = torch.linspace(0, 1, math.prod(x)).reshape(x)
+    with pytest.raises((ValueError, TypeError), match=message):
+        audit(NaturalGradient, module, (x, y), fast=True, protocol=QUICK)
+
+
 def test_report_as_html_and_json():
     report = audit("ngd", regression_problem(12), families=FEW, protocol=QUICK)
     assert report.letters == "EEEN"
@@ -56,7 +97,7 @@ def test_report_as_html_and_json():
     assert back["optimizer"] == "ngd"
     assert back["defects"]["coupling"]["verdict"] == "natural"
     kfac = audit("kfac", regression_problem(12), families=FEW, protocol=QUICK)
-    assert kfac.letters == "E---"
+    assert kfac.letters == "EE--"
     assert json.loads(kfac.to_json())["defects"]["affine"]["slope"] is None
 
 
@@ -93,11 +134,11 @@ def test_classify():
 def test_table_is_filled_resumed_and_recomputed(tmp_path):
     path = tmp_path / "t.json"
     names = ["gd", "ngd"]
-    first = table.compute(path, [12], names[:1], QUICK)
-    marked = json.loads(path.read_text())
+    first = table.compute(path, "regression", [12], names[:1], QUICK)
+    marked = table.load(path)
     marked["cells"]["12"]["gd"]["uniform"]["slope"] = 77.0
-    path.write_text(json.dumps(marked))
-    second = table.compute(path, [12], names, QUICK)
+    table.save(path, marked)
+    second = table.compute(path, "regression", [12], names, QUICK)
     assert second["cells"]["12"]["gd"]["uniform"]["slope"] == 77.0  # kept, not redone
     t = table.load(path)
     assert set(t["cells"]["12"]) == set(names)
@@ -110,6 +151,10 @@ def test_table_is_filled_resumed_and_recomputed(tmp_path):
     assert first["about"]["seeds"] == [12]
     with pytest.raises(ValueError, match="names"):
         table.cells_of(t, ["adam"], ["uniform"])
+    with pytest.raises(ValueError, match="another task"):
+        table.compute(path, "softmax", [102], [], QUICK)
+    with pytest.raises(ValueError, match="task"):
+        table.compute(path, "ranking")
 
 
 def run(*arguments):
@@ -129,6 +174,12 @@ def test_command(tmp_path):
     assert "AdamW (regression, p = 37)" in result.output
     report = json.loads(out.read_text())
     assert report["defects"]["permutation"]["verdict"] == "exact"
+    fast = run("torch.optim.SGD", "--fast", "--samples", "20", "--model", "mlp:2",
+               "--counts", "2,4", "--horizon", "0.1")  # fmt: skip
+    assert [line.split()[0] for line in fast.output.splitlines()[2:]] == [
+        "affine",
+        "coupling",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,10 @@ def test_the_verdict_rule():
     assert verdict([0.1, 0.08], 0.3, 0.06) == "unnatural"
     assert verdict([0.1, 0.06], 0.7, 0.02) == "undecided"
     assert verdict([0.1, math.nan], 0.0, 0.1) == "undecided"
+    for slope, plateau in ((0.5, 1e-6), (0.9, 0.03), (0.1, 0.02), (0.5, 0.06)):
+        assert verdict([0.11, 0.1], slope, plateau) == "undecided", slope
+    assert verdict([2e-9, 2e-9], 0.0, 2e-9) == "unnatural"
+    assert verdict([9e-10, 9e-10], 0.0, 9e-10) == "exact"
 
 
 def test_richardson_uses_the_difference_vectors():

@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch.func import jacrev
 
+from geolib.core import OutputMetric, init_
+from geolib.core.outputs import Diagonal, Factor, psd_root
 from geolib.naturality import (
+    LayerFactors,
     OutputGeometry,
     Point,
     cross_entropy,
@@ -114,19 +117,23 @@ def test_the_connection_transforms_as_one(kind):
     assert torch.allclose(Q.F, phi.push_metric(P.theta0, q.F), atol=1e-10)
     C, D = covariant_hessian(q), covariant_hessian(Q)
     assert torch.allclose(D, phi.push_metric(P.theta0, C), atol=1e-8)
+    n = torch.linalg.solve(q.F, q.g)  # v^T (H - Gamma^k g_k) v
+    straight = v @ hessian(q) @ v - q.christoffel(v, v) @ n
+    assert torch.allclose(v @ C @ v, straight, atol=1e-10)
     H, K = hessian(q), hessian(Q)
     assert not torch.allclose(K, phi.push_metric(P.theta0, H), atol=1e-3)
 
 
 def test_christoffel_of_a_flat_metric_vanishes_in_its_flat_coordinate():
     # dz^2 / z^2 is flat, and z = e^x makes it dx^2: both terms must cancel.
-    def blocks(z):
-        return (1 / z**2)[:, :, None]
+    class Logarithmic(OutputMetric):
+        def at(self, z, samples):
+            return Diagonal(z, 1 / z**2)
 
     def third(z, a, b):  # [ab, k] = -a b / z^3 for the metric dz^2 / z^2
         return -a * b / z**3
 
-    G = OutputGeometry("log", blocks, third)
+    G = OutputGeometry("log", Logarithmic(), third)
     x = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     z = x.exp().view(1, 1)
     q = Point(z, z.sum(), [x], G)
@@ -158,13 +165,18 @@ def test_output_metrics_are_hessians_of_a_potential(name):
 
 
 @pytest.mark.parametrize("n", [3, 40])
-def test_solve_against_dense_pseudo_inverse(n):
+@pytest.mark.parametrize("twin", [False, True])
+def test_solve_against_dense_pseudo_inverse(n, twin):
     rng = np.random.default_rng(0)
-    P = Problem.of(
-        mlp([2, 3, 1], seed=2),
-        torch.tensor(rng.standard_normal((n, 2))),
-        mse(torch.tensor(rng.standard_normal((n, 1)))),
-    )
+    x = torch.tensor(rng.standard_normal((n, 2)))
+    if twin:  # a sample twice, a unit twice: zero eigenvalues but for rounding
+        x[1] = x[0]
+    y = mse(torch.tensor(rng.standard_normal((n, 1))))
+    P = Problem.of(mlp([2, 3, 1], seed=2), x, y)
+    if twin:
+        theta = P.theta0.clone()
+        theta[3:6], theta[10] = theta[:3], theta[9]
+        P = P.at(theta)
     q = P.point(P.theta0)
     p = len(P.theta0)
     v = q.F @ torch.tensor(rng.standard_normal(p))
@@ -180,7 +192,7 @@ def test_solve_against_dense_pseudo_inverse(n):
     assert torch.allclose(
         q.solve(w, 0.1, M), torch.linalg.solve(q.F + 0.1 * M, w), atol=1e-10
     )
-    if n < p:  # least M-norm among the solutions of F x = v
+    if n < p and not twin:  # least M-norm among the solutions of F x = v
         x = q.solve(v, 0.0, M)
         assert torch.allclose(q.F @ x, v, atol=1e-8)
         null = torch.linalg.svd(q.A).Vh[n:]
@@ -190,8 +202,10 @@ def test_solve_against_dense_pseudo_inverse(n):
 def test_bad_input_is_named():
     P = small_problem()
     q = P.point(P.theta0)
-    with pytest.raises(ValueError, match="positive definite"):
+    with pytest.raises(ValueError, match="damping_metric.*positive definite"):
         q.solve(q.g, 0.1, -torch.eye(9).double())
+    with pytest.raises(ValueError, match="damping_metric.*finite"):
+        q.solve(q.g, 0.1, torch.full((9, 9), torch.nan))
     x = torch.ones(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="outputs of shape"):
         Point(x, x.sum(), [x], METRICS["mse"])
@@ -203,7 +217,12 @@ def test_bad_input_is_named():
     u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
         Point(u, u.sum(), [bad], METRICS["mse"])
-    indefinite = OutputGeometry("bad", lambda u: -torch.ones(2, 1, 1).double())
+
+    class Negative(OutputMetric):
+        def at(self, z, samples):
+            return Factor(z, psd_root(-torch.ones(2, 1, 1).double()))
+
+    indefinite = OutputGeometry("bad", Negative())
     with pytest.raises(ValueError, match="semi-definite"):
         Point(y, y.sum(), [x], indefinite).solve(torch.ones(2).double())
     with pytest.raises(ValueError, match="metric"):
@@ -216,28 +235,76 @@ def test_bad_input_is_named():
         P.at(torch.zeros(3))
 
 
-@pytest.mark.peer
-@pytest.mark.parametrize("kind", ["mse", "softmax"])
-def test_fisher_against_curvlinops(kind):
-    curvlinops = pytest.importorskip("curvlinops", reason="optional peer")
+def peer_case():
     rng = np.random.default_rng(0)
     module = torch.nn.Sequential(
         torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)
     ).double()
     x = torch.tensor(rng.standard_normal((9, 2)))
     y = torch.tensor(rng.standard_normal((9, 2)))
-    labels = torch.tensor(rng.integers(0, 2, 9))
+    return init_(module, seed=0), x, y, torch.tensor(rng.integers(0, 2, 9))
+
+
+PEER = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=PEER) for k in KINDS[:2]])
+def test_fisher_against_curvlinops(kind):
+    curvlinops = pytest.importorskip("curvlinops", reason="optional peer")
+    module, x, y, labels = peer_case()
     P = Problem.of(module, x, mse(y) if kind == "mse" else cross_entropy(labels))
-    if kind == "mse":
-        function, data, scale = torch.nn.MSELoss(), [(x, y)], 1.0
-    else:
-        function, data, scale = torch.nn.CrossEntropyLoss(), [(x, labels)], 1.0
-    params = dict(module.named_parameters())
-    try:
-        G = curvlinops.GGNLinearOperator(module, function, params, data)
-    except Exception:
-        G = curvlinops.GGNLinearOperator(
-            module, function, list(module.parameters()), data
-        )
+    function, target = {
+        "mse": (torch.nn.MSELoss(), y),
+        "softmax": (torch.nn.CrossEntropyLoss(), labels),
+    }[kind]  # curvlinops averages over outputs too, and we halve: both give I / n
+    G = curvlinops.GGNLinearOperator(
+        module, function, list(module.parameters()), [(x, target)]
+    )
     theirs = torch.as_tensor(G @ torch.eye(len(P.theta0)).double()).detach()
-    assert torch.allclose(P.point(P.theta0).F, scale * theirs, atol=1e-12)
+    assert torch.allclose(P.point(P.theta0).F, theirs, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=PEER) for k in KINDS[:2]])
+def test_fisher_against_nngeometry(kind):
+    pytest.importorskip("nngeometry", reason="optional peer")
+    from nngeometry.metrics import FIM
+    from nngeometry.object import PMatDense
+    from torch.utils.data import DataLoader, TensorDataset
+
+    module, x, y, labels = peer_case()
+    module, x = module.float(), x.float()  # nngeometry's softmax needs float32
+    loss = mse(y.float()) if kind == "mse" else cross_entropy(labels)
+    P = Problem.of(module, x, loss)
+    F = FIM(
+        model=module,
+        loader=DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=len(x)),
+        representation=PMatDense,
+        variant="regression" if kind == "mse" else "classif_logits",
+    ).to_torch()
+    ours = P.point(P.theta0).F
+    assert float((ours - F).norm() / F.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=PEER) for k in KINDS[:2]])
+def test_kfac_against_curvlinops(kind):
+    curvlinops = pytest.importorskip("curvlinops", reason="optional peer")
+    module, x, y, labels = peer_case()
+    function, target, loss = {
+        "mse": (torch.nn.MSELoss(), y, mse(y)),
+        "softmax": (torch.nn.CrossEntropyLoss(), labels, cross_entropy(labels)),
+    }[kind]
+    K = curvlinops.KFACLinearOperator(
+        module,
+        function,
+        list(module.parameters()),
+        [(x, target)],
+        fisher_type="type-2",
+        separate_weight_and_bias=False,
+        check_deterministic=False,
+    )
+    factors = LayerFactors(module)
+    with factors:
+        z = module(x)
+    q = Point(z, loss(z), factors.params(), loss.geometry)
+    theirs = torch.as_tensor(K @ torch.eye(len(q.g)).double()).detach()
+    assert torch.allclose(factors.dense(q), theirs, atol=1e-13)

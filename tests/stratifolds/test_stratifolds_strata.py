@@ -140,6 +140,7 @@ def test_sign_rule_of_milnor_attractors():
     assert (A < 0).all()  # the teacher's units pull the merged unit apart ...
     assert out.curvature[0, 0] < 0  # ... which frees a pair of equal signs
     assert out.curvature[1, 0] > 0  # ... and binds a pair of opposite signs
+    assert out.attracts().tolist() == [False, True]
 
 
 @pytest.mark.parametrize("S", MODELS, ids=lambda S: S.name)
