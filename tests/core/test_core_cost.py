@@ -82,6 +82,8 @@ def test_the_spectrum_is_looked_at_only_where_a_direct_solve_is_dear():
         (mlp_problem((64, 70, 70, 1), 4096), [1e-3] * 256, 0, "cg"),
         (mlp_problem((64, 280, 280, 1), 4096), [1e3] * 256, 0, "kernel"),
         (mlp_problem((64, 960, 960, 1), 512), [2.0] * 256, 1e-3, "kernel"),
+        (mlp_problem((64, 280, 280, 8), 512, 8), [16.0] * 256, 1e-2, "cg"),
+        (mlp_problem((64, 280, 280, 8), 512, 8), [16.0] * 256, 0, "kernel"),
     ],
 )
 def test_the_plan_follows_the_spectrum(problem, values, least, method):

@@ -280,6 +280,13 @@ def test_certificate_tightens_to_its_slack():
         certify(S, path, slack=0.0)
 
 
+def test_total_length_counts_the_ridge():
+    R, w, x = smooth()
+    found = lengths(FunctionSpace(R, x, ridge=4.0), Path(w, -w))
+    assert found.output < found.total
+    assert found.total >= 2 * found.weight
+
+
 def test_barrier_by_hand():
     # over the line between the end losses, not over the start; never below zero
     t = torch.linspace(0, 1, 5)

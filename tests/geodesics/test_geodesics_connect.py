@@ -187,6 +187,26 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
         scale.train_module(fresh(), data, file=file, **plan)
 
 
+def test_outputs_that_depend_on_the_batch_are_not_stored():
+    net = lenet(0, side=8, batch_norm=True, widths=(2, 3, 4))
+    x, _ = images(8)
+    assert not FunctionSpace(Realization(with_batch_statistics(net)), x).cacheable
+    assert FunctionSpace(Realization(net), x).cacheable
+
+
+def test_a_kill_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    checkpoint.save(file, {"w": torch.ones(2)}, {"step": 1})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(file, {"w": torch.zeros(2)}, {"step": 2})
+    assert checkpoint.load(file)[1] == {"step": 1}
+
+
 def test_walks():
     R, w = trained(0)
     S = FunctionSpace(R, digits().x[:60], "logit")
