@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from geodesics_cases import digits, smooth
+from geodesics_cases import digits, smooth, vector
 
 from geolib.core import Realization
 from geolib.geodesics import Task, learn_sequence, mlp, split_tasks
@@ -67,7 +67,7 @@ def test_invariant_step_against_the_dense_formula():
     task = Task(x, y, x, y, (0, 1, 2, 3))
     learner.begin(w, task)
     everything = torch.ones(4, dtype=torch.bool)
-    learner.memory.store(task, R(w, x) + 0.1, everything, torch.arange(5))
+    learner.memory.store(task, R(w, x) + vector(4, 1), everything, torch.arange(5))
     mem_x, mem_z = learner.memory.x, learner.memory.z
     C = torch.eye(4, dtype=torch.float64) - 0.25
     J = torch.func.jacrev(lambda u: R(u, mem_x))(w)

@@ -113,6 +113,7 @@ def test_schedule():
     assert levels == sorted(levels)
     assert levels[0] == 0
     assert levels[7:] == [0.9] * 4
+    assert cubic_level(0.8, 35, 100) == pytest.approx(0.8 * (1 - 0.5**3))
 
 
 def test_sparsify_unstructured():
