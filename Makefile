@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+# Tests that start processes and wait leave a core idle: one worker more than cores.
+WORKERS ?= 3
 # Data sets lie where GEOLIB_DATA says; a folder `shared/data` beside the checkout is found.
 ifneq ($(wildcard ../shared/data),)
 export GEOLIB_DATA ?= $(abspath ../shared/data)
@@ -40,7 +42,7 @@ BESIDE := $(MAKE) --no-print-directory -j2
 test: setup ## everything: linters, types, units, doctests, notebooks, browser
 	$(BESIDE) lint small
 	$(BESIDE) site nbval
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests geolib
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests geolib
 
 test-fast: setup ## linters, types and the quick unit tests
 	$(BESIDE) lint units
@@ -51,7 +53,7 @@ lint: setup
 	$(BIN)/mypy
 
 units: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
 	  -m "not slow and not site and not press" tests geolib
 
 small: setup

@@ -173,7 +173,7 @@ def product_curvlinops() -> Result:
 
 @benchmark("core.product_convolution", size="p = 210 369, batch 128, float32")
 def product_convolution() -> Result:
-    """The same for two convolutions and two linear layers"""
+    """A Fisher product of two convolutions and two linear layers, against curvlinops"""
     c = images()
     G, v = c.metric.at(c.R.theta0), normal(c.R.p, 3, dtype=torch.float32)
 

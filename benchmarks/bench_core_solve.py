@@ -97,9 +97,7 @@ def grid_result(points: list[tuple[int, int, int]], enough: float) -> Result:
         f"{statistics.median(ratios):.2f}. Median CPU milliseconds; an empty cell was "
         f"not affordable (a dense G above 3000 parameters, conjugate gradients above "
         f"{LIMIT:g} s) or did not converge.\n\n" + markdown(columns, rows),
-        curve={"x": list(range(1, len(ratios) + 1)), "x_label": "grid point",
-               "y_label": "auto / best", "series": {"geolib": ratios}},
-    )  # fmt: skip
+    )
 
 
 def markdown(columns: tuple[str, ...], rows: list[list[str]]) -> str:

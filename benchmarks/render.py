@@ -26,9 +26,9 @@ Each row times this library and a named public one in the same process, on one t
 in alternating rounds, after checking that both compute the same thing. *Ratio* is our
 CPU time over theirs, the median over rounds with its quartiles: below 1 we are faster.
 The last column says whether the row meets the bar that was set before it was measured.
-`make bench` repeats all of it; a peer that is not installed is reported as not run.
+`make bench` repeats all of it; a peer that is not at hand is reported as not run, with the reason.
 """
-COLUMNS = ("what", "size", "ours", "peer", "theirs", "ratio", "error", "bar")
+COLUMNS = ("what", "ours", "theirs", "ratio", "error", "bar")
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -56,12 +56,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if "error" in row:
             reason = f"**{row['verdict']}**: {row['error']}"
-            cells = [row.get("title", row["name"]), row.get("size", ""), reason]
-            lines.append(_line(cells + [""] * (len(COLUMNS) - 3)))
+            cells = [_under(row.get("title", row["name"]), row.get("size", "")), reason]
+            lines.append(_line(cells + [""] * (len(COLUMNS) - 2)))
             continue
         mine = _quantity(row["ours"], row["unit"], row.get("timing"))
         for i, peer in enumerate(row["peers"] or [None]):
-            first = [row["title"], row["size"], mine] if i == 0 else ["", "", ""]
+            first = [_under(row["title"], row["size"]), mine] if i == 0 else ["", ""]
             last = _verdict(row) if i == 0 else ""
             lines.append(_line([*first, *_peer(peer, row["unit"]), last]))
     return "\n".join(lines) + "\n"
@@ -163,6 +163,11 @@ def write_beside(results: Path = RESULTS) -> None:
     os.replace(partial, target)
 
 
+def _under(text: str, small: str) -> str:
+    """A cell of two lines: eight columns would not fit a page."""
+    return f"{text}<br><small>{small}</small>" if small else text
+
+
 def _line(cells: list[str]) -> str:
     text = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells]
     return f"| {' | '.join(text)} |"
@@ -185,16 +190,17 @@ def _quantity(value: float | None, unit: str, timing: dict | None = None) -> str
 
 def _peer(peer: dict[str, Any] | None, unit: str) -> list[str]:
     if peer is None:
-        return ["none", "", "", ""]
+        return ["none", "", ""]
     if peer["not_run"]:
-        return [peer["name"], "not run (not installed here)", "", ""]
+        return [_under(f"not run: {peer['not_run']}", peer["name"]), "", ""]
     name = f"{peer['name']} {peer['version'] or ''}".strip()
     ratio = "" if peer["ratio"] is None else f"{peer['ratio']:.3g}"
     if peer["ratio_quartiles"]:
         low, high = peer["ratio_quartiles"]
         ratio += f" ({low:.3g} to {high:.3g})"
     error = "" if peer["agreement"] is None else f"{peer['agreement']:.1e}"
-    return [name, _quantity(peer["value"], unit, peer["timing"]), ratio, error]
+    theirs = _quantity(peer["value"], unit, peer["timing"])
+    return [_under(theirs, name), ratio, error]
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -303,7 +303,8 @@ def test_the_page_shows_every_row(whole):
     page = (folder.parent / "book/benchmarks.md").read_text()
     assert "A fine comparison" in page
     assert f"numpy {np.__version__}" in page
-    assert "no-such-library | not run" in page
+    assert "not run: No module named 'no_such_library_at_all'" in page
+    assert "<small>no-such-library</small>" in page
     assert "**disagrees**: numpy: error 0.5" in page
     assert "RuntimeError: on purpose" in page
     plot = folder.parent / "book/_static/benchmarks/demo-fine.svg"

@@ -140,6 +140,9 @@ def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
         # A table that scrolls on a phone must be reachable from the keyboard.
         better = better.replace(
             '<table class="table">', '<table class="table" tabindex="0">'
+        ).replace(
+            'output text_html" tabindex="-1"><table>',
+            'output text_html" tabindex="-1"><table tabindex="0">',
         )
         if better != text:
             page.write_text(better)

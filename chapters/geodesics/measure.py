@@ -193,7 +193,7 @@ def jobs(labels_of: Callable[[Any], list[str]]) -> dict[str, Callable[[], None]]
         "tune-prune-digits": lambda: tune_prune("digits", labels_of(PRUNERS)),
         "prune-digits": lambda: prune("digits", 5, labels_of(prunes)),
         "tune-prune-mnist": lambda: tune_prune("mnist", labels_of(study.PRUNE_GRID)),
-        "prune-mnist": lambda: prune("mnist", 3, labels_of(prunes)),
+        "prune-mnist": lambda: prune("mnist", 5, labels_of(prunes)),
         "vgg": vgg_small,
     }
 
