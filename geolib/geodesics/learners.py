@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from geolib.core import Realization
 from geolib.core.solvers import Operator, conjugate_gradient
 from geolib.geodesics.embedding import embed
+from geolib.geodesics.forward import derivative
 from geolib.geodesics.sparse_path import bhattacharyya
 from geolib.geodesics.tasks import Memory, Task, restrict
 from geolib.geodesics.train import Adam, gradient
@@ -296,7 +297,7 @@ class InvariantPath(Learner):
         pull = torch.func.vjp(phi, old.outputs)[1]
 
         def metric(v: Tensor) -> Tensor:
-            rate = torch.func.jvp(phi, (old.outputs,), (old.jvp(v),))[1]
+            rate = derivative(phi, old.outputs, old.jvp(v))
             return old.vjp(pull(rate)[0]) / n
 
         return metric, old.vjp(pull(gap)[0]) / n

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import warnings
 from typing import Protocol
 
 import torch
@@ -15,10 +13,7 @@ from geolib.core.solvers import conjugate_gradient
 from geolib.geodesics.batchnorm import BatchStatistics
 from geolib.geodesics.checks import check_inputs
 from geolib.geodesics.embedding import Embedded, embed
-
-with warnings.catch_warnings():  # torch scripts its forward-mode rules on first use
-    warnings.simplefilter("ignore", DeprecationWarning)
-    importlib.import_module("torch._decomp.decompositions_for_jvp")
+from geolib.geodesics.forward import derivative
 
 LOOP_ABOVE = 20_000  # weights; below, one batched call beats a loop over networks
 
@@ -104,7 +99,7 @@ class FunctionSpace:
         """The metric :math:`g_w(v, v)` at each point, shape (k,)."""
 
         def one(w: Tensor, v: Tensor) -> Tensor:
-            return torch.func.jvp(self.at_point, (w,), (v,))[1].square().sum()
+            return derivative(self.at_point, w, v).square().sum()
 
         if points.shape[1] > LOOP_ABOVE:
             pairs = zip(points, velocities, strict=True)
@@ -141,9 +136,9 @@ def second_derivative(phi, w: Tensor, v: Tensor) -> Tensor:
     """
 
     def rate(u: Tensor) -> Tensor:
-        return torch.func.jvp(phi, (u,), (v,))[1]
+        return derivative(phi, u, v)
 
-    return torch.func.jvp(rate, (w,), (v,))[1]
+    return derivative(rate, w, v)
 
 
 def map_acceleration(
@@ -175,7 +170,7 @@ def map_acceleration(
     pull = torch.func.vjp(phi, w)[1]
 
     def product(u: Tensor) -> Tensor:
-        return pull(torch.func.jvp(phi, (w,), (u,))[1])[0] + ridge * u
+        return pull(derivative(phi, w, u))[0] + ridge * u
 
     solution, residual, steps, _ = conjugate_gradient(
         product, pull(bend)[0], rtol, 4 * len(w)

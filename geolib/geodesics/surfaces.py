@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from geolib.geodesics.forward import derivative
 from geolib.geodesics.space import map_acceleration
 
 
@@ -32,7 +33,7 @@ class Surface:
         return self.phi(points)
 
     def speed2(self, points: Tensor, velocities: Tensor) -> Tensor:
-        return torch.func.jvp(self.phi, (points,), (velocities,))[1].square().sum(-1)
+        return derivative(self.phi, points, velocities).square().sum(-1)
 
     def acceleration(self, w: Tensor, v: Tensor) -> Tensor:
         return map_acceleration(self.phi, w, v)
@@ -71,7 +72,7 @@ class Chart:
         return torch.einsum("...i,...ij,...j->...", velocities, g, velocities)
 
     def acceleration(self, w: Tensor, v: Tensor) -> Tensor:
-        change = torch.func.jvp(self.metric, (w,), (v,))[1] @ v
+        change = derivative(self.metric, w, v) @ v
         slope = torch.func.grad(lambda u: v @ self.metric(u) @ v)(w)
         return -torch.linalg.solve(self.metric(w), change - slope / 2)
 
