@@ -141,8 +141,8 @@ def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
         better = better.replace(
             '<table class="table">', '<table class="table" tabindex="0">'
         ).replace(
-            'output text_html" tabindex="-1"><table>',
-            'output text_html" tabindex="-1"><table tabindex="0">',
+            '<div class="output text_html"><table>',
+            '<div class="output text_html"><table tabindex="0">',
         )
         if better != text:
             page.write_text(better)
