@@ -140,10 +140,7 @@ def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
         # A table that scrolls on a phone must be reachable from the keyboard.
         better = better.replace(
             '<table class="table">', '<table class="table" tabindex="0">'
-        ).replace(
-            '<div class="output text_html"><table>',
-            '<div class="output text_html"><table tabindex="0">',
-        )
+        ).replace("<table><caption>", '<table tabindex="0"><caption>')
         if better != text:
             page.write_text(better)
 
