@@ -169,14 +169,15 @@ def test_idx_reader_inverts_the_format(tmp_path):
     np.testing.assert_array_equal(images.read_idx(tmp_path / "a.gz"), array)
 
 
+# Named: gzip writes the time into its header, and workers must collect the same names.
 @pytest.mark.parametrize(
     "raw",
     [
-        b"not gzip",
-        gzip.compress(b"\0\0\x09\x01\0\0\0\x01a"),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x05a"),
-        gzip.compress(b"\0\0\x08\x03\0"),
-        idx_bytes(np.zeros(500, np.uint8))[:-12],
+        pytest.param(b"not gzip", id="not gzip"),
+        pytest.param(gzip.compress(b"\0\0\x09\x01\0\0\0\x01a"), id="another element type"),
+        pytest.param(gzip.compress(b"\0\0\x08\x01\0\0\0\x05a"), id="fewer bytes than said"),
+        pytest.param(gzip.compress(b"\0\0\x08\x03\0"), id="header cut short"),
+        pytest.param(idx_bytes(np.zeros(500, np.uint8))[:-12], id="stream cut short"),
     ],
 )
 def test_idx_reader_refuses_what_is_not_idx(tmp_path, raw):
