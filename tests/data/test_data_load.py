@@ -174,8 +174,12 @@ def test_idx_reader_inverts_the_format(tmp_path):
     "raw",
     [
         pytest.param(b"not gzip", id="not gzip"),
-        pytest.param(gzip.compress(b"\0\0\x09\x01\0\0\0\x01a"), id="another element type"),
-        pytest.param(gzip.compress(b"\0\0\x08\x01\0\0\0\x05a"), id="fewer bytes than said"),
+        pytest.param(
+            gzip.compress(b"\0\0\x09\x01\0\0\0\x01a"), id="another element type"
+        ),
+        pytest.param(
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x05a"), id="fewer bytes than said"
+        ),
         pytest.param(gzip.compress(b"\0\0\x08\x03\0"), id="header cut short"),
         pytest.param(idx_bytes(np.zeros(500, np.uint8))[:-12], id="stream cut short"),
     ],
