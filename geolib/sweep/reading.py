@@ -31,12 +31,7 @@ def sweep_rows(name: str, store: Store | None = None) -> list[dict[str, Any]]:
         []
     """
     sweep, store = find(name), store or Store()
-    entries = store.scan(sweep.name).values()
-    return [
-        entry["spec"] | entry["record"]
-        for entry in entries
-        if entry["status"] == "done" and entry.get("version") == sweep.version
-    ]
+    return store.rows(sweep.name, version=sweep.version)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from geolib.sweep.runner import Sweep
 def names() -> tuple[str, ...]:
     """The names of the sweeps that ship, e.g. `mode-connectivity`."""
     found = (module.name for module in pkgutil.iter_modules(shipped.__path__))
-    return tuple(sorted(name.replace("_", "-") for name in found))
+    public = (name for name in found if not name.startswith("_"))
+    return tuple(sorted(name.replace("_", "-") for name in public))
 
 
 def find(name: str) -> Sweep:

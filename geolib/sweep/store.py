@@ -89,23 +89,29 @@ class Store:
             except FileNotFoundError:  # its writer has just renamed it
                 continue
 
-    def rows(self, sweep: str, keys: Iterable[str] | None = None) -> list[dict]:
-        """Spec and record of every run that ended well, as one flat row each.
+    def rows(
+        self, sweep: str, keys: Iterable[str] | None = None, version: int | None = None
+    ) -> list[dict]:
+        """Spec and record of runs that ended well, as one flat row each.
 
         Args:
             sweep: its name.
-            keys: only these runs, in this order; default: all, by key.
+            keys: only these runs, in this order; default: all of one version, by key.
+            version: of the sweep's function; default: the newest that is stored, so
+                that results of two meanings are never in one table.
 
         Raises:
             KeyError: one of `keys` is not stored.
         """
-        entries = self.scan(sweep)
-        done = {k: e for k, e in entries.items() if e["status"] == "done"}
-        chosen = done if keys is None else keys
-        return [done[key]["spec"] | done[key]["record"] for key in chosen]
+        done = {k: e for k, e in self.scan(sweep).items() if e["status"] == "done"}
+        if keys is None:
+            versions = [entry.get("version", 1) for entry in done.values()]
+            wanted = max(versions, default=1) if version is None else version
+            keys = [k for k, v in zip(done, versions, strict=True) if v == wanted]
+        return [done[key]["spec"] | done[key]["record"] for key in keys]
 
     def table(self, sweep: str) -> Any:
-        """The rows as a pandas data frame."""
+        """The rows of the newest version as a pandas data frame."""
         import pandas as pd
 
         return pd.json_normalize(self.rows(sweep))

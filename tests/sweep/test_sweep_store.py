@@ -129,6 +129,17 @@ def test_a_damaged_file_counts_as_absent_and_is_run_again(tmp_path, damage):
     assert store.rows("test", [key])[0]["value"] == 9
 
 
+def test_results_of_two_versions_are_never_in_one_table(tmp_path):
+    store = Store(tmp_path)
+    for key, value, version in (("a", 1, 1), ("b", 2, 2), ("c", 3, 2)):
+        store.put("s", key, GOOD | {"record": {"value": value}, "version": version})
+    assert [row["value"] for row in store.rows("s")] == [2, 3]
+    assert list(store.table("s")["value"]) == [2, 3]
+    assert [row["value"] for row in store.rows("s", version=1)] == [1]
+    assert [row["value"] for row in store.rows("s", ["a", "c"])] == [1, 3]
+    assert store.rows("s", version=7) == []
+
+
 def test_readers_never_see_a_fragment(tmp_path):
     store = Store(tmp_path)
     big = GOOD | {"record": {"v": list(range(20_000))}}

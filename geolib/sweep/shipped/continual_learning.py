@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geolib.sweep.runner import Sweep
+from geolib.sweep.shipped._networks import data_of, network
 from geolib.sweep.spec import grid
 
 METHODS = [
@@ -52,18 +53,11 @@ def groups(order: int, tasks: int = 5) -> list[list[int]]:
 
 def run(spec: Spec) -> dict[str, Any]:
     """Learn the tasks in their order; accuracies in per cent are left to the reader."""
-    import torch
+    from geolib.geodesics import learn_sequence, split_tasks
 
-    from geolib.geodesics import learn_sequence, mlp, split_tasks, table
-
-    device = spec.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, spec.dtype)
-    data = table(spec.dataset, device=device, dtype=dtype)
-    net = mlp([data.x[0].numel(), *spec.hidden, 10], seed=spec.seed, dtype=dtype)
+    data = data_of(spec)
     found = learn_sequence(
-        net.to(device),
+        network(spec, data, spec.seed).module,
         split_tasks(data, groups(spec.order, spec.tasks)),
         spec.method,
         scenario=spec.scenario,
@@ -78,7 +72,7 @@ def run(spec: Spec) -> dict[str, Any]:
         "spent": found.passes,
         "stored": found.stored,
         "converged": found.converged,
-        "ran_on": device,
+        "ran_on": data.x.device.type,
     }
 
 

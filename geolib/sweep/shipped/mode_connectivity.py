@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geolib.sweep.runner import Sweep
+from geolib.sweep.shipped._networks import data_of, network
 from geolib.sweep.spec import grid
 
 METHODS = ["line", "aligned line", "curve", "geodesic", "aligned geodesic"]
@@ -32,24 +33,13 @@ class Spec:
 
 def run(spec: Spec) -> dict[str, Any]:
     """Train both ends, join them, and score the path on training and test data."""
-    import torch
+    from geolib.geodesics import connect, train
 
-    from geolib.core import Realization
-    from geolib.geodesics import connect, mlp, table, train
-
-    device = spec.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, spec.dtype)
-    data = table(spec.dataset, device=device, dtype=dtype)
-    sizes = [data.x[0].numel(), *spec.hidden, int(data.y.max()) + 1]
-    ends = []
-    for seed in (2 * spec.pair, 2 * spec.pair + 1):
-        net = mlp(sizes, seed=seed, dtype=dtype).to(device)
-        R = Realization(net)
+    data = data_of(spec)
+    seeds = (2 * spec.pair, 2 * spec.pair + 1)
+    a, b = (network(spec, data, seed) for seed in seeds)
+    for R, seed in zip((a, b), seeds, strict=True):
         R.load(train(R, data.x, data.y, steps=spec.train_steps, seed=seed))
-        ends.append(net)
-    a, b = ends
     method = spec.method.removeprefix("aligned ")
     options: dict[str, Any] = {
         "line": {},
@@ -57,7 +47,9 @@ def run(spec: Spec) -> dict[str, Any]:
         "geodesic": {"steps": spec.steps, "seed": spec.pair},
     }[method]
     align = spec.method != method
-    found = connect(a, b, data.x, data.y, method=method, align=align, **options)
+    found = connect(
+        a.module, b.module, data.x, data.y, method=method, align=align, **options
+    )
     train_part = found.profile(data.x, data.y)
     test_part = found.profile(data.x_test, data.y_test)
     return {
@@ -67,7 +59,7 @@ def run(spec: Spec) -> dict[str, Any]:
         "middle": test_part.middle,
         "ends": [test_part.accuracy[0].item(), test_part.accuracy[-1].item()],
         "passes": found.passes,
-        "ran_on": device,
+        "ran_on": data.x.device.type,
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geolib.sweep.runner import Sweep
+from geolib.sweep.shipped._networks import data_of, network
 from geolib.sweep.spec import grid
 
 METHODS = [
@@ -32,19 +33,11 @@ class Spec:
 
 def run(spec: Spec) -> dict[str, Any]:
     """Train, prune, and score before and after on the test rows."""
-    import torch
-
-    from geolib.core import Realization
     from geolib.geodesics import METHODS as PRUNERS
-    from geolib.geodesics import accuracy, mlp, table, train
+    from geolib.geodesics import accuracy, train
 
-    device = spec.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, spec.dtype)
-    data = table(spec.dataset, device=device, dtype=dtype)
-    sizes = [data.x[0].numel(), *spec.hidden, int(data.y.max()) + 1]
-    R = Realization(mlp(sizes, seed=spec.seed, dtype=dtype).to(device))
+    data = data_of(spec)
+    R = network(spec, data, spec.seed)
     w = train(R, data.x, data.y, steps=spec.train_steps, seed=spec.seed)
     found = PRUNERS[spec.method](R, w, data, spec.level)
     return {
@@ -53,7 +46,7 @@ def run(spec: Spec) -> dict[str, Any]:
         "zeros": int((found.weights == 0).sum()),
         "weights": R.p,
         "passes": found.passes,
-        "ran_on": device,
+        "ran_on": data.x.device.type,
     }
 
 
