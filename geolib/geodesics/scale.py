@@ -172,6 +172,7 @@ def vgg_study(
     lr: float = 1e-3,
     bends: int = 2000,
     levels: tuple[float, ...] = (0.9, 0.95, 0.99),
+    walk: int = 40,
     device: str = "cpu",
     grid: int = 25,
 ) -> dict[str, Any]:
@@ -181,6 +182,10 @@ def vgg_study(
     that was under way. The straight line, the Bezier curve trained on labels and the
     geodesic get equal passes; BatchNorm statistics are re-estimated at every scored
     point. Scores are on the validation rows, held out of the training data.
+
+    Args:
+        walk: steps of the invariant path to a sparse network, each of about ten passes;
+            gradual pruning takes ten gradient steps for each.
 
     Returns:
         A record of all figures, with the settings they were measured at.
@@ -222,19 +227,27 @@ def vgg_study(
             }
 
         record["paths"][method] = stage(folder, f"{tag}-{method}", join)
-    record["sparse"] = _sparse_stages(data, folder, tag, nets[0], levels, batch)
+    record["sparse"] = _sparse_stages(data, folder, tag, nets[0], levels, batch, walk)
     return record
 
 
-def _sparse_stages(data, folder, tag, net, levels, batch) -> dict[str, Any]:
+def _sparse_stages(data, folder, tag, net, levels, batch, walk) -> dict[str, Any]:
     R = Realization(net)
     record: dict[str, Any] = {}
+    plans: dict[str, dict[str, Any]] = {
+        "one-shot": {},
+        "gradual + labels": {"batch": batch, "steps": 10 * walk},
+        "invariant path": {"batch": batch, "steps": walk},
+    }
     for level in levels:
-        for method in ("one-shot", "gradual + labels", "invariant path"):
+        for method, plan in plans.items():
 
-            def cut(method: str = method, level: float = level) -> dict[str, Any]:
-                options = {} if method == "one-shot" else {"batch": batch}
-                found = PRUNERS[method](R, R.theta0, data, level, **options)
+            def cut(
+                method: str = method,
+                plan: dict[str, Any] = plan,
+                level: float = level,
+            ) -> dict[str, Any]:
+                found = PRUNERS[method](R, R.theta0, data, level, **plan)
                 twin = copy.deepcopy(net)
                 Realization(twin).load(found.weights)
                 recalibrate(twin, data.x)  # the statistics were the dense network's

@@ -143,6 +143,7 @@ def test_vgg_study_runs_and_resumes(tmp_path):
         "batch": 16,
         "bends": 2,
         "levels": (0.5,),
+        "walk": 4,
         "grid": 3,
     }
     first = scale.vgg_study(cifar_like(), tmp_path, **plan)
