@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -46,6 +47,11 @@ class Regression:
         self.R = Realization(module)
         self.metric = PullbackMetric(self.R, x)
         self.parameters = list(module.parameters())
+
+    def to(self, device: str, dtype: torch.dtype = torch.float32) -> Regression:
+        """The same problem elsewhere."""
+        module = copy.deepcopy(self.module).to(device, dtype)
+        return Regression(module, self.x.to(device, dtype), self.t.to(device, dtype))
 
     def gradient(self) -> torch.Tensor:
         """The gradient of the mean of half the squared error, in plain PyTorch."""

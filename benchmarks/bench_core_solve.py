@@ -15,7 +15,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench_core import DAMPING, STEP, Regression, images, million, mlp
+from benchmarks.bench_core import (
+    DAMPING,
+    STEP,
+    Regression,
+    digits,
+    images,
+    million,
+    mlp,
+)
 from benchmarks.harness import Peer, Result, benchmark
 from geolib.core import Categorical, PullbackMetric, Realization, normal
 
@@ -271,6 +279,78 @@ def time_memory() -> Result:
         + " ".join(notes)
         + "\n\n"
         + markdown(("step", *TABLE), rows),
+    )
+
+
+GPU_TABLE = TABLE | {"p = 10M, n = 256": partial(digits, 3100)}
+
+
+def on_device(call: Callable[[], Any]) -> tuple[float, float]:
+    """Median wall seconds of five calls, and MiB that the device's peak grows by."""
+    call()
+    torch.cuda.synchronize()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    mib = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return statistics.median(times), mib
+
+
+def dense_step(problem: Regression) -> torch.Tensor:
+    """The same step from a materialised float64 Jacobian."""
+    exact = problem.to("cuda", torch.float64)
+    L = exact.R.linearize(exact.R.theta0, exact.x)
+    J = L.jacobian(chunk=64).flatten(0, 1) / len(exact.x) ** 0.5
+    u = (L.outputs - exact.t).flatten() / len(exact.x) ** 0.5
+    K = J @ J.mT + DAMPING * torch.eye(len(J), dtype=J.dtype, device=J.device)
+    return J.mT @ torch.linalg.solve(K, u)
+
+
+@benchmark("core.time_memory_gpu", size="one damped step, damping 1e-3, float32, GPU")
+def time_memory_gpu() -> Result:
+    """The same table on a GPU: the largest time of `auto`, in gradients"""
+    if not torch.cuda.is_available():
+        return Result(math.nan, unit="", note="Not run: no CUDA device here.")
+    cells: dict[str, list[str]] = {}
+    notes, worst, largest = [], 0.0, 0.0
+    for title, build in GPU_TABLE.items():
+        problem = build().to("cuda")
+        right, found = dense_step(problem), problem.step("auto").double()
+        error = float((found - right).norm() / right.norm())
+        largest, plain = max(largest, error), 1.0
+        del right, found
+        for name, call in ways(problem).items():
+            try:
+                seconds, mib = on_device(call)
+            except Exception as problem_of_peer:
+                cells.setdefault(name, []).append("not run")
+                reason = f"{type(problem_of_peer).__name__}: {problem_of_peer}"
+                notes.append(f"{name}, {title}: {reason[:120]}.")
+                continue
+            plain = seconds if name == "gradient alone" else plain
+            ratio = seconds / plain
+            worst = max(worst, ratio if name == "geolib auto" else 0.0)
+            text = f"{1e3 * seconds:.3g} ms, {ratio:.3g} x, {mib:.3g} MiB"
+            cells.setdefault(name, []).append(text)
+            print(title, name, text, file=sys.stderr, flush=True)
+        cells.setdefault("error of auto", []).append(f"{error:.1e}")
+    rows = [[name, *texts] for name, texts in cells.items()]
+    return Result(
+        worst,
+        unit="gradients",
+        agreement=largest,
+        note="Wall time with the device waited for, multiples of a gradient, growth of "
+        "the peak of the device's memory. The error is against the step from a "
+        "materialised Jacobian in float64 on the same device; float32 without TF32. "
+        + " ".join(notes)
+        + "\n\n"
+        + markdown(("step", *GPU_TABLE), rows),
     )
 
 

@@ -54,7 +54,7 @@ def fitting_batch(
         try:
             return run(batch), batch
         except torch.OutOfMemoryError as full:
-            problem = full
+            problem = str(full)  # its traceback would keep all that filled the device
         tried.append(batch)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -62,5 +62,5 @@ def fitting_batch(
             raise DeviceMemoryError(
                 f"the device ran out of memory at batch sizes {tried}; "
                 f"use a smaller model or fewer outputs ({problem})"
-            ) from problem
+            )
         batch = max(batch // 2, smallest)

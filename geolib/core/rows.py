@@ -246,7 +246,7 @@ class Rows:
     def at(self, samples: slice | Tensor) -> Rows:
         """The rows of some of the samples, copied."""
         blocks = [block.at(samples) for block in self.blocks]
-        n = torch.arange(self.n)[samples].numel()
+        n = torch.arange(self.n, device=self.like.device)[samples].numel()
         return Rows(blocks, n, self.r, self.p, self.like)
 
     def _strips(self) -> list[slice]:

@@ -64,14 +64,11 @@ def train_module(
     first = _resume(module, adam, file, run)
     module.train()
     for step in range(first, steps):
-        x, y = _draw(data, batch, seed, step, augment)
         adam.param_groups[0]["lr"] = cosine(lr, step, steps)
         adam.zero_grad()
-        try:
-            loss = F.cross_entropy(module(x), y)
-            loss.backward()
-        except torch.OutOfMemoryError as full:
-            raise _too_large(module, data, batch, file) from full
+        loss = _backward(module, *_draw(data, batch, seed, step, augment))
+        if loss is None:
+            raise _too_large(module, data, batch, file)
         adam.step()
         if (step + 1) % every == 0 or step + 1 == steps:
             if not bool(torch.isfinite(loss)):
@@ -80,12 +77,26 @@ def train_module(
     return module.eval()
 
 
+def _backward(module: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """The loss, after its gradient; None if the device is full.
+
+    The error is not passed on: its traceback would keep all that filled the device.
+    """
+    try:
+        loss = F.cross_entropy(module(x), y)
+        loss.backward()
+    except torch.OutOfMemoryError:
+        return None
+    return loss.detach()
+
+
 def _too_large(module, data, batch, file) -> DeviceMemoryError:
     """The batch that fits, and where the state is that was stored last."""
 
-    def gradient(rows: int) -> None:
+    def gradient(size: int) -> None:
         module.zero_grad()
-        F.cross_entropy(module(data.x[:rows]), data.y[:rows]).backward()
+        rows = torch.arange(size, device=data.x.device) % len(data.x)
+        F.cross_entropy(module(data.x[rows]), data.y[rows]).backward()
 
     _, fits = fitting_batch(gradient, max(batch // 2, 1))
     kept = f"; what was stored before lies in {file}" if file is not None else ""

@@ -91,7 +91,7 @@ class Stratum:
         N = self.fibre(base)
         m = N.shape[2]
         with torch.enable_grad():
-            y = torch.zeros(len(base), m, dtype=base.dtype, requires_grad=True)
+            y = base.new_zeros(len(base), m, requires_grad=True)
             value = loss(base + torch.einsum("bpm,bm->bp", N, y)).sum()
             (g,) = torch.autograd.grad(value, y, create_graph=True)
             rows = [

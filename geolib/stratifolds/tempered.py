@@ -103,7 +103,7 @@ def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float
             f"{list(points)}; use the sampler in higher dimension"
         )
     axes = [
-        lo + (hi - lo) * (torch.arange(k, dtype=lo.dtype) + 0.5) / k
+        lo + (hi - lo) * (torch.arange(k, dtype=lo.dtype, device=lo.device) + 0.5) / k
         for lo, hi, k in zip(posterior.lower, posterior.upper, points, strict=True)
     ]
     nodes = torch.cartesian_prod(*axes).reshape(-1, P)
@@ -171,7 +171,7 @@ def mala(
     if not bool(torch.isfinite(U).all()):
         raise ValueError("theta0: expected starts inside the box with a finite loss")
     b, P = theta.shape
-    total, kept, accepted = torch.zeros(b, dtype=theta.dtype), 0, 0.0
+    total, kept, accepted = theta.new_zeros(b), 0, 0.0
 
     def drift(h: Tensor, g: Tensor) -> Tensor:
         move = 0.5 * h * h * g
