@@ -49,6 +49,20 @@ def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, value
 
 
+def wall(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Wall seconds of a call, with the GPU waited for, and what it gave."""
+    gc.collect()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    value = call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, value
+
+
+def clock_of(problem: Regression) -> Callable[[Callable[[], Any]], tuple[float, Any]]:
+    return wall if problem.x.is_cuda else cpu
+
+
 def alternatives(problem: Regression) -> dict[str, Callable[[], Any]]:
     """Every single method that can be afforded: a dense G only below 3000 parameters,
     conjugate gradients with as many iterations as the limit allows.
@@ -56,7 +70,8 @@ def alternatives(problem: Regression) -> dict[str, Callable[[], Any]]:
     p, m = problem.R.p, problem.t.numel()
     methods = ["kernel"] + ["cholesky"] * (p <= 3000) + ["landmarks"] * (m >= 256)
     calls: dict[str, Callable] = {k: partial(problem.solve, k) for k in methods}
-    once = cpu(partial(problem.solve, "cg", max_iterations=2))[0] / 3
+    clock = clock_of(problem)
+    once = clock(partial(problem.solve, "cg", max_iterations=2))[0] / 3
     steps = int(min(1000, LIMIT / once))
     if steps >= 40:
         calls["cg"] = partial(problem.solve, "cg", max_iterations=steps)
@@ -64,15 +79,16 @@ def alternatives(problem: Regression) -> dict[str, Callable[[], Any]]:
 
 
 def compare(problem: Regression, enough: float) -> tuple[dict[str, float], str]:
-    """Median CPU seconds of `auto` and each alternative that converged, in turns."""
-    problem_of(1, 10**3, 64).solve("kernel")  # libraries are loaded
+    """Median seconds of `auto` and each alternative that converged, in turns."""
+    clock = clock_of(problem)
+    problem_of(1, 10**3, 64).to(problem.x.device.type).solve("kernel")  # libraries
     calls = alternatives(problem) | {"auto": partial(problem.solve, "auto")}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(7):
         for name in list(calls)[:: 1 if turn % 2 else -1]:
             if name not in times:
                 continue
-            seconds, solution = cpu(calls[name])
+            seconds, solution = clock(calls[name])
             times[name].append(seconds)
             if name == "auto":
                 chosen = solution.method
@@ -83,11 +99,13 @@ def compare(problem: Regression, enough: float) -> tuple[dict[str, float], str]:
     return {name: statistics.median(v) for name, v in times.items()}, chosen
 
 
-def grid_result(points: list[tuple[int, int, int]], enough: float) -> Result:
+def grid_result(
+    points: list[tuple[int, int, int]], enough: float, device: str = "cpu"
+) -> Result:
     """`auto` over the best alternative at each point; the worst ratio is the figure."""
     rows, ratios = [], []
     for o, p, m in points:
-        times, chosen = compare(problem_of(o, p, m), enough)
+        times, chosen = compare(problem_of(o, p, m).to(device), enough)
         auto = times.pop("auto")
         ratios.append(auto / min(times.values()))
         cells = [times.get(k) for k in ("cholesky", "kernel", "landmarks", "cg")]
@@ -102,7 +120,8 @@ def grid_result(points: list[tuple[int, int, int]], enough: float) -> Result:
         max(ratios),
         unit="ratio",
         note=f"{within} of {len(ratios)} points within 1.3, median "
-        f"{statistics.median(ratios):.2f}. Median CPU milliseconds; an empty cell was "
+        f"{statistics.median(ratios):.2f}. Median {'wall' if device == 'cuda' else 'CPU'} "
+        "milliseconds; an empty cell was "
         f"not affordable (a dense G above 3000 parameters, conjugate gradients above "
         f"{LIMIT:g} s) or did not converge.\n\n" + markdown(columns, rows),
     )
@@ -137,6 +156,19 @@ def auto_grid() -> Result:
 def auto_grid_large() -> Result:
     """The same for large networks"""
     return grid_result(grid((10**6, 10**7)), 3.0)
+
+
+@benchmark(
+    "core.auto_gpu",
+    bar="<= 1.3",
+    of="ours",
+    size="40 points, p = 1e3..1e7, n o = 32..4096, GPU",
+)
+def auto_grid_gpu() -> Result:
+    """The same on a GPU"""
+    if not torch.cuda.is_available():
+        return Result(math.nan, unit="", note="Not run: no CUDA device here.")
+    return grid_result(grid(tuple(10**k for k in range(3, 8))), 0.3, "cuda")
 
 
 @benchmark("core.switch", size="p = 1e4, one output, damping 1e-3, n = 64..8192")
@@ -386,22 +418,25 @@ def product_bandwidth() -> Result:
         )
     device = torch.device("cuda")
     R = Realization(mlp(8192, 8192, 8192, 10).to(device))
-    x = normal((64, 8192), 1, dtype=torch.float32).to(device)
-    G = PullbackMetric(R, x, Categorical()).at(R.theta0)
     v = normal(R.p, 2, dtype=torch.float32).to(device)
+    target = torch.empty_like(v)
+    copy = 2 * R.p * 4 / on_device(lambda: target.copy_(v))[0]
 
-    def seconds(call: Callable[[], Any]) -> float:
-        call()
-        times = []
-        for _ in range(20):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+    def rate(batch: int) -> float:
+        x = normal((batch, 8192), 1, dtype=torch.float32).to(device)
+        G = PullbackMetric(R, x, Categorical()).at(R.theta0)
+        # The weights are read twice (once each way), v once, the result is written.
+        return 4 * R.p * 4 / on_device(lambda: G @ v)[0]
 
-    # The weights are read twice (once each way), v once, and the result is written.
-    rate, target = 4 * R.p * 4 / seconds(lambda: G @ v), torch.empty_like(v)
-    copy = 2 * R.p * 4 / seconds(lambda: target.copy_(v))
-    return Result(rate / 1e9, copy / 1e9, unit="GB/s", peer_name="torch copy")
+    rates = {batch: rate(batch) for batch in (8, 16, 32, 64, 128)}
+    torch.backends.cuda.matmul.allow_tf32 = True
+    faster = rate(64)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    note = (
+        "The arithmetic grows with the batch, the bytes do not: "
+        + ", ".join(f"{r / copy:.2f} at {b}" for b, r in rates.items())
+        + f"; {faster / copy:.2f} at 64 with TF32."
+    )
+    return Result(
+        rates[64] / 1e9, copy / 1e9, unit="GB/s", peer_name="torch copy", note=note
+    )

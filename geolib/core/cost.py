@@ -18,6 +18,7 @@ GRAM, FRESH = 1.25, 240.0  # for each of its operations; to fetch and mirror an 
 MOVE = 40.0  # reading or writing one number in a long sweep
 SWEEP = 20.0  # one number of a matrix that is multiplied by a single vector
 CALL = 1.0e6  # one operation of the framework, however small
+GPU_CALL = 2.0e8  # the same on a GPU, whose products are faster and calls slower
 PROBE = 0.2  # share of a direct solve's cost that may be wasted on other ways
 SAMPLE = 256  # rows of A, at most, whose Gram matrix tells about the spectrum
 PLAIN, HELPED = 0.5, 1.0  # iterations over their bound, as measured
@@ -33,6 +34,7 @@ class Problem:
         layers: (groups, positions, fan-in, fan-out) of each use of a linear layer.
         loose: number of parameters outside those layers.
         batches: whether the samples come in more than one batch.
+        call: the cost of one operation of the framework, `GPU_CALL` on a GPU.
     """
 
     p: int
@@ -42,6 +44,7 @@ class Problem:
     layers: tuple[tuple[int, int, int, int], ...] = ()
     loose: int = 0
     batches: bool = False
+    call: float = CALL
 
     @property
     def m(self) -> int:
@@ -57,7 +60,7 @@ class Problem:
     def forward(self) -> float:
         """One pass through the layers for all samples."""
         layers = sum(g * t * d * a for g, t, d, a in self.layers)
-        return self.n * (layers + self.loose) + CALL * (5 + 4 * len(self.layers))
+        return self.n * (layers + self.loose) + self.call * (5 + 4 * len(self.layers))
 
     def factor(self) -> float:
         """Building the factored rows."""
@@ -75,7 +78,7 @@ class Problem:
                 total += g * left * right * t**2 * (a + d / r**2 + 2 * MOVE)
             else:
                 total += g * d * a * (left * right + t * (left + right))
-        return GRAM * total + CALL * 6 * len(self.layers)
+        return GRAM * total + self.call * 6 * len(self.layers)
 
     def kernel(self) -> float:
         """Forming K, factorising it, solving and refining."""
@@ -98,11 +101,13 @@ class Problem:
         layers = sum(g * t * d * a for g, t, d, a in self.layers)
         pulled = sum(g * t * a for g, t, d, a in self.layers)
         moved = 2 * self.m * (pulled + self.loose) + 8 * self.p
-        return 2 * self.n * layers + MOVE * moved + CALL * (4 + 8 * len(self.layers))
+        return (
+            2 * self.n * layers + MOVE * moved + self.call * (4 + 8 * len(self.layers))
+        )
 
     def product_by_graph(self) -> float:
         """J^T M J v by automatic differentiation."""
-        return 3 * self.forward + MOVE * 10 * self.p + CALL * 12 * len(self.layers)
+        return 3 * self.forward + MOVE * 10 * self.p + self.call * 12 * len(self.layers)
 
     def landmarks(self, k: int) -> float:
         """Setting up the preconditioner that k rows of A give."""
@@ -114,7 +119,7 @@ class Problem:
         """One iteration with them, with K formed before or not."""
         m = float(self.m)
         apart = self.product() * (1.4 if self.batches else 1.0)
-        return (SWEEP * m * m if formed else apart) + SWEEP * 2 * k * m + CALL * 12
+        return (SWEEP * m * m if formed else apart) + SWEEP * 2 * k * m + self.call * 12
 
 
 def factorise(side: float) -> float:
@@ -182,7 +187,7 @@ def worth_a_look(problem: Problem, damping: float) -> bool:
     if damping == 0:
         return False
     rows = float(problem.sample * problem.r)
-    look = problem.factor() + problem.gram(rows, rows) + 10 * rows**3 + 8 * CALL
+    look = problem.factor() + problem.gram(rows, rows) + 10 * rows**3 + 8 * problem.call
     return not feasible(problem, method) or look < PROBE * cost
 
 

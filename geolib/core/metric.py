@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import strategies
-from geolib.core.cost import Problem
+from geolib.core.cost import CALL, GPU_CALL, Problem
 from geolib.core.factor import certified_uses, factor, join
 from geolib.core.inputs import (
     Inputs,
@@ -167,6 +167,7 @@ class Metric:
             tuple(u.sizes for u in uses),
             sum(size for name, size in sizes if name not in held),
             not self.field.data.single,
+            GPU_CALL if self.theta.is_cuda else CALL,
         )
 
     def outputs(self) -> Tensor:
