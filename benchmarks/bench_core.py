@@ -104,7 +104,9 @@ class Regression:
         from torch.utils.data import DataLoader, TensorDataset
 
         loader = DataLoader(TensorDataset(self.x, self.t), batch_size=len(self.x))
-        F = FIM(self.module, loader, PMatKFAC, variant="regression")
+        F = FIM(
+            self.module, loader, PMatKFAC, variant="regression", device=self.x.device
+        )
         layers = LayerCollection.from_model(self.module)
         g = PVector(layers, vector_repr=self.gradient())
         return F.solve(g, regul=DAMPING).to_torch()

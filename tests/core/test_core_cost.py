@@ -16,6 +16,7 @@ from geolib.core import (
     strategies,
 )
 from geolib.core.cost import (
+    GPU_CALL,
     Patience,
     Problem,
     by_rows,
@@ -47,6 +48,14 @@ def test_the_facts_of_a_metric():
     assert f.layers == ((2, 9, 9, 2), (1, 1, 36, 3))
     assert f.loose == 72
     assert not f.batches
+
+
+def test_a_gpu_solves_at_once_where_a_cpu_would_look_for_iterations():
+    widths, n = (64, 70, 70, 1), 4096
+    assert worth_a_look(mlp_problem(widths, n), 1e-3)
+    there = mlp_problem(widths, n, call=GPU_CALL)
+    assert not worth_a_look(there, 1e-3)
+    assert direct_method(there)[0] == "kernel"
 
 
 @pytest.mark.parametrize(
