@@ -1,0 +1,272 @@
+"""Nothing in the library mixes devices: shown without a GPU, by tensors with a tag."""
+
+import copy
+
+import pytest
+import torch
+from fake_device import CPU, GPU, Elsewhere, FakeDevice
+from torch import nn
+
+from geolib import geodesics as geo
+from geolib import inverse_stability as stab
+from geolib import naturality as nat
+from geolib import regimes
+from geolib import stratifolds as st
+from geolib.core import (
+    Categorical,
+    EmpiricalFisher,
+    Gaussian,
+    PullbackMetric,
+    Realization,
+    normal,
+)
+from geolib.geodesics import scale
+from geolib.geodesics.continual import KNOWN
+from geolib.geodesics.pruning import IDEAS, METHODS
+from geolib.geodesics.tasks import Task
+from geolib.geodesics.train import Table
+
+
+@pytest.fixture(autouse=True)
+def device():
+    with FakeDevice() as mode:
+        yield mode
+
+
+def there(shape, seed, dtype=torch.float64):
+    return normal(shape, seed, dtype=dtype).to("cuda")
+
+
+def classes(n, c=3):
+    return torch.arange(n, device="cuda") % c
+
+
+def net(widths=(5, 6, 3), activation=nn.Tanh):
+    return geo.mlp(widths, activation=activation).to("cuda")
+
+
+# ---- the check itself ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda x, y: x + y,
+        lambda x, y: torch.cat([x, y]),
+        lambda x, y: x @ y.mT,
+        lambda x, y: y.numpy(),
+        lambda x, y: x[y[:, 0] > 0],
+        lambda x, y: y.__setitem__(slice(None), x),
+        lambda x, y: nn.Linear(3, 2, dtype=x.dtype)(y),
+        lambda x, y: torch.func.vmap(lambda r: r @ x.mT)(y),
+    ],
+)
+def test_two_devices_are_refused(mixed):
+    x, y = normal((4, 3), 0), there((4, 3), 1)
+    with pytest.raises(Elsewhere):
+        mixed(x, y)
+
+
+def test_the_tag_is_kept():
+    module = net()
+    x = there((4, 5), 1)
+    z, dz = torch.func.jvp(module, (x,), (x,))
+    (g,) = torch.func.vjp(module, x)[1](z)
+    kept = [*module.parameters(), *copy.deepcopy(module).parameters(), z, dz, g]
+    kept += [x.new_zeros(2), torch.zeros(2, device="cuda"), x[[0, 1]], x.to(torch.int)]
+    kept.append(torch.func.vmap(lambda r: 2 * r)(x))
+    assert all(t.device == GPU for t in kept)
+    assert x.cpu().device == torch.zeros(2).device == CPU
+
+
+# ---- the core ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "output",
+    [lambda y: Categorical(), lambda y: Gaussian(0.5), lambda y: st_empirical(y)],
+)
+def test_the_metric(output):
+    x, R = there((40, 5), 1), Realization(net())
+    v = there((R.p,), 2)
+    G = PullbackMetric(R, x, output(classes(40))).at(R.theta0)
+    assert (G @ v).device == G.dense().device == GPU
+    assert G.spectrum(5).values.device == GPU
+    assert 0 < G.rank() <= R.p
+
+
+def st_empirical(y):
+    return EmpiricalFisher(lambda z, t: nn.functional.cross_entropy(z, t), y)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "kernel", "landmarks", "cg", "auto"])
+@pytest.mark.parametrize("batch", [None, 16])
+def test_a_solve(method, batch):
+    x, R = there((40, 5), 1), Realization(net())
+    G = PullbackMetric(R, x, Categorical(), batch_size=batch).at(R.theta0)
+    found = G.solve(there((R.p,), 2), damping=1e-3, method=method)
+    assert found.x.device == GPU
+
+
+@pytest.mark.parametrize("method", ["kernel", "landmarks", "cg"])
+def test_a_solve_with_convolutions(method):
+    R = Realization(geo.lenet(side=8, widths=(2, 3, 4)).to("cuda"))
+    G = PullbackMetric(R, there((20, 1, 8, 8), 1), Categorical()).at(R.theta0)
+    assert G.solve(there((R.p,), 2), damping=1e-3, method=method).x.device == GPU
+
+
+# ---- geodesics -----------------------------------------------------------------------
+
+
+def rows(shape, dtype=torch.float64):
+    x, y = there(shape, 3, dtype), classes(shape[0])
+    return Table(x, y, x, y, x, y)
+
+
+@pytest.mark.parametrize("method", ["line", "curve", "geodesic"])
+def test_paths(method):
+    a, b = net(), geo.mlp((5, 6, 3), 1, nn.Tanh).to("cuda")
+    data = rows((30, 5))
+    plan = {"curve": {"labels": data.y, "steps": 3}, "geodesic": {"steps": 3}}
+    found = geo.connect(a, b, data.x, method=method, **plan.get(method, {}))
+    assert found.path.a.device == GPU
+    assert next(found.module(0.5).parameters()).device == GPU
+    found.profile(data.x_val, data.y_val, 3)
+
+
+SHORT = {
+    "one-shot": {},
+    "surgeon": {},
+    "metric path, then labels": {"steps": 20, "path": {"steps": 3}},
+}
+
+
+@pytest.mark.parametrize("name", [*METHODS, *IDEAS])
+def test_sparse_networks(name):
+    R = Realization(net())
+    plan = SHORT.get(name, {"steps": 6})
+    found = (METHODS | IDEAS)[name](R, R.theta0, rows((60, 5)), 0.5, **plan)
+    assert found.weights.device == GPU
+
+
+@pytest.mark.parametrize("method", KNOWN)
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_sequences(method, scenario):
+    x, y = there((40, 5), 1), classes(40, 2)
+    tasks = [Task(x, y + k, x, y + k, (k, k + 1)) for k in (0, 2)]
+    found = geo.learn_sequence(
+        net((5, 6, 4)), tasks, method, scenario=scenario, memory=4, passes=640
+    )
+    assert found.weights.device == GPU
+
+
+def test_the_study_of_vgg(tmp_path):
+    plan = {"width": 1 / 32, "steps": 2, "batch": 8, "bends": 1, "walk": 4, "grid": 3}
+    data = rows((24, 3, 32, 32), torch.float32)
+    found = scale.vgg_study(data, tmp_path, levels=(0.5,), device="cuda", **plan)
+    assert len(found["paths"]) == 3
+
+
+# ---- stratifolds ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chart", [st.RawA(), st.LogitA(), st.TubeA(0.1)])
+@pytest.mark.parametrize("method", ["gd", "ngd"])
+def test_descents(chart, method):
+    A = st.mixture_a()
+    goal = A.objective(torch.tensor([0.3, 2.0], dtype=torch.float64, device="cuda"))
+    theta = A.sample_stratum(2, 6, seed=1).to("cuda")
+    found = st.descend(
+        goal, chart, chart.lift(theta), method=method, lr=0.1, damping=1e-2, steps=5
+    )
+    assert found.hits.device == GPU
+    st.em(goal, A.chart.atoms(theta), fixed=[0], steps=3)
+
+
+def test_normal_cones():
+    A = st.mixture_a()
+    goal = A.objective(torch.tensor([0.3, 2.0], dtype=torch.float64, device="cuda"))
+    theta = A.sample_stratum(1, 6, seed=1).to("cuda")
+    for stratum in A.strata:
+        cone = stratum.normal_cone(theta, lambda t: goal.value(A.chart.atoms(t)))
+        assert cone.curvature.device == GPU
+
+
+@pytest.mark.parametrize("way", ["grid", "mala"])
+def test_learning_coefficients(way):
+    to = {"dtype": torch.float64, "device": "cuda"}
+    low, high = torch.tensor([[0.0, -3.0], [1.0, 3.0]], **to)
+    goal = st.MixtureKL(torch.tensor([1.0, 0.0], **to), data=there((50,), 1))
+    plan = {
+        "grid": {"points": [8, 8]},
+        "mala": {
+            "sampler": "mala",
+            "theta0": torch.tensor([[0.5, 0.1], [0.4, 0.0]], **to),
+            "steps": 20,
+        },
+    }[way]
+    loss = st.ChartLoss(goal, st.RawA())
+    st.learning_coefficient(loss, 50, low, high, base=0.0, **plan)
+
+
+def test_strata_and_surgery_of_a_network():
+    module = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    module = module.double().to("cuda")
+    with torch.no_grad():
+        module[0].weight[1] = module[0].weight[0] * 1.001
+        module[0].bias[1] = module[0].bias[0]
+    x, t = there((40, 5), 1), there((40, 3), 2)
+    assert st.find_strata(module, x)
+    surgery = st.CollarSurgery(
+        module, nn.functional.mse_loss, x, t, every=1, patience=float("inf")
+    )
+    assert surgery.step()
+    assert all(p.device == GPU for p in module.parameters())
+
+
+# ---- naturality, inverse stability, regimes ------------------------------------------
+
+DAMPED = """BFGS CovariantNewton FunctionMomentum GeodesicNaturalGradient HeavyBall
+NaturalAdaGrad NaturalAdam NaturalCovectorMomentum NaturalGradient NaturalMomentum
+ProximalNatural RetractedNaturalGradient""".split()
+
+
+def optimizer(name, module):
+    if name == "FunctionalLift":
+        return nat.FunctionalLift(
+            module.parameters(), rule=lambda p: torch.optim.Adam(p, lr=1e-2)
+        )
+    if name.startswith("KFAC"):
+        return getattr(nat, name)(module, 1e-2)
+    return getattr(nat, name)(module.parameters(), 1e-2, damping=1e-3)
+
+
+@pytest.mark.parametrize("name", [*DAMPED, "FunctionalLift", "KFAC"])
+def test_natural_optimizers(name):
+    module, x, t = net(), there((20, 5), 1), there((20, 3), 2)
+    opt = optimizer(name, module)
+
+    def closure():
+        z = module(x)
+        return z, 0.5 * (z - t).square().sum() / len(x)
+
+    for _ in range(2):
+        opt.step(closure)
+    assert all(p.device == GPU for p in module.parameters())
+
+
+@pytest.mark.parametrize("mode", ["unrestricted", "projected", "reparametrised"])
+def test_restricted_training(mode):
+    x = normal((30, 2), 1).numpy()
+    found = stab.fit(x, x[:, :1], 4, mode, steps=5, lr=0.02, seed=0, device="cuda")
+    assert found.predict(x).shape == (30, 1)
+
+
+@pytest.mark.parametrize("target", [True, False])
+@pytest.mark.parametrize("sizes", [(6, 6, 40), (6, 40, 6)])
+def test_simulated_losses(sizes, target):
+    setup = regimes.Setup(*sizes, 1 / 6)
+    run = regimes.simulate(
+        setup, setup.times(4), seeds=[0], target=target, device="cuda"
+    )
+    assert run.train.shape == (1, 4)
