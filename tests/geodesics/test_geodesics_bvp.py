@@ -250,6 +250,45 @@ def test_curve_with_labels_is_trained():
         trained_curve(R, a, b, data.x, data.y + 5, steps=1)
 
 
+def test_curve_with_labels_is_trained_along_its_whole_length():
+    R, a, b, _S = pair()
+    data, seen = digits(), []
+
+    class Watched(BezierBasis):
+        def values(self, t):
+            seen.extend(t.tolist())
+            return super().values(t)
+
+    trained_curve(R, a, b, data.x, data.y, basis=Watched(), steps=200, batch=8)
+    quarters = torch.histc(torch.tensor(seen[:200]), 4, 0, 1)
+    assert float(quarters.min()) > 30  # 50 expected in each
+
+
+@pytest.mark.parametrize("moved", ["weights", "bias", "both", "first of two"])
+def test_certificate_is_tight_where_norms_multiply(moved):
+    # one input along the move of the weights: |dPhi/dt| = |V| |x| + |b'|, times the
+    # weight of the layer behind
+    x = torch.tensor([[1.0, 2.0, 2.0]], dtype=torch.float64)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 1)).double()
+    if moved == "first of two":
+        module.append(torch.nn.Linear(1, 1, bias=False)).double()
+    R = Realization(module)
+    a = torch.zeros(R.p, dtype=torch.float64)
+    a[4:] = 0.5  # the layer behind, if any
+    b = a.clone()
+    b[:3] += 0.0 if moved == "bias" else 0.1 * x[0]
+    b[3] += 0.0 if moved == "weights" else 0.3
+    found = certify(FunctionSpace(R, x, "raw"), Path(a, b), grid=2)
+    assert found.rigorous
+    assert found.grid == 2
+    truth = float((R(b, x) - R(a, x)).abs())
+    assert found.sampled == pytest.approx(truth, rel=1e-12)
+    if moved != "first of two":  # there the bound grows with half the step
+        assert found.bound == pytest.approx(truth, rel=1e-12)
+    else:
+        assert truth <= found.bound <= 1.05 * truth
+
+
 def test_certificate_holds_between_samples():
     R, a, b, S = pair()
     small = FunctionSpace(R, S.x[:20])

@@ -51,6 +51,13 @@ def test_every_stratum_has_the_rank_it_states(S):
     assert (S.stratum_of(top) == -1).all()
 
 
+def test_a_coordinate_with_hardly_any_information_is_blind():
+    # at weight w the location carries information of order w^2
+    near = values([1e-6, 2.0], [1e-3, 2.0])
+    assert mixture_a().rank(near).tolist() == [1, 2]
+    assert mixture_a().rank(near, rtol=1e-14).tolist() == [2, 2]
+
+
 @pytest.mark.parametrize("S", MODELS, ids=lambda S: S.name)
 def test_retraction_lands_on_the_stratum_and_keeps_the_loss_to_order_h(S):
     theta = S.sample_stratum(S.dim, 100, seed=5)
