@@ -114,7 +114,7 @@ def grid_result(
         rows.append([*head, *shown, f"{1e3 * auto:.3g}", chosen, f"{ratios[-1]:.2f}"])
         print(rows[-1], file=sys.stderr, flush=True)
     within = sum(r <= 1.3 for r in ratios)
-    columns = ("outputs", "parameters", "rows", "cholesky", "kernel", "landmarks",
+    columns = ("o", "p", "n o", "cholesky", "kernel", "landmarks",
                "cg", "auto", "chosen", "auto / best")  # fmt: skip
     return Result(
         max(ratios),

@@ -193,12 +193,18 @@ def page_table(ledger: Ledger, gpu: Second | None = None) -> str:
     """The ledger as HTML for `book/claims.md`: a table a chapter, linked to cells.
 
     With the ledger of a GPU run each row has what was measured there in a last column.
+    One device for all rows is named above the tables instead of in each row.
     """
-    parts = [f"<p>{html.escape(ledger.summary)}. Profile: {ledger.profile}.</p>"]
+    devices = sorted({r["device"] for r in ledger.rows})
+    about = f"{ledger.summary}. Profile: {ledger.profile}."
     heads: tuple[str, ...] = COLUMNS
+    if len(devices) == 1:
+        about += f" Device: {devices[0]}."
+        heads = COLUMNS[:-1]
+    parts = [f"<p>{html.escape(about)}</p>"]
     if gpu is not None:
         parts.append(f"<p>{html.escape(gpu.about)}</p>")
-        heads = (*COLUMNS, f"On {gpu.device}")
+        heads = (*heads, f"On {gpu.device}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
@@ -209,13 +215,13 @@ def page_table(ledger: Ledger, gpu: Second | None = None) -> str:
             f'aria-label="Claims of the chapter {title}"><table><thead><tr>'
             + "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
             + "</tr></thead><tbody>"
-            + "".join(_row(r, gpu) for r in rows)
+            + "".join(_row(r, gpu, "Device" in heads) for r in rows)
             + "</tbody></table></div>"
         )
     return "\n".join(parts)
 
 
-def _row(r: dict[str, Any], gpu: Second | None) -> str:
+def _row(r: dict[str, Any], gpu: Second | None, device: bool) -> str:
     link = f"../chapters/{r['notebook']}.html#{anchor(r['key'])}"
     reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
     cells = [
@@ -224,8 +230,9 @@ def _row(r: dict[str, Any], gpu: Second | None) -> str:
         _measured(r),
         typeset(r["bound"]),
         _badge(r["verdict"]),
-        html.escape(r["device"]),
     ]
+    if device:
+        cells.append(html.escape(r["device"]))
     if gpu is not None:
         there = gpu.claims.get(r["key"])
         cells.append(f"{_measured(there)} {_badge(there['verdict'])}" if there else "")
