@@ -160,6 +160,7 @@ def test_sequences(method, scenario):
     assert found.weights.device == GPU
 
 
+@pytest.mark.slow
 def test_the_study_of_vgg(tmp_path):
     plan = {"width": 1 / 32, "steps": 2, "batch": 8, "bends": 1, "walk": 4, "grid": 3}
     data = rows((24, 3, 32, 32), torch.float32)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,7 @@ class Notebook:
 
     def read(self) -> Any:
         """Parse the text into a notebook whose cell ids depend on nothing but order."""
-        import jupytext
-
-        nb = jupytext.read(self.source, fmt="md:myst")
+        nb = copy.deepcopy(_parsed(self.source.read_text()))
         nb.metadata = _lean_metadata(nb.metadata)
         for i, cell in enumerate(nb.cells):
             cell["id"] = f"cell-{i:03d}"
@@ -167,9 +167,23 @@ def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
     return values
 
 
+# A press asks every notebook several questions, and parsing is what takes the time. The
+# text is the key, so what was changed is parsed anew.
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    import jupytext
+
+    return jupytext.reads(text, fmt="md:myst")
+
+
+@lru_cache(maxsize=8)
+def _sizes(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text) or {}
+
+
 def _profiles(root: Path) -> dict[str, Any]:
     path = root / "chapters" / "profiles.yml"
-    table = yaml.safe_load(path.read_text()) or {}
+    table = copy.deepcopy(_sizes(path.read_text()))
     names = {n.name for n in discover(root)}
     for name, profiles in table.items():
         if name not in names:

@@ -37,6 +37,7 @@ def barrier(path, R):
     return profile(path, lambda w: R(w, data.x), data.y, 33).barrier
 
 
+@pytest.mark.slow
 def test_geodesic_removes_the_barrier_and_shortens_the_path():
     R, a, b, S = pair()
     found = geodesic(S, a, b, steps=500, batch=64, tol=0.05)
@@ -159,6 +160,7 @@ def test_knot_cheating_does_not_count_as_converged():
     assert not found.converged
 
 
+@pytest.mark.slow
 def test_distances_of_three_optima():
     (_, a), (_, b), (_, c) = (trained(s) for s in (0, 1, 2))
     S = pair()[3]

@@ -108,6 +108,7 @@ def test_shot_and_boundary_problem_are_inverse_on_the_sphere():
     assert (first - v).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_runge_kutta_order():
     H, a, v = half_plane(), point(0.0, 1.0), point(1.0, 0.3)
     errors = []

@@ -164,6 +164,7 @@ def test_permutation_distance(seed, m, D):
     assert parameter_distance(f, ShallowReLU(g.A[order], g.C[:, order])) == distance
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 4))
 def test_gauges_contain_one_another(seed, m):

@@ -36,6 +36,7 @@ def test_a_spare_neuron_lowers_the_ratio():
     assert certify(f.pad(4), g.pad(4)).ratio == pytest.approx(np.sqrt(2), abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(
     st.integers(0, 10**6),

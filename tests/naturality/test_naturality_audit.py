@@ -131,6 +131,7 @@ def test_classify():
     assert classify({"affine": "U", "uniform": "E", "sinh": "U"}) == "partly"
 
 
+@pytest.mark.slow
 def test_table_is_filled_resumed_and_recomputed(tmp_path):
     path = tmp_path / "t.json"
     names = ["gd", "ngd"]

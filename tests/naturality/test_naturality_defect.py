@@ -132,6 +132,7 @@ def test_muon_in_bfloat16_is_not_exact_where_its_polar_factor_is():
     assert max(sizes["muon-polar"]) < 1e-9
 
 
+@pytest.mark.slow
 def test_softmax_problem_gives_the_same_verdicts():
     P = softmax_problem()
     suite = standard_suite(P.module, P.theta0)
@@ -172,6 +173,7 @@ def test_any_torch_optimizer_module_factory_or_plain_update():
     assert same.values == pytest.approx(gd.values, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_outputs_space_agrees_with_the_verdict():
     P = regression_problem(12)
     phi = standard_suite(P.module, P.theta0)["coupling"]
@@ -266,6 +268,7 @@ def test_divergence_is_reported_not_hidden():
     assert None in d.to_dict()["values"] or d.note or not math.isfinite(d.plateau)
 
 
+@pytest.mark.slow
 def test_every_subject_makes_one_step():
     P = regression_problem(12)
     phi = standard_suite(P.module, P.theta0)["permutation"]

@@ -303,6 +303,7 @@ def test_order_of_accuracy_against_the_exact_flow(name, order):
     assert abs(slope - order) < 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["natural-momentum", "natural-momentum-covector", "function-momentum"]
 )

@@ -48,6 +48,7 @@ def test_duplication_keeps_the_function_and_the_tangent_space(scaling):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "scaling", "letter"),
     [
@@ -67,6 +68,7 @@ def test_the_twin_tower(optimizer, scaling, letter):
     assert d.letter == letter
 
 
+@pytest.mark.slow
 def test_gradient_descent_in_mean_field_needs_its_rate_times_the_width():
     for scaling, letter in (("mean-field", "E"), ("standard", "U")):
         wide, narrow, iota = twin_problem(18, 4, scaling)
@@ -168,6 +170,7 @@ def test_erf_kernels_are_those_of_wide_networks():
     assert torch.allclose(NTK, nngp + x @ x.T * (slope @ slope.T) / N, atol=3e-2)
 
 
+@pytest.mark.slow
 def test_the_natural_flow_obeys_the_same_law_at_every_width():
     runs = [width_run(N, 0) for N in (32, 512)]
     assert max(r.train for r in runs) < 1e-6

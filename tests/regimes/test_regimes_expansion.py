@@ -159,6 +159,7 @@ def test_counts_of_monomials(kind):
     assert [len(p) for p in planar_loss(kind, 5)] == planar
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_support_is_every_lattice_point_of_the_prism_with_alternating_sign(kind):
     for s, table in enumerate(planar_loss(kind, 7)):

@@ -124,6 +124,7 @@ def test_e1_resolution_never_misses(truth, eps):
     assert natural.rate() >= 0.99
 
 
+@pytest.mark.slow
 def test_e1_wrong_starts_are_trapped_in_raw_coordinates():
     kl = A.objective(teacher(0.3, 2.0))
     theta = A.sample_stratum(2, 100, seed=1)

@@ -130,6 +130,7 @@ def starts(chains):
     return torch.tensor(np.stack([rng.random(chains), mu], 1))
 
 
+@pytest.mark.slow
 def test_sampler_agrees_with_the_exact_grid():
     n = 500
     loss = posterior_a(n, 0)
@@ -175,6 +176,7 @@ def test_tie_to_an_anchor_and_autograd_gradient():
     assert abs(out.theta.var().item() - 0.25) < 0.05
 
 
+@pytest.mark.slow
 def test_module_loss_and_the_coefficient_of_a_regular_network():
     net = init_(nn.Linear(2, 1).double(), 0)
     x = normal((400, 2), 1)
@@ -234,6 +236,7 @@ def test_bad_curves_and_axes():
 
 
 # it says so whenever the gradient is that of all data, a seed is given, or nbeta is set
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:(You are (taking more s|using)|If you're s)")
 @pytest.mark.peer
 def test_devinterp_agrees_on_a_regular_network():

@@ -173,6 +173,7 @@ def test_resolve_lists_what_is_possible():
         mixture_k(3, pair=(0, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("S", "kind", "teacher"),
     [
