@@ -18,6 +18,8 @@ from geolib.core import (
     Gaussian,
     PullbackMetric,
     Realization,
+    align,
+    flow,
     normal,
 )
 from geolib.geodesics import scale
@@ -56,7 +58,11 @@ def net(widths=(5, 6, 3), activation=nn.Tanh):
         lambda x, y: x @ y.mT,
         lambda x, y: y.numpy(),
         lambda x, y: x[y[:, 0] > 0],
-        lambda x, y: y.__setitem__(slice(None), x),
+        lambda x, y: y.__setitem__([0, 1, 2, 3], x),
+        lambda x, y: x * y[0, 0],
+        lambda x, y: x[0, 0].add_(y[0, 0]),
+        lambda x, y: setattr(y, "grad", x),
+        lambda x, y: y.normal_(generator=torch.Generator()),
         lambda x, y: nn.Linear(3, 2, dtype=x.dtype)(y),
         lambda x, y: torch.func.vmap(lambda r: r @ x.mT)(y),
     ],
@@ -65,6 +71,27 @@ def test_two_devices_are_refused(mixed):
     x, y = normal((4, 3), 0), there((4, 3), 1)
     with pytest.raises(Elsewhere):
         mixed(x, y)
+
+
+def test_what_a_gpu_allows():
+    x, y = normal((4, 3), 0), there((4, 3), 1)
+    x[:] = y  # slices copy, an index on the CPU is good everywhere
+    allowed = [y[torch.tensor([0, 1])], y * x[0, 0], x.type_as(y), y.new_tensor([1])]
+    assert all(t.device == GPU for t in allowed)
+    assert x.device == x[0 * y.argmax()].device == CPU
+    torch.cuda.synchronize()
+
+
+def test_what_was_patched_is_put_back():
+    def patched():
+        return [nn.Parameter.__new__, torch.cuda.mem_get_info, torch.cuda.synchronize]
+
+    before = patched()
+    with FakeDevice():
+        assert not any(a is b for a, b in zip(patched(), before, strict=True))
+    with pytest.raises(Elsewhere), FakeDevice():
+        there(3, 0).numpy()
+    assert all(a is b for a, b in zip(patched(), before, strict=True))
 
 
 def test_the_tag_is_kept():
@@ -100,12 +127,19 @@ def st_empirical(y):
 
 
 @pytest.mark.parametrize("method", ["cholesky", "kernel", "landmarks", "cg", "auto"])
-@pytest.mark.parametrize("batch", [None, 16])
+@pytest.mark.parametrize("batch", [None, 12])
 def test_a_solve(method, batch):
-    x, R = there((40, 5), 1), Realization(net())
+    x, R = there((24, 5), 1), Realization(net())
     G = PullbackMetric(R, x, Categorical(), batch_size=batch).at(R.theta0)
     found = G.solve(there((R.p,), 2), damping=1e-3, method=method)
     assert found.x.device == GPU
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_a_flow(method):
+    plan = {"step": 0.1} if method == "rk4" else {}
+    found = flow(lambda t, y: -y * t, there((3,), 1), [0.0, 1.0], method=method, **plan)
+    assert found.states.device == GPU
 
 
 @pytest.mark.parametrize("method", ["kernel", "landmarks", "cg"])
@@ -168,6 +202,45 @@ def test_the_study_of_vgg(tmp_path):
     assert len(found["paths"]) == 3
 
 
+def relu():
+    return geo.mlp((5, 6, 6, 3)).to("cuda").eval()
+
+
+CHANGED = {
+    "align": lambda: align(relu(), relu()).module,
+    "canonicalize": lambda: stab.canonicalize(relu()).module,
+    "random_gauge": lambda: stab.random_gauge(relu()),
+    "sparsify": lambda: (
+        geo.sparsify(relu(), there((20, 5), 1), 0.5, structured=True, steps=3).module
+    ),
+    "recalibrate": lambda: geo.recalibrate(
+        nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).double().to("cuda").eval(),
+        there((20, 5), 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_changed_modules(name):
+    found = CHANGED[name]()
+    assert all(t.device == GPU for t in found.state_dict().values())
+
+
+@pytest.mark.parametrize("space", ["sphere", "logit"])
+def test_walks_and_shots(space):
+    S = geo.function_space(net(), there((20, 5), 1), space=space)
+    w = S.realization.theta0
+    found = geo.geodesic(
+        S, w, 1.1 * w, basis=geo.SineBasis(3), optimizer="lbfgs", steps=2
+    )
+    shot = geo.shoot(S, w, 0.01 * w, steps=2, tol=10.0)
+    walk = geo.invariant_walk(S, w, torch.ones_like(w), "corrected", steps=2)
+    for moved in (found.path.control, shot.end, walk.points):
+        assert moved.device == GPU
+    assert geo.lengths(S, found.path, grid=5).speed.device == GPU
+    geo.certify(S, geo.Path(w, 1.1 * w), grid=5)
+
+
 # ---- stratifolds ---------------------------------------------------------------------
 
 
@@ -191,6 +264,27 @@ def test_normal_cones():
     for stratum in A.strata:
         cone = stratum.normal_cone(theta, lambda t: goal.value(A.chart.atoms(t)))
         assert cone.curvature.device == GPU
+
+
+@pytest.mark.parametrize("chart", [st.RawUnits(2), st.CentralUnits(), st.PronyUnits()])
+@pytest.mark.parametrize("kernel", [st.RBFKernel(), st.ErfKernel()])
+def test_two_units(chart, kernel):
+    goal = st.UnitLoss(kernel, there((2,), 1), there((2, 1), 2))
+    for method in ("gd", "ngd"):
+        start, plan = chart.lift(there((5, 4), 3)), {"lr": 1e-2, "damping": 1e-2}
+        found = st.descend(goal, chart, start, method=method, steps=2, **plan)
+        assert found.hits.device == GPU
+
+
+@pytest.mark.parametrize("fit", [st.em_fit, st.fit_mixture, st.natural_fit])
+def test_mixtures(fit):
+    unit = torch.eye(2, dtype=torch.float64, device="cuda")
+    start = st.GaussianMixture(
+        unit[0] / 2 + 0.25, there((2, 2), 1), unit.repeat(2, 1, 1)
+    )
+    points = start.sample(40)
+    assert points.device == GPU
+    assert fit(points, start, steps=3).mixture.covariances.device == GPU
 
 
 @pytest.mark.parametrize("way", ["grid", "mala"])
@@ -232,6 +326,9 @@ NaturalAdaGrad NaturalAdam NaturalCovectorMomentum NaturalGradient NaturalMoment
 ProximalNatural RetractedNaturalGradient""".split()
 
 
+PLAIN = ["Lion", "MinibatchNatural", "PolarMuon", "Shampoo", "SignSGD"]
+
+
 def optimizer(name, module):
     if name == "FunctionalLift":
         return nat.FunctionalLift(
@@ -239,21 +336,38 @@ def optimizer(name, module):
         )
     if name.startswith("KFAC"):
         return getattr(nat, name)(module, 1e-2)
-    return getattr(nat, name)(module.parameters(), 1e-2, damping=1e-3)
+    plan = {} if name in PLAIN else {"damping": 1e-3}
+    return getattr(nat, name)(module.parameters(), 1e-2, **plan)
 
 
-@pytest.mark.parametrize("name", [*DAMPED, "FunctionalLift", "KFAC"])
+@pytest.mark.parametrize(
+    "name", [*DAMPED, *PLAIN, "FunctionalLift", "KFAC", "KFACDampedNatural"]
+)
 def test_natural_optimizers(name):
     module, x, t = net(), there((20, 5), 1), there((20, 3), 2)
     opt = optimizer(name, module)
 
     def closure():
         z = module(x)
-        return z, 0.5 * (z - t).square().sum() / len(x)
+        loss = 0.5 * (z - t).square().sum() / len(x)
+        if isinstance(opt, nat.PointOptimizer):
+            return z, loss
+        loss.backward()
+        return loss
 
     for _ in range(2):
         opt.step(closure)
     assert all(p.device == GPU for p in module.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "kfac", "ngd-home-damped"])
+def test_defects(optimizer):
+    module, x = nat.mlp((2, 3, 2)).to("cuda"), there((12, 2), 1)
+    problem = nat.Problem.of(module, x, nat.mse(x.sin()))
+    for phi in nat.standard_suite(module, problem.theta0).values():
+        nat.naturality_defect(
+            optimizer, phi, problem, step_sizes=[0.25, 0.125], horizon=0.25
+        )
 
 
 @pytest.mark.parametrize("mode", ["unrestricted", "projected", "reparametrised"])

@@ -48,7 +48,7 @@ class GaussianMixture:
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        p = self.weights.double().numpy()
+        p = self.weights.double().cpu().numpy()
         which = torch.as_tensor(rng.choice(len(p), n, p=p / p.sum()))
         z = torch.as_tensor(rng.standard_normal((n, self.means.shape[1])))
         L = torch.linalg.cholesky(self.covariances)
