@@ -48,7 +48,9 @@ class Regression:
         self.metric = PullbackMetric(self.R, x)
         self.parameters = list(module.parameters())
 
-    def to(self, device: str, dtype: torch.dtype = torch.float32) -> Regression:
+    def to(
+        self, device: str | torch.device, dtype: torch.dtype = torch.float32
+    ) -> Regression:
         """The same problem elsewhere."""
         module = copy.deepcopy(self.module).to(device, dtype)
         return Regression(module, self.x.to(device, dtype), self.t.to(device, dtype))

@@ -9,7 +9,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from benchmarks.bench_core import (
     million,
     mlp,
 )
-from benchmarks.harness import Peer, Result, benchmark
+from benchmarks.harness import Result, benchmark
 from geolib.core import Categorical, PullbackMetric, Realization, normal
 
 LIMIT = 4.0  # CPU seconds that conjugate gradients get at a point of the grid
@@ -120,9 +120,9 @@ def grid_result(
         max(ratios),
         unit="ratio",
         note=f"{within} of {len(ratios)} points within 1.3, median "
-        f"{statistics.median(ratios):.2f}. Median {'wall' if device == 'cuda' else 'CPU'} "
-        "milliseconds; an empty cell was "
-        f"not affordable (a dense G above 3000 parameters, conjugate gradients above "
+        f"{statistics.median(ratios):.2f}. Median milliseconds, "
+        f"{'wall' if device == 'cuda' else 'CPU'}; an empty cell was not "
+        f"affordable (a dense G above 3000 parameters, conjugate gradients above "
         f"{LIMIT:g} s) or did not converge.\n\n" + markdown(columns, rows),
     )
 
@@ -163,11 +163,10 @@ def auto_grid_large() -> Result:
     bar="<= 1.3",
     of="ours",
     size="40 points, p = 1e3..1e7, n o = 32..4096, GPU",
+    gpu=True,
 )
 def auto_grid_gpu() -> Result:
     """The same on a GPU"""
-    if not torch.cuda.is_available():
-        return Result(math.nan, unit="", note="Not run: no CUDA device here.")
     return grid_result(grid(tuple(10**k for k in range(3, 8))), 0.3, "cuda")
 
 
@@ -279,17 +278,23 @@ def ways(problem: Regression) -> dict[str, Callable[[], Any]]:
     }
 
 
-@benchmark("core.time_memory", size="one damped step, damping 1e-3, float32")
-def time_memory() -> Result:
-    """Time and memory of a step: the largest time of `auto`, in gradients"""
+Measure = Callable[[str, Callable[[], Any]], tuple[float, float] | str]
+
+
+def step_table(
+    problems: dict[str, Regression], measure: Measure
+) -> tuple[float, dict[str, list[str]], str]:
+    """The largest time of `auto` in gradients, a row for each way, and what failed.
+
+    Args:
+        measure: of a way's name and call, seconds and MiB, or the error.
+    """
     cells: dict[str, list[str]] = {}
     notes, worst = [], 0.0
-    first = ways(problem_of(1, 10**3, 256))
-    for title, build in TABLE.items():
-        problem = build()
+    for title, problem in problems.items():
         plain = 1.0
         for name, call in ways(problem).items():
-            found = footprint(call, first[name])
+            found = measure(name, call)
             if isinstance(found, str):
                 cells.setdefault(name, []).append("not run")
                 notes.append(f"{name}, {title}: {found[:120]}.")
@@ -301,17 +306,31 @@ def time_memory() -> Result:
             text = f"{1e3 * seconds:.3g} ms, {ratio:.3g} x, {mib:.3g} MiB"
             cells.setdefault(name, []).append(text)
             print(title, name, text, file=sys.stderr, flush=True)
+    return worst, cells, " ".join(notes)
+
+
+def table_result(
+    worst: float, cells: dict[str, list[str]], note: str, titles: Iterable[str], **more
+) -> Result:
     rows = [[name, *texts] for name, texts in cells.items()]
-    return Result(
-        worst,
-        unit="gradients",
-        note="CPU time, multiples of a gradient, growth of the process's peak memory. "
+    text = note + "\n\n" + markdown(("step", *titles), rows)
+    return Result(worst, unit="gradients", note=text, **more)
+
+
+@benchmark("core.time_memory", size="one damped step, damping 1e-3, float32")
+def time_memory() -> Result:
+    """Time and memory of a step: the largest time of `auto`, in gradients"""
+    first = ways(problem_of(1, 10**3, 256))
+    problems = {title: build() for title, build in TABLE.items()}
+    worst, cells, failed = step_table(
+        problems, lambda name, call: footprint(call, first[name])
+    )
+    note = (
+        "CPU time, multiples of a gradient, growth of the process's peak memory. "
         "K-FAC steps are approximations; the others solve the same system, CG to 1e-3 "
         "on curvlinops and to 3.5e-4 here. "
-        + " ".join(notes)
-        + "\n\n"
-        + markdown(("step", *TABLE), rows),
     )
+    return table_result(worst, cells, note + failed, TABLE)
 
 
 GPU_TABLE = TABLE | {"p = 10M, n = 256": partial(digits, 3100)}
@@ -319,24 +338,17 @@ GPU_TABLE = TABLE | {"p = 10M, n = 256": partial(digits, 3100)}
 
 def on_device(call: Callable[[], Any]) -> tuple[float, float]:
     """Median wall seconds of five calls, and MiB that the device's peak grows by."""
-    call()
-    torch.cuda.synchronize()
-    gc.collect()
+    wall(call)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    times = [wall(call)[0] for _ in range(5)]
     mib = (torch.cuda.max_memory_allocated() - before) / 2**20
     return statistics.median(times), mib
 
 
 def dense_step(problem: Regression) -> torch.Tensor:
     """The same step from a materialised float64 Jacobian."""
-    exact = problem.to("cuda", torch.float64)
+    exact = problem.to(problem.x.device, torch.float64)
     L = exact.R.linearize(exact.R.theta0, exact.x)
     J = L.jacobian(chunk=64).flatten(0, 1) / len(exact.x) ** 0.5
     u = (L.outputs - exact.t).flatten() / len(exact.x) ** 0.5
@@ -344,46 +356,36 @@ def dense_step(problem: Regression) -> torch.Tensor:
     return J.mT @ torch.linalg.solve(K, u)
 
 
-@benchmark("core.time_memory_gpu", size="one damped step, damping 1e-3, float32, GPU")
+def error_of_auto(problem: Regression) -> float:
+    """Of the float32 step, relative to the dense one."""
+    right = dense_step(problem)
+    return float((problem.step("auto").double() - right).norm() / right.norm())
+
+
+def tried(call: Callable[[], Any]) -> tuple[float, float] | str:
+    try:
+        return on_device(call)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@benchmark(
+    "core.time_memory_gpu",
+    size="one damped step, damping 1e-3, float32, GPU",
+    gpu=True,
+)
 def time_memory_gpu() -> Result:
     """The same table on a GPU: the largest time of `auto`, in gradients"""
-    if not torch.cuda.is_available():
-        return Result(math.nan, unit="", note="Not run: no CUDA device here.")
-    cells: dict[str, list[str]] = {}
-    notes, worst, largest = [], 0.0, 0.0
-    for title, build in GPU_TABLE.items():
-        problem = build().to("cuda")
-        right, found = dense_step(problem), problem.step("auto").double()
-        error = float((found - right).norm() / right.norm())
-        largest, plain = max(largest, error), 1.0
-        del right, found
-        for name, call in ways(problem).items():
-            try:
-                seconds, mib = on_device(call)
-            except Exception as problem_of_peer:
-                cells.setdefault(name, []).append("not run")
-                reason = f"{type(problem_of_peer).__name__}: {problem_of_peer}"
-                notes.append(f"{name}, {title}: {reason[:120]}.")
-                continue
-            plain = seconds if name == "gradient alone" else plain
-            ratio = seconds / plain
-            worst = max(worst, ratio if name == "geolib auto" else 0.0)
-            text = f"{1e3 * seconds:.3g} ms, {ratio:.3g} x, {mib:.3g} MiB"
-            cells.setdefault(name, []).append(text)
-            print(title, name, text, file=sys.stderr, flush=True)
-        cells.setdefault("error of auto", []).append(f"{error:.1e}")
-    rows = [[name, *texts] for name, texts in cells.items()]
-    return Result(
-        worst,
-        unit="gradients",
-        agreement=largest,
-        note="Wall time with the device waited for, multiples of a gradient, growth of "
+    problems = {title: build().to("cuda") for title, build in GPU_TABLE.items()}
+    errors = [error_of_auto(problem) for problem in problems.values()]
+    worst, cells, failed = step_table(problems, lambda name, call: tried(call))
+    cells["error of auto"] = [f"{error:.1e}" for error in errors]
+    note = (
+        "Wall time with the device waited for, multiples of a gradient, growth of "
         "the peak of the device's memory. The error is against the step from a "
         "materialised Jacobian in float64 on the same device; float32 without TF32. "
-        + " ".join(notes)
-        + "\n\n"
-        + markdown(("step", *GPU_TABLE), rows),
     )
+    return table_result(worst, cells, note + failed, GPU_TABLE, agreement=max(errors))
 
 
 @benchmark("core.memory", bar="<= 0.2", size=STEP)
@@ -408,14 +410,10 @@ def memory() -> Result:
     "core.product_bandwidth",
     bar=">= 0.3",
     size="p = 1.3e8, batch 64, ten classes, float32, GPU",
+    gpu=True,
 )
 def product_bandwidth() -> Result:
     """Bytes of weights that a Fisher product moves, over the device's copy rate"""
-    if not torch.cuda.is_available():
-        absent = Peer("torch copy", not_run="no CUDA device here")
-        return Result(
-            math.nan, unit="", peers=(absent,), note="Not run: no CUDA device here."
-        )
     device = torch.device("cuda")
     R = Realization(mlp(8192, 8192, 8192, 10).to(device))
     v = normal(R.p, 2, dtype=torch.float32).to(device)

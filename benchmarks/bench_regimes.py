@@ -71,13 +71,12 @@ def simulator_rate() -> Result:
     bar=f"<= {SLACK:.3f}",
     size="d = h = 8192, n = 32768, float32, GPU",
     slow=True,
+    gpu=True,
 )
 def simulator_rate_gpu() -> Result:
     """The same on a GPU with TF32 products"""
     import torch
 
-    if not torch.cuda.is_available():
-        return Result(float("nan"), note="not run: no GPU here")
     torch.backends.cuda.matmul.allow_tf32 = True
     return rate(8192, 32768, "float32", "cuda", 0.05)
 

@@ -127,6 +127,7 @@ class Benchmark:
     slow: bool
     title: str
     module: str = field(default="")
+    gpu: bool = False
 
     def record(self, result: Result) -> dict[str, Any]:
         """The result as plain data, with its verdict."""
@@ -157,6 +158,7 @@ def benchmark(
     size: str = "",
     slow: bool = False,
     title: str = "",
+    gpu: bool = False,
 ) -> Callable[[Callable[[], Result]], Callable[[], Result]]:
     """Register a function that returns a `Result`.
 
@@ -168,6 +170,7 @@ def benchmark(
         size: the problem's size, as a reader should see it.
         slow: only run when it is named, or with `--slow`.
         title: the row's text; by default the first line of the docstring.
+        gpu: needs one; elsewhere it is not run, and what is stored of it stays.
 
     Raises:
         ValueError: a malformed or repeated name, bar or `of`.
@@ -184,7 +187,7 @@ def benchmark(
             raise ValueError(f"name: {name!r} is registered twice")
         text = title or (function.__doc__ or name).strip().splitlines()[0].rstrip(".")
         REGISTRY[name] = Benchmark(
-            name, function, bar, of, size, slow, text, function.__module__
+            name, function, bar, of, size, slow, text, function.__module__, gpu
         )
         return function
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import REGISTRY, DisagreementError, Result
-from benchmarks.machine import machine, versions
+from benchmarks.machine import accelerator, machine, versions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -175,6 +175,20 @@ def missing(names: list[str], path: Path) -> list[str]:
     return [name for name in names if name not in held]
 
 
+def without_gpu(names: list[str], path: Path) -> list[str]:
+    """The names to run here; those that need an absent GPU are said, and stay stored."""
+    needy = [n for n in names if REGISTRY[n].gpu]
+    if not needy or accelerator() is not None:
+        return names
+    reason = {"verdict": "not run", "error": "no CUDA device here"}
+    absent = [REGISTRY[n].header() | reason for n in needy]
+    new = missing(needy, path)
+    store([row for row in absent if row["name"] in new], path)
+    for row in absent:
+        print(line(row), flush=True)
+    return [n for n in names if n not in needy]
+
+
 def by_hand(names: list[str], figure: float, note: str) -> dict[str, Any]:
     """The record of a row whose figure was measured elsewhere, e.g. `time make test`.
 
@@ -232,6 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = select(chosen.names, chosen.slow)
     if chosen.missing:
         wanted = missing(wanted, path)
+    wanted = without_gpu(wanted, path)
     for name in wanted:
         limit = chosen.limit * (10 if REGISTRY[name].slow else 1)
         records.append(spawn(name, limit, chosen.folder))

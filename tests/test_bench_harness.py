@@ -332,6 +332,24 @@ def test_a_rerun_of_one_keeps_the_others_and_slow_needs_its_name(whole):
     assert "no benchmark 'nothing'" in start(folder, "nothing").stderr
 
 
+def test_what_needs_an_absent_gpu_keeps_its_stored_figure(
+    registry, tmp_path, monkeypatch, capsys
+):
+    for name, gpu in (("demo.old", True), ("demo.new", True), ("demo.cpu", False)):
+        benchmark(name, gpu=gpu)(lambda: Result(ours=1.0))
+    path = tmp_path / "results.json"
+    run.store([{"name": "demo.old", "ours": 2.0}], path)
+    monkeypatch.setattr(run, "accelerator", lambda: None)
+    assert run.without_gpu(list(registry), path) == ["demo.cpu"]
+    rows = {r["name"]: r for r in run.load(path)}
+    assert rows["demo.old"]["ours"] == 2.0
+    assert rows["demo.new"]["verdict"] == "not run"
+    assert "no CUDA device here" in render.page(list(rows.values())[:1])
+    assert "demo.old: no CUDA device here" in capsys.readouterr().out
+    monkeypatch.setattr(run, "accelerator", lambda: "Some GPU")
+    assert run.without_gpu(list(registry), path) == list(registry)
+
+
 def test_store_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     run.store([{"name": "a.b", "verdict": "met"}], path)

@@ -21,18 +21,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def both(shape, seed):
-    x = normal(shape, seed)
-    return x, x.cuda()
-
-
 @pytest.mark.parametrize("method", ["cholesky", "kernel", "landmarks", "cg", "auto"])
 def test_a_step_on_the_gpu_is_the_step_on_the_cpu(method):
     module = init_(nn.Sequential(nn.Linear(9, 12), nn.Tanh(), nn.Linear(12, 4)), 0)
-    x, on_gpu = both((300, 9), 1)
-    steps = []
-    for place, net in ((x, module.double()), (on_gpu, None)):
-        R = Realization(net if net is not None else module.cuda())
+    x, steps = normal((300, 9), 1), []
+    for place in (x, x.cuda()):
+        R = Realization(module.to(place.device, place.dtype))
         v = normal(R.p, 2).to(place)
         G = PullbackMetric(R, place, Categorical()).at(R.theta0)
         steps.append((G.solve(v, damping=1e-3, method=method).x, G @ v, v))

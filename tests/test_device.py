@@ -22,6 +22,7 @@ from geolib.core import (
     flow,
     normal,
 )
+from geolib.core.cost import GPU_CALL
 from geolib.geodesics import scale
 from geolib.geodesics.continual import KNOWN
 from geolib.geodesics.pruning import IDEAS, METHODS
@@ -109,21 +110,22 @@ def test_the_tag_is_kept():
 # ---- the core ------------------------------------------------------------------------
 
 
+def empirical(y):
+    return EmpiricalFisher(lambda z, t: nn.functional.cross_entropy(z, t), y)
+
+
 @pytest.mark.parametrize(
-    "output",
-    [lambda y: Categorical(), lambda y: Gaussian(0.5), lambda y: st_empirical(y)],
+    "output", [lambda y: Categorical(), lambda y: Gaussian(0.5), empirical]
 )
 def test_the_metric(output):
     x, R = there((40, 5), 1), Realization(net())
     v = there((R.p,), 2)
     G = PullbackMetric(R, x, output(classes(40))).at(R.theta0)
     assert (G @ v).device == G.dense().device == GPU
+    assert R.linearize(R.theta0, x).jacobian().device == GPU
     assert G.spectrum(5).values.device == GPU
     assert 0 < G.rank() <= R.p
-
-
-def st_empirical(y):
-    return EmpiricalFisher(lambda z, t: nn.functional.cross_entropy(z, t), y)
+    assert G.facts.call == GPU_CALL
 
 
 @pytest.mark.parametrize("method", ["cholesky", "kernel", "landmarks", "cg", "auto"])
@@ -324,8 +326,6 @@ def test_strata_and_surgery_of_a_network():
 DAMPED = """BFGS CovariantNewton FunctionMomentum GeodesicNaturalGradient HeavyBall
 NaturalAdaGrad NaturalAdam NaturalCovectorMomentum NaturalGradient NaturalMomentum
 ProximalNatural RetractedNaturalGradient""".split()
-
-
 PLAIN = ["Lion", "MinibatchNatural", "PolarMuon", "Shampoo", "SignSGD"]
 
 

@@ -45,7 +45,7 @@ class Notebook:
 
     def read(self) -> Any:
         """Parse the text into a notebook whose cell ids depend on nothing but order."""
-        nb = copy.deepcopy(_parsed(self.source.read_text()))
+        nb = copy.deepcopy(_parsed(self.source.read_text("utf-8")))
         nb.metadata = _lean_metadata(nb.metadata)
         for i, cell in enumerate(nb.cells):
             cell["id"] = f"cell-{i:03d}"

@@ -1,5 +1,7 @@
 """Halving the batch until it fits, with a device that is full above a given size."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -30,6 +32,21 @@ def test_the_smallest_size_is_tried_before_giving_up():
     with pytest.raises(DeviceMemoryError, match=r"\[16, 8, 4\]"):
         fitting_batch(run, 16, smallest=4)
     assert calls == [16, 8, 4]
+
+
+def test_a_failed_try_is_forgotten_before_the_next():
+    kept = []
+
+    def run(batch):
+        assert all(ref() is None for ref in kept)
+        held = torch.zeros(batch)
+        kept.append(weakref.ref(held))
+        if batch > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return float(held.sum())
+
+    assert fitting_batch(run, 16) == (0.0, 2)
+    assert len(kept) == 4
 
 
 def test_other_errors_pass_through():

@@ -16,7 +16,8 @@ from geolib.data.files import File
 
 needs = {
     name: pytest.mark.skipif(
-        not data.available(name), reason=f"{name} is not in {data.folder()}"
+        not data.available(name),
+        reason=f"{name} must be fetched first: it is not in {data.folder()}",
     )
     for name in ("mnist", "fashion_mnist", "cifar10", "uci/adult", "uci/yacht",
                  "uci/breast-cancer-wisconsin")
@@ -105,7 +106,7 @@ def test_train_and_test_keep_the_first_rows():
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_idx_data_sets(name):
     if not data.available(name):
-        pytest.skip(f"{name} is not in {data.folder()}")
+        pytest.skip(f"{name} must be fetched first: it is not in {data.folder()}")
     d = data.load(name)
     assert d.x.shape == (60000, 28, 28)
     assert d.x_test.shape == (10000, 28, 28)

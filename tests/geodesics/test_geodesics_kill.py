@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,29 @@ class Small(nn.Module):
         return self.inner(x)
 
 
+class Filling(nn.Module):
+    """Refuses every batch above `rows`, and any while an earlier one still lives."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.inner, self.rows, self.filled = mlp([4, 5, 3]), rows, []
+
+    def forward(self, x):
+        assert all(ref() is None for ref in self.filled)
+        activations = self.inner(x)
+        if self.training and len(x) > self.rows:
+            self.filled.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("out of memory")
+        return activations
+
+
+def test_what_filled_the_device_is_gone_before_a_smaller_batch_is_tried():
+    x = torch.zeros(40, 4, dtype=torch.float64)
+    data = Table(x, torch.arange(40) % 3, *(2 * (x, torch.arange(40) % 3)))
+    with pytest.raises(DeviceMemoryError, match="one of 8 does"):
+        scale.train_module(Filling(9), data, steps=1, batch=32)
+
+
 def test_a_full_device_is_answered_with_the_batch_that_fits(tmp_path):
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(40, 4, dtype=torch.float64, generator=draws)
@@ -84,4 +108,7 @@ def test_a_full_device_is_answered_with_the_batch_that_fits(tmp_path):
         scale.train_module(Small(9), data, batch=32, **plan)
     with pytest.raises(DeviceMemoryError, match=r"at batch sizes \[16, 8, 4, 2, 1\]"):
         scale.train_module(Small(0), data, batch=32, **plan)
+    # a batch above the number of rows: the size that is named was really tried
+    with pytest.raises(DeviceMemoryError, match="batch of 200 .* one of 50 does"):
+        scale.train_module(Small(50), data, steps=1, batch=200)
     assert scale.train_module(Small(9), data, batch=8, **plan).training is False

@@ -93,7 +93,7 @@ def test_cuda_without_a_device_is_one_clear_error(book):
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
+        pytest.skip("with a CUDA device there is no such error to see")
     a = book.add("demo/01-a", CLAIM)
     with pytest.raises(PressError, match="cuda was asked for"):
         run([a], Settings(device="cuda"))
