@@ -188,7 +188,7 @@ def claims(
 
 
 def _remember(root: Path, profile: str) -> None:
-    from .files import write_whole
+    from geolib.files import write_whole
 
     write_whole(root / "_build" / "last.json", json.dumps({"profile": profile}))
 

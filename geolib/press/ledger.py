@@ -10,7 +10,7 @@ from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 
-from .files import write_whole
+from geolib.files import write_whole
 from .notebook import Notebook, PressError
 from .run import build_folder, staged_path
 from .staging import anchor, typeset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .files import write_whole
+from geolib.files import write_whole
 from .notebook import Notebook, PressError
 from .run import Settings, press, staged_path
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .execute import Outcome
-from .files import digest, digest_tree, locked, write_whole
+from geolib.files import digest, digest_tree, locked, write_whole
 from .notebook import Notebook, PressError, parameters
 from .progress import Progress
 from .staging import reference, staged

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from conftest import ROOT, cell
 
-from geolib.press import files
+from geolib import files
 from geolib.press.run import Settings, build_folder, press, staged_path
 
 pytestmark = [pytest.mark.press, pytest.mark.slow]
@@ -182,7 +182,7 @@ def test_a_truly_full_disk(tmp_path):
     """A write past the file-size limit of the process: the kernel's own refusal."""
     code = (
         "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from geolib.press.files import write_whole\n"
+        "from geolib.files import write_whole\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "target = Path(sys.argv[1])\n"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write to a temporary name, then rename."""
+"""Files that are whole or absent, and small helpers that every room may use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -67,3 +69,16 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
             waiting()
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def exported(names: dict[str, Any]) -> list[str]:
+    """The public names of a table of contents: no underscore, and no module.
+
+    A package's door names each thing once, where it imports it, and says
+    ``__all__ = exported(globals())``.
+    """
+    return sorted(
+        n
+        for n, o in names.items()
+        if not n.startswith("_") and not isinstance(o, ModuleType)
+    )
