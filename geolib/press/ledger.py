@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
-
 from geolib.files import write_whole
+
 from .notebook import Notebook, PressError
 from .run import build_folder, staged_path
 from .staging import anchor, typeset

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from geolib.files import write_whole
+
 from .notebook import Notebook, PressError
 from .run import Settings, press, staged_path
 

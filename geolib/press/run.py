@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .execute import Outcome
 from geolib.files import digest, digest_tree, locked, write_whole
+
+from .execute import Outcome
 from .notebook import Notebook, PressError, parameters
 from .progress import Progress
 from .staging import reference, staged

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from geolib.files import digest_tree, locked, write_whole
+
 from .ledger import GPU_LEDGER, Ledger, collect, kept, page_table, write_json
 from .notebook import PressError, discover
 from .run import build_folder, staged_path
