@@ -213,7 +213,9 @@ def theory_curves(
     if name.endswith(" + next"):
         lead = name.removesuffix(" + next")
         if name not in NEXT:
-            raise ValueError(f"name: next order is known for two faces, not for {lead!r}")
+            raise ValueError(
+                f"name: next order is known for two faces, not for {lead!r}"
+            )
         curves = theory_curves(lead, t, setup, law, overlap)
         return curves.moved(_next_order(lead, t, setup, law, overlap), 1.0)
     rho, kappa, c = setup.ratios
