@@ -23,7 +23,7 @@ class Curves(NamedTuple):
         return Curves(*(a + share * b for a, b in zip(self, step, strict=True)))
 
 
-def logistic(start: float | np.ndarray, growth: np.ndarray) -> np.ndarray:
+def logistic(start: float | np.ndarray, growth: float | np.ndarray) -> np.ndarray:
     r"""The solution of the flow along one common eigenvector of A and S.
 
     .. math:: a' = 4 x a (1 - a), \qquad
@@ -37,7 +37,7 @@ def logistic(start: float | np.ndarray, growth: np.ndarray) -> np.ndarray:
         >>> float(logistic(0.5, np.array(0.0)))
         0.5
     """
-    return start / (start + (1 - start) * np.exp(-4 * growth))
+    return np.asarray(start / (start + (1 - start) * np.exp(-4 * growth)))
 
 
 def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  # type: ignore[no-untyped-def]

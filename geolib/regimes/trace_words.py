@@ -387,7 +387,7 @@ def spectral_table(
     from numpy.polynomial import Polynomial
 
     known = (1.0, *moments)
-    traces = PlanarTraces(Polynomial([0.0, 1.0]), 1.0, lambda j: Polynomial(known[j]))
+    traces = PlanarTraces(Polynomial([0.0, 1.0]), 1.0, lambda j: Polynomial([known[j]]))
     return {
         (l, k): float(f) / 2
         for l, part in traces.by_power(kind, order).items()
