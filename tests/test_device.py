@@ -18,7 +18,6 @@ from geolib.core import (
     Gaussian,
     PullbackMetric,
     Realization,
-    align,
     flow,
     normal,
 )
@@ -28,6 +27,7 @@ from geolib.geodesics.continual import KNOWN
 from geolib.geodesics.pruning import IDEAS, METHODS
 from geolib.geodesics.tasks import Task
 from geolib.geodesics.train import Table
+from geolib.networks import align
 
 
 @pytest.fixture(autouse=True)

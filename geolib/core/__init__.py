@@ -1,6 +1,5 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
-from geolib.core.alignment import Alignment, align
 from geolib.core.flow import Trajectory, flow
 from geolib.core.jet import Jet
 from geolib.core.linearization import Linearization
@@ -23,7 +22,6 @@ from geolib.core.seeding import init_, normal, rng, uniform
 from geolib.core.solvers import Solution, Spectrum
 
 __all__ = [
-    "Alignment",
     "Bernoulli",
     "Blocks",
     "Categorical",
@@ -43,7 +41,6 @@ __all__ = [
     "Solution",
     "Spectrum",
     "Trajectory",
-    "align",
     "fitting_batch",
     "flow",
     "init_",

@@ -6,7 +6,6 @@ networks have no such theorem, but a canonical form (`canonicalize`) and an alig
 (`align`).
 """
 
-from geolib.core import Alignment, align
 from geolib.inverse_stability.arrangement import cells, generic_cell_count
 from geolib.inverse_stability.box import seminorm_on_box
 from geolib.inverse_stability.canonical import Canonical, canonicalize
@@ -66,6 +65,7 @@ from geolib.inverse_stability.staircase import (
     realization_move,
 )
 from geolib.inverse_stability.training import Fit, fit, initial_network
+from geolib.networks import Alignment, align
 
 __all__ = [
     "AbsoluteValueForm",

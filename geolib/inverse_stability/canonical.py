@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolib.core.sequential import Stage, read_stages, to_numpy, weight_blocks
 from geolib.inverse_stability.parallel import TOLERANCE, parallel_classes, unit_rows
+from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def canonicalize(
         max_sweeps: bound on the balancing; `converged` says whether it was reached.
 
     Raises:
-        TypeError, ValueError: as `geolib.core.sequential.read_stages`, by name.
+        TypeError, ValueError: as `geolib.networks.sequential.read_stages`, by name.
 
     Cost: linear in the number of weights, plus a pass over (out, in) matrices a sweep.
 
