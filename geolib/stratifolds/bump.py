@@ -75,6 +75,16 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return modulus, slope + ds * (2 / eps) * torch.sign(t) * short
 
 
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity.
+
+    Examples:
+        >>> check_finite(torch.zeros(2), "x")
+    """
+    if not bool(torch.isfinite(torch.view_as_real(x + 0j)).all()):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
 def check_eps(eps: float) -> float:
     """Refuse a collar width that is not a positive finite number; give it as a float.
 

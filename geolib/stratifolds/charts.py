@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geolib.stratifolds.bump import check_finite
+
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -223,8 +225,7 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
         raise ValueError(
             f"theta: expected shape (batch, {width}), got {tuple(theta.shape)}"
         )
-    if not bool(torch.isfinite(theta).all()):
-        raise ValueError("theta: expected finite numbers, got NaN or infinity")
+    check_finite(theta, "theta")
     if weight is not None:
         w = theta[:, weight]
         bad = ((w < 0) | (w > 1)).nonzero()

@@ -83,52 +83,48 @@ class RunLog:
         eta: (b, P) starts.
         steps: budget.
         tol, plateau: levels of the loss, see `descend`.
+
+    Attributes:
+        runs: the records.
+        live: indices of the rows that are still running.
     """
 
     def __init__(
-        self, eta: Tensor, steps: int, tol: float, plateau: float | None
+        self, eta: Tensor, steps: int, tol: float, plateau: float | None = None
     ) -> None:
         never = torch.full((len(eta),), -1, dtype=torch.long, device=eta.device)
-        off = torch.zeros_like(never, dtype=torch.bool)
+        none, loss = never + 1, torch.full_like(eta[:, 0], float("nan"))
+        self.runs = Descent(
+            hitting_time=never,
+            escaped_at=never.clone(),
+            entered=never > 0,
+            stuck=never > 0,
+            loss=loss,
+            eta=eta.clone(),
+            clipped=none,
+            surgeries=none.clone(),
+            path=None,
+            iterations=steps,
+        )
         self.live = torch.arange(len(eta), device=eta.device)
-        self.steps, self.tol, self.plateau = steps, tol, plateau
-        self.hitting_time, self.escaped_at = never, never.clone()
-        self.clipped, self.surgeries = never + 1, never + 1
-        self.stuck, self.entered = off, off.clone()
-        self.loss = torch.full_like(eta[:, 0], float("nan"))
-        self.eta = eta.clone()
+        self.tol, self.plateau = tol, plateau
 
     def note(self, it: int, loss: Tensor) -> Tensor:
         """Record the losses of the running rows; which of them have arrived."""
-        live = self.live
-        self.loss[live] = loss
+        live, runs = self.live, self.runs
+        runs.loss[live] = loss
         if self.plateau is not None:
-            fresh = (loss < self.plateau) & (self.escaped_at[live] < 0)
-            self.escaped_at[live[fresh]] = it
+            fresh = (loss < self.plateau) & (runs.escaped_at[live] < 0)
+            runs.escaped_at[live[fresh]] = it
         done = loss < self.tol
-        self.hitting_time[live[done]] = it
+        runs.hitting_time[live[done]] = it
         return done
 
     def drop(self, out: Tensor, eta: Tensor) -> None:
         """Let some running rows end at `eta`."""
         if bool(out.any()):
-            self.eta[self.live] = eta
+            self.runs.eta[self.live] = eta
             self.live = self.live[~out]
-
-    def finish(self, path: Tensor | None = None) -> Descent:
-        """The records as a `Descent`."""
-        return Descent(
-            self.hitting_time,
-            self.escaped_at,
-            self.entered,
-            self.stuck,
-            self.loss,
-            self.eta,
-            self.clipped,
-            self.surgeries,
-            path,
-            self.steps,
-        )
 
 
 def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
@@ -282,39 +278,43 @@ def descend(
     natural = method == "ngd"
     eta = chart.project(eta0.clone())
     log = RunLog(eta, steps, tol, plateau)
-    kept: list[Tensor] = []
+    runs, kept = log.runs, []
     last_offer = torch.full_like(eta[:, 0], float("inf"))
     for it in range(steps + 1):
+        live = log.live
         if it in record:
-            log.eta[log.live] = eta
-            kept.append(log.eta.clone())
+            runs.eta[live] = eta
+            kept.append(runs.eta.clone())
         loss, g, G = pull_back(objective, chart, eta, natural and it < steps)
-        _check_finite(loss, log.live, it)
-        log.entered[log.live] |= chart.inside_collar(eta)
+        _check_finite(loss, live, it)
+        runs.entered[live] |= chart.inside_collar(eta)
         done = log.note(it, loss)
         if it == steps:
-            log.eta[log.live] = eta
+            runs.eta[live] = eta
             break
         if surgery is not None and it and it % surgery_every == 0:
-            eta, moved = _offer(surgery, eta, loss, last_offer[log.live], done)
-            log.surgeries[log.live] += moved
-            last_offer[log.live] = loss
+            eta, moved = _offer(surgery, eta, loss, last_offer[live], done)
+            runs.surgeries[live] += moved
+            last_offer[live] = loss
             if bool(moved.any()):
                 loss, g, G = pull_back(objective, chart, eta, natural)
         step = lr * (g if G is None else natural_step(G, g, damping))
         shrink = (clip / step.norm(dim=1).clamp_min(1e-300)).clamp_max(1.0)
-        log.clipped[log.live] += (shrink < 1).long()
+        runs.clipped[live] += (shrink < 1).long()
         new = chart.project(eta - shrink[:, None] * step)
         halted = (new - eta).norm(dim=1) < stall
         if surgery is not None:
             halted &= False  # a surgery may still free the row
-        log.stuck[log.live] = halted & ~done
+        runs.stuck[live] = halted & ~done
         out = done | halted
         log.drop(out, eta)
         eta = new[~out]
         if not len(eta):
             break
-    return log.finish(_fill(kept, log.eta, len(record)) if record else None)
+    if record:  # a batch that finished early repeats its last coordinates
+        kept += [runs.eta] * (len(record) - len(kept))
+        runs.path = torch.stack(kept, 1)
+    return runs
 
 
 def _check_finite(loss: Tensor, live: Tensor, it: int) -> None:
@@ -338,12 +338,6 @@ def _offer(
     new[flat] = surgery(eta[flat], loss[flat])
     moved += (new != eta).any(1).long()
     return new, moved
-
-
-def _fill(kept: list[Tensor], last: Tensor, count: int) -> Tensor:
-    """Records of a batch that finished early repeat its last coordinates."""
-    kept = kept + [last] * (count - len(kept))
-    return torch.stack(kept, 1)
 
 
 def warn_if_collared(distance: float, eps: float) -> None:

@@ -87,10 +87,10 @@ def em(
     log, natural = RunLog(natural0, steps, tol, plateau), natural0
     for it in range(steps + 1):
         done = log.note(it, objective.value(natural))
-        log.eta[log.live] = natural
+        log.runs.eta[log.live] = natural
         log.drop(done, natural)
         natural = natural[~done]
         if not len(natural) or it == steps:
             break
         natural = em_step(objective, natural, fixed)
-    return log.finish()
+    return log.runs

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.stratifolds.bump import check_finite
+
 
 @dataclass(frozen=True)
 class GaussianMixture:
@@ -104,8 +106,7 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
             f"data: expected shape (n >= 2, d), got {tuple(x.shape)}; "
             "one point has no maximum-likelihood mixture"
         )
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("data: expected finite numbers, got NaN or infinity")
+    check_finite(x, "data")
     if x.shape[1] != start.means.shape[1]:
         raise ValueError(
             f"start: expected means in {x.shape[1]} dimensions like the data, got "

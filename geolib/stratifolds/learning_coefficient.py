@@ -318,8 +318,10 @@ def learning_coefficient(
         raise ValueError(f"sampler: expected 'grid' or 'mala', got {sampler!r}")
     if theta0 is None:
         raise ValueError("theta0: the sampler needs starts of shape (chains, P)")
-    out = mala(posterior, theta0, steps=steps, step=step, seed=seed)
-    value = posterior.weight * (out.mean - base)
+    out, scale = (
+        mala(posterior, theta0, steps=steps, step=step, seed=seed),
+        posterior.weight,
+    )
     return LearningCoefficient(
-        value, posterior.weight * out.error, "mala", out.acceptance
+        scale * (out.mean - base), scale * out.error, "mala", out.acceptance
     )

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from geolib.stratifolds.bump import check_finite
+
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
@@ -54,8 +56,7 @@ def check_mixture(natural: Tensor, name: str = "natural") -> None:
             f"{name}: expected shape (batch, 2K), K weights then K locations; "
             f"got {tuple(natural.shape)}"
         )
-    if not bool(torch.isfinite(torch.view_as_real(natural + 0j)).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    check_finite(natural, name)
 
 
 def gaussian_densities(natural: Tensor, x: Tensor) -> Tensor:
@@ -225,5 +226,4 @@ def check_data(points: Tensor) -> None:
             f"data: expected at least 2 observations, got {len(points)}; "
             "one point has no maximum-likelihood mixture"
         )
-    if not bool(torch.isfinite(points).all()):
-        raise ValueError("data: expected finite numbers, got NaN or infinity")
+    check_finite(points, "data")

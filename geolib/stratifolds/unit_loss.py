@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from geolib.networks.erf_kernel import ErfKernel
+from geolib.stratifolds.bump import check_finite
 from geolib.stratifolds.charts import real_part
-
-
-class Kernel(Protocol):
-    """The inner product of two units' features as a function of their weights."""
-
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """k(a, b) for a, b of shape (..., n)."""
-        ...
-
-    def d1(self, a: Tensor, b: Tensor) -> Tensor:
-        """The derivative in a, (..., n)."""
-        ...
-
-    def d12(self, a: Tensor, b: Tensor) -> Tensor:
-        """The mixed derivative in a and b, (..., n, n)."""
-        ...
-
-    def d11(self, a: Tensor, b: Tensor) -> Tensor:
-        """The second derivative in a, (..., n, n)."""
-        ...
 
 
 class RBFKernel:
@@ -47,6 +28,7 @@ class RBFKernel:
     """
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """k(a, b) for a, b of shape (..., 1); the others are its derivatives."""
         return torch.exp(-((a - b) ** 2)[..., 0] / 4)
 
     def d1(self, a: Tensor, b: Tensor) -> Tensor:
@@ -58,6 +40,9 @@ class RBFKernel:
 
     def d11(self, a: Tensor, b: Tensor) -> Tensor:
         return -self.d12(a, b)
+
+
+Kernel = RBFKernel | ErfKernel
 
 
 def split_units(theta: Tensor, units: int) -> tuple[Tensor, Tensor]:
@@ -136,8 +121,8 @@ class UnitLoss:
                 "teacher_w: expected shape (units, n) with one row for each of "
                 f"{len(v)} output weights, got {tuple(w.shape)}"
             )
-        if not bool(torch.isfinite(v).all() and torch.isfinite(w).all()):
-            raise ValueError("teacher: expected finite weights")
+        check_finite(v, "teacher_v")
+        check_finite(w, "teacher_w")
 
     def _all(self, natural: Tensor) -> tuple[Tensor, Tensor]:
         """Output and input weights of all units, the teacher's with a minus sign."""
