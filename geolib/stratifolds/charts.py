@@ -22,12 +22,14 @@ class Chart:
     Natural parameters are what the loss reads: weights and locations of a mixture, a
     mean vector for the cone, the weights of a network. A subclass writes `embed`; it
     may write `jacobian` by hand, else autograd is used. A resolution is a chart that
-    changes the model inside a collar, and it alone knows that collar: its width `eps`,
-    what the width measures (`collar_height`), which rows are inside (`inside_collar`).
+    changes the model inside a collar, and it alone knows that collar: its width `eps`
+    and the coordinate that the width measures.
 
     Attributes:
         names: one label a coordinate.
         eps: width of the collar, or None where the chart has none.
+        collar: the coordinate that is small inside the collar, where the chart changes
+            the model there; `eps` is in its units.
 
     Cost: the default Jacobian takes A backward passes.
     Source: :eq:`drv-stratifolds-pullback` (derivations).
@@ -43,6 +45,7 @@ class Chart:
 
     names: tuple[str, ...] = ()
     eps: float | None = None
+    collar: int | None = None
 
     def embed(self, eta: Tensor) -> Tensor:
         """Coordinates (b, P) to natural parameters (b, A)."""
@@ -89,14 +92,18 @@ class Chart:
 
     def inside_collar(self, eta: Tensor) -> Tensor:
         """Which rows are inside the collar, where the model was changed: (b,) bool."""
-        return torch.zeros(len(eta), dtype=torch.bool, device=eta.device)
+        if self.collar is None or self.eps is None:
+            return torch.zeros(len(eta), dtype=torch.bool, device=eta.device)
+        return eta[:, self.collar].abs() < self.eps
 
     def collar_height(self, theta: Tensor) -> Tensor | None:
         """Heights of raw parameters above the strata, (b,), in the units of `eps`.
 
         None where the chart leaves the model as it is.
         """
-        return None
+        return (
+            None if self.collar is None else self.to_chart(theta)[:, self.collar].abs()
+        )
 
     def surgery(self, objective: Any) -> Surgery | None:
         """What a descent in this chart offers to rows on a plateau; mostly nothing."""

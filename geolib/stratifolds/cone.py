@@ -76,6 +76,7 @@ class ConeWaist(Cone):
     """
 
     eps: float
+    collar = 0
 
     def __init__(self, c: float = 2.0, eps: float = 0.1) -> None:
         super().__init__(c)
@@ -96,13 +97,6 @@ class ConeWaist(Cone):
     def from_chart(self, eta: Tensor) -> Tensor:
         xi, om = eta.unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om - torch.pi, om)], 1)
-
-    def inside_collar(self, eta: Tensor) -> Tensor:
-        return eta[:, 0].abs() < self.eps
-
-    def collar_height(self, theta: Tensor) -> Tensor:
-        """The height |xi| above or below the apex."""
-        return theta[:, 0].abs()
 
 
 @dataclass

@@ -41,6 +41,7 @@ class MixtureTube(Chart):
 
     names = ("t", "nu")
     eps: float
+    collar = 0
 
     def __init__(self, eps: float = 0.1) -> None:
         self.eps = check_eps(eps)
@@ -73,13 +74,6 @@ class MixtureTube(Chart):
         t, nu = eta.unbind(1)
         sign = torch.where(t < 0, -1.0, 1.0).to(t)
         return torch.stack([t.abs() / nu, sign * nu], 1)
-
-    def inside_collar(self, eta: Tensor) -> Tensor:
-        return eta[:, 0].abs() < self.eps
-
-    def collar_height(self, theta: Tensor) -> Tensor:
-        """The size of the mean, w |mu|."""
-        return theta.prod(1).abs()
 
 
 def mixture_a() -> Stratifold:

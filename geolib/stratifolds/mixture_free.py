@@ -156,6 +156,7 @@ class GluedModuli(MixtureModuli):
     """
 
     eps: float
+    collar = 1
 
     def __init__(self, eps: float = 0.1) -> None:
         self.eps = check_eps(eps)
@@ -165,13 +166,6 @@ class GluedModuli(MixtureModuli):
 
     def project(self, eta: Tensor) -> Tensor:
         return eta
-
-    def inside_collar(self, eta: Tensor) -> Tensor:
-        return eta[:, 1].abs() < self.eps
-
-    def collar_height(self, theta: Tensor) -> Tensor:
-        """The spread v = w(1-w) d^2."""
-        return moduli_of(theta)[:, 1]
 
 
 class RidgedModuli(MixtureModuli):
