@@ -23,7 +23,7 @@ class ErfKernel:
     :math:`k(\sqrt2 x, \sqrt2 y)`.
 
     Source: Williams 1997 (arcsine kernel); its derivatives are
-        :eq:`drv-stratifolds-erf` (derivations).
+    :eq:`drv-stratifolds-erf` (derivations).
 
     Examples:
         >>> ErfKernel()(torch.ones(1), torch.ones(1))

@@ -141,7 +141,7 @@ class CollarSurgery:
         TypeError, ValueError: as `find_strata`, or the loss is no finite scalar.
 
     Cost: a look costs one loss; an operation one gradient, an eigenproblem of size
-        fan_in, and about twelve losses.
+    fan_in, and about twelve losses.
     Source: :eq:`drv-stratifolds-forms` (derivations).
 
     Examples:

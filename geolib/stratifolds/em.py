@@ -75,7 +75,7 @@ def em(
 
     Cost: one `evaluate` a step.
     Source: Dempster, Laird, Rubin 1977; :eq:`drv-stratifolds-em-wall` (derivations)
-        for its rate at the wall.
+    for its rate at the wall.
 
     Examples:
         >>> kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0], dtype=torch.float64))

@@ -169,7 +169,7 @@ def natural_fit(
 
     Cost: n (K d^2 + P^2) an iteration.
     Source: Amari 1998 with Levenberg's damping; :eq:`drv-stratifolds-louis`
-        (derivations).
+    (derivations).
 
     Examples:
         >>> one = torch.ones(1, dtype=torch.float64)

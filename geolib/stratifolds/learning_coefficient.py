@@ -300,7 +300,7 @@ def learning_coefficient(
 
     Cost: the grid's nodes, or steps x chains losses.
     Source: Watanabe 2013 (WBIC), Lau et al. 2023 (local version);
-        :eq:`drv-stratifolds-wbic` (derivations).
+    :eq:`drv-stratifolds-wbic` (derivations).
 
     Examples:
         >>> square = lambda t: (t**2).sum(1)                 # K = t^2: 1/2

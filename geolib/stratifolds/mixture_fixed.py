@@ -31,7 +31,7 @@ class MixtureTube(Chart):
         ValueError: `eps` is not positive; on `to_chart`, weights outside [0, 1].
 
     Source: :eq:`drv-stratifolds-tube` (derivations), in the spirit of
-        arXiv 2112.03734.
+    arXiv 2112.03734.
 
     Examples:
         >>> c = MixtureTube(0.1)

@@ -97,7 +97,7 @@ class MixtureModuli(Chart):
     v = 0: the escape from the overlap takes constant time instead of log(1/d).
 
     Source: :eq:`drv-stratifolds-moduli` (derivations), in the spirit of
-        arXiv 2206.08598.
+    arXiv 2206.08598.
 
     Examples:
         >>> c = MixtureModuli()
@@ -152,7 +152,7 @@ class GluedModuli(MixtureModuli):
         ValueError: `eps` is not positive.
 
     Source: :eq:`drv-stratifolds-glued` (derivations). The Fisher matrix is singular at
-        t = 0, where v is even in t.
+    t = 0, where v is even in t.
     """
 
     eps: float

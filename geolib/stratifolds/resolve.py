@@ -94,7 +94,7 @@ def resolve(S: Stratifold, eps: float | None = None, kind: str = "tube") -> Reso
             or `kind` is not available for this model.
 
     Source: :eq:`drv-stratifolds-resolution` (derivations), in the spirit of
-        arXiv 2112.03734 and 2206.08598.
+    arXiv 2112.03734 and 2206.08598.
 
     Examples:
         >>> from geolib.stratifolds import mixture_a

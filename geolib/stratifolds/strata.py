@@ -61,7 +61,7 @@ class Stratum:
         draw: (rng, n) -> (n, P) random points of the stratum.
 
     Source: Kreck's stratifolds; the reading by ranks is
-        :eq:`drv-stratifolds-strata` (derivations).
+    :eq:`drv-stratifolds-strata` (derivations).
     """
 
     name: str

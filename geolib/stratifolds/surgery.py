@@ -110,7 +110,7 @@ class PairSurgery:
 
     Cost: one kernel Hessian and a few losses.
     Source: :eq:`drv-stratifolds-split` (derivations); A is the splitting matrix of
-        Wu, Wang, Liu 2019.
+    Wu, Wang, Liu 2019.
 
     Examples:
         >>> from geolib.stratifolds import two_unit_network
