@@ -70,7 +70,7 @@ class PackageReference(SphinxDirective):
             ]
         for module, names in groups.items():
             if module != package:
-                short = module.rsplit(".", 1)[1].strip("_")
+                short = module.split(".", 1)[1].replace("._", ".")
                 first = _first_line(importlib.import_module(module))
                 lines += [short, "-" * len(short), "", first, ""]
             for name in names:
