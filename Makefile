@@ -31,8 +31,7 @@ node_modules/ready: package.json package-lock.json
 	touch $@
 
 book: setup ## execute every chapter and render the site
-	$(BIN)/geolib run --profile book --jobs $(JOBS)
-	$(BIN)/geolib html --profile book
+	$(BIN)/geolib book --jobs $(JOBS)
 
 # What needs one core only (types, Sphinx) runs beside what needs the others.
 BESIDE := $(MAKE) --no-print-directory -j2
