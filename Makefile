@@ -20,7 +20,7 @@ setup: .venv/ready node_modules/ready
 # torch first and exactly: a resolver left alone would fetch another build of it.
 .venv/ready: pyproject.toml constraints.txt peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip uninstall --quiet --yes geolib # its name before 0.2
+	$(BIN)/python -m pip uninstall -qq --yes geolib # its name before 0.2
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test,sweep,bench]'
 	$(BIN)/python -m pip install --quiet --no-deps -r peers.txt
