@@ -28,18 +28,11 @@ INSTALL = install() { $(BIN)/uv pip install --quiet --python $(BIN)/python "$$@"
 # torch first and exactly: a resolver left alone would fetch another build of it.
 .venv/ready: pyproject.toml constraints.txt peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-<<<<<<< HEAD
 	$(BIN)/python -m pip install --quiet -c constraints.txt uv
-	$(BIN)/python -m pip uninstall --quiet --yes geolib # its name before 0.2
+	$(BIN)/python -m pip uninstall -qq --yes geolib # its name before 0.2
 	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
 	$(INSTALL) -c constraints.txt -e '.[book,test,sweep,bench]'
 	$(INSTALL) --no-deps -r peers.txt
-=======
-	$(BIN)/python -m pip uninstall -qq --yes geolib # its name before 0.2
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test,sweep,bench]'
-	$(BIN)/python -m pip install --quiet --no-deps -r peers.txt
->>>>>>> trust
 	touch $@
 
 node_modules/ready: package.json package-lock.json
