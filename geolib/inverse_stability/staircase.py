@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geolib.inverse_stability.shallow_relu import expect
+
 
 @dataclass(frozen=True, eq=False)
 class Staircase:
@@ -17,6 +19,17 @@ class Staircase:
     Attributes:
         breaks: interior break points, increasing, shape (n,).
         slopes: the values of f', shape (n + 1,).
+
+    Raises:
+        ValueError: shapes that do not fit, break points that do not increase inside
+            (0, 1), slopes that are not finite.
+
+    Source: :eq:`drv-inverse_stability-staircase` (derivations).
+
+    Examples:
+        >>> f = Staircase([0.25, 0.5], [0.0, 1.0, 4.0])
+        >>> f.best_approximation(1)[1]
+        0.5
     """
 
     breaks: np.ndarray
@@ -33,11 +46,6 @@ class Staircase:
             raise ValueError("breaks: expected increasing points inside (0, 1)")
         object.__setattr__(self, "breaks", b)
         object.__setattr__(self, "slopes", s)
-
-    @property
-    def variation(self) -> float:
-        """Total variation of the derivative."""
-        return float(np.abs(np.diff(self.slopes)).sum())
 
     def at(self, x: np.ndarray) -> np.ndarray:
         """Derivative at points x that are not break points."""
@@ -57,41 +65,64 @@ class Staircase:
         middle = (edges[1:] + edges[:-1]) / 2
         return float(np.abs(self.at(middle) - other.at(middle)).max())
 
+    def best_approximation(self, pieces: int) -> tuple[Staircase, float]:
+        r"""The nearest staircase with at most `pieces` breaks, and its distance; exact.
 
-def best_approximation(f: Staircase, pieces: int) -> tuple[Staircase, float]:
-    r"""The nearest staircase with at most `pieces` breaks, and its distance; exact.
+        .. math:: \min_{h \in \Omega_m} |f - h|_{W^{1,\infty}}
 
-    .. math:: \min_{h \in \Omega_m} |f - h|_{W^{1,\infty}}
+        A level e is feasible when greedily grown runs of slopes with range at most 2e
+        number at most m + 1. The smallest feasible level is half the range of some run;
+        all of these are tried by bisection. Mid-range values do not increase the total
+        variation.
 
-    A level e is feasible when greedily grown runs of slopes with range at most 2e
-    number at most m + 1. The smallest feasible level is half the range of some run;
-    all of these are tried by bisection. Mid-range values do not increase the total
-    variation.
+        Raises:
+            ValueError: a negative number of breaks.
 
-    Cost: O(n^2) candidate levels for n slopes and O(log n) greedy passes.
+        Cost: O(n^2) candidate levels for n slopes and O(log n) greedy passes.
+        """
+        expect(pieces >= 0, "pieces", "a non-negative number", pieces)
+        s = self.slopes
+        rows = np.triu(np.tile(s, (len(s), 1)))
+        high = np.maximum.accumulate(rows + _lower(s), axis=1)
+        low = np.minimum.accumulate(rows - _lower(s), axis=1)
+        levels = np.unique(np.triu(high - low) / 2)
+        first, last = 0, len(levels) - 1
+        while first < last:
+            middle = (first + last) // 2
+            if len(_runs(s, levels[middle])) <= pieces + 1:
+                last = middle
+            else:
+                first = middle + 1
+        runs = _runs(s, levels[first])
+        values = np.array([(s[i:j].max() + s[i:j].min()) / 2 for i, j in runs])
+        breaks = np.array([self.breaks[i - 1] for i, _ in runs[1:]])
+        return Staircase(breaks, values), float(levels[first])
 
-    Examples:
-        >>> f = Staircase(np.array([0.25, 0.5]), np.array([0.0, 1.0, 4.0]))
-        >>> best_approximation(f, 1)[1]
-        0.5
-    """
-    if pieces < 0:
-        raise ValueError(f"pieces: expected a non-negative number, got {pieces}")
-    s = f.slopes
-    high = np.maximum.accumulate(np.triu(np.tile(s, (len(s), 1))) + _lower(s), axis=1)
-    low = np.minimum.accumulate(np.triu(np.tile(s, (len(s), 1))) - _lower(s), axis=1)
-    levels = np.unique(np.triu(high - low) / 2)
-    first, last = 0, len(levels) - 1
-    while first < last:
-        middle = (first + last) // 2
-        if len(_runs(s, levels[middle])) <= pieces + 1:
-            last = middle
-        else:
-            first = middle + 1
-    runs = _runs(s, levels[first])
-    values = np.array([(s[i:j].max() + s[i:j].min()) / 2 for i, j in runs])
-    breaks = np.array([f.breaks[i - 1] for i, _ in runs[1:]])
-    return Staircase(breaks, values), float(levels[first])
+    def realization_move(
+        self, target: Staircase, radius: float, pieces: int
+    ) -> Staircase:
+        r"""The step from this local minimum in the proof of almost optimality.
+
+        .. math:: \lambda = \min\Bigl(1, \frac{r'}{2|g - g_*|}\Bigr), \quad
+            f = (1 - \lambda) g_* + \lambda g, \quad
+            h = \operatorname*{arg\,min}_{\Omega_m} |f - h|
+
+        For a convex, c-Lipschitz loss,
+        :math:`L(h) \le (1 - \lambda) L(g_*) + \lambda L(g) + c\,\eta`. Here g_* is
+        this function, minimal within the radius r', g the target, and m = `pieces`.
+
+        Raises:
+            ValueError: a radius that is not positive.
+
+        Examples:
+            >>> flat, steep = Staircase([], [0.0]), Staircase([], [4.0])
+            >>> flat.realization_move(steep, 2.0, 3).slopes
+            array([1.])
+        """
+        expect(radius > 0, "radius", "a positive number", radius)
+        gap = self.distance(target)
+        weight = min(1.0, radius / (2 * gap)) if gap > 0 else 1.0
+        return self.combine(target, weight).best_approximation(pieces)[0]
 
 
 def _lower(s: np.ndarray) -> np.ndarray:
@@ -109,35 +140,3 @@ def _runs(s: np.ndarray, level: float) -> list[tuple[int, int]]:
             runs.append((start, i))
             start, low, high = i, value, value
     return [*runs, (start, len(s))]
-
-
-def realization_move(
-    minimum: Staircase, target: Staircase, radius: float, pieces: int
-) -> Staircase:
-    r"""The step that the proof of almost optimality takes from a local minimum.
-
-    .. math:: \lambda = \min\Bigl(1, \frac{r'}{2|g - g_*|}\Bigr), \quad
-        f = (1 - \lambda) g_* + \lambda g, \quad
-        h = \operatorname*{arg\,min}_{\Omega_m} |f - h|
-
-    For a convex, c-Lipschitz loss,
-    :math:`L(h) \le (1 - \lambda) L(g_*) + \lambda L(g) + c\,\eta`.
-
-    Args:
-        minimum, target: g_* and g.
-        radius: r', within which g_* is minimal.
-        pieces: m, the number of breaks that the class allows.
-
-    Source: Theorem 1.3 of the paper as recalled; the proof is this book's.
-
-    Examples:
-        >>> flat = Staircase(np.array([]), np.array([0.0]))
-        >>> steep = Staircase(np.array([]), np.array([4.0]))
-        >>> realization_move(flat, steep, 2.0, 3).slopes
-        array([1.])
-    """
-    if not radius > 0:
-        raise ValueError(f"radius: expected a positive number, got {radius!r}")
-    gap = minimum.distance(target)
-    weight = min(1.0, radius / (2 * gap)) if gap > 0 else 1.0
-    return best_approximation(minimum.combine(target, weight), pieces)[0]

@@ -72,9 +72,9 @@ CALLS = [
     (lambda: NET(np.ones((3, 5))), r"x: expected shape \(n, 2\)"),
     (lambda: NET - OTHER, "equal input and output dimensions"),
     (lambda: NET.pad(1), "m: expected at least"),
-    (lambda: stab.seminorm(NET, "exact"), "method: expected one of"),
-    (lambda: stab.seminorm(WIDE, "cells"), HUGE),
-    (lambda: stab.seminorm_difference(NET, OTHER), "equal input and output"),
+    (lambda: stab.w1inf_seminorm(NET, "exact"), "method: expected one of"),
+    (lambda: stab.w1inf_seminorm(WIDE, "cells"), HUGE),
+    (lambda: stab.w1inf_seminorm(NET - OTHER), "equal input and output"),
     (lambda: stab.parameter_distance(NET, OTHER), "equal input and output"),
     (lambda: stab.parameter_distance(NET, NET, "rotation"), "gauge: expected one of"),
     (lambda: stab.parameter_distance(NET, NET, norm="l1"), "norm: expected"),
@@ -86,14 +86,13 @@ CALLS = [
     (lambda: stab.extremal_pair(3, NAN), "m, delta, eps"),
     (lambda: stab.extremal_pair(3, 1.0, 0.5), "m, delta, eps"),
     (lambda: stab.search_extremal(5), "m: expected"),
-    (lambda: stab.redundant([]), "ks: expected"),
-    (lambda: stab.redundant([-1.0]), "ks: expected"),
-    (lambda: stab.redundant([NAN]), "ks: expected"),
-    (lambda: stab.redundant([INF]), "ks: expected"),
-    (lambda: stab.unbalanced([1.0], -1.0), "r: expected"),
+    (lambda: stab.Pathology.redundant([]), "ks: expected"),
+    (lambda: stab.Pathology.redundant([-1.0]), "ks: expected"),
+    (lambda: stab.Pathology.redundant([NAN]), "ks: expected"),
+    (lambda: stab.Pathology.redundant([INF]), "ks: expected"),
+    (lambda: stab.Pathology.unbalanced([1.0], -1.0), "r: expected"),
     (lambda: stab.planar_norms(OTHER), "input dimension 2"),
     (lambda: stab.in_restricted(ShallowReLU(ONE, ONE)), "at least 2"),
-    (lambda: stab.slice_of(NET), "at least 3"),
     (lambda: stab.lift_inputs(np.ones(3)), r"x: expected shape \(n, d\)"),
     (
         lambda: stab.lift_to_restricted(
@@ -107,22 +106,37 @@ CALLS = [
         lambda: stab.seminorm_on_box(BiasedReLU(WIDE.A, np.ones(200), WIDE.C), -1, 1),
         "too many to enumerate",
     ),
-    (lambda: stab.descend(NET, np.ones((3, 2)), np.ones(3), 1, 0.1), "y: expected"),
+    (
+        lambda: stab.gradient_descent(NET, np.ones((3, 2)), np.ones(3), 1, 0.1),
+        "y: expected",
+    ),
     (lambda: stab.escape_degenerate(NET, np.ones((3, 2)), np.ones(3)), "residual: exp"),
-    (lambda: stab.fit(np.ones((3, 2)), np.ones((3, 1)), 2, "free"), "mode: expected"),
-    (lambda: stab.fit(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"), "loss: expecte"),
-    (lambda: stab.fit(np.ones((3, 2)), np.ones(3), 2), r"x, y: expected shapes"),
-    (lambda: stab.fit(np.full((3, 2), NAN), np.ones((3, 1)), 2), "x, y: expected fin"),
+    (
+        lambda: stab.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, "free"),
+        "mode: expected",
+    ),
+    (
+        lambda: stab.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"),
+        "loss: expecte",
+    ),
+    (
+        lambda: stab.train_shallow(np.ones((3, 2)), np.ones(3), 2),
+        r"x, y: expected shapes",
+    ),
+    (
+        lambda: stab.train_shallow(np.full((3, 2), NAN), np.ones((3, 1)), 2),
+        "x, y: expected fin",
+    ),
     (lambda: stab.Staircase([0.5, 0.2], [1, 2, 3]), "breaks: expected increasing"),
     (lambda: stab.Staircase([0.5], [1.0]), "breaks, slopes"),
     (lambda: stab.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
     (
-        lambda: stab.best_approximation(stab.Staircase([0.5], [1.0, 2.0]), -1),
+        lambda: stab.Staircase([0.5], [1.0, 2.0]).best_approximation(-1),
         "pieces: expected",
     ),
     (
-        lambda: stab.realization_move(
-            stab.Staircase([], [1.0]), stab.Staircase([], [2.0]), 0.0, 2
+        lambda: stab.Staircase([], [1.0]).realization_move(
+            stab.Staircase([], [2.0]), 0.0, 2
         ),
         "radius: expected",
     ),
