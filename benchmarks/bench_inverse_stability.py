@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Result, benchmark, race
-from geolib.core import align, init_
+from geolib.core import init_
 from geolib.inverse_stability import (
     ShallowReLU,
     canonicalize,
     random_gauge,
     w1inf_seminorm,
 )
+from geolib.networks import align
 
 VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)
 NETS = 8

@@ -122,7 +122,7 @@ def connect(
     normed = has_batch_norm(a)
     Realization(a), Realization(b)  # refuses BatchNorm in training mode
     if align:
-        from geolib.core.alignment import align as match
+        from geolib.networks import align as match
 
         b = match(a, b).module
     pure = with_batch_statistics(a) if normed else a

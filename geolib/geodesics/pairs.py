@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from geolib.core import Realization
-from geolib.core.alignment import align
 from geolib.geodesics.bvp import Geodesic, geodesic
 from geolib.geodesics.curves import trained_curve
 from geolib.geodesics.measures import calibration_error, lengths, profile
@@ -24,6 +23,7 @@ from geolib.geodesics.path import HatBasis, Path, SineBasis
 from geolib.geodesics.space import FunctionSpace
 from geolib.geodesics.study import data_table
 from geolib.geodesics.train import Table, train
+from geolib.networks import align
 
 Setting = Mapping[str, Any]
 

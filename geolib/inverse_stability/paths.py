@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from torch import nn
 
-from geolib.core.sequential import read_stages, to_numpy, weight_blocks
+from geolib.networks.sequential import read_stages, to_numpy, weight_blocks
 
 MAX_PATHS = 5_000_000
 

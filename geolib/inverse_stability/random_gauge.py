@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolib.core.alignment import permute_channels
-from geolib.core.sequential import read_stages
 from geolib.inverse_stability.shallow_relu import expect
+from geolib.networks.sequential import read_stages
+from geolib.networks.weight_matching import permute_channels
 
 
 @torch.no_grad()

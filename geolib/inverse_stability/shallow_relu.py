@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from geolib.core.sequential import read_stages
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
+from geolib.networks.sequential import read_stages
 
 
 def expect(holds: Any, name: str, wanted: str, got: Any) -> None:

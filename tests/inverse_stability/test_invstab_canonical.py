@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from geolib.core import align, init_
+from geolib.core import init_
 from geolib.inverse_stability import canonicalize, path_lifting, path_metric
+from geolib.networks import align
 
 
 def mlp():

@@ -1,4 +1,8 @@
-"""Permuting the hidden channels of one network so that its weights meet another's."""
+"""Weight matching ("git re-basin"): permute one network's channels to meet another's.
+
+Two networks with the same weights up to the order of their hidden units are the same
+function. Weight matching finds the order in which the weights are closest.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolib.core.sequential import (
+from geolib.networks.sequential import (
     Stage,
     channel_vectors,
     read_stages,
@@ -61,7 +65,7 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
         max_sweeps: bound on the passes; `converged` says whether it was reached.
 
     Raises:
-        TypeError, ValueError: as `geolib.core.sequential.read_stages`, or two
+        TypeError, ValueError: as `read_stages`, or two
             different architectures.
 
     Cost: one assignment, O(width^3), and two Gram matrices a layer and pass.

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from geolib.core import align, init_
-from geolib.core.alignment import permute_channels
-from geolib.core.sequential import read_stages
+from geolib.core import init_
+from geolib.networks import align
+from geolib.networks.sequential import read_stages
+from geolib.networks.weight_matching import permute_channels
 
 
 def network(seed=0):

@@ -1,4 +1,9 @@
-"""A sequential ReLU network read as stages: linear map, normalization, nonlinearity."""
+"""The one reader of `nn.Sequential`: its layers, its hidden units, its ReLU stages.
+
+Three views, each built on the one before: `named_layers` opens nested containers,
+`hidden_units` pairs each weighted layer with the next one, and `read_stages` accepts
+only ReLU networks, whose channels may be permuted and positively rescaled.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,89 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity)
 SUPPORTED = "nn.Sequential of Linear, Conv2d, BatchNorm (eval), ReLU, pooling, Flatten"
+
+
+@dataclass(frozen=True)
+class HiddenUnits:
+    """The units between two weighted layers that follow each other.
+
+    Attributes:
+        maker: name of the layer whose outputs are the units, as in `named_modules`.
+        user: name of the layer that reads them.
+        between: the layers on the way, by name.
+        units: how many there are: output features or channels of `maker`.
+        spread: how many inputs of `user` each unit fills (a flattened channel).
+    """
+
+    maker: str
+    user: str
+    between: dict[str, nn.Module]
+    units: int
+    spread: int
+
+
+def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the layers in the order in which they run, nested containers opened.
+
+    A layer that is used twice comes twice. The names are those of `named_modules`, so
+    that `module.get_submodule(name)` and `f"{name}.weight"` find the layer again.
+
+    Args:
+        module: an `nn.Sequential`, or a subclass that keeps its `forward`.
+
+    Raises:
+        TypeError: anything else, by name.
+
+    Source: ours.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Flatten())
+        >>> [name for name, _ in named_layers(net)]
+        ['0.0', '0.1', '1']
+    """
+    if not _is_sequential(module):
+        raise TypeError(f"module: expected {SUPPORTED}, got {type(module).__name__}")
+    return list(_flat(module))
+
+
+def hidden_units(module: nn.Module) -> list[HiddenUnits]:
+    """Return the hidden units of a network, one record for each pair of linear maps.
+
+    What lies between is handed over, not judged: which activations, normalizations or
+    pools are allowed depends on what is to be done with the units.
+
+    Args:
+        module: as in `named_layers`; its Linear and Conv2d layers are the maps.
+
+    Returns:
+        One record for each weighted layer but the last; empty for a single one.
+
+    Raises:
+        TypeError: not an `nn.Sequential`.
+        ValueError: a layer whose inputs are no multiple of the units before it.
+
+    Source: ours.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> [(h.maker, h.user, h.units, list(h.between)) for h in hidden_units(net)]
+        [('0', '2', 3, ['1'])]
+    """
+    layers = named_layers(module)
+    where = [i for i, (_, layer) in enumerate(layers) if isinstance(layer, LINEAR)]
+    found = []
+    for i, j in pairwise(where):
+        units, reads = layers[i][1].weight.shape[0], layers[j][1].weight.shape[1]
+        if units == 0 or reads % units:
+            raise ValueError(
+                f"module: layer {layers[j][0]} reads {reads} inputs, which does not "
+                f"follow the {units} units of layer {layers[i][0]}"
+            )
+        between = dict(layers[i + 1 : j])
+        found.append(
+            HiddenUnits(layers[i][0], layers[j][0], between, units, reads // units)
+        )
+    return found
 
 
 @dataclass
@@ -61,12 +149,10 @@ def read_stages(module: nn.Module) -> tuple[list[nn.Module], list[Stage]]:
         >>> [stage.name for stage in read_stages(net.eval())[1]]
         ['0', '2']
     """
-    if type(module) is not nn.Sequential:
-        raise TypeError(f"module: expected {SUPPORTED}, got {type(module).__name__}")
     head: list[nn.Module] = []
     stages: list[Stage] = []
     seen: set[int] = set()
-    for name, layer in _flat(module):
+    for name, layer in named_layers(module):
         if id(layer) in seen and any(True for _ in layer.parameters()):
             raise ValueError(f"module: layer {name} is used twice")
         seen.add(id(layer))
@@ -106,11 +192,18 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float64).numpy().copy()
 
 
+def _is_sequential(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Sequential)
+        and type(module).forward is nn.Sequential.forward
+    )
+
+
 def _flat(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     # Not named_children(), which leaves out the second use of one and the same module.
     for name, child in module._modules.items():
         assert child is not None
-        if type(child) is nn.Sequential:
+        if _is_sequential(child):
             yield from _flat(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
