@@ -8,86 +8,49 @@ aligned by `geolib.networks.align`.
 
 from geolib.files import exported as _exported
 
-from .arrangement import cells as cells
-from .arrangement import generic_cell_count as generic_cell_count
+from .arrangement import cells as cells, generic_cell_count as generic_cell_count
 from .canonical import canonicalize as canonicalize
 from .certificate import (
     Certificate as Certificate,
-)
-from .certificate import (
     certify as certify,
-)
-from .certificate import (
     sharp_constant as sharp_constant,
 )
 from .distance import (
     closest_parametrization as closest_parametrization,
-)
-from .distance import (
     parameter_distance as parameter_distance,
 )
 from .escape_degenerate import escape_degenerate as escape_degenerate
 from .extremal import (
     extremal_pair as extremal_pair,
-)
-from .extremal import (
     lipschitz_pair as lipschitz_pair,
-)
-from .extremal import (
     random_pair as random_pair,
 )
-from .kinks import absolute_value_form as absolute_value_form
-from .kinks import kinks as kinks
-from .pathology_rates import (
-    Pathology as Pathology,
-)
-from .pathology_rates import (
-    pathology_rates as pathology_rates,
-)
-from .paths import path_lifting as path_lifting
-from .paths import path_metric as path_metric
+from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
+from .pathology_rates import Pathology as Pathology, pathology_rates as pathology_rates
+from .paths import path_lifting as path_lifting, path_metric as path_metric
 from .random_gauge import random_gauge as random_gauge
 from .restricted import (
     in_restricted as in_restricted,
-)
-from .restricted import (
     lift_inputs as lift_inputs,
-)
-from .restricted import (
     lift_to_restricted as lift_to_restricted,
-)
-from .restricted import (
     restricted_defects as restricted_defects,
 )
 from .search import (
     search_extremal as search_extremal,
-)
-from .search import (
     search_lipschitz as search_lipschitz,
 )
 from .seminorm_on_box import seminorm_on_box as seminorm_on_box
-from .shallow_relu import BiasedReLU as BiasedReLU
-from .shallow_relu import ShallowReLU as ShallowReLU
+from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU
 from .staircase import Staircase as Staircase
 from .training import (
     gradient_descent as gradient_descent,
-)
-from .training import (
     mean_square as mean_square,
-)
-from .training import (
     mean_square_gradient as mean_square_gradient,
-)
-from .training import (
     train_shallow as train_shallow,
 )
 from .w1inf_seminorm import (
     Seminorm as Seminorm,
-)
-from .w1inf_seminorm import (
     planar_norms as planar_norms,
-)
-from .w1inf_seminorm import (
     w1inf_seminorm as w1inf_seminorm,
 )
 
