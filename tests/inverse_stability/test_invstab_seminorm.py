@@ -192,3 +192,55 @@ def test_planar_norms_against_quadrature(seed):
     edge = e / np.abs(e).max(1, keepdims=True)
     assert norms.uniform >= np.abs(net(edge)).max() - 1e-12
     assert norms.uniform == pytest.approx(np.abs(net(edge)).max(), rel=1e-4)
+
+
+def test_beyond_the_tolerance_there_is_a_bracket():
+    """Kinks 1e-12 apart: the truth is 1e8 and must lie inside, not be called 1e-4."""
+    net = Pathology.exploding_gradient([1e4]).sequence[0]
+    found = w1inf_seminorm(net)
+    assert found.tolerance == 1e-12
+    assert not found.exact
+    assert 0 < found.lower <= 1e8 <= found.upper <= 1.01e8
+    with pytest.raises(ValueError, match="with tolerance 1e-12"):
+        float(found)
+    assert w1inf_seminorm(net, tol=1e-15).value == 1e8
+    assert found.lower == kinks(net, 1e-15).half_jump
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 4), st.floats(-13.0, -3.0))
+def test_every_bracket_holds_the_truth(seed, d, exponent):
+    """Pairs of close directions under a coarse tolerance, against a fine one."""
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(5, d))
+    A[3] = 2 * A[0] + 10.0**exponent * rng.normal(size=d)
+    net = ShallowReLU(A, rng.normal(size=(2, 5)))
+    truth = w1inf_seminorm(net, tol=1e-15)
+    found = w1inf_seminorm(net, tol=1e-2)
+    assert found.lower <= truth.upper * (1 + 1e-12)
+    assert found.upper >= truth.lower * (1 - 1e-12)
+
+
+def test_directions_equal_up_to_rounding_stay_exact():
+    rng = np.random.default_rng(0)
+    f = draw(3, 5, 3)
+    g = ShallowReLU(f.A * (rng.random((5, 1)) + 0.3) / 3 * 7, f.C * 1.1)
+    assert w1inf_seminorm(f - g).exact
+    assert w1inf_seminorm(f - g).tolerance == 1e-11  # that of rays
+
+
+def test_nearly_concurrent_planes_are_bracketed():
+    """Three planes that miss a common line by 1e-12: a tiny cell may go unseen."""
+    A = [[1.0, 0.2, 0.0], [0.2, 1.0, 0.0], [1.2, 1.2, 1e-12], [0.3, 0.4, 1.0]]
+    net = ShallowReLU(A, [[-1.0, -1.0, 3.0, 0.5]])
+    found = w1inf_seminorm(net, "cells")
+    assert not found.exact
+    assert found.lower == pytest.approx(3 * 1.2 - 0.2 + 0.2)  # of the second input
+    assert found.upper == pytest.approx(3 * 1.2 + 0.2)  # first two off, the others on
+
+
+def test_box_with_nearly_equal_hyperplanes_is_bracketed():
+    net = BiasedReLU([[1.0], [1.0]], [0.0, -1e-13], [[5.0, -5.0]])
+    found = seminorm_on_box(net, -1.0, 1.0)
+    assert not found.exact
+    assert found.lower <= 5 <= found.upper

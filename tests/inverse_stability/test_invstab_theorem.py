@@ -10,9 +10,11 @@ from geolib.inverse_stability import (
     certify,
     extremal_pair,
     in_restricted,
+    lipschitz_pair,
     parameter_distance,
     random_pair,
     search_extremal,
+    search_lipschitz,
     sharp_constant,
     w1inf_seminorm,
 )
@@ -137,3 +139,52 @@ def test_search_never_beats_the_constant_and_is_confirmed(m):
     again = certify(found.f, found.g)
     assert again.applies
     assert again.ratio == pytest.approx(found.best, rel=1e-9)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.1, 0.4])
+@pytest.mark.parametrize("delta", [0.1, 1e-2, 1e-3, 1e-4])
+def test_three_is_sharp_for_two_outputs(delta, eps):
+    """In N*, all kinks matched, mu = 1, and distance / delta = 3 - 7/2 delta + ..."""
+    f, g = lipschitz_pair(delta, eps)
+    assert in_restricted(f)
+    assert in_restricted(g)
+    found = certify(f, g)
+    assert (found.matched, found.unmatched) == (3, 0)
+    assert found.applies
+    assert found.smallest == pytest.approx(1, rel=1e-15)
+    assert found.delta.value == pytest.approx(delta, rel=1e-11)
+    want = (1 - (1 - 2 * delta) / np.sqrt(1 + 2 * delta)) / delta
+    assert found.distance / found.delta.value == pytest.approx(want, rel=1e-9)
+    assert 3 - 3.5 * delta <= want < 3
+
+
+@pytest.mark.parametrize(("D", "bound"), [(1, 1.0), (2, 3.0), (3, 3.0)])
+def test_search_never_beats_the_lipschitz_constant(D, bound):
+    found = search_lipschitz(D, restarts=40, steps=300, seed=1)
+    assert (0.9 if D == 1 else 2.95) < found.best <= bound + 1e-9
+    assert (found.ratios >= found.start).all()
+    again = certify(found.f, found.g)
+    assert again.applies
+    assert again.delta.value < again.smallest**2 / 2
+    ratio = again.distance * again.smallest / again.delta.value
+    assert ratio == pytest.approx(found.best, rel=1e-8)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_a_single_kink_needs_no_exception(d):
+    """Both networks on one hyperplane: the ratio is at most s(1) = 2."""
+    rng = np.random.default_rng(d)
+    worst = 0.0
+    for _ in range(300):
+        t, s = 10.0 ** rng.uniform(-1, 1, size=2)
+        signs = rng.choice([-1.0, 1.0], size=2)
+        u = np.abs(rng.normal(size=(1, d))) + 0.1
+        u /= u.max()
+        found = certify(
+            ShallowReLU(t * u, [[t * signs[0]]]), ShallowReLU(s * u, [[s * signs[1]]])
+        )
+        assert found.applies
+        assert found.holds
+        assert found.bound <= 2 * np.sqrt(found.delta.upper) * (1 + 1e-12)
+        worst = max(worst, found.ratio)
+    assert 1.2 < worst <= 2
