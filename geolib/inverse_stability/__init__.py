@@ -35,13 +35,8 @@ from .restricted import (
     lift_to_restricted as lift_to_restricted,
     restricted_defects as restricted_defects,
 )
-from .search import (
-    search_extremal as search_extremal,
-    search_lipschitz as search_lipschitz,
-)
 from .seminorm_on_box import seminorm_on_box as seminorm_on_box
 from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU
-from .staircase import Staircase as Staircase
 from .training import (
     gradient_descent as gradient_descent,
     mean_square as mean_square,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from invstab_chapter import EXPERIMENTS
 from torch import nn
 
 from geolib import inverse_stability as stab
@@ -86,7 +87,7 @@ CALLS = [
     (lambda: stab.extremal_pair(0), "m, delta, eps"),
     (lambda: stab.extremal_pair(3, NAN), "m, delta, eps"),
     (lambda: stab.extremal_pair(3, 1.0, 0.5), "m, delta, eps"),
-    (lambda: stab.search_extremal(5), "m: expected"),
+    (lambda: EXPERIMENTS.search_extremal(5), "m: expected"),
     (lambda: stab.Pathology.redundant([]), "ks: expected"),
     (lambda: stab.Pathology.redundant([-1.0]), "ks: expected"),
     (lambda: stab.Pathology.redundant([NAN]), "ks: expected"),
@@ -155,8 +156,8 @@ CALLS = [
     (lambda: stab.restricted_defects(NET, NAN), "tol: expected"),
     (lambda: stab.generic_cell_count(3, 0), "h, d: expected"),
     (lambda: stab.lipschitz_pair(0.5), "delta, eps: expected"),
-    (lambda: stab.search_lipschitz(0), "D: expected"),
-    (lambda: stab.search_lipschitz(restarts=0), "restarts: expected"),
+    (lambda: EXPERIMENTS.search_lipschitz(0), "D: expected"),
+    (lambda: EXPERIMENTS.search_lipschitz(restarts=0), "restarts: expected"),
     (lambda: stab.random_pair(np.random.default_rng(0), 0), "m, d, D: expected"),
     (lambda: stab.train_shallow(X2, Y2, -1), "width: expected"),
     (lambda: stab.train_shallow(X2, Y2, 2, lr=NAN), "lr: expected"),
@@ -166,16 +167,19 @@ CALLS = [
         lambda: stab.train_shallow(X2, [0, -1, 1], 2, loss="cross_entropy"),
         "y: expected class numbers",
     ),
-    (lambda: stab.Staircase([0.5, 0.2], [1, 2, 3]), "breaks: expected increasing"),
-    (lambda: stab.Staircase([0.5], [1.0]), "breaks, slopes"),
-    (lambda: stab.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
     (
-        lambda: stab.Staircase([0.5], [1.0, 2.0]).best_approximation(-1),
+        lambda: EXPERIMENTS.Staircase([0.5, 0.2], [1, 2, 3]),
+        "breaks: expected increasing",
+    ),
+    (lambda: EXPERIMENTS.Staircase([0.5], [1.0]), "breaks, slopes"),
+    (lambda: EXPERIMENTS.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
+    (
+        lambda: EXPERIMENTS.Staircase([0.5], [1.0, 2.0]).best_approximation(-1),
         "pieces: expected",
     ),
     (
-        lambda: stab.Staircase([], [1.0]).realization_move(
-            stab.Staircase([], [2.0]), 0.0, 2
+        lambda: EXPERIMENTS.Staircase([], [1.0]).realization_move(
+            EXPERIMENTS.Staircase([], [2.0]), 0.0, 2
         ),
         "radius: expected",
     ),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invstab_chapter import EXPERIMENTS
 
 from geolib.inverse_stability import (
     ShallowReLU,
@@ -13,8 +14,6 @@ from geolib.inverse_stability import (
     lipschitz_pair,
     parameter_distance,
     random_pair,
-    search_extremal,
-    search_lipschitz,
     sharp_constant,
     w1inf_seminorm,
 )
@@ -132,7 +131,7 @@ def test_counts_of_matched_directions():
 
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_search_never_beats_the_constant_and_is_confirmed(m):
-    found = search_extremal(m, restarts=60, steps=400, seed=1)
+    found = EXPERIMENTS.search_extremal(m, restarts=60, steps=400, seed=1)
     assert found.best <= sharp_constant(m) + 1e-9
     assert found.best > 1.6
     assert (found.ratios >= found.start).all()
@@ -160,7 +159,7 @@ def test_three_is_sharp_for_two_outputs(delta, eps):
 
 @pytest.mark.parametrize(("D", "bound"), [(1, 1.0), (2, 3.0), (3, 3.0)])
 def test_search_never_beats_the_lipschitz_constant(D, bound):
-    found = search_lipschitz(D, restarts=40, steps=300, seed=1)
+    found = EXPERIMENTS.search_lipschitz(D, restarts=40, steps=300, seed=1)
     assert (0.9 if D == 1 else 2.95) < found.best <= bound + 1e-9
     assert (found.ratios >= found.start).all()
     again = certify(found.f, found.g)

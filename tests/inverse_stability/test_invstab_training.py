@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invstab_chapter import EXPERIMENTS
 
 from geolib.inverse_stability import (
     Pathology,
     ShallowReLU,
-    Staircase,
     escape_degenerate,
     gradient_descent,
     in_restricted,
@@ -19,6 +19,8 @@ from geolib.inverse_stability import (
     train_shallow,
 )
 from geolib.inverse_stability.training import MODES, initial_network
+
+Staircase = EXPERIMENTS.Staircase
 
 
 def draw(seed, m, d, D):
