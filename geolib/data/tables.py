@@ -80,7 +80,9 @@ def read_packed(
     except BROKEN as error:
         return {}, f"unreadable ({type(error).__name__}: {error})"
     found = digest(arrays)
-    return arrays, None if found == REGRESSION[path.stem] else f"sha256 of arrays {found}"
+    return arrays, None if found == REGRESSION[
+        path.stem
+    ] else f"sha256 of arrays {found}"
 
 
 def load_regression(name: str, split: int) -> Dataset:
