@@ -115,7 +115,9 @@ def press(
             _check_data(stale, inputs)
         done = _Pool(build, settings, inputs, report).run(stale)
     for n in stale:
-        lost = Outcome(n.name, "failed", error="it was never run: its queue ended early")
+        lost = Outcome(
+            n.name, "failed", error="it was never run: its queue ended early"
+        )
         done.setdefault(n.name, lost)
     return [done.get(n.name, Outcome(n.name, "skipped")) for n in notebooks]
 
