@@ -35,7 +35,7 @@ def sweep_rows(name: str, store: Store | None = None) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanSd:
     """The mean of some runs, their sample standard deviation and their number.
 
     One run alone has no standard deviation.
@@ -54,7 +54,7 @@ def means(
     rows: Iterable[Mapping[str, Any]],
     by: tuple[str, ...],
     value: str | Callable[[Mapping[str, Any]], float],
-) -> dict[tuple[Any, ...], Mean]:
+) -> dict[tuple[Any, ...], MeanSd]:
     """The mean of `value` over the rows that agree in the fields `by`, sorted by these.
 
     Args:
@@ -76,7 +76,7 @@ def means(
         found = row[value] if isinstance(value, str) else value(row)
         groups.setdefault(key, []).append(float(found))
     return {
-        key: Mean(
+        key: MeanSd(
             statistics.fmean(group),
             statistics.stdev(group) if len(group) > 1 else None,
             len(group),
