@@ -53,6 +53,13 @@ class PullbackMetric:
         batch_size: hold only so many samples at a time. Then, as for an iterable,
             every product runs the model again: memory is bounded, time is not.
 
+    Raises:
+        ValueError: an unknown reduction, a batch size below 1 or beside batches, no
+            samples.
+        TypeError: an output metric of another kind, inputs that cannot be repeated.
+
+    Source: :eq:`drv-core-pullback` (derivations).
+
     Examples:
         >>> from geolib.core import Realization
         >>> R = Realization(nn.Linear(2, 1))
@@ -109,6 +116,8 @@ class Metric:
         n: number of samples.
 
     Cost: `G @ v` is about one loss gradient once the forward pass is kept.
+
+    Source: :eq:`drv-core-pullback` (derivations).
 
     Examples:
         >>> from geolib.core import Categorical, Realization
