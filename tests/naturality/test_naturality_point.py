@@ -8,23 +8,23 @@ from torch.func import jacrev
 from geolib.core import OutputMetric, init_
 from geolib.core.outputs import Diagonal, Factor, psd_root
 from geolib.naturality import (
-    LayerFactors,
-    OutputGeometry,
-    Point,
+    LocalGeometry,
+    Problem,
+    affine_mlp,
+    covariant_hessian,
     cross_entropy,
-    mlp,
     mse,
     small_problem,
     standard_suite,
 )
-from geolib.naturality.directions import covariant_hessian, hessian
-from geolib.naturality.outputs import METRICS, output_geometry
-from geolib.naturality.problem import Problem
+from geolib.naturality.kfac import LayerFactors
+from geolib.naturality.losses import METRICS, OutputGeometry, output_geometry
+from geolib.naturality.newton import hessian
 
 
 def problem(kind):
     rng = np.random.default_rng(0)
-    module = mlp([2, 3, 2], seed=1, gain=1.5)
+    module = affine_mlp([2, 3, 2], seed=1, gain=1.5)
     x = torch.tensor(rng.standard_normal((9, 2)))
     if kind == "mse":
         loss = mse(torch.tensor(rng.standard_normal((9, 2))))
@@ -102,7 +102,7 @@ def test_the_connection_transforms_as_one(kind):
         if kind == "mse"
         else cross_entropy(torch.tensor(rng.integers(0, 3, n)), True)
     )
-    module = mlp([2, 2, 2], seed=1, gain=1.5)
+    module = affine_mlp([2, 2, 2], seed=1, gain=1.5)
     P = Problem.of(module, x, loss)
     phi = standard_suite(module, P.theta0)["coupling"]
     v = torch.tensor(rng.standard_normal(len(P.theta0)))
@@ -136,7 +136,7 @@ def test_christoffel_of_a_flat_metric_vanishes_in_its_flat_coordinate():
     G = OutputGeometry("log", Logarithmic(), third)
     x = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     z = x.exp().view(1, 1)
-    q = Point(z, z.sum(), [x], G)
+    q = LocalGeometry(z, z.sum(), [x], G)
     v = torch.ones(1, dtype=torch.float64)
     assert float(q.F) == pytest.approx(1.0)
     assert abs(float(q.christoffel(v, v))) < 1e-14
@@ -172,7 +172,7 @@ def test_solve_against_dense_pseudo_inverse(n, twin):
     if twin:  # a sample twice, a unit twice: zero eigenvalues but for rounding
         x[1] = x[0]
     y = mse(torch.tensor(rng.standard_normal((n, 1))))
-    P = Problem.of(mlp([2, 3, 1], seed=2), x, y)
+    P = Problem.of(affine_mlp([2, 3, 1], seed=2), x, y)
     if twin:
         theta = P.theta0.clone()
         theta[3:6], theta[10] = theta[:3], theta[9]
@@ -208,15 +208,15 @@ def test_bad_input_is_named():
         q.solve(q.g, 0.1, torch.full((9, 9), torch.nan))
     x = torch.ones(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="outputs of shape"):
-        Point(x, x.sum(), [x], METRICS["mse"])
+        LocalGeometry(x, x.sum(), [x], METRICS["mse"])
     z = x.view(2, 1)
     with pytest.raises(ValueError, match="finite scalar loss"):
-        Point(z, z.sum() / 0.0, [x], METRICS["mse"])
+        LocalGeometry(z, z.sum() / 0.0, [x], METRICS["mse"])
     y = z.sqrt() - 1.0
     bad = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
     u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
-        Point(u, u.sum(), [bad], METRICS["mse"])
+        LocalGeometry(u, u.sum(), [bad], METRICS["mse"])
 
     class Negative(OutputMetric):
         def at(self, z, samples):
@@ -224,7 +224,7 @@ def test_bad_input_is_named():
 
     indefinite = OutputGeometry("bad", Negative())
     with pytest.raises(ValueError, match="semi-definite"):
-        Point(y, y.sum(), [x], indefinite).solve(torch.ones(2).double())
+        LocalGeometry(y, y.sum(), [x], indefinite).solve(torch.ones(2).double())
     with pytest.raises(ValueError, match="metric"):
         output_geometry("euclid")
     with pytest.raises(ValueError, match="y:"):
@@ -305,6 +305,6 @@ def test_kfac_against_curvlinops(kind):
     factors = LayerFactors(module)
     with factors:
         z = module(x)
-    q = Point(z, loss(z), factors.params(), loss.geometry)
+    q = LocalGeometry(z, loss(z), factors.params(), loss.geometry)
     theirs = torch.as_tensor(K @ torch.eye(len(q.g)).double()).detach()
     assert torch.allclose(factors.dense(q), theirs, atol=1e-13)

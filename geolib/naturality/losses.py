@@ -87,7 +87,14 @@ def output_geometry(metric: str | OutputGeometry) -> OutputGeometry:
 
 @dataclass(frozen=True)
 class Loss:
-    r"""A loss on outputs together with its Fisher metric: :math:`(\ell, W)`."""
+    r"""A loss on outputs together with its Fisher metric: :math:`(\ell, W)`.
+
+    Attributes:
+        value: from outputs (n, c) to a scalar.
+        geometry: the metric W on outputs, and its connection.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+    """
 
     value: Callable[[Tensor], Tensor]
     geometry: OutputGeometry
@@ -97,7 +104,12 @@ class Loss:
 
 
 def mse(y: Tensor) -> Loss:
-    r"""The loss :math:`\frac{1}{2n}\sum_i |z_i - y_i|^2`, with :math:`W = I/n`.
+    r"""Return the loss :math:`\frac{1}{2n}\sum_i |z_i - y_i|^2`, with :math:`W = I/n`.
+
+    Args:
+        y: targets, (n, c).
+
+    Source: :eq:`drv-naturality-problem` (derivations).
 
     Raises:
         ValueError: targets that are no matrix, or not as the outputs are.
@@ -121,7 +133,7 @@ def mse(y: Tensor) -> Loss:
 
 
 def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
-    r"""Mean cross entropy of classes y, with the categorical Fisher metric.
+    r"""Return the mean cross entropy of classes y, with the categorical Fisher metric.
 
     Args:
         y: (n,) integer classes.
@@ -130,6 +142,13 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
 
     Raises:
         ValueError: classes of another shape or type, or beyond the outputs.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> loss = cross_entropy(torch.tensor([0, 1]))
+        >>> round(float(loss(torch.zeros(2, 4)).exp()), 6)  # uniform over four classes
+        4.0
     """
     if y.ndim != 1 or y.is_floating_point():
         raise ValueError(

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from geolib.core import Metric, Solution
 from geolib.core.outputs import LocalMetric
-from geolib.naturality.outputs import OutputGeometry
+from geolib.naturality.losses import OutputGeometry
+
+
+class Diverged(ValueError):
+    """A run left the finite numbers, or met a matrix that is not positive definite."""
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -28,7 +32,7 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [q.reshape(t.shape) for q, t in zip(pieces, like, strict=True)]
 
 
-class Point:
+class LocalGeometry:
     r"""Outputs z = f(x), their loss, and derivatives with respect to `params`.
 
     .. math:: g = J^T d\ell, \qquad F = J^T W J, \qquad
@@ -67,13 +71,14 @@ class Point:
                 f"closure: expected outputs of shape (n, c), got {tuple(outputs.shape)}"
             )
         if loss.numel() != 1 or not bool(torch.isfinite(loss)):
-            raise ValueError(
+            raise Diverged(
                 f"closure: expected a finite scalar loss, got {loss.detach()}"
             )
         self.graph, self.params, self.geometry = outputs, list(params), geometry
         self.z = outputs.detach()
         self.loss, self.rtol, self.metric = loss, rtol, metric
         self.solution: Solution | None = None
+        self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(
             loss, outputs, retain_graph=True, materialize_grads=True
         )
@@ -82,7 +87,7 @@ class Point:
         # refused anyway.
         seen = self.dl if metric is not None else self.g
         if not bool(torch.isfinite(seen).all()):
-            raise ValueError("closure: the gradient has entries that are not finite")
+            raise Diverged("closure: the gradient has entries that are not finite")
 
     @cached_property
     def g(self) -> Tensor:
@@ -146,11 +151,11 @@ class Point:
         """The metric's blocks at z, (n, c, c)."""
         return self.geometry.blocks(self.z)
 
-    def weigh(self, u: Tensor) -> Tensor:
+    def lower(self, u: Tensor) -> Tensor:
         """W u for outputs-shaped u, (n, c)."""
         return self.local.apply(u) / len(self.z)
 
-    def unweigh(self, u: Tensor) -> Tensor:
+    def raise_index(self, u: Tensor) -> Tensor:
         """The pseudo-inverse of W applied to u, (n, c)."""
         return torch.einsum(
             "nij,nj->ni", torch.linalg.pinv(self.W, hermitian=True, rtol=1e-12), u
@@ -212,11 +217,11 @@ class Point:
 
     def christoffel(self, v: Tensor, w: Tensor) -> Tensor:
         r"""First-kind symbols of F contracted with v and w: :math:`[vw, k]`, (p,)."""
-        return self.vjp(self.bend(v, w))
+        return self.vjp(self.christoffel_on_outputs(v, w))
 
-    def bend(self, v: Tensor, w: Tensor) -> Tensor:
+    def christoffel_on_outputs(self, v: Tensor, w: Tensor) -> Tensor:
         r"""The covector on outputs whose pull-back is :math:`[vw, k]`, (n, c)."""
-        return self.weigh(self.second(v, w)) + self._connection(v, w)
+        return self.lower(self.second(v, w)) + self._connection(v, w)
 
     def _connection(self, v: Tensor, w: Tensor) -> Tensor:
         """W's own symbols at J v and J w."""
@@ -227,7 +232,7 @@ class Point:
 
     def transport(self, m: Tensor, u: Tensor, w: Tensor) -> Tensor:
         r"""The rate :math:`[\,\cdot\, w, u]` at which m = F u is parallel along w."""
-        out = self.hvp(self.weigh(self.jvp(u)), w)
+        out = self.hvp(self.lower(self.jvp(u)), w)
         if self.geometry.christoffel is not None:
             out = out + self.vjp(self._connection(w, u))
         return m + out
@@ -262,6 +267,25 @@ class Point:
         M = metric() if callable(metric) else metric
         return solve_weighted(self.A, v, damping, M, self.rtol)
 
+    def minibatch_gradient(
+        self,
+        rows: Tensor,
+        damping: float = 0.0,
+        metric: Tensor | Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        r"""Return the natural gradient :math:`(F_B + \lambda M)^{+}g_B` of some samples.
+
+        Args:
+            rows: indices of the batch B, (b,); means are over B.
+            damping, metric: as in `solve`.
+        """
+        n, size = len(self.z), len(rows)
+        A = self.A.view(n, -1, len(self.g))[rows].flatten(0, 1) * (n / size) ** 0.5
+        dl = torch.zeros_like(self.dl)
+        dl[rows] = self.dl[rows] * n / size
+        M = metric() if callable(metric) else metric
+        return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
+
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
         return _small_eigen(self.A)
@@ -274,14 +298,15 @@ def solve_weighted(
     if M is None:
         return _pseudo_solve(A, _small_eigen(A), v, damping, rtol)
     p = A.shape[1]
-    if M.shape != (p, p) or not bool(torch.isfinite(M).all()):
+    if M.shape != (p, p):
         raise ValueError(
-            f"damping_metric: expected a finite matrix of shape {(p, p)}, got "
-            f"{tuple(M.shape)}"
+            f"damping_metric: expected shape {(p, p)}, got {tuple(M.shape)}"
         )
+    if not bool(torch.isfinite(M).all()):
+        raise Diverged("damping_metric: expected a finite matrix")
     L, info = torch.linalg.cholesky_ex(M)
     if int(info):
-        raise ValueError("damping_metric: expected a positive definite matrix")
+        raise Diverged("damping_metric: expected a positive definite matrix")
     A = torch.linalg.solve_triangular(L, A.T, upper=False).T
     y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
     y = _pseudo_solve(A, _small_eigen(A), y, damping, rtol)

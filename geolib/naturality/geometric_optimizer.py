@@ -1,26 +1,33 @@
-r"""What all natural optimizers share: a closure that returns outputs and loss."""
+r"""One optimizer is one definition: the parts of its state, a velocity and a drive."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import Solution
-from geolib.naturality.outputs import OutputGeometry, output_geometry
-from geolib.naturality.point import Point, flatten, unflatten
+from geolib.naturality.local_geometry import (
+    Diverged,
+    LocalGeometry,
+    flatten,
+    unflatten,
+)
+from geolib.naturality.losses import OutputGeometry, output_geometry
 from geolib.naturality.watched import Watched
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
-Metric = Tensor | Callable[[], Tensor] | None
+DampingMetric = Tensor | Callable[[], Tensor] | None
+State = dict[str, Tensor]
 
 
 def check_tensors(items: Iterable[Any]) -> list[Tensor]:
-    """Dense floating-point tensors as a list, or a clear refusal.
+    """Return dense floating-point tensors as a list, or refuse them by name.
 
     Raises:
         ValueError: none at all, mixed dtypes or devices.
@@ -44,7 +51,7 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
 
 
 def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
-    """The entries of the one parameter group that a metric can have."""
+    """Return the entries of the one parameter group that a metric can have."""
     if isinstance(params, nn.Module):
         found = [p for p in params.parameters() if p.requires_grad]
         if not found:
@@ -63,17 +70,24 @@ def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
 
 
 def positive(name: str, value: float, zero: bool = False) -> float:
-    """The value, or a `ValueError` that names it."""
-    if not (value > 0 or (zero and value == 0)) or value == float("inf"):
+    """Return the value, or raise a `ValueError` that names it."""
+    if not (value > 0 or (zero and value == 0)) or value == math.inf:
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"{name}: expected a finite number {least}, got {value}")
     return value
 
 
-class PointOptimizer(torch.optim.Optimizer):
-    r"""Base class: a step is a displacement computed from one `Point`.
+class GeometricOptimizer(torch.optim.Optimizer):
+    r"""The base of every optimizer whose step is computed from one `LocalGeometry`.
 
-    .. math:: x \leftarrow x + \mathrm{update}(z, J, W, g; h).
+    .. math:: \dot x = \mathrm{velocity}(q, s), \qquad
+        \dot s = \mathrm{drive}(q, s) - \gamma s .
+
+    A subclass defines `tags` (each part s of the state besides x, and the space it
+    lies in), `velocity` and `drive`. Everything else follows from these three: the
+    step (the drive kicks the state, then the new velocity moves x), the vector field
+    `rate` that `jet_defect` certifies, and the optimizer that `audit` trains. Implicit
+    and multi-stage rules override `update` instead.
 
     `step(closure)` needs a closure that returns `(outputs, loss)`, differentiable in
     the parameters and with no call to `backward`; it may be called several times.
@@ -94,9 +108,29 @@ class PointOptimizer(torch.optim.Optimizer):
 
     Attributes:
         solution: of core's last solve (its residual, its method), or None.
+
+    Raises:
+        ValueError: no parameters or several groups, a step size or damping that is
+            not a finite number in its range, an unknown metric.
+        TypeError: parameters that are no dense floating-point tensors.
+
+    Source: :eq:`drv-naturality-square` (derivations).
+
+    Examples:
+        >>> class Descent(GeometricOptimizer):
+        ...     def velocity(self, q, s):
+        ...         return -q.g
+        >>> x = torch.tensor([2.0], requires_grad=True)
+        >>> def closure():
+        ...     z = x.view(1, 1)
+        ...     return z, 0.5 * (z**2).sum()
+        >>> loss = Descent([x], lr=0.5).step(closure)
+        >>> x.item()
+        1.0
     """
 
     needs_outputs = True
+    tags: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -105,7 +139,7 @@ class PointOptimizer(torch.optim.Optimizer):
         *,
         metric: str | OutputGeometry = "mse",
         damping: float = 0.0,
-        damping_metric: Metric = None,
+        damping_metric: DampingMetric = None,
         rtol: float = 1e-10,
         **defaults: Any,
     ) -> None:
@@ -122,7 +156,7 @@ class PointOptimizer(torch.optim.Optimizer):
         super().__init__(self.leaves, {**base, **defaults})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refused after the first: a metric couples all parameters.
+        """Refuse every group after the first: a metric couples all parameters.
 
         Raises:
             ValueError: there is a group already.
@@ -137,19 +171,60 @@ class PointOptimizer(torch.optim.Optimizer):
         return self.param_groups[0]
 
     @property
+    def has_velocity(self) -> bool:
+        """Whether the definition gives a generator (BFGS, for one, has none)."""
+        return type(self).velocity is not GeometricOptimizer.velocity
+
+    @property
     def memory(self) -> dict[str, Any]:
         """Flat state vectors, kept with the first parameter for `state_dict`."""
         return self.state[self.leaves[0]]
 
-    def update(self, q: Point) -> Tensor:
-        """The displacement of the flat parameter vector, (p,)."""
+    # ---- the definition ----------------------------------------------------------
+
+    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+        """Return the rate of the flat parameter vector, (p,)."""
         raise NotImplementedError
 
-    def solve(self, q: Point, v: Tensor) -> Tensor:
-        """The metric's inverse applied to a covector, with this group's damping.
+    def drive(self, q: LocalGeometry, s: State) -> State:
+        """Return the rate of each part of the state, friction apart."""
+        return {}
+
+    def initial(self, q: LocalGeometry) -> State:
+        """Return the parts of the state before the first step."""
+        return {k: torch.zeros_like(q.g) for k in self.tags}
+
+    # ---- what follows from it ----------------------------------------------------
+
+    def rate(self, q: LocalGeometry, s: State) -> State:
+        """Return the generator: the rates of x and of each part at h = 0."""
+        friction = self.options.get("friction", 0.0)
+        drive = self.drive(q, s)
+        rates = {k: drive[k] - friction * s[k] for k in self.tags}
+        return {"x": self.velocity(q, s), **rates}
+
+    def gains(self) -> tuple[float, float]:
+        """Return the factors of a part and of its drive in one step."""
+        h = self.options["lr"]
+        return math.exp(-self.options.get("friction", 0.0) * h), h
+
+    def update(self, q: LocalGeometry) -> Tensor:
+        """Return the displacement of x in one step: kick the state, then drift."""
+        s: State = {}
+        if self.tags:
+            start = self.initial(q)
+            old = {k: self.memory.get(k, start[k]) for k in self.tags}
+            drive, (keep, gain) = self.drive(q, old), self.gains()
+            s = {k: keep * old[k] + gain * drive[k] for k in self.tags}
+            self.memory.update(s)
+        return self.options["lr"] * self.velocity(q, s)
+
+    def solve(self, q: LocalGeometry, v: Tensor) -> Tensor:
+        """Apply the metric's inverse to a covector, with this group's damping.
 
         Args:
-            v: on the parameters, (p,), or on the outputs, (n, c) (see `Point.solve`).
+            v: on the parameters, (p,), or on the outputs, (n, c) (see
+                `LocalGeometry.solve`).
         """
         x = q.solve(v, self.options["damping"], self.damping_metric)
         s = self.solution = q.solution
@@ -164,12 +239,20 @@ class PointOptimizer(torch.optim.Optimizer):
                 )
         return x
 
+    def natural_gradient(self, q: LocalGeometry) -> Tensor:
+        r"""Return :math:`F^{+}g` of this point, solved once."""
+        if q.natural is None:
+            q.natural = self.solve(q, q.dl)
+        return q.natural
+
+    # ---- one call of the closure -------------------------------------------------
+
     def watching(self) -> AbstractContextManager[Any]:
-        """What is to see the closure's calls of the module."""
+        """Return what is to see the closure's calls of the module."""
         return nullcontext() if self.network is None else self.network
 
-    def point(self) -> Point:
-        """The geometry at the present parameters, by one call of the closure."""
+    def point(self) -> LocalGeometry:
+        """Return the geometry at the present parameters, by one call of the closure."""
         with torch.enable_grad():
             with self.watching():
                 result = self._closure()
@@ -182,17 +265,13 @@ class PointOptimizer(torch.optim.Optimizer):
             metric = None
             if self.network is not None:
                 metric = self.network.metric(self.geometry.metric, outputs)
-            return Point(
-                outputs,
-                loss,
-                self.leaves,
-                self.geometry,
-                self.options["rtol"],
-                metric,
+            rtol = self.options["rtol"]
+            return LocalGeometry(
+                outputs, loss, self.leaves, self.geometry, rtol, metric
             )
 
     def position(self) -> Tensor:
-        """The parameters as one flat vector (a copy)."""
+        """Return the parameters as one flat vector (a copy)."""
         return flatten([t.detach() for t in self.leaves]).clone()
 
     @torch.no_grad()
@@ -202,7 +281,7 @@ class PointOptimizer(torch.optim.Optimizer):
             t.copy_(piece)
 
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
-        """One step; returns the loss before it.
+        """Take one step and return the loss before it.
 
         Raises:
             ValueError: no closure, or one that does not return `(outputs, loss)`, or
@@ -219,7 +298,7 @@ class PointOptimizer(torch.optim.Optimizer):
         dx = self.update(q)
         if not bool(torch.isfinite(dx).all()):
             self.move(x)
-            raise ValueError(
+            raise Diverged(
                 f"update: {type(self).__name__} produced entries that are not finite; "
                 "the metric is singular, a gradient not finite or the step too large"
             )
