@@ -167,7 +167,7 @@ def minibatch_spec(
     def make(params: list[Tensor], h: float, run: Any) -> torch.optim.Optimizer:
         M = None if metric is None else (lambda: metric(run))
         return MinibatchNatural(
-            params, h, batch=batch, damping_metric=M, metric=run.metric
+            params, h, batch=batch, damping_metric=M, output_metric=run.output_metric
         )
 
     return OptimizerSpec(f"ngd, batch {batch or 'full'}", make)

@@ -30,7 +30,10 @@ from geolib.naturality.defect import (
     naturality_defect as naturality_defect,
     run_optimizer as run_optimizer,
 )
-from geolib.naturality.families import standard_suite as standard_suite
+from geolib.naturality.families import (
+    random_affine as random_affine,
+    standard_suite as standard_suite,
+)
 from geolib.naturality.functional_lift import FunctionalLift as FunctionalLift
 from geolib.naturality.geometric_optimizer import (
     GeometricOptimizer as GeometricOptimizer,
@@ -87,7 +90,6 @@ from geolib.naturality.projections import (
 )
 from geolib.naturality.reparameterization import (
     Reparameterization as Reparameterization,
-    compose as compose,
 )
 from geolib.naturality.rules import FirstOrderRule as FirstOrderRule
 

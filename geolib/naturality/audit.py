@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geolib.core import Euclidean
 from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
 from geolib.naturality.families import standard_suite
 from geolib.naturality.losses import Loss, cross_entropy, mse
@@ -257,7 +258,11 @@ def audit(
         phi.check(problem.theta0)
     reference = setting.reference()
     defects = {name: setting.defect(phi, reference) for name, phi in chosen.items()}
-    task = "regression" if problem.loss.geometry.name == "mse" else "classification"
+    task = (
+        "regression"
+        if isinstance(problem.loss.output_metric, Euclidean)
+        else "classification"
+    )
     title = f"{task}, p = {len(problem.theta0)}"
     return AuditReport(setting.spec.name, defects, title, protocol.space)
 

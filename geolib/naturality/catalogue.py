@@ -56,14 +56,14 @@ def _ours(cls: Any, scaled: Scaled | None = None, **fixed: Any) -> Callable[...,
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
         extra = {"initial": run.initial} if run.initial is not None else {}
         options = {"lr": h, **fixed, **(scaled(h) if scaled else {}), **extra}
-        return cls(params, metric=run.metric, **options)
+        return cls(params, output_metric=run.output_metric, **options)
 
     return make
 
 
 def _layered(cls: Any, **fixed: Any) -> Callable[..., Any]:
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
-        return cls(run.network, h, metric=run.metric, **fixed)
+        return cls(run.network, h, output_metric=run.output_metric, **fixed)
 
     return make
 
@@ -74,7 +74,9 @@ def _rule(name: str) -> Callable[..., Any]:
 
 def _lift(inner: Callable[[list[Tensor], float], Any]) -> Callable[..., Any]:
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
-        return FunctionalLift(params, rule=lambda z: inner(z, h), metric=run.metric)
+        return FunctionalLift(
+            params, rule=lambda z: inner(z, h), output_metric=run.output_metric
+        )
 
     return make
 
@@ -85,7 +87,7 @@ def _home_damped(params: list[Tensor], h: float, run: RunContext) -> optim.Optim
     return NaturalGradient(
         params,
         h,
-        metric=run.metric,
+        output_metric=run.output_metric,
         damping=0.1,
         damping_metric=lambda: run.push_metric(M),
     )

@@ -74,22 +74,6 @@ def orthogonal(like: Tensor, seed: int) -> Reparameterization:
     )
 
 
-def affine(like: Tensor, seed: int, cond: float = 3.0) -> Reparameterization:
-    """A random affine map of the whole vector: condition number `cond`, and a shift."""
-    rng = np.random.default_rng(seed)
-    p = like.numel()
-    b = _tensor(0.3 * rng.standard_normal(p), like)
-    if p <= DENSE:
-        return Reparameterization.affine(
-            _tensor(_conditioned(p, cond, rng), like), b, "affine"
-        )
-    s = np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond))
-    scale = Reparameterization.scaling(_tensor(s, like))
-    shift = Reparameterization(lambda x: x + b, lambda y: y - b, "shift", "affine")
-    parts = compose(_rotations(like, rng), scale, _rotations(like, rng), shift)
-    return Reparameterization(parts.forward, parts.inverse, "affine", "affine")
-
-
 Pairs = list[tuple[Tensor, Tensor]]
 
 
@@ -138,14 +122,43 @@ def layer_orthogonal(module: nn.Module, like: Tensor, seed: int) -> Reparameteri
     )
 
 
-def layer_affine(
-    module: nn.Module, like: Tensor, seed: int, cond: float = 3.0
+def random_affine(
+    like: Tensor, seed: int, cond: float = 3.0, module: nn.Module | None = None
 ) -> Reparameterization:
-    """Every layer's matrix multiplied by matrices of condition number `cond`."""
+    r"""Draw an affine map of the parameter vector, or of every layer's matrix.
+
+    .. math:: \theta \mapsto A\theta + b, \qquad\text{or}\qquad
+        W_l \mapsto U_l W_l V_l .
+
+    Args:
+        like: (p,), for size, dtype and device.
+        seed: of the draw.
+        cond: condition number of A, or of each U and V.
+        module: fixes the layers; without it the map mixes all parameters.
+
+    Source: :eq:`drv-naturality-families` (derivations).
+
+    Examples:
+        >>> phi = random_affine(torch.zeros(3, dtype=torch.float64), 0, cond=5.0)
+        >>> round(float(torch.linalg.cond(phi.jacobian(torch.zeros(3).double()))), 6)
+        5.0
+    """
     rng = np.random.default_rng(seed)
-    return _layer_family(
-        module, like, "layer affine", lambda n: _conditioned(n, cond, rng)
-    )
+    if module is not None:
+        return _layer_family(
+            module, like, "layer affine", lambda n: _conditioned(n, cond, rng)
+        )
+    p = like.numel()
+    b = _tensor(0.3 * rng.standard_normal(p), like)
+    if p <= DENSE:
+        return Reparameterization.affine(
+            _tensor(_conditioned(p, cond, rng), like), b, "affine"
+        )
+    s = np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond))
+    scale = Reparameterization.scaling(_tensor(s, like))
+    shift = Reparameterization(lambda x: x + b, lambda y: y - b, "shift", "affine")
+    parts = compose(_rotations(like, rng), scale, _rotations(like, rng), shift)
+    return Reparameterization(parts.forward, parts.inverse, "affine", "affine")
 
 
 def permutation(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
@@ -234,8 +247,8 @@ def standard_suite(
         "rescaling": relu_rescaling(module, like, s + 3),
         "layer-orthogonal": layer_orthogonal(module, like, s + 4),
         "orthogonal": orthogonal(like, s + 5),
-        "layer-affine": layer_affine(module, like, s + 6),
-        "affine": affine(like, s + 7),
+        "layer-affine": random_affine(like, s + 6, module=module),
+        "affine": random_affine(like, s + 7),
         "radial": radial(module),
         "sinh": Reparameterization(torch.sinh, torch.asinh, "sinh"),
         "coupling": Reparameterization.coupling(like, s + 10),

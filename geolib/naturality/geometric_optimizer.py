@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from geolib.core import Solution
+from geolib.core import Euclidean, OutputMetric, Solution
 from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
     flatten,
     unflatten,
 )
-from geolib.naturality.losses import OutputGeometry, output_geometry
 from geolib.naturality.watched import Watched
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
@@ -98,8 +97,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
             solved by `geolib.core`, which never forms the Jacobian of linear and
             convolutional layers, so that a million parameters are no hindrance.
         lr: the step size h.
-        metric: the geometry of output space: `mse`, `softmax`, `softmax-ref`,
-            `bernoulli`, or an `OutputGeometry`.
+        output_metric: of `geolib.core`: `Categorical()` for classes; Euclidean, the
+            metric of squared loss, when None.
         damping: the number :math:`\lambda` in :math:`F + \lambda M`.
         damping_metric: M as a matrix or a callable giving it at the present
             parameters; the identity when None. With `damping=0` it chooses among the
@@ -111,8 +110,9 @@ class GeometricOptimizer(torch.optim.Optimizer):
 
     Raises:
         ValueError: no parameters or several groups, a step size or damping that is
-            not a finite number in its range, an unknown metric.
-        TypeError: parameters that are no dense floating-point tensors.
+            not a finite number in its range.
+        TypeError: parameters that are no dense floating-point tensors, or a metric
+            that is no `OutputMetric`.
 
     Source: :eq:`drv-naturality-square` (derivations).
 
@@ -137,7 +137,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
         params: nn.Module | Iterable[Any],
         lr: float = 1e-2,
         *,
-        metric: str | OutputGeometry = "mse",
+        output_metric: OutputMetric | None = None,
         damping: float = 0.0,
         damping_metric: DampingMetric = None,
         rtol: float = 1e-10,
@@ -145,7 +145,13 @@ class GeometricOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.network = Watched(params) if isinstance(params, nn.Module) else None
         self.leaves = check_tensors(one_group(params))
-        self.geometry = output_geometry(metric)
+        metric = Euclidean() if output_metric is None else output_metric
+        if not isinstance(metric, OutputMetric):
+            raise TypeError(
+                "output_metric: expected an OutputMetric such as Categorical(), got "
+                f"{metric!r}"
+            )
+        self.output_metric = metric
         self.damping_metric = damping_metric
         self.solution: Solution | None = None
         base = {
@@ -264,10 +270,10 @@ class GeometricOptimizer(torch.optim.Optimizer):
             outputs, loss = result
             metric = None
             if self.network is not None:
-                metric = self.network.metric(self.geometry.metric, outputs)
+                metric = self.network.metric(self.output_metric, outputs)
             rtol = self.options["rtol"]
             return LocalGeometry(
-                outputs, loss, self.leaves, self.geometry, rtol, metric
+                outputs, loss, self.leaves, self.output_metric, rtol, metric
             )
 
     def position(self) -> Tensor:

@@ -73,7 +73,7 @@ def as_generator(rule: Any, problem: Problem) -> Generator:
     if isinstance(rule, OptimizerSpec):
         return _of_spec(rule, problem)
     if isinstance(rule, type) and issubclass(rule, GeometricOptimizer):
-        made = rule(problem.leaves(), 1.0, metric=problem.loss.geometry)
+        made = rule(problem.leaves(), 1.0, output_metric=problem.loss.output_metric)
         return Generator(rule.__name__, made.rate, made.tags)
     return _of_rule(getattr(rule, "__name__", "rule"), rule)
 

@@ -12,9 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geolib.core import Metric, Solution
-from geolib.core.outputs import LocalMetric
-from geolib.naturality.losses import OutputGeometry
+from geolib.core import Metric, OutputMetric, Solution
+from geolib.core.output_metrics import LocalMetric
 
 
 class Diverged(ValueError):
@@ -42,7 +41,7 @@ class LocalGeometry:
         outputs: (n, c), with a graph to `params`.
         loss: a scalar function of `outputs`.
         params: leaf tensors; p numbers in all.
-        geometry: the metric W on outputs.
+        output_metric: the rule for n W on outputs.
         rtol: eigenvalues of F below `rtol` times the largest count as zero.
         metric: the same F as core's operator, where the network is known; it then
             solves, and nothing of size n c p is formed unless asked for.
@@ -62,7 +61,7 @@ class LocalGeometry:
         outputs: Tensor,
         loss: Tensor,
         params: Sequence[Tensor],
-        geometry: OutputGeometry,
+        output_metric: OutputMetric,
         rtol: float = 1e-10,
         metric: Metric | None = None,
     ) -> None:
@@ -74,7 +73,8 @@ class LocalGeometry:
             raise Diverged(
                 f"closure: expected a finite scalar loss, got {loss.detach()}"
             )
-        self.graph, self.params, self.geometry = outputs, list(params), geometry
+        self.graph, self.params = outputs, list(params)
+        self.output_metric = output_metric
         self.z = outputs.detach()
         self.loss, self.rtol, self.metric = loss, rtol, metric
         self.solution: Solution | None = None
@@ -97,7 +97,7 @@ class LocalGeometry:
     @cached_property
     def local(self) -> LocalMetric:
         """The matrices n W of all samples, with their roots."""
-        return self.geometry.metric.at(self.z, slice(0, len(self.z)))
+        return self.output_metric.at(self.z, slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
         r"""The covector :math:`J^T u`, (p,)."""
@@ -149,7 +149,7 @@ class LocalGeometry:
     @cached_property
     def W(self) -> Tensor:
         """The metric's blocks at z, (n, c, c)."""
-        return self.geometry.blocks(self.z)
+        return self.local.dense(self.z.shape[1]) / len(self.z)
 
     def lower(self, u: Tensor) -> Tensor:
         """W u for outputs-shaped u, (n, c)."""
@@ -225,15 +225,15 @@ class LocalGeometry:
 
     def _connection(self, v: Tensor, w: Tensor) -> Tensor:
         """W's own symbols at J v and J w."""
-        third = self.geometry.christoffel
-        if third is None:
+        if self.output_metric.constant:
             return torch.zeros_like(self.z)
-        return third(self.z, self.jvp(v), self.jvp(w)) / len(self.z)
+        symbols = self.output_metric.christoffel(self.z, self.jvp(v), self.jvp(w))
+        return symbols / len(self.z)
 
     def transport(self, m: Tensor, u: Tensor, w: Tensor) -> Tensor:
         r"""The rate :math:`[\,\cdot\, w, u]` at which m = F u is parallel along w."""
         out = self.hvp(self.lower(self.jvp(u)), w)
-        if self.geometry.christoffel is not None:
+        if not self.output_metric.constant:
             out = out + self.vjp(self._connection(w, u))
         return m + out
 

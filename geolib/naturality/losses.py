@@ -1,4 +1,4 @@
-r"""Losses on outputs, each with core's metric on outputs and that metric's connection."""
+r"""Losses on outputs, each with its Fisher metric."""
 
 from __future__ import annotations
 
@@ -9,80 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from geolib.core import Bernoulli, Categorical, Euclidean, OutputMetric
-
-Christoffel = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class OutputGeometry:
-    r"""A metric on outputs, averaged over the samples, with its Levi-Civita connection.
-
-    .. math:: \langle a, b\rangle_z = \tfrac1n \sum_i a_i^T M_i(z) b_i .
-
-    Attributes:
-        name: for tables.
-        metric: core's rule that gives outputs z (n, c) their matrices M.
-        christoffel: (z, a, b) to the Christoffel symbol of the first kind of M,
-            contracted with a and b, (n, c). None: M is constant.
-            Metrics that are Hessians of a potential (all exponential families in
-            natural parameters) have it totally symmetric, which is assumed.
-    """
-
-    name: str
-    metric: OutputMetric
-    christoffel: Christoffel | None = None
-
-    def blocks(self, z: Tensor) -> Tensor:
-        r"""The matrices :math:`W_i = M_i / n`, (n, c, c)."""
-        return self.metric.at(z, slice(0, len(z))).dense(z.shape[1]) / len(z)
-
-
-def _softmax_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    # Half the third cumulant of the one-hot label, contracted with a and b.
-    pi = torch.softmax(z, dim=1)
-    a = a - (pi * a).sum(1, keepdim=True)
-    b = b - (pi * b).sum(1, keepdim=True)
-    ab = a * b
-    return 0.5 * pi * (ab - (pi * ab).sum(1, keepdim=True))
-
-
-def _reference_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    # The last class has logit 0, and no component of a tangent.
-    z, a, b = (pad(t, (0, 1)) for t in (z, a, b))
-    return _softmax_third(z, a, b)[:, :-1]
-
-
-def _bernoulli_third(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return 0.5 * s * (1 - s) * (1 - 2 * s) * a * b
-
-
-METRICS = {
-    g.name: g
-    for g in (
-        OutputGeometry("mse", Euclidean()),
-        OutputGeometry("softmax", Categorical(), _softmax_third),
-        OutputGeometry("softmax-ref", Categorical(reference=True), _reference_third),
-        OutputGeometry("bernoulli", Bernoulli(), _bernoulli_third),
-    )
-}
-
-
-def output_geometry(metric: str | OutputGeometry) -> OutputGeometry:
-    """The geometry by name, or the one given.
-
-    Raises:
-        ValueError: an unknown name, or something else.
-    """
-    if isinstance(metric, OutputGeometry):
-        return metric
-    if metric not in METRICS:
-        raise ValueError(
-            f"metric: expected one of {sorted(METRICS)} or an OutputGeometry, got "
-            f"{metric!r}"
-        )
-    return METRICS[metric]
+from geolib.core import Categorical, Euclidean, OutputMetric
 
 
 @dataclass(frozen=True)
@@ -91,13 +18,13 @@ class Loss:
 
     Attributes:
         value: from outputs (n, c) to a scalar.
-        geometry: the metric W on outputs, and its connection.
+        output_metric: the metric n W on outputs, with its connection.
 
     Source: :eq:`drv-naturality-problem` (derivations).
     """
 
     value: Callable[[Tensor], Tensor]
-    geometry: OutputGeometry
+    output_metric: OutputMetric
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.value(z)
@@ -129,7 +56,7 @@ def mse(y: Tensor) -> Loss:
         _same_device(y, z)
         return 0.5 * ((z - y) ** 2).sum() / len(y)
 
-    return Loss(value, METRICS["mse"])
+    return Loss(value, Euclidean())
 
 
 def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
@@ -167,7 +94,7 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
             )
         return torch.nn.functional.cross_entropy(z, y)
 
-    return Loss(value, METRICS["softmax-ref" if reference else "softmax"])
+    return Loss(value, Categorical(reference=reference))
 
 
 def _same_device(y: Tensor, z: Tensor) -> None:

@@ -51,8 +51,8 @@ def covariant_hessian(q: LocalGeometry) -> Tensor:
     """
     Jn = q.jvp(q.solve(q.g))
     H = q.F + q.curvature(q.dl - q.lower(Jn))
-    third = q.geometry.christoffel
-    if third is not None:
+    third = q.output_metric.christoffel
+    if not q.output_metric.constant:
         n, c = q.z.shape
         eye = torch.eye(c, dtype=q.z.dtype, device=q.z.device)
         K = torch.stack([third(q.z, e.expand(n, c), Jn) for e in eye], dim=1) / n

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geolib.core import OutputMetric
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
 
@@ -52,9 +53,9 @@ class RunContext:
         self.network: nn.Module | None = None
 
     @property
-    def metric(self) -> Any:
-        """The output geometry of the problem."""
-        return self.home.loss.geometry
+    def output_metric(self) -> OutputMetric:
+        """The metric on the outputs of the problem."""
+        return self.home.loss.output_metric
 
     def theta(self) -> Tensor:
         """Return the present parameters, in the home chart."""

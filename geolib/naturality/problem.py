@@ -102,7 +102,7 @@ class Problem:
         parts = [q.view(s) for q, s in zip(pieces, self.shapes, strict=True)]
         parts = [q.detach().requires_grad_() for q in parts]
         z = self.outputs(flatten(parts))
-        return LocalGeometry(z, self.loss(z), parts, self.loss.geometry, rtol)
+        return LocalGeometry(z, self.loss(z), parts, self.loss.output_metric, rtol)
 
 
 # The first three seeds whose Hessian at the start has all eigenvalues above 1e-3 (so

@@ -9,18 +9,18 @@ from geolib.core import Realization
 from geolib.naturality import (
     Reparameterization,
     affine_mlp,
-    compose,
     families,
     standard_suite,
 )
 from geolib.naturality.affine_layers import blocks, in_chart
 from geolib.naturality.families import (
-    affine,
     orthogonal,
     permutation,
     radial,
+    random_affine,
     relu_rescaling,
 )
+from geolib.naturality.reparameterization import compose
 
 
 def network():
@@ -113,7 +113,7 @@ def test_blocks_cover_every_parameter_once():
 
 def test_condition_numbers_and_orthogonality():
     x = torch.zeros(7, dtype=torch.float64)
-    D = affine(x, 0, cond=5.0).jacobian(x)
+    D = random_affine(x, 0, cond=5.0).jacobian(x)
     assert float(torch.linalg.cond(D)) == pytest.approx(5.0)
     Q = orthogonal(x, 0).jacobian(x)
     assert torch.allclose(Q.T @ Q, torch.eye(7).double(), atol=1e-12)
@@ -127,7 +127,7 @@ def test_long_vectors_use_rotations_that_are_orthogonal(monkeypatch):
     Q = phi.jacobian(x)
     assert torch.allclose(Q.T @ Q, torch.eye(9).double(), atol=1e-12)
     assert int((Q.abs() > 1e-3).sum()) > 40  # it mixes
-    A = affine(x, 0).jacobian(x)
+    A = random_affine(x, 0).jacobian(x)
     assert float(torch.linalg.cond(A)) == pytest.approx(3.0)
 
 

@@ -9,7 +9,7 @@ import torch
 from naturality_chapter import EXPERIMENTS
 from torch import nn
 
-from geolib.core import init_
+from geolib.core import Categorical, Euclidean, init_
 from geolib.naturality import (
     KFAC,
     OPTIMIZERS,
@@ -39,7 +39,6 @@ from geolib.naturality import (
 from geolib.naturality.affine_layers import AffineLayer
 from geolib.naturality.kfac import KFACDampedNatural, LayerFactors
 from geolib.naturality.local_geometry import flatten
-from geolib.naturality.losses import METRICS
 from geolib.naturality.momentum import HeavyBall, NaturalCovectorMomentum
 from geolib.naturality.newton import BFGS
 from geolib.naturality.tensorwise import Lion, PolarMuon, Shampoo, SignSGD
@@ -175,7 +174,7 @@ def test_convolutions_and_classes_through_core():
     ends = []
     for params in (module, module.parameters()):
         module.load_state_dict(start)
-        opt = NaturalGradient(params, 0.3, metric="softmax", damping=1e-3)
+        opt = NaturalGradient(params, 0.3, output_metric=Categorical(), damping=1e-3)
         for _ in range(3):
             opt.step(closure)
         ends.append(flatten([t.detach() for t in module.parameters()]))
@@ -328,7 +327,7 @@ def test_momentum_is_the_damped_oscillator(name):
 
 def test_a_free_particle_moves_straight_and_without_connection_does_not():
     P, _ = linear()
-    no_force = Loss(lambda z: 0.0 * z.sum(), METRICS["mse"])
+    no_force = Loss(lambda z: 0.0 * z.sum(), Euclidean())
     free = Problem(P.outputs, no_force, P.theta0, P.shapes)
     gaps = {}
     for connection in (True, False):
@@ -378,7 +377,7 @@ def test_finite_steps_reach_what_they_define(make):
             z = P.outputs(flatten(leaves))
             return z, P.loss(z)
 
-        opt = cls(leaves, 0.2, metric=P.loss.geometry)
+        opt = cls(leaves, 0.2, output_metric=P.loss.output_metric)
         opt.step(closure)
         assert opt.converged
         new = P.point(flatten([t.detach() for t in leaves]))
@@ -433,7 +432,7 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
     factors = LayerFactors(plain)
     with factors:
         z = plain(x)
-    q = LocalGeometry(z, mse(y)(z), factors.params(), METRICS["mse"])
+    q = LocalGeometry(z, mse(y)(z), factors.params(), Euclidean())
     solved = factors.join(
         [
             torch.linalg.solve(B, torch.linalg.solve(A, G.T).T)
@@ -445,7 +444,7 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
     # a single sample: the Kronecker form is exact, layer by layer
     with factors:
         one = plain(x[:1])
-    single = LocalGeometry(one, mse(y[:1])(one), factors.params(), METRICS["mse"])
+    single = LocalGeometry(one, mse(y[:1])(one), factors.params(), Euclidean())
     assert torch.allclose(
         factors.dense(single)[:16, :16], single.F[:16, :16], atol=1e-12
     )
@@ -485,7 +484,7 @@ def test_clear_errors():
         (lambda: NaturalGradient([{"params": leaves}, {"params": leaves}]), "group"),
         (lambda: NaturalGradient(leaves, 0.0), "lr"),
         (lambda: NaturalGradient(leaves, damping=-1.0), "damping"),
-        (lambda: NaturalGradient(leaves, metric="nope"), "metric"),
+        (lambda: NaturalGradient(leaves, output_metric="nope"), "metric"),
         (lambda: NaturalGradient(leaves, integrator="nope"), "integrator"),
         (lambda: FirstOrderRule(leaves, rule="nope"), "rule"),
         (lambda: BFGS(leaves, start="nope"), "start"),
