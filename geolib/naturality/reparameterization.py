@@ -229,7 +229,7 @@ def compose(*maps: Reparameterization) -> Reparameterization:
     Raises:
         ValueError: no map.
 
-    Source: :eq:`drv-naturality-push` (derivations): states are pushed in the same order.
+    Source: :eq:`drv-naturality-push` (derivations).
 
     Examples:
         >>> a = Reparameterization(lambda x: 2 * x, lambda y: y / 2, "double", "affine")
