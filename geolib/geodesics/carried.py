@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geolib.core.linear_solvers import Operator, conjugate_gradient
 from geolib.core.realization import Linearization
-from geolib.core.solvers import Operator, conjugate_gradient
 from geolib.geodesics.learners import DistilledLogits, InvariantPath, Learner
 from geolib.geodesics.tasks import Task, restrict
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.core.solvers import Operator, conjugate_gradient
+from geolib.core.linear_solvers import Operator, conjugate_gradient
 from geolib.geodesics.embedding import embed
 from geolib.geodesics.forward import derivative
 from geolib.geodesics.sparse_path import bhattacharyya

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
-from geolib.core.solvers import conjugate_gradient
+from geolib.core.linear_solvers import conjugate_gradient
 from geolib.geodesics.batchnorm import BatchStatistics
 from geolib.geodesics.checks import check_inputs
 from geolib.geodesics.embedding import Embedded, embed

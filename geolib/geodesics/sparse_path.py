@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.core.solvers import conjugate_gradient
+from geolib.core.linear_solvers import conjugate_gradient
 from geolib.geodesics.embedding import Embedded, embed
 from geolib.geodesics.masks import check_level, cubic_level, magnitude_mask, matrices
 from geolib.geodesics.train import Meter, batches

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geolib.core import Realization
-from geolib.core.solvers import conjugate_gradient
+from geolib.core.linear_solvers import conjugate_gradient
 from geolib.geodesics.checks import check_positive
 from geolib.geodesics.embedding import Embedded
 from geolib.geodesics.path import Path, polygon
