@@ -11,14 +11,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from geolib.core import Euclidean, OutputMetric, Solution
+from geolib.core import (
+    Euclidean,
+    Linearization,
+    OutputMetric,
+    Realization,
+    Solution,
+)
 from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
     flatten,
     unflatten,
 )
-from geolib.naturality.watched import Watched
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
 DampingMetric = Tensor | Callable[[], Tensor] | None
@@ -74,6 +79,18 @@ def positive(name: str, value: float, zero: bool = False) -> float:
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"{name}: expected a finite number {least}, got {value}")
     return value
+
+
+def require_same_outputs(L: Linearization, outputs: Tensor) -> None:
+    """Refuse outputs that are not those of the module's last call."""
+    same = outputs.shape == L.outputs.shape and torch.allclose(
+        outputs.detach(), L.outputs, rtol=0.0, atol=0.0, equal_nan=True
+    )
+    if not same:
+        raise ValueError(
+            "closure: expected the outputs of one call of the module, of shape "
+            f"{tuple(L.outputs.shape)}, got others of shape {tuple(outputs.shape)}"
+        )
 
 
 class GeometricOptimizer(torch.optim.Optimizer):
@@ -143,8 +160,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
         rtol: float = 1e-10,
         **defaults: Any,
     ) -> None:
-        self.network = Watched(params) if isinstance(params, nn.Module) else None
         self.leaves = check_tensors(one_group(params))
+        self.R = Realization(params) if isinstance(params, nn.Module) else None
         metric = Euclidean() if output_metric is None else output_metric
         if not isinstance(metric, OutputMetric):
             raise TypeError(
@@ -255,12 +272,12 @@ class GeometricOptimizer(torch.optim.Optimizer):
 
     def watching(self) -> AbstractContextManager[Any]:
         """Return what is to see the closure's calls of the module."""
-        return nullcontext() if self.network is None else self.network
+        return nullcontext() if self.R is None else self.R.recording()
 
     def point(self) -> LocalGeometry:
         """Return the geometry at the present parameters, by one call of the closure."""
         with torch.enable_grad():
-            with self.watching():
+            with self.watching() as record:
                 result = self._closure()
             if not (isinstance(result, tuple) and len(result) == 2):
                 raise ValueError(
@@ -268,12 +285,15 @@ class GeometricOptimizer(torch.optim.Optimizer):
                     f"{type(result).__name__}"
                 )
             outputs, loss = result
-            metric = None
-            if self.network is not None:
-                metric = self.network.metric(self.output_metric, outputs)
+            L = None
+            if self.R is not None:
+                L = record.linearization()
+                require_same_outputs(L, outputs)
+                if not bool(torch.isfinite(L.theta).all()):
+                    raise Diverged("theta: expected finite parameters")
             rtol = self.options["rtol"]
             return LocalGeometry(
-                outputs, loss, self.leaves, self.output_metric, rtol, metric
+                outputs, loss, self.leaves, self.output_metric, rtol, L
             )
 
     def position(self) -> Tensor:

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geolib.core import Metric, OutputMetric, Solution
+from geolib.core import Linearization, Metric, OutputMetric, Solution
 from geolib.core.output_metrics import LocalMetric
 
 
@@ -43,17 +43,27 @@ class LocalGeometry:
         params: leaf tensors; p numbers in all.
         output_metric: the rule for n W on outputs.
         rtol: eigenvalues of F below `rtol` times the largest count as zero.
-        metric: the same F as core's operator, where the network is known; it then
-            solves, and nothing of size n c p is formed unless asked for.
+        linearization: of the same graph, where the network is known: core's metric
+            then solves, and nothing of size n c p is formed unless asked for.
 
     Raises:
         ValueError: outputs of another shape, a non-finite loss or gradient, a metric
             that is not positive semi-definite, sparse gradients.
 
-    Cost: without `metric` J is materialised for a solve, N = n c rows of p numbers (one
-    batched backward pass).
+    Cost: without `linearization` J is materialised for a solve, N = n c rows of p
+        numbers (one batched backward pass).
 
-    Source: pull-back of a metric and of its Levi-Civita connection; standard.
+    Source: :eq:`drv-naturality-christoffel` and :eq:`drv-naturality-transport`
+        (derivations).
+
+    Examples:
+        >>> from geolib.core import Euclidean
+        >>> x = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+        >>> z = x.exp().view(1, 1)  # F = e^2x, so [vv, .] = F'/2 = F
+        >>> q = LocalGeometry(z, z.sum(), [x], Euclidean())
+        >>> v = torch.ones(1, dtype=torch.float64)
+        >>> bool((q.christoffel(v, v) - q.F[0]).abs() < 1e-12)
+        True
     """
 
     def __init__(
@@ -63,20 +73,25 @@ class LocalGeometry:
         params: Sequence[Tensor],
         output_metric: OutputMetric,
         rtol: float = 1e-10,
-        metric: Metric | None = None,
+        linearization: Linearization | None = None,
     ) -> None:
         if outputs.ndim != 2:
             raise ValueError(
                 f"closure: expected outputs of shape (n, c), got {tuple(outputs.shape)}"
             )
+        self.graph, self.params = outputs, list(params)
+        self.output_metric, self.rtol, self.loss = output_metric, rtol, loss
+        self.metric: Metric | None = None
+        if linearization is None:
+            named = {str(k): t for k, t in enumerate(self.params)}
+            linearization = Linearization(outputs, named)
+        else:
+            self.metric = Metric.from_linearization(linearization, output_metric)
+        self.linearization, self.z = linearization, linearization.outputs
         if loss.numel() != 1 or not bool(torch.isfinite(loss)):
             raise Diverged(
                 f"closure: expected a finite scalar loss, got {loss.detach()}"
             )
-        self.graph, self.params = outputs, list(params)
-        self.output_metric = output_metric
-        self.z = outputs.detach()
-        self.loss, self.rtol, self.metric = loss, rtol, metric
         self.solution: Solution | None = None
         self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(
@@ -85,7 +100,7 @@ class LocalGeometry:
         self.dl = dl.detach()
         # At scale the parameters' gradient is not formed: a step that is not finite is
         # refused anyway.
-        seen = self.dl if metric is not None else self.g
+        seen = self.dl if self.metric is not None else self.g
         if not bool(torch.isfinite(seen).all()):
             raise Diverged("closure: the gradient has entries that are not finite")
 
@@ -100,51 +115,36 @@ class LocalGeometry:
         return self.output_metric.at(self.z, slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
-        r"""The covector :math:`J^T u`, (p,)."""
-        return flatten(self._grad(self.graph, u, create=False)).detach()
+        r"""Return the covector :math:`J^T u`, (p,)."""
+        try:
+            return self.linearization.vjp(u)
+        except RuntimeError as error:
+            if "sparse" not in str(error).lower():
+                raise
+            raise ValueError(
+                "closure: a parameter has a sparse gradient; expected dense ones (an "
+                "embedding with sparse=False)"
+            ) from None
 
     def _grad(self, z: Tensor, u: Tensor, create: bool = True) -> list[Tensor]:
+        """The gradients of <u, z> in the parameters, themselves with a graph."""
         if not z.requires_grad:
             return [torch.zeros_like(q) for q in self.params]
-        grads = torch.autograd.grad(
-            z,
-            self.params,
-            u,
-            retain_graph=True,
-            create_graph=create,
-            materialize_grads=True,
+        return list(
+            torch.autograd.grad(
+                z,
+                self.params,
+                u,
+                retain_graph=True,
+                create_graph=create,
+                materialize_grads=True,
+            )
         )
-        for k, t in enumerate(grads):
-            if t.layout != torch.strided:
-                raise ValueError(
-                    f"closure: parameter {k} has a sparse gradient; expected dense "
-                    "ones (an embedding with sparse=False)"
-                )
-        return list(grads)
 
     @cached_property
     def J(self) -> Tensor:
         """The Jacobian of the outputs, (n c, p)."""
-        N = self.z.numel()
-        seeds = torch.eye(N, dtype=self.z.dtype, device=self.z.device)
-        return self._rows(self.graph, seeds.view(N, *self.z.shape))
-
-    def _rows(self, z: Tensor, seeds: Tensor) -> Tensor:
-        """The gradients of <seed, z> for each of N seeds, (N, p)."""
-        grads: Sequence[Tensor | None] = torch.autograd.grad(
-            z,
-            self.params,
-            seeds,
-            retain_graph=True,
-            is_grads_batched=True,
-            allow_unused=True,
-        )
-        N = len(seeds)
-        rows = [
-            seeds.new_zeros(N, q.numel()) if r is None else r.reshape(N, -1)
-            for r, q in zip(grads, self.params, strict=True)
-        ]
-        return torch.cat(rows, dim=1).detach()
+        return self.linearization.jacobian().flatten(0, 1)
 
     @cached_property
     def W(self) -> Tensor:
@@ -175,13 +175,10 @@ class LocalGeometry:
         return self.A.T @ self.A
 
     def jvp(self, v: Tensor) -> Tensor:
-        r"""The tangent :math:`Jv`, (n, c): by J, or without it where core solves."""
+        r"""Return the tangent :math:`Jv`, (n, c): by J only where a solve needs it."""
         if self.metric is None:
             return (self.J @ v).view_as(self.z)
-        u, s = self._row
-        if not s.requires_grad:
-            return torch.zeros_like(self.z)
-        return torch.autograd.grad(s, u, v, retain_graph=True)[0]
+        return self.linearization.jvp(v)
 
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
@@ -201,12 +198,12 @@ class LocalGeometry:
         return torch.zeros_like(self.z) if out is None else out.detach()
 
     def curvature(self, a: Tensor) -> Tensor:
-        r"""The Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
+        r"""Return the Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
         s = flatten(self._grad(self.graph, a))
-        p = s.numel()
         if not s.requires_grad:
-            return s.new_zeros(p, p)
-        return self._rows(s, torch.eye(p, dtype=s.dtype, device=s.device))
+            return s.new_zeros(s.numel(), s.numel())
+        named = {str(k): t for k, t in enumerate(self.params)}
+        return Linearization(s[:, None], named).jacobian()[:, 0]
 
     def hvp(self, a: Tensor, w: Tensor) -> Tensor:
         r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
