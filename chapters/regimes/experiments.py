@@ -1,0 +1,195 @@
+"""Measured errors of the theories: scores, the phase map, and a cut that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from geolib.regimes import (
+    REGIMES,
+    Setup,
+    classify_regime,
+    marchenko_pastur,
+    simulate,
+    theory_curves,
+)
+
+SOLVED = REGIMES[:4]
+NEXT = ("large-data + next", "mean-field + next")
+
+
+def excess_error(run: Any, curves: Any) -> tuple[float, float]:
+    r"""Largest distance of mean simulated and predicted change of a loss, relative.
+
+    .. math:: \max_t |\Delta L_{sim} - \Delta L_{th}| / \max_t |\Delta L_{sim}| ,
+        \qquad \Delta L(t) = L(t) - L(0) ,
+
+    for the training and for the population loss. The change is compared, as the loss
+    at time 0 fluctuates from seed to seed by more than the theories err.
+    """
+    out = []
+    for simulated, theory in zip((run.train, run.population), curves, strict=True):
+        mean = simulated.mean(0) / run.d
+        moved = mean - mean[0]
+        scale = np.abs(moved).max()
+        out.append(float(np.abs(moved - (theory - theory[0])).max() / scale))
+    return out[0], out[1]
+
+
+def headline_error(run: Any, curves: Any, name: str) -> tuple[float, float]:
+    r"""Largest distance of simulated and predicted loss over its natural scale.
+
+    The scale is the initial loss, except for the training loss in the narrow regime
+    (its excess over tr S / 2, per sample S) and both narrow and small-data population
+    losses (their change). Averaged over seeds one by one.
+    """
+    d, errors = run.d, []
+    for row in range(run.train.shape[0]):
+        train, population = run.train[row] / d, run.population[row] / d
+        if name == "narrow":
+            train = train - run.trace[row] / (2 * d) + 0.5
+            pairs = ((train, curves.train, 0.5), (population, curves.population, 0.5))
+            scaled = [
+                np.abs(sim - th).max() / np.abs(th - base).max()
+                for sim, th, base in pairs
+            ]
+        else:
+            first = np.abs(train - curves.train).max() / curves.train[0]
+            if name == "small-data":
+                moved = curves.population - curves.population[0]
+                second = np.abs(population - population[0] - moved).max()
+                scaled = [first, second / np.abs(moved).max()]
+            else:
+                second = np.abs(population - curves.population).max()
+                scaled = [first, second / curves.population[0]]
+        errors.append(scaled)
+    mean = np.mean(errors, axis=0)
+    return float(mean[0]), float(mean[1])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the map: what was measured and what `classify_regime` says."""
+
+    setup: Setup
+    errors: dict[str, float]
+    regime: Any
+
+    def best(self, names: Iterable[str] = SOLVED) -> str:
+        """The theory with the least measured error among `names`."""
+        return min(names, key=lambda name: self.errors[name])
+
+
+def measure_cell(
+    setup: Setup,
+    *,
+    seeds: int = 2,
+    theories: Iterable[str] = SOLVED,
+    depth: int = 6,
+    rtol: float = 1e-5,
+) -> Cell:
+    """Simulate one setup and score theories by the worse of their two excess errors.
+
+    Args:
+        setup: the sizes; T t runs over [0, 3].
+        seeds: how many draws are averaged.
+        theories: names that `theory_curves` knows.
+        depth: of the Fock space.
+        rtol: tolerance of the simulation.
+    """
+    t = setup.times(25)
+    run = simulate(setup, t, seeds=seeds, rtol=rtol, atol=rtol * 1e-2)
+    errors = {
+        name: max(excess_error(run, theory_curves(name, t, setup, depth=depth)))
+        for name in theories
+    }
+    return Cell(setup, errors, classify_regime(setup))
+
+
+def phase_map(
+    d: int,
+    log_h: Iterable[int],
+    log_n: Iterable[int],
+    *,
+    scale: float = 0.3,
+    seeds: int = 2,
+    theories: Iterable[str] = SOLVED,
+    depth: int = 6,
+) -> list[list[Cell]]:
+    r"""Cells with h / d = 2^i (rows) and n / d = 2^j (columns).
+
+    The initial variance is :math:`\sigma^2 = scale / (h + d)`, so that rho + kappa
+    stays the same across the map.
+
+    Args:
+        d: input dimension.
+        log_h, log_n: the exponents i and j.
+        scale: rho + kappa.
+        seeds, theories, depth: as in `measure_cell`.
+    """
+    rows = []
+    columns, names = list(log_n), tuple(theories)
+    for i in log_h:
+        h = max(1, round(d * 2.0**i))
+        row = []
+        for j in columns:
+            setup = Setup(d, h, max(1, round(d * 2.0**j)), scale / (h + d))
+            row.append(measure_cell(setup, seeds=seeds, theories=names, depth=depth))
+        rows.append(row)
+    return rows
+
+
+def small_data_cut(
+    tau: ArrayLike, rho: float, kappa: float, order: int
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Both curves of `small_data` from the moment hierarchy cut at `order`: a warning.
+
+    .. math::
+        \dot M_k = - \sum_{j<k} [ 2 M_{j+1} M_{k-j} + M_j M_{k+1-j}
+            + M_{j+2} M_{k-1-j} - 2 M_j M_{k-j} - 2 M_{j+1} M_{k-1-j} ]
+
+    with :math:`M_0 = 1` and :math:`M_k = 0` for k > `order` diverges; the curves are
+    infinite from the time at which the cut system blew up.
+
+    Raises:
+        ValueError: an order below 3.
+    """
+    from scipy.integrate import solve_ivp
+
+    t = np.asarray(tau, float)
+    if order < 3:
+        raise ValueError(f"order: expected at least 3, got {order}")
+    powers = range(1, order + 1)
+    law = marchenko_pastur(rho, kappa)
+
+    def field(_: float, y: np.ndarray) -> np.ndarray:
+        M = np.concatenate(([1.0], y[:-1], [0.0, 0.0]))
+        out = np.empty_like(y)
+        for k in powers:
+            p, q = M[: k + 2], M[k + 1 :: -1]  # p[j] = M_j, q[j] = M_{k+1-j}
+            out[k - 1] = -(
+                2 * p[1 : k + 1] @ q[1 : k + 1]
+                + p[:k] @ q[:k]
+                + p[2 : k + 2] @ q[2 : k + 2]
+                - 2 * p[:k] @ q[1 : k + 1]
+                - 2 * p[1 : k + 1] @ q[2 : k + 2]
+            )
+        out[-1] = -4 * (M[3] - 2 * M[2] + M[1])
+        return out
+
+    def wall(_: float, y: np.ndarray) -> float:
+        return 1e6 - float(np.abs(y).max())
+
+    wall.terminal = True  # type: ignore[attr-defined]
+    start = [law.moment(k) for k in powers]
+    span = (0.0, max(t[-1], 1e-12))
+    out = solve_ivp(field, span, [*start, 0.0], "DOP853", t, events=wall, rtol=1e-7)
+    train, population = np.full(t.shape, np.inf), np.full(t.shape, np.inf)
+    reached = out.y.shape[1]
+    train[:reached] = 0.5 * (1 - 2 * out.y[0] + out.y[1])
+    population[:reached] = out.y[-1]
+    return train, population

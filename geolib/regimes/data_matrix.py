@@ -1,0 +1,141 @@
+"""A user's own data matrix, made ready: centred, scaled, perhaps whitened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from geolib.regimes.spectral_measures import SpectralMeasure
+
+
+@dataclass(frozen=True)
+class DataMatrix:
+    """Samples as columns, with the spectrum of S = X X^T / n.
+
+    Attributes:
+        X: (d, n), one sample a column.
+        values: (d,) eigenvalues of S, ascending.
+        vectors: (d, d) its eigenvectors, one a column.
+        dropped: how many constant coordinates were removed.
+    """
+
+    X: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+    dropped: int
+
+    @property
+    def d(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def n(self) -> int:
+        return int(self.X.shape[1])
+
+    @property
+    def S(self) -> np.ndarray:
+        """The sample covariance (d, d)."""
+        return self.X @ self.X.T / self.n
+
+    @property
+    def law(self) -> SpectralMeasure:
+        """The spectral law of S."""
+        return SpectralMeasure.of_eigenvalues(self.values)
+
+    @property
+    def effective_rank(self) -> float:
+        r""":math:`(tr S)^2 / tr S^2`: how many directions share the variance."""
+        return self.d * self.law.effective_rank
+
+    def overlap(self, covariance: ArrayLike) -> np.ndarray:
+        r"""Population variance :math:`v_i^T \Sigma v_i` along each eigenvector of S."""
+        P = np.asarray(covariance, dtype=np.float64)
+        if P.shape != (self.d, self.d):
+            raise ValueError(
+                f"covariance: expected ({self.d}, {self.d}), got {P.shape}"
+            )
+        return np.einsum("ij,ij->j", self.vectors, P @ self.vectors)
+
+    def take(self, columns: slice | np.ndarray) -> DataMatrix:
+        """The same coordinates on some of the samples."""
+        return _finish(self.X[:, columns], self.dropped)
+
+
+def prepare(
+    X: ArrayLike,
+    *,
+    centre: bool = True,
+    scale: bool = True,
+    whiten: bool = False,
+    drop_constant: bool = False,
+) -> DataMatrix:
+    r"""A data matrix is checked and brought to the scale of the theories.
+
+    .. math:: \operatorname{tr} S = d, \qquad S = X X^T / n
+
+    Args:
+        X: (d, n), one sample a *column* (transpose a table of samples first).
+        centre: subtract the mean of every coordinate.
+        scale: divide everything by one number so that the mean eigenvalue of S is 1.
+        whiten: turn to principal coordinates of unit variance, without the null ones.
+        drop_constant: remove constant coordinates instead of refusing them.
+
+    Returns:
+        `DataMatrix`, with the spectrum `values`, its `law` and `effective_rank`.
+
+    Raises:
+        ValueError: not a matrix, fewer than two samples, NaN or infinite entries, or
+            constant coordinates that were not asked to be dropped.
+
+    Cost: one eigendecomposition of (d, d).
+
+    Source: :eq:`drv-regimes-effective-rank` (derivations).
+
+    Examples:
+        >>> ready = prepare([[0.0, 2.0, 4.0], [1.0, 0.0, 1.0]])
+        >>> round(float(ready.values.mean()), 12)
+        1.0
+        >>> prepare([[1.0, 1.0], [0.0, 1.0]])
+        Traceback (most recent call last):
+        ...
+        ValueError: X: 1 of 2 coordinates are constant (the first is row 0); pass
+        drop_constant=True to remove them
+    """
+    M = np.asarray(X, dtype=np.float64)
+    if M.ndim != 2 or M.shape[0] < 1 or M.shape[1] < 2:
+        raise ValueError(
+            f"X: expected (d, n) with two or more samples as columns, got {M.shape}"
+        )
+    bad = ~np.isfinite(M)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"X: {int(bad.sum())} entries are NaN or infinite; the first is at "
+            f"row {row}, column {column}"
+        )
+    constant = np.ptp(M, axis=1) == 0
+    if constant.any():
+        if not drop_constant or constant.all():
+            raise ValueError(
+                f"X: {int(constant.sum())} of {len(M)} coordinates are constant (the "
+                f"first is row {int(np.argmax(constant))}); pass drop_constant=True "
+                "to remove them"
+            )
+        M = M[~constant]
+    if centre:
+        M = M - M.mean(1, keepdims=True)
+    if whiten:
+        values, vectors = np.linalg.eigh(M @ M.T / M.shape[1])
+        keep = values > 1e-10 * values[-1]
+        M = (vectors[:, keep] / np.sqrt(values[keep])).T @ M
+    if scale:
+        M = M / np.sqrt((M**2).sum() / M.size)
+    return _finish(M, int(constant.sum()))
+
+
+def _finish(X: np.ndarray, dropped: int) -> DataMatrix:
+    values, vectors = np.linalg.eigh(X @ X.T / X.shape[1])
+    values = np.where(values > 1e-12 * values[-1], values, 0.0)
+    return DataMatrix(X, values, vectors, dropped)
