@@ -1,7 +1,10 @@
 """What is known of modules, for all chapters: structure, symmetries, training."""
 
 from geolib.files import exported as _exported
-from geolib.networks.erf_kernel import ErfKernel as ErfKernel
+from geolib.networks.erf_kernel import (
+    ErfKernel as ErfKernel,
+    erf_kernels as erf_kernels,
+)
 from geolib.networks.sequential import (
     HiddenUnits as HiddenUnits,
     Stage as Stage,

@@ -12,9 +12,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geolib.core import Metric, Solution
+from geolib.core import Linearization, Metric, OutputMetric, Solution
 from geolib.core.output_metrics import LocalMetric
-from geolib.naturality.outputs import OutputGeometry
+
+
+class Diverged(ValueError):
+    """A run left the finite numbers, or met a matrix that is not positive definite."""
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -28,7 +31,7 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [q.reshape(t.shape) for q, t in zip(pieces, like, strict=True)]
 
 
-class Point:
+class LocalGeometry:
     r"""Outputs z = f(x), their loss, and derivatives with respect to `params`.
 
     .. math:: g = J^T d\ell, \qquad F = J^T W J, \qquad
@@ -38,19 +41,29 @@ class Point:
         outputs: (n, c), with a graph to `params`.
         loss: a scalar function of `outputs`.
         params: leaf tensors; p numbers in all.
-        geometry: the metric W on outputs.
+        output_metric: the rule for n W on outputs.
         rtol: eigenvalues of F below `rtol` times the largest count as zero.
-        metric: the same F as core's operator, where the network is known; it then
-            solves, and nothing of size n c p is formed unless asked for.
+        linearization: of the same graph, where the network is known: core's metric
+            then solves, and nothing of size n c p is formed unless asked for.
 
     Raises:
         ValueError: outputs of another shape, a non-finite loss or gradient, a metric
             that is not positive semi-definite, sparse gradients.
 
-    Cost: without `metric` J is materialised for a solve, N = n c rows of p numbers (one
-    batched backward pass).
+    Cost: without `linearization` J is materialised for a solve, N = n c rows of p
+        numbers (one batched backward pass).
 
-    Source: pull-back of a metric and of its Levi-Civita connection; standard.
+    Source: :eq:`drv-naturality-christoffel` and :eq:`drv-naturality-transport`
+        (derivations).
+
+    Examples:
+        >>> from geolib.core import Euclidean
+        >>> x = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+        >>> z = x.exp().view(1, 1)  # F = e^2x, so [vv, .] = F'/2 = F
+        >>> q = LocalGeometry(z, z.sum(), [x], Euclidean())
+        >>> v = torch.ones(1, dtype=torch.float64)
+        >>> bool((q.christoffel(v, v) - q.F[0]).abs() < 1e-12)
+        True
     """
 
     def __init__(
@@ -58,31 +71,38 @@ class Point:
         outputs: Tensor,
         loss: Tensor,
         params: Sequence[Tensor],
-        geometry: OutputGeometry,
+        output_metric: OutputMetric,
         rtol: float = 1e-10,
-        metric: Metric | None = None,
+        linearization: Linearization | None = None,
     ) -> None:
         if outputs.ndim != 2:
             raise ValueError(
                 f"closure: expected outputs of shape (n, c), got {tuple(outputs.shape)}"
             )
+        self.graph, self.params = outputs, list(params)
+        self.output_metric, self.rtol, self.loss = output_metric, rtol, loss
+        self.metric: Metric | None = None
+        if linearization is None:
+            named = {str(k): t for k, t in enumerate(self.params)}
+            linearization = Linearization(outputs, named)
+        else:
+            self.metric = Metric.from_linearization(linearization, output_metric)
+        self.linearization, self.z = linearization, linearization.outputs
         if loss.numel() != 1 or not bool(torch.isfinite(loss)):
-            raise ValueError(
+            raise Diverged(
                 f"closure: expected a finite scalar loss, got {loss.detach()}"
             )
-        self.graph, self.params, self.geometry = outputs, list(params), geometry
-        self.z = outputs.detach()
-        self.loss, self.rtol, self.metric = loss, rtol, metric
         self.solution: Solution | None = None
+        self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(
             loss, outputs, retain_graph=True, materialize_grads=True
         )
         self.dl = dl.detach()
         # At scale the parameters' gradient is not formed: a step that is not finite is
         # refused anyway.
-        seen = self.dl if metric is not None else self.g
+        seen = self.dl if self.metric is not None else self.g
         if not bool(torch.isfinite(seen).all()):
-            raise ValueError("closure: the gradient has entries that are not finite")
+            raise Diverged("closure: the gradient has entries that are not finite")
 
     @cached_property
     def g(self) -> Tensor:
@@ -92,65 +112,50 @@ class Point:
     @cached_property
     def local(self) -> LocalMetric:
         """The matrices n W of all samples, with their roots."""
-        return self.geometry.metric.at(self.z, slice(0, len(self.z)))
+        return self.output_metric.at(self.z, slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
-        r"""The covector :math:`J^T u`, (p,)."""
-        return flatten(self._grad(self.graph, u, create=False)).detach()
+        r"""Return the covector :math:`J^T u`, (p,)."""
+        try:
+            return self.linearization.vjp(u)
+        except RuntimeError as error:
+            if "sparse" not in str(error).lower():
+                raise
+            raise ValueError(
+                "closure: a parameter has a sparse gradient; expected dense ones (an "
+                "embedding with sparse=False)"
+            ) from None
 
     def _grad(self, z: Tensor, u: Tensor, create: bool = True) -> list[Tensor]:
+        """The gradients of <u, z> in the parameters, themselves with a graph."""
         if not z.requires_grad:
             return [torch.zeros_like(q) for q in self.params]
-        grads = torch.autograd.grad(
-            z,
-            self.params,
-            u,
-            retain_graph=True,
-            create_graph=create,
-            materialize_grads=True,
+        return list(
+            torch.autograd.grad(
+                z,
+                self.params,
+                u,
+                retain_graph=True,
+                create_graph=create,
+                materialize_grads=True,
+            )
         )
-        for k, t in enumerate(grads):
-            if t.layout != torch.strided:
-                raise ValueError(
-                    f"closure: parameter {k} has a sparse gradient; expected dense "
-                    "ones (an embedding with sparse=False)"
-                )
-        return list(grads)
 
     @cached_property
     def J(self) -> Tensor:
         """The Jacobian of the outputs, (n c, p)."""
-        N = self.z.numel()
-        seeds = torch.eye(N, dtype=self.z.dtype, device=self.z.device)
-        return self._rows(self.graph, seeds.view(N, *self.z.shape))
-
-    def _rows(self, z: Tensor, seeds: Tensor) -> Tensor:
-        """The gradients of <seed, z> for each of N seeds, (N, p)."""
-        grads: Sequence[Tensor | None] = torch.autograd.grad(
-            z,
-            self.params,
-            seeds,
-            retain_graph=True,
-            is_grads_batched=True,
-            allow_unused=True,
-        )
-        N = len(seeds)
-        rows = [
-            seeds.new_zeros(N, q.numel()) if r is None else r.reshape(N, -1)
-            for r, q in zip(grads, self.params, strict=True)
-        ]
-        return torch.cat(rows, dim=1).detach()
+        return self.linearization.jacobian().flatten(0, 1)
 
     @cached_property
     def W(self) -> Tensor:
         """The metric's blocks at z, (n, c, c)."""
-        return self.geometry.blocks(self.z)
+        return self.local.dense(self.z.shape[1]) / len(self.z)
 
-    def weigh(self, u: Tensor) -> Tensor:
+    def lower(self, u: Tensor) -> Tensor:
         """W u for outputs-shaped u, (n, c)."""
         return self.local.apply(u) / len(self.z)
 
-    def unweigh(self, u: Tensor) -> Tensor:
+    def raise_index(self, u: Tensor) -> Tensor:
         """The pseudo-inverse of W applied to u, (n, c)."""
         return torch.einsum(
             "nij,nj->ni", torch.linalg.pinv(self.W, hermitian=True, rtol=1e-12), u
@@ -170,13 +175,10 @@ class Point:
         return self.A.T @ self.A
 
     def jvp(self, v: Tensor) -> Tensor:
-        r"""The tangent :math:`Jv`, (n, c): by J, or without it where core solves."""
+        r"""Return the tangent :math:`Jv`, (n, c): by J only where a solve needs it."""
         if self.metric is None:
             return (self.J @ v).view_as(self.z)
-        u, s = self._row
-        if not s.requires_grad:
-            return torch.zeros_like(self.z)
-        return torch.autograd.grad(s, u, v, retain_graph=True)[0]
+        return self.linearization.jvp(v)
 
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
@@ -196,12 +198,12 @@ class Point:
         return torch.zeros_like(self.z) if out is None else out.detach()
 
     def curvature(self, a: Tensor) -> Tensor:
-        r"""The Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
+        r"""Return the Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
         s = flatten(self._grad(self.graph, a))
-        p = s.numel()
         if not s.requires_grad:
-            return s.new_zeros(p, p)
-        return self._rows(s, torch.eye(p, dtype=s.dtype, device=s.device))
+            return s.new_zeros(s.numel(), s.numel())
+        named = {str(k): t for k, t in enumerate(self.params)}
+        return Linearization(s[:, None], named).jacobian()[:, 0]
 
     def hvp(self, a: Tensor, w: Tensor) -> Tensor:
         r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
@@ -212,23 +214,23 @@ class Point:
 
     def christoffel(self, v: Tensor, w: Tensor) -> Tensor:
         r"""First-kind symbols of F contracted with v and w: :math:`[vw, k]`, (p,)."""
-        return self.vjp(self.bend(v, w))
+        return self.vjp(self.christoffel_on_outputs(v, w))
 
-    def bend(self, v: Tensor, w: Tensor) -> Tensor:
+    def christoffel_on_outputs(self, v: Tensor, w: Tensor) -> Tensor:
         r"""The covector on outputs whose pull-back is :math:`[vw, k]`, (n, c)."""
-        return self.weigh(self.second(v, w)) + self._connection(v, w)
+        return self.lower(self.second(v, w)) + self._connection(v, w)
 
     def _connection(self, v: Tensor, w: Tensor) -> Tensor:
         """W's own symbols at J v and J w."""
-        third = self.geometry.christoffel
-        if third is None:
+        if self.output_metric.constant:
             return torch.zeros_like(self.z)
-        return third(self.z, self.jvp(v), self.jvp(w)) / len(self.z)
+        symbols = self.output_metric.christoffel(self.z, self.jvp(v), self.jvp(w))
+        return symbols / len(self.z)
 
     def transport(self, m: Tensor, u: Tensor, w: Tensor) -> Tensor:
         r"""The rate :math:`[\,\cdot\, w, u]` at which m = F u is parallel along w."""
-        out = self.hvp(self.weigh(self.jvp(u)), w)
-        if self.geometry.christoffel is not None:
+        out = self.hvp(self.lower(self.jvp(u)), w)
+        if not self.output_metric.constant:
             out = out + self.vjp(self._connection(w, u))
         return m + out
 
@@ -262,6 +264,25 @@ class Point:
         M = metric() if callable(metric) else metric
         return solve_weighted(self.A, v, damping, M, self.rtol)
 
+    def minibatch_gradient(
+        self,
+        rows: Tensor,
+        damping: float = 0.0,
+        metric: Tensor | Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        r"""Return the natural gradient :math:`(F_B + \lambda M)^{+}g_B` of some samples.
+
+        Args:
+            rows: indices of the batch B, (b,); means are over B.
+            damping, metric: as in `solve`.
+        """
+        n, size = len(self.z), len(rows)
+        A = self.A.view(n, -1, len(self.g))[rows].flatten(0, 1) * (n / size) ** 0.5
+        dl = torch.zeros_like(self.dl)
+        dl[rows] = self.dl[rows] * n / size
+        M = metric() if callable(metric) else metric
+        return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
+
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
         return _small_eigen(self.A)
@@ -274,14 +295,15 @@ def solve_weighted(
     if M is None:
         return _pseudo_solve(A, _small_eigen(A), v, damping, rtol)
     p = A.shape[1]
-    if M.shape != (p, p) or not bool(torch.isfinite(M).all()):
+    if M.shape != (p, p):
         raise ValueError(
-            f"damping_metric: expected a finite matrix of shape {(p, p)}, got "
-            f"{tuple(M.shape)}"
+            f"damping_metric: expected shape {(p, p)}, got {tuple(M.shape)}"
         )
+    if not bool(torch.isfinite(M).all()):
+        raise Diverged("damping_metric: expected a finite matrix")
     L, info = torch.linalg.cholesky_ex(M)
     if int(info):
-        raise ValueError("damping_metric: expected a positive definite matrix")
+        raise Diverged("damping_metric: expected a positive definite matrix")
     A = torch.linalg.solve_triangular(L, A.T, upper=False).T
     y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
     y = _pseudo_solve(A, _small_eigen(A), y, damping, rtol)

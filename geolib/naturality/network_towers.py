@@ -2,13 +2,11 @@ r"""Towers of networks: twins, dead units, deep linear and polynomial families."
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.naturality.outputs import mse
+from geolib.naturality.losses import mse
 from geolib.naturality.problem import Problem
 from geolib.naturality.projections import Embedding, Projection
 
@@ -24,7 +22,7 @@ def two_layer(
     activation: str = "tanh",
     probe: Tensor | None = None,
 ) -> Problem:
-    r"""A two-layer network without output bias, as a problem with mean squared error.
+    r"""Make a two-layer network without output bias a problem with squared loss.
 
     .. math:: f(x) = s_k \sum_{i \le k} a_i\, \sigma(w_i \cdot x), \qquad
         s_k = 1,\ 1/k,\ 1/\sqrt{k} .
@@ -35,6 +33,16 @@ def two_layer(
         scaling: `standard`, `mean-field` or `ntk`.
         activation: `tanh`, `erf` or `relu`.
         probe: further inputs, (m, d).
+
+    Raises:
+        ValueError: an unknown scaling.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> x = torch.ones(1, 1)
+        >>> two_layer(x, x, x, 2 * x, activation="relu").outputs(torch.tensor([1.0, 2.0]))
+        tensor([[2.]])
     """
     if scaling not in SCALINGS:
         raise ValueError(f"scaling: expected one of {SCALINGS}, got {scaling!r}")
@@ -60,11 +68,21 @@ def two_layer(
 def duplication(
     k: int, d: int, c: int, copies: int, scaling: str = "standard"
 ) -> Embedding:
-    r"""Every hidden unit replaced by `copies` identical ones.
+    r"""Replace every hidden unit by `copies` identical ones.
 
     Standard scaling divides the outgoing weights, :math:`a_i \mapsto a_i/r`; in
     mean-field scaling the empirical measure of units is the same, and nothing is
     divided: this is the block embedding of the mean-field tower.
+
+    Args:
+        k, d, c: numbers of units, inputs and outputs.
+        copies: of each unit.
+        scaling: as in `two_layer`.
+
+    Raises:
+        ValueError: fewer than one copy.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
 
     Examples:
         >>> iota = duplication(1, 1, 1, 2)
@@ -86,14 +104,27 @@ def duplication(
 def prune_dead(
     x: Tensor, weights: Tensor, readout: Tensor, activation: str = "relu"
 ) -> tuple[Tensor, Projection, Embedding]:
-    r"""The hidden units that are off on all of x, and the maps that drop or add them.
+    r"""Find the hidden units that are off on all of x, and maps that drop or add them.
 
     A unit is dead when :math:`\sigma(w\cdot x) = 0` and
     :math:`\sigma'(w\cdot x) = 0` on the data: neither it nor its weights can be felt.
 
+    Args:
+        x: the data, (n, d).
+        weights, readout: of the network, (k, d) and (c, k).
+        activation: `relu`, or another with :math:`\sigma(0) = 0`.
+
     Returns:
         A mask of the live units (k,), the projection that forgets dead units and the
         embedding that puts these very ones back.
+
+    Source: :eq:`drv-naturality-dead` (derivations).
+
+    Examples:
+        >>> x = torch.ones(1, 1)
+        >>> live, pi, iota = prune_dead(x, torch.tensor([[1.0], [-1.0]]), torch.ones(1, 2))
+        >>> live, pi(torch.tensor([1.0, -1.0, 5.0, 6.0]))
+        (tensor([ True, False]), tensor([1., 5.]))
     """
     s = x @ weights.T
     live = (s > 0).any(0) if activation == "relu" else (s.abs() > 0).any(0)
@@ -116,10 +147,20 @@ def prune_dead(
 
 
 def deep_linear(d: int, c: int, k: int) -> tuple[Projection, list[tuple[int, int]]]:
-    r"""The product :math:`\pi(W_2, W_1) = W_2W_1`, and the shapes upstairs.
+    r"""Return the product :math:`\pi(W_2, W_1) = W_2W_1`, and the shapes upstairs.
 
     A submersion onto all (c, d) matrices wherever :math:`k \ge \min(c, d)` and the
     factors have full rank.
+
+    Args:
+        d, c, k: numbers of inputs, outputs and hidden units.
+
+    Source: :eq:`drv-naturality-submersion` (derivations).
+
+    Examples:
+        >>> pi, shapes = deep_linear(1, 1, 2)
+        >>> pi(torch.tensor([1.0, 2.0, 3.0, 4.0])), shapes
+        (tensor([11.]), [(1, 2), (2, 1)])
     """
 
     def pi(theta: Tensor) -> Tensor:
@@ -130,7 +171,19 @@ def deep_linear(d: int, c: int, k: int) -> tuple[Projection, list[tuple[int, int
 
 
 def weight_norm(rows: int, d: int) -> tuple[Projection, list[tuple[int, ...]]]:
-    r"""Weight normalisation, row by row: :math:`\pi(g, v) = g\,v/|v|`."""
+    r"""Return weight normalisation, row by row, and the shapes upstairs.
+
+    .. math:: \pi(g, v) = g\,v/|v| .
+
+    Args:
+        rows, d: of the weight matrix.
+
+    Source: :eq:`drv-naturality-submersion` (derivations); Salimans and Kingma 2016.
+
+    Examples:
+        >>> weight_norm(1, 2)[0](torch.tensor([5.0, 3.0, 4.0]))
+        tensor([3., 4.])
+    """
 
     def pi(theta: Tensor) -> Tensor:
         g, v = theta[:rows], theta[rows:].view(rows, d)
@@ -140,7 +193,20 @@ def weight_norm(rows: int, d: int) -> tuple[Projection, list[tuple[int, ...]]]:
 
 
 def linear_model(features: Tensor, y: Tensor, start: Tensor) -> Problem:
-    """Least squares on fixed features (n, q), targets (n, c), start (c, q)."""
+    """Make least squares on fixed features a problem.
+
+    Args:
+        features: (n, q).
+        y: targets, (n, c).
+        start: weights, (c, q).
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> P = linear_model(torch.eye(2), torch.ones(2, 1), torch.zeros(1, 2))
+        >>> P.outputs(torch.tensor([3.0, 4.0])).T
+        tensor([[3., 4.]])
+    """
     c, q = start.shape
     return Problem(
         lambda t: features @ t.view(c, q).T,
@@ -153,7 +219,22 @@ def linear_model(features: Tensor, y: Tensor, start: Tensor) -> Problem:
 def polynomial_tower(
     high: int, low: int, n: int = 60, seed: int = 0
 ) -> tuple[Problem, Problem, Projection, Projection]:
-    r"""Polynomials of degree `high` and `low` on a grid of [-1, 1].
+    r"""Return polynomials of degree `high` and `low` on a grid of [-1, 1].
+
+    Args:
+        high, low: degrees, high > low.
+        n: points of the grid.
+        seed: of noise and start.
+
+    Raises:
+        ValueError: `low` is not below `high`.
+
+    Source: :eq:`drv-naturality-polynomials` (derivations).
+
+    Examples:
+        >>> wide, narrow, orthogonal, truncation = polynomial_tower(2, 1)
+        >>> truncation(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([1., 2.])
 
     Returns:
         The wide and the narrow problem, the projection that is orthogonal in
@@ -184,7 +265,22 @@ def twin_problem(
     c: int = 2,
     n: int = 60,
 ) -> tuple[Problem, Problem, Embedding]:
-    """A narrow network, the wide one of twins, and the embedding between them."""
+    """Return a wide network of twins, its narrow one, and the embedding between them.
+
+    Args:
+        seed: of data, teacher and start.
+        copies: of each unit.
+        scaling: as in `two_layer`.
+        k, d, c: hidden units, inputs and outputs; n: samples.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> wide, narrow, iota = twin_problem(0, 2, "mean-field")
+        >>> gap = wide.outputs(iota(narrow.theta0)) - narrow.outputs(narrow.theta0)
+        >>> bool(gap.abs().max() < 1e-12)
+        True
+    """
     rng = np.random.default_rng(seed)
     x = torch.tensor(np.hstack([rng.standard_normal((n, d)), np.ones((n, 1))]))
     w = torch.tensor(1.3 * rng.standard_normal((k, d + 1)))
@@ -207,14 +303,3 @@ def twin_problem(
         scaling,
     )
     return wide, narrow, iota
-
-
-def best_conditioned(seeds: Sequence[int], count: int = 3) -> list[int]:
-    """The seeds of `twin_problem` whose narrow metric is best conditioned."""
-
-    def cond(seed: int) -> float:
-        narrow = twin_problem(seed, 1, "standard")[1]
-        w = torch.linalg.eigvalsh(narrow.point(narrow.theta0).F)
-        return float(w[-1] / w[0].clamp(min=1e-300))
-
-    return sorted(sorted(seeds, key=cond)[:count])

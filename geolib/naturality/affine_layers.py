@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Homogeneous(nn.Module):
+class AffineLayer(nn.Module):
     r"""An affine layer held in one matrix, optionally seen through (U, V).
 
     .. math:: y = U^{-1} \, W \, V^{-1} \, (x, 1)^T .
@@ -23,6 +23,13 @@ class Homogeneous(nn.Module):
     Args:
         weight: (out, in + 1).
         left, right: :math:`U^{-1}` and :math:`V^{-1}`, or None.
+
+    Source: :eq:`drv-naturality-kfac` (derivations).
+
+    Examples:
+        >>> layer = AffineLayer(torch.tensor([[2.0, 1.0]]))
+        >>> layer(torch.tensor([[3.0]])).item()
+        7.0
     """
 
     def __init__(
@@ -33,7 +40,7 @@ class Homogeneous(nn.Module):
         self.left, self.right = left, right
 
     def features(self, x: Tensor) -> Tensor:
-        """The layer's own input, (n, in + 1)."""
+        """Return the layer's own input, (n, in + 1)."""
         a = torch.cat([x, x.new_ones(x.shape[0], 1)], dim=1)
         return a if self.right is None else a @ self.right.T
 
@@ -42,20 +49,31 @@ class Homogeneous(nn.Module):
         return y if self.left is None else y @ self.left.T
 
 
-def mlp(
+def affine_mlp(
     sizes: Sequence[int],
     activation: Callable[[], nn.Module] = nn.Tanh,
     *,
     seed: int = 0,
     gain: float = 1.0,
 ) -> nn.Sequential:
-    r"""A float64 multilayer perceptron of `Homogeneous` layers, drawn by NumPy.
+    r"""Build a float64 multilayer perceptron of affine layers, drawn by NumPy.
 
-    Weights are :math:`N(0, \mathrm{gain}^2/\mathrm{in})`, biases
-    :math:`N(0, 0.1^2)`.
+    Each layer is one matrix (out, in + 1), its bias the last column. Weights are
+    :math:`N(0, \mathrm{gain}^2/\mathrm{in})`, biases :math:`N(0, 0.1^2)`.
+
+    Args:
+        sizes: widths from inputs to outputs.
+        activation: makes the layer between two of them.
+        seed: of the draw.
+        gain: standard deviation of the weights, times the root of the fan-in.
+
+    Raises:
+        ValueError: fewer than two widths, or one that is not positive.
+
+    Source: :eq:`drv-naturality-families` (derivations), which acts on such matrices.
 
     Examples:
-        >>> [tuple(w.shape) for w in mlp([2, 3, 1]).parameters()]
+        >>> [tuple(w.shape) for w in affine_mlp([2, 3, 1]).parameters()]
         [(3, 3), (1, 4)]
     """
     if len(sizes) < 2 or min(sizes) < 1:
@@ -65,7 +83,7 @@ def mlp(
     for fan_in, fan_out in itertools.pairwise(sizes):
         w = gain * rng.standard_normal((fan_out, fan_in)) / np.sqrt(fan_in)
         b = 0.1 * rng.standard_normal((fan_out, 1))
-        parts += [Homogeneous(torch.tensor(np.hstack([w, b]))), activation()]
+        parts += [AffineLayer(torch.tensor(np.hstack([w, b]))), activation()]
     return nn.Sequential(*parts[:-1])
 
 
@@ -101,31 +119,31 @@ def blocks(module: nn.Module) -> list[Tensor]:
     return result
 
 
-def charted(module: nn.Module, layers: Any) -> nn.Sequential:
+def in_chart(module: nn.Module, layers: Any) -> nn.Sequential:
     r"""The same network with every layer written in the chart :math:`W' = U W V`.
 
     Args:
-        module: a Sequential of `Homogeneous` layers and activations.
+        module: a Sequential of `AffineLayer` layers and activations.
         layers: the pairs (U, V), one per layer, or None for the home chart.
 
     Raises:
-        TypeError: a layer with parameters that is not `Homogeneous`.
+        TypeError: a layer with parameters that is not `AffineLayer`.
     """
     parts: list[nn.Module] = []
     pairs = None if layers is None else iter(layers)
     for m in module.children():
-        if isinstance(m, Homogeneous):
+        if isinstance(m, AffineLayer):
             w = m.weight.detach()
             if pairs is None:
-                parts.append(Homogeneous(w.clone()))
+                parts.append(AffineLayer(w.clone()))
                 continue
             U, V = next(pairs)
             parts.append(
-                Homogeneous(U @ w @ V, torch.linalg.inv(U), torch.linalg.inv(V))
+                AffineLayer(U @ w @ V, torch.linalg.inv(U), torch.linalg.inv(V))
             )
         elif any(True for _ in m.parameters()):
             raise TypeError(
-                "module: expected a Sequential of Homogeneous layers, got a "
+                "module: expected a Sequential of AffineLayer layers, got a "
                 f"{type(m).__name__}"
             )
         else:

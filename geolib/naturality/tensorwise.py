@@ -1,4 +1,4 @@
-r"""Popular rules that `torch.optim` lacks, as controls for the audit."""
+r"""Popular rules that `torch.optim` lacks, one tensor at a time: the audit's controls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolib.naturality.base import check_tensors, positive
-from geolib.naturality.directions import polar, root
+from geolib.naturality.geometric_optimizer import check_tensors, positive
+from geolib.naturality.local_geometry import Diverged
 
 
-class _Euclidean(torch.optim.Optimizer):
-    """A rule of one tensor at a time that reads `.grad`."""
+class TensorwiseOptimizer(torch.optim.Optimizer):
+    """The base of rules that change one tensor at a time and read its `.grad`.
+
+    A subclass defines `change`; its first step from an empty state is the rule
+    without memory that `RULES` lists.
+    """
+
+    has_memory = True
 
     def __init__(self, params: Iterable[Any], lr: float, **defaults: Any) -> None:
         items = list(params)
@@ -21,11 +27,13 @@ class _Euclidean(torch.optim.Optimizer):
         check_tensors(t for group in lists for t in group)
         super().__init__(items, {"lr": positive("lr", lr), **defaults})
 
-    def change(self, g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
-        """The tensor's displacement, over -lr."""
+    @staticmethod
+    def change(g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
+        """Return the tensor's displacement, over -lr."""
         raise NotImplementedError
 
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Take one step; with a closure its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -41,10 +49,10 @@ class _Euclidean(torch.optim.Optimizer):
 
 
 def dense_gradient(t: Tensor) -> Tensor:
-    """The gradient of a parameter.
+    """Return the gradient of a parameter.
 
     Raises:
-        ValueError: it is sparse, or has entries that are not finite.
+        ValueError: it is sparse, or (`Diverged`) has entries that are not finite.
     """
     g = t.grad
     assert g is not None
@@ -52,21 +60,42 @@ def dense_gradient(t: Tensor) -> Tensor:
     if g.layout != torch.strided:
         raise ValueError(f"{what}: expected a dense tensor, got layout {g.layout}")
     if not bool(torch.isfinite(g).all()):
-        raise ValueError(f"{what}: expected finite entries")
+        raise Diverged(f"{what}: expected finite entries")
     return g
 
 
-class SignSGD(_Euclidean):
+def as_matrix(g: Tensor) -> Tensor:
+    """Return a tensor as a matrix; one of a single axis is a row."""
+    return g.reshape(len(g), -1) if g.ndim > 1 else g.reshape(1, -1)
+
+
+def polar(G: Tensor) -> Tensor:
+    r"""Return the orthogonal factor :math:`UV^T` of a matrix."""
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    return U @ Vh
+
+
+def root(S: Tensor, power: float) -> Tensor:
+    """Return a power of a positive semi-definite matrix, zero on its kernel."""
+    w, U = torch.linalg.eigh(S)
+    keep = w > 1e-14 * w[-1]
+    return (U * torch.where(keep, torch.where(keep, w, 1.0) ** power, 0.0)) @ U.T
+
+
+class SignSGD(TensorwiseOptimizer):
     r"""The rule :math:`x \leftarrow x - h\,\mathrm{sign}(g)`."""
+
+    has_memory = False
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3) -> None:
         super().__init__(params, lr)
 
-    def change(self, g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
+    @staticmethod
+    def change(g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
         return g.sign()
 
 
-class Lion(_Euclidean):
+class Lion(TensorwiseOptimizer):
     r"""Lion: the sign of an interpolated momentum, without weight decay.
 
     .. math:: x \leftarrow x - h\,\mathrm{sign}(\beta_1m + (1-\beta_1)g), \quad
@@ -81,14 +110,15 @@ class Lion(_Euclidean):
     ) -> None:
         super().__init__(params, lr, betas=betas)
 
-    def change(self, g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
+    @staticmethod
+    def change(g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
         b1, b2 = o["betas"]
         m = state.get("m", torch.zeros_like(g))
         state["m"] = b2 * m + (1 - b2) * g
         return (b1 * m + (1 - b1) * g).sign()
 
 
-class PolarMuon(_Euclidean):
+class PolarMuon(TensorwiseOptimizer):
     r"""Muon with the exact polar factor instead of Newton-Schulz iterations.
 
     .. math:: B \leftarrow \mu B + (1-\mu) G, \qquad X \leftarrow X - h\,UV^T,
@@ -102,14 +132,14 @@ class PolarMuon(_Euclidean):
     ) -> None:
         super().__init__(params, lr, momentum=momentum)
 
-    def change(self, g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
+    @staticmethod
+    def change(g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
         mu = o["momentum"]
         state["B"] = mu * state.get("B", torch.zeros_like(g)) + (1 - mu) * g
-        B = state["B"]
-        return polar(B.reshape(len(B), -1) if B.ndim > 1 else B[None]).view_as(g)
+        return polar(as_matrix(state["B"])).view_as(g)
 
 
-class Shampoo(_Euclidean):
+class Shampoo(TensorwiseOptimizer):
     r"""Shampoo: matrix AdaGrad with one factor for rows and one for columns.
 
     .. math:: L \leftarrow L + GG^T, \quad R \leftarrow R + G^TG, \quad
@@ -129,8 +159,9 @@ class Shampoo(_Euclidean):
     ) -> None:
         super().__init__(params, lr, power=power, accumulator=accumulator)
 
-    def change(self, g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
-        G = g.reshape(len(g), -1) if g.ndim > 1 else g[None]
+    @staticmethod
+    def change(g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
+        G = as_matrix(g)
         for name, S in (("L", G @ G.T), ("R", G.T @ G)):
             eye = torch.eye(len(S), dtype=S.dtype, device=S.device)
             state[name] = state.get(name, o["accumulator"] * eye) + S

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolib.naturality.base import PointOptimizer
-from geolib.naturality.point import Point
+from geolib.naturality.geometric_optimizer import GeometricOptimizer
+from geolib.naturality.local_geometry import LocalGeometry
 
 
-class _Implicit(PointOptimizer):
+class _Implicit(GeometricOptimizer):
     """A step found by Gauss-Newton iterations on a function of the new outputs."""
 
     def __init__(
@@ -30,15 +30,15 @@ class _Implicit(PointOptimizer):
         self.converged = True
         super().__init__(params, lr, **options)
 
-    def target(self, q: Point, v: Tensor) -> Tensor:
-        """The outputs to stay close to, from the old point and its Euler step."""
+    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+        """Return the outputs to stay close to, from the old point and its Euler step."""
         raise NotImplementedError
 
-    def pull(self, new: Point) -> tuple[Tensor, float]:
-        """Another gradient on outputs, and its curvature over W."""
+    def pull(self, new: LocalGeometry) -> tuple[Tensor, float]:
+        """Return another gradient on outputs, and its curvature over W."""
         return torch.zeros_like(new.z), 0.0
 
-    def update(self, q: Point) -> Tensor:
+    def update(self, q: LocalGeometry) -> Tensor:
         h, x = self.options["lr"], self.position()
         v = -h * self.solve(q, q.dl)
         dx, size = v, float(v.norm() + x.norm())
@@ -48,7 +48,7 @@ class _Implicit(PointOptimizer):
             self.move(x + dx)
             new = self.point()
             r, curvature = self.pull(new)
-            r = r + q.weigh(new.z - target)
+            r = r + q.lower(new.z - target)
             delta = -self.solve(new, r) / (1 + curvature)
             dx = dx + delta
             if not float(delta.norm()) > self.tolerance * size:
@@ -68,9 +68,22 @@ class RetractedNaturalGradient(_Implicit):
 
     Args:
         iterations, tolerance: of the inner Gauss-Newton iteration.
+        (others): see `GeometricOptimizer`.
+
+    Source: :eq:`drv-naturality-implicit` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([0.0], dtype=torch.float64, requires_grad=True)
+        >>> opt = RetractedNaturalGradient([x], lr=0.1)
+        >>> def closure():  # f = e^x; on functions the step is 1 - 0.1 (1 - 2)
+        ...     z = x.exp().view(1, 1)
+        ...     return z, 0.5 * (z - 2).square().sum()
+        >>> loss = opt.step(closure)
+        >>> round(x.exp().item(), 12)
+        1.1
     """
 
-    def target(self, q: Point, v: Tensor) -> Tensor:
+    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
         return q.z + q.jvp(v)
 
 
@@ -80,11 +93,27 @@ class ProximalNatural(_Implicit):
     .. math:: x^+ = \arg\min_{x'} h\,L(x') + \tfrac12 |f(x') - f(x)|^2_{W(x)} .
 
     Exactly natural at every h, and of order 1 in h as an integrator.
+
+    Args:
+        iterations, tolerance: of the inner Gauss-Newton iteration.
+        (others): see `GeometricOptimizer`.
+
+    Source: :eq:`eq-naturality-prox`; :eq:`drv-naturality-implicit` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([0.0], dtype=torch.float64, requires_grad=True)
+        >>> opt = ProximalNatural([x], lr=0.1)
+        >>> def closure():  # z - 1 = -0.1 (z - 2)
+        ...     z = x.exp().view(1, 1)
+        ...     return z, 0.5 * (z - 2).square().sum()
+        >>> loss = opt.step(closure)
+        >>> round(1.1 * x.exp().item(), 12)
+        1.2
     """
 
-    def target(self, q: Point, v: Tensor) -> Tensor:
+    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
         return q.z
 
-    def pull(self, new: Point) -> tuple[Tensor, float]:
+    def pull(self, new: LocalGeometry) -> tuple[Tensor, float]:
         h = self.options["lr"]
         return h * new.dl, h

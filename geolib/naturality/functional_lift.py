@@ -8,24 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolib.naturality.base import PointOptimizer
-from geolib.naturality.point import Point
+from geolib.naturality.geometric_optimizer import GeometricOptimizer
+from geolib.naturality.local_geometry import LocalGeometry
 
 Rule = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
-class FunctionalLift(PointOptimizer):
+class FunctionalLift(GeometricOptimizer):
     r"""Run a rule on the outputs; pull its step back by least squares.
 
     .. math:: z = f(x), \quad r = W^{+}d\ell, \quad
         \Delta z = \mathrm{rule}(z, r), \quad x \leftarrow x + F^{+}J^TW\,\Delta z .
 
     No reparameterization acts on outputs, so the rule's state is natural whatever the
-    rule. Lifted SGD is natural gradient descent. Needs the full batch at every step.
+    rule. Lifted SGD is natural gradient descent. It needs the full batch at every step.
 
     Args:
         rule: makes the inner optimizer from a list with the one output tensor, for
             example `lambda z: torch.optim.Adam(z, lr=0.1)`. Its `lr` is the step size.
+        (others): see `GeometricOptimizer`.
+
+    Source: :eq:`drv-naturality-lift` (derivations).
 
     Examples:
         >>> x = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
@@ -44,7 +47,7 @@ class FunctionalLift(PointOptimizer):
         self._pending: dict[str, Any] | None = None
         super().__init__(params, 1.0, **options)
 
-    def _inner(self, q: Point) -> tuple[torch.optim.Optimizer, Tensor]:
+    def _inner(self, q: LocalGeometry) -> tuple[torch.optim.Optimizer, Tensor]:
         inner = self.inner
         if inner is None:
             self.shadow = q.z.clone().requires_grad_()
@@ -59,17 +62,17 @@ class FunctionalLift(PointOptimizer):
             )
         return inner, self.shadow
 
-    def update(self, q: Point) -> Tensor:
+    def update(self, q: LocalGeometry) -> Tensor:
         inner, shadow = self._inner(q)
         with torch.no_grad():
             shadow.copy_(q.z)
-        shadow.grad = q.unweigh(q.dl)
+        shadow.grad = q.raise_index(q.dl)
         inner.step()
         dz = (shadow - q.z).detach()
-        return self.options["lr"] * self.solve(q, q.weigh(dz))
+        return self.options["lr"] * self.solve(q, q.lower(dz))
 
     def state_dict(self) -> dict[str, Any]:
-        """The usual dictionary, with the inner optimizer's under `inner`."""
+        """Return the usual dictionary, with the inner optimizer's under `inner`."""
         inner = self._pending if self.inner is None else self.inner.state_dict()
         return {**super().state_dict(), "inner": inner}
 
