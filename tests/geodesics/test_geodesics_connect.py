@@ -102,7 +102,7 @@ def test_connect_with_batch_norm_re_estimates_statistics():
     nets = []
     for seed in (0, 1):
         net = lenet(seed, side=8, classes=3, batch_norm=True, widths=(3, 4, 8))
-        nets.append(scale.train_module(net, data, seed=seed, **options))
+        nets.append(train_module(net, data, seed=seed, **options))
     found = connect(*nets, x, steps=15, batch=30, checkpoint=True)
     assert found.statistics == "re-estimated"
     middle = found.module(0.5)
@@ -163,7 +163,7 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
     def fresh():
         return lenet(0, side=8, classes=3, batch_norm=True, widths=(2, 3, 4))
 
-    whole = scale.train_module(fresh(), data, **plan)
+    whole = train_module(fresh(), data, **plan)
     draw, calls = scale._draw, []
 
     def killed(*args):
@@ -174,18 +174,18 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scale, "_draw", killed)
     with pytest.raises(KeyboardInterrupt):
-        scale.train_module(fresh(), data, file=file, **plan)
+        train_module(fresh(), data, file=file, **plan)
     assert checkpoint.load(file)[1]["step"] == 8
     calls.clear()
-    again = scale.train_module(fresh(), data, file=file, **plan)
+    again = train_module(fresh(), data, file=file, **plan)
     assert len(calls) == 4
     for name, t in whole.state_dict().items():
         assert torch.equal(t, again.state_dict()[name]), name
     with pytest.raises(ValueError, match="another run"):
-        scale.train_module(fresh(), data, file=file, **{**plan, "seed": 4})
+        train_module(fresh(), data, file=file, **{**plan, "seed": 4})
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="damaged"):
-        scale.train_module(fresh(), data, file=file, **plan)
+        train_module(fresh(), data, file=file, **plan)
 
 
 def test_outputs_that_depend_on_the_batch_are_not_stored():
@@ -213,7 +213,7 @@ def test_walks():
     S = FunctionSpace(R, digits().x[:60], "logit")
     d = vector(len(w), 0)
     drift = {
-        m: invariant_walk(S, w, d, m, steps=10, mu=1e-2).drift[-1].item()
+        m: invariant_walk(S, w, d, m, steps=10, damping=1e-2).drift[-1].item()
         for m in ("straight", "once", "invariant", "corrected")
     }
     assert drift["straight"] > 2 * drift["invariant"]
@@ -221,7 +221,7 @@ def test_walks():
     walk = invariant_walk(S, w, d, "invariant", steps=4)
     steps = walk.points.diff(dim=0).norm(dim=1)
     assert torch.allclose(steps, torch.full_like(steps, 0.25))
-    assert walk.passes == 4 * 31 * 60
+    assert walk.gradient_evaluations == 4 * 31 * 60
     with pytest.raises(ValueError, match="mode"):
         invariant_walk(S, w, d, "sideways")
     with pytest.raises(ValueError, match="direction"):

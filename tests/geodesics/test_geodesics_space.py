@@ -157,7 +157,7 @@ def test_angle_bound_lies_between_chord_and_length():
     R, w = trained(0)
     _, v = trained(1)
     S = FunctionSpace(R, digits().x[:100])
-    found = lengths(S, Path(w, v))
+    found = lengths(S, WeightPath(w, v))
     assert found.chord <= found.arc <= found.output
     assert found.detour >= 1
     ends = S(torch.stack([w, v]))
@@ -192,4 +192,4 @@ def test_faults():
         noise_like(x, 0)
     normed = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double()
     with pytest.raises(ValueError, match="eval"):
-        function_space(normed, torch.from_numpy(np.ones((3, 2))))
+        FunctionSpace(normed, torch.from_numpy(np.ones((3, 2))))

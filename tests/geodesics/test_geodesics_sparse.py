@@ -9,8 +9,8 @@ from torch import nn
 
 from geolib.core import Realization
 from geolib.geodesics import METHODS, accuracy, lenet, mlp, sparse_path, sparsify, vgg
-from geolib.geodesics.masks import cubic_level, density, magnitude_mask, matrices
-from geolib.geodesics.pruning import IDEAS, by_metric, path_then_labels, tuned
+from geolib.geodesics.masks import cubic_sparsity, density, magnitude_mask, matrices
+from geolib.geodesics.pruning import VARIANTS, by_metric, path_then_labels, tuned
 from geolib.geodesics.sparse_path import metric_scores, repair
 from geolib.geodesics.structured import joints, shrink, unit_mask, unit_scores
 from geolib.geodesics.train import Meter
@@ -37,17 +37,17 @@ def test_mask_is_that_of_torch_prune():
         assert torch.equal(ours, mask), name
 
 
-@pytest.mark.parametrize("method", sorted({**METHODS, **IDEAS}))
+@pytest.mark.parametrize("method", sorted({**METHODS, **VARIANTS}))
 def test_every_method_returns_exact_sparsity_and_its_compute(method):
     R, w = trained(0)
     fast = {} if method in ("one-shot", "surgeon") else {"steps": 4, "batch": 32}
     if method == "metric path, then labels":
         fast["path"] = {"steps": 2, "batch": 32, "metric_mask": True}
-    found = {**METHODS, **IDEAS}[method](R, w, digits(), 0.9, **fast)
+    found = {**METHODS, **VARIANTS}[method](R, w, digits(), 0.9, **fast)
     mine = matrices(R)
-    assert int((~found.keep[mine]).sum()) == round(0.9 * int(mine.sum()))
-    assert bool((found.weights[~found.keep] == 0).all())
-    assert bool(found.keep[~mine].all())
+    assert int((~found.mask[mine]).sum()) == round(0.9 * int(mine.sum()))
+    assert bool((found.weights[~found.mask] == 0).all())
+    assert bool(found.mask[~mine].all())
     expected = {
         "one-shot": 0,
         "surgeon": 102 * 1000,
@@ -57,7 +57,7 @@ def test_every_method_returns_exact_sparsity_and_its_compute(method):
         "metric path, then labels": (2 * (11 + 4) + 4) * 32,
         "gradual + labels, metric mask": (4 + 1) * 32,  # one mask, at the end
     }
-    assert found.passes == expected.get(method, 4 * 32)
+    assert found.gradient_evaluations == expected.get(method, 4 * 32)
 
 
 def test_invariant_path_beats_one_shot_and_the_surgeon():
@@ -82,7 +82,7 @@ def test_repair_is_the_dense_constrained_solution():
     r = (map_(start, x) - target).reshape(-1) / len(x) ** 0.5
     JF = J[:, free]
     dense = torch.linalg.solve(JF.T @ JF + mu * torch.eye(JF.shape[1]), JF.T @ r)
-    found = repair(map_, start, free, x, target, mu, 400, Meter())
+    found = gauss_newton_correction(map_, start, free, x, target, mu, 400, Meter())
     assert torch.allclose(found[free], start[free] - dense, atol=1e-5)
     assert bool((found[~free] == 0).all())
 
@@ -100,7 +100,7 @@ def test_masks_are_chosen_on_the_way():
     R, w = trained(0)
     found = sparse_path(R, w, digits().x, 0.95, steps=20, batch=128)
     fixed = magnitude_mask(w, matrices(R), 0.95)
-    assert int((found.keep != fixed).sum()) > 20
+    assert int((found.mask != fixed).sum()) > 20
     assert len(found.points) == 21
     assert torch.equal(found.points[0], w)
     assert torch.equal(found.points[-1], found.weights)
@@ -109,11 +109,11 @@ def test_masks_are_chosen_on_the_way():
 
 
 def test_schedule():
-    levels = [cubic_level(0.9, s, 10) for s in range(11)]
+    levels = [cubic_sparsity(0.9, s, 10) for s in range(11)]
     assert levels == sorted(levels)
     assert levels[0] == 0
     assert levels[7:] == [0.9] * 4
-    assert cubic_level(0.8, 35, 100) == pytest.approx(0.8 * (1 - 0.5**3))
+    assert cubic_sparsity(0.8, 35, 100) == pytest.approx(0.8 * (1 - 0.5**3))
 
 
 def test_sparsify_unstructured():
@@ -122,12 +122,12 @@ def test_sparsify_unstructured():
     found = sparsify(module, data.x, 0.8)
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
     R = Realization(found.module)
-    assert found.level == pytest.approx(0.8, abs=1e-3)
+    assert found.sparsity == pytest.approx(0.8, abs=1e-3)
     zeros = (R.theta0[matrices(R)] == 0).double().mean().item()
     assert zeros >= 0.8 - 1e-3
     assert accuracy(R, R.theta0, data.x_test, data.y_test) > 0.9
     assert found.converged
-    shares = density(R, found.keep)
+    shares = density(R, found.mask)
     assert set(shares) == {"1.weight", "3.weight"}
 
 
@@ -153,7 +153,7 @@ def test_units_are_really_removed_and_the_function_kept(kind):
         assert torch.allclose(small(x), masked(x), atol=1e-12)
     fewer = sum(p.numel() for p in small.parameters())
     assert fewer < 0.6 * R.p
-    assert len(joints(small)) == len(kept)
+    assert len(removable_units(small)) == len(kept)
 
 
 def test_sparsify_structured_returns_a_smaller_module():
@@ -162,7 +162,7 @@ def test_sparsify_structured_returns_a_smaller_module():
     assert found.module[1].weight.shape == (8, 64)
     R = Realization(found.module)
     assert accuracy(R, R.theta0, data.x_test, data.y_test) > 0.85
-    assert found.level == 0.5
+    assert found.sparsity == 0.5
 
 
 def test_unit_scores_see_what_a_unit_does_to_the_next_layer():
@@ -182,7 +182,7 @@ def test_unit_scores_see_what_a_unit_does_to_the_next_layer():
 
 @pytest.mark.parametrize("level", [1.0, -0.1, 1.5, float("nan"), True])
 def test_bad_levels(level):
-    with pytest.raises(ValueError, match=r"level: expected a share of zeros"):
+    with pytest.raises(ValueError, match=r"sparsity: expected a share of zeros"):
         sparsify(mlp([2, 3, 2]), torch.ones(4, 2).double(), level)
 
 
@@ -216,27 +216,27 @@ def test_other_faults():
 
 def test_ideas_change_the_path():
     R, w = trained(0)
-    plain = by_metric(R, w, digits(), 0.9, steps=6, batch=64)
-    scored = by_metric(R, w, digits(), 0.9, steps=6, batch=64, metric_mask=True)
-    pulled = by_metric(R, w, digits(), 0.9, steps=6, batch=64, labels=0.3)
-    assert int((plain.keep != scored.keep).sum()) > 20
+    plain = invariant_path(R, w, digits(), 0.9, steps=6, batch=64)
+    scored = invariant_path(R, w, digits(), 0.9, steps=6, batch=64, metric_mask=True)
+    pulled = invariant_path(R, w, digits(), 0.9, steps=6, batch=64, labels=0.3)
+    assert int((plain.mask != scored.mask).sum()) > 20
     assert not torch.allclose(plain.weights, pulled.weights)
-    assert scored.passes == plain.passes + 6 * 4 * 64
+    assert scored.gradient_evaluations == plain.gradient_evaluations + 6 * 4 * 64
 
 
 def test_training_after_a_walk_keeps_its_mask():
     R, w = trained(0)
     plan = {"steps": 5, "batch": 64, "metric_mask": True}
-    walked = by_metric(R, w, digits(), 0.9, **plan)
+    walked = invariant_path(R, w, digits(), 0.9, **plan)
     found = path_then_labels(R, w, digits(), 0.9, path=plan, steps=3, batch=64)
-    assert torch.equal(found.keep, walked.keep)
+    assert torch.equal(found.mask, walked.mask)
     assert not torch.equal(found.weights, walked.weights)
 
 
 def test_gradual_pruning_by_the_metric_drops_other_weights():
     R, w = trained(0)
     plan = {"gradual": True, "steps": 20, "batch": 64, "every": 5}
-    plain = tuned(R, w, digits(), 0.9, **plan)
-    scored = tuned(R, w, digits(), 0.9, metric=True, **plan)
-    assert int((plain.keep != scored.keep).sum()) > 20
-    assert scored.passes == plain.passes + 4 * 64
+    plain = prune_and_finetune(R, w, digits(), 0.9, **plan)
+    scored = prune_and_finetune(R, w, digits(), 0.9, metric_mask=True, **plan)
+    assert int((plain.mask != scored.mask).sum()) > 20
+    assert scored.gradient_evaluations == plain.gradient_evaluations + 4 * 64
