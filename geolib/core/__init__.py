@@ -1,20 +1,14 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
 from geolib.core.flow import Trajectory, flow
-from geolib.core.jet import Jet
 from geolib.core.linearization import Linearization
 from geolib.core.memory import DeviceMemoryError, fitting_batch
 from geolib.core.metric import Metric, PullbackMetric
-from geolib.core.outputs import (
+from geolib.core.output_metrics import (
     Bernoulli,
-    Blocks,
     Categorical,
-    EmpiricalFisher,
     Euclidean,
-    Gaussian,
-    LossHessian,
     OutputMetric,
-    Sobolev,
 )
 from geolib.core.realization import Realization
 from geolib.core.rows import Rows
@@ -23,21 +17,15 @@ from geolib.core.solvers import Solution, Spectrum
 
 __all__ = [
     "Bernoulli",
-    "Blocks",
     "Categorical",
     "DeviceMemoryError",
-    "EmpiricalFisher",
     "Euclidean",
-    "Gaussian",
-    "Jet",
     "Linearization",
-    "LossHessian",
     "Metric",
     "OutputMetric",
     "PullbackMetric",
     "Realization",
     "Rows",
-    "Sobolev",
     "Solution",
     "Spectrum",
     "Trajectory",

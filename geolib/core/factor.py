@@ -12,7 +12,7 @@ from torch import Tensor
 from geolib.core.inputs import Inputs, map_inputs, num_samples, take
 from geolib.core.layers import Use, leave_out
 from geolib.core.linearization import Linearization
-from geolib.core.outputs import LocalMetric
+from geolib.core.output_metrics import LocalMetric
 from geolib.core.rows import Block, DenseBlock, LayerBlock, Rows
 
 PROBE = 3  # samples used to check that a layer's leading axis is the samples'

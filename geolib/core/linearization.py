@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -55,6 +54,7 @@ class Linearization:
 
     Attributes:
         outputs: z, shape (n, o).
+        output_shape: the axes of one sample's output as the module gave them, o in all.
         places: where each named parameter lies in the vector.
 
     Cost: about 1 forward pass per `jvp` and 2 per `vjp`; `jacobian` costs n*o `vjp`.
@@ -76,10 +76,10 @@ class Linearization:
         self._leaves = {
             n: t.detach().requires_grad_() for n, t in R.unflatten(self.theta).items()
         }
-        recorder = Recorder(self._leaves) if R.recordable else nullcontext()
-        with recorder:
-            self._z = R.evaluate(self._leaves, x)
-        self._uses = getattr(recorder, "uses", [])
+        with Recorder(self._leaves) as recorder:
+            z = R.run(self._leaves, x)
+        self._z, self.output_shape = z.reshape(len(z), -1), z.shape[1:] or (1,)
+        self._uses = recorder.uses
         self.outputs = self._z.detach()
         self._exact: list[Use] | None = None
         self._plan: _Sources | None = None

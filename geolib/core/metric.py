@@ -21,7 +21,7 @@ from geolib.core.inputs import (
     take,
 )
 from geolib.core.linearization import Linearization
-from geolib.core.outputs import Euclidean, LocalMetric, OutputMetric
+from geolib.core.output_metrics import Euclidean, LocalMetric, OutputMetric
 from geolib.core.realization import Realization
 from geolib.core.rows import Rows
 from geolib.core.seeding import normal
@@ -78,7 +78,7 @@ class PullbackMetric:
                 f"{type(self.output_metric).__name__}"
             )
         R = R if isinstance(R, Realization) else Realization(R)
-        self.R = self.output_metric.prepare(R)
+        self.R = R
         self.data = _Data(x, batch_size)
         self.scale = 1.0 / self.data.n if reduction == "mean" else 1.0
 
@@ -142,7 +142,8 @@ class Metric:
                 f"x: {samples.stop - samples.start} samples gave {len(L.outputs)} rows "
                 "of outputs"
             )
-        return L, self.field.output_metric.at(L.outputs, samples)
+        z = L.outputs.view(len(L.outputs), *L.output_shape)
+        return L, self.field.output_metric.at(z, samples)
 
     def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]:
         """For each batch its place, linearization and output metric."""

@@ -61,8 +61,6 @@ class Realization:
         torch.Size([5, 2])
     """
 
-    recordable = True  # whether the forward pass may be watched layer by layer
-
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -99,6 +97,11 @@ class Realization:
 
     def evaluate(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
         """As `R(theta, x)`, with theta already cut into named tensors; no checks."""
+        z = self.run(parameters, x)
+        return z.reshape(z.shape[0], -1)
+
+    def run(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
+        """As `evaluate`, with the axes that the module gave its output."""
         self._require_evaluation_mode()
         like = next(iter(parameters.values()))
         args, kwargs = self._arguments(x)
@@ -110,7 +113,7 @@ class Realization:
                 "module: expected its output to be one tensor with a leading sample "
                 f"axis, got {type(z).__name__} of shape {getattr(z, 'shape', None)}"
             )
-        return z.reshape(z.shape[0], -1)
+        return z
 
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
         """Run the forward pass once; see :class:`Linearization`."""

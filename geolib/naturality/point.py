@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geolib.core import Metric, Solution
-from geolib.core.outputs import LocalMetric
+from geolib.core.output_metrics import LocalMetric
 from geolib.naturality.outputs import OutputGeometry
 
 

@@ -4,7 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from geolib.core import init_, normal, rng
+from geolib.core import OutputMetric, init_, normal, rng
+from geolib.core.output_metrics import RootMetric
+
+
+class Given(OutputMetric):
+    """Roots by a function of the outputs, of all samples: M = S S^T."""
+
+    def __init__(self, roots):
+        self.roots = roots
+
+    def at(self, z, samples):
+        return RootMetric(z, self.roots(z, samples))
+
+
+def residuals(loss, targets):
+    """The empirical Fisher metric: outer products of the loss's own gradients."""
+
+    def roots(z, samples):
+        z = z.detach().requires_grad_()
+        (r,) = torch.autograd.grad(loss(z, targets[samples]), z)
+        return r[..., None]
+
+    return Given(roots)
 
 
 class Shared(nn.Module):

@@ -4,12 +4,11 @@ import warnings
 
 import pytest
 import torch
-from core_cases import make
+from core_cases import make, residuals
 from torch import nn
 
 from geolib.core import (
     Categorical,
-    EmpiricalFisher,
     Euclidean,
     PullbackMetric,
     Realization,
@@ -57,9 +56,9 @@ def test_empirical_fisher_agrees_with_curvlinops():
     curvlinops = peer("curvlinops")
     module, x = make("mlp")
     R, y = Realization(module), labels(7, 2)
-    G = PullbackMetric(
-        R, x, EmpiricalFisher(nn.CrossEntropyLoss(reduction="sum"), y)
-    ).at(R.theta0)
+    G = PullbackMetric(R, x, residuals(nn.CrossEntropyLoss(reduction="sum"), y)).at(
+        R.theta0
+    )
     params = list(module.parameters())
     op = curvlinops.EFLinearOperator(module, nn.CrossEntropyLoss(), params, [(x, y)])
     v = normal(R.p, 4)

@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from core_cases import CASES, make
+from core_cases import CASES, Given, make, residuals
 from torch import nn
 
 from geolib.core import (
     Bernoulli,
-    Blocks,
     Categorical,
-    EmpiricalFisher,
     PullbackMetric,
     Realization,
     init_,
@@ -94,9 +92,7 @@ def test_cg_says_so_when_the_right_side_is_outside_the_range():
 
 
 def test_covectors_that_the_metric_cannot_see_still_get_the_right_answer():
-    G = build(
-        "mlp", EmpiricalFisher(lambda z, y: ((z - y) ** 2).sum(), torch.zeros(7, 2))
-    )
+    G = build("mlp", residuals(lambda z, y: ((z - y) ** 2).sum(), torch.zeros(7, 2)))
     u = normal((7, 2), 3)
     s = G.solve(u, 0.1, "kernel")
     H = G.dense() + 0.1 * torch.eye(G.p, dtype=torch.float64)
@@ -197,7 +193,7 @@ def test_rank_counts_the_softmax_null_directions():
     x = normal((4, 2), 1)
     assert PullbackMetric(R, x).at(R.theta0).rank() == 12
     assert PullbackMetric(R, x, Categorical()).at(R.theta0).rank() == 8
-    zero = PullbackMetric(R, x, Blocks(torch.zeros(3, 3, dtype=torch.float64)))
+    zero = PullbackMetric(R, x, Given(lambda z, _: torch.zeros(4, 3, 3).double()))
     assert zero.at(R.theta0).rank() == 0
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.func import jacrev
 
 from geolib.core import OutputMetric, init_
-from geolib.core.outputs import Diagonal, Factor, psd_root
+from geolib.core.output_metrics import DiagonalMetric
 from geolib.naturality import (
     LayerFactors,
     OutputGeometry,
@@ -128,7 +128,7 @@ def test_christoffel_of_a_flat_metric_vanishes_in_its_flat_coordinate():
     # dz^2 / z^2 is flat, and z = e^x makes it dx^2: both terms must cancel.
     class Logarithmic(OutputMetric):
         def at(self, z, samples):
-            return Diagonal(z, 1 / z**2)
+            return DiagonalMetric(z, 1 / z**2)
 
     def third(z, a, b):  # [ab, k] = -a b / z^3 for the metric dz^2 / z^2
         return -a * b / z**3
@@ -220,7 +220,7 @@ def test_bad_input_is_named():
 
     class Negative(OutputMetric):
         def at(self, z, samples):
-            return Factor(z, psd_root(-torch.ones(2, 1, 1).double()))
+            return DiagonalMetric(z, -torch.ones_like(z))
 
     indefinite = OutputGeometry("bad", Negative())
     with pytest.raises(ValueError, match="semi-definite"):
