@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geolib.core import Categorical, Euclidean, OutputMetric
-from geolib.core.outputs import Factor, LocalMetric
+from geolib.core.output_metrics import LocalMetric, RootMetric
 from geolib.networks.validation import check_inputs
 
 SPACES = ("raw", "logit", "prob", "sphere")
@@ -82,7 +82,7 @@ class EmbeddedOutputs(OutputMetric):
     def at(self, z: Tensor, samples: slice) -> LocalMetric:
         """The roots of M_i are the transposed slopes of phi."""
         extras = [e[samples] for e in self.extras]
-        return Factor(z, torch.vmap(torch.func.jacrev(self.phi))(z, *extras).mT)
+        return RootMetric(z, torch.vmap(torch.func.jacrev(self.phi))(z, *extras).mT)
 
 
 def output_metric(space: str) -> OutputMetric:
@@ -90,7 +90,7 @@ def output_metric(space: str) -> OutputMetric:
 
     Examples:
         >>> output_metric("sphere"), output_metric("raw")
-        (Categorical, Euclidean)
+        (Categorical(), Euclidean())
     """
     if space == "sphere":
         return Categorical()

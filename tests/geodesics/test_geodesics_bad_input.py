@@ -10,25 +10,20 @@ from torch import nn
 from geolib.core import Realization
 from geolib.geodesics import (
     FunctionSpace,
-    Path,
     SineBasis,
-    Table,
-    certify,
+    WeightPath,
+    certify_path,
     connect,
+    exponential_map,
     geodesic,
     invariant_walk,
     learn_sequence,
-    mlp,
     noise_like,
     profile,
-    recalibrate,
-    shoot,
     sparsify,
-    split_tasks,
-    table,
-    train,
     trained_curve,
 )
+from geolib.networks import Table, mlp, recalibrate, split_tasks, table, train
 
 NAN = float("nan")
 X = torch.linspace(-1, 1, 80, dtype=torch.float64).view(20, 4).sin()
@@ -141,12 +136,15 @@ CASES = {
     "curve, no steps": (lambda: trained_curve(R, WA, WB, X, Y, steps=0), "steps"),
     "curve, NaN rate": (lambda: trained_curve(R, WA, WB, X, Y, lr=NAN), "lr"),
     "shot with NaN": (lambda: exponential_map(S, WA, poisoned()), "v: expected finite"),
-    "shot of other size": (lambda: exponential_map(S, WA, WB[:-1]), "v: expected the shape"),
+    "shot of other size": (
+        lambda: exponential_map(S, WA, WB[:-1]),
+        "v: expected the shape",
+    ),
     "shot, no velocity": (lambda: exponential_map(S, WA, 0 * WA), "other than zero"),
     "shot, no steps": (lambda: exponential_map(S, WA, WB, steps=0), "steps"),
     "walk from NaN": (lambda: invariant_walk(S, poisoned(), WA), "w: expected finite"),
     "walk to NaN": (lambda: invariant_walk(S, WA, poisoned()), "direction: expected"),
-    "walk, negative damping": (lambda: invariant_walk(S, WA, WB, damping=-1.0), "mu"),
+    "walk, negative damping": (lambda: invariant_walk(S, WA, WB, damping=-1.0), "damping"),
     "certificate, one time": (lambda: certify_path(S, LINE, grid=1), "grid"),
     "level as text": (lambda: sparsify(A, X, "0.5"), "sparsity: expected a share"),
     "level of one": (lambda: sparsify(A, X, 1), "sparsity: expected a share"),

@@ -5,8 +5,9 @@ import torch
 from geodesics_cases import digits, smooth, trained, vector
 from torch.nn import functional as F
 
-from geolib.geodesics import Task, learn_sequence, mlp, split_tasks
-from geolib.geodesics.carried import CarriedLoss, HerdedDER, choose_inputs
+from geolib.geodesics import learn_sequence
+from geolib.geodesics.continual_variants import CarriedLoss, HerdedDER, choose_inputs
+from geolib.networks import Task, mlp, split_tasks
 
 
 def carried(R, w, x, scenario="class", **options):
@@ -67,7 +68,12 @@ def test_a_step_that_does_not_pay_is_not_taken():
 def test_carried_loss_learns_where_the_task_is_told():
     # without the trial of each step this protocol ended near chance
     tasks = split_tasks(digits(), [[0, 1], [2, 3], [4, 5]])
-    plan = {"scenario": "task", "gradient_evaluations": 6400, "replayed": 20, "memory": 20}
+    plan = {
+        "scenario": "task",
+        "gradient_evaluations": 6400,
+        "replayed": 20,
+        "memory": 20,
+    }
     found = learn_sequence(mlp([64, 16, 10]), tasks, "invariant path + loss", **plan)
     assert found.converged
     assert found.average > 0.95

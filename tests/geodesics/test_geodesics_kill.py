@@ -11,30 +11,30 @@ import torch
 from torch import nn
 
 from geolib.core import DeviceMemoryError
-from geolib.geodesics import Table, checkpoint, mlp, scale
+from geolib.networks import Table, checkpoint, mlp, train_module
 
-ROOT = WeightPath(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = """
 import sys, time
 import torch
-from geolib.geodesics import Table, lenet, scale
+from geolib.networks import Table, lenet, train_module, training
 
 def train(file, pause):
     torch.set_num_threads(1)
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(24, 1, 8, 8, dtype=torch.float64, generator=draws)
     y = torch.arange(24) % 3
-    draw = scale._draw
+    draw = training._draw
     def slow(*args):
         time.sleep(pause)
         return draw(*args)
-    scale._draw = slow
+    training._draw = slow
     net = lenet(0, side=8, classes=3, batch_norm=True, widths=(2, 3, 4))
     data = Table(x, y, x, y, x, y)
     try:
         return train_module(net, data, steps=20, batch=8, seed=3, every=4, file=file)
     finally:
-        scale._draw = draw
+        training._draw = draw
 """
 
 

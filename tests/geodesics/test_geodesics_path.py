@@ -1,4 +1,4 @@
-"""Paths: bases, slopes, reversal, bounds on slopes, faults."""
+"""Paths: bases, slopes, bounds on slopes, faults."""
 
 import pytest
 import torch
@@ -6,14 +6,20 @@ from geodesics_cases import vector
 
 from geolib.geodesics import (
     BezierBasis,
-    LinearSplineBasis,
     LegendreBasis,
-    Path,
+    LinearSplineBasis,
     SineBasis,
-    polygon,
+    WeightPath,
 )
+from geolib.geodesics.path import polygon
 
-BASES = [SineBasis(3), LegendreBasis(3), BezierBasis(1), BezierBasis(3), LinearSplineBasis(5)]
+BASES = [
+    SineBasis(3),
+    LegendreBasis(3),
+    BezierBasis(1),
+    BezierBasis(3),
+    LinearSplineBasis(5),
+]
 IDS = [f"{type(b).__name__}{b.size}" for b in BASES]
 
 
@@ -37,13 +43,6 @@ def test_velocity_is_the_derivative(basis):
     h = 1e-6
     numeric = (path(t + h) - path(t - h)) / (2 * h)
     assert torch.allclose(path.velocity(t), numeric, atol=1e-7)
-
-
-@pytest.mark.parametrize("basis", BASES, ids=IDS)
-def test_reverse(basis):
-    path = curve(basis)
-    t = torch.linspace(0, 1, 11, dtype=torch.float64)
-    assert torch.allclose(path.reverse()(t), path(1 - t), atol=1e-13)
 
 
 @pytest.mark.parametrize("basis", BASES, ids=IDS)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from geolib.geodesics import LegendreBasis, SineBasis, geodesic, shoot
+from geolib.geodesics import LegendreBasis, SineBasis, exponential_map, geodesic
 from geolib.geodesics.surfaces import (
     Chart,
     cylinder,
