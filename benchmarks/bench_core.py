@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.harness import Result, benchmark, race
 from geolib.core import Categorical, PullbackMetric, Realization, init_, normal, rng
-from geolib.core.solvers import conjugate_gradient
+from geolib.core.linear_solvers import conjugate_gradient
 from geolib.data import load
 
 DAMPING = 1e-3
@@ -210,7 +210,7 @@ def step_gradient() -> Result:
     problem = million()
 
     def ours() -> None:
-        problem.step("kernel")
+        problem.step("woodbury")
 
     def gradient() -> Callable:
         def call() -> None:
@@ -225,10 +225,10 @@ def step_gradient() -> Result:
 def step_error() -> Result:
     """Relative error of the float32 step against a float64 solve"""
     problem = million()
-    x = problem.step("kernel").double()
+    x = problem.step("woodbury").double()
     exact = Regression(problem.module.double(), problem.x.double(), problem.t.double())
     return Result(
-        float((x - exact.step("kernel")).norm() / x.norm()),
+        float((x - exact.step("woodbury")).norm() / x.norm()),
         unit="error",
         note="The float64 solve is ours; the tests hold it to dense algebra at 1e-8.",
     )
@@ -249,7 +249,7 @@ def step_cg() -> Result:
         return problem.cg_on_curvlinops
 
     return race(
-        lambda: problem.step("kernel"),
+        lambda: problem.step("woodbury"),
         {"curvlinops-for-pytorch GGN in CG": peer},
         agree=distance,
         within=0.05,
@@ -271,7 +271,7 @@ def step_kfac() -> Result:
         return step
 
     return race(
-        lambda: problem.step("kernel"),
+        lambda: problem.step("woodbury"),
         {
             "curvlinops-for-pytorch KFAC": lambda: prepared(problem.kfac_of_curvlinops),
             "nngeometry KFAC": lambda: prepared(problem.kfac_of_nngeometry),
@@ -289,7 +289,7 @@ def step_convolution() -> Result:
     """The exact step of a convolutional network, against CG on curvlinops' GGN"""
     problem = images()
     gradients = race(
-        lambda: problem.step("kernel") * 0,
+        lambda: problem.step("woodbury") * 0,
         {"torch gradient": lambda: lambda: problem.gradient() * 0},
         rounds=5,
     )
@@ -299,7 +299,7 @@ def step_convolution() -> Result:
         return problem.cg_on_curvlinops
 
     return race(
-        lambda: problem.step("kernel"),
+        lambda: problem.step("woodbury"),
         {"curvlinops-for-pytorch GGN in CG": peer},
         agree=distance,
         within=0.05,

@@ -68,7 +68,7 @@ def alternatives(problem: Regression) -> dict[str, Callable[[], Any]]:
     conjugate gradients with as many iterations as the limit allows.
     """
     p, m = problem.R.p, problem.t.numel()
-    methods = ["kernel"] + ["cholesky"] * (p <= 3000) + ["landmarks"] * (m >= 256)
+    methods = ["woodbury"] + ["cholesky"] * (p <= 3000) + ["nystrom"] * (m >= 256)
     calls: dict[str, Callable] = {k: partial(problem.solve, k) for k in methods}
     clock = clock_of(problem)
     once = clock(partial(problem.solve, "cg", max_iterations=2))[0] / 3
@@ -81,7 +81,7 @@ def alternatives(problem: Regression) -> dict[str, Callable[[], Any]]:
 def compare(problem: Regression, enough: float) -> tuple[dict[str, float], str]:
     """Median seconds of `auto` and each alternative that converged, in turns."""
     clock = clock_of(problem)
-    problem_of(1, 10**3, 64).to(problem.x.device.type).solve("kernel")  # libraries
+    problem_of(1, 10**3, 64).to(problem.x.device.type).solve("woodbury")  # libraries
     calls = alternatives(problem) | {"auto": partial(problem.solve, "auto")}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(7):
@@ -108,13 +108,13 @@ def grid_result(
         times, chosen = compare(problem_of(o, p, m).to(device), enough)
         auto = times.pop("auto")
         ratios.append(auto / min(times.values()))
-        cells = [times.get(k) for k in ("cholesky", "kernel", "landmarks", "cg")]
+        cells = [times.get(k) for k in ("cholesky", "woodbury", "nystrom", "cg")]
         shown = ["" if t is None else f"{1e3 * t:.3g}" for t in cells]
         head = [str(o), f"1e{round(math.log10(p))}", str(m)]
         rows.append([*head, *shown, f"{1e3 * auto:.3g}", chosen, f"{ratios[-1]:.2f}"])
         print(rows[-1], file=sys.stderr, flush=True)
     within = sum(r <= 1.3 for r in ratios)
-    columns = ("o", "p", "n o", "cholesky", "kernel", "landmarks",
+    columns = ("o", "p", "n o", "cholesky", "woodbury", "nystrom",
                "cg", "auto", "chosen", "auto / best")  # fmt: skip
     return Result(
         max(ratios),
@@ -173,12 +173,12 @@ def auto_grid_gpu() -> Result:
 @benchmark("core.switch", size="p = 1e4, one output, damping 1e-3, n = 64..8192")
 def switch() -> Result:
     """The rows of A from which `auto` leaves the layer Gram's direct solve"""
-    names = ("kernel", "landmarks", "cg", "kfac", "auto")
+    names = ("woodbury", "nystrom", "cg", "kfac", "auto")
     sizes, series, steps = [64 * 2**i for i in range(8)], {k: [] for k in names}, []
     leaves = math.nan
     for m in sizes:
         problem = problem_of(1, 10**4, m)
-        problem.solve("kernel")
+        problem.solve("woodbury")
         counts = {}
         for name in names:
             method, options = name, {}
@@ -189,8 +189,8 @@ def switch() -> Result:
             counts[name] = s.iterations
             if name == "auto" and math.isnan(leaves) and s.iterations:
                 leaves = float(m)
-        steps.append([str(m), *(str(counts[k]) for k in ("cg", "kfac", "landmarks"))])
-    columns = ("rows", "cg", "cg with K-FAC", "landmarks")
+        steps.append([str(m), *(str(counts[k]) for k in ("cg", "kfac", "nystrom"))])
+    columns = ("rows", "cg", "cg with K-FAC", "nystrom")
     series["cg with K-FAC"] = series.pop("kfac")
     return Result(
         leaves,
@@ -267,11 +267,11 @@ TABLE = {
 
 def ways(problem: Regression) -> dict[str, Callable[[], Any]]:
     """All steps of the table."""
-    ours = {f"geolib {k}": partial(problem.step, k) for k in ("auto", "kernel", "cg")}
+    ours = {f"geolib {k}": partial(problem.step, k) for k in ("auto", "woodbury", "cg")}
     return {
         "gradient alone": problem.gradient,
         **ours,
-        "geolib landmarks": partial(problem.step, "landmarks"),
+        "geolib landmarks": partial(problem.step, "nystrom"),
         "curvlinops GGN in CG": problem.cg_on_curvlinops,
         "curvlinops K-FAC": problem.kfac_of_curvlinops,
         "nngeometry K-FAC": problem.kfac_of_nngeometry,
@@ -398,8 +398,8 @@ def memory() -> Result:
         K = A @ A.mT + DAMPING * torch.eye(len(A))
         A.mT @ torch.linalg.solve(K, problem.t.flatten())
 
-    first = partial(problem_of(1, 10**3, 256).step, "kernel")
-    ours = footprint(partial(problem.step, "kernel"), first)
+    first = partial(problem_of(1, 10**3, 256).step, "woodbury")
+    ours = footprint(partial(problem.step, "woodbury"), first)
     rows = footprint(materialised, first)
     if isinstance(ours, str) or isinstance(rows, str):
         raise RuntimeError(f"{ours} {rows}")

@@ -1,6 +1,6 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
-from geolib.core.flow import Trajectory, flow
+from geolib.core.ode import Trajectory, flow
 from geolib.core.linearization import Linearization
 from geolib.core.memory import DeviceMemoryError, fitting_batch
 from geolib.core.metric import Metric, PullbackMetric
@@ -11,21 +11,21 @@ from geolib.core.output_metrics import (
     OutputMetric,
 )
 from geolib.core.realization import Realization
-from geolib.core.rows import Rows
-from geolib.core.seeding import init_, normal, rng, uniform
-from geolib.core.solvers import Solution, Spectrum
+from geolib.core.jacobian_factors import JacobianFactors
+from geolib.core.random import init_, normal, rng, uniform
+from geolib.core.linear_solvers import Solution, Spectrum
 
 __all__ = [
     "Bernoulli",
     "Categorical",
     "DeviceMemoryError",
     "Euclidean",
+    "JacobianFactors",
     "Linearization",
     "Metric",
     "OutputMetric",
     "PullbackMetric",
     "Realization",
-    "Rows",
     "Solution",
     "Spectrum",
     "Trajectory",

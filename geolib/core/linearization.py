@@ -3,20 +3,18 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geolib.core.inputs import Inputs, require_matching
-from geolib.core.layers import Recorder, Use, exact_uses
-
-if TYPE_CHECKING:
-    from geolib.core.realization import Realization
-
+from geolib.core.linear_calls import CallRecorder, LinearCall, exact_calls
+from geolib.core.validation import Inputs, outside_inference, require_matching
 
 _NO_SECOND_DERIVATIVE = re.compile(
     "derivative for|not implemented|differentiate twice|not have been used"
@@ -27,15 +25,50 @@ _NO_SECOND_DERIVATIVE = re.compile(
 class _Sources:
     """Where the parameters enter the graph: linear layers, and all other leaves."""
 
-    exact: list[Use]
-    uses: list[Use]
+    exact: list[LinearCall]
+    calls: list[LinearCall]
     rest: list[str]
     tensors: list[Any]  # graph edges and tensors
+
+
+def differentiation() -> ExitStack:
+    """Derivatives are taken, also where the caller switched gradients off."""
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.enable_grad())
+    return stack
+
+
+def _axes(outputs: Tensor) -> torch.Size:
+    return outputs.shape[1:] or torch.Size([1])
 
 
 def _slices(sizes: tuple[int, ...]) -> Iterator[slice]:
     for size, end in zip(sizes, accumulate(sizes), strict=True):
         yield slice(end - size, end)
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """How to run the same model again, on other parameters or on some of the samples.
+
+    Attributes:
+        run: named parameters and inputs to outputs with all their axes.
+        x: the inputs of the graph at hand.
+        certificates: which recorded layers lead with the samples; filled on first use
+            and shared by all linearizations of one model.
+    """
+
+    run: Callable[[Mapping[str, Tensor], Inputs], Tensor]
+    x: Inputs
+    certificates: dict[tuple, list[bool]] = field(default_factory=dict)
+
+    def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
+        """Run the model once on `x`, recorded, and keep the graph."""
+        with differentiation(), CallRecorder(leaves) as recorder:
+            z = self.run(leaves, x)
+        again = Rerun(self.run, x, self.certificates)
+        return Linearization(z, leaves, recorder.calls, again)
 
 
 class Linearization:
@@ -52,12 +85,40 @@ class Linearization:
     `jvp`. Where an operation has no second derivative formula, `jvp` falls back to
     forward mode, at one more forward pass each.
 
+    `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
+    has run the module already makes one from that graph instead, and with it
+    `Metric.from_linearization`:
+
+    .. code-block:: python
+
+        R = Realization(module)               # once
+        with R.recording() as record:
+            loss = closure()                  # calls the module
+        L = record.linearization()            # no forward pass more
+        G = Metric.from_linearization(L, Categorical())
+        x = G.solve(u, damping).x             # u: d loss / d outputs, shape (n, o)
+
+    Args:
+        outputs: z with its graph, shape (n, ...); further axes are joined.
+        leaves: the parameters, by name, in the order of the flat vector; leaves of
+            that graph.
+        calls: what a :class:`CallRecorder` noted while the graph was made. Without
+            them every weight is treated as an unknown parameter: right, but slow.
+        again: how to run the model again. Without it `jvp` has no forward mode to fall
+            back to, and the rows of parameters outside linear layers cost one backward
+            pass each.
+
     Attributes:
-        outputs: z, shape (n, o).
+        outputs: z, shape (n, o), without its graph.
         output_shape: the axes of one sample's output as the module gave them, o in all.
         places: where each named parameter lies in the vector.
 
+    Raises:
+        ValueError: outputs without a leading sample axis.
+
     Cost: about 1 forward pass per `jvp` and 2 per `vjp`; `jacobian` costs n*o `vjp`.
+
+    Source: :eq:`drv-core-transpose` (derivations).
 
     Examples:
         >>> from geolib.core import Realization
@@ -67,35 +128,48 @@ class Linearization:
         tensor([4., 4.])
         >>> L.vjp(torch.ones(5, 2))
         tensor([5., 5., 5., 5., 5., 5., 5., 5.])
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> Linearization((w**2).view(2, 1), {"w": w}).jvp(torch.ones(2)).tolist()
+        [[2.0], [4.0]]
     """
 
-    def __init__(self, R: Realization, theta: Tensor, x: Inputs) -> None:
-        self.R = R
-        self.theta = theta.detach()
-        self.x = x
-        self._leaves = {
-            n: t.detach().requires_grad_() for n, t in R.unflatten(self.theta).items()
-        }
-        with Recorder(self._leaves) as recorder:
-            z = R.run(self._leaves, x)
-        self._z, self.output_shape = z.reshape(len(z), -1), z.shape[1:] or (1,)
-        self._uses = recorder.uses
+    def __init__(
+        self,
+        outputs: Tensor,
+        leaves: Mapping[str, Tensor],
+        calls: Sequence[LinearCall] = (),
+        again: Rerun | None = None,
+    ) -> None:
+        if outputs.ndim == 0:
+            raise ValueError(
+                "outputs: expected a leading sample axis, got a scalar tensor"
+            )
+        with differentiation():
+            self._z = outputs.reshape(len(outputs), -1)
+        self.output_shape = _axes(outputs)
         self.outputs = self._z.detach()
-        self._exact: list[Use] | None = None
+        self.leaves, self._calls, self.again = dict(leaves), list(calls), again
+        sizes = tuple(t.numel() for t in self.leaves.values())
+        self.p = sum(sizes)
+        self.places = dict(zip(self.leaves, _slices(sizes), strict=True))
+        self._exact: list[LinearCall] | None = None
         self._plan: _Sources | None = None
-        self.places = dict(zip(R.names, _slices(R.sizes), strict=True))
         self._transpose: tuple[_Sources, Tensor | None, list[Tensor]] | None = None
 
-    @property
-    def p(self) -> int:
-        """Number of parameters."""
-        return self.R.p
+    @cached_property
+    def theta(self) -> Tensor:
+        """The parameters as one vector, shape (p,)."""
+        return torch.cat([t.detach().reshape(-1) for t in self.leaves.values()])
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shape (n, o); a batch of shape (k, p) gives (k, n, o)."""
         self._check("v", v, (self.p,))
         if not self._z.requires_grad:  # no parameter reaches the outputs
             return v.new_zeros(v.shape[:-1] + self.outputs.shape)
+        with differentiation():
+            return self._jvp(outside_inference(v))
+
+    def _jvp(self, v: Tensor) -> Tensor:
         sources, u, g = self._transposed()
         if u is None:
             return self._forward_mode(v)
@@ -123,14 +197,15 @@ class Linearization:
         if not self._z.requires_grad:  # no parameter reaches the outputs
             return u.new_zeros((*batch, self.p))
         sources = self._sources()
-        grads = torch.autograd.grad(
-            self._z,
-            sources.tensors,
-            u,
-            retain_graph=True,
-            is_grads_batched=u.ndim == 3,
-            allow_unused=True,
-        )
+        with differentiation():
+            grads = torch.autograd.grad(
+                self._z,
+                sources.tensors,
+                outside_inference(u),
+                retain_graph=True,
+                is_grads_batched=u.ndim == 3,
+                allow_unused=True,
+            )
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
 
     def jacobian(self, chunk: int = 256) -> Tensor:
@@ -139,8 +214,7 @@ class Linearization:
         Cost: n*o*p numbers of memory and n*o backward passes, batched.
         """
         n, o = self.outputs.shape
-        rows = torch.empty(n * o, self.p, dtype=self.theta.dtype)
-        rows = rows.to(self.theta.device)
+        rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))
             seeds = torch.zeros(len(index), n * o, dtype=rows.dtype, device=rows.device)
@@ -148,46 +222,51 @@ class Linearization:
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
 
-    def linear_uses(self) -> list[Use]:
-        """The recorded uses of the weights that only linear layers use."""
+    def linear_calls(self) -> list[LinearCall]:
+        """The recorded calls of the weights that only linear layers use."""
         changed = (u.x._version != u.version for u in self._exact or ())
         if self._exact is None or any(changed):
             self._exact = []
-            if self._uses:
-                self._exact = exact_uses(self._uses, self._leaves, self._z)
+            if self._calls:
+                self._exact = exact_calls(self._calls, self.leaves, self._z)
         return self._exact
 
-    def pull_to(self, uses: list[Use], u: Tensor) -> list[Tensor]:
-        """Gradients of <u, z> in the outputs of `uses`; u as in :meth:`vjp`."""
-        return list(
-            torch.autograd.grad(
+    def pull_to(self, calls: list[LinearCall], u: Tensor) -> list[Tensor]:
+        """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
+        with differentiation():
+            found = torch.autograd.grad(
                 self._z,
-                [use.edge for use in uses],
-                u,
+                [call.edge for call in calls],
+                outside_inference(u),
                 retain_graph=True,
                 is_grads_batched=u.ndim == 3,
             )
-        )
+        return list(found)
 
     def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
         """As :meth:`vjp` of one u, only for the named parameters, in that order."""
         self._check("u", u, tuple(self.outputs.shape))
-        leaves = [self._leaves[n] for n in names]
-        grads = torch.autograd.grad(
-            self._z, leaves, u, retain_graph=True, materialize_grads=True
-        )
+        leaves = [self.leaves[n] for n in names]
+        with differentiation():
+            grads = torch.autograd.grad(
+                self._z,
+                leaves,
+                outside_inference(u),
+                retain_graph=True,
+                materialize_grads=True,
+            )
         return torch.cat([g.reshape(-1) for g in grads])
 
     def _sources(self) -> _Sources:
         """Outputs of the linear layers, and the parameters that none of them holds."""
-        exact = self.linear_uses()
+        exact = self.linear_calls()
         if self._plan is None or self._plan.exact is not exact:
-            uses = [u for u in exact if u.kind == "linear"]
-            held = {u.weight for u in uses} | {u.bias for u in uses}
-            rest = [n for n in self.R.names if n not in held]
-            tensors: list[Any] = [u.edge for u in uses]
-            tensors += [self._leaves[n] for n in rest]
-            self._plan = _Sources(exact, uses, rest, tensors)
+            calls = [u for u in exact if u.kind == "linear"]
+            held = {u.weight for u in calls} | {u.bias for u in calls}
+            rest = [n for n in self.leaves if n not in held]
+            tensors: list[Any] = [u.edge for u in calls]
+            tensors += [self.leaves[n] for n in rest]
+            self._plan = _Sources(exact, calls, rest, tensors)
         return self._plan
 
     def _tangents(self, sources: _Sources, v: Tensor) -> list[Tensor]:
@@ -195,11 +274,11 @@ class Linearization:
 
         def piece(name: str) -> Tensor:
             t = v[..., self.places[name]]
-            return t.view(v.shape[:-1] + self._leaves[name].shape)
+            return t.view(v.shape[:-1] + self.leaves[name].shape)
 
         pushed = [
             u.push(piece(u.weight), None if u.bias is None else piece(u.bias))
-            for u in sources.uses
+            for u in sources.calls
         ]
         return pushed + [piece(name) for name in sources.rest]
 
@@ -207,18 +286,20 @@ class Linearization:
         self, sources: _Sources, grads: Sequence[Tensor | None], out: Tensor
     ) -> Tensor:
         """The gradients in the sources as gradients in the parameters, in `out`."""
-        seen: set[str] = set()
+        seen: set[str | None] = set()
 
         def place(name: str) -> Tensor:
             t = out[..., self.places[name]]
-            return t.view(out.shape[:-1] + self._leaves[name].shape)
+            return t.view(out.shape[:-1] + self.leaves[name].shape)
 
-        for use, g in zip(sources.uses, grads, strict=False):
-            assert g is not None  # the graph of z holds each use
-            bias = None if use.bias is None else place(use.bias)
-            use.pull(g, place(use.weight), bias, use.weight in seen)
-            seen.add(use.weight)
-        for name, g in zip(sources.rest, grads[len(sources.uses) :], strict=True):
+        for call, g in zip(sources.calls, grads, strict=False):
+            assert g is not None  # the graph of z holds each call
+            bias = None if call.bias is None else place(call.bias)
+            call.pull(
+                g, place(call.weight), bias, call.weight in seen, call.bias in seen
+            )
+            seen |= {call.weight, call.bias}
+        for name, g in zip(sources.rest, grads[len(sources.calls) :], strict=True):
             place(name).copy_(torch.zeros(()) if g is None else g)
         return out
 
@@ -239,8 +320,18 @@ class Linearization:
         return self._transpose
 
     def _forward_mode(self, v: Tensor) -> Tensor:
+        if self.again is None:
+            raise ValueError(
+                "jvp: an operation of this graph has no second derivative, and without "
+                "`again` there is no model to run in forward mode"
+            )
+        run, x, shapes = self.again.run, self.again.x, self.leaves
+        named = {n: t.detach() for n, t in shapes.items()}
+
         def push(t: Tensor) -> Tensor:
-            return torch.func.jvp(lambda s: self.R(s, self.x), (self.theta,), (t,))[1]
+            moving = {n: t[at].view(shapes[n].shape) for n, at in self.places.items()}
+            tangent = torch.func.jvp(lambda q: run(q, x), (named,), (moving,))[1]
+            return tangent.reshape(self.outputs.shape)
 
         return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
@@ -252,4 +343,4 @@ class Linearization:
             raise ValueError(
                 f"{name}: expected shape {shape} or (k, *{shape}), got {tuple(t.shape)}"
             )
-        require_matching(name, t, self.theta, "theta")
+        require_matching(name, t, self.outputs, "theta")

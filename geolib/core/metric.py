@@ -3,29 +3,33 @@ r"""The metric that the parameters inherit from the outputs."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from geolib.core import strategies
-from geolib.core.cost import CALL, GPU_CALL, Problem
-from geolib.core.factor import certified_uses, factor, join
-from geolib.core.inputs import (
+from geolib.core import solve as solving
+from geolib.core.factored_jacobian import (
+    certified_calls,
+    factored_jacobian,
+    join_samples,
+)
+from geolib.core.jacobian_factors import JacobianFactors
+from geolib.core.linear_solvers import Solution, Spectrum, default_rtol, lanczos
+from geolib.core.linearization import Linearization
+from geolib.core.output_metrics import Euclidean, LocalMetric, OutputMetric
+from geolib.core.random import normal
+from geolib.core.realization import Realization
+from geolib.core.solve_cost import CALL, GPU_CALL, ProblemSize
+from geolib.core.validation import (
     Inputs,
     num_samples,
     require_dense,
     require_finite,
     take,
 )
-from geolib.core.linearization import Linearization
-from geolib.core.output_metrics import Euclidean, LocalMetric, OutputMetric
-from geolib.core.realization import Realization
-from geolib.core.rows import Rows
-from geolib.core.seeding import normal
-from geolib.core.solvers import Solution, Spectrum, default_rtol, lanczos
 
 DIRECT = 1500  # up to this size eigenvalues come from a dense matrix
 CHUNK = 1 << 25  # entries of A held at once when G is formed
@@ -67,24 +71,30 @@ class PullbackMetric:
         reduction: str = "mean",
         batch_size: int | None = None,
     ) -> None:
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+        self.output_metric = _output_metric(output_metric)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self.output_metric = Euclidean() if output_metric is None else output_metric
-        if not isinstance(self.output_metric, OutputMetric):
-            raise TypeError(
-                "output_metric: expected an OutputMetric such as Categorical(), got "
-                f"{type(self.output_metric).__name__}"
-            )
-        R = R if isinstance(R, Realization) else Realization(R)
-        self.R = R
+        self.R = R if isinstance(R, Realization) else Realization(R)
         self.data = _Data(x, batch_size)
-        self.scale = 1.0 / self.data.n if reduction == "mean" else 1.0
+        self.scale = _scale(reduction, self.data.n)
 
     def at(self, theta: Tensor) -> Metric:
-        """The metric at one point."""
-        return Metric(self, theta)
+        """The metric at one point, theta of shape (p,)."""
+        theta = theta.detach()
+        require_finite("theta", theta)
+
+        def linearizations() -> Iterator[tuple[slice, Linearization]]:
+            for samples, x in self.data:
+                yield samples, self.R.linearize(theta, x)
+
+        return Metric(
+            linearizations,
+            theta,
+            self.data.n,
+            self.output_metric,
+            scale=self.scale,
+            streamed=not self.data.single,
+        )
 
 
 class Metric:
@@ -112,15 +122,47 @@ class Metric:
         tensor([-2., -2.,  0.,  0.,  2.,  2.])
     """
 
-    def __init__(self, field: PullbackMetric, theta: Tensor) -> None:
-        self.field = field
-        self.theta = theta.detach()
-        self.p = field.R.p
-        self.n = field.data.n
-        require_finite("theta", self.theta)
+    def __init__(
+        self,
+        linearizations: Callable[[], Iterator[tuple[slice, Linearization]]],
+        theta: Tensor,
+        n: int,
+        output_metric: OutputMetric,
+        *,
+        scale: float,
+        streamed: bool = False,
+    ) -> None:
+        self.theta, self.p, self.n = theta, theta.numel(), n
+        self.output_metric, self.scale, self.streamed = output_metric, scale, streamed
+        self._linearizations = linearizations
+
+    @classmethod
+    def from_linearization(
+        cls,
+        L: Linearization,
+        output_metric: OutputMetric | None = None,
+        reduction: str = "mean",
+    ) -> Metric:
+        """The metric at a point where the forward pass has been made already.
+
+        Args:
+            L: from `R.linearize`, or of a graph; see :class:`Linearization`.
+            output_metric, reduction: as for :class:`PullbackMetric`.
+
+        Raises:
+            TypeError, ValueError: as :class:`PullbackMetric`.
+
+        Cost: none.
+        """
+        metric, n = _output_metric(output_metric), len(L.outputs)
+
+        def linearizations() -> Iterator[tuple[slice, Linearization]]:
+            yield slice(0, n), L
+
+        return cls(linearizations, L.theta, n, metric, scale=_scale(reduction, n))
 
     def __repr__(self) -> str:
-        return f"Metric(p={self.p}, n={self.n}, {self.field.output_metric})"
+        return f"Metric(p={self.p}, n={self.n}, {self.output_metric})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,14 +170,11 @@ class Metric:
         return self.p, self.p
 
     @cached_property
-    def _only(self) -> tuple[Linearization, LocalMetric]:
-        ((samples, x),) = self.field.data
-        return self._linearize(samples, x)
+    def _only(self) -> tuple[slice, Linearization, LocalMetric]:
+        ((samples, L),) = self._linearizations()
+        return samples, L, self._local(samples, L)
 
-    def _linearize(
-        self, samples: slice, x: Inputs
-    ) -> tuple[Linearization, LocalMetric]:
-        L = self.field.R.linearize(self.theta, x)
+    def _local(self, samples: slice, L: Linearization) -> LocalMetric:
         require_finite("R(theta, x)", L.outputs)
         if len(L.outputs) != samples.stop - samples.start:
             raise ValueError(
@@ -143,31 +182,38 @@ class Metric:
                 "of outputs"
             )
         z = L.outputs.view(len(L.outputs), *L.output_shape)
-        return L, self.field.output_metric.at(z, samples)
+        return self.output_metric.at(z, samples)
 
     def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]:
         """For each batch its place, linearization and output metric."""
-        if self.field.data.single:
-            yield (slice(0, self.n), *self._only)
+        if not self.streamed:
+            yield self._only
             return
-        for samples, x in self.field.data:
-            yield (samples, *self._linearize(samples, x))
+        for samples, L in self._linearizations():
+            yield samples, L, self._local(samples, L)
+
+    def row_batches(self) -> Iterator[JacobianFactors]:
+        """The factored rows, batch by batch."""
+        if not self.streamed:
+            yield self._only_rows
+            return
+        for _, L, local in self.batches():
+            yield factored_jacobian(L, local, self.scale**0.5)
 
     @cached_property
-    def facts(self) -> Problem:
+    def problem_size(self) -> ProblemSize:
         """The sizes that decide how to solve."""
         _, L, local = next(self.batches())
-        uses = certified_uses(L)
-        held = {u.weight for u in uses} | {u.bias for u in uses}
-        sizes = zip(self.field.R.names, self.field.R.sizes, strict=True)
-        return Problem(
+        calls = certified_calls(L)
+        held = {c.weight for c in calls} | {c.bias for c in calls}
+        return ProblemSize(
             self.p,
             self.n,
             L.outputs.shape[1],
             local.rank,
-            tuple(u.sizes for u in uses),
-            sum(size for name, size in sizes if name not in held),
-            not self.field.data.single,
+            tuple(c.sizes for c in calls),
+            sum(t.numel() for name, t in L.leaves.items() if name not in held),
+            self.streamed,
             GPU_CALL if self.theta.is_cuda else CALL,
         )
 
@@ -187,7 +233,7 @@ class Metric:
         rows = v if v.ndim == 1 else v.mT
         total: Tensor | None = None
         for _, L, local in self.batches():
-            part = L.vjp(self.field.scale * local.apply(L.jvp(rows)))
+            part = L.vjp(self.scale * local.apply(L.jvp(rows)))
             total = part if total is None else total.add_(part)
         assert total is not None  # there is at least one sample
         return total if v.ndim == 1 else total.mT
@@ -203,22 +249,21 @@ class Metric:
             total += L.vjp(u[samples])
         return total
 
-    def rows(self) -> Rows:
-        """The factored matrix A with G = A^T A; see :class:`Rows`."""
-        if self.field.data.single:
+    def rows(self) -> JacobianFactors:
+        """The factored matrix A with G = A^T A; see :class:`JacobianFactors`."""
+        if not self.streamed:
             return self._only_rows
-        scale = self.field.scale**0.5
-        return join([factor(L, local, scale) for _, L, local in self.batches()])
+        return join_samples(list(self.row_batches()))
 
     @cached_property
-    def _only_rows(self) -> Rows:
-        return factor(*self._only, self.field.scale**0.5)
+    def _only_rows(self) -> JacobianFactors:
+        _, L, local = self._only
+        return factored_jacobian(L, local, self.scale**0.5)
 
     def dense(self) -> Tensor:
         """G itself, shape (p, p); cost n r p^2."""
         G = self.theta.new_zeros(self.p, self.p)
-        for _, L, local in self.batches():
-            A = factor(L, local, self.field.scale**0.5)
+        for A in self.row_batches():
             for rows in A.chunks(CHUNK):
                 G.addmm_(rows.mT, rows)
         return G
@@ -229,10 +274,7 @@ class Metric:
 
     def trace(self) -> float:
         """The sum of G's eigenvalues."""
-        return sum(
-            float(factor(L, local, self.field.scale**0.5).square_sum())
-            for _, L, local in self.batches()
-        )
+        return sum(float(A.square_sum()) for A in self.row_batches())
 
     def spectrum(
         self,
@@ -253,7 +295,7 @@ class Metric:
         k = self.p if k is None else k
         if not 1 <= k <= self.p:
             raise ValueError(f"k: expected 1 to {self.p}, got {k}")
-        m = self.facts.m
+        m = self.problem_size.m
         if min(self.p, m) <= DIRECT or k > min(self.p, m) // 3:
             return self._direct_spectrum(k, vectors, m)
         tol = default_rtol(self.theta.dtype) if tol is None else tol
@@ -308,9 +350,9 @@ class Metric:
                 kernel method then needs no subtraction and keeps more digits.
             damping: at least 0. Adding the identity is a choice of metric: it does
                 not change as a tensor under a change of coordinates.
-            method: "cholesky" (G is formed; small p), "kernel" (K is formed; n r
+            method: "cholesky" (G is formed; small p), "woodbury" (K is formed; n r
                 small), "cg" (neither: conjugate gradients in the parameters),
-                "landmarks" (conjugate gradients in function space, helped by the
+                "nystrom" (conjugate gradients in function space, helped by the
                 rows of a few samples), or "auto", which estimates their costs.
             tol: the relative residual that counts as converged; sqrt(eps) by default.
             rtol: with damping 0, eigenvalues below rtol times the largest are zero;
@@ -320,7 +362,7 @@ class Metric:
 
         Raises:
             ValueError: a non-finite g, negative damping, an unknown method, or a
-                system that this precision cannot factorise.
+                system that this precision cannot cholesky_cost.
 
         Cost: cholesky n r p^2 + p^3/3; kernel (n r)^2 (layer widths) + (n r)^3/3;
         cg one product an iteration; landmarks (n r) k (layer widths + k) for k rows
@@ -328,7 +370,7 @@ class Metric:
         With a stream of batches, kernel holds all layers' factors and K; cg and
         landmarks hold one batch and, the latter, k n r numbers.
         """
-        return strategies.solve(
+        return solving.solve(
             self,
             g,
             damping,
@@ -338,6 +380,21 @@ class Metric:
             max_iterations=max_iterations,
             precondition=precondition,
         )
+
+
+def _output_metric(given: OutputMetric | None) -> OutputMetric:
+    if given is not None and not isinstance(given, OutputMetric):
+        raise TypeError(
+            "output_metric: expected an OutputMetric such as Categorical(), got "
+            f"{type(given).__name__}"
+        )
+    return Euclidean() if given is None else given
+
+
+def _scale(reduction: str, n: int) -> float:
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+    return 1.0 / n if reduction == "mean" else 1.0
 
 
 class _Data:

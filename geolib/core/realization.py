@@ -11,10 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from geolib.core.inputs import Inputs, require_matching, require_vector, tensors
-from geolib.core.linearization import Linearization
+from geolib.core.linear_calls import CallRecorder
+from geolib.core.linearization import Linearization, Rerun, differentiation
+from geolib.core.validation import (
+    Inputs,
+    map_inputs,
+    outside_inference,
+    require_matching,
+    require_vector,
+    tensors,
+)
 
-MOODY: tuple[type[nn.Module], ...] = (
+MODE_DEPENDENT: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm
     nn.modules.dropout._DropoutNd,
     nn.RNNBase,
@@ -33,7 +41,7 @@ class Realization:
 
     The vector holds the module's trainable parameters in the order of
     `named_parameters()`; a parameter that two layers share appears once and its
-    derivative is the sum over its uses. Frozen parameters and buffers (BatchNorm's
+    derivative is the sum over its calls. Frozen parameters and buffers (BatchNorm's
     running statistics, say) are constants, copied when the object is made. The
     module itself is never written to, except by :meth:`load`.
 
@@ -73,8 +81,8 @@ class Realization:
         self.shapes = tuple(p.shape for p in named.values())
         self.sizes = tuple(p.numel() for p in named.values())
         self.p = sum(self.sizes)
-        self._moody = [
-            (n, m) for n, m in module.named_modules() if isinstance(m, MOODY)
+        self._mode_dependent = [
+            (n, m) for n, m in module.named_modules() if isinstance(m, MODE_DEPENDENT)
         ]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._keywords = _keyword_names(module)
@@ -82,6 +90,7 @@ class Realization:
         constants |= {n: q for n, q in module.named_parameters() if n not in named}
         self._constants = {n: c.detach().clone() for n, c in constants.items()}
         self._cast: dict[tuple, dict[str, Tensor]] = {}
+        self._certificates: dict[tuple, list[bool]] = {}
         self.theta0 = self.flatten(p.detach() for p in named.values())
         self._require_evaluation_mode()
 
@@ -100,12 +109,23 @@ class Realization:
         z = self.run(parameters, x)
         return z.reshape(z.shape[0], -1)
 
-    def run(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
-        """As `evaluate`, with the axes that the module gave its output."""
+    def run(
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Inputs,
+        constants: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """As `evaluate`, with the axes that the module gave its output.
+
+        Args:
+            constants: buffers and frozen parameters by name; by default the copies
+                that were made with this object.
+        """
         self._require_evaluation_mode()
         like = next(iter(parameters.values()))
         args, kwargs = self._arguments(x)
-        state = {**self._constants_like(like), **parameters}
+        fixed = self._constants_like(like) if constants is None else constants
+        state = {**fixed, **parameters}
         with _differentiable_kernels(self._recurrent and like.is_cuda):
             z = torch.func.functional_call(self.module, state, args, kwargs)
         if not isinstance(z, Tensor) or z.ndim == 0:
@@ -120,7 +140,25 @@ class Realization:
         require_vector("theta", theta, self.p, theta, "theta")
         for t in tensors(x):
             require_matching("x", t, theta, "theta")
-        return Linearization(self, theta, x)
+        with differentiation():
+            named = self.unflatten(outside_inference(theta.detach()))
+            leaves = {n: t.detach().requires_grad_() for n, t in named.items()}
+            x = map_inputs(outside_inference, x)
+        return Rerun(self.run, x, self._certificates).linearize(leaves, x)
+
+    def recording(self) -> Recording:
+        """Watch the module's own calls, to linearize without running it again.
+
+        .. code-block:: python
+
+            with R.recording() as record:
+                loss = closure()
+            L = record.linearization()
+
+        `L` is at the module's own parameters and on the inputs of its last call.
+        """
+        self._require_evaluation_mode()
+        return Recording(self)
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """The vector cut into named views of the parameters' shapes."""
@@ -167,19 +205,95 @@ class Realization:
         return self._cast[key]
 
     def _require_evaluation_mode(self) -> None:
-        for name, m in self._moody:
-            trouble = _trouble(m)
+        for name, m in self._mode_dependent:
+            trouble = _why_not_a_function(m)
             if trouble:
                 raise ValueError(
                     f"module: layer {name or '(root)'!r} ({type(m).__name__}) {trouble}"
                 )
 
 
-def _trouble(m: nn.Module) -> str | None:
+class Recording(CallRecorder):
+    """What a module was last called with while this is open, and the graph it made.
+
+    Raises:
+        ValueError: on leaving, never; see `linearization`.
+
+    Source: ours.
+    """
+
+    def __init__(self, R: Realization) -> None:
+        own = dict(R.module.named_parameters())
+        self.leaves = {n: own[n] for n in R.names}
+        super().__init__(self.leaves)
+        self.R = R
+        self.inputs: Inputs | None = None
+        self.outputs: Any = None
+
+    def __enter__(self) -> Recording:
+        module = self.R.module
+        self._open = ExitStack()
+        cuda = next(iter(self.leaves.values())).is_cuda
+        self._open.enter_context(_differentiable_kernels(self.R._recurrent and cuda))
+        for hook in (
+            module.register_forward_pre_hook(self._start, with_kwargs=True),
+            module.register_forward_hook(self._end),
+        ):
+            self._open.callback(hook.remove)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._open.close()
+
+    def _start(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        if args and kwargs:
+            raise ValueError(
+                "closure: call the module with positional or with keyword arguments, "
+                "not with both"
+            )
+        self.calls.clear()  # of the calls only the last counts
+        self.inputs = kwargs or (args[0] if len(args) == 1 else args)
+
+    def _end(self, _: nn.Module, args: Any, outputs: Any) -> None:
+        self.outputs = outputs
+
+    def linearization(self) -> Linearization:
+        """The derivative at the module's parameters, from the graph of its last call.
+
+        Raises:
+            ValueError: the module was not called, or gave no tensor with a graph.
+
+        Cost: none; the graph is there.
+        """
+        if self.inputs is None:
+            raise ValueError("closure: it did not call the module")
+        z = self.outputs
+        if not isinstance(z, Tensor) or z.ndim == 0:
+            raise ValueError(
+                "closure: expected the module to give one tensor with a leading sample "
+                f"axis, got {type(z).__name__} of shape {getattr(z, 'shape', None)}"
+            )
+        state = {**dict(self.R.module.named_buffers())}
+        state |= {
+            n: q.detach()
+            for n, q in self.R.module.named_parameters()
+            if n not in self.leaves
+        }
+
+        def run(parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
+            return self.R.run(parameters, x, state)
+
+        again = Rerun(run, self.inputs, self.R._certificates)
+        return Linearization(z, self.leaves, self.calls, again)
+
+
+def _why_not_a_function(m: nn.Module) -> str | None:
     """Why the layer's output is not a function of theta and of its own sample."""
     if isinstance(m, nn.modules.batchnorm._BatchNorm):
         if m.training or not m.track_running_stats:
-            return "uses batch statistics, which mix samples; call module.eval()"
+            return "calls batch statistics, which mix samples; call module.eval()"
     elif isinstance(m, nn.modules.instancenorm._InstanceNorm):
         if m.training and m.track_running_stats:
             return "updates running statistics in training mode; call module.eval()"

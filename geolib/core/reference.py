@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geolib.core.inputs import Inputs
 from geolib.core.realization import Realization
+from geolib.core.validation import Inputs
 
 
 def dense_jacobian(R: Realization, theta: Tensor, x: Inputs) -> Tensor:

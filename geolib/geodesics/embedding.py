@@ -44,8 +44,8 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
             f"space: {space!r} compares classes, but the network has one output; "
             "use 'raw'"
         )
-    if space == "sphere":  # through the logarithm: no root of an underflowed p
-        return 2 * torch.exp(torch.log_softmax(outputs, -1) / 2)
+    if space == "sphere":
+        return Categorical(dim=-1).embedding(outputs)
     if space == "logit":
         return outputs - outputs.mean(-1, keepdim=True)
     if space == "prob":

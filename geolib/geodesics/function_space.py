@@ -8,8 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from geolib.core import Metric, PullbackMetric, Realization
-from geolib.core.rows import Rows
+from geolib.core import JacobianFactors, Metric, PullbackMetric, Realization
 from geolib.geodesics.embedding import drift_gradient, embed, output_metric
 from geolib.geodesics.forward import derivative
 from geolib.networks.batch_norm import BatchStatistics
@@ -36,9 +35,7 @@ class FreeMetric(Metric):
     Products, `pull` and `solve(..., "cg")` stay among the free weights.
     """
 
-    def __init__(self, field: PullbackMetric, theta: Tensor, free: Tensor) -> None:
-        super().__init__(field, theta)
-        self.free = free.to(theta)
+    free: Tensor
 
     def __matmul__(self, v: Tensor) -> Tensor:
         free = self.free if v.ndim == 1 else self.free[:, None]
@@ -60,7 +57,7 @@ class FreeMetric(Metric):
 class _FreeRows:
     """Products with the rows of a metric, in the free weights alone."""
 
-    def __init__(self, rows: Rows, free: Tensor) -> None:
+    def __init__(self, rows: JacobianFactors, free: Tensor) -> None:
         self.of, self.free = rows, free
 
     def matvec(self, v: Tensor) -> Tensor:
@@ -190,8 +187,13 @@ class FunctionSpace:
             free: mask of the weights that may move, shape (p,); None for all.
         """
         x = self.x if rows is None else self.x[rows]
-        field = PullbackMetric(self.realization, x, output_metric(self.space))
-        return field.at(w) if free is None else FreeMetric(field, w, free)
+        metric = output_metric(self.space)
+        if free is None:
+            return PullbackMetric(self.realization, x, metric).at(w)
+        L = self.realization.linearize(w, x)
+        G = FreeMetric.from_linearization(L, metric)
+        G.free = free.to(w)  # type: ignore[attr-defined]
+        return G
 
     def drift_covector(self, G: Metric, target: Tensor) -> Tensor:
         """What pulls back to the gradient of half the mean squared drift, (n, c)."""

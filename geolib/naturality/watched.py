@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Metric, OutputMetric, PullbackMetric, Realization
-from geolib.core.inputs import Inputs
+from geolib.core.validation import Inputs
 
 
 class Watched:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from geolib.core.flow import DOPRI5, ERROR
+from geolib.core.ode import DOPRI5, ERROR
 
 # `core.flow` keeps every state of one flow; here a whole batch runs on one step size,
 # states are read and dropped, and local errors are summed. The tableau is the same.

@@ -13,28 +13,28 @@ from geolib.core import (
     init_,
     normal,
     rng,
-    strategies,
+    solve,
 )
-from geolib.core.cost import (
+from geolib.core.linear_solvers import conjugate_gradient
+from geolib.core.solve_cost import (
     GPU_CALL,
-    Patience,
-    Problem,
+    IterationBudget,
+    ProblemSize,
     by_rows,
     direct_method,
     feasible,
     iterations,
-    landmarks_plan,
+    nystrom_plan,
     plan,
-    worth_a_look,
+    should_sample_spectrum,
 )
-from geolib.core.solvers import conjugate_gradient
 
 
 def mlp_problem(widths, n, r=1, loose=0, **options):
     pairs = list(pairwise(widths))
     layers = tuple((1, 1, a, b) for a, b in pairs)
     p = sum(a * b for a, b in pairs) + loose
-    return Problem(p, n, widths[-1], r, layers, loose, **options)
+    return ProblemSize(p, n, widths[-1], r, layers, loose, **options)
 
 
 def test_the_facts_of_a_metric():
@@ -43,7 +43,7 @@ def test_the_facts_of_a_metric():
     )
     R = Realization(init_(net.double(), 0))
     G = PullbackMetric(R, normal((5, 2, 5, 5), 1), Categorical()).at(R.theta0)
-    f = G.facts
+    f = G.problem_size
     assert (f.p, f.n, f.o, f.r, f.m) == (R.p, 5, 3, 2, 10)
     assert f.layers == ((2, 9, 9, 2), (1, 1, 36, 3))
     assert f.loose == 72
@@ -52,19 +52,19 @@ def test_the_facts_of_a_metric():
 
 def test_a_gpu_solves_at_once_where_a_cpu_would_look_for_iterations():
     widths, n = (64, 70, 70, 1), 4096
-    assert worth_a_look(mlp_problem(widths, n), 1e-3)
+    assert should_sample_spectrum(mlp_problem(widths, n), 1e-3)
     there = mlp_problem(widths, n, call=GPU_CALL)
-    assert not worth_a_look(there, 1e-3)
-    assert direct_method(there)[0] == "kernel"
+    assert not should_sample_spectrum(there, 1e-3)
+    assert direct_method(there)[0] == "woodbury"
 
 
 @pytest.mark.parametrize(
     ("problem", "method"),
     [
-        (mlp_problem((64, 960, 960, 1), 256), "kernel"),
+        (mlp_problem((64, 960, 960, 1), 256), "woodbury"),
         (mlp_problem((16, 23, 23, 1), 4096), "cholesky"),
-        (mlp_problem((16, 23, 23, 1), 32), "kernel"),
-        (mlp_problem((64, 70, 70, 8), 512, 8), "kernel"),
+        (mlp_problem((16, 23, 23, 1), 32), "woodbury"),
+        (mlp_problem((64, 70, 70, 8), 512, 8), "woodbury"),
     ],
 )
 def test_the_direct_method_that_was_measured_to_be_faster(problem, method):
@@ -75,24 +75,24 @@ def test_the_spectrum_is_looked_at_only_where_a_direct_solve_is_dear():
     small = mlp_problem((64, 960, 960, 1), 32)
     large = mlp_problem((64, 70, 70, 1), 4096)
     huge = mlp_problem((64, 3000, 3000, 1), 100_000)
-    assert not worth_a_look(small, 1e-3)
-    assert worth_a_look(large, 1e-3)
-    assert not worth_a_look(large, 0.0)  # only a pseudo-inverse will do
-    assert not feasible(huge, "kernel")
-    assert worth_a_look(huge, 1e-3)
-    assert not worth_a_look(huge, 0.0)
+    assert not should_sample_spectrum(small, 1e-3)
+    assert should_sample_spectrum(large, 1e-3)
+    assert not should_sample_spectrum(large, 0.0)  # only a pseudo-inverse will do
+    assert not feasible(huge, "woodbury")
+    assert should_sample_spectrum(huge, 1e-3)
+    assert not should_sample_spectrum(huge, 0.0)
 
 
 @pytest.mark.parametrize(
     ("problem", "values", "least", "method"),
     [  # spectra of the kinds that were measured: steep, flat, well conditioned
-        (mlp_problem((64, 70, 70, 1), 4096), [2.0] * 8 + [0.01] * 248, 0, "landmarks"),
+        (mlp_problem((64, 70, 70, 1), 4096), [2.0] * 8 + [0.01] * 248, 0, "nystrom"),
         (mlp_problem((64, 70, 70, 8), 512, 8), [4.0] * 256, 1e-3, "cg"),
         (mlp_problem((64, 70, 70, 1), 4096), [1e-3] * 256, 0, "cg"),
-        (mlp_problem((64, 280, 280, 1), 4096), [1e3] * 256, 0, "kernel"),
-        (mlp_problem((64, 960, 960, 1), 512), [2.0] * 256, 1e-3, "kernel"),
+        (mlp_problem((64, 280, 280, 1), 4096), [1e3] * 256, 0, "woodbury"),
+        (mlp_problem((64, 960, 960, 1), 512), [2.0] * 256, 1e-3, "woodbury"),
         (mlp_problem((64, 280, 280, 8), 512, 8), [16.0] * 256, 1e-2, "cg"),
-        (mlp_problem((64, 280, 280, 8), 512, 8), [16.0] * 256, 0, "kernel"),
+        (mlp_problem((64, 280, 280, 8), 512, 8), [16.0] * 256, 0, "woodbury"),
     ],
 )
 def test_the_plan_follows_the_spectrum(problem, values, least, method):
@@ -106,9 +106,9 @@ def test_more_landmarks_and_forming_the_kernel_pay_where_the_spectrum_says_so():
     rows = [plan(problem, 1e-3, 3.5e-4, v, 0).rows for v in (steep, steeper)]
     assert rows == [256, 128]
     wide = mlp_problem((64, 960, 960, 1), 4096)
-    assert landmarks_plan(wide, 256, 30).formed
-    assert not landmarks_plan(problem, 256, 3).formed
-    assert not landmarks_plan(
+    assert nystrom_plan(wide, 256, 30).formed
+    assert not nystrom_plan(problem, 256, 3).formed
+    assert not nystrom_plan(
         mlp_problem((64, 960, 1), 4096, batches=True), 256, 30
     ).formed
 
@@ -131,13 +131,15 @@ def test_products_by_rows_need_memory_and_few_roots():
 def test_patience_ends_when_the_forecast_passes_the_direct_cost():
     problem = mlp_problem((64, 70, 70, 1), 4096)
     budget = direct_method(problem)[1]
-    patience = Patience(problem, 1e-6, budget / 100)
-    assert patience(16, 0.999)  # a fifth of the cost may be lost
-    assert patience(40, 1e-3)  # half the way after 40: 40 more
-    assert not patience(40, 0.1)  # 200 more
-    assert patience(41, 0.1)  # only asked every fourth time
+    budget_left = IterationBudget(problem, 1e-6, budget / 100)
+    assert budget_left(16, 0.999)  # a fifth of the cost may be lost
+    assert budget_left(40, 1e-3)  # half the way after 40: 40 more
+    assert not budget_left(40, 0.1)  # 200 more
+    assert budget_left(41, 0.1)  # only asked every fourth time
     huge = mlp_problem((64, 3000, 3000, 1), 100_000)
-    assert Patience(huge, 1e-6, 1.0)(4 * 10**12, 0.999)  # nothing else is possible
+    assert IterationBudget(huge, 1e-6, 1.0)(
+        4 * 10**12, 0.999
+    )  # nothing else is possible
 
 
 def regression(seed=0, n=40):
@@ -148,7 +150,7 @@ def regression(seed=0, n=40):
 
 @pytest.mark.parametrize("tol", [1e-6, 1e-9])
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("way", ["cg", "landmarks"])
+@pytest.mark.parametrize("way", ["cg", "nystrom"])
 def test_auto_gives_the_answer_with_and_without_giving_up_on_iterations(
     monkeypatch, tol, two_sided, way
 ):
@@ -157,15 +159,15 @@ def test_auto_gives_the_answer_with_and_without_giving_up_on_iterations(
     H = G.dense() + 1e-2 * torch.eye(G.p, dtype=torch.float64)
     x = torch.linalg.solve(H, G.pull(g) if two_sided else g)
     direct = G.solve(g, 1e-2, "auto", tol=tol)
-    assert (direct.iterations, direct.method) in ((0, "kernel"), (0, "cholesky"))
-    chosen = strategies.Plan(way, 1.0, 1.0, 8, way == "landmarks" and two_sided)
-    monkeypatch.setattr(strategies, "worth_a_look", lambda *_: True)
-    monkeypatch.setattr(strategies, "plan", lambda *_: chosen)
-    monkeypatch.setattr(strategies, "Patience", lambda *_: lambda steps, _: steps < 3)
+    assert (direct.iterations, direct.method) in ((0, "woodbury"), (0, "cholesky"))
+    chosen = solve.Plan(way, 1.0, 1.0, 8, way == "nystrom" and two_sided)
+    monkeypatch.setattr(solve, "should_sample_spectrum", lambda *_: True)
+    monkeypatch.setattr(solve, "plan", lambda *_: chosen)
+    monkeypatch.setattr(solve, "IterationBudget", lambda *_: lambda steps, _: steps < 3)
     gave_up = G.solve(g, 1e-2, "auto", tol=tol)
     assert gave_up.iterations == 3
-    assert gave_up.method in ("kernel", "cholesky")
-    monkeypatch.setattr(strategies, "Patience", lambda *_: lambda *_: True)
+    assert gave_up.method in ("woodbury", "cholesky")
+    monkeypatch.setattr(solve, "IterationBudget", lambda *_: lambda *_: True)
     patient = G.solve(g, 1e-2, "auto", tol=tol)
     assert patient.method == way
     assert patient.iterations > 5
@@ -179,7 +181,7 @@ def test_products_by_rows_and_by_graph_give_the_same_iterates(monkeypatch):
     g = normal(G.p, 3)
     answers = []
     for choice in (True, False):
-        monkeypatch.setattr(strategies, "by_rows", lambda _, c=choice: c)
+        monkeypatch.setattr(solve, "by_rows", lambda _, c=choice: c)
         answers.append(G.solve(g, 1e-2, "cg", max_iterations=7).x)
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-10, atol=1e-12)
 

@@ -15,7 +15,7 @@ from geolib.core import (
     normal,
     rng,
 )
-from geolib.core.factor import certified_uses
+from geolib.core.factored_jacobian import certified_calls
 from geolib.core.reference import dense_jacobian, dense_metric, expected_score_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
@@ -142,7 +142,7 @@ def test_streaming_changes_nothing(case, metric):
 
 
 def test_strips_of_the_kernel_join_up(monkeypatch):
-    from geolib.core import rows
+    from geolib.core import jacobian_factors as rows
 
     for case in ("mlp", "conv", "sequence"):
         whole = build(case, "bernoulli")[2].kernel()
@@ -175,8 +175,8 @@ LAYERS = {
 def test_only_weights_whose_every_use_was_seen_are_kept_in_factors(case):
     module, x = make(case)
     R = Realization(module)
-    uses = certified_uses(R.linearize(R.theta0, x))
-    assert {u.weight for u in uses} == LAYERS[case]
+    calls = certified_calls(R.linearize(R.theta0, x))
+    assert {u.weight for u in calls} == LAYERS[case]
 
 
 @pytest.mark.parametrize("n", [3, 4])
@@ -194,8 +194,8 @@ def test_a_layer_whose_leading_axis_is_not_the_samples_is_found_out(n):
     R = Realization(init_(Turned().double(), 0))
     x = normal((n, n, 3), 1)
     L = R.linearize(R.theta0, x)
-    assert L.linear_uses()
-    assert not certified_uses(L)
+    assert L.linear_calls()
+    assert not certified_calls(L)
     G = PullbackMetric(R, x).at(R.theta0)
     J = dense_jacobian(R, R.theta0, x)
     K = torch.einsum("iap,jbp->iajb", J, J)
@@ -283,8 +283,8 @@ def test_rows_fall_back_to_a_loop_when_vmap_cannot():
 
 
 def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
-    from geolib.core import rows as rows_of_core
-    from geolib.core.rows import LayerBlock
+    from geolib.core import jacobian_factors as rows_of_core
+    from geolib.core.jacobian_factors import LayerBlock
 
     x, delta = normal((2, 5, 3, 4), 0), normal((5, 2, 2, 3, 6), 1)
     block = LayerBlock(x, delta, slice(0, 48), slice(48, 60))

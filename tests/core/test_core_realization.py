@@ -160,7 +160,7 @@ def test_frozen_parameters_are_constants():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.BatchNorm1d(3), r"layer '1' \(BatchNorm1d\) uses batch statistics"),
+        (nn.BatchNorm1d(3), r"layer '1' \(BatchNorm1d\) calls batch statistics"),
         (nn.Dropout(0.5), r"layer '1' \(Dropout\) drops units .*0\.5"),
         (nn.RReLU(), r"layer '1' \(RReLU\) is random"),
         (nn.InstanceNorm1d(3, track_running_stats=True), r"InstanceNorm1d\) updates"),

@@ -144,7 +144,10 @@ CASES = {
     "shot, no steps": (lambda: exponential_map(S, WA, WB, steps=0), "steps"),
     "walk from NaN": (lambda: invariant_walk(S, poisoned(), WA), "w: expected finite"),
     "walk to NaN": (lambda: invariant_walk(S, WA, poisoned()), "direction: expected"),
-    "walk, negative damping": (lambda: invariant_walk(S, WA, WB, damping=-1.0), "damping"),
+    "walk, negative damping": (
+        lambda: invariant_walk(S, WA, WB, damping=-1.0),
+        "damping",
+    ),
     "certificate, one time": (lambda: certify_path(S, LINE, grid=1), "grid"),
     "level as text": (lambda: sparsify(A, X, "0.5"), "sparsity: expected a share"),
     "level of one": (lambda: sparsify(A, X, 1), "sparsity: expected a share"),

@@ -191,12 +191,12 @@ class DenseBlock(Block):
         return DenseBlock(self.rows[samples], self.index)
 
 
-class Rows:
+class JacobianFactors:
     """A for a whole data set: blocks of columns that share their n samples, r roots.
 
     Examples:
         >>> block = DenseBlock(torch.ones(3, 1, 2), torch.arange(2))
-        >>> Rows([block], 3, 1, 2, torch.ones(1)).gram()
+        >>> JacobianFactors([block], 3, 1, 2, torch.ones(1)).gram()
         tensor([[2., 2., 2.],
                 [2., 2., 2.],
                 [2., 2., 2.]])
@@ -236,18 +236,18 @@ class Rows:
             K[:i, i:j] = K[i:j, :i].mT
         return K
 
-    def cross(self, other: Rows) -> Tensor:
+    def cross(self, other: JacobianFactors) -> Tensor:
         """A B^T for the rows B of other samples, shape (m, other's m)."""
         K = self.like.new_zeros(self.n, self.r, other.n, other.r)
         for mine, theirs in zip(self.blocks, other.blocks, strict=True):
             mine.add_cross_(K, theirs)
         return K.view(self.m, other.m)
 
-    def at(self, samples: slice | Tensor) -> Rows:
+    def at(self, samples: slice | Tensor) -> JacobianFactors:
         """The rows of some of the samples, copied."""
         blocks = [block.at(samples) for block in self.blocks]
         n = torch.arange(self.n, device=self.like.device)[samples].numel()
-        return Rows(blocks, n, self.r, self.p, self.like)
+        return JacobianFactors(blocks, n, self.r, self.p, self.like)
 
     def _strips(self) -> list[slice]:
         step = max(1, STRIP // self.r)

@@ -5,52 +5,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from geolib.core.cost import (
-    Patience,
-    Plan,
-    by_rows,
-    direct_method,
-    feasible,
-    landmarks_plan,
-    plan,
-    worth_a_look,
-)
-from geolib.core.inputs import (
-    require_dense,
-    require_finite,
-    require_matching,
-    require_vector,
-)
-from geolib.core.kfac import kronecker_preconditioner
-from geolib.core.landmarks import (
-    Functions,
-    draw_landmarks,
-    landmark_preconditioner,
-    sampled_spectrum,
-)
-from geolib.core.rows import Rows
-from geolib.core.solvers import (
+from geolib.core.jacobian_factors import JacobianFactors
+from geolib.core.kronecker import kronecker_preconditioner
+from geolib.core.linear_solvers import (
+    MetricOperator,
     Solution,
     conjugate_gradient,
     pseudo_solve,
     solve_dense,
     solve_factored,
 )
+from geolib.core.nystrom import (
+    FunctionSpaceOperator,
+    nystrom_preconditioner,
+    sample_factors,
+    sampled_spectrum,
+)
+from geolib.core.solve_cost import (
+    IterationBudget,
+    Plan,
+    by_rows,
+    direct_method,
+    feasible,
+    nystrom_plan,
+    plan,
+    should_sample_spectrum,
+)
+from geolib.core.validation import (
+    require_dense,
+    require_finite,
+    require_matching,
+    require_vector,
+)
 
-if TYPE_CHECKING:
-    from geolib.core.metric import Metric
-
-METHODS = ("auto", "cholesky", "kernel", "landmarks", "cg")
+METHODS = ("auto", "cholesky", "woodbury", "nystrom", "cg")
 DEFAULT_ROWS, TYPICAL = 512, 20  # of landmarks, and iterations, unless "auto" chooses
 
 
 def solve(
-    G: Metric,
+    G: MetricOperator,
     g: Tensor,
     damping: float,
     method: str,
@@ -65,57 +62,59 @@ def solve(
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
     if method == "auto":
         return _auto(G, g, damping, tol, rtol)
-    if method == "kernel":
-        return _by_kernel(G, g, damping, tol, rtol)
-    if method == "landmarks":
-        k = min(DEFAULT_ROWS, max(1, G.facts.m // 4))
-        way = landmarks_plan(G.facts, k, TYPICAL)
-        return _by_landmarks(G, g, damping, tol, max_iterations or 2000, way)[0]
+    if method == "woodbury":
+        return _by_woodbury(G, g, damping, tol, rtol)
+    if method == "nystrom":
+        k = min(DEFAULT_ROWS, max(1, G.problem_size.m // 4))
+        way = nystrom_plan(G.problem_size, k, TYPICAL)
+        return _by_nystrom(G, g, damping, tol, max_iterations or 2000, way)[0]
     vector = g if g.ndim == 1 else G.pull(g)
     if method == "cholesky":
         return _by_dense(G.dense(), vector, damping, tol, rtol)
     limit = max_iterations
     if limit is None:
-        limit = max(200, min(2 * min(G.p, G.facts.m), 2000))
+        limit = max(200, min(2 * min(G.p, G.problem_size.m), 2000))
         limit = limit if precondition is None else max(limit, min(2 * G.p, 2000))
     return _by_cg(G, vector, damping, tol, limit, precondition)
 
 
 def _auto(
-    G: Metric, g: Tensor, damping: float, tol: float, rtol: float | None
+    G: MetricOperator, g: Tensor, damping: float, tol: float, rtol: float | None
 ) -> Solution:
     """Direct where that is cheap; else what a sample of the spectrum makes cheapest.
 
     Iterations are given up when they fall behind the forecast of a direct solve.
     """
-    problem, spent, K = G.facts, 0, None
+    problem, spent, K = G.problem_size, 0, None
     direct = chosen = Plan(*direct_method(problem))
     can_stop = feasible(problem, direct.method)
-    if worth_a_look(problem, damping):
-        B = draw_landmarks(G, problem.sample)
+    if should_sample_spectrum(problem, damping):
+        B = sample_factors(G, problem.sample)
         chosen = plan(problem, damping, tol, *sampled_spectrum(G, B))
     elif not can_stop:
         chosen = Plan("cg", math.inf, problem.product())
     if chosen.step:
         if chosen.method == "cg":
             vector = g if g.ndim == 1 else G.pull(g)
-            patience = Patience(problem, tol, chosen.step) if can_stop else None
+            budget_left = (
+                IterationBudget(problem, tol, chosen.step) if can_stop else None
+            )
             limit = min(2 * G.p, 10_000)
-            s = _by_cg(G, vector, damping, tol, limit, None, patience)
+            s = _by_cg(G, vector, damping, tol, limit, None, budget_left)
         else:
             limit = min(2 * problem.m, 10_000)
-            s, K = _by_landmarks(G, g, damping, tol, limit, chosen, can_stop)
+            s, K = _by_nystrom(G, g, damping, tol, limit, chosen, can_stop)
         if s.converged or not can_stop:
             return s
         spent, chosen = s.iterations, direct
-    if chosen.method == "kernel":
-        return replace(_by_kernel(G, g, damping, tol, rtol, K), iterations=spent)
+    if chosen.method == "woodbury":
+        return replace(_by_woodbury(G, g, damping, tol, rtol, K), iterations=spent)
     vector = g if g.ndim == 1 else G.pull(g)
     return replace(_by_dense(G.dense(), vector, damping, tol, rtol), iterations=spent)
 
 
-def _by_landmarks(
-    G: Metric,
+def _by_nystrom(
+    G: MetricOperator,
     g: Tensor,
     damping: float,
     tol: float,
@@ -125,11 +124,11 @@ def _by_landmarks(
 ) -> tuple[Solution, Tensor | None]:
     """Conjugate gradients on K; also K itself, where that was formed on the way."""
     if damping == 0:
-        raise ValueError("damping: method 'landmarks' needs a positive one, got 0")
-    B = draw_landmarks(G, max(1, min(way.rows // G.facts.r, G.n)))
-    precondition = landmark_preconditioner(G, B, damping)
+        raise ValueError("damping: method 'nystrom' needs a positive one, got 0")
+    B = sample_factors(G, max(1, min(way.rows // G.problem_size.r, G.n)))
+    precondition = nystrom_preconditioner(G, B, damping)
     K = G.rows().gram() if way.formed else None
-    A = Functions(G, K)
+    A = FunctionSpaceOperator(G, K)
     b = _in_range(G, g) if g.ndim == 2 else None
     vector, scale = None, 1.0
     if b is None:  # x = (g - A^T (K + damping)^-1 A g) / damping
@@ -142,24 +141,24 @@ def _by_landmarks(
         tol / scale,
         limit,
         precondition,
-        Patience(G.facts, tol / scale, way.step) if can_stop else None,
+        IterationBudget(G.problem_size, tol / scale, way.step) if can_stop else None,
         A.size,
     )
     x = A.pull(a) if vector is None else (vector - A.pull(a)) / damping
-    return Solution(x, scale * residual, steps, converged, "landmarks"), K
+    return Solution(x, scale * residual, steps, converged, "nystrom"), K
 
 
 def _by_cg(
-    G: Metric,
+    G: MetricOperator,
     g: Tensor,
     damping: float,
     tol: float,
     limit: int,
     precondition: str | None,
-    patience: Callable[[int, float], bool] | None = None,
+    budget_left: Callable[[int, float], bool] | None = None,
 ) -> Solution:
     """Conjugate gradients, with products by the factored rows where they are cheaper."""
-    problem, apply = G.facts, G.__matmul__
+    problem, apply = G.problem_size, G.__matmul__
     if by_rows(problem) or precondition == "kfac":
         A = G.rows()
         if by_rows(problem):
@@ -175,7 +174,7 @@ def _by_cg(
         tol,
         limit,
         preconditioner,
-        patience=patience,
+        budget_left=budget_left,
     )
     return Solution(x, residual, steps, converged, "cg")
 
@@ -193,8 +192,8 @@ def _by_dense(
     return Solution(x, _ratio(r.norm(), g.norm()), 0, inside <= tol, "pseudo-inverse")
 
 
-def _by_kernel(
-    G: Metric,
+def _by_woodbury(
+    G: MetricOperator,
     g: Tensor,
     damping: float,
     tol: float,
@@ -214,25 +213,30 @@ def _by_kernel(
         r = vector - A.rmatvec(K @ alpha)
         inside = _ratio(_norm(K, c - K @ (K @ alpha)), _norm(K, c))
         residual = _ratio(r.norm(), vector.norm())
-        return Solution(x, residual, 0, inside <= tol, "kernel pseudo-inverse")
+        return Solution(x, residual, 0, inside <= tol, "woodbury pseudo-inverse")
     alpha = _refined(K, c, damping)
     x = (vector - A.rmatvec(alpha)) / damping
     gap = alpha - (c - K @ alpha) / damping
     residual = _ratio(_norm(K, gap), vector.norm())
-    return Solution(x, residual, 0, residual <= tol, "kernel")
+    return Solution(x, residual, 0, residual <= tol, "woodbury")
 
 
 def _from_outputs(
-    A: Rows, K: Tensor, b: Tensor, damping: float, tol: float, rtol: float | None
+    A: JacobianFactors,
+    K: Tensor,
+    b: Tensor,
+    damping: float,
+    tol: float,
+    rtol: float | None,
 ) -> Solution:
     """x = A^T (K + damping)^-1 b, which solves the system for g = A^T b."""
     size = _norm(K, b)
     if damping == 0:
         alpha = pseudo_solve(K, b, 1, rtol)
-        method = "kernel pseudo-inverse"
+        method = "woodbury pseudo-inverse"
     else:
         alpha = _refined(K, b, damping)
-        method = "kernel"
+        method = "woodbury"
     gap = b - K @ alpha - damping * alpha
     residual = _ratio(_norm(K, gap), size)
     return Solution(A.rmatvec(alpha), residual, 0, residual <= tol, method)
@@ -264,7 +268,7 @@ def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
     return a + solve_factored(chol, gap)
 
 
-def _in_range(G: Metric, u: Tensor) -> Tensor | None:
+def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
     """b with A^T b = J^T u, or None if the output metric's root cannot reach u."""
     parts, misses, size = [], 0.0, float(u.norm())
     for samples, _, local in G.batches():
@@ -273,7 +277,7 @@ def _in_range(G: Metric, u: Tensor) -> Tensor | None:
         parts.append(s)
     if math.sqrt(misses) > 32 * torch.finfo(u.dtype).eps * size:
         return None
-    return torch.cat(parts).reshape(-1) / math.sqrt(G.field.scale)
+    return torch.cat(parts).reshape(-1) / math.sqrt(G.scale)
 
 
 def _norm(K: Tensor, a: Tensor) -> Tensor:
@@ -286,7 +290,7 @@ def _ratio(a: Tensor, b: Tensor) -> float:
 
 
 def _check(
-    G: Metric, g: Tensor, damping: float, method: str, precondition: str | None
+    G: MetricOperator, g: Tensor, damping: float, method: str, precondition: str | None
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
@@ -296,9 +300,9 @@ def _check(
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
     if isinstance(g, Tensor) and g.ndim == 2:
         require_dense("g", g)
-        if tuple(g.shape) != (G.n, G.facts.o):
+        if tuple(g.shape) != (G.n, G.problem_size.o):
             raise ValueError(
-                f"g: expected shape ({G.p},) or, on the outputs, {(G.n, G.facts.o)}; "
+                f"g: expected shape ({G.p},) or, on the outputs, {(G.n, G.problem_size.o)}; "
                 f"got {tuple(g.shape)}"
             )
         require_matching("g", g, G.theta, "theta")

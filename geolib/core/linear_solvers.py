@@ -3,15 +3,38 @@ r"""Solving (G + damping I) x = g for symmetric positive semi-definite G."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from geolib.core.seeding import normal
+from geolib.core.jacobian_factors import JacobianFactors
+from geolib.core.linearization import Linearization
+from geolib.core.output_metrics import LocalMetric
+from geolib.core.random import normal
+from geolib.core.solve_cost import ProblemSize
 
 Operator = Callable[[Tensor], Tensor]
+
+
+class MetricOperator(Protocol):
+    """What a solve needs to know of a metric G = A^T A; see `Metric`."""
+
+    theta: Tensor
+    p: int
+    n: int
+    scale: float
+
+    @property
+    def problem_size(self) -> ProblemSize: ...
+    def __matmul__(self, v: Tensor) -> Tensor: ...
+    def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]: ...
+    def row_batches(self) -> Iterator[JacobianFactors]: ...
+    def rows(self) -> JacobianFactors: ...
+    def pull(self, u: Tensor) -> Tensor: ...
+    def dense(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ def conjugate_gradient(
     tol: float,
     max_iterations: int,
     precondition: Operator | None = None,
-    patience: Callable[[int, float], bool] | None = None,
+    budget_left: Callable[[int, float], bool] | None = None,
     norm: Operator = torch.linalg.vector_norm,
 ) -> tuple[Tensor, float, int, bool]:
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
@@ -143,7 +166,7 @@ def conjugate_gradient(
         if guess <= tol * size and rz > 0:
             guess = float(norm(r))
             per_root = guess / math.sqrt(rz)
-        if patience is not None and not patience(steps, guess / size):
+        if budget_left is not None and not budget_left(steps, guess / size):
             break
     residual = float(norm(g - apply(x))) / size
     return x, residual, steps, residual <= max(2 * tol, 0.0)
@@ -159,7 +182,7 @@ def lanczos(
     by a new random start.
 
     Source: Lanczos 1950; residual bound as in Parlett, The Symmetric Eigenvalue
-    Problem, section 13.2.
+    ProblemSize, section 13.2.
     """
     basis = [start / start.norm()]
     alphas: list[float] = []

@@ -8,22 +8,19 @@ with B the rows of A that belong to some samples, the landmarks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from geolib.core.cost import by_rows
-from geolib.core.factor import factor, join
-from geolib.core.rows import Rows
-from geolib.core.seeding import rng
-
-if TYPE_CHECKING:
-    from geolib.core.metric import Metric
+from geolib.core.factored_jacobian import join_samples
+from geolib.core.jacobian_factors import JacobianFactors
+from geolib.core.linear_solvers import MetricOperator
+from geolib.core.random import rng
+from geolib.core.solve_cost import by_rows
 
 
-class Functions:
+class FunctionSpaceOperator:
     """A and its transpose between vectors of R^p and of function space, R^m.
 
     By the factored rows where these are cheaper, else by automatic differentiation,
@@ -34,10 +31,10 @@ class Functions:
         K: its kernel, if it was formed; products with K are then products with it.
     """
 
-    def __init__(self, G: Metric, K: Tensor | None = None) -> None:
+    def __init__(self, G: MetricOperator, K: Tensor | None = None) -> None:
         self.G, self.K = G, K
-        self.rows = G.rows() if by_rows(G.facts) else None
-        self.root = G.field.scale**0.5
+        self.rows = G.rows() if by_rows(G.problem_size) else None
+        self.root = G.scale**0.5
 
     def push(self, v: Tensor) -> Tensor:
         """A v, shape (m,)."""
@@ -66,19 +63,21 @@ class Functions:
         return (a @ (self.K @ a)).clamp_min(0).sqrt()
 
 
-def draw_landmarks(G: Metric, count: int, seed: int = 0) -> Rows:
+def sample_factors(G: MetricOperator, count: int, seed: int = 0) -> JacobianFactors:
     """The rows of `count` samples drawn at random; one pass over the batches."""
     index = torch.as_tensor(rng(seed).permutation(G.n)[:count]).sort().values
     found, start = [], 0
-    for A in _parts(G):
+    for A in G.row_batches():
         inside = index[(index >= start) & (index < start + A.n)] - start
         if len(inside):
             found.append(A.at(inside.to(A.like.device)))
         start += A.n
-    return join(found)
+    return join_samples(found)
 
 
-def sampled_spectrum(G: Metric, B: Rows) -> tuple[list[float], float]:
+def sampled_spectrum(
+    G: MetricOperator, B: JacobianFactors
+) -> tuple[list[float], float]:
     """The largest eigenvalues of K, in descending order, and the least, as W tells.
 
     W times n over the number of landmarks has about the same large ones, down to
@@ -86,12 +85,12 @@ def sampled_spectrum(G: Metric, B: Rows) -> tuple[list[float], float]:
     two to four times that where K has full rank.
     """
     values = torch.linalg.eigvalsh(B.gram().double()).flip(0)
-    least = max(0.0, float(values[-1])) / 4 if G.facts.m <= G.p else 0.0
+    least = max(0.0, float(values[-1])) / 4 if G.problem_size.m <= G.p else 0.0
     return (values * (G.n / B.n)).tolist(), least
 
 
-def landmark_preconditioner(
-    G: Metric, B: Rows, damping: float
+def nystrom_preconditioner(
+    G: MetricOperator, B: JacobianFactors, damping: float
 ) -> Callable[[Tensor], Tensor]:
     r"""Apply :math:`\lambda (\hat K + \lambda)^{-1}` in function space.
 
@@ -104,18 +103,9 @@ def landmark_preconditioner(
     W = B.gram().double()
     eps = torch.finfo(G.theta.dtype).eps
     W.diagonal().add_(8 * eps * float(W.diagonal().sum()) + torch.finfo(W.dtype).tiny)
-    F = torch.cat([A.cross(B) for A in _parts(G)]).mT
+    F = torch.cat([A.cross(B) for A in G.row_batches()]).mT
     F = torch.linalg.solve_triangular(torch.linalg.cholesky(W).to(F), F, upper=False)
     H = (F @ F.mT).double()  # a square, so that rounding leaves it semi-definite
     H.diagonal().add_(damping)
     F = torch.linalg.solve_triangular(torch.linalg.cholesky(H).to(F), F, upper=False)
     return lambda r: torch.sub(r, F.mT @ (F @ r))
-
-
-def _parts(G: Metric) -> Iterator[Rows]:
-    """The factored rows, batch by batch."""
-    if G.field.data.single:
-        yield G.rows()
-        return
-    for _, L, local in G.batches():
-        yield factor(L, local, G.field.scale**0.5)

@@ -23,7 +23,7 @@ WATCHED = {F.linear: "linear", F.conv1d: "conv1d", F.conv2d: "conv2d"}
 
 
 @dataclass(frozen=True)
-class Use:
+class LinearCall:
     """One application of a linear layer: y = W x + b at each position of a sample.
 
     Attributes:
@@ -85,7 +85,14 @@ class Use:
             y = torch.baddbmm(b[:, None], x.expand(len(W), -1, -1), W.mT)
         return y.reshape(*W.shape[:-2], *self.x.shape[:-1], W.shape[-2])
 
-    def pull(self, dy: Tensor, out: Tensor, bias: Tensor | None, add: bool) -> None:
+    def pull(
+        self,
+        dy: Tensor,
+        out: Tensor,
+        bias: Tensor | None,
+        add: bool,
+        add_bias: bool,
+    ) -> None:
         """Gradients in weight, (*k, a, d), and bias, written or added; dy as above."""
         x = self.x.reshape(-1, self.x.shape[-1])
         dy = dy.reshape(*out.shape[:-2], -1, out.shape[-2])
@@ -94,7 +101,7 @@ class Use:
         else:
             out.copy_(dy.mT @ x + out if add else dy.mT @ x)
         if bias is not None:
-            bias.copy_(dy.sum(-2) + bias if add else dy.sum(-2))
+            bias.copy_(dy.sum(-2) + bias if add_bias else dy.sum(-2))
 
     def _as_conv2d(self) -> tuple[Tensor, tuple[int, ...], tuple[Any, ...]]:
         stride, padding, dilation, groups = self.options
@@ -112,13 +119,13 @@ class Use:
         return self.x.unsqueeze(-2), (1, *self.kernel), wide
 
 
-class Recorder(TorchFunctionMode):
+class CallRecorder(TorchFunctionMode):
     """While active, notes each linear or convolution call on the given leaves."""
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.names = {id(t): n for n, t in leaves.items()}
-        self.uses: list[Use] = []
+        self.calls: list[LinearCall] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -149,8 +156,8 @@ class Recorder(TorchFunctionMode):
         x = input.detach()
         options = (stride, padding, dilation, groups)
         kernel = tuple(weight.shape[2:])
-        self.uses.append(
-            Use(
+        self.calls.append(
+            LinearCall(
                 name,
                 bias_name,
                 kind,
@@ -169,14 +176,18 @@ class Recorder(TorchFunctionMode):
         )
 
 
-def exact_uses(uses: list[Use], leaves: Mapping[str, Tensor], z: Tensor) -> list[Use]:
-    """The uses of those weights that the graph of z uses in no other way.
+def exact_calls(
+    calls: list[LinearCall], leaves: Mapping[str, Tensor], z: Tensor
+) -> list[LinearCall]:
+    """The calls of those weights that the graph of z calls in no other way.
 
     A use is also dropped when its input does not lead with the samples of z or was
     changed in place since. Biases seen elsewhere are cut off (name None).
     """
     edges = count_edges(z, leaves)
-    good = [u for u in uses if u.x.shape[0] == z.shape[0] and u.x._version == u.version]
+    good = [
+        u for u in calls if u.x.shape[0] == z.shape[0] and u.x._version == u.version
+    ]
     weights = Counter(u.weight for u in good)
     good = [u for u in good if weights[u.weight] == edges[u.weight]]
     biases = Counter(u.bias for u in good)
@@ -205,14 +216,14 @@ def count_edges(z: Tensor, leaves: Mapping[str, Tensor]) -> Counter[str]:
     return edges
 
 
-def leave_out(uses: list[Use], weights: set[str]) -> list[Use]:
-    """The uses of all other weights; a bias they share with a lost use is cut off."""
-    lost = {u.bias for u in uses if u.weight in weights}
-    kept = [u for u in uses if u.weight not in weights]
+def leave_out(calls: list[LinearCall], weights: set[str]) -> list[LinearCall]:
+    """The calls of all other weights; a bias they share with a lost use is cut off."""
+    lost = {u.bias for u in calls if u.weight in weights}
+    kept = [u for u in calls if u.weight not in weights]
     return [_unbiased(u) if u.bias in lost else u for u in kept]
 
 
-def _unbiased(use: Use) -> Use:
+def _unbiased(use: LinearCall) -> LinearCall:
     return replace(use, bias=None)
 
 

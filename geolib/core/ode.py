@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from geolib.core.inputs import require_finite
+from geolib.core.validation import require_finite
 
 Field = Callable[[float, Tensor], Tensor]
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from geolib.core.rows import DenseBlock, LayerBlock, Rows
+from geolib.core.jacobian_factors import DenseBlock, JacobianFactors, LayerBlock
 
 
-def kronecker_preconditioner(A: Rows, damping: float) -> Callable[[Tensor], Tensor]:
+def kronecker_preconditioner(
+    A: JacobianFactors, damping: float
+) -> Callable[[Tensor], Tensor]:
     r"""Apply (F + damping I)^-1 with F Kronecker-factored, layer by layer.
 
     .. math:: F_l = \Bigl(\sum_{i t} \delta_{i t} \delta_{i t}^T\Bigr) \otimes

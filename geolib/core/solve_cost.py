@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from geolib.core.rows import by_positions
+from geolib.core.jacobian_factors import by_positions
 
-FACTORISE = 2.3, 370.0  # Cholesky: for each of its operations, and each entry
+CHOLESKY_COST = 2.3, 370.0  # Cholesky: for each of its operations, and each entry
 GRAM, FRESH = 1.25, 240.0  # for each of its operations; to fetch and mirror an entry
 MOVE = 40.0  # reading or writing one number in a long sweep
 SWEEP = 20.0  # one number of a matrix that is multiplied by a single vector
@@ -21,12 +21,12 @@ CALL = 1.0e6  # one operation of the framework, however small
 GPU_CALL = 2.0e9  # the same on a GPU, whose products are faster and calls slower
 PROBE = 0.2  # share of a direct solve's cost that may be wasted on other ways
 SAMPLE = 256  # rows of A, at most, whose Gram matrix tells about the spectrum
-PLAIN, HELPED = 0.5, 1.0  # iterations over their bound, as measured
+CG_FACTOR, NYSTROM_FACTOR = 0.5, 1.0  # iterations over their bound, as measured
 COUNTS = (128, 256, 512, 1024)  # numbers of landmarks' rows to choose from
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProblemSize:
     """What the estimate is made from.
 
     Attributes:
@@ -84,13 +84,13 @@ class Problem:
         """Forming K, factorising it, solving and refining."""
         m = float(self.m)
         gram = self.gram(m, m) / 2 + FRESH * m * m
-        return self.factor() + gram + factorise(m) + self.forward
+        return self.factor() + gram + cholesky_cost(m) + self.forward
 
     def cholesky(self) -> float:
         """Forming G, factorising it and solving."""
         p, m = float(self.p), float(self.m)
         form = m * p * p + 4 * MOVE * m * p
-        return self.factor() + form + factorise(p)
+        return self.factor() + form + cholesky_cost(p)
 
     def product(self) -> float:
         """One product with G, the way that is taken."""
@@ -115,23 +115,23 @@ class Problem:
         passes = 2 if self.batches else 1
         return passes * self.factor() + self.gram(m, k) + m * k * (2 * k + MOVE) + k**3
 
-    def landmarks_step(self, k: int, formed: bool) -> float:
+    def nystrom_step(self, k: int, formed: bool) -> float:
         """One iteration with them, with K formed before or not."""
         m = float(self.m)
         apart = self.product() * (1.4 if self.batches else 1.0)
         return (SWEEP * m * m if formed else apart) + SWEEP * 2 * k * m + self.call * 12
 
 
-def factorise(side: float) -> float:
+def cholesky_cost(side: float) -> float:
     """Cholesky's factorisation, solving with it twice and a few products."""
-    slope, area = FACTORISE
+    slope, area = CHOLESKY_COST
     return slope * side**3 / 6 + (area + 8 * SWEEP) * side**2
 
 
 LARGEST = 1 << 29  # numbers that one matrix may hold
 
 
-def by_rows(problem: Problem) -> bool:
+def by_rows(problem: ProblemSize) -> bool:
     """Whether products by the factored rows fit in memory and are cheaper."""
     numbers = sum(g * t * (d + problem.r * a) for g, t, d, a in problem.layers)
     size = problem.n * numbers + problem.m * problem.loose
@@ -140,16 +140,16 @@ def by_rows(problem: Problem) -> bool:
     return problem.product_by_rows() < problem.product_by_graph()
 
 
-def feasible(problem: Problem, method: str) -> bool:
+def feasible(problem: ProblemSize, method: str) -> bool:
     """Whether the matrix of a direct method fits in memory."""
     side = problem.p if method == "cholesky" else problem.m
     return side**2 + problem.m * problem.loose <= LARGEST
 
 
-def direct_method(problem: Problem) -> tuple[str, float]:
+def direct_method(problem: ProblemSize) -> tuple[str, float]:
     """The cheaper of the two direct methods and its cost."""
     kernel, dense = problem.kernel(), problem.cholesky()
-    return ("kernel", kernel) if kernel <= dense else ("cholesky", dense)
+    return ("woodbury", kernel) if kernel <= dense else ("cholesky", dense)
 
 
 @dataclass(frozen=True)
@@ -165,19 +165,19 @@ class Plan:
     formed: bool = False
 
 
-def landmarks_plan(problem: Problem, k: int, steps: float) -> Plan:
+def nystrom_plan(problem: ProblemSize, k: int, steps: float) -> Plan:
     """With k rows of landmarks and so many iterations; K is formed if that pays."""
     m, setup = float(problem.m), problem.landmarks(k)
-    step = problem.landmarks_step(k, False)
-    apart = Plan("landmarks", setup + steps * step, step, k)
-    if problem.batches or not feasible(problem, "kernel"):
+    step = problem.nystrom_step(k, False)
+    apart = Plan("nystrom", setup + steps * step, step, k)
+    if problem.batches or not feasible(problem, "woodbury"):
         return apart
-    step, gram = problem.landmarks_step(k, True), problem.gram(m, m) / 2 + FRESH * m**2
-    formed = Plan("landmarks", setup + gram + steps * step, step, k, True)
+    step, gram = problem.nystrom_step(k, True), problem.gram(m, m) / 2 + FRESH * m**2
+    formed = Plan("nystrom", setup + gram + steps * step, step, k, True)
     return min(apart, formed, key=lambda one: one.cost)
 
 
-def worth_a_look(problem: Problem, damping: float) -> bool:
+def should_sample_spectrum(problem: ProblemSize, damping: float) -> bool:
     """Whether iterations can pay, so that the spectrum should be looked at.
 
     Without damping they find the pseudo-inverse only for a g in G's range, so they
@@ -192,7 +192,7 @@ def worth_a_look(problem: Problem, damping: float) -> bool:
 
 
 def plan(
-    problem: Problem, damping: float, tol: float, values: list[float], least: float
+    problem: ProblemSize, damping: float, tol: float, values: list[float], least: float
 ) -> Plan:
     """The cheapest way, given what a sample says about the spectrum of K.
 
@@ -206,13 +206,13 @@ def plan(
     method, cost = direct_method(problem)
     found = [Plan(method, cost)] if feasible(problem, method) else []
     floor = damping + least
-    steps, product = PLAIN * iterations(values[0] / floor, tol), problem.product()
+    steps, product = CG_FACTOR * iterations(values[0] / floor, tol), problem.product()
     found.append(Plan("cg", steps * product, product))
     for k in COUNTS:
         if k <= problem.m // 2 and k * problem.m <= LARGEST:
             left = values[min(k // 2, len(values) // 2)]
-            steps = HELPED * iterations(left / floor, tol)
-            found.append(landmarks_plan(problem, k, steps))
+            steps = NYSTROM_FACTOR * iterations(left / floor, tol)
+            found.append(nystrom_plan(problem, k, steps))
     return min(found, key=lambda one: one.cost)
 
 
@@ -221,7 +221,7 @@ def iterations(spread: float, tol: float) -> float:
     return 2 + 0.5 * math.sqrt(1 + max(spread, 0.0)) * math.log(2 / tol)
 
 
-class Patience:
+class IterationBudget:
     """Stops conjugate gradients when a direct solve is forecast to be cheaper.
 
     The forecast extends the mean rate at which the residual has shrunk so far. It is
@@ -234,7 +234,7 @@ class Patience:
         step: the cost of an iteration.
     """
 
-    def __init__(self, problem: Problem, tol: float, step: float) -> None:
+    def __init__(self, problem: ProblemSize, tol: float, step: float) -> None:
         method, self.budget = direct_method(problem)
         self.budget = self.budget if feasible(problem, method) else math.inf
         self.step, self.tol = step, tol

@@ -41,6 +41,11 @@ def map_inputs(fn: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
     return tuple(fn(v) if isinstance(v, Tensor) else v for v in x)
 
 
+def outside_inference(t: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may keep if it was made in inference mode."""
+    return t.clone() if t.is_inference() else t
+
+
 def num_samples(x: Inputs) -> int:
     """Length of the leading axis, the same for each tensor with at least one axis."""
     sizes = {t.shape[0] for t in tensors(x) if t.ndim > 0}

@@ -12,15 +12,15 @@ from geolib.core import (
     Realization,
     init_,
     normal,
-    strategies,
+    solve,
 )
-from geolib.core.cost import Plan
-from geolib.core.landmarks import (
-    Functions,
-    draw_landmarks,
-    landmark_preconditioner,
+from geolib.core.nystrom import (
+    FunctionSpaceOperator,
+    nystrom_preconditioner,
+    sample_factors,
     sampled_spectrum,
 )
+from geolib.core.solve_cost import Plan
 
 CASES = ["mlp", "conv", "shared", "sequence", "grouped_conv", "sneaky"]
 
@@ -59,13 +59,13 @@ def test_cross_grams_are_products_of_rows(case, metric):
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_landmarks_are_rows_of_distinct_samples_however_they_come(batch_size):
     G = build("mlp", Categorical(), batch_size=batch_size)
-    B = draw_landmarks(G, 4)
+    B = sample_factors(G, 4)
     rows = build("mlp", Categorical()).rows().dense()
     found = [int((rows - b).norm(dim=1).argmin()) for b in B.dense()]
     assert found == sorted(set(found))
     torch.testing.assert_close(B.dense(), rows[found])
-    assert draw_landmarks(G, 4, seed=3).dense().shape == B.dense().shape
-    everything = draw_landmarks(G, 100).dense()
+    assert sample_factors(G, 4, seed=3).dense().shape == B.dense().shape
+    everything = sample_factors(G, 100).dense()
     torch.testing.assert_close(everything, rows)
 
 
@@ -73,13 +73,13 @@ def test_landmarks_are_rows_of_distinct_samples_however_they_come(batch_size):
 @pytest.mark.parametrize("case", ["wide", "conv"])
 def test_the_preconditioner_is_its_formula(case, batch_size):
     G = build(case, Bernoulli(), batch_size=batch_size)
-    B, damping = draw_landmarks(G, 2), 1e-2
+    B, damping = sample_factors(G, 2), 1e-2
     A, rows = build(case, Bernoulli()).rows().dense(), B.dense()
     C, W = A @ rows.mT, rows @ rows.mT
     K = C @ torch.linalg.solve(W, C.mT)
     unit = torch.eye(len(K), dtype=torch.float64)
     expected = damping * torch.linalg.inv(K + damping * unit)
-    apply = landmark_preconditioner(G, B, damping)
+    apply = nystrom_preconditioner(G, B, damping)
     found = torch.stack([apply(e) for e in unit], dim=1)
     assert relative(found, expected) < 1e-7
 
@@ -91,7 +91,7 @@ def test_function_space_products(batch_size, formed):
         build("conv", Categorical(), batch_size=batch_size),
         build("conv", Categorical()).rows().dense(),
     )
-    S = Functions(G, G.kernel() if formed else None)
+    S = FunctionSpaceOperator(G, G.kernel() if formed else None)
     v, a = normal(G.p, 1), normal(len(A), 2)
     torch.testing.assert_close(S.push(v), A @ v)
     torch.testing.assert_close(S.pull(a), A.mT @ a)
@@ -103,7 +103,7 @@ def test_landmarks_save_most_of_the_iterations():
     G = smooth()
     u = normal((200, 1), 3)
     plain = G.solve(u, 1e-5, "cg", tol=1e-8)
-    helped = G.solve(u, 1e-5, "landmarks", tol=1e-8)
+    helped = G.solve(u, 1e-5, "nystrom", tol=1e-8)
     assert plain.converged
     assert helped.converged
     assert helped.iterations < 0.4 * plain.iterations
@@ -111,9 +111,9 @@ def test_landmarks_save_most_of_the_iterations():
 
 def test_all_samples_as_landmarks_leave_nothing_to_do():
     G = build("mlp")
-    way = Plan("landmarks", 1.0, 1.0, 10**6)
+    way = Plan("nystrom", 1.0, 1.0, 10**6)
     g = normal((7, 2), 1)
-    s, _ = strategies._by_landmarks(G, g, 1e-2, 1e-10, 50, way)
+    s, _ = solve._by_nystrom(G, g, 1e-2, 1e-10, 50, way)
     assert s.iterations <= 2
     H = G.dense() + 1e-2 * torch.eye(G.p, dtype=torch.float64)
     assert relative(s.x, torch.linalg.solve(H, G.pull(g))) < 1e-9
@@ -123,22 +123,22 @@ def test_all_samples_as_landmarks_leave_nothing_to_do():
 def test_too_few_iterations_are_confessed(two_sided):
     G = smooth()
     g = normal((200, 1), 3) if two_sided else normal(G.p, 3)
-    s = G.solve(g, 1e-6, "landmarks", tol=1e-12, max_iterations=2)
+    s = G.solve(g, 1e-6, "nystrom", tol=1e-12, max_iterations=2)
     H = G.dense() + 1e-6 * torch.eye(G.p, dtype=torch.float64)
     g = G.pull(g) if two_sided else g
-    assert (s.converged, s.iterations, s.method) == (False, 2, "landmarks")
+    assert (s.converged, s.iterations, s.method) == (False, 2, "nystrom")
     assert s.residual == pytest.approx(relative(H @ s.x, g), rel=1e-6)
 
 
 def test_the_sampled_spectrum_resembles_the_kernels():
     G = smooth(400)
     exact = torch.linalg.eigvalsh(G.kernel()).flip(0)
-    values, least = sampled_spectrum(G, draw_landmarks(G, 100))
+    values, least = sampled_spectrum(G, sample_factors(G, 100))
     assert least == 0.0  # fewer parameters than rows: K is singular
     for i in (0, 2, 5):
         assert 0.5 < values[i] / float(exact[i]) < 2
     full = smooth(60)
-    values, least = sampled_spectrum(full, draw_landmarks(full, 60))
+    values, least = sampled_spectrum(full, sample_factors(full, 60))
     exact = torch.linalg.eigvalsh(full.kernel())
     assert values[0] == pytest.approx(float(exact[-1]))
     assert 4 * least == pytest.approx(float(exact[0]), rel=1e-6, abs=1e-15)
