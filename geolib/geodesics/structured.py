@@ -42,7 +42,8 @@ def removable_units(module: nn.Module) -> list[HiddenUnits]:
             "module: removing units needs an nn.Sequential with its own forward, got "
             f"{type(module).__name__}; use structured=False"
         ) from error
-    if len({name for name, _ in layers}) < len(layers):
+    held = [id(layer) for _, layer in layers if isinstance(layer, (*LINEAR, *NORMS))]
+    if len(set(held)) < len(held):
         raise ValueError("module: a layer is used twice; use structured=False")
     for name, layer in layers:
         if isinstance(layer, nn.Conv2d) and layer.groups != 1:

@@ -123,6 +123,11 @@ class Task:
                 f"y: expected one label per input, got {len(self.x)} inputs and "
                 f"{len(self.y)} labels"
             )
+        if self.classes and min(self.classes) < 0:
+            raise ValueError(
+                f"classes: expected numbers from 0 on, got {min(self.classes)}; a row "
+                "without a class must be left out"
+            )
         if not bool(torch.isfinite(self.x).all()):
             raise ValueError("x: expected finite inputs, got NaN or inf")
         for name, labels in (("y", self.y), ("y_test", self.y_test)):

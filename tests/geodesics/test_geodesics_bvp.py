@@ -383,3 +383,37 @@ def test_bad_ends_and_grids():
         profile(WeightPath(a, b), lambda w: R(w, S.x), digits().y, 64)
     with pytest.raises(ValueError, match="grid"):
         lengths(S, WeightPath(a, b), 1)
+
+
+@pytest.mark.parametrize("slope", [0.1, 1.0, 3.0, -4.0])
+def test_certificate_knows_how_steep_a_leaky_relu_is(slope):
+    # on the leaky side the outputs move |slope| times as fast as the weights
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LeakyReLU(slope))
+    R, x = Realization(module.double()), torch.ones(1, 1, dtype=torch.float64)
+    a = torch.tensor([-1.0, -1.0], dtype=torch.float64)
+    found = certify_path(FunctionSpace(R, x, "raw"), WeightPath(a, a - 0.5), grid=2)
+    truth = float((R(a - 0.5, x) - R(a, x)).abs())
+    assert found.rigorous
+    assert truth == pytest.approx(abs(slope))
+    assert found.bound >= truth * (1 - 1e-12)
+    assert found.bound <= max(1, abs(slope)) * (1 + 1e-12)
+
+
+def test_certificate_is_no_proof_for_what_it_does_not_know():
+    class Skip(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    x = torch.eye(3, dtype=torch.float64)
+    for module in (
+        Skip(torch.nn.Linear(3, 3)),
+        torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU("tanh")),
+        torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Softmax(1)),
+    ):
+        R = Realization(module.double())
+        line = WeightPath(R.theta0, 2 * R.theta0)
+        assert not certify_path(FunctionSpace(R, x, "raw"), line).rigorous
+    nested = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 3))).double()
+    R = Realization(nested)
+    line = WeightPath(R.theta0, 2 * R.theta0)
+    assert certify_path(FunctionSpace(R, x, "raw"), line).rigorous

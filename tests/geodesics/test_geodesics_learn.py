@@ -10,7 +10,7 @@ from geolib.geodesics import learn_sequence
 from geolib.geodesics.continual import KNOWN
 from geolib.geodesics.learners import EWC, InvariantPath, Replay
 from geolib.geodesics.memory import Memory, restrict
-from geolib.networks import Task, mlp, pair_tasks, split_tasks
+from geolib.networks import Table, Task, mlp, pair_tasks, split_tasks
 
 TWO = [[0, 1], [2, 3]]
 
@@ -161,6 +161,12 @@ def test_faults():
     x, y = two[0].x, two[0].y
     with pytest.raises(ValueError, match="not among the task's classes"):
         Task(x, y, x, y, (0,))
+    with pytest.raises(ValueError, match="classes: expected numbers from 0 on"):
+        Task(x, torch.where(y == 1, -100, y), x, y, (0, 1, -100))
+    data = digits()
+    ignored = Table(data.x, torch.full_like(data.y, -100), *[data.x, data.y] * 2)
+    with pytest.raises(ValueError, match="classes: expected numbers from 0 on"):
+        pair_tasks(data, ignored, 0)
     with pytest.raises(ValueError, match="finite"):
         Task(x * float("nan"), y, x, y, (0, 1))
     with pytest.raises(ValueError, match="one label per input"):

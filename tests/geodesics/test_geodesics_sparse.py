@@ -21,7 +21,12 @@ from geolib.geodesics.pruning import (
     path_then_labels,
     prune_and_finetune,
 )
-from geolib.geodesics.sparse_path import gauss_newton_correction, metric_scores
+from geolib.geodesics.sparse_path import (
+    Sparse,
+    gauss_newton_correction,
+    metric_scores,
+)
+from geolib.geodesics.sparsify import _result
 from geolib.geodesics.structured import (
     removable_units,
     shrink,
@@ -221,7 +226,7 @@ def test_other_faults():
             return x + self.b(torch.relu(self.a(x)))
 
     own = Own().double()
-    assert sparsify(own, x, 0.5, steps=3).level == pytest.approx(0.5)
+    assert sparsify(own, x, 0.5, steps=3).sparsity == pytest.approx(0.5)
     with pytest.raises(ValueError, match="structured=False"):
         sparsify(own, x, 0.5, structured=True)
     with pytest.raises(ValueError, match="eval"):
@@ -254,3 +259,56 @@ def test_gradual_pruning_by_the_metric_drops_other_weights():
     scored = prune_and_finetune(R, w, digits(), 0.9, metric_mask=True, **plan)
     assert int((plain.mask != scored.mask).sum()) > 20
     assert scored.gradient_evaluations == plain.gradient_evaluations + 4 * 64
+
+
+def test_what_is_not_understood_is_refused():
+    x = torch.linspace(-1, 1, 80, dtype=torch.float64).view(20, 4).sin()
+
+    class Skip(nn.Sequential):
+        """A container whose forward adds what its layers do not show."""
+
+        def forward(self, x):
+            return super().forward(x) + x[:, :3]
+
+    skip = Skip(*mlp([4, 6, 3])).double()
+    with pytest.raises(ValueError, match=r"got Skip; use structured=False"):
+        sparsify(skip, x, 0.5, structured=True)
+    assert sparsify(skip, x, 0.5, steps=3).sparsity == pytest.approx(0.5)
+    shared = nn.Linear(4, 4).double()
+    twice = nn.Sequential(shared, nn.ReLU(), shared)
+    with pytest.raises(ValueError, match="a layer is used twice"):
+        sparsify(twice, x, 0.5, structured=True)
+    for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        net = mlp([4, 6, 3])
+        norm(net[1])
+        with pytest.raises(ValueError, match="computes its weights from other"):
+            sparsify(net, x, 0.5)
+
+
+def test_options_of_the_path_are_reached_from_sparsify():
+    R, w = trained(0)
+    data, plan = digits(), {"steps": 6, "batch": 64}
+    module = net_of()
+    for ours, theirs in (
+        ({"metric_mask": True}, {"metric_mask": True}),
+        ({"labels": data.y, "pull": 0.3}, {"labels": 0.3}),
+        ({"iterations": 3, "damping": 1e-2}, {"iterations": 3, "damping": 1e-2}),
+    ):
+        found = sparsify(module, data.x, 0.9, **plan, **ours)
+        expected = invariant_path(R, w, data, 0.9, **plan, **theirs)
+        assert torch.allclose(Realization(found.module).theta0, expected.weights)
+        assert found.gradient_evaluations == expected.gradient_evaluations
+    with pytest.raises(ValueError, match="labels: they are points of 'sphere'"):
+        sparsify(module, data.x, 0.9, labels=data.y, space="logit", **plan)
+    with pytest.raises(ValueError, match="pull: expected a share"):
+        sparsify(module, data.x, 0.9, labels=data.y, pull=2.0, **plan)
+    with pytest.raises(ValueError, match="metric_mask: whole units"):
+        sparsify(module, data.x, 0.9, structured=True, metric_mask=True, **plan)
+
+
+def test_a_path_that_ends_too_early_says_that_it_still_grows():
+    grown = _result(
+        nn.Identity(), Sparse(*[torch.ones(1)] * 2, 0, (), (1.0, 2.0)), 0, 0
+    )
+    assert not grown.converged
+    assert "still growing" in grown.message
