@@ -8,7 +8,6 @@ realise; `geodesic` and `exponential_map` solve for shortest paths; `connect`,
 from geolib.files import exported as _exported
 from geolib.geodesics.bvp import (
     Geodesic as Geodesic,
-    difference_energy as difference_energy,
     geodesic as geodesic,
 )
 from geolib.geodesics.certificate import (
@@ -48,11 +47,10 @@ from geolib.geodesics.path import (
 )
 from geolib.geodesics.pruning import METHODS as METHODS
 from geolib.geodesics.sparse_path import (
-    Sparse as Sparse,
     bhattacharyya as bhattacharyya,
     sparse_path as sparse_path,
 )
 from geolib.geodesics.sparsify import Sparsified as Sparsified, sparsify as sparsify
-from geolib.geodesics.walk import Walk as Walk, invariant_walk as invariant_walk
+from geolib.geodesics.walk import invariant_walk as invariant_walk
 
 __all__ = _exported(globals())

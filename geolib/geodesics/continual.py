@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.geodesics.continual_variants import VARIANTS
-from geolib.geodesics.learners import LEARNERS, Learner
-from geolib.geodesics.memory import restrict
+from geolib.geodesics.learners import LEARNERS, Learner, restrict
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
 

@@ -8,8 +8,12 @@ from torch.nn import functional as F
 
 from geolib.core import Metric, PullbackMetric
 from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient, embed
-from geolib.geodesics.learners import DarkExperienceReplay, InvariantPath, Learner
-from geolib.geodesics.memory import restrict
+from geolib.geodesics.learners import (
+    DarkExperienceReplay,
+    InvariantPath,
+    Learner,
+    restrict,
+)
 from geolib.networks.splits import Task
 
 

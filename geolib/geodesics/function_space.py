@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import warnings
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -10,7 +14,6 @@ from torch import Tensor, nn
 
 from geolib.core import JacobianFactors, Metric, PullbackMetric, Realization
 from geolib.geodesics.embedding import drift_gradient, embed, output_metric
-from geolib.geodesics.forward import derivative
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.validation import check_inputs
 
@@ -202,6 +205,25 @@ class FunctionSpace:
     def on(self, x: Tensor) -> FunctionSpace:
         """The same space with other inputs."""
         return FunctionSpace(self.realization, x, self.space, self.ridge)
+
+
+@cache
+def _load_rules() -> None:
+    """torch scripts these rules on first use: a quarter second, and a deprecation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
+def derivative(phi: Callable[[Tensor], Tensor], w: Tensor, v: Tensor) -> Tensor:
+    r"""The derivative :math:`D\phi_w[v]`, at the cost of two maps.
+
+    Examples:
+        >>> derivative(lambda w: w**3, torch.ones(1), 2 * torch.ones(1))
+        tensor([6.])
+    """
+    _load_rules()
+    return torch.func.jvp(phi, (w,), (v,))[1]
 
 
 def second_derivative(phi, w: Tensor, v: Tensor) -> Tensor:

@@ -87,7 +87,13 @@ def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
 
 
 def density(R: Realization, mask: Tensor) -> dict[str, float]:
-    """Share of weights kept in each matrix, by name.
+    """Return the share of weights kept in each matrix, by name.
+
+    Args:
+        R: the network as a function of its weights.
+        mask: which weights are kept, shape (p,).
+
+    Source: definition, the mean of the mask over each matrix.
 
     Examples:
         >>> R = Realization(torch.nn.Linear(2, 1))

@@ -17,7 +17,6 @@ from geolib.geodesics import (
     WeightPath,
     bvp,
     certify_path,
-    difference_energy,
     geodesic,
     lengths,
     profile,

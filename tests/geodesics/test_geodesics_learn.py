@@ -8,8 +8,7 @@ from geodesics_cases import digits, smooth, vector
 from geolib.core import Realization
 from geolib.geodesics import learn_sequence
 from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.learners import EWC, InvariantPath, Replay
-from geolib.geodesics.memory import Memory, restrict
+from geolib.geodesics.learners import EWC, InvariantPath, Memory, Replay, restrict
 from geolib.networks import Table, Task, mlp, pair_tasks, split_tasks
 
 TWO = [[0, 1], [2, 3]]

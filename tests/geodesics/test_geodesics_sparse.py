@@ -261,6 +261,7 @@ def test_gradual_pruning_by_the_metric_drops_other_weights():
     assert scored.gradient_evaluations == plain.gradient_evaluations + 4 * 64
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
 def test_what_is_not_understood_is_refused():
     x = torch.linspace(-1, 1, 80, dtype=torch.float64).view(20, 4).sin()
 
