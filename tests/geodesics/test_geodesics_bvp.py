@@ -22,6 +22,7 @@ from geolib.geodesics import (
     profile,
     trained_curve,
 )
+from geolib.geodesics.bvp import difference_energy
 from geolib.geodesics.measures import Profile, calibration_error
 from geolib.networks import mlp
 
