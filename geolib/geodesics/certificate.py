@@ -162,7 +162,9 @@ def _rate_at(space, w: Tensor, velocity: Tensor, r: float, layers) -> Tensor:
                 middle = middle + weights[f"{name}.bias"]
                 rate = rate + speeds[f"{name}.bias"].norm()
         else:
-            middle, rate = layer(middle.flatten(1)), _lipschitz(layer) * rate
+            constant = _lipschitz(layer)
+            assert constant is not None  # as `_provable` saw
+            middle, rate = layer(middle.flatten(1)), constant * rate
         size = middle.norm(dim=1) + r * rate
     return rate.square().mean().sqrt()
 

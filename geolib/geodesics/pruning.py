@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -236,17 +237,13 @@ def _penalty(R: Realization, w: Tensor, data: Table, sparsity: float, **k) -> Sp
     return penalty_path(R, w, data.x, sparsity, **k)
 
 
-def _finetuned(**flags: Any) -> Callable[..., Sparse]:
-    return lambda *a, **k: prune_and_finetune(*a, **flags, **k)
-
-
 METHODS: dict[str, Callable[..., Sparse]] = {
     "one-shot": one_shot,
     "surgeon": optimal_brain_surgeon,
     "magnitude + labels": prune_and_finetune,
-    "magnitude + distillation": _finetuned(distil=True),
-    "gradual + labels": _finetuned(gradual=True),
-    "gradual + distillation": _finetuned(gradual=True, distil=True),
+    "magnitude + distillation": partial(prune_and_finetune, distil=True),
+    "gradual + labels": partial(prune_and_finetune, gradual=True),
+    "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
     "penalty path": _penalty,
     "invariant path": invariant_path,
 }
@@ -254,7 +251,7 @@ VARIANTS: dict[str, Callable[..., Sparse]] = {  # our own, against the baselines
     "metric mask": lambda *a, **k: invariant_path(*a, metric_mask=True, **k),
     "labels in the metric": invariant_path,
     "metric path, then labels": path_then_labels,
-    "gradual + labels, metric mask": _finetuned(
-        gradual=True, metric_mask=True, every=10
+    "gradual + labels, metric mask": partial(
+        prune_and_finetune, gradual=True, metric_mask=True, every=10
     ),
 }

@@ -64,7 +64,7 @@ def norms_of(unit: HiddenUnits) -> list[str]:
     return [name for name, m in unit.between.items() if isinstance(m, NORMS)]
 
 
-def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
+def unit_scores(module: nn.Module, x: Tensor) -> list[Tensor]:
     r"""What dropping each unit changes in the layer that reads it, one tensor a hidden layer.
 
     .. math:: s_j = \frac{\mathbb{E}\,h_j^2\,|W_{:j}|^2}
@@ -92,7 +92,9 @@ def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
             h = layer(h)
     scores = []
     for joint in removable_units(module):
-        weight = module.get_submodule(joint.user).weight.detach()
+        weight = module.get_submodule(joint.user).weight
+        assert isinstance(weight, Tensor)
+        weight = weight.detach()
         power = caught[joint.user]
         size2 = weight.square().view(*weight.shape[:2], -1).sum(2)
         if power.ndim > 1:  # average over the places of an image
@@ -145,7 +147,7 @@ def unit_mask(R: Realization, kept: list[Tensor]) -> Tensor:
     return R.flatten(flags).to(R.theta0.device)
 
 
-def shrink(module: nn.Sequential, kept: list[Tensor]) -> nn.Sequential:
+def shrink(module: nn.Module, kept: list[Tensor]) -> nn.Module:
     """The network without the dropped units: smaller matrices, the same function.
 
     The dropped units' outgoing weights must be zero already; see `unit_mask`.

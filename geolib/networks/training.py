@@ -165,21 +165,21 @@ def train(
         >>> R(w, x).argmax(1).tolist()
         [0, 2]
     """
-    w = (R.theta0 if w is None else w).detach().clone().requires_grad_(True)
+    start = R.theta0 if w is None else w
+    leaf = start.detach().clone().requires_grad_(True)
     check_inputs(x)
-    check_labels(R(w, x[:1]).shape[1], y, len(x))
+    check_labels(R(leaf, x[:1]).shape[1], y, len(x))
     check_positive(steps=steps, batch=batch, lr=lr)
     draws = batches(len(x), batch, steps, seed, x.device)
 
     def loss(_step: int) -> Tensor:
         rows = next(draws)
-        return F.cross_entropy(R(w, x[rows]), y[rows])
+        return F.cross_entropy(R(leaf, x[rows]), y[rows])
 
-    minimize([w], loss, steps, lr)
-    w = w.detach()
-    if not bool(torch.isfinite(w).all()):
+    minimize([leaf], loss, steps, lr)
+    if not bool(torch.isfinite(leaf).all()):
         raise RuntimeError("train: the weights are not finite; lower lr")
-    return w
+    return leaf.detach()
 
 
 @torch.no_grad()
