@@ -13,7 +13,7 @@ def rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
     import torch
 
     from geolib.regimes import Setup, draw_weights
-    from geolib.regimes.forms import Problem
+    from geolib.regimes.flow_formulations import FlowProblem
     from geolib.regimes.simulate import draw_wishart, run
 
     dtype = getattr(torch, dtype_name)
@@ -25,7 +25,7 @@ def rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
     else:  # the law is the same; a processor would take minutes for it
         L = torch.randn(n, d, generator=torch.Generator(device).manual_seed(0), **place)
         S = (L.mT @ L / n)[None]
-    problem = Problem(d, n, S=S)
+    problem = FlowProblem(d, n, S=S)
     rtol = 1e-6 if dtype_name == "float64" else 1e-4
 
     def ours() -> float:
@@ -148,8 +148,6 @@ def _slowest(calls: dict) -> tuple[float, str]:
 def theory_curves() -> Result:
     """Slowest of the solved faces' curves, edges and vertices"""
     from geolib.regimes import (
-        EDGES,
-        VERTICES,
         cell_curves,
         large_data,
         large_data_next,
@@ -158,6 +156,7 @@ def theory_curves() -> Result:
         narrow,
         small_data,
     )
+    from geolib.regimes.edges import EDGES, VERTICES
 
     t = np.linspace(0, 2, 200)
     calls = {
@@ -195,14 +194,14 @@ def fock() -> Result:
 
 
 def _cold(call) -> float:  # type: ignore[no-untyped-def]
-    from geolib.regimes import expansion, words
+    from geolib.regimes import trace_words
 
     for cached in (
-        expansion._mean,
-        expansion._planar,
-        expansion._planar_table,
-        words.canonical,
-        words._derivative,
+        trace_words._mean,
+        trace_words._planar_ring,
+        trace_words._planar_table,
+        trace_words.canonical,
+        trace_words._derivative,
     ):
         cached.cache_clear()
     before = clocks()[0]

@@ -6,6 +6,7 @@ from geolib.networks.batch_norm import (
     with_batch_statistics as with_batch_statistics,
 )
 from geolib.networks.build import lenet as lenet, mlp as mlp, vgg as vgg
+from geolib.networks.erf_kernel import ErfKernel as ErfKernel
 from geolib.networks.sequential import (
     HiddenUnits as HiddenUnits,
     Stage as Stage,

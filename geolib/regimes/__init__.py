@@ -4,112 +4,56 @@ The flow of :math:`L = \\frac{1}{2n}\\sum_i |x_i - W^T W x_i|^2` from Gaussian w
 simulated (`simulate`, `gradient_flow`), expanded exactly in time (`exact_loss`,
 `planar_loss`, `prism`), solved on four faces of the prism and in closed form on all
 its edges and vertices, followed numerically on the fifth face and in the interior
-(`fock_curves`), and sorted by regime (`classify`, `predict`).
+(`fock_curves`), and sorted by regime (`classify_regime`, `predict`).
 """
 
-from geolib.regimes.classify import Regime, classify, classify_data, face_errors
-from geolib.regimes.curves import Curves
-from geolib.regimes.edges import EDGES, VERTICES, cell_curves
-from geolib.regimes.expansion import evaluate, exact_loss, planar_loss, planar_numeric
-from geolib.regimes.fock import fock_curves, fock_space
-from geolib.regimes.integrate import IntegrationError
+from geolib.files import exported as _exported
+from geolib.regimes.data_matrix import prepare as prepare
+from geolib.regimes.edges import cell_curves as cell_curves
+from geolib.regimes.fock import fock_curves as fock_curves, fock_space as fock_space
 from geolib.regimes.large_data import (
-    large_data,
-    large_data_next,
-    large_data_two_stage,
+    large_data as large_data,
+    large_data_next as large_data_next,
+    large_data_two_stage as large_data_two_stage,
 )
-from geolib.regimes.law import Law, marchenko_pastur, narayana, sample_law
-from geolib.regimes.matrix import DataMatrix, prepare
-from geolib.regimes.mean_field import mean_field, mean_field_next
-from geolib.regimes.narrow import narrow
-from geolib.regimes.phase_map import (
-    Cell,
-    excess_error,
-    headline_error,
-    measure_cell,
-    next_order_curves,
-    phase_map,
+from geolib.regimes.mean_field import (
+    mean_field as mean_field,
+    mean_field_next as mean_field_next,
 )
-from geolib.regimes.polytope import Facet, Polytope, hull, pareto
+from geolib.regimes.narrow import narrow as narrow
 from geolib.regimes.predict import (
-    THEORIES,
-    Prediction,
-    RegimeWarning,
-    leading_curves,
-    predict,
+    RegimeWarning as RegimeWarning,
+    classify_regime as classify_regime,
+    predict as predict,
+    theory_curves as theory_curves,
 )
-from geolib.regimes.prism import REGIMES, face, face_test, prism, regime_of_facet
-from geolib.regimes.setup import Setup
+from geolib.regimes.prism import (
+    REGIMES as REGIMES,
+    face as face,
+    hull as hull,
+    pareto as pareto,
+    prism as prism,
+    regime_of_facet as regime_of_facet,
+)
+from geolib.regimes.setup import Setup as Setup
 from geolib.regimes.simulate import (
-    Trajectory,
-    draw_covariance,
-    draw_data,
-    draw_weights,
-    gradient_flow,
-    simulate,
+    draw_covariance as draw_covariance,
+    draw_weights as draw_weights,
+    gradient_flow as gradient_flow,
+    simulate as simulate,
 )
-from geolib.regimes.small_data import bidiagonal, small_data, small_data_truncated
-from geolib.regimes.taylor import theory_taylor
-from geolib.regimes.words import loss_words
+from geolib.regimes.small_data import small_data as small_data
+from geolib.regimes.spectral_measures import (
+    SpectralMeasure as SpectralMeasure,
+    marchenko_pastur as marchenko_pastur,
+)
+from geolib.regimes.taylor import theory_taylor as theory_taylor
+from geolib.regimes.trace_words import (
+    evaluate as evaluate,
+    exact_loss as exact_loss,
+    loss_words as loss_words,
+    planar_loss as planar_loss,
+    planar_numeric as planar_numeric,
+)
 
-__all__ = [
-    "EDGES",
-    "REGIMES",
-    "THEORIES",
-    "VERTICES",
-    "Cell",
-    "Curves",
-    "DataMatrix",
-    "Facet",
-    "IntegrationError",
-    "Law",
-    "Polytope",
-    "Prediction",
-    "Regime",
-    "RegimeWarning",
-    "Setup",
-    "Trajectory",
-    "bidiagonal",
-    "cell_curves",
-    "classify",
-    "classify_data",
-    "draw_covariance",
-    "draw_data",
-    "draw_weights",
-    "evaluate",
-    "exact_loss",
-    "excess_error",
-    "face",
-    "face_errors",
-    "face_test",
-    "fock_curves",
-    "fock_space",
-    "gradient_flow",
-    "headline_error",
-    "hull",
-    "large_data",
-    "large_data_next",
-    "large_data_two_stage",
-    "leading_curves",
-    "loss_words",
-    "marchenko_pastur",
-    "mean_field",
-    "mean_field_next",
-    "measure_cell",
-    "narayana",
-    "narrow",
-    "next_order_curves",
-    "pareto",
-    "phase_map",
-    "planar_loss",
-    "planar_numeric",
-    "predict",
-    "prepare",
-    "prism",
-    "regime_of_facet",
-    "sample_law",
-    "simulate",
-    "small_data",
-    "small_data_truncated",
-    "theory_taylor",
-]
+__all__ = _exported(globals())

@@ -7,18 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.curves import Curves
-from geolib.regimes.law import Law, marchenko_pastur
+from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times, positive
 from geolib.regimes.small_data import small_data
+from geolib.regimes.spectral_measures import marchenko_pastur
 
-Pair = tuple[np.ndarray, np.ndarray]
-Formula = Callable[[np.ndarray, float, float, float], Pair]
-
-
-def _over(law: Law, t: np.ndarray, f) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """The integral of f(x, t) over a law, for each t."""
-    return f(law.nodes, np.asarray(t)[:, None]) @ law.weights
+# Each formula takes (times, rho, kappa, c) and gives both losses over d. In small data
+# the training loss runs in tau = c t and the population loss moves by 1 / c of a slope.
+Formula = Callable[[np.ndarray, float, float, float], Curves]
 
 
 def _growth(rate: float, t: np.ndarray) -> np.ndarray:
@@ -26,57 +22,61 @@ def _growth(rate: float, t: np.ndarray) -> np.ndarray:
     return t if rate == 0 else np.expm1(rate * t) / rate
 
 
-def _logistic(t: np.ndarray, start: float) -> np.ndarray:
-    """Solution of a' = 4 a (1 - a)."""
-    return start / (start + (1 - start) * np.exp(-4 * t))
+def _twice(loss: np.ndarray) -> Curves:
+    """With many samples both losses are the same."""
+    return Curves(loss, loss)
 
 
-def _large_mean(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-    loss = (1 - _logistic(t, rho)) ** 2 / 2
-    return loss, loss
+def _large_meanfield(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """One logistic from rho."""
+    return _twice((1 - logistic(rho, t)) ** 2 / 2)
 
 
-def _large_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-    r = _logistic(t, kappa)
-    loss = 0.5 - rho / kappa * (r - r**2 / 2)
-    return loss, loss
+def _large_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """The squared length r of each row follows a logistic from kappa."""
+    r = logistic(kappa, t)
+    return _twice(0.5 - rho / kappa * (r - r**2 / 2))
 
 
-def _small_mean(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-    train = (1 - _logistic(c * t, rho)) ** 2 / 2
+def _small_meanfield(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """One logistic in tau along each sample; the population loss moves by n of them."""
+    train = (1 - logistic(rho, c * t)) ** 2 / 2
     start = (1 - rho) ** 2 / 2
-    return train, start + (train - start) / c
+    return Curves(train, start + (train - start) / c)
 
 
-def _small_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
+def _small_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """Rows keep their length; along the few samples they grow at 2 (2 - kappa)."""
     tau, rate, eta = c * t, 2 * (2 - kappa), rho / kappa
     train = 0.5 - eta * kappa * (1 - kappa / 2) * np.exp(rate * tau)
     moved = -4 * kappa * (1 - kappa) ** 2 * _growth(rate, tau) / c
-    return train, 0.5 + eta * (kappa**2 / 2 - kappa + moved)
+    return Curves(train, 0.5 + eta * (kappa**2 / 2 - kappa + moved))
 
 
-def _small_start(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
+def _meanfield_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """A small start: every direction x of S grows by itself, a = rho e^{4 x t}."""
     mu = marchenko_pastur(1.0, c)
-    train = 0.5 - rho * _over(mu, t, lambda x, s: x * np.exp(4 * s * x))
-    return train, 0.5 - rho * _over(mu, t, lambda x, s: np.exp(4 * s * x))
+    a = rho * np.exp(4 * np.multiply.outer(t, mu.nodes))
+    return Curves(0.5 - a @ (mu.weights * mu.nodes), 0.5 - a @ mu.weights)
 
 
-def _free_large(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
+def _large_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """Without a target each eigenvalue of A_0 decays, a' = -4 a^2."""
     mu = marchenko_pastur(rho, kappa)
-    loss = _over(mu, t, lambda a, s: (a / (1 + 4 * a * s)) ** 2) / 2
-    return loss, loss
+    a = mu.nodes / (1 + 4 * np.multiply.outer(t, mu.nodes))
+    return _twice(a**2 @ mu.weights / 2)
 
 
-def _free_mean(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
+def _meanfield_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """Without a target each direction x of S decays, a' = -4 x a^2 from rho."""
     mu = marchenko_pastur(1.0, c)
-    train = _over(mu, t, lambda x, s: x * (rho / (1 + 4 * rho * x * s)) ** 2) / 2
-    return train, _over(mu, t, lambda x, s: (rho / (1 + 4 * rho * x * s)) ** 2) / 2
+    a = rho / (1 + 4 * rho * np.multiply.outer(t, mu.nodes))
+    return Curves(a**2 @ (mu.weights * mu.nodes) / 2, a**2 @ mu.weights / 2)
 
 
-def _free_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-    """s runs backwards: s' = -F^2 / F(0); its inverse t(s) is a quadrature."""
+def _narrow_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """s runs backwards, s' = -F^2 / F(0), as v = F(0) / F without a target."""
     mu = marchenko_pastur(1.0, c)
-    from geolib.regimes.curves import solve
 
     def moments(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         e = kappa * np.exp(2 * np.multiply.outer(s, mu.nodes))
@@ -85,76 +85,73 @@ def _free_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
     def field(_: float, s: np.ndarray) -> np.ndarray:
         return -(moments(s)[0] ** 2) / kappa
 
-    s = solve(field, np.zeros(1), t, 1e-11, 1e-13)[:, 0]
-    F, slope = moments(s)
+    F, slope = moments(solve(field, np.zeros(1), t, 1e-11, 1e-13)[:, 0])
     r, q, eta = F**2 / kappa, F * slope / (2 * kappa), rho / kappa
-    return eta * q * r / 2, eta * r**2 / 2
+    return Curves(eta * q * r / 2, eta * r**2 / 2)
 
 
-def _free_small(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-    out = small_data(c * t, rho, kappa, target=False)
-    return out.train, (rho**2 + rho * kappa) / 2 + out.population / c
+def _small_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    """The bidiagonal flow without its target."""
+    few = small_data(c * t, rho, kappa, target=False)
+    return Curves(few.train, (rho**2 + rho * kappa) / 2 + few.population / c)
 
 
 EDGES: dict[frozenset[str], Formula] = {
-    frozenset(pair): formula
-    for pair, formula in (
-        (("large-data", "mean-field"), _large_mean),
-        (("large-data", "narrow"), _large_narrow),
-        (("small-data", "mean-field"), _small_mean),
-        (("small-data", "narrow"), _small_narrow),
-        (("mean-field", "narrow"), _small_start),
-        (("large-data", "free"), _free_large),
-        (("mean-field", "free"), _free_mean),
-        (("narrow", "free"), _free_narrow),
-        (("small-data", "free"), _free_small),
-    )
+    frozenset(("large-data", "mean-field")): _large_meanfield,
+    frozenset(("large-data", "narrow")): _large_narrow,
+    frozenset(("small-data", "mean-field")): _small_meanfield,
+    frozenset(("small-data", "narrow")): _small_narrow,
+    frozenset(("mean-field", "narrow")): _meanfield_narrow,
+    frozenset(("large-data", "free")): _large_free,
+    frozenset(("mean-field", "free")): _meanfield_free,
+    frozenset(("narrow", "free")): _narrow_free,
+    frozenset(("small-data", "free")): _small_free,
 }
 
 
-def _vertex_start(small: bool) -> Formula:
-    def formula(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-        train = 0.5 - rho * np.exp(4 * t * (c if small else 1.0))
-        return train, 0.5 - rho - rho * np.expm1(4 * c * t) / c if small else train
-
-    return formula
+def _large_start(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    return _twice(0.5 - rho * np.exp(4 * t))
 
 
-def _vertex_wide(small: bool) -> Formula:
-    def formula(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-        start = rho**2 / 2
-        train = start / (1 + 4 * rho * t * (c if small else 1.0)) ** 2
-        return train, start + (train - start) / c if small else train
-
-    return formula
+def _small_start(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    moved = rho * np.expm1(4 * c * t)
+    return Curves(0.5 - rho - moved, 0.5 - rho - moved / c)
 
 
-def _vertex_narrow(small: bool) -> Formula:
-    def formula(t: np.ndarray, rho: float, kappa: float, c: float) -> Pair:
-        start = rho * kappa / 2
-        if not small:
-            return (start / (1 + 4 * kappa * t) ** 2,) * 2
-        moved = -4 * kappa**2 * rho * _growth(-2 * kappa, c * t) / c
-        return start * np.exp(-2 * kappa * c * t), start + moved
+def _large_wide_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    return _twice(rho**2 / 2 / (1 + 4 * rho * t) ** 2)
 
-    return formula
+
+def _small_wide_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    start = rho**2 / 2
+    train = start / (1 + 4 * rho * c * t) ** 2
+    return Curves(train, start + (train - start) / c)
+
+
+def _large_narrow_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    return _twice(rho * kappa / 2 / (1 + 4 * kappa * t) ** 2)
+
+
+def _small_narrow_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+    start = rho * kappa / 2
+    moved = -4 * kappa**2 * rho * _growth(-2 * kappa, c * t) / c
+    return Curves(start * np.exp(-2 * kappa * c * t), start + moved)
 
 
 VERTICES: dict[frozenset[str], Formula] = {
-    frozenset((data, *pair)): make(data == "small-data")
-    for data in ("large-data", "small-data")
-    for pair, make in (
-        (("mean-field", "narrow"), _vertex_start),
-        (("mean-field", "free"), _vertex_wide),
-        (("narrow", "free"), _vertex_narrow),
-    )
+    frozenset(("large-data", "mean-field", "narrow")): _large_start,
+    frozenset(("small-data", "mean-field", "narrow")): _small_start,
+    frozenset(("large-data", "mean-field", "free")): _large_wide_free,
+    frozenset(("small-data", "mean-field", "free")): _small_wide_free,
+    frozenset(("large-data", "narrow", "free")): _large_narrow_free,
+    frozenset(("small-data", "narrow", "free")): _small_narrow_free,
 }
 
 
 def cell_curves(
     faces: tuple[str, ...], times: ArrayLike, rho: float, kappa: float, c: float
 ) -> Curves:
-    r"""Leading losses over d where two (edge) or three (vertex) faces meet.
+    r"""The leading losses over d where two (edge) or three (vertex) faces meet.
 
     For instance, large data with mean-field:
 
@@ -175,7 +172,7 @@ def cell_curves(
 
     Cost: O(T) to O(400 T).
 
-    Source: spec section 2.5 (ours; each cell is a limit of a solved face).
+    Source: :eq:`drv-regimes-edges` (derivations); each cell is a limit of a solved face.
 
     Examples:
         >>> faces = ("large-data", "free", "mean-field")
@@ -189,5 +186,4 @@ def cell_curves(
     formula = {**EDGES, **VERTICES}.get(frozenset(faces))
     if formula is None or len(faces) != len(set(faces)):
         raise ValueError(f"faces: {faces} do not meet in an edge or a vertex")
-    train, population = formula(t, float(rho), float(kappa), float(c))
-    return Curves(train, population)
+    return formula(t, float(rho), float(kappa), float(c))

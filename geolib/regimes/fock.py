@@ -9,25 +9,32 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from geolib.regimes.curves import Curves
 from geolib.regimes.integrate import adaptive
-from geolib.regimes.law import Law, jacobi, pin_zero
+from geolib.regimes.loss_curves import Curves
 from geolib.regimes.setup import check_times, positive
+from geolib.regimes.spectral_measures import SpectralMeasure, jacobi, pin_zero
 
-Word = tuple[tuple[str, int], ...]  # ((letter, level), ...), letters alternate
+# A vertex of the free product: ((letter, level), ...), letters alternate, the first is
+# the chain on which the vertex stands and how far up; () is the root.
+Vertex = tuple[tuple[str, int], ...]
+# Recurrence coefficients of a law, and whether a cut of its chain must keep a null space.
+Chain = tuple[np.ndarray, np.ndarray, bool]
 
 
 @dataclass(frozen=True)
-class Fock:
+class FockSpace:
     r"""The operators of the infinite-size limit, cut at a depth.
 
     The initial map A and the sample covariance S are free: they act on the free
     product of two half-lines (the Jacobi matrices of their Marchenko-Pastur laws), and
     the normalised trace of any word in them is a matrix element at the root.
 
-    `A` is (N, N); S is stored by its three entries a row, `columns` and `entries`
-    (3, N). `root` (N,) is the vector whose matrix elements are traces over the d
-    inputs, or W^T at a latent when `latent` is true.
+    Attributes:
+        A: (N, N).
+        columns, entries: (3, N), the three entries of each row of S.
+        root: (N,) vector whose matrix elements are traces over the d inputs, or W^T at
+            a latent when `latent` is true.
+        latent: whether the root is a latent (h < d).
     """
 
     A: np.ndarray
@@ -46,30 +53,35 @@ class Fock:
         return dense
 
 
-def words(depth: int) -> list[Word]:
-    """Basis words of total depth at most `depth`, shortest first; () is the root.
+def vertices(depth: int) -> list[Vertex]:
+    """Vertices of total depth at most `depth`, nearest first; () is the root.
 
     Examples:
-        >>> len(words(3)), words(1)
+        >>> len(vertices(3)), vertices(1)
         (15, [(), (('A', 1),), (('S', 1),)])
     """
-    found: list[Word] = [()]
-    layer: list[Word] = [()]
+    found: list[Vertex] = [()]
+    layer: list[Vertex] = [()]
     for _ in range(depth):
-        layer = [w for old in layer for w in _children(old)]
+        layer = [_up(old, letter) for old in layer for letter in "AS"]
         found += layer
     return found
 
 
-def _up(word: Word, letter: str) -> Word:
-    """The neighbour of `word` one level up its first chain of `letter`."""
-    if word and word[0][0] == letter:
-        return ((letter, word[0][1] + 1), *word[1:])
-    return ((letter, 1), *word)
+def _level(vertex: Vertex, letter: str) -> int:
+    """How far up a chain of `letter` the vertex stands: 0 where a chain begins."""
+    return vertex[0][1] if vertex and vertex[0][0] == letter else 0
 
 
-def _children(word: Word) -> list[Word]:
-    return [_up(word, letter) for letter in "AS"]
+def _up(vertex: Vertex, letter: str) -> Vertex:
+    """The neighbour one level up the chain of `letter` through the vertex."""
+    level = _level(vertex, letter)
+    return ((letter, level + 1), *vertex[1 if level else 0 :])
+
+
+def _on_root_chain(vertex: Vertex, letter: str) -> bool:
+    """Whether the chain of `letter` through the vertex begins at the root."""
+    return vertex == () or (len(vertex) == 1 and vertex[0][0] == letter)
 
 
 def fock_space(
@@ -78,9 +90,9 @@ def fock_space(
     c: float | None = None,
     depth: int = 8,
     *,
-    law: Law | None = None,
-) -> Fock:
-    r"""Build the truncated operators; h < d takes the root at a latent.
+    law: SpectralMeasure | None = None,
+) -> FockSpace:
+    r"""The truncated operators A and S are built; for h < d the root is a latent.
 
     Along a chain of its letter, A has diagonal
     :math:`\rho, \rho+\kappa, \rho+\kappa, \dots` and off-diagonal
@@ -90,16 +102,23 @@ def fock_space(
     the null space. Read at a latent, the root chain starts on the latent's image:
     :math:`W^T f = \sqrt\kappa\, e_1`, with diagonal :math:`\kappa + \rho` from there.
 
+    .. math:: \varphi(w(A, S)) = \langle 0 | w(A, S) | 0 \rangle
+
     Args:
         rho, kappa: sigma^2 h and sigma^2 d.
         c: d / n, for isotropic Gaussian data.
+        depth: largest total level of a vertex; the size is :math:`2^{D+1} - 1`.
         law: the spectral law of S instead of `c`.
-        depth: largest total level of a basis word; the size is :math:`2^{D+1} - 1`.
+
+    Returns:
+        `FockSpace` with the matrices `A` and `S` and the vector `root`.
 
     Raises:
         ValueError: parameters that are not positive, or a depth not in 1..11.
 
-    Source: spec section 4.5 (ours, beyond the paper).
+    Cost: :math:`4^{D+1}` numbers of memory.
+
+    Source: :eq:`drv-regimes-fock` (derivations), after Nica and Speicher 2006.
 
     Examples:
         >>> fock_space(1.0, 1.0, 1.0, 3).A.shape
@@ -110,51 +129,53 @@ def fock_space(
     if not 1 <= depth <= 11:
         raise ValueError(f"depth: expected 1 to 11, got {depth}")
     latent = rho < kappa
-    basis = words(depth)
-    index = {word: i for i, word in enumerate(basis)}
-    size = len(basis)
-    chain = {"A": _wishart_chain(rho, kappa, depth), "S": _chain(c, law, depth)}
-    matrix = {"A": np.zeros((size, size)), "S": np.zeros((size, size))}
-    for letter, M in matrix.items():
-        diagonal, off, null = chain[letter]
-        for word, i in index.items():
-            level = word[0][1] if word and word[0][0] == letter else 0
-            if latent and letter == "A" and (not word or word[0][0] == "A"):
-                # Seen from a latent, the root stands one step up its chain of A.
-                level += 1 if len(word) < 2 else 0
-            M[i, i] = diagonal[level]
-            j = index.get(_up(word, letter))
-            if j is not None:
-                M[i, j] = M[j, i] = off[level]
-            elif null:
-                M[i, i] = pin_zero(diagonal[: level + 1], off[:level])
-    A, S = matrix["A"], matrix["S"]
-    root = np.zeros(size)
+    index = {vertex: i for i, vertex in enumerate(vertices(depth))}
+    A = _free_operator("A", index, _wishart_chain(rho, kappa, depth), latent)
+    S = _free_operator("S", index, _chain(c, law, depth), False)
+    root = np.zeros(len(index))
     root[0] = np.sqrt(kappa) if latent else 1.0
     order = np.argsort(S == 0, axis=1, kind="stable")[:, :3]
     entries = np.take_along_axis(S, order, 1)
-    return Fock(A, order.T.copy(), entries.T.copy(), root, latent)
+    return FockSpace(A, order.T.copy(), entries.T.copy(), root, latent)
 
 
-def _wishart_chain(
-    mean: float, spread: float, depth: int
-) -> tuple[np.ndarray, np.ndarray, bool]:
+def _free_operator(
+    letter: str, index: dict[Vertex, int], chain: Chain, latent: bool
+) -> np.ndarray:
+    """The tridiagonal matrix of a law, copied along every chain of its letter.
+
+    Read at a latent f, the chain of A through the root starts one step below it, as
+    the root is W^T f: the levels of that chain are one higher.
+    """
+    diagonal, off, has_null_space = chain
+    M = np.zeros((len(index), len(index)))
+    for vertex, i in index.items():
+        level = _level(vertex, letter)
+        if latent and _on_root_chain(vertex, letter):
+            level += 1
+        M[i, i] = diagonal[level]
+        j = index.get(_up(vertex, letter))
+        if j is not None:
+            M[i, j] = M[j, i] = off[level]
+        elif has_null_space:
+            M[i, i] = pin_zero(diagonal[: level + 1], off[:level])
+    return M
+
+
+def _wishart_chain(mean: float, spread: float, depth: int) -> Chain:
     """Recurrence coefficients of Marchenko-Pastur's law, and whether it has an atom."""
     diagonal = np.full(depth + 2, mean + spread)
     diagonal[0] = mean
     return diagonal, np.full(depth + 1, np.sqrt(mean * spread)), mean < spread
 
 
-def _chain(
-    c: float | None, law: Law | None, depth: int
-) -> tuple[np.ndarray, np.ndarray, bool]:
+def _chain(c: float | None, law: SpectralMeasure | None, depth: int) -> Chain:
     """The same for S."""
     if (c is None) == (law is None):
         raise ValueError("c, law: expected exactly one of the two")
     if law is None:
         return _wishart_chain(1.0, positive("c", c or 0.0), depth)
-    null = bool(law.weights[law.nodes <= 1e-12 * law.nodes.max()].sum() > 0)
-    return *jacobi(law, depth + 2), null
+    return *jacobi(law, depth + 2), law.has_atom_at_zero
 
 
 def fock_curves(
@@ -163,12 +184,12 @@ def fock_curves(
     kappa: float,
     c: float | None = None,
     *,
-    law: Law | None = None,
+    law: SpectralMeasure | None = None,
     depth: int = 8,
     target: bool = True,
     rtol: float = 1e-6,
 ) -> Curves:
-    r"""Losses over d in the limit of large sizes with every ratio kept.
+    r"""The losses over d in the limit of large sizes with every ratio kept.
 
     .. math:: A' = -(C A + A C), \qquad C = S (A - 1) + (A - 1) S , \\
         L_{train}/d = \tfrac12 \langle 0 | S (1 - A)^2 | 0 \rangle , \qquad
@@ -197,7 +218,8 @@ def fock_curves(
 
     Cost: one product of (2^{D+1})^3 an evaluation; about 3 s at depth 8.
 
-    Source: spec section 4.5 (ours, beyond the paper).
+    Source: :eq:`drv-regimes-fock-flow` and :eq:`drv-regimes-latent` (derivations),
+    beyond the paper.
 
     Examples:
         >>> start = fock_curves([0.0], 1.0, 1.0, 1.0, depth=2)

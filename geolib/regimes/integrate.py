@@ -24,7 +24,7 @@ class IntegrationError(RuntimeError):
 
 
 @dataclass
-class Work:
+class IntegrationStats:
     """What an integration cost."""
 
     evaluations: int = 0
@@ -42,7 +42,7 @@ def adaptive(
     rtol: float = 1e-6,
     atol: float = 1e-8,
     max_steps: int = 20_000,
-) -> Work:
+) -> IntegrationStats:
     r"""Follow y' = flow(y) by Dormand-Prince 5(4), landing on every output time.
 
     The step is accepted when, for each member of the batch,
@@ -75,7 +75,7 @@ def adaptive(
         >>> abs(out[0] - math.exp(-1)) < 1e-6
         True
     """
-    work = Work(evaluations=1)
+    work = IntegrationStats(evaluations=1)
     k = torch.empty((7, *y.shape), dtype=y.dtype, device=y.device)
     k[0] = flow(y)
     drift = torch.zeros_like(y)
@@ -114,7 +114,7 @@ def adaptive(
 
 def euler(
     flow: Field, y: Tensor, times: Sequence[float], observe: Observe, *, step: float
-) -> Work:
+) -> IntegrationStats:
     r"""Follow y' = flow(y) by explicit Euler: full-batch gradient descent.
 
     .. math:: y_{k+1} = y_k + \epsilon f(y_k)
@@ -128,11 +128,11 @@ def euler(
 
     Cost: one evaluation of `flow` a step.
 
-    Source: spec section 4 (the paper's own protocol is Euler integration).
+    Source: Golikov, Gusev and Yarotsky 2026 (their own protocol).
     """
     if not (math.isfinite(step) and step > 0):
         raise ValueError(f"step: expected a positive, finite number, got {step!r}")
-    work = Work(evaluations=1)
+    work = IntegrationStats(evaluations=1)
     velocity = flow(y)
     drift = torch.zeros_like(y)
     done = 0

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.curves import Curves, solve
-from geolib.regimes.law import Law, marchenko_pastur
+from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times, positive
+from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
 
 TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
 HUGE = 1e75  # e^{4t} - 1 is capped here: squares stay finite, the loss has long settled
@@ -20,10 +20,10 @@ def large_data(
     rho: float,
     kappa: float,
     *,
-    law: Law | None = None,
+    law: SpectralMeasure | None = None,
     method: str = "closed",
 ) -> Curves:
-    r"""Losses over d when samples abound: every eigenvalue follows its own logistic.
+    r"""The losses over d when samples abound: each eigenvalue follows a logistic.
 
     .. math::
         L/d = \tfrac12 \int \mu_{\rho,\kappa}(da)
@@ -49,7 +49,8 @@ def large_data(
 
     Cost: closed form O(T); quadrature O(400 T).
 
-    Source: spec section 2.1; closed form after Golikov et al. 2026 (2602.04548).
+    Source: :eq:`drv-regimes-closed` (derivations), the closed form after Golikov,
+    Gusev and Yarotsky 2026b; the logistic goes back to Baldi and Hornik 1989.
 
     Examples:
         >>> float(large_data([50.0], 0.5, 1.0).train[0])     # (1 - h/d) / 2
@@ -85,7 +86,9 @@ def _closed(E: np.ndarray, rho: float, kappa: float) -> np.ndarray:
 class NextOrder(NamedTuple):
     """Coefficients of c = d / n beyond the leading curve, each of shape (T,).
 
-    `train` and `population` multiply c; `gap` is their difference, also times c.
+    Attributes:
+        train, population: to be multiplied by c and added.
+        gap: population less train.
     """
 
     train: np.ndarray
@@ -98,11 +101,11 @@ def large_data_next(
     rho: float,
     kappa: float,
     *,
-    law: Law | None = None,
+    law: SpectralMeasure | None = None,
     nodes: int = 64,
     rtol: float = 1e-9,
 ) -> NextOrder:
-    r"""First correction in c = d / n, and with it the generalisation gap.
+    r"""The first correction in c = d / n, and with it the generalisation gap.
 
     With :math:`S = I + \sqrt c\,G`, G semicircular, on nodes :math:`a_i` of the initial
     law (:math:`a_i' = -4 a_i b_i`, :math:`b = a - 1`):
@@ -122,9 +125,15 @@ def large_data_next(
         nodes: quadrature nodes; the cost grows as their square.
         rtol: tolerance of the integration.
 
+    Returns:
+        `NextOrder`: train, population and gap, each to be multiplied by c.
+
+    Raises:
+        ValueError: bad times or parameters.
+
     Cost: about 0.2 s for 64 nodes.
 
-    Source: spec section 2.1 (ours, beyond the paper).
+    Source: :eq:`drv-regimes-large-next` (derivations), beyond the paper.
 
     Examples:
         >>> step = large_data_next([0.0, 0.5], 1.0, 1.0)
@@ -135,11 +144,8 @@ def large_data_next(
     mu = (law or marchenko_pastur(rho, kappa, nodes)).coarse(nodes)
     w, a0, size = mu.weights, mu.nodes, mu.nodes.size
 
-    def logistic(time: float) -> np.ndarray:
-        return a0 / (a0 + (1 - a0) * np.exp(-4 * time))
-
     def field(time: float, y: np.ndarray) -> np.ndarray:
-        a = logistic(time)
+        a = logistic(a0, time)
         U, Z = y[:-size].reshape(size, size), y[-size:]
         pair = a[:, None] + a
         dU = -4 * (pair - 1) * U + pair * (pair - 2)
@@ -149,7 +155,7 @@ def large_data_next(
     states = solve(field, np.zeros(size * (size + 1)), t, rtol, rtol * 1e-2)
     gap, population = np.empty_like(t), np.empty_like(t)
     for i, (time, y) in enumerate(zip(t, states, strict=True)):
-        b = logistic(time) - 1
+        b = logistic(a0, time) - 1
         U, Z = y[:-size].reshape(size, size), y[-size:]
         population[i] = 0.5 * w @ (2 * b * Z + U**2 @ w)
         gap[i] = w @ (U @ w * b)
@@ -159,7 +165,7 @@ def large_data_next(
 def large_data_two_stage(
     times: ArrayLike, W0: ArrayLike, S: ArrayLike, *, grid: int = 2000
 ) -> Curves:
-    r"""Losses over d for h < d and long times, when the limits do not commute.
+    r"""The losses over d for h < d and long times, when the limits do not commute.
 
     After the fast stage :math:`W W^T` is near the identity and the flow is Oja's: the
     row space of W turns towards the leading eigenvectors of S as
@@ -181,7 +187,14 @@ def large_data_two_stage(
 
     Cost: one eigendecomposition of S and one QR of (d, h) a time.
 
-    Source: spec section 2.1 (ours, beyond the paper).
+    Source: :eq:`drv-regimes-two-stage` (derivations); the second stage is the subspace
+    flow of Oja 1982, solved by Yan, Helmke and Moore 1994.
+
+    Examples:
+        >>> S = np.diag([2.0, 1.0, 0.5])                # one latent, three inputs
+        >>> two = large_data_two_stage([60.0], [[0.3, 0.3, 0.3]], S)
+        >>> round(float(2 * 3 * two.train[0]), 6)       # 1 + 0.5: all but the first
+        1.5
     """
     t = check_times(times)
     W0, S = np.asarray(W0, dtype=np.float64), np.asarray(S, dtype=np.float64)
@@ -191,9 +204,9 @@ def large_data_two_stage(
     if h >= d:
         raise ValueError(f"W0: two stages need h < d, got h = {h}, d = {d}")
     a0 = np.append(np.linalg.svd(W0, compute_uv=False) ** 2, np.zeros(d - h))
-    leading = large_data(t, 1.0, 1.0, law=Law(a0, np.full(d, 1 / d))).train
+    leading = large_data(t, 1.0, 1.0, law=SpectralMeasure(a0, np.full(d, 1 / d))).train
     fine = np.linspace(0.0, t[-1], grid) if t[-1] > 0 else np.zeros(2)
-    a = a0 / (a0 + (1 - a0) * np.exp(-4 * np.minimum(fine, 170.0)[:, None]))
+    a = logistic(a0, np.minimum(fine, 170.0)[:, None])
     rate = 2 - a.sum(1) / h
     s = np.append(0, np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(fine)))
     values, vectors = np.linalg.eigh(S)

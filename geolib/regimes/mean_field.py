@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.curves import Curves, solve
-from geolib.regimes.law import Law, marchenko_pastur
+from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times, positive
-
-
-def logistic(times: np.ndarray, rho: float, x: np.ndarray) -> np.ndarray:
-    """The map's eigenvalue a (T, N) along a direction of sample variance x."""
-    return rho / (rho + (1 - rho) * np.exp(-4 * np.multiply.outer(times, x)))
+from geolib.regimes.spectral_measures import (
+    SpectralMeasure,
+    covariance_law,
+    marchenko_pastur,
+)
 
 
 def mean_field(
@@ -20,10 +19,10 @@ def mean_field(
     rho: float,
     c: float | None = None,
     *,
-    law: Law | None = None,
+    law: SpectralMeasure | None = None,
     overlap: ArrayLike | None = None,
 ) -> Curves:
-    r"""Losses over d of a very wide autoencoder: the map stays a function of S.
+    r"""The losses over d of a very wide autoencoder: the map is a function of S.
 
     .. math::
         1 - a(x, t) = \frac{(1-\rho) e^{-4xt}}{\rho + (1-\rho) e^{-4xt}} , \qquad
@@ -43,18 +42,22 @@ def mean_field(
 
     Cost: O(T N).
 
-    Source: spec section 2.3.
+    Source: :eq:`drv-regimes-logistic` (derivations). A linear network that starts in
+    the eigenbasis of its data is solved mode by mode in Fukumizu 1998 and Saxe,
+    McClelland and Ganguli 2014.
 
     Examples:
         >>> wide = mean_field([0.0, 1.0], rho=0.2, c=0.5)
         >>> round(float(wide.train[0]), 6)       # (1 - rho)^2 / 2
         0.32
     """
-    t, mu = check_times(times), pick_law(c, law)
-    lack = (1 - logistic(t, positive("rho", rho), mu.nodes)) ** 2
-    score = _overlap(overlap, mu)
-    weights = mu.weights
-    return Curves(lack @ (weights * mu.nodes) / 2, lack @ (weights * score) / 2)
+    t, mu = check_times(times), covariance_law(c, law)
+    growth = np.multiply.outer(t, mu.nodes)
+    residual = (1 - logistic(positive("rho", rho), growth)) ** 2 / 2
+    variance = _population_variance(overlap, mu)
+    return Curves(
+        residual @ (mu.weights * mu.nodes), residual @ (mu.weights * variance)
+    )
 
 
 def mean_field_next(
@@ -62,7 +65,7 @@ def mean_field_next(
     rho: float,
     c: float | None = None,
     *,
-    law: Law | None = None,
+    law: SpectralMeasure | None = None,
     overlap: ArrayLike | None = None,
     nodes: int = 64,
     rtol: float = 1e-9,
@@ -90,9 +93,12 @@ def mean_field_next(
     Returns:
         `Curves` to be multiplied by d / h and added to `mean_field`'s.
 
+    Raises:
+        ValueError: bad times, neither or both of `c` and `law`, or a wrong `overlap`.
+
     Cost: about 0.1 s for 64 nodes.
 
-    Source: spec section 2.3 (ours, beyond the paper).
+    Source: :eq:`drv-regimes-mean-field-next` (derivations), beyond the paper.
 
     Examples:
         >>> round(float(mean_field_next([0.0], 0.5, 1.0).population[0]), 9)  # rho^2 / 2
@@ -101,13 +107,13 @@ def mean_field_next(
     t, rho = check_times(times), positive("rho", rho)
     if law is None and c is not None:
         law, c = marchenko_pastur(1.0, positive("c", c), nodes), None
-    fine = pick_law(c, law)
-    mu, score = fine.coarse_with(nodes, _overlap(overlap, fine))
+    fine = covariance_law(c, law)
+    mu, variance = fine.coarse_with(nodes, _population_variance(overlap, fine))
     x, w, size = mu.nodes, mu.weights, mu.nodes.size
     both = x[:, None] + x
 
     def field(time: float, y: np.ndarray) -> np.ndarray:
-        a = logistic(np.array(time), rho, x)
+        a = logistic(rho, time * x)
         F, Z = y[:-size].reshape(size, size), y[-size:]
         pull = 2 * x * (a - 1)
         dF = -(both * (a[:, None] + a) + pull[:, None] + pull) * F
@@ -117,21 +123,15 @@ def mean_field_next(
     start = np.append(np.full(size * size, rho), np.zeros(size))
     states = solve(field, start, t, rtol, rtol * 1e-2)
     F, Z = states[:, :-size].reshape(-1, size, size), states[:, -size:]
-    g = 2 * (logistic(t, rho, x) - 1) * Z + F**2 @ w
-    return Curves(g @ (w * x) / 2, g @ (w * score) / 2)
+    g = 2 * (logistic(rho, np.multiply.outer(t, x)) - 1) * Z + F**2 @ w
+    return Curves(g @ (w * x) / 2, g @ (w * variance) / 2)
 
 
-def _overlap(overlap: ArrayLike | None, law: Law) -> np.ndarray:
-    score = np.ones_like(law.nodes) if overlap is None else np.asarray(overlap, float)
-    if score.shape != law.nodes.shape or not np.isfinite(score).all():
+def _population_variance(overlap: ArrayLike | None, law: SpectralMeasure) -> np.ndarray:
+    """The population variance along each node's direction; ones by default."""
+    out = np.ones_like(law.nodes) if overlap is None else np.asarray(overlap, float)
+    if out.shape != law.nodes.shape or not np.isfinite(out).all():
         raise ValueError(
-            f"overlap: expected {law.nodes.size} finite values, got shape {score.shape}"
+            f"overlap: expected {law.nodes.size} finite values, got shape {out.shape}"
         )
-    return score
-
-
-def pick_law(c: float | None, law: Law | None) -> Law:
-    """The law of S: Marchenko-Pastur's (1, c), or the given one."""
-    if (c is None) == (law is None):
-        raise ValueError("c, law: expected exactly one of the two")
-    return law if law is not None else marchenko_pastur(1.0, positive("c", c or 0.0))
+    return out

@@ -1,12 +1,20 @@
-"""The prism: the leading monomials of the loss, its faces and their regimes."""
+"""The prism: the hull of the leading monomials of the loss, its faces, its regimes.
+
+Hulls of lattice points are found and not assumed: Qhull proposes facets, each is
+turned into an integer inequality and checked on every point.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
+from math import gcd, lcm
 
-from geolib.regimes.expansion import Planar, planar_loss
-from geolib.regimes.polytope import Facet, Polytope, hull
+import numpy as np
+
+from geolib.regimes.trace_words import Planar, planar_loss
 
 # Names of the five faces, in the order in which the chapter treats them.
 REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
@@ -22,15 +30,26 @@ Key = tuple[int, int, int]
 
 
 def prism(kind: str, order: int) -> Polytope:
-    r"""The hull in (l, k, m) of the leading monomials of the s-th derivative.
+    r"""The hull of the leading monomials of the s-th derivative is a triangular prism.
 
-    .. math:: \rho^k \kappa^{l-k} c^m
+    The monomial :math:`\rho^k \kappa^{l-k} c^m` is the lattice point (l, k, m), and
+
+    .. math:: 1 \le k \le l \le s + 2, \qquad 0 \le m \le s
+
+    (for the population loss :math:`m \le s - 1`). This is computed, not assumed.
 
     Args:
         kind: `train` or `population`.
         order: the derivative s.
 
-    Source: spec section 3.2; the prism is the paper's, its computation ours.
+    Returns:
+        `Polytope`, with its `vertices`, `facets`, `f_vector` and
+        `is_triangular_prism`.
+
+    Raises:
+        ValueError: an unknown kind or a negative order.
+
+    Source: Golikov, Gusev and Yarotsky 2026; :eq:`drv-regimes-support` (derivations).
 
     Examples:
         >>> prism("train", 2).f_vector
@@ -40,14 +59,27 @@ def prism(kind: str, order: int) -> Polytope:
 
 
 def regime_of_facet(facet: Facet) -> str:
-    r"""The regime that a facet of the prism stands for, read off its outward normal.
+    r"""A facet of the prism stands for a regime, read off its outward normal.
 
     A limit makes the monomials largest along its ray lead. In terms of (l, k, m) the
-    ray :math:`(\log\kappa, \log\rho, \log c) = (x, y, z)` is the linear form
-    :math:`(x,\, y - x,\, z)`.
+    ray is a linear form:
+
+    .. math:: (\log\kappa, \log\rho, \log c) = (x, y, z) \mapsto (x,\, y - x,\, z)
+
+    Args:
+        facet: of a `prism`.
+
+    Returns:
+        A name of `REGIMES`.
 
     Raises:
         ValueError: a normal that belongs to no regime.
+
+    Source: :eq:`drv-regimes-rays` (derivations).
+
+    Examples:
+        >>> sorted(map(regime_of_facet, prism("train", 1).facets)) == sorted(REGIMES)
+        True
     """
     for name, (x, y, z) in RAYS.items():
         if facet.normal == (x, y - x, z):
@@ -79,34 +111,229 @@ def face_test(name: str, kind: str, order: int) -> Callable[[Key], bool]:
 
 
 def face(name: str, kind: str, order: int) -> Planar:
-    """The leading monomials of the s-th derivative that lie on a regime's face."""
-    test = face_test(name, kind, order)
-    table = planar_loss(kind, order)[order]
-    return {key: value for key, value in table.items() if test(key)}
+    r"""The leading monomials of the s-th derivative that lie on a regime's face.
 
+    The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1
+    (narrow) and l = s + 2 (free).
 
-def value(table: Planar, rho: float, kappa: float, c: float) -> float:
-    """The polynomial of rho, kappa and c that a table of monomials stands for.
+    Args:
+        name: one of `REGIMES`.
+        kind: `train` or `population`.
+        order: the derivative s.
+
+    Returns:
+        {(l, k, m): coefficient of :math:`\rho^k \kappa^{l-k} c^m`}.
+
+    Raises:
+        ValueError: an unknown regime or kind, or a negative order.
+
+    Source: :eq:`drv-regimes-rays` (derivations).
 
     Examples:
-        >>> value({(2, 1, 0): Fraction(8)}, 0.5, 2.0, 1.0)
-        8.0
+        >>> face("free", "population", 0)
+        {(2, 1, 0): Fraction(1, 2), (2, 2, 0): Fraction(1, 2)}
     """
-    return float(
-        sum(
-            float(f) * rho**k * kappa ** (l - k) * c**m
-            for (l, k, m), f in table.items()
+    table = planar_loss(kind, order)[order]
+    test = face_test(name, kind, order)
+    return {key: f for key, f in table.items() if test(key)}
+
+
+# ---- convex hulls of lattice points --------------------------------------------------
+
+Point = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Facet:
+    """A facet: normal . x <= offset holds on the whole polytope, with equality here.
+
+    Attributes:
+        normal: primitive integer outward normal.
+        offset: right-hand side.
+        vertices: indices into the polytope's list.
+    """
+
+    normal: tuple[int, ...]
+    offset: int
+    vertices: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Polytope:
+    """The convex hull of a finite set of lattice points.
+
+    Attributes:
+        dimension: that of the affine hull.
+        vertices: the corners, sorted.
+        facets: faces of one dimension less.
+    """
+
+    dimension: int
+    vertices: tuple[Point, ...]
+    facets: tuple[Facet, ...]
+
+    @property
+    def edges(self) -> tuple[frozenset[int], ...]:
+        """Pairs of vertex indices joined by an edge."""
+        return tuple(f for f in self.faces(1))
+
+    def faces(self, dimension: int) -> list[frozenset[int]]:
+        """All faces of that dimension, as sets of vertex indices.
+
+        Every proper face is an intersection of facets; its dimension is the rank of
+        its vertices.
+        """
+        known = {f.vertices for f in self.facets}
+        fresh = set(known)
+        while fresh:
+            fresh = {a & f.vertices for a in fresh for f in self.facets} - known
+            known |= fresh
+        return sorted(
+            (
+                f
+                for f in known
+                if f and _rank([self.vertices[i] for i in f]) == dimension
+            ),
+            key=sorted,
         )
+
+    @property
+    def f_vector(self) -> tuple[int, ...]:
+        """Numbers of vertices, edges, ..., facets."""
+        return tuple(len(self.faces(k)) for k in range(self.dimension))
+
+    @property
+    def is_triangular_prism(self) -> bool:
+        """Three-dimensional with two disjoint triangles and three quadrilaterals.
+
+        Of the polyhedra with five faces only the prism has six vertices.
+        """
+        if self.dimension != 3 or len(self.vertices) != 6:
+            return False
+        sizes = sorted(len(f.vertices) for f in self.facets)
+        triangles = [f.vertices for f in self.facets if len(f.vertices) == 3]
+        return sizes == [3, 3, 4, 4, 4] and not triangles[0] & triangles[1]
+
+
+def hull(points: Iterable[Point]) -> Polytope:
+    """The convex hull of lattice points has facets that are integer inequalities.
+
+    Qhull proposes the facets in floating point; each is recomputed as an integer
+    inequality from its lattice points and checked against every point.
+
+    Args:
+        points: lattice points of one length; repetitions are ignored.
+
+    Returns:
+        `Polytope`.
+
+    Raises:
+        ValueError: no point.
+        ArithmeticError: an inequality that Qhull proposed fails on some point.
+
+    Source: Barber, Dobkin and Huhdanpaa 1996 (Qhull).
+
+    Examples:
+        >>> cube = hull([(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+        >>> cube.f_vector
+        (8, 12, 6)
+    """
+    cloud = sorted(set(points))
+    if not cloud:
+        raise ValueError("points: expected at least one, got none")
+    dimension = _rank(cloud)
+    axes = _independent_axes(cloud, dimension)
+    if dimension < 2:
+        ends = (cloud[0], cloud[-1]) if dimension else (cloud[0],)
+        sides = (frozenset({0}), frozenset({1})) if dimension else ()
+        facets = tuple(Facet((), 0, side) for side in sides)
+        return Polytope(dimension, ends, facets)
+    from scipy.spatial import ConvexHull
+
+    shadow = np.array([[p[a] for a in axes] for p in cloud])
+    facets_raw = _integer_facets(shadow, ConvexHull(shadow).equations)
+    on = {
+        key: frozenset(map(int, np.flatnonzero(shadow @ key[0] == key[1])))
+        for key in facets_raw
+    }
+    # A vertex is a point whose facets meet in it alone.
+    corner: list[int] = []
+    for i in range(len(cloud)):
+        through = [on[key] for key in on if i in on[key]]
+        if through and frozenset.intersection(*through) == {i}:
+            corner.append(i)
+    place: dict[int, int] = {i: j for j, i in enumerate(corner)}
+    facets = tuple(
+        Facet(
+            tuple(map(int, key[0])),
+            int(key[1]),
+            frozenset(place[i] for i in on[key] if i in place),
+        )
+        for key in sorted(on, key=lambda k: (tuple(k[0]), k[1]))
     )
+    return Polytope(dimension, tuple(cloud[i] for i in corner), facets)
 
 
-__all__ = [
-    "RAYS",
-    "REGIMES",
-    "Fraction",
-    "face",
-    "face_test",
-    "prism",
-    "regime_of_facet",
-    "value",
-]
+def pareto(monomials: Iterable[tuple[int, int, int, int]]) -> set[tuple[int, ...]]:
+    r"""The Pareto front: monomials :math:`d^q h^k \sigma^{2l} n^{-m}` not dominated.
+
+    One dominates another when it has the same l and is at least as large in each of
+    d, h and n: q and k no smaller, m no larger.
+
+    Args:
+        monomials: exponents (q, k, l, m).
+
+    Returns:
+        The exponents that no other one dominates.
+
+    Cost: quadratic in the number of monomials.
+
+    Source: Golikov, Gusev and Yarotsky 2026b; :eq:`drv-regimes-dominate` (derivations).
+
+    Examples:
+        >>> sorted(pareto([(1, 1, 2, 0), (0, 1, 2, 0), (2, 0, 2, 0)]))
+        [(1, 1, 2, 0), (2, 0, 2, 0)]
+    """
+    pool = list(monomials)
+    return {
+        (q, k, l, m)
+        for q, k, l, m in pool
+        if not any(
+            L == l and Q >= q and K >= k and M <= m and (Q, K, M) != (q, k, m)
+            for Q, K, L, M in pool
+        )
+    }
+
+
+def _rank(points: list[Point]) -> int:
+    P = np.array(points)
+    return int(np.linalg.matrix_rank(P[1:] - P[0])) if len(P) > 1 else 0
+
+
+def _independent_axes(points: list[Point], dimension: int) -> tuple[int, ...]:
+    """Coordinates on which the affine hull projects without loss."""
+    for axes in combinations(range(len(points[0])), dimension):
+        if _rank([tuple(p[a] for a in axes) for p in points]) == dimension:
+            return axes
+    raise AssertionError("a set of rank r has r independent coordinates")
+
+
+def _integer_facets(
+    points: np.ndarray, equations: np.ndarray
+) -> set[tuple[tuple[int, ...], int]]:
+    """Qhull's facets as primitive integer inequalities normal . x <= offset."""
+    out = set()
+    for row in equations:
+        scale = 1 / np.abs(row[:-1]).max()
+        exact = [Fraction(float(v * scale)).limit_denominator(10_000) for v in row[:-1]]
+        common = lcm(*(v.denominator for v in exact))
+        whole = [int(v * common) for v in exact]
+        divisor = gcd(*whole)
+        normal = tuple(v // divisor for v in whole)
+        values = points @ np.array(normal)
+        on = int(values.max())
+        near = points @ row[:-1] + row[-1]
+        if not np.array_equal(values == on, np.abs(near) < 1e-7):
+            raise ArithmeticError(f"facet {row} is no integer inequality of the points")
+        out.add((normal, on))
+    return out

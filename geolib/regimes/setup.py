@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Setup:
-    r"""A weight-tied linear autoencoder, its training set size and its initial scale.
+    r"""A weight-tied linear autoencoder has two sizes, n samples and a start scale.
 
     .. math:: \rho = \sigma^2 h, \qquad \kappa = \sigma^2 d, \qquad c = d / n,
         \qquad \eta = h / d .
@@ -28,7 +28,7 @@ class Setup:
     Raises:
         ValueError: a size below one or not whole, or a variance that is not positive.
 
-    Source: Golikov, Gusev and Yarotsky 2026; the normalisation of the loss is ours.
+    Source: Golikov, Gusev and Yarotsky 2026; :eq:`eq-regimes-ratios`.
 
     Examples:
         >>> Setup(d=100, h=50, n=400, sigma2=0.01).ratios

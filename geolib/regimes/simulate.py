@@ -11,8 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from geolib.regimes.forms import BY_NAME, FORMS, Problem, choose
-from geolib.regimes.integrate import Work, adaptive, euler
+from geolib.regimes.flow_formulations import BY_NAME, FORMS, FlowProblem, choose
+from geolib.regimes.integrate import IntegrationStats, adaptive, euler
 from geolib.regimes.setup import Setup, check_times
 
 # Local errors are summed as if the flow carried them unchanged; where it spreads them
@@ -22,12 +22,18 @@ CHUNK = 4096  # samples drawn at once: bounds memory when n is far above d
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class LossTrajectory:
     """Losses along a batch of flows; rows are seeds, columns are times.
 
-    Losses are sums over the d coordinates (not divided by d). `train_error` and
-    `population_error` are the simulator's own estimates of the integration error.
-    `trace` is tr S of each draw, the training loss of the map zero times two.
+    Attributes:
+        times: (T,).
+        train, population: (seeds, T) sums over the d coordinates, not divided by d.
+        train_error, population_error: (seeds, T) the simulator's own estimates of the
+            integration error.
+        trace: (seeds,) tr S of each draw: twice the training loss of the zero map.
+        d: input dimension.
+        form: the formulation that ran.
+        work: what the integration cost.
     """
 
     times: np.ndarray
@@ -38,7 +44,7 @@ class Trajectory:
     trace: np.ndarray
     d: int
     form: str
-    work: Work
+    work: IntegrationStats
 
     @property
     def error(self) -> float:
@@ -53,15 +59,49 @@ class Trajectory:
 
 
 def draw_weights(setup: Setup, seed: int) -> np.ndarray:
-    """The initial weights (h, d) of one seed, float64."""
+    r"""The initial weights of one seed are independent normal numbers.
+
+    .. math:: W_{ij} \sim N(0, \sigma^2)
+
+    Args:
+        setup: the sizes and the variance.
+        seed: any whole number >= 0; the same seed gives the same draw.
+
+    Returns:
+        (h, d) float64.
+
+    Source: Golikov, Gusev and Yarotsky 2026.
+
+    Examples:
+        >>> draw_weights(Setup(4, 2, 8, 0.1), seed=0).shape
+        (2, 4)
+    """
     rng = np.random.default_rng([seed, 0])
     return rng.standard_normal((setup.h, setup.d)) * np.sqrt(setup.sigma2)
 
 
 def draw_covariance(setup: Setup, seed: int) -> np.ndarray:
-    """S = X X^T / n (d, d) of one seed, from chunks of samples.
+    r"""The sample covariance of one seed comes from chunks of samples.
 
-    The same draw as `draw_data`, without ever holding the n samples together.
+    .. math:: S = X X^T / n
+
+    It is that of `simulate`'s data, without ever holding the n samples together.
+
+    Args:
+        setup: the sizes.
+        seed: any whole number >= 0; the same seed gives the same draw.
+
+    Returns:
+        (d, d) float64.
+
+    Cost: n d^2 operations, memory for 4096 samples.
+
+    Source: Golikov, Gusev and Yarotsky 2026.
+
+    Examples:
+        >>> S = draw_covariance(Setup(3, 2, 5000, 0.1), seed=0)
+        >>> bool(np.abs(S - np.eye(3)).max() < 0.1)
+        True
     """
     rng = np.random.default_rng([seed, 1])
     S = np.zeros((setup.d, setup.d))
@@ -110,8 +150,8 @@ def simulate(
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
     memory_limit: float | None = None,
-) -> Trajectory:
-    r"""Gradient flow of the training loss from Gaussian weights on Gaussian data.
+) -> LossTrajectory:
+    r"""The gradient flow of the training loss runs from Gaussian weights on Gaussian data.
 
     .. math::
         L_{train} = \tfrac{1}{2n} \sum_i |x_i - W^T W x_i|^2 , \qquad
@@ -124,7 +164,8 @@ def simulate(
         target: False drops the target (the flow of the free regime).
         draw: `samples`, or `wishart` to draw S itself where no samples are needed,
             which takes d^2 / 2 numbers instead of n d (other draws, the same law).
-        form: how the products are arranged: `auto`, or one of `forms.FORMS`.
+        form: how the products are arranged: `auto`, `gram`, `covariance`, `latent` or
+            `samples`.
         method: `adaptive` (Dormand-Prince), or `euler`, which needs `step` and is
             gradient descent in every form but `gram`.
         step: length of an Euler step.
@@ -133,16 +174,17 @@ def simulate(
         memory_limit: bytes that the flow may use; default: what the machine has free.
 
     Returns:
-        `Trajectory` with (seeds, T) losses.
+        `LossTrajectory` with (seeds, T) losses, their stated errors and tr S.
 
     Raises:
         ValueError: an unknown form or method, bad times, no seed.
         MemoryError: the run would not fit, with its size.
         IntegrationError: the flow could not be followed.
 
-    Cost: `forms.flops` an evaluation a seed, about 300 evaluations on [0, 3 / T].
+    Cost: the cheapest of 4 d^3, 2 h d^2 + 8 h^2 d, 4 h d n + 8 h^2 d and 10 h d n
+    operations an evaluation and seed, about 300 evaluations on [0, 3 / T].
 
-    Source: spec sections 1 and 4.2.
+    Source: :eq:`drv-regimes-flow` and :eq:`drv-regimes-error` (derivations).
 
     Examples:
         >>> run = simulate(Setup(8, 8, 64, 0.1), [0.0, 1.0])
@@ -165,10 +207,10 @@ def simulate(
     if form in ("gram", "covariance"):
         source = draw_wishart if draw == "wishart" else draw_covariance
         S = place(source(setup, s) for s in chosen)
-        problem = Problem(setup.d, setup.n, S=S, target=target)
+        problem = FlowProblem(setup.d, setup.n, S=S, target=target)
     else:
         X = place(draw_data(setup, s) for s in chosen)
-        problem = Problem(setup.d, setup.n, X=X, target=target)
+        problem = FlowProblem(setup.d, setup.n, X=X, target=target)
     return run(W, problem, times, form, method, step, rtol, atol)
 
 
@@ -186,8 +228,10 @@ def gradient_flow(
     rtol: float = 1e-6,
     atol: float = 1e-8,
     memory_limit: float | None = None,
-) -> Trajectory:
-    """The same flow from given weights on given data.
+) -> LossTrajectory:
+    r"""The same flow runs from given weights on given data.
+
+    .. math:: W' = -W (B S + S B), \qquad B = W^T W - I
 
     Args:
         W0: (h, d) initial weights; dtype and device of a tensor are kept.
@@ -198,9 +242,14 @@ def gradient_flow(
         covariance: says that `data` is S itself.
         target, form, method, step, rtol, atol, memory_limit: as in `simulate`.
 
+    Returns:
+        `LossTrajectory` with (1, T) losses.
+
     Raises:
         ValueError: shapes that do not fit together, NaN or infinite entries, or a
             form that needs samples when only S was given.
+
+    Source: :eq:`drv-regimes-flow` (derivations).
 
     Examples:
         >>> run = gradient_flow(np.eye(2) * 0.5, np.eye(2), [0.0, 1.0], covariance=True)
@@ -228,23 +277,23 @@ def gradient_flow(
     need = memory_needed(Setup(d, h, n, 1.0), 1, form, W.dtype)
     check_memory(need, memory_limit, W.device)
     if form in ("latent", "samples"):
-        problem = Problem(d, n, X=D[None], P=P, target=target)
+        problem = FlowProblem(d, n, X=D[None], P=P, target=target)
     else:
         S = D if covariance else D @ D.mT / n
-        problem = Problem(d, n, S=S[None], P=P, target=target)
+        problem = FlowProblem(d, n, S=S[None], P=P, target=target)
     return run(W, problem, times, form, method, step, rtol, atol)
 
 
 def run(
     W: Tensor,
-    problem: Problem,
+    problem: FlowProblem,
     times: ArrayLike,
     form: str,
     method: str = "adaptive",
     step: float | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
-) -> Trajectory:
+) -> LossTrajectory:
     """Integrate one prepared batch; see `simulate` and `gradient_flow`."""
     t = check_times(times)
     law = BY_NAME[form](problem)
@@ -268,7 +317,7 @@ def run(
             for part in zip(*rows, strict=True)
         )
         trace = problem.trace.double().cpu().numpy()
-    return Trajectory(
+    return LossTrajectory(
         times=t,
         train=train,
         population=population,

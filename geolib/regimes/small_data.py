@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.curves import Curves, solve
-from geolib.regimes.law import narayana
+from geolib.regimes.loss_curves import Curves, solve
 from geolib.regimes.setup import check_times, positive
 
 
@@ -37,7 +36,7 @@ def small_data(
     target: bool = True,
     rtol: float = 1e-9,
 ) -> Curves:
-    r"""Losses with few samples, at times tau = t d / n: one sample stands for all.
+    r"""The losses with few samples, at times tau = t d / n: one stands for all.
 
     With few samples S acts as (d / n) times a random projector, and the infinite
     hierarchy of its moments is that of *one* sample :math:`e_1` seen by the bidiagonal
@@ -66,7 +65,8 @@ def small_data(
 
     Cost: about 0.05 s at Q = 20.
 
-    Source: spec section 2.2 (the resummation is ours).
+    Source: :eq:`drv-regimes-hierarchy` (the paper's moment hierarchy) and
+    :eq:`drv-regimes-bidiagonal` (its resummation, ours; derivations).
 
     Examples:
         >>> few = small_data([0.0, 20.0], 1.0, 1.0)
@@ -89,10 +89,10 @@ def small_data(
         W = y[:-1].reshape(shape)
         u = W[:, 0]
         z = u @ W
-        lack = W @ z - goal * u
+        residual = W @ z - goal * u
         dW = -u[:, None] * z
-        dW[:, 0] -= lack - goal * u
-        return np.append(dW, -4 * lack @ lack)
+        dW[:, 0] -= residual - goal * u
+        return np.append(dW, -4 * residual @ residual)
 
     states = solve(field, np.append(W0, 0.0), t, rtol, rtol * 1e-3)
     W = states[:, :-1].reshape(-1, *shape)
@@ -100,72 +100,3 @@ def small_data(
     z = (u[:, None] @ W)[:, 0]
     train = goal * (0.5 - (u**2).sum(1)) + (z**2).sum(1) / 2
     return Curves(train, states[:, -1])
-
-
-def small_data_truncated(
-    tau: ArrayLike, rho: float, kappa: float, order: int
-) -> Curves:
-    r"""The moment hierarchy cut at `order`, as a warning: it diverges.
-
-    .. math::
-        \dot M_k = - \sum_{j<k} [ 2 M_{j+1} M_{k-j} + M_j M_{k+1-j}
-            + M_{j+2} M_{k-1-j} - 2 M_j M_{k-j} - 2 M_{j+1} M_{k-1-j} ]
-
-    with :math:`M_0 = 1` and :math:`M_k = 0` for k > `order`.
-
-    Returns:
-        `Curves` as `small_data`; `inf` from the time at which the cut system blew up.
-
-    Raises:
-        ValueError: bad times or parameters, or an order below 3.
-
-    Source: spec section 2.2.
-
-    Examples:
-        >>> cut = small_data_truncated([0.0, 4.0], 1.0, 1.0, 8)
-        >>> bool(abs(cut.train[1]) > 1)
-        True
-    """
-    t = check_times(tau)
-    if order < 3:
-        raise ValueError(f"order: expected at least 3, got {order}")
-    rho, kappa = positive("rho", rho), positive("kappa", kappa)
-    powers = range(1, order + 1)
-    start = [
-        sum(n * rho**k * kappa ** (l - k) for k, n in enumerate(narayana(l), 1))
-        for l in powers
-    ]
-
-    def field(_: float, y: np.ndarray) -> np.ndarray:
-        M = np.concatenate(([1.0], y[:-1], [0.0, 0.0]))
-        out = np.empty_like(y)
-        for k in powers:
-            p, q = M[: k + 2], M[k + 1 :: -1]  # p[j] = M_j, q[j] = M_{k+1-j}
-            out[k - 1] = -(
-                2 * p[1 : k + 1] @ q[1 : k + 1]
-                + p[:k] @ q[:k]
-                + p[2 : k + 2] @ q[2 : k + 2]
-                - 2 * p[:k] @ q[1 : k + 1]
-                - 2 * p[1 : k + 1] @ q[2 : k + 2]
-            )
-        out[-1] = -4 * (M[3] - 2 * M[2] + M[1])
-        return out
-
-    return _until_blow_up(field, np.append(start, 0.0), t)
-
-
-def _until_blow_up(field, y0: np.ndarray, t: np.ndarray) -> Curves:  # type: ignore[no-untyped-def]
-    from scipy.integrate import solve_ivp
-
-    def wall(_: float, y: np.ndarray) -> float:
-        return 1e6 - float(np.abs(y).max())
-
-    wall.terminal = True  # type: ignore[attr-defined]
-    out = solve_ivp(
-        field, (0.0, max(t[-1], 1e-12)), y0, "DOP853", t, events=wall, rtol=1e-7
-    )
-    train, population = np.full(t.shape, np.inf), np.full(t.shape, np.inf)
-    reached = out.y.shape[1]
-    train[:reached] = 0.5 * (1 - 2 * out.y[0] + out.y[1])
-    population[:reached] = out.y[-1]
-    return Curves(train, population)

@@ -7,194 +7,135 @@ polynomial in rho, kappa and c. None of this uses words, traces or integration b
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from math import prod
+from typing import Any
 
-from geolib.regimes.expansion import Planar
-from geolib.regimes.law import narayana
-
-# A polynomial in named variables: {sorted tuple of (name, power): coefficient}.
-Monomial = tuple[tuple[str, int], ...]
-Poly = dict[Monomial, Fraction]
-Rule = Callable[[str], Poly]
-Table = defaultdict[tuple[int, int, int], Fraction]
+from geolib.regimes.spectral_measures import free_poisson_moment
+from geolib.regimes.trace_words import KINDS, Planar
 
 
-def poly(*terms: tuple[int | Fraction, str]) -> Poly:
-    """A polynomial from (coefficient, 'x x y') pairs.
+@cache
+def _ratios() -> tuple[Any, ...]:
+    """The ring Q[rho, kappa, c] and its generators."""
+    from sympy import QQ
+    from sympy.polys.rings import ring
 
-    Examples:
-        >>> poly((2, "a a"), (-1, ""))[(("a", 2),)]
-        Fraction(2, 1)
+    return ring("rho, kappa, c", QQ)
+
+
+@dataclass
+class System:
+    """Polynomial equations of motion in a ring of their own.
+
+    `velocity` gives the derivative of each variable; `start` the mean at time 0 of a
+    monomial with those powers, in Q[rho, kappa, c]. `unit` is the common factor of the
+    loss over d, `per_order` what each derivative in t brings (the system may run in
+    another time). A loss whose derivative alone is known gives it as `slope`.
     """
-    out: defaultdict[Monomial, Fraction] = defaultdict(Fraction)
-    for factor, names in terms:
-        out[tuple(sorted(Counter(names.split()).items()))] += Fraction(factor)
-    return dict(out)
+
+    loss: Any
+    velocity: dict[Any, Any]
+    start: Callable[[tuple[int, ...]], Any]
+    unit: Any = 1
+    per_order: Any = 1
+    slope: Any = None
+
+    def derivatives(self, order: int) -> list[Any]:
+        """The loss over d and its time derivatives at 0, in Q[rho, kappa, c]."""
+        loss, factor, out = self.loss, self.unit, []
+        for s in range(order + 1):
+            out.append(factor * sum(f * self.start(p) for p, f in loss.terms()))
+            if self.slope is not None and s == 0:
+                loss = self.slope
+                continue
+            loss = sum(loss.diff(x) * v for x, v in self.velocity.items())
+            factor = factor * self.per_order
+        return out
 
 
-def times(a: Poly, b: Poly) -> Poly:
-    """The product of two polynomials."""
-    out: defaultdict[Monomial, Fraction] = defaultdict(Fraction)
-    for x, p in a.items():
-        for y, q in b.items():
-            powers = Counter(dict(x))
-            powers.update(dict(y))
-            out[tuple(sorted(powers.items()))] += p * q
-    return {m: f for m, f in out.items() if f}
+def _variables(names: str) -> tuple[Any, ...]:
+    from sympy import QQ
+    from sympy.polys.rings import ring
+
+    return ring(names, QQ)[1:]
 
 
-def differentiate(loss: Poly, rule: Rule) -> Poly:
-    """The time derivative, with `rule(name)` the velocity of a variable."""
-    out: defaultdict[Monomial, Fraction] = defaultdict(Fraction)
-    for monomial, factor in loss.items():
-        for name, power in monomial:
-            rest = Counter(dict(monomial))
-            rest[name] -= 1
-            left = {tuple(sorted((+rest).items())): factor * power}
-            for product, f in times(left, rule(name)).items():
-                out[product] += f
-    return {m: f for m, f in out.items() if f}
-
-
-def _marchenko_pastur(order: int, letters: bool) -> dict[tuple[int, int], int]:
-    """Moment `order` of (rho, kappa) as {(l, k): n}, or of (1, c) as {(0, m): n}."""
-    if order == 0:
-        return {(0, 0): 1}
-    table = enumerate(narayana(order), 1)
-    if letters:
-        return {(order, k): n for k, n in table}
-    return {(0, order - k): n for k, n in table}
-
-
-def _add(out: Table, l: int, k: int, m: int, value: Fraction) -> None:
-    out[(l, k, m)] += value
-
-
-def _large_data(kind: str, order: int) -> list[Planar]:
+def _large_data(kind: str, order: int) -> System:
     """a' = 4 a (1 - a), L = (1 - a)^2 / 2, averaged over Marchenko-Pastur's law."""
-    loss = poly((Fraction(1, 2), ""), (-1, "a"), (Fraction(1, 2), "a a"))
-    velocity = poly((4, "a"), (-4, "a a"))
-    out = []
-    for _ in range(order + 1):
-        total: Table = defaultdict(Fraction)
-        for monomial, factor in loss.items():
-            for (l, k), n in _marchenko_pastur(
-                dict(monomial).get("a", 0), True
-            ).items():
-                _add(total, l, k, 0, factor * n)
-        out.append(dict(total))
-        loss = differentiate(loss, lambda _: velocity)
-    return out
+    _, rho, kappa, _ = _ratios()
+    (a,) = _variables("a")
+
+    def start(powers: tuple[int, ...]) -> Any:
+        return free_poisson_moment(powers[0], rho, kappa)
+
+    return System((1 - a) ** 2 / 2, {a: 4 * a * (1 - a)}, start)
 
 
-def _mean_field(kind: str, order: int) -> list[Planar]:
+def _mean_field(kind: str, order: int) -> System:
     """a' = 4 x a (1 - a) from a = rho, averaged over x of the law (1, c)."""
-    x = " x" if kind == "train" else ""
-    loss = poly((Fraction(1, 2), x), (-1, "a" + x), (Fraction(1, 2), "a a" + x))
-    velocity = poly((4, "x a"), (-4, "x a a"))
-    out = []
-    for _ in range(order + 1):
-        total: Table = defaultdict(Fraction)
-        for monomial, factor in loss.items():
-            power = dict(monomial)
-            l = power.get("a", 0)
-            for (_l, m), n in _marchenko_pastur(power.get("x", 0), False).items():
-                _add(total, l, l, m, factor * n)
-        out.append(dict(total))
-        loss = differentiate(loss, lambda name: velocity if name == "a" else {})
-    return out
+    _, rho, _, c = _ratios()
+    a, x = _variables("a, x")
+    weight = x if kind == "train" else 1
+
+    def start(powers: tuple[int, ...]) -> Any:
+        return rho ** powers[0] * free_poisson_moment(powers[1], c**0, c)
+
+    return System(weight * (1 - a) ** 2 / 2, {a: 4 * x * a * (1 - a)}, start)
 
 
-def _narrow(kind: str, order: int) -> list[Planar]:
+def _narrow(kind: str, order: int) -> System:
     """s' = 2 - F u, u' = -u^2 F1 with u = 1 / v and F_j the j-th derivative of F.
 
     The loss is less that of the zero map, and per latent; per input it gains the
-    factor rho / kappa. F_j starts at kappa 2^j times the j-th moment of the law (1, c).
+    factor rho / kappa. F_j starts at kappa 2^j times the j-th moment of the law (1, c),
+    so that one factor kappa of each monomial cancels.
     """
-    if kind == "train":  # -q (1 - r / 2) with r = F0 u, q = F1 u / 2
-        loss = poly((Fraction(-1, 2), "F1 u"), (Fraction(1, 4), "F0 F1 u u"))
-    else:
-        loss = poly((-1, "F0 u"), (Fraction(1, 2), "F0 F0 u u"))
+    ring, rho, kappa, c = _ratios()
+    u, *F = _variables(",".join(["u", *(f"F{j}" for j in range(order + 3))]))
+    moved = {F[j]: F[j + 1] * (2 - F[0] * u) for j in range(order + 2)}
+    r, q = F[0] * u, F[1] * u / 2
+    loss = -q * (1 - r / 2) if kind == "train" else -r * (1 - r / 2)
+    begin = [2**j * free_poisson_moment(j, c**0, c) for j in range(len(F))]
 
-    def rule(name: str) -> Poly:
-        if name == "u":
-            return poly((-1, "u u F1"))
-        up = f"F{int(name[1:]) + 1}"
-        return poly((2, up), (-1, f"{up} F0 u"))
+    def start(powers: tuple[int, ...]) -> Any:
+        count = sum(powers[1:])
+        values = prod((b**p for b, p in zip(begin, powers[1:], strict=True)), start=1)
+        return ring.one * kappa ** (count - 1) * values
 
-    out = []
-    for _ in range(order + 1):
-        total: Table = defaultdict(Fraction)
-        for monomial, factor in loss.items():
-            terms: dict[tuple[int, int], Fraction] = {(0, 0): factor}
-            for name, power in monomial:
-                for _ in range(power if name != "u" else 0):
-                    terms = _times_start(terms, int(name[1:]))
-            for (kappas, m), f in terms.items():
-                _add(total, kappas, 1, m, f)
-        out.append({key: f for key, f in total.items() if f})
-        loss = differentiate(loss, rule)
-    return out
+    return System(loss, {u: -(u**2) * F[1], **moved}, start, unit=rho)
 
 
-def _times_start(
-    terms: dict[tuple[int, int], Fraction], j: int
-) -> dict[tuple[int, int], Fraction]:
-    """Multiply by F_j(0) = kappa 2^j sum_m n_m c^m; keys are (kappas, m)."""
-    out: defaultdict[tuple[int, int], Fraction] = defaultdict(Fraction)
-    for (kappas, m), f in terms.items():
-        for (_, extra), n in _marchenko_pastur(j, False).items():
-            out[(kappas + 1, m + extra)] += f * n * 2**j
-    return dict(out)
+def _small_data(kind: str, order: int) -> System:
+    """The moment hierarchy, untruncated: M_k at time 0 are those of (rho, kappa).
 
+    Its time is tau = c t; the population loss moves by n / d = 1 / c of its slope.
+    """
+    _, rho, kappa, c = _ratios()
+    top = order + 4
+    M = [1, *_variables(",".join(f"M{j}" for j in range(1, top + 1)))]
+    begin = [free_poisson_moment(j, rho, kappa) for j in range(1, top + 1)]
+    velocity = {
+        M[k]: -sum(
+            2 * M[j + 1] * M[k - j]
+            + M[j] * M[k + 1 - j]
+            + M[j + 2] * M[k - 1 - j]
+            - 2 * M[j] * M[k - j]
+            - 2 * M[j + 1] * M[k - 1 - j]
+            for j in range(k)
+        )
+        for k in range(1, top)
+    }
 
-def _small_data(kind: str, order: int) -> list[Planar]:
-    """The moment hierarchy, untruncated: M_k at time 0 are those of (rho, kappa)."""
+    def start(powers: tuple[int, ...]) -> Any:
+        return prod((b**p for b, p in zip(begin, powers, strict=True)), start=c**0)
 
-    def rule(name: str) -> Poly:
-        k = int(name[1:])
-        terms: list[tuple[int | Fraction, str]] = []
-        for j in range(k):
-            terms += [
-                (-2, f"M{j + 1} M{k - j}"),
-                (-1, f"M{j} M{k + 1 - j}"),
-                (-1, f"M{j + 2} M{k - 1 - j}"),
-                (2, f"M{j} M{k - j}"),
-                (2, f"M{j + 1} M{k - 1 - j}"),
-            ]
-        return poly(*((f, names.replace("M0", "").strip()) for f, names in terms))
-
-    half = Fraction(1, 2)
-    train = poly((half, ""), (-1, "M1"), (half, "M2"))
-    velocity = poly((-4, "M3"), (8, "M2"), (-4, "M1"))
-    # The population loss starts at (1 - 2 phi(A) + phi(A A)) / 2 and then moves by
-    # n / d = 1 / c of `velocity` for each unit of tau = c t.
-    loss, out = train, []
-    for s in range(order + 1):
-        top = s if kind == "train" else max(s - 1, 0)
-        total: Table = defaultdict(Fraction)
-        for monomial, factor in loss.items():
-            terms: dict[tuple[int, int], Fraction] = {(0, 0): factor}
-            for name, power in monomial:
-                for _ in range(power):
-                    terms = _times_moment(terms, int(name[1:]))
-            for (l, k), f in terms.items():
-                _add(total, l, k, top, f)
-        out.append({key: f for key, f in total.items() if f})
-        loss = velocity if kind != "train" and s == 0 else differentiate(loss, rule)
-    return out
-
-
-def _times_moment(
-    terms: dict[tuple[int, int], Fraction], order: int
-) -> dict[tuple[int, int], Fraction]:
-    out: defaultdict[tuple[int, int], Fraction] = defaultdict(Fraction)
-    for (l, k), f in terms.items():
-        for (dl, dk), n in _marchenko_pastur(order, True).items():
-            out[(l + dl, k + dk)] += f * n
-    return dict(out)
+    loss = (1 - 2 * M[1] + M[2]) / 2
+    slope = None if kind == "train" else -4 * (M[3] - 2 * M[2] + M[1])
+    return System(loss, velocity, start, per_order=c, slope=slope)
 
 
 SOLVED = {
@@ -206,7 +147,10 @@ SOLVED = {
 
 
 def theory_taylor(name: str, kind: str, order: int) -> list[Planar]:
-    r"""Time derivatives at 0 of a solved face's loss over d, as exact polynomials.
+    r"""Time derivatives at 0 of a solved face's loss over d are exact polynomials.
+
+    .. math:: \frac1d \frac{d^s L}{dt^s}(0)
+        = \sum \mathrm{coef}\; \rho^k \kappa^{l-k} c^m
 
     Args:
         name: one of the four solved regimes.
@@ -214,15 +158,15 @@ def theory_taylor(name: str, kind: str, order: int) -> list[Planar]:
         order: highest derivative.
 
     Returns:
-        One dictionary {(l, k, m): coefficient of
-        :math:`\rho^k \kappa^{l-k} c^m`} a derivative, like `planar_loss`.
+        One dictionary {(l, k, m): coefficient} a derivative, like `planar_loss`.
 
     Raises:
         ValueError: a regime with no closed system, or an unknown kind.
 
     Cost: under a second to order 5; small data takes the longest.
 
-    Source: spec sections 2 and 3.3.
+    Source: :eq:`drv-regimes-logistic`, :eq:`drv-regimes-narrow` and
+    :eq:`drv-regimes-hierarchy` (derivations).
 
     Examples:
         >>> theory_taylor("mean-field", "population", 1)[1]
@@ -230,6 +174,13 @@ def theory_taylor(name: str, kind: str, order: int) -> list[Planar]:
     """
     if name not in SOLVED:
         raise ValueError(f"name: expected one of {tuple(SOLVED)}, got {name!r}")
-    if kind not in ("train", "population"):
-        raise ValueError(f"kind: expected 'train' or 'population', got {kind!r}")
-    return SOLVED[name](kind, order)
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
+    # A term rho^k kappa^j c^m is the monomial (l, k, m) = (k + j, k, m).
+    return [
+        {
+            (k + j, k, m): Fraction(int(f.numerator), int(f.denominator))
+            for (k, j, m), f in sorted(poly.terms())
+        }
+        for poly in SOLVED[name](kind, order).derivatives(order)
+    ]

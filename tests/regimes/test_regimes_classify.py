@@ -1,20 +1,21 @@
 import numpy as np
 import pytest
 
-from geolib.regimes.classify import classify, classify_data, spectral_table
-from geolib.regimes.expansion import planar_numeric
-from geolib.regimes.law import marchenko_pastur
-from geolib.regimes.matrix import prepare
-from geolib.regimes.phase_map import NEXT, measure_cell, phase_map
-from geolib.regimes.predict import (
-    THEORIES,
+from geolib.regimes import (
     RegimeWarning,
-    leading_curves,
+    Setup,
+    classify_regime,
+    gradient_flow,
+    loss_words,
+    marchenko_pastur,
+    planar_numeric,
     predict,
+    prepare,
+    simulate,
+    theory_curves,
 )
-from geolib.regimes.setup import Setup
-from geolib.regimes.simulate import gradient_flow, simulate
-from geolib.regimes.words import loss_words
+from geolib.regimes.predict import NEXT, THEORIES
+from geolib.regimes.trace_words import spectral_table
 
 
 @pytest.mark.parametrize(
@@ -28,17 +29,17 @@ from geolib.regimes.words import loss_words
     ],
 )
 def test_clear_faces(sizes, name, error):
-    regime = classify(*sizes)
+    regime = classify_regime(*sizes)
     assert regime.name == regime.best == name
     assert regime.active == (name,)
     assert regime.errors[name] == pytest.approx(error, abs=5e-4)
 
 
 def test_interior_edge_and_vertex():
-    assert classify(256, 256, 256, 1 / 256).name == "interior"
-    edge = classify(256, 16384, 16384, 0.2 / 16384)
+    assert classify_regime(256, 256, 256, 1 / 256).name == "interior"
+    edge = classify_regime(256, 16384, 16384, 0.2 / 16384)
     assert edge.active == ("large-data", "mean-field")
-    vertex = classify(1000, 10, 100000, 0.05)
+    vertex = classify_regime(1000, 10, 100000, 0.05)
     assert vertex.name == "large-data x narrow x free"
 
 
@@ -50,16 +51,16 @@ def test_one_face_is_approached_as_its_limit_is():
         "narrow": lambda k: (100 * k, 100, 100 * k, 0.005 / k),
         "free": lambda k: (100, 100, 100, k),
     }.items():
-        errors = [classify(*sizes(k)).errors[name] for k in (10, 100, 1000)]
+        errors = [classify_regime(*sizes(k)).errors[name] for k in (10, 100, 1000)]
         assert errors[1] < errors[0] / 4
         assert errors[2] == pytest.approx(errors[1] / 10, rel=0.1)
 
 
 def test_critical_is_flagged():
-    assert classify(1600, 11, 800, 1.0 / 1600).critical
-    assert not classify(1600, 11, 800, 0.5 / 1600).critical
-    assert classify(256, 16384, 256, 1.1 / 16384).critical
-    assert not classify(256, 256, 16384, 1 / 256).critical
+    assert classify_regime(1600, 11, 800, 1.0 / 1600).critical
+    assert not classify_regime(1600, 11, 800, 0.5 / 1600).critical
+    assert classify_regime(256, 16384, 256, 1.1 / 16384).critical
+    assert not classify_regime(256, 256, 16384, 1 / 256).critical
 
 
 def test_spectral_table_is_the_planar_expansion():
@@ -99,7 +100,8 @@ def test_classify_data_agrees_with_the_sizes_on_gaussian_data():
     rng = np.random.default_rng(1)
     for d, h, n, sigma2 in ((64, 64, 4096, 1 / 64), (64, 4096, 64, 0.2 / 4096)):
         data = prepare(rng.standard_normal((d, n)), centre=False)
-        ours, sizes = classify_data(data, h, sigma2), classify(d, h, n, sigma2)
+        ours = classify_regime(data, h, sigma2=sigma2)
+        sizes = classify_regime(d, h, n, sigma2)
         assert ours.name == sizes.name
         best = sizes.best
         assert ours.errors[best] == pytest.approx(sizes.errors[best], rel=0.25)
@@ -115,12 +117,12 @@ def test_classify_data_agrees_with_the_sizes_on_gaussian_data():
 )
 def test_classify_refuses(arguments, said):
     with pytest.raises(ValueError, match=said):
-        classify(*arguments)
+        classify_regime(*arguments)
 
 
 def test_classify_refuses_a_bad_tolerance():
     with pytest.raises(ValueError, match=r"^tol: "):
-        classify(4, 4, 4, 1.0, tol=0.0)
+        classify_regime(4, 4, 4, 1.0, tol=0.0)
 
 
 def test_prepare_scales_whitens_and_drops():
@@ -255,7 +257,7 @@ def test_predict_refuses(arguments, options, said):
 def test_leading_curves_share_a_unit():
     setup = Setup(1000, 1000, 1000, 1e-3)
     for name in THEORIES:
-        start = leading_curves(name, [0.0], setup, depth=3)
+        start = theory_curves(name, [0.0], setup, depth=3)
         expected = 1.0 if name == "free" else 0.5
         if name == "mean-field":
             expected = 0.0  # rho = 1: the leading term vanishes
@@ -264,14 +266,15 @@ def test_leading_curves_share_a_unit():
         assert start.train[0] == pytest.approx(expected, abs=1e-12)
         assert start.population[0] == pytest.approx(expected, abs=1e-12)
     with pytest.raises(ValueError, match=r"^name: "):
-        leading_curves("wide", [0.0], setup)
+        theory_curves("wide", [0.0], setup)
 
 
-def test_a_measured_cell_and_a_map():
-    cell = measure_cell(Setup(48, 1536, 48, 0.3 / 1536), theories=["mean-field", *NEXT])
+def test_a_measured_cell_and_a_map(experiments):
+    setup = Setup(48, 1536, 48, 0.3 / 1536)
+    cell = experiments.measure_cell(setup, theories=["mean-field", *NEXT])
     assert cell.errors["mean-field"] < 0.1
     assert cell.errors["mean-field + next"] < cell.errors["mean-field"]
-    rows = phase_map(24, [-3, 5], [-2, 5], seeds=1)
+    rows = experiments.phase_map(24, [-3, 5], [-2, 5], seeds=1)
     assert [len(row) for row in rows] == [2, 2]
     assert rows[1][0].best() == "mean-field"
     assert rows[0][0].setup == Setup(24, 3, 6, 0.3 / 27)

@@ -7,16 +7,23 @@ from math import factorial
 import numpy as np
 import pytest
 
-from geolib.regimes.expansion import (
+from geolib.regimes import (
+    REGIMES,
     evaluate,
     exact_loss,
+    face,
+    hull,
+    loss_words,
+    pareto,
     planar_loss,
     planar_numeric,
+    prism,
+    regime_of_facet,
+    theory_taylor,
 )
-from geolib.regimes.polytope import hull, pareto
-from geolib.regimes.prism import REGIMES, face, face_test, prism, regime_of_facet, value
-from geolib.regimes.taylor import SOLVED, theory_taylor
-from geolib.regimes.words import canonical, derive, loss_words
+from geolib.regimes.prism import face_test
+from geolib.regimes.taylor import SOLVED
+from geolib.regimes.trace_words import canonical, derive, value
 
 KINDS = ("train", "population")
 SMALL = 5

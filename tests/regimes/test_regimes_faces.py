@@ -7,28 +7,25 @@ simulator can run; neither side knows the other's formulas.
 import numpy as np
 import pytest
 
-from geolib.regimes.large_data import (
-    large_data,
-    large_data_next,
-    large_data_two_stage,
-)
-from geolib.regimes.law import Law, marchenko_pastur, sample_law
-from geolib.regimes.mean_field import mean_field, mean_field_next
-from geolib.regimes.narrow import _by_ode, narrow
-from geolib.regimes.phase_map import (
-    excess_error,
-    headline_error,
-    next_order_curves,
-)
-from geolib.regimes.predict import leading_curves
-from geolib.regimes.setup import Setup
-from geolib.regimes.simulate import (
+from geolib.regimes import (
+    Setup,
+    SpectralMeasure,
     draw_covariance,
     draw_weights,
     gradient_flow,
+    large_data,
+    large_data_next,
+    large_data_two_stage,
+    marchenko_pastur,
+    mean_field,
+    mean_field_next,
+    narrow,
     simulate,
+    small_data,
+    theory_curves,
 )
-from geolib.regimes.small_data import bidiagonal, small_data, small_data_truncated
+from geolib.regimes.narrow import _by_ode
+from geolib.regimes.small_data import bidiagonal
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-14}
 T = np.linspace(0.0, 2.0, 9)
@@ -44,7 +41,7 @@ def test_large_data_is_exact_for_identity_covariance(h):
     d = 7
     W0 = np.random.default_rng(1).standard_normal((h, d)) / 3
     run = gradient_flow(W0, np.eye(d), T, covariance=True, **TIGHT)
-    law = sample_law(np.linalg.eigvalsh(W0.T @ W0))
+    law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(W0.T @ W0))
     theory = large_data(T, 1.0, 1.0, law=law).train
     assert np.abs(run.train[0] / d - theory).max() < 1e-10
     assert np.abs(run.population[0] / d - theory).max() < 1e-10
@@ -60,7 +57,9 @@ def test_mean_field_is_exact_for_orthogonal_weights(rho, n):
     run = gradient_flow(np.sqrt(rho) * Q, S, T, covariance=True, population=P, **TIGHT)
     values, vectors = np.linalg.eigh(S)
     overlap = np.einsum("ij,ij->j", vectors, P @ vectors)
-    theory = mean_field(T, rho, law=sample_law(values), overlap=overlap)
+    theory = mean_field(
+        T, rho, law=SpectralMeasure.of_eigenvalues(values), overlap=overlap
+    )
     assert np.abs(run.train[0] / d - theory.train).max() < 1e-10
     assert np.abs(run.population[0] / d - theory.population).max() < 1e-10
 
@@ -73,7 +72,7 @@ def test_narrow_is_exact_for_one_latent(kappa):
     S = covariance(d, 5)
     P = np.diag(np.arange(1.0, d + 1))
     values, vectors = np.linalg.eigh(S)
-    law = Law(np.clip(values, 0, None), (vectors.T @ w) ** 2 / kappa)
+    law = SpectralMeasure(np.clip(values, 0, None), (vectors.T @ w) ** 2 / kappa)
     run = gradient_flow(w[None], S, T, covariance=True, **TIGHT)
     theory = narrow(T, kappa, law=law, rtol=1e-12)
     assert np.abs(run.train[0] - np.trace(S) / 2 - theory.train).max() < 1e-10
@@ -186,12 +185,15 @@ def test_small_data_plateaus(rho, kappa, plateau):
 
 
 @pytest.mark.parametrize("order", [3, 4, 6, 8, 12, 16])
-def test_the_cut_hierarchy_fails_at_every_order(order):
+def test_the_cut_hierarchy_fails_at_every_order(experiments, order):
     tau = np.linspace(0, 4, 41)
-    exact, cut = small_data(tau, 1, 1).train, small_data_truncated(tau, 1, 1, order)
-    assert np.abs(cut.train - exact).max() > 1.2 * exact[0]
+    exact, cut = (
+        small_data(tau, 1, 1).train,
+        experiments.small_data_cut(tau, 1, 1, order),
+    )
+    assert np.abs(cut[0] - exact).max() > 1.2 * exact[0]
     # At short times it is the Taylor series and agrees.
-    early = small_data_truncated([0.0, 0.01], 1, 1, 8).train[1]
+    early = experiments.small_data_cut([0.0, 0.01], 1, 1, 8)[0][1]
     assert early == pytest.approx(small_data([0.0, 0.01], 1, 1).train[1], rel=1e-5)
 
 
@@ -213,14 +215,15 @@ HEADLINE = {
 
 
 @pytest.mark.parametrize("name", HEADLINE)
-def test_simulation_agrees_with_its_face_and_with_no_other(name):
+def test_simulation_agrees_with_its_face_and_with_no_other(experiments, name):
     setup, bound = HEADLINE[name]
     t = np.linspace(0, 2.0 if name != "small-data" else 4 / setup.c, 21)
     run = simulate(setup, t, seeds=3)
-    error = max(headline_error(run, leading_curves(name, t, setup), name, setup))
+    error = max(experiments.headline_error(run, theory_curves(name, t, setup), name))
     assert error < bound
     moved = {
-        other: excess_error(run, leading_curves(other, t, setup)) for other in HEADLINE
+        other: experiments.excess_error(run, theory_curves(other, t, setup))
+        for other in HEADLINE
     }
     right = max(moved.pop(name))
     assert all(max(wrong) > 2 * right for wrong in moved.values())
@@ -229,7 +232,7 @@ def test_simulation_agrees_with_its_face_and_with_no_other(name):
 def test_next_order_beats_leading_order_in_large_data():
     d = 128
     W0 = draw_weights(Setup(d, d, d, 1 / d), 0)
-    law = sample_law(np.linalg.svd(W0, compute_uv=False) ** 2)
+    law = SpectralMeasure.of_eigenvalues(np.linalg.svd(W0, compute_uv=False) ** 2)
     t = np.linspace(0, 2, 21)
     for share, gain in ((8, 3.0), (32, 3.0)):
         setup = Setup(d, d, share * d, 1 / d)
@@ -260,7 +263,7 @@ def test_next_order_beats_leading_order_in_mean_field():
     t = setup.times(21, 2.0)
     S = draw_covariance(setup, 0)
     run = gradient_flow(draw_weights(setup, 0), S, t, covariance=True)
-    law = sample_law(np.linalg.eigvalsh(S))
+    law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(S))
     lead, add = mean_field(t, 0.2, law=law), mean_field_next(t, 0.2, law=law)
     for got, low, step in zip(
         (run.train[0], run.population[0]), lead, add, strict=True
@@ -274,11 +277,11 @@ def test_next_order_beats_leading_order_in_mean_field():
 def test_next_order_curves_add_the_correction_once():
     setup = Setup(64, 256, 64, 0.3 / 256)
     t = setup.times(5)
-    two = next_order_curves("mean-field", t, setup)
+    two = theory_curves("mean-field + next", t, setup)
     lead, step = mean_field(t, 0.3, 1.0), mean_field_next(t, 0.3, 1.0)
     assert np.allclose(two.train, lead.train + step.train / 4)
     with pytest.raises(ValueError, match="two faces"):
-        next_order_curves("narrow", t, setup)
+        theory_curves("narrow + next", t, setup)
 
 
 def test_two_stage_follows_the_slow_drift():
@@ -314,9 +317,13 @@ def test_two_stage_follows_the_slow_drift():
         (lambda: small_data(T), "^rho, kappa: "),
         (lambda: small_data(T, 1, 1, size=0), "^size: "),
         (lambda: small_data(T, W0=[[np.nan]]), "^W0: "),
-        (lambda: small_data_truncated(T, 1, 1, 2), "^order: "),
     ],
 )
 def test_bad_input(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_a_cut_below_the_third_moment_is_refused(experiments):
+    with pytest.raises(ValueError, match="^order: "):
+        experiments.small_data_cut(T, 1, 1, 2)

@@ -5,21 +5,26 @@ from math import factorial
 import numpy as np
 import pytest
 
-from geolib.regimes.edges import EDGES, VERTICES, cell_curves
-from geolib.regimes.expansion import _planar, planar_loss, planar_numeric
-from geolib.regimes.fock import fock_curves, fock_space, words
-from geolib.regimes.large_data import large_data
-from geolib.regimes.law import marchenko_pastur, sample_law
-from geolib.regimes.mean_field import mean_field
-from geolib.regimes.prism import face_test, value
-from geolib.regimes.setup import Setup
-from geolib.regimes.simulate import (
+from geolib.regimes import (
+    Setup,
+    SpectralMeasure,
+    cell_curves,
     draw_covariance,
     draw_weights,
+    fock_curves,
+    fock_space,
     gradient_flow,
+    large_data,
+    marchenko_pastur,
+    mean_field,
+    planar_loss,
+    planar_numeric,
     simulate,
 )
-from geolib.regimes.words import canonical
+from geolib.regimes.edges import EDGES, VERTICES
+from geolib.regimes.fock import vertices
+from geolib.regimes.prism import face_test
+from geolib.regimes.trace_words import _planar_ring, value
 
 KINDS = ("train", "population")
 POINTS = [(1.0, 1.0, 1.0), (2.0, 0.7, 0.4), (0.3, 1.1, 2.5)]
@@ -34,13 +39,10 @@ def test_matrix_elements_at_the_root_are_planar_traces(point):
         v = space.root
         for letter in reversed(word):
             v = letters[letter] @ v
-        table = _planar(canonical(word))
         expected = value(
             {
-                (word.count("A"), k, m): table[k, m]
-                for k in range(table.shape[0])
-                for m in range(table.shape[1])
-                if table[k, m]
+                (word.count("A"), k, m): int(f)
+                for (k, m), f in _planar_ring()(word).items()
             },
             *point,
         )
@@ -72,7 +74,7 @@ def test_s_is_stored_whole():
     assert np.allclose(space.S, space.S.T)
     assert np.count_nonzero(space.S) == np.count_nonzero(space.entries)
     assert (np.count_nonzero(space.S, axis=1) <= 3).all()
-    assert len(words(4)) == len(set(words(4))) == 31
+    assert len(vertices(4)) == len(set(vertices(4))) == 31
 
 
 def test_null_space_is_kept():
@@ -107,7 +109,9 @@ def test_any_spectrum_agrees_with_simulation():
     W = draw_weights(setup, 0)
     t = np.linspace(0, 1.0, 9)
     run = gradient_flow(W, np.diag(values), t, covariance=True)
-    theory = fock_curves(t, setup.rho, setup.kappa, law=sample_law(values), depth=7)
+    theory = fock_curves(
+        t, setup.rho, setup.kappa, law=SpectralMeasure.of_eigenvalues(values), depth=7
+    )
     assert np.abs(run.train[0] / d - theory.train).max() < 0.02 * theory.train[0]
     wrong = fock_curves(t, setup.rho, setup.kappa, 1.0, depth=7)
     assert np.abs(run.train[0] / d - wrong.train).max() > 0.04 * theory.train[0]

@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
 
-from geolib.regimes.law import (
-    Law,
-    jacobi,
-    marchenko_pastur,
-    narayana,
-    pin_zero,
-    sample_law,
-)
+from geolib.regimes import SpectralMeasure, marchenko_pastur
+from geolib.regimes.spectral_measures import jacobi, narayana, pin_zero
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (0.3, 2.0), (2.0, 0.3), (1, 7)])
@@ -29,7 +23,7 @@ def test_law_matches_a_large_sample_spectrum():
     rng = np.random.default_rng(0)
     d, n = 400, 200
     X = rng.standard_normal((d, n))
-    sample = sample_law(np.linalg.eigvalsh(X @ X.T / n))
+    sample = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(X @ X.T / n))
     law = marchenko_pastur(1.0, d / n)
     for f in (np.sqrt, lambda x: np.exp(-x), lambda x: x / (1 + x)):
         assert sample.mean(f) == pytest.approx(law.mean(f), abs=4e-3)
@@ -48,7 +42,7 @@ def test_jacobi_reproduces_moments_and_the_known_chain():
 
 
 def test_jacobi_of_a_short_law_ends_in_zeros():
-    law = Law(np.array([1.0, 3.0]), np.array([0.5, 0.5]))
+    law = SpectralMeasure(np.array([1.0, 3.0]), np.array([0.5, 0.5]))
     a, b = jacobi(law, 5)
     assert np.allclose(a[:2], 2.0)
     assert b[0] == pytest.approx(1.0)
@@ -84,11 +78,11 @@ def test_coarse_keeps_mean_and_weight():
 )
 def test_bad_laws_are_refused(nodes, weights, said):
     with pytest.raises(ValueError, match=said):
-        Law(np.array(nodes), np.array(weights))
+        SpectralMeasure(np.array(nodes), np.array(weights))
 
 
 def test_bad_parameters_are_refused():
     with pytest.raises(ValueError, match=r"^beta: "):
         marchenko_pastur(1.0, -1.0)
     with pytest.raises(ValueError, match="finite"):
-        sample_law([1.0, np.inf])
+        SpectralMeasure.of_eigenvalues([1.0, np.inf])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from geolib.regimes.setup import Setup, check_times
+from geolib.regimes import Setup
+from geolib.regimes.setup import check_times
 
 
 def test_ratios_rate_and_floor():

@@ -3,18 +3,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from geolib.regimes.forms import BY_NAME, FORMS, Problem, choose, flops
-from geolib.regimes.setup import Setup
-from geolib.regimes.simulate import (
-    CHUNK,
+from geolib.regimes import (
+    Setup,
     draw_covariance,
-    draw_data,
     draw_weights,
-    draw_wishart,
     gradient_flow,
-    memory_needed,
     simulate,
 )
+from geolib.regimes.flow_formulations import BY_NAME, FORMS, FlowProblem, choose, flops
+from geolib.regimes.simulate import CHUNK, draw_data, draw_wishart, memory_needed
 
 SIZES = [(7, 5, 9), (5, 8, 3), (6, 6, 40)]
 
@@ -43,7 +40,7 @@ def test_every_form_is_minus_the_autograd_gradient(sizes, target, form):
     train, population = losses(W, X, target)
     slope = torch.autograd.grad(train, W)[0]
     W = W.detach()
-    problem = Problem(
+    problem = FlowProblem(
         sizes[0], sizes[2], S=(X @ X.T / sizes[2])[None], X=X[None], target=target
     )
     law = BY_NAME[form](problem)
@@ -60,7 +57,7 @@ def test_every_form_is_minus_the_autograd_gradient(sizes, target, form):
 def test_first_order_effect_of_an_error_is_the_directional_derivative(form):
     W, X = draw(6, 4, 9)
     P = torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
-    law = BY_NAME[form](Problem(6, 9, S=(X @ X.T / 9)[None], X=X[None], P=P))
+    law = BY_NAME[form](FlowProblem(6, 9, S=(X @ X.T / 9)[None], X=X[None], P=P))
     y = law.start(W[None])
     e = torch.as_tensor(np.random.default_rng(1).standard_normal(y.shape))
     if form == "gram":

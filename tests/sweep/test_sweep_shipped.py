@@ -50,7 +50,7 @@ def test_continual_learning():
 
 
 def test_phase_map():
-    pytest.importorskip("geolib.regimes.phase_map")
+    pytest.importorskip("geolib.regimes.predict")
     by = {(r["log_h"], r["log_n"]): r for r in rows("phase-map")}
     assert by[-3, 3]["h"] == 2
     assert by[-3, 3]["n"] == 128
@@ -78,7 +78,7 @@ def test_singular_starts():
 
 
 def test_a_shipped_sweep_gives_the_same_on_dask_and_in_process(tmp_path):
-    pytest.importorskip("geolib.regimes.phase_map")
+    pytest.importorskip("geolib.regimes.predict")
     pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
     sweep, store = find("phase-map"), Store(tmp_path)
     report = run_sweep(sweep, "small", store, Options("local", workers=2))

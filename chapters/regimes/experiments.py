@@ -1,49 +1,28 @@
-"""Measured errors of every theory, cell by cell: the phase map and its tables."""
+"""Measured errors of the theories: scores, the phase map, and a cut that fails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.classify import Regime, classify
-from geolib.regimes.curves import Curves
-from geolib.regimes.large_data import large_data_next
-from geolib.regimes.mean_field import mean_field_next
-from geolib.regimes.predict import leading_curves
-from geolib.regimes.prism import REGIMES
-from geolib.regimes.setup import Setup, check_times
-from geolib.regimes.simulate import Trajectory, simulate
+from geolib.regimes import (
+    REGIMES,
+    Setup,
+    classify_regime,
+    marchenko_pastur,
+    simulate,
+    theory_curves,
+)
 
-NEXT = ("large-data + next", "mean-field + next")
 SOLVED = REGIMES[:4]
+NEXT = ("large-data + next", "mean-field + next")
 
 
-def next_order_curves(name: str, times: ArrayLike, setup: Setup) -> Curves:
-    """Large-data or mean-field losses over d with their first correction.
-
-    Raises:
-        ValueError: a face whose correction is not known.
-
-    Examples:
-        >>> two = next_order_curves("mean-field", [0.0], Setup(64, 128, 64, 1 / 128))
-        >>> round(float(two.population[0]), 6)        # rho^2 / 2 times d / h
-        0.25
-    """
-    lead = leading_curves(name, times, setup)
-    rho, kappa, c = setup.ratios
-    if name == "large-data":
-        add = large_data_next(times, rho, kappa)
-        return Curves(lead.train + c * add.train, lead.population + c * add.population)
-    if name == "mean-field":
-        step = mean_field_next(times, rho, c)
-        return Curves(*(a + b / setup.eta for a, b in zip(lead, step, strict=True)))
-    raise ValueError(f"name: next order is known for two faces, not for {name!r}")
-
-
-def excess_error(run: Trajectory, curves: Curves) -> tuple[float, float]:
+def excess_error(run: Any, curves: Any) -> tuple[float, float]:
     r"""Largest distance of mean simulated and predicted change of a loss, relative.
 
     .. math:: \max_t |\Delta L_{sim} - \Delta L_{th}| / \max_t |\Delta L_{sim}| ,
@@ -61,9 +40,7 @@ def excess_error(run: Trajectory, curves: Curves) -> tuple[float, float]:
     return out[0], out[1]
 
 
-def headline_error(
-    run: Trajectory, curves: Curves, name: str, setup: Setup
-) -> tuple[float, float]:
+def headline_error(run: Any, curves: Any, name: str) -> tuple[float, float]:
     r"""Largest distance of simulated and predicted loss over its natural scale.
 
     The scale is the initial loss, except for the training loss in the narrow regime
@@ -96,11 +73,11 @@ def headline_error(
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the map: what was measured and what `classify` says."""
+    """One cell of the map: what was measured and what `classify_regime` says."""
 
     setup: Setup
     errors: dict[str, float]
-    regime: Regime
+    regime: Any
 
     def best(self, names: Iterable[str] = SOLVED) -> str:
         """The theory with the least measured error among `names`."""
@@ -111,7 +88,6 @@ def measure_cell(
     setup: Setup,
     *,
     seeds: int = 2,
-    times: ArrayLike | None = None,
     theories: Iterable[str] = SOLVED,
     depth: int = 6,
     rtol: float = 1e-5,
@@ -119,27 +95,19 @@ def measure_cell(
     """Simulate one setup and score theories by the worse of their two excess errors.
 
     Args:
-        setup: the sizes.
+        setup: the sizes; T t runs over [0, 3].
         seeds: how many draws are averaged.
-        times: (T,) increasing; default 25 times with T t in [0, 3].
-        theories: names of `THEORIES` or of `NEXT`.
+        theories: names that `theory_curves` knows.
         depth: of the Fock space.
         rtol: tolerance of the simulation.
-
-    Cost: that of `simulate`.
-
-    Source: spec section 5.6.
     """
-    t = setup.times(25) if times is None else check_times(times)
+    t = setup.times(25)
     run = simulate(setup, t, seeds=seeds, rtol=rtol, atol=rtol * 1e-2)
-    errors = {}
-    for name in theories:
-        if name in NEXT:
-            curves = next_order_curves(name.removesuffix(" + next"), t, setup)
-        else:
-            curves = leading_curves(name, t, setup, depth=depth)
-        errors[name] = max(excess_error(run, curves))
-    return Cell(setup, errors, classify(setup))
+    errors = {
+        name: max(excess_error(run, theory_curves(name, t, setup, depth=depth)))
+        for name in theories
+    }
+    return Cell(setup, errors, classify_regime(setup))
 
 
 def phase_map(
@@ -162,10 +130,6 @@ def phase_map(
         log_h, log_n: the exponents i and j.
         scale: rho + kappa.
         seeds, theories, depth: as in `measure_cell`.
-
-    Cost: about 0.2 s a cell at d = 64.
-
-    Source: spec section 5.6.
     """
     rows = []
     columns, names = list(log_n), tuple(theories)
@@ -174,7 +138,58 @@ def phase_map(
         row = []
         for j in columns:
             setup = Setup(d, h, max(1, round(d * 2.0**j)), scale / (h + d))
-            cell = measure_cell(setup, seeds=seeds, theories=names, depth=depth)
-            row.append(cell)
+            row.append(measure_cell(setup, seeds=seeds, theories=names, depth=depth))
         rows.append(row)
     return rows
+
+
+def small_data_cut(
+    tau: ArrayLike, rho: float, kappa: float, order: int
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Both curves of `small_data` from the moment hierarchy cut at `order`: a warning.
+
+    .. math::
+        \dot M_k = - \sum_{j<k} [ 2 M_{j+1} M_{k-j} + M_j M_{k+1-j}
+            + M_{j+2} M_{k-1-j} - 2 M_j M_{k-j} - 2 M_{j+1} M_{k-1-j} ]
+
+    with :math:`M_0 = 1` and :math:`M_k = 0` for k > `order` diverges; the curves are
+    infinite from the time at which the cut system blew up.
+
+    Raises:
+        ValueError: an order below 3.
+    """
+    from scipy.integrate import solve_ivp
+
+    t = np.asarray(tau, float)
+    if order < 3:
+        raise ValueError(f"order: expected at least 3, got {order}")
+    powers = range(1, order + 1)
+    law = marchenko_pastur(rho, kappa)
+
+    def field(_: float, y: np.ndarray) -> np.ndarray:
+        M = np.concatenate(([1.0], y[:-1], [0.0, 0.0]))
+        out = np.empty_like(y)
+        for k in powers:
+            p, q = M[: k + 2], M[k + 1 :: -1]  # p[j] = M_j, q[j] = M_{k+1-j}
+            out[k - 1] = -(
+                2 * p[1 : k + 1] @ q[1 : k + 1]
+                + p[:k] @ q[:k]
+                + p[2 : k + 2] @ q[2 : k + 2]
+                - 2 * p[:k] @ q[1 : k + 1]
+                - 2 * p[1 : k + 1] @ q[2 : k + 2]
+            )
+        out[-1] = -4 * (M[3] - 2 * M[2] + M[1])
+        return out
+
+    def wall(_: float, y: np.ndarray) -> float:
+        return 1e6 - float(np.abs(y).max())
+
+    wall.terminal = True  # type: ignore[attr-defined]
+    start = [law.moment(k) for k in powers]
+    span = (0.0, max(t[-1], 1e-12))
+    out = solve_ivp(field, span, [*start, 0.0], "DOP853", t, events=wall, rtol=1e-7)
+    train, population = np.full(t.shape, np.inf), np.full(t.shape, np.inf)
+    reached = out.y.shape[1]
+    train[:reached] = 0.5 * (1 - 2 * out.y[0] + out.y[1])
+    population[:reached] = out.y[-1]
+    return train, population

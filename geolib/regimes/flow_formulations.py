@@ -1,4 +1,4 @@
-"""Four ways to write the same gradient flow, by what they keep in memory.
+"""Four formulations of the same gradient flow, by what they keep in memory.
 
 With :math:`A = W^T W`, :math:`B = A - I`, :math:`S = X X^T / n` the flow of the
 training loss is :math:`W' = -W (B S + S B)`. Each class below is one arrangement of
@@ -22,8 +22,8 @@ def trace_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass
-class Problem:
-    """Data of a batch of flows: `S` (b, d, d) or `X` (b, d, n), and what to score on.
+class FlowProblem:
+    """Data of a batch of flows: `S` (b, d, d) or `X` (b, d, n), and the population.
 
     `P` (d, d) is the population covariance, None for the identity. `target=False`
     drops the target: the flow of the loss with :math:`B` replaced by :math:`A`.
@@ -51,7 +51,7 @@ class Gram:
     Two d x d x d products an evaluation. Best when h is at least about 0.6 d.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: FlowProblem) -> None:
         self.p = problem
         assert problem.S is not None
         self.S = problem.S
@@ -84,7 +84,7 @@ class Gram:
 class _Weights:
     """State W (b, h, d); subclasses supply G = W S and the flow."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: FlowProblem) -> None:
         self.p = problem
         self.two = 2.0 if problem.target else 0.0
         self.base = problem.trace / 2 if problem.target else 0.0 * problem.trace

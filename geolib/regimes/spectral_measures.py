@@ -1,9 +1,10 @@
-"""Spectral laws: the Marchenko-Pastur law and the spectrum of a data matrix."""
+"""Spectral measures: Marchenko-Pastur's law, the spectrum of a data matrix, Jacobi."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,15 +13,21 @@ from geolib.regimes.setup import positive
 
 
 @dataclass(frozen=True)
-class Law:
-    r"""A law on [0, inf) given by nodes and weights: its integral of f is
-    :math:`\sum_i w_i f(x_i)`.
+class SpectralMeasure:
+    r"""A probability measure on [0, inf) is stored as nodes and weights.
+
+    .. math:: \int f\,d\mu = \sum_i w_i f(x_i)
+
+    Attributes:
+        nodes: (N,) points x_i >= 0.
+        weights: (N,) masses w_i >= 0 that sum to one.
 
     Raises:
         ValueError: nodes below zero, weights that do not sum to one, or unequal sizes.
 
     Examples:
-        >>> float(Law(np.array([0.0, 2.0]), np.array([0.5, 0.5])).mean(np.square))
+        >>> coin = SpectralMeasure(np.array([0.0, 2.0]), np.array([0.5, 0.5]))
+        >>> float(coin.mean(np.square))
         2.0
     """
 
@@ -41,6 +48,19 @@ class Law:
                 f"got least node {x.min():.3g} and sum {w.sum():.6g}"
             )
 
+    @classmethod
+    def of_eigenvalues(cls, eigenvalues: ArrayLike) -> SpectralMeasure:
+        """The empirical measure of a list; rounding around zero is removed.
+
+        Examples:
+            >>> SpectralMeasure.of_eigenvalues([4.0, -1e-17]).nodes.tolist()
+            [0.0, 4.0]
+        """
+        x = np.sort(np.asarray(eigenvalues, dtype=np.float64).ravel())
+        if x.size and np.isfinite(x).all() and x[0] >= -1e-10 * max(1.0, abs(x[-1])):
+            x = np.where(x > 1e-12 * x[-1], x, 0.0)
+        return cls(x, np.full(x.size, 1.0 / max(1, x.size)))
+
     def mean(self, f) -> np.ndarray:  # type: ignore[no-untyped-def]
         """The integral of a vectorised function whose last axis runs over the nodes."""
         return f(self.nodes) @ self.weights
@@ -59,11 +79,18 @@ class Law:
         second = self.moment(2)
         return self.moment(1) ** 2 / second if second > 0 else 0.0
 
-    def coarse(self, count: int) -> Law:
+    @property
+    def has_atom_at_zero(self) -> bool:
+        """Whether some of the mass sits at zero, to rounding."""
+        return bool(self.weights[self.nodes <= 1e-12 * self.nodes.max()].sum() > 0)
+
+    def coarse(self, count: int) -> SpectralMeasure:
         """At most `count` nodes, each the mean of neighbours of equal total weight."""
         return self.coarse_with(count, self.nodes)[0]
 
-    def coarse_with(self, count: int, values: np.ndarray) -> tuple[Law, np.ndarray]:
+    def coarse_with(
+        self, count: int, values: np.ndarray
+    ) -> tuple[SpectralMeasure, np.ndarray]:
         """The same, with the cell means of a function given on the nodes."""
         if self.nodes.size <= count:
             return self, values
@@ -74,7 +101,7 @@ class Law:
         keep = weight > 0
         x_mean = np.bincount(cell, w * x, count)[keep] / weight[keep]
         v_mean = np.bincount(cell, w * v, count)[keep] / weight[keep]
-        return Law(x_mean, weight[keep] / weight.sum()), v_mean
+        return SpectralMeasure(x_mean, weight[keep] / weight.sum()), v_mean
 
 
 def narayana(order: int) -> list[int]:
@@ -87,26 +114,46 @@ def narayana(order: int) -> list[int]:
     return [comb(order, k) * comb(order, k - 1) // order for k in range(1, order + 1)]
 
 
-def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> Law:
-    r"""Quadrature for the Marchenko-Pastur (free Poisson) law with mean `alpha`.
+def free_poisson_moment(order: int, alpha: Any, beta: Any) -> Any:
+    r"""A moment of the Marchenko-Pastur (free Poisson) law, in any ring.
+
+    .. math:: m_l(\alpha, \beta) = \sum_{k=1}^l N(l, k)\, \alpha^k \beta^{l-k}
+
+    Examples:
+        >>> free_poisson_moment(2, 3, 5)        # alpha^2 + alpha beta
+        24
+    """
+    if order == 0:
+        return alpha**0
+    return sum(
+        n * alpha**k * beta ** (order - k) for k, n in enumerate(narayana(order), 1)
+    )
+
+
+def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMeasure:
+    r"""A quadrature for the Marchenko-Pastur (free Poisson) law with mean `alpha`.
 
     .. math:: \mu_{\alpha,\beta}(dx)
         = \frac{\sqrt{(x_+ - x)(x - x_-)}}{2 \pi \beta x} dx
         + \max(0, 1 - \alpha/\beta)\, \delta_0, \qquad
-        x_\pm = (\sqrt\alpha \pm \sqrt\beta)^2 ,
+        x_\pm = (\sqrt\alpha \pm \sqrt\beta)^2
 
-    whose moments are :math:`\sum_k N(l,k)\, \alpha^k \beta^{l-k}` with Narayana
-    numbers. The initial map has the law (rho, kappa), the sample covariance (1, c).
+    At large size the initial map has this law with (rho, kappa), the sample covariance
+    with (1, c). In an angle the density times dx is smooth and periodic, so that the
+    midpoint rule converges exponentially.
 
     Args:
         alpha: mean of the law, > 0.
         beta: scale of its spread, > 0.
-        count: nodes of the midpoint rule in the angle; converges exponentially.
+        count: nodes of the midpoint rule in the angle.
+
+    Returns:
+        `SpectralMeasure` of `count` nodes, and one more where there is an atom.
 
     Raises:
         ValueError: a parameter that is not positive.
 
-    Source: Marchenko and Pastur 1967; spec section 2.
+    Source: Marchenko and Pastur 1967; :eq:`drv-regimes-moments` (derivations).
 
     Examples:
         >>> law = marchenko_pastur(0.5, 2.0)
@@ -122,18 +169,21 @@ def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> Law:
     atom = max(0.0, 1 - alpha / beta)
     if atom:
         x, w = np.append(0.0, x), np.append(atom, w)
-    return Law(x, w / w.sum())
+    return SpectralMeasure(x, w / w.sum())
 
 
-def sample_law(spectrum: ArrayLike) -> Law:
-    """The empirical law of a list of eigenvalues; rounding around zero is removed."""
-    x = np.sort(np.asarray(spectrum, dtype=np.float64).ravel())
-    if x.size and np.isfinite(x).all() and x[0] >= -1e-10 * max(1.0, abs(x[-1])):
-        x = np.where(x > 1e-12 * x[-1], x, 0.0)
-    return Law(x, np.full(x.size, 1.0 / max(1, x.size)))
+def covariance_law(c: float | None, law: SpectralMeasure | None) -> SpectralMeasure:
+    """The law of S: Marchenko-Pastur's (1, c), or the given one.
+
+    Raises:
+        ValueError: neither or both, or a c that is not positive.
+    """
+    if (c is None) == (law is None):
+        raise ValueError("c, law: expected exactly one of the two")
+    return law if law is not None else marchenko_pastur(1.0, positive("c", c or 0.0))
 
 
-def jacobi(law: Law, count: int) -> tuple[np.ndarray, np.ndarray]:
+def jacobi(law: SpectralMeasure, count: int) -> tuple[np.ndarray, np.ndarray]:
     r"""The first `count` recurrence coefficients (diagonal, off-diagonal) of a law.
 
     The tridiagonal matrix J with them satisfies

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.law import Law, sample_law
+from geolib.regimes.spectral_measures import SpectralMeasure
 
 
 @dataclass(frozen=True)
 class DataMatrix:
-    """Samples as columns, X (d, n), with the spectrum of S = X X^T / n.
+    """Samples as columns, with the spectrum of S = X X^T / n.
 
-    `values` ascend; `vectors` (d, d) are its eigenvectors, one a column. `dropped`
-    counts the constant coordinates that were removed.
+    Attributes:
+        X: (d, n), one sample a column.
+        values: (d,) eigenvalues of S, ascending.
+        vectors: (d, d) its eigenvectors, one a column.
+        dropped: how many constant coordinates were removed.
     """
 
     X: np.ndarray
@@ -37,9 +40,9 @@ class DataMatrix:
         return self.X @ self.X.T / self.n
 
     @property
-    def law(self) -> Law:
+    def law(self) -> SpectralMeasure:
         """The spectral law of S."""
-        return sample_law(self.values)
+        return SpectralMeasure.of_eigenvalues(self.values)
 
     @property
     def effective_rank(self) -> float:
@@ -68,7 +71,9 @@ def prepare(
     whiten: bool = False,
     drop_constant: bool = False,
 ) -> DataMatrix:
-    r"""Check a data matrix and bring it to the scale of the theories, tr S = d.
+    r"""A data matrix is checked and brought to the scale of the theories.
+
+    .. math:: \operatorname{tr} S = d, \qquad S = X X^T / n
 
     Args:
         X: (d, n), one sample a *column* (transpose a table of samples first).
@@ -77,11 +82,16 @@ def prepare(
         whiten: turn to principal coordinates of unit variance, without the null ones.
         drop_constant: remove constant coordinates instead of refusing them.
 
+    Returns:
+        `DataMatrix`, with the spectrum `values`, its `law` and `effective_rank`.
+
     Raises:
         ValueError: not a matrix, fewer than two samples, NaN or infinite entries, or
             constant coordinates that were not asked to be dropped.
 
     Cost: one eigendecomposition of (d, d).
+
+    Source: :eq:`drv-regimes-effective-rank` (derivations).
 
     Examples:
         >>> ready = prepare([[0.0, 2.0, 4.0], [1.0, 0.0, 1.0]])

@@ -1,0 +1,59 @@
+"""What a theory returns: a training curve and a population curve."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Curves(NamedTuple):
+    """A theory's training and population loss at the requested times.
+
+    Attributes:
+        train: (T,) training loss.
+        population: (T,) population loss.
+    """
+
+    train: np.ndarray
+    population: np.ndarray
+
+    def moved(self, step: Curves, share: float) -> Curves:
+        """These curves with `share` times a correction added."""
+        return Curves(*(a + share * b for a, b in zip(self, step, strict=True)))
+
+
+def logistic(start: float | np.ndarray, growth: float | np.ndarray) -> np.ndarray:
+    r"""The solution of the flow along one common eigenvector of A and S.
+
+    .. math:: a' = 4 x a (1 - a), \qquad
+        a = \frac{a_0}{a_0 + (1 - a_0)\, e^{-4xt}}
+
+    Args:
+        start: a_0.
+        growth: x t.
+
+    Examples:
+        >>> float(logistic(0.5, np.array(0.0)))
+        0.5
+    """
+    return np.asarray(start / (start + (1 - start) * np.exp(-4 * growth)))
+
+
+def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  # type: ignore[no-untyped-def]
+    """States (T, size) of y' = field(t, y) from time 0, by SciPy's DOP853.
+
+    The theories' equations are small and smooth: an eighth-order pair reaches the
+    1e-9 at which they are compared with far fewer evaluations than `core.integrate`.
+
+    Raises:
+        RuntimeError: the integration stopped before the last time.
+    """
+    from scipy.integrate import solve_ivp  # a third of a second to import
+
+    if times[-1] == 0:
+        return np.repeat(y0[None], times.size, 0)
+    out = solve_ivp(field, (0.0, times[-1]), y0, "DOP853", times, rtol=rtol, atol=atol)
+    if out.status != 0:
+        raise RuntimeError(f"theory's equations stopped: {out.message}")
+    return out.y.T
