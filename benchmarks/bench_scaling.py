@@ -42,7 +42,8 @@ def inverse_stability() -> Result:
 @benchmark("geodesics.growth", bar="<= 1.3", size="2e5 weights, 512 inputs, float32")
 def geodesics() -> Result:
     """A product with the cached metric against a loss gradient, as inputs grow"""
-    from geolib.geodesics import FunctionSpace, mlp
+    from geolib.geodesics import FunctionSpace
+    from geolib.networks import mlp
 
     net = mlp([784, 220, 100, 10], dtype=torch.float32)
     R = Realization(net)

@@ -1,6 +1,8 @@
 """Nothing in the library mixes devices: shown without a GPU, by tensors with a tag."""
 
 import copy
+import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,12 +24,9 @@ from geolib.core import (
     normal,
 )
 from geolib.core.solve_cost import GPU_CALL
-from geolib.geodesics import scale
 from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.pruning import IDEAS, METHODS
-from geolib.geodesics.tasks import Task
-from geolib.geodesics.train import Table
-from geolib.networks import align
+from geolib.geodesics.pruning import METHODS, VARIANTS
+from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,7 @@ def classes(n, c=3):
 
 
 def net(widths=(5, 6, 3), activation=nn.Tanh):
-    return geo.mlp(widths, activation=activation).to("cuda")
+    return mlp(widths, activation=activation).to("cuda")
 
 
 # ---- the check itself ----------------------------------------------------------------
@@ -142,7 +141,7 @@ def test_a_flow(method):
 
 @pytest.mark.parametrize("method", ["woodbury", "nystrom", "cg"])
 def test_a_solve_with_convolutions(method):
-    R = Realization(geo.lenet(side=8, widths=(2, 3, 4)).to("cuda"))
+    R = Realization(lenet(side=8, widths=(2, 3, 4)).to("cuda"))
     G = PullbackMetric(R, there((20, 1, 8, 8), 1), Categorical()).at(R.theta0)
     assert G.solve(there((R.p,), 2), damping=1e-3, method=method).x.device == GPU
 
@@ -157,7 +156,7 @@ def rows(shape, dtype=torch.float64):
 
 @pytest.mark.parametrize("method", ["line", "curve", "geodesic"])
 def test_paths(method):
-    a, b = net(), geo.mlp((5, 6, 3), 1, nn.Tanh).to("cuda")
+    a, b = net(), mlp((5, 6, 3), 1, nn.Tanh).to("cuda")
     data = rows((30, 5))
     plan = {"curve": {"labels": data.y, "steps": 3}, "geodesic": {"steps": 3}}
     found = geo.connect(a, b, data.x, method=method, **plan.get(method, {}))
@@ -173,11 +172,11 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("name", [*METHODS, *IDEAS])
+@pytest.mark.parametrize("name", [*METHODS, *VARIANTS])
 def test_sparse_networks(name):
     R = Realization(net())
     plan = SHORT.get(name, {"steps": 6})
-    found = (METHODS | IDEAS)[name](R, R.theta0, rows((60, 5)), 0.5, **plan)
+    found = (METHODS | VARIANTS)[name](R, R.theta0, rows((60, 5)), 0.5, **plan)
     assert found.weights.device == GPU
 
 
@@ -187,21 +186,31 @@ def test_sequences(method, scenario):
     x, y = there((40, 5), 1), classes(40, 2)
     tasks = [Task(x, y + k, x, y + k, (k, k + 1)) for k in (0, 2)]
     found = geo.learn_sequence(
-        net((5, 6, 4)), tasks, method, scenario=scenario, memory=4, passes=640
+        net((5, 6, 4)),
+        tasks,
+        method,
+        scenario=scenario,
+        memory=4,
+        gradient_evaluations=640,
     )
     assert found.weights.device == GPU
 
 
 @pytest.mark.slow
-def test_the_study_of_vgg(tmp_path):
+def test_the_study_of_vgg(tmp_path, monkeypatch):
+    chapter = Path(__file__).resolve().parents[1] / "chapters" / "geodesics"
+    monkeypatch.syspath_prepend(str(chapter))
+    experiments = importlib.import_module("experiments")
     plan = {"width": 1 / 32, "steps": 2, "batch": 8, "bends": 1, "walk": 4, "grid": 3}
     data = rows((24, 3, 32, 32), torch.float32)
-    found = scale.vgg_study(data, tmp_path, levels=(0.5,), device="cuda", **plan)
+    found = experiments.vgg_study(
+        data, tmp_path, sparsities=(0.5,), device="cuda", **plan
+    )
     assert len(found["paths"]) == 3
 
 
 def relu():
-    return geo.mlp((5, 6, 6, 3)).to("cuda").eval()
+    return mlp((5, 6, 6, 3)).to("cuda").eval()
 
 
 CHANGED = {
@@ -211,7 +220,7 @@ CHANGED = {
     "sparsify": lambda: (
         geo.sparsify(relu(), there((20, 5), 1), 0.5, structured=True, steps=3).module
     ),
-    "recalibrate": lambda: geo.recalibrate(
+    "recalibrate": lambda: recalibrate(
         nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).double().to("cuda").eval(),
         there((20, 5), 1),
     ),
@@ -226,17 +235,17 @@ def test_changed_modules(name):
 
 @pytest.mark.parametrize("space", ["sphere", "logit"])
 def test_walks_and_shots(space):
-    S = geo.function_space(net(), there((20, 5), 1), space=space)
+    S = geo.FunctionSpace(net(), there((20, 5), 1), space=space)
     w = S.realization.theta0
     found = geo.geodesic(
         S, w, 1.1 * w, basis=geo.SineBasis(3), optimizer="lbfgs", steps=2
     )
-    shot = geo.shoot(S, w, 0.01 * w, steps=2, tol=10.0)
+    shot = geo.exponential_map(S, w, 0.01 * w, steps=2, tol=10.0)
     walk = geo.invariant_walk(S, w, torch.ones_like(w), "corrected", steps=2)
     for moved in (found.path.control, shot.end, walk.points):
         assert moved.device == GPU
     assert geo.lengths(S, found.path, grid=5).speed.device == GPU
-    geo.certify(S, geo.Path(w, 1.1 * w), grid=5)
+    geo.certify_path(S, geo.WeightPath(w, 1.1 * w), grid=5)
 
 
 # ---- stratifolds ---------------------------------------------------------------------

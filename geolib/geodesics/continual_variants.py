@@ -1,4 +1,4 @@
-"""Our attempts to turn what the baselines win in continual learning."""
+"""Our variants of learning in turn: a metric that carries losses, chosen inputs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.core.linear_solvers import Operator, conjugate_gradient
-from geolib.core.realization import Linearization
-from geolib.geodesics.learners import DistilledLogits, InvariantPath, Learner
-from geolib.geodesics.tasks import Task, restrict
+from geolib.core import Metric, PullbackMetric
+from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient, embed
+from geolib.geodesics.learners import (
+    DarkExperienceReplay,
+    InvariantPath,
+    Learner,
+    restrict,
+)
+from geolib.networks.splits import Task
 
 
 class CarriedLoss(InvariantPath):
@@ -20,94 +25,102 @@ class CarriedLoss(InvariantPath):
               + \beta\,(L_{\text{new}} + a\,L_{\text{mem}})
 
     with H the Gauss-Newton matrix of the two losses. Where a softmax is saturated H
-    sees no curvature and the undamped step is far too long: mu is multiplied by 4 when
-    F on the same inputs falls by less than a quarter of what the quadratic model
-    promised, and the step is not taken when F grows; mu returns to its floor later.
+    sees no curvature and the undamped step is far too long: the damping is multiplied
+    by 4 when F on the same inputs falls by less than a quarter of what the quadratic
+    model promised, and the step is not taken when F grows; it returns to its floor
+    later.
 
     Args:
-        mu: floor of the damping.
-        carry: beta.
+        damping: its floor.
+        carry: :math:`\beta`.
         labels: a, the weight of the labels of the stored inputs.
 
-    Source: damping rule of Levenberg 1944 and Marquardt 1963; the step is ours.
+    Source: damping rule of Levenberg 1944 and Marquardt 1963;
+        :eq:`drv-geodesics-carried` (derivations).
     """
 
-    def __init__(self, *args, mu=0.1, carry: float = 1.0, labels: float = 0.0, **rest):
-        super().__init__(*args, mu=mu, **rest)
-        self.carry, self.labels, self.floor = carry, labels, mu
+    def __init__(
+        self, *args, damping=0.1, carry: float = 1.0, labels: float = 0.0, **rest
+    ):
+        super().__init__(*args, damping=damping, **rest)
+        self.carry, self.labels, self.floor = carry, labels, damping
 
-    def begin(self, w: Tensor, task: Task) -> int:
-        self.mu = self.floor
-        return super().begin(w, task)
+    def start_task(self, w: Tensor, task: Task) -> int:
+        self.damping = self.floor
+        return super().start_task(w, task)
 
     def cost(self, batch: int) -> int:
         if not len(self.memory):
             return batch
         both = batch + min(self.replayed, len(self.memory))
-        return (self.cg + 3) * both  # gradient, products, and the step's trial
+        return (self.iterations + 3) * both  # gradient, products, the step's trial
 
     def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if not len(self.memory):
             return super().step(w, x, y, progress)
-        rows, memory = self.recall(), self.memory
-        owned = memory.allowed[rows]  # type: ignore[index]
-        metric, grad = self.protect(w, rows)
-        parts = [(self.R.linearize(w, x), y, self.now, self.carry)]
-        if self.labels:
-            old = self.R.linearize(w, memory.x[rows])  # type: ignore[index]
-            parts.append((old, memory.y[rows], owned, self.carry * self.labels))  # type: ignore[index]
-        curves = [metric]
-        for L, labels, allowed, weight in parts:
-            curve, slope = softmax_curve(L, labels, allowed, weight)
-            curves.append(curve)
-            grad = grad + slope
-
-        def product(v: Tensor) -> Tensor:
-            total = self.mu * v
-            for curve in curves:
-                total = total + curve(v)
-            return total
-
-        theta = conjugate_gradient(product, grad, 1e-6, self.cg)[0]
-        # exact at any stage of conjugate gradients: theta . (model theta) = theta . g
-        promised = (theta @ grad + self.mu * theta @ theta).item() / 2
-        won = self.total(w, x, y, rows) - self.total(w - theta, x, y, rows)
+        rows = self.recall()
+        G, covector = self.carried_metric(w, x, y, rows)
+        grad, limit = G.pull(covector), self.iterations
+        step = G.solve(grad, self.damping, "cg", tol=1e-6, max_iterations=limit).x
+        # exact at any stage of conjugate gradients: step . (model step) = step . g
+        promised = (step @ grad + self.damping * step @ step).item() / 2
+        won = self.total(w, x, y, rows) - self.total(w - step, x, y, rows)
         if won < 0.25 * promised:
-            self.mu *= 4
+            self.damping *= 4
         elif won > 0.75 * promised:
-            self.mu = max(self.floor, self.mu / 2)
-        return w - theta if won > 0 else w
+            self.damping = max(self.floor, self.damping / 2)
+        return w - step if won > 0 else w
+
+    def carried_metric(
+        self, w: Tensor, x: Tensor, y: Tensor, rows: Tensor
+    ) -> tuple[Metric, Tensor]:
+        """G_mem + beta H on stored and new inputs together, and what pulls back to dF.
+
+        A stored output counts by its place and, as every output, by its softmax.
+        """
+        memory, n, m = self.memory, len(x), len(rows)
+        owned = torch.cat([memory.allowed[rows], self.now.expand(n, -1)])
+        counts = torch.tensor([m, n], device=w.device)
+        place = torch.repeat_interleave(w.new_tensor([m**-0.5, 0]), counts)
+        loss = w.new_tensor([self.labels / m, 1 / n]) * self.carry
+        share = torch.repeat_interleave(loss, counts)
+
+        def phi(z: Tensor, a: Tensor, p: Tensor, s: Tensor) -> Tensor:
+            sphere = embed(restrict(z, a))
+            return torch.cat([p * self.embed(z, a), s.sqrt() * sphere])
+
+        field = PullbackMetric(
+            self.R,
+            torch.cat([memory.x[rows], x]),
+            EmbeddedOutputs(phi, owned, place, share),
+            reduction="sum",
+        )
+        G = field.at(w)
+        z = G.outputs()
+        slope = torch.softmax(restrict(z, owned), -1)
+        labels = torch.cat([memory.y[rows], y])
+        covector = share[:, None] * (slope - F.one_hot(labels, z.shape[1]).to(z))
+        target = self.embed(memory.z[rows], owned[:m])
+        back = drift_gradient(lambda u: self.embed(u, owned[:m]), z[:m], target)
+        covector[:m] += back / m
+        return G, covector
 
     @torch.no_grad()
     def total(self, w: Tensor, x: Tensor, y: Tensor, rows: Tensor) -> float:
         """The objective F on given rows of the memory and of the new task."""
         memory = self.memory
-        owned = memory.allowed[rows]  # type: ignore[index]
-        old = self.R(w, memory.x[rows])  # type: ignore[index]
-        gap = self.place(old, owned) - self.place(memory.z[rows], owned)  # type: ignore[index]
+        owned = memory.allowed[rows]
+        old = self.R(w, memory.x[rows])
+        gap = self.embed(old, owned) - self.embed(memory.z[rows], owned)
         value = gap.square().sum(1).mean() / 2 + self.carry * self.loss(w, x, y)
         if self.labels:
-            loss = F.cross_entropy(restrict(old, owned), memory.y[rows])  # type: ignore[index]
+            loss = F.cross_entropy(restrict(old, owned), memory.y[rows])
             value = value + self.carry * self.labels * loss
         return value.item()
 
 
-def softmax_curve(
-    L: Linearization, y: Tensor, allowed: Tensor, weight: float
-) -> tuple[Operator, Tensor]:
-    """Gauss-Newton product and gradient of a weighted mean cross-entropy."""
-    p = torch.softmax(restrict(L.outputs, allowed), -1)
-    scale = weight / len(y)
-
-    def curve(v: Tensor) -> Tensor:
-        dz = L.jvp(v)
-        return scale * L.vjp(p * (dz - (p * dz).sum(1, keepdim=True)))
-
-    return curve, scale * L.vjp(p - F.one_hot(y, p.shape[1]).to(p))
-
-
-class ChosenLogits(DistilledLogits):
-    """Distilled logits whose stored inputs are chosen by the metric, not by lot.
+class HerdedDER(DarkExperienceReplay):
+    """Dark experience replay (DER) with herding: the metric chooses what is stored.
 
     Args:
         rule: see `choose_inputs`.
@@ -128,7 +141,7 @@ class ChosenLogits(DistilledLogits):
             return torch.func.grad(lambda u: self.R(u, x[None])[0] @ signs)(w)
 
         J = torch.vmap(direction, chunk_size=64)(task.x[some])
-        return some[choose_inputs(J, self.keep, self.rule)], len(some)
+        return some[choose_inputs(J, self.per_task, self.rule)], len(some)
 
 
 def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
@@ -179,7 +192,7 @@ def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
     return torch.tensor(chosen, device=J.device)
 
 
-IDEAS: dict[str, type[Learner]] = {
+VARIANTS: dict[str, type[Learner]] = {
     "invariant path + loss": CarriedLoss,
-    "distilled logits, chosen inputs": ChosenLogits,
+    "distilled logits, chosen inputs": HerdedDER,
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 
-def save(file: str | File, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+def save(file: str | Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Write tensors and a JSON record to one safetensors file.
 
     It is written beside its place and then renamed, so that a kill leaves either the
@@ -25,7 +25,7 @@ def save(file: str | File, tensors: dict[str, Tensor], record: dict[str, Any]) -
     """
     from safetensors.torch import save_file
 
-    file = File(file)
+    file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".part{os.getpid()}")
     flat = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
@@ -33,7 +33,7 @@ def save(file: str | File, tensors: dict[str, Tensor], record: dict[str, Any]) -
     os.replace(part, file)
 
 
-def load(file: str | File) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save` wrote.
 
     Raises:
@@ -42,7 +42,7 @@ def load(file: str | File) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not File(file).exists():
+    if not Path(file).exists():
         raise FileNotFoundError(f"checkpoint: no file {file}")
     try:
         with safe_open(str(file), framework="pt") as handle:
@@ -54,20 +54,3 @@ def load(file: str | File) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "and start again"
         ) from error
     return tensors, record
-
-
-def write_json(file: str | File, value: Any) -> None:
-    r"""Write JSON at once or not at all; stable order, one line per entry.
-
-    Examples:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> write_json(folder + "/a.json", {"b": 1})
-        >>> File(folder + "/a.json").read_text()
-        '{\n "b": 1\n}\n'
-    """
-    file = File(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".part{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(part, file)

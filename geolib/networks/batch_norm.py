@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from geolib.geodesics.checks import check_inputs
+from geolib.networks.validation import check_inputs
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class BatchStatistics(nn.Module):
@@ -58,9 +58,11 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def with_batch_statistics(module: nn.Module) -> nn.Module:
-    """A copy whose BatchNorm layers use the statistics of the inputs at hand.
+    """Return a copy whose BatchNorm layers use the statistics of the inputs at hand.
 
     Its parameters have the same names, shapes and order.
+
+    Source: Ioffe and Szegedy 2015, algorithm 1.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
@@ -84,6 +86,11 @@ def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
     Layer by layer: a batch normalised by its own statistics feeds the next layer, and
     each layer's statistics are the mean over the batches. Other layers stay in
     evaluation mode. Returns the module.
+
+    Args:
+        module: changed in place.
+        x: inputs, shape (n, ...).
+        batch: inputs that are normalised together.
 
     Raises:
         ValueError: fewer than two inputs, or non-finite ones.

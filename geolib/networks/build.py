@@ -1,4 +1,4 @@
-"""The networks of this chapter, with weights drawn by NumPy from a seed."""
+"""Networks that the chapters share, with weights drawn by NumPy from a seed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,23 @@ def mlp(
     activation: type[nn.Module] = nn.ReLU,
     dtype: torch.dtype = torch.float64,
 ) -> nn.Sequential:
-    """A fully connected network that flattens its input.
+    r"""Build a fully connected network that flattens its input.
+
+    .. math:: h_0 = x, \qquad h_{k+1} = \sigma(W_k h_k + b_k), \qquad
+              W_k \sim N(0, 2 / \text{fan-in}),\ b_k = 0
+
+    with no activation behind the last layer.
+
+    Args:
+        sizes: the widths, inputs first and outputs last.
+        seed: of NumPy's draw of the weights.
+        activation: a module class.
+        dtype: of the parameters.
 
     Raises:
         ValueError: fewer than two widths, or one below 1.
+
+    Source: He et al. 2015, equation 10 (the variance).
 
     Examples:
         >>> mlp([64, 32, 10])(torch.zeros(1, 64, dtype=torch.float64)).shape
@@ -54,7 +67,17 @@ def lenet(
     widths: Sequence[int] = (8, 16, 64),
     dtype: torch.dtype = torch.float64,
 ) -> nn.Sequential:
-    """Two convolutions with pooling and two linear layers, BatchNorm if asked.
+    """Build two convolutions with pooling and two linear layers, BatchNorm if asked.
+
+    Args:
+        seed: of NumPy's draw of the weights.
+        channels, side: of the square images; the side is a multiple of 4.
+        classes: outputs.
+        batch_norm: a BatchNorm layer behind each convolution.
+        widths: channels of the convolutions, units of the hidden layer.
+        dtype: of the parameters.
+
+    Source: LeCun et al. 1998, section II.B, with ReLU and maximum pooling.
 
     Examples:
         >>> lenet(side=8)(torch.zeros(2, 1, 8, 8, dtype=torch.float64)).shape
@@ -82,10 +105,14 @@ def vgg(
     width: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Sequential:
-    """VGG for 32 x 32 images: five pooling stages, then one linear layer.
+    """Build a VGG for 32 x 32 images: five pooling stages, then one linear layer.
 
     Args:
         name: `vgg11` or `vgg16`.
+        seed: of NumPy's draw of the weights.
+        batch_norm: a BatchNorm layer behind each convolution.
+        classes: outputs.
+        dtype: of the parameters.
         width: factor on every number of channels (tests use 1/16).
 
     Raises:

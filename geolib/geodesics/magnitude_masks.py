@@ -7,19 +7,23 @@ from torch import Tensor
 
 from geolib.core import Realization
 
+WARM = 0.7  # share of the steps after which no more weights are dropped
 
-def check_level(level: float) -> None:
+
+def check_sparsity(sparsity: float) -> None:
     """Refuse a share of zeros outside [0, 1).
 
     Examples:
-        >>> check_level(1.0)
+        >>> check_sparsity(1.0)
         Traceback (most recent call last):
         ...
-        ValueError: level: expected a share of zeros in [0, 1), got 1.0
+        ValueError: sparsity: expected a share of zeros in [0, 1), got 1.0
     """
-    number = isinstance(level, (int, float)) and not isinstance(level, bool)
-    if not number or not 0 <= level < 1:
-        raise ValueError(f"level: expected a share of zeros in [0, 1), got {level!r}")
+    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not number or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity: expected a share of zeros in [0, 1), got {sparsity!r}"
+        )
 
 
 def matrices(R: Realization) -> Tensor:
@@ -37,21 +41,21 @@ def matrices(R: Realization) -> Tensor:
 
 
 def magnitude_mask(
-    w: Tensor, prunable: Tensor, level: float, score: Tensor | None = None
+    w: Tensor, prunable: Tensor, sparsity: float, score: Tensor | None = None
 ) -> Tensor:
-    r"""Keep the largest weights: drop the `round(level * n)` smallest of all layers.
+    r"""Keep the largest weights: drop the `round(sparsity * n)` smallest of all layers.
 
     Args:
         w: weights, shape (p,).
         prunable: which of them may be dropped, shape (p,).
-        level: share of the prunable weights to drop.
+        sparsity: share of the prunable weights to drop.
         score: what counts as small; the absolute value by default.
 
     Returns:
         True where a weight is kept, shape (p,).
 
     Raises:
-        ValueError: a level outside [0, 1).
+        ValueError: a sparsity outside [0, 1).
 
     Source: Han et al. 2015, section 3 (magnitude pruning).
 
@@ -60,9 +64,9 @@ def magnitude_mask(
         >>> magnitude_mask(w, torch.tensor([True, True, True, False]), 0.34).tolist()
         [True, False, True, True]
     """
-    check_level(level)
+    check_sparsity(sparsity)
     where = torch.nonzero(prunable)[:, 0]
-    count = round(level * len(where))
+    count = round(sparsity * len(where))
     keep = torch.ones_like(prunable)
     if count:
         size = (w.abs() if score is None else score)[where]
@@ -70,27 +74,33 @@ def magnitude_mask(
     return keep
 
 
-def cubic_level(level: float, step: int, steps: int, warm: float = 0.7) -> float:
-    r"""Level at a step: :math:`p\,(1 - (1 - \min(1, t/(wT)))^3)`, full at wT.
+def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
+    r"""Sparsity at a step: :math:`p\,(1 - (1 - \min(1, t/(wT)))^3)`, full at wT, w = 0.7.
 
     Source: Zhu and Gupta 2017, equation 1.
 
     Examples:
-        >>> cubic_level(0.9, 7, 10)
+        >>> cubic_sparsity(0.9, 7, 10)
         0.9
     """
-    return level * (1 - (1 - min(1.0, step / (warm * steps))) ** 3)
+    return sparsity * (1 - (1 - min(1.0, step / (WARM * steps))) ** 3)
 
 
-def density(R: Realization, keep: Tensor) -> dict[str, float]:
-    """Share of weights kept in each matrix, by name.
+def density(R: Realization, mask: Tensor) -> dict[str, float]:
+    """Return the share of weights kept in each matrix, by name.
+
+    Args:
+        R: the network as a function of its weights.
+        mask: which weights are kept, shape (p,).
+
+    Source: definition, the mean of the mask over each matrix.
 
     Examples:
         >>> R = Realization(torch.nn.Linear(2, 1))
         >>> density(R, torch.tensor([True, False, True]))
         {'weight': 0.5}
     """
-    parts = keep.to(torch.float64).split(R.sizes)
+    parts = mask.to(torch.float64).split(R.sizes)
     return {
         name: part.mean().item()
         for name, part, shape in zip(R.names, parts, R.shapes, strict=True)
