@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import house_rules
 import pytest
 import yaml
 
@@ -214,3 +215,103 @@ def test_no_text_names_a_path_of_one_machine_or_a_registry():
         if name != "tests/test_house.py" and (m := pattern.search(text)):
             found.append((name, m[0]))
     assert found == []
+
+
+# The sizes that the package promises its reader (DESIGN, section 2).
+CODE, MODULES, PUBLIC = 17_000, 150, 250
+
+
+def test_no_import_goes_in_a_circle():
+    assert house_rules.circles() == []
+
+
+def test_the_package_stays_compact():
+    files = [p for _, p in house_rules.modules()]
+    assert sum(map(house_rules.code_lines, files)) <= CODE
+    assert len(files) <= MODULES
+    assert sum(len(house_rules.public(room)) for room in house_rules.ROOMS) <= PUBLIC
+
+
+def test_no_public_name_has_two_meanings():
+    seen = {}
+    for room in house_rules.ROOMS:
+        for name, obj in house_rules.public(room).items():
+            other = seen.setdefault(name, (room, obj))
+            assert other[1] is obj, f"{name}: geolib.{other[0]} and geolib.{room}"
+
+
+@pytest.mark.parametrize("room", house_rules.ROOMS)
+def test_public_docstrings_lack_nothing(room):
+    assert house_rules.owed(room) == {}
+
+
+def test_no_text_cites_what_no_reader_has():
+    texts = [*FILES, *(ROOT / "chapters").rglob("*.md"), *(ROOT / "book").rglob("*.md")]
+    found = {
+        str(p.relative_to(ROOT)): m[0]
+        for p in texts
+        if (m := house_rules.DANGLING.search(p.read_text()))
+    }
+    assert found == {}
+
+
+CENSUS = sorted((ROOT / "tests" / "census").glob("*.yml"))
+
+
+def _resolves(target):
+    """Whether `module.name`, or `chapters/x/experiments.py:name`, exists."""
+    if target.startswith("chapters/"):
+        file, _, name = target.partition(":")
+        return re.search(
+            rf"^(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(), re.M
+        )
+    parts = ["geolib", *target.split(".")]
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            fields = getattr(found, "__dataclass_fields__", {})
+            found = fields.get(part) or getattr(found, part, None)
+            if found is None:
+                return False
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", CENSUS, ids=lambda p: p.stem)
+def test_every_name_of_before_is_found_or_was_dropped_for_a_reason(path):
+    names = yaml.safe_load(path.read_text())
+    assert names
+    for old, new in names.items():
+        dropped = new.startswith("dropped: ") and len(new.split()) >= 3
+        assert dropped or _resolves(new), f"{old} -> {new}"
+
+
+# Notebooks, pages and examples come in by the front door; so do tests, for what is public.
+DEEP = re.compile(r"^\s*from geolib\.(\w+)\.([\w.]+) import ([^\n(]+|\([^)]*\))", re.M)
+
+
+def _deep_imports(path):
+    for room, module, names in DEEP.findall(path.read_text()):
+        for name in re.findall(r"\w+", names.replace(" as ", " AS_")):
+            yield room, module, name
+
+
+def test_texts_import_by_the_door_only():
+    texts = [*(ROOT / "chapters").rglob("*.md"), ROOT / "README.md"]
+    texts += [p for p in (ROOT / "book").rglob("*.md")]
+    deep = {p.name: list(_deep_imports(p)) for p in texts}
+    assert {n: d for n, d in deep.items() if d} == {}
+
+
+def test_tests_import_public_names_by_the_door():
+    doors = {room: set(house_rules.public(room)) for room in house_rules.ROOMS}
+    around = [
+        (p.name, room, module, name)
+        for p in (ROOT / "tests").rglob("*.py")
+        for room, module, name in _deep_imports(p)
+        if name in doors.get(room, ())
+    ]
+    assert around == []
