@@ -5,14 +5,11 @@ BIN := .venv/bin
 JOBS ?= 2
 # Tests that start processes and wait leave a core idle: one worker more than cores.
 WORKERS ?= 3
-# Data sets lie where GEOLIB_DATA says; a folder `shared/data` beside the checkout is found.
-ifneq ($(wildcard ../shared/data),)
-export GEOLIB_DATA ?= $(abspath ../shared/data)
-endif
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help setup book test test-fast lint units small site nbval refs serve bench clean
+.PHONY: help setup book test test-fast test-data lint units small site compare nbval nbval-live refs \
+  serve bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -23,6 +20,7 @@ setup: .venv/ready node_modules/ready
 # torch first and exactly: a resolver left alone would fetch another build of it.
 .venv/ready: pyproject.toml constraints.txt peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip uninstall --quiet --yes geolib # its name before 0.2
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test,sweep,bench]'
 	$(BIN)/python -m pip install --quiet --no-deps -r peers.txt
@@ -33,19 +31,21 @@ node_modules/ready: package.json package-lock.json
 	touch $@
 
 book: setup ## execute every chapter and render the site
-	$(BIN)/geolib run --profile book --jobs $(JOBS)
-	$(BIN)/geolib html --profile book
+	$(BIN)/geolib book --jobs $(JOBS)
 
 # What needs one core only (types, Sphinx) runs beside what needs the others.
 BESIDE := $(MAKE) --no-print-directory -j2
 
 test: setup ## everything: linters, types, units, doctests, notebooks, browser
 	$(BESIDE) lint small
-	$(BESIDE) site nbval
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests geolib
+	$(BESIDE) site compare
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not data" tests geolib
 
 test-fast: setup ## linters, types and the quick unit tests
 	$(BESIDE) lint units
+
+test-data: setup ## tests that read fetched data sets, from the folder GEOLIB_DATA
+	$(BIN)/python -m pytest -m data -rs tests
 
 lint: setup
 	$(BIN)/ruff check .
@@ -54,7 +54,7 @@ lint: setup
 
 units: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
-	  -m "not slow and not site and not press" tests geolib
+	  -m "not slow and not site and not press and not data" tests geolib
 
 small: setup
 	$(BIN)/geolib run --profile small --jobs $(JOBS)
@@ -63,9 +63,15 @@ small: setup
 site: setup
 	$(BIN)/geolib html --profile small
 
-nbval: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -o addopts= --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout 300 chapters
+NBVAL := -o addopts= --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+# nbval compares what `small` has just executed with the committed pairs, cell by cell.
+nbval: small compare ## compare a small run with the committed notebooks
+
+compare: setup
+	PYTHONPATH=tests $(BIN)/python -m pytest -p nbval_recorded $(NBVAL) chapters
+
+nbval-live: setup ## replay every notebook once more, in kernels of nbval's own
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(NBVAL) chapters
 
 refs: setup ## rewrite the committed notebook pairs
 	$(BIN)/geolib refs --jobs $(JOBS)

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Result, benchmark, race
-from geolib.data.files import folder as data_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,7 +50,7 @@ def import_all() -> Result:
 
 
 def make(target: str, folder: Path) -> float:
-    """Wall seconds of one `make` there, with the data sets of this machine.
+    """Wall seconds of one `make` there, with bundled data only.
 
     Raises:
         RuntimeError: make failed; the end of its output is in the message.
@@ -60,7 +59,7 @@ def make(target: str, folder: Path) -> float:
     done = subprocess.run(
         ["make", target],
         cwd=folder,
-        env=os.environ | {"GEOLIB_DATA": str(data_folder())},
+        env={k: v for k, v in os.environ.items() if k != "GEOLIB_DATA"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,13 +71,13 @@ def make(target: str, folder: Path) -> float:
 
 
 def clone(into: str) -> Path:
-    """A clone of the last commit, as a newcomer has it, with data beside it."""
+    """A clone of the last commit, as a newcomer has it."""
     folder = Path(into) / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     return folder
 
 
-@benchmark("project.make_book_cold", bar="<= 2400", of="ours", size="fresh clone",
+@benchmark("project.make_book_cold", bar="<= 480", of="ours", size="fresh clone",
            slow=True)  # fmt: skip
 def make_book_cold() -> Result:
     """`make book` in a fresh clone, setting the environment up included"""
@@ -87,7 +86,7 @@ def make_book_cold() -> Result:
     return Result(seconds, note="One run, wall time; downloads depend on the network.")
 
 
-@benchmark("project.make_book_warm", bar="<= 10", of="ours", size="nothing changed",
+@benchmark("project.make_book_warm", bar="<= 4", of="ours", size="nothing changed",
            slow=True)  # fmt: skip
 def make_book_warm() -> Result:
     """A second `make book` with nothing changed"""
@@ -96,7 +95,47 @@ def make_book_warm() -> Result:
     return Result(seconds[1], note="Median of three runs, wall time.")
 
 
-@benchmark("project.make_test", bar="<= 900", of="ours", size="all layers", slow=True)
+@benchmark("project.page_after_text", bar="<= 25", of="ours", size="one notebook",
+           slow=True)  # fmt: skip
+def page_after_text() -> Result:
+    """`make book` after a change of one notebook's text, less the notebook's own run"""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = clone(scratch)
+        make("book", folder)
+        seconds = []
+        for n in range(3):
+            source = folder / "chapters" / "regimes" / "02-prism.md"
+            source.write_text(source.read_text() + f"\nA sentence, number {n}.\n")
+            seconds.append(make("book", folder) - alone(folder, "regimes/02-prism"))
+    return Result(sorted(seconds)[1], note="Median of three, wall time.")
+
+
+def alone(folder: Path, notebook: str) -> float:
+    """Wall seconds to execute one notebook once more, without rendering."""
+    command = [str(folder / ".venv/bin/geolib"), "run", notebook, "--force"]
+    start = time.perf_counter()
+    subprocess.run([*command, "--profile", "book"], cwd=folder, check=True)
+    return time.perf_counter() - start
+
+
+@benchmark("project.render", bar="<= 90", of="ours", size="all pages", slow=True)
+def render() -> Result:
+    """Rendering alone: all pages of the site, from executed notebooks"""
+    make("book", ROOT)
+    seconds = []
+    for _ in range(3):
+        for built in ("sphinx", "html", "sphinx.key", "html.key"):
+            path = ROOT / "_build" / "book" / built
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+        start = time.perf_counter()
+        subprocess.run([str(ROOT / ".venv/bin/geolib"), "html", "--profile", "book"],
+                       cwd=ROOT, check=True)  # fmt: skip
+        seconds.append(time.perf_counter() - start)
+    return Result(sorted(seconds)[1], note="Median of three, wall time.")
+
+
+@benchmark("project.make_test", bar="<= 720", of="ours", size="all layers", slow=True)
 def make_test() -> Result:
     """`make test`: linters, types, tests, notebooks, browser"""
     with tempfile.TemporaryDirectory() as scratch:
@@ -107,7 +146,7 @@ def make_test() -> Result:
     return Result(seconds, note="One run in a fresh clone, after `make setup`.")
 
 
-@benchmark("project.make_test_fast", bar="<= 120", of="ours", size="quick layer",
+@benchmark("project.make_test_fast", bar="<= 75", of="ours", size="quick layer",
            slow=True)  # fmt: skip
 def make_test_fast() -> Result:
     """`make test-fast`: linters, types and the quick unit tests"""

@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("geolib", "torch", "numpy", "scipy", "scikit-learn")
+PACKAGES = ("geometry-of-learning", "torch", "numpy", "scipy", "scikit-learn")
 
 
 def machine() -> dict[str, str | int]:

@@ -32,6 +32,8 @@ class Bound:
         True
         >>> Bound.parse("in [0, 2]").holds(float("nan"))
         False
+        >>> Bound.parse(">= 2").holds(float("inf"))
+        False
     """
 
     text: str
@@ -49,9 +51,10 @@ class Bound:
             return cls(text, value, value)
         if m := re.fullmatch(rf"(<=|>=|<|>|==)\s*({NUMBER})", text):
             op, a = m[1], float(m[2])
-            low = -math.inf if op.startswith("<") else a
-            high = math.inf if op.startswith(">") else a
-            return cls(text, low, high, op == ">", op == "<")
+            below, above = op.startswith("<"), op.startswith(">")
+            low, high = -math.inf if below else a, math.inf if above else a
+            # the side that the bound does not name is open: infinity never passes it
+            return cls(text, low, high, op == ">" or below, op == "<" or above)
         if m := re.fullmatch(rf"==\s*({NUMBER})\s*\+-\s*({NUMBER})", text):
             a, tol = float(m[1]), float(m[2])
             return cls(text, a - tol, a + tol)
@@ -63,7 +66,7 @@ class Bound:
         )
 
     def holds(self, value: float) -> bool:
-        """Whether `value` lies in the set; NaN never does."""
+        """Whether `value` lies in the set; NaN never does, nor does an unnamed infinity."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return bool(above and below)

@@ -18,7 +18,7 @@ from geolib.core import (
     Euclidean,
     PullbackMetric,
     Realization,
-    flow,
+    integrate,
     normal,
 )
 from geolib.core.solve_cost import GPU_CALL
@@ -134,7 +134,9 @@ def test_a_solve(method, batch):
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
 def test_a_flow(method):
     plan = {"step": 0.1} if method == "rk4" else {}
-    found = flow(lambda t, y: -y * t, there((3,), 1), [0.0, 1.0], method=method, **plan)
+    found = integrate(
+        lambda t, y: -y * t, there((3,), 1), [0.0, 1.0], method=method, **plan
+    )
     assert found.states.device == GPU
 
 

@@ -40,8 +40,20 @@ def test_the_two_commands_are_targets_of_the_makefile():
         assert re.search(rf"^{target}:.*## ", rules, re.M), target
 
 
-def test_ci_calls_make_test_and_hides_nothing():
+def test_ci_runs_both_commands_in_a_clone_and_hides_nothing():
     script = (ROOT / ".ci" / "run").read_text()
-    assert script.rstrip().endswith("make test")
+    wanted = ["apt-get install", 'git clone -q "$checkout"', 'HOME=$scratch/home',
+              "unset GEOLIB_DATA", '"make test" make test', '"make book" make book',
+              '"the wheel alone" wheel', '"make test-data" env']  # fmt: skip
+    places = [script.index(step) for step in wanted]
+    assert places == sorted(places)
     assert "set -euo pipefail" in script
     assert "|| true" not in script
+    assert "shared/data" not in (ROOT / "Makefile").read_text()
+
+
+def test_the_wheel_is_tried_on_every_example_that_the_readme_prints():
+    text = (ROOT / "README.md").read_text()
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.S))
+    for command in ("audit", "sweep", "data"):
+        assert re.search(rf"^geolib {command} ", shell, re.M), command

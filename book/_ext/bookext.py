@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +18,64 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 CHAPTERS = "chapters/"
-COMMANDS = ("cli", "worker")  # documented by --help
+# Directives whose content is no prose; it may begin on the directive's own line.
+VERBATIM = re.compile(r"\.\. (math|code|code-block|sourcecode|parsed-literal)::")
 
 
 def _first_line(module: Any) -> str:
     return (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
 
 
-def _modules(package: str) -> list[Any]:
-    """The package's public modules; those of a package with none: itself."""
+def door(package: str) -> dict[str, list[str]]:
+    """What a package exports, by the module that defines it, in the order of the door.
+
+    Constants carry no module of their own and stand under the empty name.
+    """
     top = importlib.import_module(package)
-    found = [
-        importlib.import_module(f"{package}.{m.name}")
-        for m in pkgutil.iter_modules(getattr(top, "__path__", []))
-        if not m.name.startswith("_") and m.name not in COMMANDS
+    names = getattr(top, "__all__", None) or [
+        n for n, o in vars(top).items() if getattr(o, "__module__", None) == package
     ]
-    return found or [top]
+    found: dict[str, list[str]] = {}
+    for name in names:
+        thing = getattr(top, name)
+        documented = inspect.isclass(thing) or callable(thing)
+        where = str(getattr(thing, "__module__", "")) if documented else ""
+        if not name.startswith("_"):
+            found.setdefault(where if where.startswith(package) else "", []).append(
+                name
+            )
+    return found
+
+
+def _directive(thing: Any) -> str:
+    if not inspect.isclass(thing):
+        return "autofunction" if inspect.isroutine(thing) else "autodata"
+    return "autoexception" if issubclass(thing, BaseException) else "autoclass"
 
 
 class PackageReference(SphinxDirective):
-    """One section a module: its docstring and its public members."""
+    """The door of a package: its public names under the modules that define them."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        lines = [_first_line(importlib.import_module(self.arguments[0])), ""]
-        for module in _modules(self.arguments[0]):
-            name = module.__name__
-            short = name.split(".", 1)[1]
-            lines += [short, "-" * len(short), "", f".. automodule:: {name}", ""]
+        package = self.arguments[0]
+        top = importlib.import_module(package)
+        lines = [_first_line(top), ""]
+        groups = door(package)
+        if constants := groups.pop("", []):
+            lines += [
+                "Constants: " + ", ".join(f"``{n}``" for n in constants) + ".",
+                "",
+            ]
+        for module, names in groups.items():
+            if module != package:
+                short = module.rsplit(".", 1)[1].strip("_")
+                first = _first_line(importlib.import_module(module))
+                lines += [short, "-" * len(short), "", first, ""]
+            for name in names:
+                directive = _directive(getattr(top, name))
+                lines += [f".. {directive}:: {package}.{name}", ""]
         container = nodes.section()
         container.document = self.state.document
         nested_parse_with_titles(
@@ -103,25 +134,43 @@ def _escaped(text: str) -> str:
     """Bars, lone stars and closing underscores made literal; *emphasis* stays."""
     parts = re.split(r"(\*\*[^*\s][^*]*\*\*|(?<!\w)\*[^*\s]+\*(?!\w))", text)
     parts[::2] = [p.replace("*", r"\*") for p in parts[::2]]
-    text = "".join(parts).replace("|", r"\|")
+    text = re.sub(r"(?<!\\)\|", r"\\|", "".join(parts))
     return re.sub(r"(?<=\w)_(?!\w)", r"\_", text)
 
 
+def _prose(lines: list[str]) -> Iterator[list[int]]:
+    """The numbers of the lines of each paragraph that is neither code nor a formula."""
+    paragraph: list[int] = []
+    inside: int | None = None  # indentation of the literal block that we are in
+    example = False
+    for i, line in enumerate([*lines, ""]):
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if text and inside is not None and indent <= inside:
+            inside = None
+        example = bool(text) and (example or text.startswith(">>>"))
+        literal = bool(VERBATIM.match(text))
+        if inside is None and text and not example and not literal:
+            paragraph.append(i)
+            literal = text.endswith("::") and not text.startswith(".. ")
+        else:
+            yield paragraph
+            paragraph = []
+        if literal and inside is None:
+            inside = indent
+    yield paragraph
+
+
 def spare_the_bars(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Let docstrings write |x| and a * b: escape them outside code and maths."""
-    block: int | None = None  # indentation of the directive whose block we are in
-    for i, line in enumerate(lines):
-        indent = len(line) - len(line.lstrip())
-        if block is not None and line.strip() and indent <= block:
-            block = None
-        if block is None and not line.lstrip().startswith((">>>", "...")):
-            spans = re.split(r"(``.*?``|`[^`]*`)", line)
-            spans[::2] = [_escaped(t) for t in spans[::2]]
-            lines[i] = "".join(spans)
-        if block is None and line.rstrip().endswith("::"):
-            block = indent
+    for numbers in list(_prose(lines)):
+        # A role may go on in the next line: a paragraph is read as one text.
+        text = "\n".join(lines[i] for i in numbers)
+        parts = re.split(r"(``.*?``|`[^`]*`)", text, flags=re.S)
+        parts[::2] = [_escaped(part) for part in parts[::2]]
+        for i, line in zip(numbers, "".join(parts).split("\n"), strict=False):
+            lines[i] = line
 
 
 def name_the_nameless(app: Sphinx, error: Exception | None) -> None:

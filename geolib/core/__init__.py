@@ -1,38 +1,35 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
-from geolib.core.ode import Trajectory, flow
-from geolib.core.linearization import Linearization
-from geolib.core.memory import DeviceMemoryError, fitting_batch
-from geolib.core.metric import Metric, PullbackMetric
-from geolib.core.output_metrics import (
-    Bernoulli,
-    Categorical,
-    Euclidean,
-    OutputMetric,
+from geolib.core.jacobian_factors import JacobianFactors as JacobianFactors
+from geolib.core.linear_solvers import (
+    Solution as Solution,
+    Spectrum as Spectrum,
+    conjugate_gradient as conjugate_gradient,
 )
-from geolib.core.realization import Realization
-from geolib.core.jacobian_factors import JacobianFactors
-from geolib.core.random import init_, normal, rng, uniform
-from geolib.core.linear_solvers import Solution, Spectrum
+from geolib.core.linearization import Linearization as Linearization
+from geolib.core.memory import (
+    DeviceMemoryError as DeviceMemoryError,
+    fitting_batch as fitting_batch,
+)
+from geolib.core.metric import Metric as Metric, PullbackMetric as PullbackMetric
+from geolib.core.ode import (
+    IntegrationError as IntegrationError,
+    Trajectory as Trajectory,
+    integrate as integrate,
+)
+from geolib.core.output_metrics import (
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Euclidean as Euclidean,
+    OutputMetric as OutputMetric,
+)
+from geolib.core.random import (
+    init_ as init_,
+    normal as normal,
+    rng as rng,
+    uniform as uniform,
+)
+from geolib.core.realization import Realization as Realization
+from geolib.files import exported as _exported
 
-__all__ = [
-    "Bernoulli",
-    "Categorical",
-    "DeviceMemoryError",
-    "Euclidean",
-    "JacobianFactors",
-    "Linearization",
-    "Metric",
-    "OutputMetric",
-    "PullbackMetric",
-    "Realization",
-    "Solution",
-    "Spectrum",
-    "Trajectory",
-    "fitting_batch",
-    "flow",
-    "init_",
-    "normal",
-    "rng",
-    "uniform",
-]
+__all__ = _exported(globals())

@@ -1,4 +1,4 @@
-r"""Integrating a flow: adaptive Dormand-Prince 5(4), and fixed-step schemes."""
+r"""The one integrator: adaptive Dormand-Prince 5(4), and schemes of fixed step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from geolib.core.validation import require_finite
 
 Field = Callable[[float, Tensor], Tensor]
+Observer = Callable[[float, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,37 @@ DENSE = (
     69997945 / 29380423,
 )
 FIXED = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4}
+SHRINK, GROW, SAFETY = 0.2, 5.0, 0.9  # bounds on the change of a step, and its caution
+
+
+class IntegrationError(RuntimeError):
+    """The flow could not be followed: it left the finite numbers or took too long."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A solution of the flow: `states[i]` at `times[i]`, and what it cost."""
+    """A solution of an initial value problem, and what it cost.
+
+    Attributes:
+        times: as asked for, shape (k,), float64.
+        states: `states[i]` at `times[i]`, shape (k, ...); with an observer only the
+            last one, shape (1, ...).
+        error: the sum of the local errors of all steps, shape of the state; to first
+            order the state's own error where the flow neither stretches nor contracts.
+            Zero for `midpoint` and `rk4`, which estimate none.
+        evaluations: calls of the field.
+        steps, rejected: steps taken and thrown away.
+        sizes: lengths of the steps taken.
+        method: the scheme.
+    """
 
     times: Tensor
     states: Tensor
+    error: Tensor
     evaluations: int
     steps: int
     rejected: int
+    sizes: tuple[float, ...]
     method: str
 
     @property
@@ -77,7 +98,7 @@ class Trajectory:
         return self.states[-1]
 
 
-def flow(
+def integrate(
     field: Field,
     y0: Tensor,
     times: Sequence[float] | Tensor,
@@ -85,6 +106,8 @@ def flow(
     atol: float = 1e-9,
     *,
     method: str = "dopri5",
+    observer: Observer | None = None,
+    batched: bool = False,
     step: float | None = None,
     max_steps: int = 100_000,
 ) -> Trajectory:
@@ -92,29 +115,46 @@ def flow(
 
     .. math:: \dot y = X(t, y), \qquad y(t_0) = y_0.
 
-    `dopri5` is the adaptive pair of Dormand and Prince: each step keeps its estimated
-    error below `atol + rtol * |y|` in root mean square over the entries; times inside
-    a step come from its quartic interpolant. `euler`, `midpoint` and `rk4` take equal
-    steps no longer than `step`, as many as bring them exactly to each time.
+    `dopri5` is the adaptive pair of Dormand and Prince. A step from y to y' with the
+    estimated error e is taken when, for each member of a batch,
+
+    .. math:: \|e\| \le \mathrm{atol}\sqrt{N} + \mathrm{rtol}\,
+        \max(\|y\|, \|y'\|),
+
+    N numbers having that member. Times inside a step come from its quartic
+    interpolant. `euler`, `midpoint` and `rk4` take equal steps no longer than `step`,
+    as many as bring them exactly to each time.
 
     Args:
         field: X, a function of the time (a float) and the state (a tensor).
-        y0: state at `times[0]`; any shape; float64 is wise.
+        y0: state at `times[0]`; any shape, dtype and device; float64 is wise.
         times: at least one, strictly increasing or strictly decreasing.
         rtol, atol: tolerances of `dopri5`; positive.
+        method: dopri5, euler, midpoint or rk4.
+        observer: called at each time with the time, the state, its velocity and the
+            sum of the local errors so far, from which an error bar of anything read
+            off the state follows. Steps then end exactly on the times, and states are
+            dropped once they were seen.
+        batched: the first axis of the state counts flows that share their steps; the
+            tolerance then holds for each by itself.
         step: largest step of the fixed-step methods.
-        max_steps: an honest stop for a stiff or divergent problem.
+        max_steps: steps allowed, accepted and rejected ones together.
 
     Raises:
-        ValueError: bad times, tolerances, method or step; a non-finite field.
-        RuntimeError: `max_steps` used up, or the step fell below rounding.
+        ValueError: bad times, tolerances, method or step; a field of another shape, or
+            not finite at the start.
+        TypeError: y0 is not of a floating dtype.
+        IntegrationError: `max_steps` used up, a step below rounding, a fixed-step
+            iteration that left the finite numbers.
 
-    Cost: 6 evaluations of the field a step (`dopri5`), 4 (`rk4`), 2 or 1.
+    Cost: 6 evaluations of the field a step (`dopri5`), 4 (`rk4`), 2 or 1; memory for
+    ten states, and one more a time without an observer.
 
-    Source: Dormand and Prince 1980; interpolant as in Hairer, Norsett, Wanner.
+    Source: Dormand and Prince 1980; interpolant as in Hairer, Norsett and Wanner 1993,
+    II.6; :eq:`drv-core-dopri-error` (derivations).
 
     Examples:
-        >>> y = flow(lambda t, y: -y, torch.ones(1, dtype=torch.float64), [0.0, 1.0])
+        >>> y = integrate(lambda t, y: -y, torch.ones(1).double(), [0.0, 1.0])
         >>> abs(y.final.item() - math.exp(-1)) < 1e-8
         True
     """
@@ -122,144 +162,204 @@ def flow(
     if not y0.is_floating_point():
         raise TypeError(f"y0: expected a floating dtype, got {y0.dtype}")
     require_finite("y0", y0)
-    counter = _Counted(field)
+    run = _Run(field, y0, batched, observer, max_steps)
     if method == "dopri5":
         if not (rtol > 0 and atol > 0):
             raise ValueError(
                 f"rtol, atol: expected positive tolerances, got {rtol} and {atol}"
             )
-        states, steps, rejected = _adaptive(counter, y0, grid, rtol, atol, max_steps)
+        run.adaptive(grid, rtol, atol)
     elif method in FIXED:
-        if step is None or not step > 0:
+        if step is None or not (math.isfinite(step) and step > 0):
             raise ValueError(f"step: {method} needs a positive step, got {step!r}")
-        states, steps = _fixed(counter, FIXED[method], y0, grid, step, max_steps)
-        rejected = 0
+        run.fixed(grid, method, step)
     else:
         raise ValueError(f"method: expected dopri5, {', '.join(FIXED)}; got {method!r}")
-    t = torch.tensor(grid, dtype=torch.float64)
-    return Trajectory(t, torch.stack(states), counter.calls, steps, rejected, method)
+    return Trajectory(
+        torch.tensor(grid, dtype=torch.float64),
+        torch.stack(run.states),
+        run.error,
+        run.evaluations,
+        len(run.sizes),
+        run.rejected,
+        tuple(run.sizes),
+        method,
+    )
 
 
-class _Counted:
-    """The field, its calls counted and its values checked."""
+class _Stages:
+    """The velocities of one step, (stages, ...), and weighted sums of them."""
 
-    def __init__(self, field: Field) -> None:
-        self.field = field
-        self.calls = 0
+    def __init__(self, tableau: Tableau, like: Tensor) -> None:
+        count = len(tableau.c)
+        self.k = like.new_zeros(count, *like.shape)
+        self.rows = [like.new_tensor(row) for row in tableau.a]
+        self.b, self.c = like.new_tensor(tableau.b), tableau.c
 
-    def __call__(self, t: float, y: Tensor) -> Tensor:
-        self.calls += 1
+    def sum(self, weights: Tensor) -> Tensor:
+        """One pass over memory, whatever the number of stages."""
+        k = self.k[: len(weights)]
+        return (weights @ k.reshape(len(weights), -1)).reshape(k.shape[1:])
+
+
+class _Run:
+    """One integration: where it is, what it has seen, what it has cost."""
+
+    def __init__(
+        self,
+        field: Field,
+        y: Tensor,
+        batched: bool,
+        observer: Observer | None,
+        max_steps: int,
+    ) -> None:
+        self.field, self.y, self.batched = field, y, batched
+        self.observer, self.max_steps = observer, max_steps
+        self.states: list[Tensor] = []
+        self.error = torch.zeros_like(y)
+        self.evaluations, self.rejected = 0, 0
+        self.sizes: list[float] = []
+
+    def velocity(self, t: float, y: Tensor) -> Tensor:
+        self.evaluations += 1
         k = self.field(t, y)
         if k.shape != y.shape:
             raise ValueError(
                 f"field: expected shape {tuple(y.shape)}, got {tuple(k.shape)}"
             )
+        return k
+
+    def start(self, t: float) -> Tensor:
+        """The velocity at the start, which must be finite."""
+        k = self.velocity(t, self.y)
         if not bool(torch.isfinite(k).all()):
             raise ValueError(f"field: not finite at time {t:.6g}")
         return k
 
+    def report(self, t: float, y: Tensor, k: Tensor) -> None:
+        if self.observer is None:
+            self.states.append(y)
+        else:
+            self.states = [y]
+            self.observer(t, y, k.clone(), self.error)  # k may be a part of a buffer
 
-def _combine(y: Tensor, h: float, weights: Sequence[float], ks: list[Tensor]) -> Tensor:
-    for w, k in zip(weights, ks, strict=False):
-        if w:
-            y = torch.add(y, k, alpha=h * w)
-    return y
+    def count(self, t: float, end: float) -> None:
+        """Refuse to go on when all steps are used up."""
+        if len(self.sizes) + self.rejected >= self.max_steps:
+            raise IntegrationError(
+                f"no end in sight: {self.max_steps} steps, max_steps {self.max_steps} "
+                f"used up at time {t:.6g} of {end:.6g}; loosen rtol or shorten times"
+            )
 
+    def fixed(self, grid: list[float], method: str, step: float) -> None:
+        """Equal steps between the times; Euler's also sum their local errors."""
+        s, y = _Stages(FIXED[method], self.y), self.y
+        seen = self.observer is not None
+        k = self.start(grid[0]) if seen or len(grid) > 1 else y
+        self.report(grid[0], y, k)
+        for t0, t1 in pairwise(grid):
+            count = math.ceil(abs(t1 - t0) / step * (1 - 1e-12))
+            h = (t1 - t0) / count
+            for i in range(count):
+                self.count(t0 + i * h, grid[-1])
+                t = t0 + i * h
+                for j, (row, c) in enumerate(zip(s.rows, s.c, strict=True)):
+                    if j:
+                        k = self.velocity(t + c * h, y + h * s.sum(row))
+                    s.k[j] = k
+                y = y + h * s.sum(s.b)
+                self.sizes.append(abs(h))
+                last = i == count - 1 and t1 == grid[-1]
+                if not last or seen:
+                    k = self.velocity(t + h, y)
+                if method == "euler" and (not last or seen):
+                    self.error = self.error + (h / 2) * (k - s.k[0])
+            if not bool(torch.isfinite(y).all()):
+                raise IntegrationError(
+                    f"{method} diverged before time {t1:.6g}: not finite; a step of "
+                    f"{abs(h):.3g} is too long"
+                )
+            self.report(t1, y, k)
 
-def _stages(
-    f: _Counted, tab: Tableau, t: float, y: Tensor, h: float, first: Tensor | None
-) -> list[Tensor]:
-    ks: list[Tensor] = [] if first is None else [first]
-    for row, c in list(zip(tab.a, tab.c, strict=True))[len(ks) :]:
-        ks.append(f(t + c * h, _combine(y, h, row, ks)))
-    return ks
+    def adaptive(self, grid: list[float], rtol: float, atol: float) -> None:
+        """Dormand-Prince; lands on the times for an observer, else interpolates."""
+        t, y, end = grid[0], self.y, grid[-1]
+        if len(grid) == 1 and self.observer is None:
+            return self.report(t, y, y)
+        sign, s = (1.0 if end >= t else -1.0), _Stages(DOPRI5, y)
+        errors, top = y.new_tensor(ERROR), y.new_tensor(DENSE)
+        s.k[0] = self.start(t)
+        self.report(t, y, s.k[0])
+        step = self._first_step(y, s.k[0], rtol, atol)
+        ahead = iter(grid[1:])
+        goal = next(ahead, None)
+        while goal is not None:
+            stop = end if self.observer is None else goal
+            self.count(t, end)
+            left = abs(stop - t)
+            size = min(step, left)
+            h = sign * size
+            for j, row in enumerate(s.rows[1:], 1):
+                new = y + h * s.sum(row)
+                s.k[j] = self.velocity(t + s.c[j] * h, new)
+            local = h * s.sum(errors)
+            ratio = self._ratio(local, y, new, rtol, atol)
+            ratio = ratio if math.isfinite(ratio) else 1e6
+            grow = min(GROW, max(SHRINK, SAFETY * max(ratio, 1e-10) ** -0.2))
+            if ratio <= 1:
+                there = stop if size == left else t + h
+                self.sizes.append(size)
+                self.error = self.error + local
+                while goal is not None and sign * (there - goal) >= 0:
+                    inside = goal != there
+                    z = (
+                        _interpolate((goal - t) / h, h, y, new, s, top)
+                        if inside
+                        else new
+                    )
+                    self.report(goal, z, s.k[6])
+                    goal = next(ahead, None)
+                s.k[0] = s.k[6].clone()
+                # A step cut short to land on a time says nothing against `step`.
+                step = max(step, size * grow) if size < step else size * grow
+                t, y = there, new
+            else:
+                self.rejected += 1
+                step = size * grow
+            if step < 1e-13 * max(abs(t), 1e-3):
+                raise IntegrationError(
+                    f"step fell to {step:.1e} at time {t:.6g}; stiff?"
+                )
 
+    def _norms(self, y: Tensor) -> Tensor:
+        return y.reshape(len(y) if self.batched else 1, -1).norm(dim=1)
 
-def _fixed(
-    f: _Counted, tab: Tableau, y: Tensor, grid: list[float], step: float, limit: int
-) -> tuple[list[Tensor], int]:
-    states, taken = [y], 0
-    for t0, t1 in pairwise(grid):
-        count = math.ceil(abs(t1 - t0) / step * (1 - 1e-12))
-        h = (t1 - t0) / count
-        taken += count
-        if taken > limit:
-            raise RuntimeError(f"flow: {taken} steps needed, max_steps is {limit}")
-        for i in range(count):
-            ks = _stages(f, tab, t0 + i * h, y, h, None)
-            y = _combine(y, h, tab.b, ks)
-        states.append(y)
-    return states, taken
+    def _allowed(self, y: Tensor, atol: float) -> float:
+        return atol * math.sqrt(y[0].numel() if self.batched else y.numel())
 
+    def _ratio(
+        self, local: Tensor, y: Tensor, new: Tensor, rtol: float, atol: float
+    ) -> float:
+        size = torch.maximum(self._norms(y), self._norms(new))
+        allowed = self._allowed(y, atol) + rtol * size
+        return float((self._norms(local) / allowed).max())
 
-def _adaptive(
-    f: _Counted, y: Tensor, grid: list[float], rtol: float, atol: float, limit: int
-) -> tuple[list[Tensor], int, int]:
-    states, steps, rejected = [y], 0, 0
-    if len(grid) == 1:
-        return states, 0, 0
-    t, end = grid[0], grid[-1]
-    sign = 1.0 if end > t else -1.0
-    k = f(t, y)
-    h = sign * _first_step(f, t, y, k, abs(end - t), sign, rtol, atol)
-    while len(states) < len(grid):
-        if steps + rejected >= limit:
-            raise RuntimeError(f"flow: max_steps {limit} used up at time {t:.6g}")
-        if sign * (t + 1.01 * h - end) > 0:
-            h = end - t
-        if abs(h) <= 4e-16 * max(abs(t), abs(end)):
-            raise RuntimeError(f"flow: step fell to {h:.2g} at time {t:.6g}; stiff?")
-        ks = _stages(f, DOPRI5, t, y, h, k)
-        new = _combine(y, h, DOPRI5.b, ks)
-        scale = atol + rtol * torch.maximum(y.abs(), new.abs())
-        error = _rms(_combine(torch.zeros_like(y), h, ERROR, ks) / scale)
-        if error > 1:
-            rejected += 1
-            h *= max(0.2, 0.9 * error**-0.2)
-            continue
-        steps += 1
-        t_new = end if h == end - t else t + h
-        while len(states) < len(grid) and sign * (t_new - grid[len(states)]) >= 0:
-            s = (grid[len(states)] - t) / h
-            states.append(new if s >= 1 else _interpolate(s, h, y, new, ks))
-        t, y, k = t_new, new, ks[-1]
-        h *= min(5.0, 0.9 * max(error, 1e-10) ** -0.2)
-    return states, steps, rejected
+    def _first_step(self, y: Tensor, k: Tensor, rtol: float, atol: float) -> float:
+        """The time in which the slowest to notice would move by rtol^(1/5) of itself."""
+        speed = self._norms(k).clamp_min(1e-300)
+        size = self._norms(y).clamp_min(self._allowed(y, atol))
+        return 0.3 * rtol**0.2 * float((size / speed).min())
 
 
 def _interpolate(
-    s: float, h: float, y: Tensor, new: Tensor, ks: list[Tensor]
+    s: float, h: float, y: Tensor, new: Tensor, stages: _Stages, top: Tensor
 ) -> Tensor:
+    """The state at the share s of a step: Hairer, Norsett and Wanner's quartic."""
     difference = new - y
-    bend = h * ks[0] - difference
-    r = difference - h * ks[-1] - bend
-    top = _combine(torch.zeros_like(y), h, DENSE, ks)
-    return y + s * (difference + (1 - s) * (bend + s * (r + (1 - s) * top)))
-
-
-def _first_step(
-    f: _Counted,
-    t: float,
-    y: Tensor,
-    k: Tensor,
-    span: float,
-    sign: float,
-    rtol: float,
-    atol: float,
-) -> float:
-    """A step whose Euler increment is small beside the state (Hairer II.4)."""
-    scale = atol + rtol * y.abs()
-    d0, d1 = _rms(y / scale), _rms(k / scale)
-    h0 = 1e-6 if min(d0, d1) < 1e-5 else 0.01 * d0 / d1
-    h0 = min(h0, span)
-    d2 = _rms((f(t + sign * h0, y + sign * h0 * k) - k) / scale) / h0
-    top = max(d1, d2)
-    h1 = max(1e-6, 1e-3 * h0) if top <= 1e-15 else (0.01 / top) ** 0.2
-    return min(100 * h0, h1, span)
-
-
-def _rms(t: Tensor) -> float:
-    return float(t.norm()) / math.sqrt(max(t.numel(), 1))
+    first = h * stages.k[0] - difference
+    second = difference - h * stages.k[6] - first
+    last = h * stages.sum(top)
+    return y + s * (difference + (1 - s) * (first + s * (second + (1 - s) * last)))
 
 
 def _check_times(times: Sequence[float] | Tensor) -> list[float]:

@@ -6,8 +6,12 @@ live under the folder named by the variable `GEOLIB_DATA`, else in a cache folde
 in the user's home; `digits`, `diabetes` and `breast_cancer` need no file.
 """
 
-from geolib.data.api import available, fetch, load, names
-from geolib.data.dataset import DataError, Dataset
-from geolib.data.files import folder
+from geolib.data.api import available as available
+from geolib.data.api import fetch as fetch
+from geolib.data.api import load as load
+from geolib.data.api import names as names
+from geolib.data.dataset import DataError as DataError
+from geolib.data.dataset import Dataset as Dataset
+from geolib.files import exported as _exported
 
-__all__ = ["DataError", "Dataset", "available", "fetch", "folder", "load", "names"]
+__all__ = _exported(globals())

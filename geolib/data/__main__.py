@@ -1,12 +1,17 @@
-"""`python -m geolib.data fetch mnist`, `python -m geolib.data list`."""
+"""`geolib data list`, `geolib data fetch mnist`; also as `python -m geolib.data`."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
-from geolib.data import DataError, available, fetch, folder, names
+import typer
 
-USAGE = "usage: python -m geolib.data list | fetch NAME [NAME ...]"
+from geolib.data.api import available, fetch, names
+from geolib.data.dataset import DataError
+from geolib.data.files import folder
+
+USAGE = "usage: geolib data list | geolib data fetch NAME [NAME ...]"
 
 
 def main(arguments: list[str]) -> int:
@@ -28,6 +33,17 @@ def main(arguments: list[str]) -> int:
             print(USAGE, file=sys.stderr)
             return 2
     return 0
+
+
+def command(
+    action: Annotated[str, typer.Argument(help="list or fetch.")] = "",
+    names: Annotated[list[str] | None, typer.Argument(help="What to fetch.")] = None,
+) -> None:
+    """Say which data sets are on this disk, or fetch some of them, checksummed.
+
+    Example: geolib data fetch mnist
+    """
+    raise typer.Exit(main([action, *(names or [])]))
 
 
 if __name__ == "__main__":

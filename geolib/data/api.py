@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import time
 from dataclasses import replace
 
 from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, CLASSIFICATION, IDX, REGRESSION
 from geolib.data.dataset import Dataset
 from geolib.data.embedded import EMBEDDED
-from geolib.data.files import download, fault
+from geolib.data.files import PATIENCE, download, fault
 from geolib.data.images import cifar10_from_npz, load_cifar, load_idx
 from geolib.data.tables import fetch_regression, load_table, regression_fault
 
@@ -100,16 +101,19 @@ def fetch(name: str) -> None:
     Raises:
         DataError: no network, or what came is not the published file.
         ValueError: an unknown name.
+
+    Examples:
+        >>> fetch("digits")  # is bundled: nothing to do
     """
     _known(name)
-    table = name.removeprefix("uci/")
+    table, until = name.removeprefix("uci/"), time.monotonic() + PATIENCE
     if name in EMBEDDED:
         return
     if table in REGRESSION:
-        fetch_regression(table)
+        fetch_regression(table, until)
         return
     for file in _files(name):
-        download(name, file)
+        download(name, file, until)
 
 
 def _files(name: str) -> tuple:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from geolib.data.dataset import DataError
+
+PATIENCE = 1800.0  # seconds for all files of one data set; a server may drip bytes
+ROOM = 1 << 28  # bytes that a compressed file may unfold to; the largest has 185 MB
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,59 @@ def complaint(name: str, path: str, expected: str, found: str) -> str:
     """The one message for a file that is missing or wrong."""
     return (
         f"{name}: cannot use {folder() / path}\n  expected: {expected}\n"
-        f"  found:    {found}\n  fetch it: python -m geolib.data fetch {name}\n"
+        f"  found:    {found}\n  fetch it: geolib data fetch {name}\n"
         f"  (or set GEOLIB_DATA to a folder that holds it)"
     )
 
 
-def download(name: str, file: File) -> Path:
+def retrieve(url: str, target: Path, checksum: str | None, until: float) -> Path:
+    """Fetch one file with pooch, checked before it takes its name.
+
+    Args:
+        url: the address.
+        target: the path to give it.
+        checksum: `md5:...`, or None where the contents are checked by the caller.
+        until: when to give up, on the clock `time.monotonic`.
+
+    Raises:
+        OSError: no network, an error of the server, or no end in time.
+        ValueError: not the published bytes.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    quiet = bool(os.environ.get("CI")) or not sys.stderr.isatty()
+    ask = pooch.HTTPDownloader(progressbar=not quiet, timeout=60)
+
+    def in_time(*request: Any) -> None:
+        # A socket's limit starts anew with each byte: only a clock beside it ends.
+        _within(until - time.monotonic(), lambda: ask(*request))
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pooch.retrieve(url, checksum, target.name, target.parent, downloader=in_time)
+    return target
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do the work in a thread that nobody waits for longer than so many seconds."""
+    raised: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(max(seconds, 0.0))
+    if thread.is_alive():
+        raise TimeoutError("the server did not send it in time")
+    if raised:
+        raise raised[0]
+
+
+def download(name: str, file: File, until: float) -> Path:
     """Fetch `file` unless it is already right; checked before it takes its name.
 
     Raises:
@@ -81,19 +135,8 @@ def download(name: str, file: File) -> Path:
         return target
     if file.url is None:
         raise DataError(f"{name}: {file.path} has no public address to fetch it from")
-    import pooch
-
-    quiet = bool(os.environ.get("CI")) or not sys.stderr.isatty()
-    pooch.get_logger().setLevel("WARNING")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(
-            file.url,
-            known_hash=f"md5:{file.md5}",
-            fname=target.name,
-            path=target.parent,
-            downloader=pooch.HTTPDownloader(progressbar=not quiet, timeout=60),
-        )
+        retrieve(file.url, target, f"md5:{file.md5}", until)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors
         raise DataError(
             f"{name}: could not fetch {file.path} from {file.url}\n"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, IDX
 from geolib.data.dataset import Array, DataError, Dataset
-from geolib.data.files import fault, verified
+from geolib.data.files import ROOM, fault, verified
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
                    "horse", "ship", "truck")  # fmt: skip
@@ -34,8 +35,8 @@ def read_idx(path: Path) -> Array:
     """
     try:
         with gzip.open(path) as stream:
-            raw = stream.read()
-    except (OSError, EOFError) as error:
+            raw = stream.read(ROOM)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a readable gzip file ({error})") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise DataError(f"{path}: not an idx file of unsigned bytes")
@@ -107,9 +108,11 @@ def read_archive(path: Path, labels: int) -> tuple[Array, Array, Array, Array, t
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 stream = archive.extractfile(member)
+                if archive.offset > ROOM:
+                    raise DataError(f"{path}: unfolds to more than {ROOM} bytes")
                 if stream is not None:
                     members[Path(member.name).name] = stream.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{path}: not a readable archive ({error})") from error
     ten = labels == 1
     train = [f"data_batch_{i}.bin" for i in range(1, 6)] if ten else ["train.bin"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolib.core import flow
+from geolib.core import integrate
 from geolib.geodesics.path import Path, polygon
 from geolib.geodesics.space import Space
 
@@ -84,7 +84,7 @@ def shoot(
     def field(_t: float, state: Tensor) -> Tensor:
         return torch.stack([state[1], space.acceleration(state[0], state[1])])
 
-    run = flow(field, torch.stack([a, v]), times, method="rk4", step=1 / steps)
+    run = integrate(field, torch.stack([a, v]), times, method="rk4", step=1 / steps)
     W, V = run.states[:, 0], run.states[:, 1]
     with torch.no_grad():
         speed2 = space.speed2(W, V)

@@ -1,20 +1,13 @@
 """From a text notebook to an executed notebook to a page: the book machine.
 
 The press imports no chapter's package; it knows notebooks, profiles, claims, Sphinx.
+What a reader calls is the command `geolib`; a program starts from `Build`.
 """
 
-from .execute import Outcome
-from .ledger import Ledger, collect
-from .notebook import Notebook, discover
-from .run import press
-from .site import build_site
+from geolib.files import exported as _exported
 
-__all__ = [
-    "Ledger",
-    "Notebook",
-    "Outcome",
-    "build_site",
-    "collect",
-    "discover",
-    "press",
-]
+from .build import Build as Build
+from .ledger import Ledger as Ledger
+from .notebook import PressError as PressError
+
+__all__ = _exported(globals())

@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import ledger as ledger_module
-from .notebook import PressError, discover, find_root
-from .run import Settings, press
+from .build import Build
+from .checkout import PROFILES, discover, find_root
+from .job import Outcome
+from .notebook import PressError
+from .pool import Settings, press
 
 
 class _Commands(TyperGroup):
@@ -32,7 +34,7 @@ class _Commands(TyperGroup):
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in _plugins():
             single = typer.Typer(add_completion=False)
-            single.command(cmd_name)(_plugins()[cmd_name].load())
+            single.command(cmd_name)(_mendable(_plugins()[cmd_name].load()))
             found = typer.main.get_command(single)
         return found
 
@@ -49,6 +51,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option(help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"geolib {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    from geolib import __version__
+
+    return __version__
+
+
 Chapters = Annotated[
     list[str] | None,
     typer.Argument(help="Chapters or notebooks (`chapter/NN-topic`); none means all."),
@@ -58,7 +76,7 @@ Jobs = Annotated[int, typer.Option(min=1, help="Notebooks executed at a time.")]
 
 
 def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors that a person can mend end the command with their message and code 1."""
+    """Errors that a person can mend end the command with one sentence and code 1."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -66,7 +84,13 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except PressError as problem:
             typer.echo(f"geolib: {problem}", err=True)
-            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise
+        except OSError as problem:  # a full disk, a missing folder, a port in use
+            text = problem.strerror or str(problem)
+            name = f": {problem.filename}" if problem.filename else ""
+            typer.echo(f"geolib: {text}{name}", err=True)
+        raise typer.Exit(1)
 
     return wrapped
 
@@ -93,6 +117,12 @@ def run(
     settings = Settings(profile, device, jobs, force, timeout, scheduler)
     outcomes = press(notebooks, settings)
     _remember(root, profile)
+    if not _say(outcomes, profile):
+        raise typer.Exit(1)
+
+
+def _say(outcomes: list[Outcome], profile: str) -> bool:
+    """Print how the notebooks ended; whether all ended well."""
     ran = sum(o.status == "ok" for o in outcomes)
     skipped = sum(o.status == "skipped" for o in outcomes)
     failed = [o for o in outcomes if o.status == "failed"]
@@ -104,8 +134,7 @@ def run(
         typer.echo(
             f"  partial notebook: _build/{profile}/failed/{o.name}.ipynb", err=True
         )
-    if failed:
-        raise typer.Exit(1)
+    return not failed
 
 
 @app.command()
@@ -119,7 +148,7 @@ def refs(
 
     Example: geolib refs inverse_stability
     """
-    from .refs import refresh
+    from .references import refresh
 
     notebooks = discover(find_root(), chapter)
     changed = refresh(notebooks, Settings("small", "cpu", jobs, force))
@@ -130,17 +159,49 @@ def refs(
 
 @app.command()
 @_mendable
-def html(profile: Profile = "book") -> None:
-    """Render the site from the executed notebooks.
+def html(
+    profile: Profile = "book",
+    strict: Annotated[
+        bool, typer.Option(help="Refuse a book that is not whole; render nothing.")
+    ] = False,
+) -> None:
+    """Render the site from the executed notebooks; what is not whole is marked.
 
     Example: geolib html --profile book
     """
-    from .site import build_site
+    if not _render(find_root(), profile, strict):
+        raise typer.Exit(1)
 
-    site, found = build_site(find_root(), profile)
-    typer.echo(f"The book: {site / 'index.html'}  (or `make serve`)")
-    typer.echo(f"Claims:   {found.summary}")
-    if not found.sound:
+
+def _render(root: Path, profile: str, strict: bool = False) -> bool:
+    """Render the site and say where it is; whether all of it is well."""
+    from .site import build_site, counted
+
+    build = Build(root, _known(profile))
+    found = build_site(build, strict)
+    for name, why in found.marked.items():
+        typer.echo(f"MARKED {name}: {why}", err=True)
+    typer.echo(f"The book: {build.site / 'index.html'}  (or `make serve`)")
+    typer.echo(counted(found, len(discover(root))))
+    return found.is_valid
+
+
+@app.command()
+@_mendable
+def book(
+    profile: Profile = "book",
+    jobs: Jobs = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Execute what changed, then render the site, whatever failed.
+
+    Example: geolib book --jobs 2
+    """
+    root = find_root()
+    outcomes = press(discover(root), Settings(profile, device, jobs))
+    _remember(root, profile)
+    done = _say(outcomes, profile)
+    if not (_render(root, profile) and done):
         raise typer.Exit(1)
 
 
@@ -156,7 +217,7 @@ def serve(
     """
     from .serve import serve_forever
 
-    serve_forever(find_root() / "_build" / profile / "html", port)
+    serve_forever(Build(find_root(), _known(profile)).site, port)
 
 
 @app.command()
@@ -176,15 +237,25 @@ def claims(
 
     Example: geolib claims --check
     """
+    from .device_ledger import GPU_LEDGER, save_device_ledger
+    from .ledger import collect, print_table, write_json
+
     root = find_root()
-    found = ledger_module.collect(discover(root), profile or _remembered(root))
-    ledger_module.write_json(found, root / "_build" / "claims.json")
-    ledger_module.print_table(found)
+    build = Build(root, _known(profile or _remembered(root)))
+    found = collect(build, discover(root))
+    write_json(found, root / "_build" / "claims.json")
+    print_table(found)
     if keep:
-        second = ledger_module.keep(found, root / ledger_module.GPU_LEDGER)
-        typer.echo(f"{ledger_module.GPU_LEDGER}: {second.about}")
-    if check and not found.sound:
+        kept = save_device_ledger(found, root / GPU_LEDGER)
+        typer.echo(f"{GPU_LEDGER}: {kept.about}")
+    if check and not found.is_valid:
         raise typer.Exit(1)
+
+
+def _known(profile: str) -> str:
+    if profile not in PROFILES:
+        raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")
+    return profile
 
 
 def _remember(root: Path, profile: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from .execute import Outcome
+from .job import Outcome
 
 
 class Progress:

@@ -22,7 +22,11 @@ def _server(folder: Path, port: int) -> ThreadingHTTPServer:
     if not (folder / "index.html").is_file():
         raise PressError(f"no site in {folder}: run `make book` first")
     handler = partial(_Quiet, directory=str(folder))
-    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise PressError(f"port {port} cannot be served: {why}") from None
 
 
 @contextmanager

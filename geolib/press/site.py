@@ -1,95 +1,160 @@
-"""Assemble the stage, let Jupyter Book render it, publish only a whole site."""
+"""Assemble the pages, let Jupyter Book render them, publish only a whole site."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from geolib.files import digest_tree, locked, write_whole
+from geolib.files import digest, digest_tree, write_whole
 
-from .ledger import GPU_LEDGER, Ledger, collect, kept, page_table, write_json
-from .notebook import PressError, discover
-from .run import build_folder, staged_path
+from .build import Build
+from .checkout import discover, read_table
+from .device_ledger import GPU_LEDGER, load_device_ledger
+from .ledger import Ledger, of_pages, write_json
+from .notebook import Notebook, PressError
+from .pages import banner, below_the_heading, ledger_page, marked_page
 
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
 CPU_MARK = "<!-- cpu-notebooks -->"
 MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
+SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
+# Jupyter Book's own command, but with as many processes as there are cores.
+LAUNCH = """
+import functools, jupyter_book.sphinx as it
+it.build_sphinx = functools.partial(it.build_sphinx, jobs={jobs})
+from jupyter_book.cli.main import main
+main()
+"""
 
 
-def build_site(root: Path, profile: str) -> tuple[Path, Ledger]:
-    """Render the site of one profile from its staged notebooks.
+def build_site(build: Build, strict: bool = False) -> Ledger:
+    """Render `build.site` from the executed notebooks, whatever became of them.
+
+    A page that is not whole carries a mark that says why; so does the landing page.
+
+    Args:
+        build: whose pages.
+        strict: refuse to render when a page is not whole or a claim fails.
 
     Returns:
-        The folder of the site (with `index.html`) and the ledger that it shows.
+        The ledger that the site shows.
 
     Raises:
-        PressError: a notebook is not staged, or Sphinx found a fault (any warning).
+        PressError: the settings cannot be read, the site cannot be rendered or
+            written, or `strict` refuses.
     """
-    folder = build_folder(root, profile)
-    site = folder / "html"
-    with locked(
-        folder / "lock", lambda: print("waiting for another press", file=sys.stderr)
-    ):
-        ledger = _assemble(root, profile)
-        key = digest_tree(
-            folder / "stage",
-            (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js"),
-        ) + digest_tree(root / "geolib", (".py",))
-        record = folder / "html.key"
-        if site.is_dir() and record.exists() and record.read_text() == key:
-            return site, ledger
-        _render(root, folder)
-        _publish(folder / "sphinx" / "_build" / "html", site)
-        write_whole(record, key)
-    return site, ledger
+    toc = read_table(build.root, "_toc.yml")
+    read_table(build.root, "_config.yml")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    with build.locked(report):
+        try:
+            return _build(build, strict, str(toc.get("root", "book/intro")))
+        except OSError as problem:
+            name = problem.filename or ""
+            raise PressError(
+                f"the site could not be written: {problem.strerror} {name}".rstrip()
+            ) from None
 
 
-def _assemble(root: Path, profile: str) -> Ledger:
-    notebooks = discover(root)
-    stage = build_folder(root, profile) / "stage"
-    absent = [n.name for n in notebooks if not staged_path(n, profile).exists()]
-    if absent:
+def _build(build: Build, strict: bool, landing: str) -> Ledger:
+    notebooks = discover(build.root)
+    pages = [build.page(n) for n in notebooks]
+    ledger = of_pages(build.profile, pages)
+    if strict and not ledger.is_valid:
+        lines = [f"{name}: {why}" for name, why in ledger.marked.items()]
         raise PressError(
-            f"not executed in profile {profile}: {', '.join(absent)}; "
-            f"run `geolib run --profile {profile}` first"
+            "\n  ".join(["html --strict refuses:", *lines, ledger.summary])
         )
-    wanted = {staged_path(n, profile) for n in notebooks}
-    for old in (stage / "chapters").rglob("*.ipynb"):
+    source = build.folder / "pages"
+    wanted = {source / "chapters" / f"{n.name}.ipynb" for n in notebooks}
+    for old in (source / "chapters").rglob("*.ipynb"):
         if old not in wanted:
             old.unlink()
-    for name in ("_config.yml", "_toc.yml"):
-        _copy(root / name, stage / name)
-    for file in (root / "book").rglob("*"):
-        if file.is_file() and "__pycache__" not in file.parts:
-            _copy(file, stage / "book" / file.relative_to(root / "book"))
-    for file in (root / "CHANGELOG.md",):
-        if file.exists():
-            _copy(file, stage / "book" / "changelog.md")
-    ledger = collect(notebooks, profile)
-    write_json(ledger, root / "_build" / "claims.json")
-    table = page_table(ledger, kept(root / GPU_LEDGER))
-    _fill(root, stage, "book/claims.md", LEDGER_MARK, f"```{{raw}} html\n{table}\n```")
-    idle = [n for n in notebooks if n.device("cuda") == "cpu"]
-    names = "\n".join(f"- {{doc}}`/{n.page}`" for n in idle) or "none."
-    _fill(root, stage, "book/gpu.md", CPU_MARK, names)
+    for page in pages:
+        target = source / "chapters" / f"{page.notebook.name}.ipynb"
+        if page.state == "whole" and page.path is not None:
+            _copy(page.path, target)
+        else:
+            _write_if_changed(target, marked_page(build, page))
+    _copy_book(build, source)
+    write_json(ledger, build.root / "_build" / "claims.json")
+    _fill(build, source, ledger, notebooks, landing)
+    machinery = digest_tree(build.root / "book" / "_ext", (".py",))
+    code = json.dumps(build.code, sort_keys=True).encode()  # the API pages show it
+    key = digest(digest_tree(source, SOURCES).encode(), code, machinery.encode())
+    record = build.folder / "html.key"
+    if build.site.is_dir() and record.exists() and record.read_text() == key:
+        return ledger
+    _render(build, source, machinery, whole=not ledger.marked)
+    _publish(build.folder / "sphinx" / "_build" / "html", build.site)
+    write_whole(record, key)
     return ledger
 
 
-def _fill(root: Path, stage: Path, name: str, mark: str, text: str) -> None:
-    """Put generated text where a page has its mark."""
-    if (root / name).exists():
-        page = (root / name).read_text()
-        _write_if_changed(stage / name, page.replace(mark, text))
+def _copy_book(build: Build, source: Path) -> None:
+    for name in ("_config.yml", "_toc.yml"):
+        _copy(build.root / name, source / name)
+    generated = {"book/claims.md", "book/gpu.md"}
+    for file in (build.root / "book").rglob("*"):
+        inside = file.relative_to(build.root)
+        if (
+            file.is_file()
+            and "__pycache__" not in file.parts
+            and inside.as_posix() not in generated
+        ):
+            _copy(file, source / inside)
+    if (build.root / "CHANGELOG.md").exists():
+        _copy(build.root / "CHANGELOG.md", source / "book" / "changelog.md")
+
+
+def _fill(
+    build: Build,
+    source: Path,
+    ledger: Ledger,
+    notebooks: list[Notebook],
+    landing: str,
+) -> None:
+    """Put generated text where a page has its mark, and a count on the landing page."""
+    table = ledger_page(ledger, load_device_ledger(build.root / GPU_LEDGER))
+    idle = [n for n in notebooks if n.device("cuda") == "cpu"]
+    names = "\n".join(f"- {{doc}}`/{n.page}`" for n in idle) or "none."
+    for name, mark, text in (
+        ("book/claims.md", LEDGER_MARK, f"```{{raw}} html\n{table}\n```"),
+        ("book/gpu.md", CPU_MARK, names),
+    ):
+        if (build.root / name).exists():
+            page = (build.root / name).read_text()
+            _write_if_changed(source / name, page.replace(mark, text))
+    first = build.root / f"{landing}.md"
+    if ledger.marked and first.exists():
+        title, text = "This book is not whole", counted(ledger, len(notebooks))
+        page = below_the_heading(first.read_text(), banner(title, text))
+        _write_if_changed(source / f"{landing}.md", page)
+
+
+def counted(ledger: Ledger, pages: int) -> str:
+    """How many pages are marked and how many claims broke, in one sentence."""
+    if not ledger.marked:
+        return f"{pages} of {pages} notebooks are whole. {ledger.summary}."
+    names = "; ".join(f"{name}: {why}" for name, why in ledger.marked.items())
+    return (
+        f"{len(ledger.marked)} of {pages} notebooks are not whole ({names}) "
+        f"{ledger.summary}."
+    )
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists() or target.read_bytes() != source.read_bytes():
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
 
 
 def _write_if_changed(path: Path, text: str) -> None:
@@ -97,29 +162,31 @@ def _write_if_changed(path: Path, text: str) -> None:
         write_whole(path, text)
 
 
-def _render(root: Path, folder: Path) -> None:
-    out, stage = folder / "sphinx", folder / "stage"
+def _render(build: Build, source: Path, machinery: str, whole: bool) -> None:
+    """Let Jupyter Book read what changed. Of a whole book any warning is an error."""
+    out = build.folder / "sphinx"
     # Sphinx does not notice a change of its own extension: then build from nothing.
-    machinery = digest_tree(stage / "book" / "_ext", (".py",))
-    record = folder / "sphinx.key"
+    record = build.folder / "sphinx.key"
     if not record.exists() or record.read_text() != machinery:
         shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(record, machinery)
-    _mathjax(root, stage / "book" / "_static" / "mathjax")
-    launch = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", launch, "build", str(stage), "--path-output"]
-    command += [str(out), "-W", "-n", "--keep-going", "-q"]
-    env = dict(os.environ, PYTHONPATH=str(root), GEOLIB_ROOT=str(root))
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    _mathjax(build.root, source / "book" / "_static" / "mathjax")
+    launch = LAUNCH.format(jobs=min(4, os.cpu_count() or 1))
+    command = [sys.executable, "-c", launch, "build", str(source), "--path-output"]
+    command += [str(out), "-n", "--keep-going", "-q", *(["-W"] if whole else [])]
+    env = dict(os.environ, PYTHONPATH=str(build.root), GEOLIB_ROOT=str(build.root))
+    result = subprocess.run(
+        command, env=env, capture_output=True, text=True, errors="replace"
+    )
     log = result.stdout + result.stderr
-    write_whole(folder / "sphinx.log", log)
+    write_whole(build.folder / "sphinx.log", log)
     index = out / "_build" / "html" / "index.html"
     if result.returncode != 0 or not index.is_file():
         lines = [w for w in log.splitlines() if any(m in w for m in SIGNS)]
         tail = "\n".join(lines[-30:] or log.splitlines()[-30:])
         raise PressError(
-            f"the site was not built (see {folder / 'sphinx.log'}):\n{tail}"
+            f"the site was not built (see {build.folder / 'sphinx.log'}):\n{tail}"
         )
 
 
@@ -131,18 +198,31 @@ def _mathjax(root: Path, target: Path) -> None:
             f"MathJax is not installed in {root}: run `npm ci` there first"
         )
     for name in MATHJAX:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        else:
-            _copy(source / name, target / name)
+        files = [source / name] if (source / name).is_file() else []
+        for file in files or (p for p in (source / name).rglob("*") if p.is_file()):
+            _copy(file, target / file.relative_to(source))
 
 
 def _publish(built: Path, site: Path) -> None:
-    """Swap the finished tree in; readers of the old one never see a mixture."""
+    """Swap the finished tree in; readers of the old one never see a mixture.
+
+    A file that the old site has in the same state is linked, not copied. (Sphinx writes
+    into files where they lie, so links to what it built would change under readers.)
+    """
     fresh, old = site.with_name("html.new"), site.with_name("html.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(built, fresh)
+
+    def link_or_copy(source: str, target: str) -> None:
+        former, now = site / Path(target).relative_to(fresh), os.stat(source)
+        if former.is_file():
+            then = former.stat()
+            if (then.st_size, then.st_mtime_ns) == (now.st_size, now.st_mtime_ns):
+                os.link(former, target)
+                return
+        shutil.copy2(source, target)
+
+    shutil.copytree(built, fresh, copy_function=link_or_copy)
     if site.exists():
         site.rename(old)
     fresh.rename(site)

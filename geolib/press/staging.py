@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import html
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 
 from .notebook import CHECKED, tags
+from .verdict import claim_box, settle
 
 QUOTE = "geolib.quote"
 GLUE = "application/papermill.record/"
@@ -46,14 +46,18 @@ def staged(executed: Any, page_source: str) -> Any:
 
 def _only_claims(source: str) -> bool:
     """Whether a cell does nothing but state claims and numbers for the prose."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
     calls = [
         statement.value
-        for statement in ast.parse(source).body
+        for statement in body
         if isinstance(statement, ast.Expr | ast.Assign)
         and isinstance(statement.value, ast.Call)
     ]
     names = {getattr(call.func, "id", "") for call in calls}
-    whole = len(calls) == len(ast.parse(source).body) > 0
+    whole = len(calls) == len(body) > 0
     return whole and names <= {"claim", "quote"}
 
 
@@ -103,8 +107,8 @@ def _without_traces(executed: Any) -> Any:
     import copy
 
     nb = copy.deepcopy(executed)
-    nb.metadata.pop("papermill", None)
-    nb.metadata.pop("language_info", None)
+    for key in ("papermill", "language_info", "geolib"):
+        nb.metadata.pop(key, None)
     for cell in nb.cells:
         for key in ("papermill", "execution", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
@@ -117,7 +121,7 @@ def _decorate(output: Any) -> list[dict[str, Any]]:
     """Give a claim its box; return the glue outputs that the prose can quote."""
     metadata = output.get("metadata", {})
     if CLAIM in metadata:
-        entry = metadata[CLAIM]
+        entry = settle(metadata[CLAIM])
         output.data["text/html"] = claim_box(entry)
         return [_glue(entry["key"], entry["shown"])] if entry["shown"] else []
     if QUOTE in metadata:
@@ -133,32 +137,3 @@ def _glue(key: str, shown: str) -> dict[str, Any]:
         "data": {f"{GLUE}text/plain": shown},
         "metadata": {"scrapbook": {"name": key, "mime_prefix": GLUE}},
     }
-
-
-def anchor(key: str) -> str:
-    """The id of a claim's box on its page."""
-    return "claim-" + key.replace(".", "-").replace("_", "-")
-
-
-def typeset(bound: str) -> str:
-    """A bound as a reader writes it, escaped for HTML."""
-    for plain, sign in (("<=", "≤"), (">=", "≥"), ("+-", "±"), ("==", "=")):
-        bound = bound.replace(plain, sign)
-    return html.escape(bound)
-
-
-def claim_box(entry: dict[str, Any]) -> str:
-    """The claim as the reader sees it: verdict, sentence, numbers, the paper's word."""
-    e = {k: html.escape(str(v)) for k, v in entry.items() if v is not None}
-    e["bound"] = typeset(entry["bound"])
-    kind = {"holds": "holds", "FAILS": "fails"}.get(entry["verdict"], "differs")
-    value = f"measured <b>{e['shown']}</b>, " if entry["shown"] else ""
-    paper = f" Paper: {e['paper']}." if entry.get("paper") else ""
-    reason = f" Here: {e['reason']}." if entry.get("reason") else ""
-    return (
-        f'<div class="claim claim-{kind}" id="{anchor(entry["key"])}">'
-        f'<span class="claim-verdict">{e["verdict"]}</span> '
-        f'<span class="claim-text">{e["text"]}</span> '
-        f'<span class="claim-numbers">{value}bound {e["bound"]}.{paper}{reason}</span>'
-        f"</div>"
-    )

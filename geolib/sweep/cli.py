@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,11 @@ Folder = Annotated[
     Path | None, typer.Option(help="Results; default GEOLIB_SWEEPS or a cache folder.")
 ]
 Scheduler = Annotated[
-    str, typer.Option(help="local, inline, or a Dask address: tcp://host:8786.")
+    str | None,
+    typer.Option(
+        help="local (Dask workers here; the default where Dask is installed), inline "
+        "(this process; the default elsewhere) or an address: tcp://host:8786."
+    ),
 ]
 Export = Annotated[
     Path | None, typer.Option(help="Write the table as .parquet or .csv; run nothing.")
@@ -31,7 +36,7 @@ def sweep(
     name: Name = None,
     size: Annotated[str, typer.Option(help="small, book or full.")] = "small",
     store: Folder = None,
-    scheduler: Scheduler = "local",
+    scheduler: Scheduler = None,
     workers: Annotated[int | None, typer.Option(help="Local workers.")] = None,
     retries: Annotated[int, typer.Option(help="Further tries of a failed run.")] = 2,
     limit: Annotated[float | None, typer.Option(help="Seconds for one try.")] = None,
@@ -58,7 +63,7 @@ def sweep(
         if status:
             typer.echo(_status(chosen, size, kept))
             return
-        options = Options(scheduler, workers, retries, limit, gpu)
+        options = Options(scheduler or _engine(), workers, retries, limit, gpu)
         report = run_sweep(chosen, size, kept, options, retry_failed=retry_failed)
     except (SweepError, ValueError) as problem:
         typer.echo(f"geolib: {problem}", err=True)
@@ -72,6 +77,14 @@ def sweep(
         typer.echo(f"FAILED {key}: {error.splitlines()[0]}", err=True)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _engine() -> str:
+    """The engine where none is named: Dask's local workers, if Dask is installed."""
+    if importlib.util.find_spec("distributed") is not None:
+        return "local"
+    typer.echo("without Dask the runs go one after the other in this process", err=True)
+    return "inline"
 
 
 def _status(chosen: Sweep, size: str, store: Store) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from geolib.sweep.attempt import Outcome, attempt, describe
 from geolib.sweep.engines import Finished, Options, Run, SweepError
 
+SOURCE = "https://github.com/geometry-of-learning/geometry-of-learning"
 CONNECT = 20  # seconds for a scheduler to answer
 PULSE = 0.5  # seconds between looks at a silent cluster
 LOOK = 2.0  # seconds between looks at the workers
@@ -231,8 +232,8 @@ def connected(options: Options) -> Iterator[Any]:
         from dask.distributed import Client
     except ImportError:
         raise SweepError(
-            "Dask is not installed: pip install 'geolib[sweep]', or use the scheduler "
-            "'inline'"
+            "Dask is not installed: pip install 'geometry-of-learning[sweep] @ "
+            f"git+{SOURCE}', or use the scheduler 'inline'"
         ) from None
     with ExitStack() as stack:
         if options.scheduler == "local":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from geolib import data
-from geolib.data import DataError, catalogue, tables
+from geolib.data import DataError, api, catalogue, tables
 from geolib.data.__main__ import main
 from geolib.data.files import File
 
@@ -90,6 +90,41 @@ def test_no_network_is_one_clear_error(home, monkeypatch):
     monkeypatch.setitem(catalogue.IDX, "mnist", (gone,))
     with pytest.raises(DataError, match=r"could not fetch M/0\.gz"):
         data.fetch("mnist")
+
+
+def test_a_server_that_drips_is_not_waited_for(home, monkeypatch):
+    class Drip(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            while not over.wait(0.05):
+                self.wfile.write(b".")
+
+        def log_message(self, *_):
+            pass
+
+    over = threading.Event()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/0.gz"
+        monkeypatch.setitem(catalogue.IDX, "mnist", (File("M/0.gz", "0" * 32, url),))
+        monkeypatch.setattr(api, "PATIENCE", 0.4)
+        with pytest.raises(DataError, match="did not send it in time"):
+            data.fetch("mnist")
+        over.set()
+        server.shutdown()
+    assert not any((home / "M").iterdir())
+
+
+def test_a_corrupt_table_does_not_stop_its_own_repair(yacht, home):
+    data.fetch("uci/yacht")
+    path = home / "UCI/regression/yacht.npz"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:200] + bytes([raw[200] ^ 1]) + raw[201:])
+    assert main(["list"]) == 0
+    assert not data.available("uci/yacht")
+    data.fetch("uci/yacht")
+    assert data.available("uci/yacht")
 
 
 def test_a_file_with_no_address_says_so(home, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,16 +13,18 @@ import pytest
 from geolib import data
 from geolib.data import DataError, api, catalogue, images, tables
 from geolib.data.dataset import stratified
-from geolib.data.files import File
+from geolib.data.files import File, folder
 
+# Real files: `make test-data`. Elsewhere these are skipped, and say why.
 needs = {
-    name: pytest.mark.skipif(
-        not data.available(name),
-        reason=f"{name} must be fetched first: it is not in {data.folder()}",
+    name: lambda test, name=name: pytest.mark.data(
+        pytest.mark.skipif(
+            not data.available(name),
+            reason=f"{name} must be fetched first: it is not in {folder()}",
+        )(test)
     )
-    for name in ("mnist", "fashion_mnist", "cifar10", "uci/adult", "uci/yacht",
-                 "uci/breast-cancer-wisconsin")
-}  # fmt: skip
+    for name in ("cifar10", "uci/adult", "uci/yacht", "uci/breast-cancer-wisconsin")
+}
 
 
 @pytest.fixture
@@ -103,10 +106,11 @@ def test_train_and_test_keep_the_first_rows():
 # ---- real files ------------------------------------------------------------------
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_idx_data_sets(name):
     if not data.available(name):
-        pytest.skip(f"{name} must be fetched first: it is not in {data.folder()}")
+        pytest.skip(f"{name} must be fetched first: it is not in {folder()}")
     d = data.load(name)
     assert d.x.shape == (60000, 28, 28)
     assert d.x_test.shape == (10000, 28, 28)
@@ -132,7 +136,7 @@ def test_cifar10_from_npz_has_the_published_pixels():
 
 @needs["uci/yacht"]
 def test_regression_table_uses_the_published_splits():
-    with np.load(data.folder() / "UCI/regression/yacht.npz") as raw:
+    with np.load(folder() / "UCI/regression/yacht.npz") as raw:
         d = data.load("uci/yacht", split=3)
         np.testing.assert_array_equal(d.x_test, raw["x"][raw["test_idx"][3]])
         np.testing.assert_array_equal(d.y, raw["y"][raw["train_idx"][3]])
@@ -145,7 +149,7 @@ def test_adult_uses_its_test_file_and_marks_what_is_missing():
     d = data.load("uci/adult")
     assert (d.x.shape, d.x_test.shape) == ((32561, 14), (16281, 14))
     assert d.classes == ("<=50K", ">50K")  # the test file's trailing dots are gone
-    lines = (data.folder() / "UCI/classification/adult-train.csv").read_text()
+    lines = (folder() / "UCI/classification/adult-train.csv").read_text()
     assert int(np.isnan(d.x).sum()) == lines.count("?")
     assert d.categories[9] == ("Female", "Male")
     assert d.x[0, 0] == 39
@@ -330,7 +334,7 @@ def test_missing_file_is_one_clear_error(home, name):
     with pytest.raises(DataError) as caught:
         data.load(name)
     message = str(caught.value)
-    assert f"python -m geolib.data fetch {name}" in message
+    assert f"geolib data fetch {name}" in message
     assert str(home) in message
     assert "expected: md5 " in message or "expected: sha256 " in message
     assert "found:    no such file" in message
@@ -363,6 +367,64 @@ def test_corrupt_table_is_one_clear_error(home, kind):
         data.load("uci/yacht")
 
 
+def packed_yacht(home, monkeypatch) -> Path:
+    """A regression table of noise, packed and pinned as a right one."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x": rng.normal(size=(50, 3)),
+        "y": rng.normal(size=50),
+        "train_idx": np.array([np.arange(40)] * 2),
+        "test_idx": np.array([np.arange(40, 50)] * 2),
+    }
+    path = home / "UCI/regression/yacht.npz"
+    path.parent.mkdir(parents=True)
+    np.savez_compressed(path, **arrays)
+    monkeypatch.setitem(catalogue.REGRESSION, "yacht", tables.digest(arrays))
+    return path
+
+
+def test_a_flipped_byte_anywhere_in_a_table_is_one_clear_error(home, monkeypatch):
+    path = packed_yacht(home, monkeypatch)
+    whole = path.read_bytes()
+    assert data.available("uci/yacht")
+    for place in range(0, len(whole), 31):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :]
+        )
+        tables.read_packed.cache_clear()
+        if not data.available("uci/yacht"):  # a date in the archive may be any date
+            with pytest.raises(DataError, match="fetch uci/yacht"):
+                data.load("uci/yacht")
+
+
+def test_what_unfolds_without_end_is_not_unfolded(home, monkeypatch):
+    path = packed_yacht(home, monkeypatch)
+    monkeypatch.setattr(tables, "ROOM", 1000)
+    with pytest.raises(DataError, match="unfolds to more than 1000 bytes"):
+        data.load("uci/yacht")
+    monkeypatch.setattr(images, "ROOM", 1000)
+    write(path, idx_bytes(np.zeros(5000, np.uint8)))
+    with pytest.raises(DataError, match="its 1000 bytes hold"):
+        images.read_idx(path)
+    write(path, cifar_archive(2, {"train.bin": records(2, 2, 0)}))
+    with pytest.raises(DataError, match="unfolds to more than 1000 bytes"):
+        images.read_archive(path, 2)
+
+
+def test_small_and_book_are_the_same_on_every_disk(root):
+    import yaml
+
+    fetched = set(data.names()) - set(api.EMBEDDED)
+    profiles = yaml.safe_load((root / "chapters/profiles.yml").read_text())
+    notebooks = sorted(root.glob("chapters/*/[0-9][0-9]-*.md"))
+    assert len(notebooks) > 20
+    for source in notebooks:
+        name = f"{source.parent.name}/{source.stem}"
+        small = re.search(r"parameters\]\n(.*?)```", source.read_text(), re.S)
+        for text in (small[1], str(profiles.get(name, {}).get("book", {}))):
+            assert not fetched & set(re.findall(r"[\w/-]+", text)), name
+
+
 def test_a_changed_file_is_checked_again(home, monkeypatch):
     array = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
     labels = np.arange(3, dtype=np.uint8)
@@ -389,4 +451,4 @@ def test_folder_without_the_variable_is_in_the_home(monkeypatch, tmp_path):
     monkeypatch.delenv("GEOLIB_DATA", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert data.folder() == tmp_path / ".cache" / "geolib"
+    assert folder() == tmp_path / ".cache" / "geolib"

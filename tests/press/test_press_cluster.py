@@ -10,7 +10,8 @@ import time
 import pytest
 from conftest import cell
 
-from geolib.press.run import Settings, press, staged_path
+from geolib.press import Build
+from geolib.press.pool import Settings, press
 
 pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
 pytestmark = [pytest.mark.press, pytest.mark.slow]
@@ -64,10 +65,10 @@ def test_the_page_is_the_same_as_when_made_here(book, cluster):
     assert [o.status for o in done] == ["ok", "failed"]
     assert done[1].cell is not None
     assert "ZeroDivisionError" in done[1].error
-    there = staged_path(a, "small").read_bytes()
+    there = Build(a.root, "small").stage(a).read_bytes()
     here = press([a], Settings("small", "cpu", force=True), report=lambda line: None)
     assert [o.status for o in here] == ["ok"]
-    assert staged_path(a, "small").read_bytes() == there
+    assert Build(a.root, "small").stage(a).read_bytes() == there
 
 
 def test_a_notebook_survives_the_death_of_its_worker(book, cluster, tmp_path):
@@ -96,7 +97,7 @@ def test_a_notebook_survives_the_death_of_its_worker(book, cluster, tmp_path):
     done = run([a], cluster[0])
     killer.wait(timeout=10)
     assert [o.status for o in done] == ["ok"]
-    assert "done" in staged_path(a, "small").read_text()
+    assert "done" in Build(a.root, "small").stage(a).read_text()
 
 
 def test_no_scheduler_is_one_clear_failure(book, monkeypatch):

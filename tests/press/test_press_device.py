@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from geolib.press.notebook import PressError, discover, parameters
-from geolib.press.run import Settings, press, staged_path
+from geolib.press import Build
+from geolib.press.checkout import discover, parameters
+from geolib.press.notebook import PressError
+from geolib.press.pool import Settings, press
 
 CHAPTERS = ("geodesics", "inverse_stability", "naturality", "regimes", "stratifolds")
 
@@ -15,11 +17,11 @@ CHAPTERS = ("geodesics", "inverse_stability", "naturality", "regimes", "stratifo
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_chapter_says_that_there_is_no_gpu_and_runs_nothing(root, chapter):
     notebooks = discover(root, [chapter])
-    before = [staged_path(n, "full").exists() for n in notebooks]
+    before = [Build(n.root, "full").stage(n).exists() for n in notebooks]
     settings = Settings(profile="full", device="cuda")
     with pytest.raises(PressError, match="cuda was asked for, but torch .* no CUDA"):
         press(notebooks, settings, report=lambda line: None)
-    assert [staged_path(n, "full").exists() for n in notebooks] == before
+    assert [Build(n.root, "full").stage(n).exists() for n in notebooks] == before
 
 
 def test_every_full_profile_names_only_what_its_notebook_declares(root):

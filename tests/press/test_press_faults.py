@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT, cell
 
 from geolib import files
-from geolib.press.run import Settings, build_folder, press, staged_path
+from geolib.press import Build
+from geolib.press.pool import Settings, press
 
 pytestmark = [pytest.mark.press, pytest.mark.slow]
 
@@ -28,7 +29,7 @@ def start_press(book, *extra):
     command = [
         sys.executable,
         "-m",
-        "geolib.press.cli",
+        "geolib",
         "run",
         "--device",
         "cpu",
@@ -63,9 +64,9 @@ def test_a_raising_cell_is_named_and_the_others_go_on(book):
     assert first.message.startswith(
         "demo/01-bad, cell 3 `y = x / 0`: ZeroDivisionError"
     )
-    partial = build_folder(book.root, "small") / "failed" / "demo" / "01-bad.ipynb"
+    partial = Build(book.root, "small").folder / "failed" / "demo" / "01-bad.ipynb"
     assert nbformat.read(partial, as_version=4).cells
-    assert not staged_path(bad, "small").exists()
+    assert not Build(bad.root, "small").stage(bad).exists()
 
 
 def test_the_command_ends_with_code_1_and_names_the_failure(book):
@@ -83,7 +84,7 @@ def test_a_mended_notebook_leaves_no_partial_behind(book):
     run([a])
     a.source.write_text(a.source.read_text().replace("1 / 0", "1 / 1"))
     assert run([a])[0].status == "ok"
-    assert not (build_folder(book.root, "small") / "failed/demo/01-a.ipynb").exists()
+    assert not (Build(book.root, "small").folder / "failed/demo/01-a.ipynb").exists()
 
 
 def test_a_hanging_cell_ends_at_its_time_limit(book):
@@ -122,8 +123,8 @@ def test_sigkill_of_the_press_loses_nothing_and_leaves_no_orphan(book):
     process.communicate()
     kernel = int(mark.read_text())
     wait_for(lambda: not _alive(kernel), 20)
-    assert staged_path(a, "small").exists()
-    assert not staged_path(b, "small").exists()
+    assert Build(a.root, "small").stage(a).exists()
+    assert not Build(b.root, "small").stage(b).exists()
     again = start_press(book)
     text = again.communicate(timeout=120)[0]
     assert again.returncode == 0
@@ -159,7 +160,7 @@ def test_an_interrupted_press_stops_its_workers(book):
 def test_a_full_disk_fails_that_notebook_and_keeps_the_old_page(book, monkeypatch):
     a, b = book.add("demo/01-a", GOOD), book.add("demo/02-b", GOOD)
     run([a, b])
-    old = staged_path(a, "small").read_bytes()
+    old = Build(a.root, "small").stage(a).read_bytes()
     a.source.write_text(a.source.read_text().replace("good", "better"))
     real = os.replace
 
@@ -172,8 +173,8 @@ def test_a_full_disk_fails_that_notebook_and_keeps_the_old_page(book, monkeypatc
     outcome = run([a, b])[0]
     assert outcome.status == "failed"
     assert "No space left" in outcome.error
-    assert staged_path(a, "small").read_bytes() == old
-    assert [p.name for p in staged_path(a, "small").parent.glob(".*")] == []
+    assert Build(a.root, "small").stage(a).read_bytes() == old
+    assert [p.name for p in Build(a.root, "small").stage(a).parent.glob(".*")] == []
     monkeypatch.undo()
     assert [o.status for o in run([a, b])] == ["ok", "skipped"]
 
@@ -206,7 +207,7 @@ def test_a_truly_full_disk(tmp_path):
 def test_a_stage_that_cannot_be_written_is_reported(book):
     a = book.add("demo/01-a", GOOD)
     b = book.add("other/01-b", GOOD)
-    blocked = staged_path(a, "small").parent
+    blocked = Build(a.root, "small").stage(a).parent
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file where a folder should be")  # holds for root too
     first, second = run([a, b])
@@ -219,16 +220,16 @@ def test_a_stage_that_cannot_be_written_is_reported(book):
 def test_a_corrupt_staged_file_is_noticed_and_made_again(book, damage):
     a = book.add("demo/01-a", GOOD)
     run([a])
-    whole = staged_path(a, "small").read_bytes()
-    staged_path(a, "small").write_bytes(damage)
+    whole = Build(a.root, "small").stage(a).read_bytes()
+    Build(a.root, "small").stage(a).write_bytes(damage)
     assert run([a])[0].status == "ok"
-    assert staged_path(a, "small").read_bytes() == whole
+    assert Build(a.root, "small").stage(a).read_bytes() == whole
 
 
 def test_a_corrupt_key_file_is_not_trusted(book):
     a = book.add("demo/01-a", GOOD)
     run([a])
-    staged_path(a, "small").with_suffix(".key.json").write_text("[1")
+    Build(a.root, "small").stage(a).with_suffix(".key.json").write_text("[1")
     assert run([a])[0].status == "ok"
     assert run([a])[0].status == "skipped"
 

@@ -6,10 +6,13 @@ import re
 import pytest
 from conftest import cell
 
+from geolib.press import Build, Ledger
 from geolib.press import ledger as module
-from geolib.press.ledger import GPU_LEDGER, Ledger, keep, kept, page_table
+from geolib.press.device_ledger import GPU_LEDGER
+from geolib.press.device_ledger import load_device_ledger as kept
+from geolib.press.device_ledger import save_device_ledger as keep
 from geolib.press.notebook import PressError
-from geolib.press.run import staged_path
+from geolib.press.pages import ledger_page as page_table
 
 
 def row(key, device="cpu", **changed):
@@ -94,15 +97,18 @@ def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
     idle = book.add("demo/01-idle", cell("x = 1"))
     busy = book.add("demo/02-busy", cell("print(device)"))
     for notebook in (idle, busy):
-        staged = staged_path(notebook, "book")
+        staged = Build(notebook.root, "book").stage(notebook)
         staged.parent.mkdir(parents=True, exist_ok=True)
         staged.write_text("{}")
     for name in ("_config.yml", "_toc.yml"):
         (book.root / name).write_text("root: book/intro\n")
-    monkeypatch.setattr(site, "collect", lambda n, p: Ledger("book", [row("demo.a")]))
-    site._assemble(book.root, "book")
-    page = (book.root / "_build/book/stage/book/claims.md").read_text()
+    found = Ledger("book", [row("demo.a")])
+    monkeypatch.setattr(site, "of_pages", lambda p, pages: found)
+    monkeypatch.setattr(site, "_render", lambda *a, **k: None)
+    monkeypatch.setattr(site, "_publish", lambda *a: None)
+    site.build_site(Build(book.root, "book"))
+    page = (book.root / "_build/book/pages/book/claims.md").read_text()
     assert "On Some GPU" in page
-    gpu_page = (book.root / "_build/book/stage/book/gpu.md").read_text()
+    gpu_page = (book.root / "_build/book/pages/book/gpu.md").read_text()
     assert gpu_page == "# GPU\n\n- {doc}`/chapters/demo/01-idle`\n"
     assert json.loads((book.root / "_build/claims.json").read_text())["rows"]

@@ -7,10 +7,12 @@ import nbformat
 import pytest
 from conftest import cell
 
+from geolib.press import Build
+from geolib.press.checkout import discover, parameters
 from geolib.press.ledger import collect
-from geolib.press.notebook import PressError, discover, parameters
-from geolib.press.refs import refresh
-from geolib.press.run import Settings, build_folder, press, staged_path
+from geolib.press.notebook import PressError
+from geolib.press.pool import Settings, press
+from geolib.press.references import refresh
 from geolib.sweep import Store
 
 pytestmark = pytest.mark.press
@@ -44,7 +46,7 @@ def test_new_parameters_and_new_data_run_it_again(book):
     assert run([a], settings)[0].status == "ok"
     book.profiles("demo/01-a: {book: {size: 5}}\n")
     assert run([a], settings)[0].status == "ok"
-    assert collect([a], "book").rows[0]["measured"] == 5
+    assert collect(Build(book.root, "book"), [a]).rows[0]["measured"] == 5
     (a.source.parent / "table.json").write_text("{}")
     assert run([a], settings)[0].status == "ok"
     assert run([a], settings)[0].status == "skipped"
@@ -55,11 +57,11 @@ def test_a_new_result_in_a_store_runs_its_readers_again(book, monkeypatch, tmp_p
     reader = 'from geolib.sweep import sweep_rows\nprint(sweep_rows("phase-map"))'
     a = book.add("demo/01-a", cell(reader))
     assert run([a])[0].status == "ok"
-    assert "[]" in staged_path(a, "small").read_text()
+    assert "[]" in Build(a.root, "small").stage(a).read_text()
     entry = {"status": "done", "version": 1, "spec": {"d": 77}, "record": {}}
     Store().put("phase-map", "k", entry)
     assert run([a])[0].status == "ok"
-    assert "{'d': 77}" in staged_path(a, "small").read_text()
+    assert "{'d': 77}" in Build(a.root, "small").stage(a).read_text()
     assert run([a])[0].status == "skipped"
 
 
@@ -76,7 +78,7 @@ def test_a_wrong_profile_is_refused_before_anything_runs(book, text, message):
     book.profiles(text)
     with pytest.raises(PressError, match=re.escape(message)):
         run([a], Settings(profile="book", device="cpu"))
-    assert not staged_path(a, "book").exists()
+    assert not Build(a.root, "book").stage(a).exists()
 
 
 def test_unknown_profile_device_and_chapter_are_named(book):
@@ -122,19 +124,17 @@ def test_a_full_device_is_answered_with_advice_and_loses_nothing(book):
     assert "demo.n" in partial.read_text()  # what ended before is kept
 
 
-def test_an_absent_data_set_leaves_the_default_and_says_so(book, monkeypatch, tmp_path):
+def test_an_absent_data_set_is_named_before_anything_runs(book, monkeypatch, tmp_path):
     monkeypatch.setenv("GEOLIB_DATA", str(tmp_path / "empty"))
-    show = cell(
-        'from geolib.claims import quote\nquote("demo.data", name)',
-        "nbval-check-output",
-    )
-    a = book.add("demo/01-a", cell('name = "digits"', "parameters"), show, header=PLAIN)
+    a = book.add("demo/01-a", cell('name = "digits"', "parameters"), header=PLAIN)
+    b = book.add("demo/02-b", cell("x = 1"))
     book.profiles("demo/01-a: {book: {name: mnist}}\n")
-    told = []
-    outcome = press([a], Settings(profile="book", device="cpu"), report=told.append)[0]
-    assert outcome.status == "ok"
-    assert "demo.data = digits" in staged_path(a, "book").read_text()
-    assert any("mnist is not on this disk" in line for line in told)
+    with pytest.raises(PressError) as refused:
+        run([b, a], Settings(profile="book", device="cpu"))
+    text = str(refused.value)
+    assert "demo/01-a needs mnist (name = mnist)" in text
+    assert "geolib data fetch mnist" in text
+    assert not Build(book.root, "book").stage(b).exists()
 
 
 def test_two_parameter_cells_are_refused(book):
@@ -146,7 +146,7 @@ def test_two_parameter_cells_are_refused(book):
 def test_the_staged_page_holds_no_path_time_or_random_id(book):
     a = book.add("demo/01-a", CLAIM, cell("import sys; print('x', file=sys.stderr)"))
     run([a])
-    text = staged_path(a, "small").read_text()
+    text = Build(a.root, "small").stage(a).read_text()
     nb = nbformat.reads(text, as_version=4)
     assert str(book.root) not in text
     assert "start_time" not in text
@@ -162,11 +162,13 @@ def test_the_staged_page_holds_no_path_time_or_random_id(book):
 def test_a_claim_becomes_a_box_a_glue_value_and_a_row(book):
     a = book.add("demo/01-a", CLAIM)
     run([a])
-    outputs = nbformat.read(staged_path(a, "small"), as_version=4).cells[-1].outputs
+    outputs = (
+        nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells[-1].outputs
+    )
     assert 'id="claim-demo-n"' in outputs[0].data["text/html"]
     assert outputs[1].metadata.scrapbook.name == "demo.n"
-    ledger = collect([a], "small")
-    assert ledger.sound
+    ledger = collect(Build(book.root, "small"), [a])
+    assert ledger.is_valid
     assert ledger.rows[0]["measured"] == 2
     assert ledger.summary == "1 claims: 1 hold"
 
@@ -177,10 +179,10 @@ def test_a_claim_that_did_not_run_is_missing_and_a_key_used_twice_is_named(book)
     )
     b = book.add("demo/02-b", CLAIM)
     run([a, b])
-    ledger = collect([a, b], "small")
+    ledger = collect(Build(book.root, "small"), [a, b])
     assert ledger.missing == ["demo.big"]
     assert ledger.repeated == ["demo.n"]
-    assert not ledger.sound
+    assert not ledger.is_valid
 
 
 def test_a_failed_claim_is_in_the_ledger_and_not_on_the_stage(book):
@@ -188,8 +190,10 @@ def test_a_failed_claim_is_in_the_ledger_and_not_on_the_stage(book):
     outcome = run([a])[0]
     assert outcome.status == "failed"
     assert "ClaimFailed" in outcome.error
-    assert [r["key"] for r in collect([a], "small").failed] == ["demo.n"]
-    assert not staged_path(a, "small").exists()
+    assert [r["key"] for r in collect(Build(book.root, "small"), [a]).failed] == [
+        "demo.n"
+    ]
+    assert not Build(a.root, "small").stage(a).exists()
 
 
 def test_the_pair_keeps_outputs_of_checked_cells_only_and_repeats(book):
@@ -211,7 +215,7 @@ def test_jobs_run_side_by_side_and_report_in_the_order_given(book):
     outcomes = run(nbs, Settings(profile="small", device="cpu", jobs=3))
     assert [o.name for o in outcomes] == [n.name for n in nbs]
     assert {o.status for o in outcomes} == {"ok"}
-    assert not list((build_folder(book.root, "small") / "work").rglob("*.ipynb"))
+    assert not list((Build(book.root, "small").folder / "work").rglob("*.ipynb"))
 
 
 def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
@@ -220,7 +224,7 @@ def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
     )
     a = book.add("demo/01-a", CLAIM, alone)
     run([a])
-    cells = nbformat.read(staged_path(a, "small"), as_version=4).cells
+    cells = nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells
     folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-2:]]
     assert folded == [False, True]
 

@@ -26,12 +26,18 @@ def start(playwright):
 
 
 def context(browser, view):
-    """A fresh profile in one of VIEWS, with the theme's own switch set to the mode."""
+    """A fresh profile in one of VIEWS; the theme follows the system's colours."""
     mode, width, height = VIEWS[view]
     made = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=mode
     )
-    made.add_init_script(
-        f"localStorage.setItem('mode','{mode}');localStorage.setItem('theme','{mode}')"
-    )
+    made.add_init_script("localStorage.setItem('mode', 'auto')")
     return made
+
+
+def turn(page, view):
+    """Show a loaded page in another of VIEWS, as a system does that changes its mode."""
+    page.mode, page.width, height = VIEWS[view]
+    page.set_viewport_size({"width": page.width, "height": height})
+    page.emulate_media(color_scheme=page.mode)
+    page.evaluate("() => new Promise(requestAnimationFrame)")

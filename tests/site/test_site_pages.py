@@ -72,11 +72,9 @@ def address(chromium):
         yield url
 
 
-@pytest.fixture(scope="module", params=list(browser.VIEWS))
-def view(request, chromium, address):
+def _opened(chromium, view):
     """A page object in one view, with everything it complains about or asks for."""
-    made = browser.context(chromium, request.param)
-    page = made.new_page()
+    page = browser.context(chromium, view).new_page()
     page.complaints, page.requests = [], []
     page.on(
         "console",
@@ -88,9 +86,23 @@ def view(request, chromium, address):
     )
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
     page.on("request", lambda r: page.requests.append(r.url))
-    page.mode, page.width = browser.VIEWS[request.param][:2]
+    page.mode, page.width = browser.VIEWS[view][:2]
+    return page
+
+
+@pytest.fixture(scope="module", params=list(browser.VIEWS))
+def view(request, chromium, address):
+    page = _opened(chromium, request.param)
     yield page
-    made.close()
+    page.context.close()
+
+
+@pytest.fixture(scope="module")
+def visitor(chromium, address):
+    """One page object for all documents; each is loaded once and shown in both views."""
+    page = _opened(chromium, next(iter(browser.VIEWS)))
+    yield page
+    page.context.close()
 
 
 IMAGES = """() => [...document.querySelectorAll('article img')].map(i => ({
@@ -143,7 +155,8 @@ BREACHES = """async () => {
 
 def _serious(page):
     """What axe-core calls a serious or critical breach of WCAG 2.1 A or AA."""
-    page.evaluate(AXE.read_text())
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE.read_text())
     found = page.evaluate(BREACHES.replace("LOOKS", LOOKS))
     return [
         (v["id"], v["nodes"][0]["html"][:160], len(v["nodes"]))
@@ -153,22 +166,42 @@ def _serious(page):
 
 
 @pytest.mark.parametrize("name", _pages())
-def test_page(view, address, name):
-    view.complaints.clear()
-    view.requests.clear()
-    view.goto(f"{address}/{name}.html", wait_until="networkidle")
-    sources, rendered, broken = view.evaluate(MATH)
+def test_page(visitor, address, name):
+    """Both views in one visit: a second load would only typeset the formulas again."""
+    visitor.complaints.clear()
+    visitor.requests.clear()
+    browser.turn(visitor, "light-wide")
+    visitor.goto(f"{address}/{name}.html", wait_until="networkidle")
+    for look in browser.VIEWS:
+        browser.turn(visitor, look)
+        _check(visitor)
+    away = [
+        u for u in visitor.requests if not u.startswith((address, "data:", "blob:"))
+    ]
+    assert away == []
+    assert visitor.complaints == []
+
+
+def _check(page):
+    """What must hold of a page in the view in which it is shown."""
+    sources, rendered, broken = page.evaluate(MATH)
     assert rendered >= sources
     assert broken == 0
-    assert view.evaluate("document.documentElement.dataset.theme") == view.mode
-    for image in view.evaluate(IMAGES):
+    assert page.evaluate("document.documentElement.dataset.theme") == page.mode
+    for image in page.evaluate(IMAGES):
         assert image["loaded"], image["src"]
         assert len(image["alt"]) > 15, f"{image['src']}: alt text {image['alt']!r}"
-    wide = view.evaluate("document.documentElement.scrollWidth")
-    assert wide <= view.width, f"scrolls sideways: {wide} > {view.width}"
-    assert _serious(view) == []
-    away = [u for u in view.requests if not u.startswith((address, "data:", "blob:"))]
-    assert away == []
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= page.width, f"scrolls sideways: {wide} > {page.width}"
+    assert _serious(page) == []
+
+
+def test_a_page_loaded_in_the_dark_on_a_phone(view, address):
+    """The views above are turned to; this one is loaded in each."""
+    view.complaints.clear()
+    name = next(n for n in _pages() if n.startswith(("chapters/", "missing")))
+    view.goto(f"{address}/{name}.html", wait_until="networkidle")
+    _check(view)
     assert view.complaints == []
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from geolib.press.notebook import CHECKED, discover, tags
-from geolib.press.run import content_key
+from geolib.press import Build
+from geolib.press.checkout import discover
+from geolib.press.notebook import CHECKED, tags
 from geolib.sweep import Store, key_of, means, sweep_rows
 from geolib.sweep.registry import find, names
 from geolib.sweep.spec import fields_of
@@ -114,12 +115,12 @@ def test_means_against_numpy():
 
 def test_new_results_of_its_sweep_and_of_no_other_change_the_notebooks_key(store):
     reader, other = discover(ROOT, ["regimes/05-my-setup", "regimes/01-model"])[::-1]
-    before = [content_key(n, {}, "cpu") for n in (reader, other)]
+    before = [Build(ROOT, "small").key(n) for n in (reader, other)]
     spec = next(iter(find("audit").specs("small").values()))
     keep(store, "audit", spec, {})
-    assert [content_key(n, {}, "cpu") for n in (reader, other)] == before
+    assert [Build(ROOT, "small").key(n) for n in (reader, other)] == before
     spec = next(iter(find("phase-map").specs("small").values()))
     keep(store, "phase-map", spec, {})
-    after = [content_key(n, {}, "cpu") for n in (reader, other)]
+    after = [Build(ROOT, "small").key(n) for n in (reader, other)]
     assert after[0] != before[0]
     assert after[1] == before[1]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from geolib.files import write_whole
 
+from .build import Build
 from .notebook import Notebook, PressError
-from .run import Settings, press, staged_path
+from .pool import Settings, press
 
 
 def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
@@ -26,7 +27,8 @@ def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
     for notebook, outcome in zip(notebooks, outcomes, strict=True):
         if outcome.status == "failed":
             continue
-        text = staged_path(notebook, "small").with_suffix(".reference").read_text()
+        staged = Build(notebook.root, "small").stage(notebook)
+        text = staged.with_suffix(".reference").read_text()
         if not notebook.pair.exists() or notebook.pair.read_text() != text:
             write_whole(notebook.pair, text)
             changed.append(notebook.pair)

@@ -1,0 +1,262 @@
+"""One profile's folder below `_build`: its pages, their keys, and what is true of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from geolib.files import digest, digest_tree, locked, write_whole
+
+from .checkout import parameters
+from .notebook import Notebook, PressError
+
+FORMAT = b"4"  # raise when staging changes, so that every notebook is staged anew
+PACKAGE = Path(__file__).parents[1]
+DATA = (".json", ".csv", ".py", ".npz")  # files of its chapter that a notebook may read
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that an execution depends on, as it was at one moment.
+
+    Attributes:
+        text: of the notebook.
+        values: the parameters to inject.
+        hardware: `cpu`, or the name of the GPU.
+        data: digest of the chapter's files and of stored sweeps that it reads.
+        code: digest of every file of geolib, by its path in the package.
+    """
+
+    text: str
+    values: dict[str, Any]
+    hardware: str
+    data: str
+    code: dict[str, str]
+
+    def key(self, modules: list[str] | None) -> str:
+        """The content key of a run that imported these modules; None means all."""
+        used = sorted(self.code if modules is None else modules)
+        code = [f"{m} {self.code.get(m, 'gone')}".encode() for m in used]
+        return digest(
+            FORMAT,
+            self.text.encode(),
+            json.dumps(self.values, sort_keys=True).encode(),
+            self.hardware.encode(),
+            self.data.encode(),
+            version("torch").encode(),
+            *code,
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """What there is to show of a notebook.
+
+    Attributes:
+        notebook: the notebook.
+        state: `whole`, `failed`, `stale` (its text, code or data changed after it was
+            executed), `altered` (the page itself was), or `absent`.
+        path: of the executed notebook; None where it is absent.
+        content: the executed notebook as JSON values.
+        error: of a failed one, in one line.
+    """
+
+    notebook: Notebook
+    state: str
+    path: Path | None = None
+    content: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def about(self) -> str:
+        """One sentence about what is wrong with it; empty if nothing is."""
+        return {
+            "whole": "",
+            "failed": f"The run stopped here: {self.error}.",
+            "stale": "Its text, code or data changed after it was executed.",
+            "altered": "The executed page was altered by hand.",
+            "absent": "This notebook was not executed.",
+        }[self.state] + (
+            " Its text, code or data changed since."
+            if self.state == "failed" and self.content.get("stale")
+            else ""
+        )
+
+
+class Build:
+    """The folders and pages of one profile of one checkout.
+
+    Args:
+        root: the checkout, see `find_root`.
+        profile: `small`, `book` or `full`.
+
+    Examples:
+        >>> build = Build(Path("book"), "small")
+        >>> build.stage(Notebook(build.root, "demo/01-a")).as_posix()
+        'book/_build/small/stage/chapters/demo/01-a.ipynb'
+    """
+
+    def __init__(self, root: Path, profile: str) -> None:
+        self.root, self.profile = root, profile
+        self.folder = root / "_build" / profile
+        self.site = self.folder / "html"
+
+    def stage(self, notebook: Notebook) -> Path:
+        """Where its executed page lies after a success."""
+        return self.folder / "stage" / "chapters" / f"{notebook.name}.ipynb"
+
+    def failed(self, notebook: Notebook) -> Path:
+        """Where the partial notebook of its last failure lies."""
+        return self.folder / "failed" / f"{notebook.name}.ipynb"
+
+    def work(self, notebook: Notebook) -> Path:
+        """Scratch of its execution."""
+        return self.folder / "work" / notebook.name
+
+    @contextmanager
+    def locked(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Hold the lock of this build; wait for another press that holds it.
+
+        Raises:
+            PressError: the folder cannot be written.
+        """
+        busy = "another press is at work here; waiting for it"
+        lock = locked(self.folder / "lock", lambda: report(busy))
+        try:
+            lock.__enter__()
+        except OSError as problem:
+            raise PressError(
+                f"cannot write below {self.root / '_build'}: {problem.strerror}"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Digest of every file of geolib, by its path in the package."""
+        files = sorted(PACKAGE.rglob("*.py"))
+        names = (p.relative_to(PACKAGE).as_posix() for p in files)
+        return {n: digest(p.read_bytes()) for n, p in zip(names, files, strict=True)}
+
+    def inputs(self, notebook: Notebook, hardware: str = "cpu") -> Inputs:
+        """What an execution would depend on now.
+
+        Raises:
+            PressError: see `parameters`.
+        """
+        device = "cpu" if hardware == "cpu" else "cuda"
+        stores = []
+        if sweeps := notebook.facts.sweeps:
+            from geolib.sweep import Store
+
+            stores = [digest_tree(Store().folder / s, (".json",)) for s in sweeps]
+        data = [digest_tree(notebook.source.parent, DATA), *stores]
+        return Inputs(
+            notebook.text(),
+            parameters(notebook, self.profile, device),
+            hardware,
+            digest(*(d.encode() for d in data)),
+            self.code,
+        )
+
+    def key(self, notebook: Notebook, hardware: str = "cpu") -> str:
+        """The content key that its staged page must carry to be up to date now."""
+        record = _record(self.stage(notebook))
+        return self.inputs(notebook, hardware).key(record.get("modules"))
+
+    def is_fresh(self, notebook: Notebook, hardware: str = "cpu") -> bool:
+        """Whether its staged page is whole and up to date for that hardware."""
+        path = self.stage(notebook)
+        record = _record(path)
+        return (
+            _content(path, record) is not None
+            and not _altered(path, record)
+            and record.get("key") == self.key(notebook, hardware)
+        )
+
+    def page(self, notebook: Notebook) -> Page:
+        """What there is to show of a notebook, and in what state it is.
+
+        A failure counts while its text, code and data are those that failed, and also
+        when no run has answered it since; a page that is up to date wins over it.
+        """
+        staged, partial = self.stage(notebook), self.failed(notebook)
+        record, failure = _record(staged), _record(partial)
+        content = _content(staged, record)
+        if content is not None and self._state(notebook, staged, record) == "whole":
+            return Page(notebook, "whole", staged, content)
+        if (broken := _content(partial, failure)) is not None:
+            stale = self._state(notebook, partial, failure) != "whole"
+            error = str(failure.get("error", "unknown"))
+            return Page(notebook, "failed", partial, broken | {"stale": stale}, error)
+        if content is not None:
+            state = self._state(notebook, staged, record)
+            return Page(notebook, state, staged, content)
+        return Page(notebook, "absent")
+
+    def _state(self, notebook: Notebook, path: Path, record: dict[str, Any]) -> str:
+        if _altered(path, record):
+            return "altered"
+        hardware = str(record.get("hardware", "cpu"))
+        now = self.inputs(notebook, hardware).key(record.get("modules"))
+        return "whole" if record.get("key") == now else "stale"
+
+    def keep(
+        self,
+        path: Path,
+        text: str,
+        inputs: Inputs,
+        modules: list[str] | None,
+        error: str = "",
+    ) -> None:
+        """Write an executed notebook, and the record that says what it came from."""
+        write_whole(path, text)
+        record = {
+            "key": inputs.key(modules),
+            "content": digest(text.encode()),
+            "hardware": inputs.hardware,
+            "modules": modules,
+        } | ({"error": error} if error else {})
+        write_whole(path.with_suffix(".key.json"), json.dumps(record))
+
+    def forget_failure(self, notebook: Notebook) -> None:
+        """Remove the partial notebook of a failure that was mended."""
+        partial = self.failed(notebook)
+        partial.unlink(missing_ok=True)
+        partial.with_suffix(".key.json").unlink(missing_ok=True)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What is known of a page; nothing when that file is absent or damaged."""
+    try:
+        record = json.loads(path.with_suffix(".key.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    modules = record.get("modules") if isinstance(record, dict) else 0
+    strings = isinstance(modules, list) and all(isinstance(m, str) for m in modules)
+    return record if modules is None or strings else {}
+
+
+def _altered(path: Path, record: dict[str, Any]) -> bool:
+    return record.get("content") != digest(path.read_bytes())
+
+
+def _content(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """A notebook as JSON values; None when it is absent or damaged."""
+    try:
+        nb = json.loads(path.read_bytes())
+        shaped = isinstance(nb["metadata"], dict) and all(
+            isinstance(c, dict) and "cell_type" in c and "source" in c
+            for c in nb["cells"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return nb if shaped else None

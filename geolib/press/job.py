@@ -1,0 +1,126 @@
+"""One execution: what a worker process is told, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one notebook ended.
+
+    Attributes:
+        name: of the notebook.
+        status: `ok`, `failed` or `skipped`.
+        seconds: that the run took.
+        cell: number of the failing cell among the text's code cells.
+        source: first line of that cell.
+        error: what went wrong.
+    """
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    cell: int | None = None
+    source: str = ""
+    error: str = ""
+
+    @property
+    def message(self) -> str:
+        """One line that names notebook, cell and error."""
+        return (
+            f"{self.name}: {self.status}"
+            if self.status != "failed"
+            else (f"{self.name}{self.where}: {self.error}")
+        )
+
+    @property
+    def where(self) -> str:
+        """The failing cell, where it is known."""
+        return "" if self.cell is None else f", cell {self.cell} `{self.source}`"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook to be executed, and how; plain data that travels to a cluster.
+
+    Attributes:
+        name: of the notebook.
+        notebook: itself, as JSON text.
+        parameters: injected after its `parameters` cell.
+        folder: in which its kernel starts; this job's own where that is absent.
+        timeout: seconds for each cell.
+        one_thread: whether libraries may use one thread only: repeatable results.
+    """
+
+    name: str
+    notebook: str
+    parameters: dict[str, Any]
+    folder: str
+    timeout: int
+    one_thread: bool
+
+    def run(
+        self,
+        work: Path,
+        running: set[subprocess.Popen[bytes]],
+        cell: Callable[[int], None] = lambda number: None,
+    ) -> Outcome:
+        """Execute in a worker process; what came of it is `work/executed.ipynb`.
+
+        The worker reports through a pipe of its own: whatever cells and their child
+        processes print cannot be taken for a report. No report is a failure.
+
+        Args:
+            work: a folder of this job alone.
+            running: where the process is entered while it lives.
+            cell: told the number of each cell that starts.
+        """
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "executed.ipynb").unlink(missing_ok=True)
+        reader, writer = os.pipe()
+        folder = self.folder if Path(self.folder).is_dir() else str(work)
+        told = asdict(self) | {
+            "folder": folder,
+            "output": str(work / "executed.ipynb"),
+            "parent": os.getpid(),
+            "pipe": writer,
+        }
+        (work / "job.json").write_text(json.dumps(told))
+        env = dict(os.environ, IPYTHONDIR=str(work / "ipython"), PYTHONHASHSEED="0")
+        if self.one_thread:
+            env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with (work / "output.txt").open("wb") as output:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "geolib.press.worker", str(work / "job.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=env,
+                start_new_session=True,
+                pass_fds=(writer,),
+            )
+        os.close(writer)
+        running.add(worker)
+        outcome = None
+        with os.fdopen(reader) as reports, worker:
+            for line in reports:
+                report = json.loads(line)
+                if "started" in report:
+                    cell(report["started"])
+                else:
+                    outcome = Outcome(**report)
+        running.discard(worker)
+        if outcome is None:
+            text = (work / "output.txt").read_text(errors="replace")[-2000:]
+            last = "".join(text.strip().splitlines()[-1:])
+            error = f"the worker process ended with code {worker.returncode}: {last}"
+            outcome = Outcome(self.name, "failed", error=error)
+        return outcome

@@ -1,0 +1,52 @@
+"""What runs inside a notebook's kernel: a bound on what it prints, and its imports."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+LIMIT = 4_000_000  # characters that one notebook may print: pages hold far less
+PACKAGE = Path(__file__).parents[1]
+_printed = 0
+
+
+class OutputLimitError(RuntimeError):
+    """A notebook printed more than a page can hold."""
+
+
+def start() -> bool:
+    """Bound what standard output and error of this process may print."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.write = _bounded(stream.write)  # type: ignore[method-assign]
+    return True
+
+
+def _bounded(write):  # type: ignore[no-untyped-def]
+    def bounded(text: str) -> int:
+        global _printed
+        _printed += len(text)
+        if _printed <= LIMIT:
+            return write(text)
+        # Other threads carry what child processes print: they go on, unheard.
+        if threading.current_thread() is threading.main_thread():
+            raise OutputLimitError(f"the notebook printed over {LIMIT // 10**6} MB")
+        return len(text)
+
+    return bounded
+
+
+def report() -> str:
+    """As JSON: the files of geolib that were imported, and whether too much was printed.
+
+    The press's own modules are left out: they are here because it looks.
+    """
+    files = (
+        getattr(module, "__file__", None)
+        for name, module in sorted(sys.modules.items())
+        if name.split(".")[0] == "geolib" and name.split(".")[:2] != ["geolib", "press"]
+    )
+    names = {Path(f) for f in files if f}
+    inside = [p.relative_to(PACKAGE).as_posix() for p in names if PACKAGE in p.parents]
+    return json.dumps({"modules": sorted(inside), "overflow": _printed > LIMIT})

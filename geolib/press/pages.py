@@ -1,0 +1,174 @@
+"""Pages that the press writes: the ledger's, and marks on what is not whole."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from .build import Build, Page
+from .device_ledger import DeviceLedger
+from .ledger import Ledger
+from .verdict import anchor, kind, shown, typeset
+
+COLUMNS = ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
+GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
+GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
+
+
+def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
+    """The ledger as HTML for `book/claims.md`: a table a chapter, linked to cells.
+
+    With the ledger of a GPU run each row has what was measured there in a last column.
+    One device for all rows is named above the tables instead of in each row.
+    """
+    devices = sorted({r["device"] for r in ledger.rows} - {""})
+    about = f"{ledger.summary}. Profile: {ledger.profile}."
+    heads: tuple[str, ...] = COLUMNS
+    if len(devices) == 1:
+        about += f" Device: {devices[0]}."
+        heads = COLUMNS[:-1]
+    parts = [f"<p>{html.escape(about)}</p>"]
+    if gpu is not None:
+        parts.append(f"<p>{html.escape(gpu.about)}</p>")
+        heads = (*heads, f"On {gpu.device}")
+    chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
+    for chapter in chapters:
+        rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
+        title = chapter.replace("_", " ").capitalize()
+        parts.append(
+            f'<h2 id="ledger-{chapter}">{title}</h2>'
+            '<div class="ledger" tabindex="0" role="region" '
+            f'aria-label="Claims of the chapter {title}"><table><thead><tr>'
+            + "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
+            + "</tr></thead><tbody>"
+            + "".join(_row(r, gpu, "Device" in heads) for r in rows)
+            + "</tbody></table></div>"
+        )
+    return "\n".join(parts)
+
+
+def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
+    there = "" if r["measured"] is None else f"#{anchor(r['key'])}"
+    link = f"../chapters/{r['notebook']}.html{there}"
+    reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
+    cells = [
+        f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
+        html.escape(r["paper"] or ""),
+        html.escape(shown(r)),
+        typeset(r["bound"]),
+        _badge(r["verdict"]),
+    ]
+    if device:
+        cells.append(html.escape(r["device"]))
+    if gpu is not None:
+        found = gpu.claims.get(r["key"])
+        badge = (
+            f"{html.escape(shown(found))} {_badge(found['verdict'])}" if found else ""
+        )
+        cells.append(badge)
+    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+
+
+def _badge(verdict: str) -> str:
+    return f'<span class="claim-verdict verdict-{kind(verdict)}">{verdict}</span>'
+
+
+def banner(title: str, text: str) -> str:
+    """A warning in MyST that shows any text as it is."""
+    body = html.escape(text).replace("`", "&#96;").replace("\n", " ")
+    return (
+        "```{raw} html\n"
+        '<div class="admonition danger press-mark">'
+        f'<p class="admonition-title">{html.escape(title)}</p><p>{body}</p></div>\n```'
+    )
+
+
+def marked_page(build: Build, page: Page) -> str:
+    """The notebook of a page that is not whole: what there is, under a banner."""
+    import nbformat
+
+    title = "This page is not whole"
+    if page.path is None or not page.content["cells"]:
+        mark = banner(title, page.about)
+        head = nbformat.v4.new_markdown_cell(f"# {page.notebook.title}\n\n{mark}")
+        head["id"] = "mark"
+        return nbformat.writes(nbformat.v4.new_notebook(cells=[head])) + "\n"
+    nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
+    text = page.about
+    if page.state == "failed":
+        from .staging import staged
+
+        last = nb.metadata.get("geolib", {}).get("last")
+        nb = staged(nb, f"{page.notebook.page}.md")
+        nb.cells = nb.cells[: last + 1] if isinstance(last, int) else nb.cells
+        text += " What follows on this page was not reached."
+        _without_the_machine(nb, str(build.root))
+    _close_gates(nb)
+    _spare_the_glue(nb)
+    _put_on_top(nb, banner(title, text))
+    return nbformat.writes(nb) + "\n"
+
+
+def _without_the_machine(nb: Any, root: str) -> None:
+    """Errors without their traceback: its paths are the building machine's."""
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                line = f"{output.ename}: {output.evalue}".replace(root, ".")
+                output.traceback, output.evalue = [line], line
+
+
+def _close_gates(nb: Any) -> None:
+    """End directives that were opened before the page broke off."""
+    import nbformat
+
+    found = [
+        m
+        for c in nb.cells
+        if c.cell_type == "markdown"
+        for m in GATE.finditer(c.source)
+    ]
+    opened: list[str] = []
+    for m in found:
+        opened = [*opened, m[1]] if m[2] == "start" else opened[:-1]
+    for number, name in enumerate(reversed(opened)):
+        end = nbformat.v4.new_markdown_cell(f"```{{{name}-end}}\n```")
+        end["id"] = f"gate-{number}"
+        nb.cells.append(end)
+
+
+def _spare_the_glue(nb: Any) -> None:
+    """Numbers that were never computed are said to be so where the prose quotes them."""
+    have = {
+        output.metadata["scrapbook"]["name"]
+        for cell in nb.cells
+        for output in cell.get("outputs", [])
+        if "scrapbook" in output.get("metadata", {})
+    }
+
+    def word(m: re.Match[str]) -> str:
+        return m[0] if m[1].split("<")[-1].rstrip("> ") in have else "(not reached)"
+
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = GLUED.sub(word, cell.source)
+
+
+def _put_on_top(nb: Any, text: str) -> None:
+    """Insert after the page's heading."""
+    first = next((c for c in nb.cells if c.cell_type == "markdown"), None)
+    if first is None:
+        import nbformat
+
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(text))
+        nb.cells[0]["id"] = "mark"
+    else:
+        first.source = below_the_heading(first.source, text)
+
+
+def below_the_heading(source: str, text: str) -> str:
+    """Put text after the first heading of a page in MyST."""
+    m = re.search(r"^# .+$", source, re.MULTILINE)
+    at = m.end() if m else 0
+    return f"{source[:at]}\n\n{text}\n{source[at:]}".lstrip("\n")

@@ -1,0 +1,292 @@
+"""Execute the notebooks whose content key changed, and stage them."""
+
+from __future__ import annotations
+
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .build import Build, Inputs
+from .job import Job, Outcome
+from .notebook import Notebook, PressError
+from .progress import Progress
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run.
+
+    Attributes:
+        profile: `small`, `book` or `full`.
+        device: `auto`, `cpu` or `cuda`.
+        jobs: notebooks executed at a time.
+        force: run even what is up to date.
+        timeout: seconds for each cell.
+        scheduler: address of a Dask scheduler whose workers execute the notebooks.
+    """
+
+    profile: str = "small"
+    device: str = "auto"
+    jobs: int = 1
+    force: bool = False
+    timeout: int = 900
+    scheduler: str | None = None
+
+
+def resolve_device(device: str, elsewhere: bool = False) -> str:
+    """`auto` is CUDA where there is one; asking for an absent device is an error.
+
+    Of workers `elsewhere` nothing is known: there `auto` is the CPU.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise PressError(f"device: expected auto, cpu or cuda, got {device!r}")
+    if elsewhere or device == "cpu":
+        return "cuda" if device == "cuda" else "cpu"
+    if device == "auto" and "+cpu" in version("torch"):
+        return "cpu"  # known without the seconds that importing torch takes
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        raise PressError(
+            "device: cuda was asked for, but torch "
+            f"{torch.__version__} sees no CUDA device on this machine"
+        )
+    return device
+
+
+def hardware(device: str) -> str:
+    """The name of the GPU of this machine, where there is one and it is meant."""
+    if device != "cuda":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else device
+
+
+def press(
+    notebooks: list[Notebook],
+    settings: Settings,
+    report: Report = lambda line: print(line, file=sys.stderr),
+) -> list[Outcome]:
+    """Run what is not up to date; one failing notebook never stops the others.
+
+    Returns:
+        One outcome a notebook, in the order given.
+
+    Raises:
+        PressError: bad profile, device, address or parameters, a data set that is not
+            here, a folder that cannot be written: found before anything runs.
+    """
+    device = resolve_device(settings.device, settings.scheduler is not None)
+    if not re.fullmatch(r"\w+://.+", settings.scheduler or "tcp://any"):
+        raise PressError(
+            "scheduler: expected an address such as tcp://host:8786, "
+            f"got {settings.scheduler!r}"
+        )
+    if not notebooks:
+        return []
+    build = Build(notebooks[0].root, settings.profile)
+    names = {d: hardware(d) for d in ("cpu", device)}
+    where = {n: names[n.device(device)] for n in notebooks}
+    inputs = {n: build.inputs(n, where[n]) for n in notebooks}
+    if still := [n.name for n in notebooks if n.device(device) != device]:
+        report(f"these compute on the CPU, not on {device}: {', '.join(still)}")
+    with build.locked(report):
+        stale = []
+        for n in notebooks:
+            if settings.force or not build.is_fresh(n, where[n]):
+                stale.append(n)
+            else:
+                build.forget_failure(n)
+        if settings.scheduler is None:
+            _check_data(stale, inputs)
+        done = _Pool(build, settings, inputs, report).run(stale)
+    for n in stale:
+        lost = Outcome(
+            n.name, "failed", error="it was never run: its queue ended early"
+        )
+        done.setdefault(n.name, lost)
+    return [done.get(n.name, Outcome(n.name, "skipped")) for n in notebooks]
+
+
+def _check_data(notebooks: list[Notebook], inputs: dict[Notebook, Inputs]) -> None:
+    """Refuse a profile that names a data set which is not on this disk."""
+    texts = [
+        (n, parameter, value)
+        for n in notebooks
+        for parameter, value in inputs[n].values.items()
+        if isinstance(value, str) and parameter != "device"
+    ]
+    if not texts:
+        return
+    from geolib import data
+
+    lacking = [
+        f"{n.name} needs {value} ({parameter} = {value}): geolib data fetch {value}"
+        for n, parameter, value in texts
+        if value in data.names() and not data.available(value)
+    ]
+    if lacking:
+        raise PressError(
+            "these data sets are not on this disk, and nothing was run; "
+            + "; ".join(lacking)
+        )
+
+
+class _Pool:
+    """Threads that take notebooks from one queue, each with a worker process a time."""
+
+    def __init__(
+        self,
+        build: Build,
+        settings: Settings,
+        inputs: dict[Notebook, Inputs],
+        report: Report,
+    ) -> None:
+        self.build, self.settings, self.inputs = build, settings, inputs
+        self.report = report
+        self.todo: queue.SimpleQueue[Notebook] = queue.SimpleQueue()
+        self.done: dict[str, Outcome] = {}
+        self.running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, notebooks: list[Notebook]) -> dict[str, Outcome]:
+        """The outcome of each notebook, by its name."""
+        for n in notebooks:
+            self.todo.put(n)
+        with Progress(len(notebooks), self.report) as progress:
+            threads = [
+                threading.Thread(target=self._work, args=(progress,), daemon=True)
+                for _ in range(max(1, min(self.settings.jobs, len(notebooks))))
+            ]
+            for t in threads:
+                t.start()
+            try:
+                while any(t.is_alive() for t in threads):
+                    time.sleep(0.02)
+            except BaseException:
+                for worker in list(self.running):
+                    worker.kill()
+                raise
+        return self.done
+
+    def _work(self, progress: Progress) -> None:
+        while True:
+            try:
+                n = self.todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                outcome = self._one(n, progress)
+            except Exception as problem:  # the rest of the queue must not be lost
+                error = f"the press stumbled: {type(problem).__name__}: {problem}"
+                outcome = Outcome(n.name, "failed", error=error)
+            self.done[n.name] = outcome
+            progress.finished(outcome)
+
+    def _one(self, n: Notebook, progress: Progress) -> Outcome:
+        """Execute in a worker process; stage on success, keep the partial on failure."""
+        try:
+            if n.facts.fault:
+                return self._refuse(n)
+            job = self._job(n)
+        except OSError as problem:
+            return _io(n, "read", problem)
+        try:
+            work = self.build.work(n)
+            cells = job.notebook.count('"cell_type"')
+            if self.settings.scheduler:
+                from .remote import execute_there
+
+                gpu = self.inputs[n].hardware != "cpu"
+                outcome = execute_there(job, work, self.settings.scheduler, gpu)
+            else:
+                outcome = job.run(
+                    work, self.running, lambda i: progress.cell(n.name, i, cells)
+                )
+            self._keep(n, work / "executed.ipynb", outcome)
+            shutil.rmtree(work, ignore_errors=True)
+            return outcome
+        except OSError as problem:
+            return _io(n, "written", problem)
+
+    def _job(self, n: Notebook) -> Job:
+        import nbformat
+
+        inputs = self.inputs[n]
+        return Job(
+            n.name,
+            nbformat.writes(n.read(inputs.text)),
+            inputs.values,
+            str(n.source.parent),
+            self.settings.timeout,
+            self.settings.profile != "full",  # repeatable, and no fight for cores
+        )
+
+    def _refuse(self, n: Notebook) -> Outcome:
+        """The outcome of a text that cannot be run; its page shows the text alone."""
+        facts = n.facts
+        outcome = Outcome(n.name, "failed", 0.0, facts.cell, facts.line, facts.fault)
+        if facts.cell is not None:
+            import nbformat
+
+            nb = n.read(self.inputs[n].text)
+            codes = [i for i, c in enumerate(nb.cells) if c.cell_type == "code"]
+            nb.metadata["geolib"] = {"last": codes[facts.cell - 1]}
+            work = self.build.work(n)
+            work.mkdir(parents=True, exist_ok=True)
+            (work / "executed.ipynb").write_text(nbformat.writes(nb), "utf-8")
+        self._keep(n, self.build.work(n) / "executed.ipynb", outcome)
+        return outcome
+
+    def _keep(self, n: Notebook, executed: Path, outcome: Outcome) -> None:
+        import nbformat
+
+        from .staging import reference, staged
+
+        build, inputs = self.build, self.inputs[n]
+        nb = nbformat.read(executed, as_version=4) if executed.exists() else None
+        modules = nb.metadata.get("geolib", {}).get("modules") if nb else None
+        if outcome.status == "failed":
+            text = nbformat.writes(nb or nbformat.v4.new_notebook()) + "\n"
+            error = f"{outcome.where.removeprefix(', ')}: {outcome.error}".lstrip(": ")
+            build.keep(build.failed(n), text, inputs, modules, error)
+            return
+        if nb is None:
+            raise FileNotFoundError(2, "no executed notebook", str(executed))
+        pair = reference(nb)
+        page = staged(nb, f"chapters/{n.name}.md")
+        device = "cpu" if inputs.hardware == "cpu" else "cuda"
+        page.metadata["geolib"] |= {"profile": build.profile, "device": device}
+        if device == "cuda":
+            page.metadata["geolib"]["hardware"] = inputs.hardware
+        if build.profile == "small" and device == "cpu":
+            from geolib.files import write_whole
+
+            write_whole(build.stage(n).with_suffix(".reference"), text_of(pair))
+        build.keep(build.stage(n), text_of(page), inputs, modules)
+        build.forget_failure(n)
+
+
+def text_of(nb: Any) -> str:
+    """A notebook as the text of its file."""
+    import nbformat
+
+    return nbformat.writes(nb) + "\n"
+
+
+def _io(n: Notebook, what: str, problem: OSError) -> Outcome:
+    text = f"{problem.strerror or problem}: {problem.filename or ''}".rstrip(": ")
+    return Outcome(n.name, "failed", error=f"could not be {what}: {text}")

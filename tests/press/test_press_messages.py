@@ -1,0 +1,290 @@
+"""What the press says when something is not as it should be: one sentence, no traceback."""
+
+import json
+import socket
+
+import pytest
+from conftest import cell
+from typer.testing import CliRunner
+
+from geolib.press import Build, PressError, cli
+from geolib.press.checkout import parameters
+from geolib.press.job import Outcome
+from geolib.press.ledger import collect, print_table
+from geolib.press.pool import Settings, press
+from geolib.press.verdict import settle
+
+PLAIN = "---\nkernelspec: {display_name: Python 3, name: python3}\n---\n# A page\n"
+
+
+def invoke(monkeypatch, book, *arguments):
+    monkeypatch.chdir(book.root)
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def says(done, *words, code=1):
+    assert done.exit_code == code, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert "Traceback" not in done.output
+    for word in words:
+        assert word in done.output
+
+
+@pytest.mark.parametrize(
+    ("source", "declared"),
+    [
+        ("n: int = 1", {"n"}),
+        ("a, b = 1, 2", {"a", "b"}),
+        ("(a, *rest), [c] = (1, 2), [3]", {"a", "rest", "c"}),
+        ("n: int", set()),
+        ("a = b = 1", {"a", "b"}),
+        ("x[0] = 1; y.z = 2", set()),
+    ],
+)
+def test_annotated_and_unpacked_parameters_are_declared(book, source, declared):
+    a = book.add("demo/01-a", cell(source, "parameters"), header=PLAIN)
+    assert a.declared() == declared
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("x = 1\n%matplotlib inline", "line 2: magics and shell escapes"),
+        ("%%time\nx = 1", "line 1: magics and shell escapes"),
+        ("!ls", "line 1: magics and shell escapes"),
+        ("files = !ls", "line 1: magics and shell escapes"),
+        ("len?", "line 1: magics and shell escapes"),
+        ("x = (1", "line 1: SyntaxError"),
+    ],
+)
+def test_what_is_not_python_is_named_by_notebook_cell_and_line(book, source, why):
+    a = book.add("demo/01-a", cell("y = 1"), cell(source))
+    (outcome,) = press([a], Settings("small", "cpu"), report=lambda line: None)
+    assert outcome.status == "failed"
+    assert outcome.cell == 3
+    assert outcome.message.startswith(f"demo/01-a, cell 3 `{outcome.source}`: {why}")
+    assert Build(book.root, "small").page(a).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("---\nx: [\n---\n# A\n", "Error"),
+        ("---\nkernelspec: {display_name: Python 3}\n---\n", "'name' is a required"),
+    ],
+)
+def test_a_header_that_cannot_be_read_fails_that_notebook_alone(book, header, why):
+    a = book.add("demo/01-a", header=header)
+    a.source.write_bytes(a.source.read_bytes() + b"\xff")
+    (outcome,) = press([a], Settings("small", "cpu"), report=lambda line: None)
+    assert outcome.status == "failed"
+    assert "no MyST notebook" in outcome.error
+    assert why in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("demo/01-a: {book: {size: [}}", "this is not YAML"),
+        ("- 1\n- 2", "expected a table with names, got list"),
+        ("demo/01-a: 3", "demo/01-a: expected a table with names, got int"),
+        ("demo/01-a: {book: 3}", "profile book: expected a table with names, got int"),
+        (
+            "demo/01-a: {book: {size: 2026-01-02}}",
+            "size: expected numbers, .* got date",
+        ),
+        ("1: {}", "expected a table with names"),
+        ("2026-13-45", "YAML|expected a table"),
+        ("x: !!python/object:os.system {}", "this is not YAML"),
+    ],
+)
+def test_a_broken_table_of_sizes_is_one_sentence(book, text, message):
+    a = book.add("demo/01-a", cell("x = 1"))
+    book.profiles(text)
+    with pytest.raises(PressError, match=message):
+        parameters(a, "book", "cpu")
+
+
+@pytest.mark.parametrize("name", ["_toc.yml", "_config.yml"])
+@pytest.mark.parametrize("text", ["a: [", "- x", None, b"\xff\xfe"])
+def test_broken_settings_of_the_book_are_named(book, monkeypatch, name, text):
+    (book.root / "_toc.yml").write_text("root: book/intro\n")
+    (book.root / "_config.yml").write_text("title: x\n")
+    if text is None and name == "_config.yml":
+        (book.root / name).unlink()
+    elif text is not None:
+        (book.root / name).write_bytes(
+            text if isinstance(text, bytes) else text.encode()
+        )
+    else:
+        pytest.skip("without _toc.yml there is no book at all")
+    says(invoke(monkeypatch, book, "html", "--profile", "small"), f"geolib: {name}: ")
+
+
+def test_outside_a_checkout_it_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["run"])
+    says(done, "needs a checkout of the book")
+    assert len(done.output.strip().splitlines()) == 1
+
+
+def test_a_build_folder_that_is_a_file_is_one_sentence(book, monkeypatch):
+    book.add("demo/01-a", cell("x = 1"))
+    (book.root / "_build").write_text("mine")
+    done = invoke(monkeypatch, book, "run")
+    says(done, "geolib: cannot write below", "_build")
+
+
+def test_a_scheduler_without_a_protocol_runs_nothing(book, monkeypatch):
+    book.add("demo/01-a", cell("x = 1"))
+    done = invoke(monkeypatch, book, "run", "--scheduler", "localhost:8786")
+    says(done, "scheduler: expected an address such as tcp://host:8786")
+
+
+def test_a_port_in_use_is_named(book, monkeypatch):
+    site = Build(book.root, "book").site
+    site.mkdir(parents=True)
+    (site / "index.html").write_text("x")
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        says(
+            invoke(monkeypatch, book, "serve", "--port", str(port)),
+            f"port {port} cannot be served",
+        )
+
+
+def test_an_unknown_profile_is_named_by_every_command(book, monkeypatch):
+    for command in ("run", "html", "book", "serve", "claims"):
+        book.add("demo/01-a", cell("x = 1"))
+        done = invoke(monkeypatch, book, command, "--profile", "medium")
+        says(done, "profile: expected one of")
+
+
+def test_a_thread_that_stumbles_fails_its_notebook_and_goes_on(book, monkeypatch):
+    from geolib.press import pool
+
+    seen = []
+
+    def stumble(self, n, progress):
+        seen.append(n.name)
+        if n.name == "demo/01-a":
+            raise KeyError("odd")
+        return Outcome(n.name, "ok")
+
+    monkeypatch.setattr(pool._Pool, "_one", stumble)
+    notebooks = [book.add(f"demo/0{i}-a", cell("x = 1")) for i in (1, 2, 3)]
+    done = press(notebooks, Settings("small", "cpu"), report=lambda line: None)
+    assert [o.status for o in done] == ["failed", "ok", "ok"]
+    assert "KeyError: 'odd'" in done[0].error
+    assert len(seen) == 3
+
+
+def entry(**changed):
+    fields = {
+        "key": "demo.a", "text": "a", "measured": 9, "shown": "9", "bound": "<= 2",
+        "holds": True, "verdict": "holds", "paper": "[/b]", "reproduces": True,
+        "reason": None,
+    }  # fmt: skip
+    return fields | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, "FAILS"),
+        ({"bound": "<= 10"}, "holds"),
+        ({"bound": "<= 10", "reproduces": False}, "not reproduced"),
+        ({"bound": "at most 10"}, "FAILS"),
+        ({"bound": None}, "FAILS"),
+        ({"measured": None}, "FAILS"),
+        ({"measured": "nine"}, "FAILS"),
+        ({"measured": float("inf"), "bound": ">= 2"}, "FAILS"),
+        ({"measured": float("nan"), "bound": ">= 2"}, "FAILS"),
+    ],
+)
+def test_a_verdict_is_computed_from_number_and_bound(changed, verdict):
+    assert settle(entry(**changed))["verdict"] == verdict
+
+
+def put(build, notebook, **changed):
+    """A staged page with one claim, as a run would leave it."""
+    output = {"output_type": "display_data", "data": {}}
+    output["metadata"] = {"geolib.claim": entry(**changed)}
+    code = {"cell_type": "code", "source": "", "metadata": {}, "outputs": [output]}
+    nb = {"cells": [code], "metadata": {"geolib": {"device": "cpu"}}}
+    build.keep(build.stage(notebook), json.dumps(nb), build.inputs(notebook), [])
+    return build.stage(notebook)
+
+
+def test_the_ledger_trusts_neither_verdicts_nor_pages(book, monkeypatch, capsys):
+    build = Build(book.root, "small")
+    a = book.add("demo/01-a", cell("x = 1"))
+    path = put(build, a, bound="<= 10")
+    assert build.page(a).state == "whole"
+    assert collect(build, [a]).is_valid
+    text = path.read_text()
+    path.write_text(text.replace('"measured": 9', '"measured": 8'))
+    assert build.page(a).state == "altered"
+    assert not collect(build, [a]).is_valid
+    path.write_text(text)
+    a.source.write_text(a.source.read_text() + "\nMore.\n")
+    assert build.page(a).state == "stale"
+    assert "changed after it was executed" in collect(build, [a]).marked["demo/01-a"]
+    for damage in ("", "{", '{"cells": 3, "metadata": {}}', '{"cells": [3]}'):
+        path.write_text(damage)
+        assert build.page(a).state == "absent"
+    put(build, a)
+    found = collect(build, [a])
+    assert [r["key"] for r in found.failed] == ["demo.a"]
+    print_table(found)
+    assert "[/b]" in capsys.readouterr().out
+    done = invoke(monkeypatch, book, "claims", "--profile", "small", "--check")
+    says(done, "1 failed (demo.a)")
+
+
+def test_a_key_covers_the_modules_that_the_run_imported_and_no_others(book):
+    build = Build(book.root, "small")
+    a = book.add("demo/01-a", cell("x = 1"))
+    used = ["__init__.py", "claims.py", "regimes/__init__.py"]
+    build.keep(build.stage(a), '{"cells": [], "metadata": {}}', build.inputs(a), used)
+    assert build.is_fresh(a)
+    for name, fresh in (
+        ("geodesics/__init__.py", True), ("claims.py", False),
+        ("regimes/__init__.py", False),
+    ):  # fmt: skip
+        later = Build(book.root, "small")
+        later.code[name] = "changed"
+        assert later.is_fresh(a) is fresh
+    gone = Build(book.root, "small")
+    del gone.code["claims.py"]
+    assert not gone.is_fresh(a)
+    assert not build.is_fresh(a, "Some GPU")
+
+
+def test_a_failure_of_an_older_text_does_not_win_over_a_good_page(book):
+    build = Build(book.root, "small")
+    a = book.add("demo/01-a", cell("x = 1"))
+    put(build, a, bound="<= 10")
+    text = a.source.read_text()
+    a.source.write_text(text.replace("x = 1", "x = 1 / 0"))
+    build.keep(
+        build.failed(a), '{"cells": [], "metadata": {}}', build.inputs(a), None, "broke"
+    )
+    assert build.page(a).state == "failed"
+    a.source.write_text(text)
+    assert build.page(a).state == "whole"
+    done = press([a], Settings("small", "cpu"), report=lambda line: None)
+    assert [o.status for o in done] == ["skipped"]
+    assert not build.failed(a).exists()
+
+
+def test_the_version_and_a_full_disk(book, monkeypatch):
+    assert "geolib 0." in invoke(monkeypatch, book, "--version").output
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "last.json")
+
+    monkeypatch.setattr(cli, "_remember", full)
+    says(invoke(monkeypatch, book, "run"), "geolib: No space left on device: last.json")

@@ -1,0 +1,106 @@
+"""The book's extension: what it lists on an API page, and what it must not touch."""
+
+import ast
+import html
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("core", "networks", "data", "stratifolds", "naturality", "geodesics",
+         "regimes", "inverse_stability", "press", "sweep", "claims")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bookext():
+    spec = importlib.util.spec_from_file_location(
+        "bookext", ROOT / "book/_ext/bookext.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def spared(bookext, text):
+    lines = text.split("\n")
+    bookext.spare_the_bars(None, "function", "f", None, {}, lines)
+    return "\n".join(lines)
+
+
+def test_prose_is_escaped(bookext):
+    assert spared(bookext, "the norm |x| of a * b, x_") == (
+        r"the norm \|x\| of a \* b, x\_"
+    )
+    assert spared(bookext, "an *emphasis* and **strong** stay") == (
+        "an *emphasis* and **strong** stay"
+    )
+    assert spared(bookext, ".. note:: a |b|\n   and |c|") == (
+        ".. note:: a \\|b\\|\n   and \\|c\\|"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".. math:: |x| * y_ = 1",
+        ".. math:: |x|\n\n    |y| * z_",
+        ".. math::\n    :label: a\n\n    |x|\n\n    y_*",
+        "a role :math:`|x| * y_` in a line",
+        "a role :math:`|x| *\n|y|_` over two lines",
+        "code ``a | b`` and `a | b`",
+        ">>> a | b\n{1 | 2}",
+        "    >>> f(*a)\n    array|x_|",
+        ".. code-block:: python\n\n    a | b",
+        "as in::\n\n    a | b",
+    ],
+)
+def test_formulas_and_code_are_left_alone(bookext, text):
+    assert spared(bookext, text) == text
+
+
+def test_what_follows_a_formula_is_prose_again(bookext):
+    text = "a |b|\n\n.. math:: |x|\n\nand |c|\n\n>>> |d|\n\n|e|"
+    assert spared(bookext, text) == (
+        "a \\|b\\|\n\n.. math:: |x|\n\nand \\|c\\|\n\n>>> |d|\n\n\\|e\\|"
+    )
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_page_lists_the_door_and_nothing_else(bookext, room):
+    module = importlib.import_module(f"geolib.{room}")
+    listed = [n for names in bookext.door(f"geolib.{room}").values() for n in names]
+    assert len(listed) == len(set(listed))
+    if hasattr(module, "__all__"):
+        assert sorted(listed) == sorted(module.__all__)
+
+
+def docstrings():
+    """All docstrings of the package, spaces removed."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    for path in (ROOT / "geolib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kinds):
+                yield "".join((ast.get_docstring(node) or "").split())
+
+
+@pytest.mark.site
+def test_formulas_of_the_reference_are_those_of_the_docstrings():
+    """A stray backslash renders without an error, as another formula."""
+    import test_site_pages
+
+    if test_site_pages.SITE is None:
+        pytest.skip("NO SITE: run `geolib html` first")
+    written, found, strays = "\n".join(docstrings()), 0, []
+    for page in (test_site_pages.SITE / "book/api").glob("*.html"):
+        for _, inner in re.findall(
+            r'<(div|span) class="math[^"]*"[^>]*>(.*?)</\1>', page.read_text(), re.S
+        ):
+            formula = html.unescape(re.sub(r"<[^>]+>", "", inner))
+            found += 1
+            for stray in re.findall(r".{0,6}\\[*_|].{0,6}", formula):
+                if "".join(stray.split()) not in written:
+                    strays.append((page.name, formula))
+    assert found > 50
+    assert strays == []
