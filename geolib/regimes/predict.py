@@ -236,7 +236,9 @@ def theory_curves(
     return fock_curves(t, rho, kappa, depth=depth, target=name == "interior", **data)
 
 
-def _next_order(name: str, t: np.ndarray, setup: Setup, law: Any, overlap: Any) -> Curves:
+def _next_order(
+    name: str, t: np.ndarray, setup: Setup, law: Any, overlap: Any
+) -> Curves:
     """The first correction of a face in its small ratio, c or d / h, as it is added."""
     rho, kappa, c = setup.ratios
     if name == "large-data":
