@@ -41,7 +41,7 @@ def descent() -> Result:
     from geolib.stratifolds import descend
 
     kl, chart, theta = _mixture_a(400)
-    eta = chart.lift(theta)
+    eta = chart.to_chart(theta)
     begin = time.process_time()
     # no tolerance and no stall test: all 400 rows run all 5000 steps
     run = descend(kl, chart, eta, lr=0.1, steps=5000, tol=-np.inf, stall=-1.0)
@@ -56,7 +56,7 @@ def _loop(kl: Any, chart: Any, eta0: torch.Tensor, steps: int) -> torch.Tensor:
         eta = start[None]
         for _ in range(steps):
             leaf = eta.clone().requires_grad_(True)
-            (g,) = torch.autograd.grad(kl.value(chart.atoms(leaf)).sum(), leaf)
+            (g,) = torch.autograd.grad(kl.value(chart.embed(leaf)).sum(), leaf)
             step = 0.1 * g
             step = step * min(1.0, 1.0 / max(float(step.norm()), 1e-300))
             eta = chart.project(eta - step)
@@ -69,7 +69,7 @@ def against_loop(starts: int) -> Result:
     from geolib.stratifolds import descend
 
     kl, chart, theta = _mixture_a(starts)
-    eta = chart.project(chart.lift(theta))
+    eta = chart.project(chart.to_chart(theta))
 
     def ours() -> torch.Tensor:
         run = descend(kl, chart, eta, lr=0.1, steps=10, tol=-np.inf, stall=-1.0)

@@ -242,17 +242,19 @@ def test_walks_and_shots(space):
 # ---- stratifolds ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chart", [st.RawA(), st.LogitA(), st.TubeA(0.1)])
+@pytest.mark.parametrize(
+    "chart", [st.mixture_a().chart, st.Logit(st.mixture_a().chart), st.MixtureTube(0.1)]
+)
 @pytest.mark.parametrize("method", ["gd", "ngd"])
 def test_descents(chart, method):
     A = st.mixture_a()
     goal = A.objective(torch.tensor([0.3, 2.0], dtype=torch.float64, device="cuda"))
     theta = A.sample_stratum(2, 6, seed=1).to("cuda")
     found = st.descend(
-        goal, chart, chart.lift(theta), method=method, lr=0.1, damping=1e-2, steps=5
+        goal, chart, chart.to_chart(theta), method=method, lr=0.1, damping=1e-2, steps=5
     )
-    assert found.hits.device == GPU
-    st.em(goal, A.chart.atoms(theta), fixed=[0], steps=3)
+    assert found.hitting_time.device == GPU
+    st.em(goal, A.chart.embed(theta), fixed=[0], steps=3)
 
 
 def test_normal_cones():
@@ -260,18 +262,19 @@ def test_normal_cones():
     goal = A.objective(torch.tensor([0.3, 2.0], dtype=torch.float64, device="cuda"))
     theta = A.sample_stratum(1, 6, seed=1).to("cuda")
     for stratum in A.strata:
-        cone = stratum.normal_cone(theta, lambda t: goal.value(A.chart.atoms(t)))
+        cone = stratum.normal_expansion(theta, lambda t: goal.value(A.chart.embed(t)))
         assert cone.curvature.device == GPU
 
 
-@pytest.mark.parametrize("chart", [st.RawUnits(2), st.CentralUnits(), st.PronyUnits()])
-@pytest.mark.parametrize("kernel", [st.RBFKernel(), st.ErfKernel()])
+@pytest.mark.parametrize("chart", ["surgery", "central", "prony"])
+@pytest.mark.parametrize("kernel", ["rbf", "erf"])
 def test_two_units(chart, kernel):
-    goal = st.UnitLoss(kernel, there((2,), 1), there((2, 1), 2))
+    S = st.two_unit_network(kernel)
+    goal, chart = S.objective(there((4,), 1)), st.resolve(S, kind=chart).chart
     for method in ("gd", "ngd"):
-        start, plan = chart.lift(there((5, 4), 3)), {"lr": 1e-2, "damping": 1e-2}
+        start, plan = chart.to_chart(there((5, 4), 3)), {"lr": 1e-2, "damping": 1e-2}
         found = st.descend(goal, chart, start, method=method, steps=2, **plan)
-        assert found.hits.device == GPU
+        assert found.hitting_time.device == GPU
 
 
 @pytest.mark.parametrize("fit", [st.em_fit, st.fit_mixture, st.natural_fit])
@@ -298,7 +301,7 @@ def test_learning_coefficients(way):
             "steps": 20,
         },
     }[way]
-    loss = st.ChartLoss(goal, st.RawA())
+    loss = st.ChartLoss(goal, st.mixture_a().chart)
     st.learning_coefficient(loss, 50, low, high, base=0.0, **plan)
 
 

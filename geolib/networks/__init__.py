@@ -1,6 +1,7 @@
 """What is known of modules, for all chapters: structure, symmetries, training."""
 
 from geolib.files import exported as _exported
+from geolib.networks.erf_kernel import ErfKernel as ErfKernel
 from geolib.networks.sequential import (
     HiddenUnits as HiddenUnits,
     Stage as Stage,

@@ -6,200 +6,52 @@ of starts at once in any chart. For real networks there are `find_strata` and
 `CollarSurgery`; for Bayesian asymptotics `learning_coefficient` and `evidence_curve`.
 """
 
-from geolib.stratifolds.bump import (
-    smooth_modulus,
-    smooth_step,
+from geolib.files import exported as _exported
+from geolib.stratifolds.bump import smooth_modulus as smooth_modulus
+from geolib.stratifolds.charts import Chart as Chart
+from geolib.stratifolds.charts import Logit as Logit
+from geolib.stratifolds.collar_surgery import CollarSurgery as CollarSurgery
+from geolib.stratifolds.collar_surgery import overlap_forms as overlap_forms
+from geolib.stratifolds.cone import cone as cone
+from geolib.stratifolds.descent import CollarWarning as CollarWarning
+from geolib.stratifolds.descent import SingularMetricError as SingularMetricError
+from geolib.stratifolds.descent import descend as descend
+from geolib.stratifolds.descent import natural_step as natural_step
+from geolib.stratifolds.descent import pull_back as pull_back
+from geolib.stratifolds.em import em as em
+from geolib.stratifolds.exact_evidence import (
+    divergence_from_null as divergence_from_null,
 )
-from geolib.stratifolds.charts import (
-    Chart,
-    LogitA,
-    RawA,
-    TubeA,
+from geolib.stratifolds.exact_evidence import evidence_curve as evidence_curve
+from geolib.stratifolds.exact_evidence import log_axis as log_axis
+from geolib.stratifolds.find_strata import find_strata as find_strata
+from geolib.stratifolds.find_strata import overlap_distances as overlap_distances
+from geolib.stratifolds.gmm import GaussianMixture as GaussianMixture
+from geolib.stratifolds.gmm import em_fit as em_fit
+from geolib.stratifolds.gmm_natural import fit_mixture as fit_mixture
+from geolib.stratifolds.gmm_natural import natural_fit as natural_fit
+from geolib.stratifolds.hidden_layers import hidden_layers as hidden_layers
+from geolib.stratifolds.learning_coefficient import ChartLoss as ChartLoss
+from geolib.stratifolds.learning_coefficient import (
+    learning_coefficient as learning_coefficient,
 )
-from geolib.stratifolds.charts_k import (
-    PairModuli,
-    SoftmaxAtoms,
-)
-from geolib.stratifolds.charts_pair import (
-    LogitB,
-    ModuliB,
-    RawB,
-    RelativeB,
-    moduli_of,
-)
-from geolib.stratifolds.charts_units import (
-    CentralUnits,
-    PronyUnits,
-    overlap_coordinates,
-)
-from geolib.stratifolds.collar import (
-    CollarSurgery,
-    Operation,
-    overlap_forms,
-)
-from geolib.stratifolds.cone import (
-    Cone,
-    MeanLoss,
-)
-from geolib.stratifolds.descent import (
-    CollarWarning,
-    Descent,
-    SingularMetricError,
-    descend,
-    natural_step,
-    pull_back,
-)
-from geolib.stratifolds.em import (
-    em,
-    em_step,
-)
-from geolib.stratifolds.evidence import (
-    EvidenceCurve,
-    divergence_from_null,
-    evidence_curve,
-    log_axis,
-)
-from geolib.stratifolds.find_strata import (
-    UnitStratum,
-    find_strata,
-    overlap_distances,
-)
-from geolib.stratifolds.gmm import (
-    GaussianMixture,
-    MixtureFit,
-    em_fit,
-)
-from geolib.stratifolds.gmm_natural import (
-    fit_mixture,
-    natural_fit,
-)
-from geolib.stratifolds.kernels import (
-    ErfKernel,
-    RBFKernel,
-)
-from geolib.stratifolds.llc import (
-    ChartLoss,
-    LearningCoefficient,
-    learning_coefficient,
-    module_loss,
-)
-from geolib.stratifolds.location import (
-    Grid,
-    MixtureKL,
-    density,
-)
-from geolib.stratifolds.mlp import (
-    HiddenLayer,
-    hidden_layers,
-)
-from geolib.stratifolds.models import (
-    mixture_a,
-    mixture_b,
-    mixture_k,
-)
-from geolib.stratifolds.models_more import (
-    cone,
-    two_unit_network,
-)
-from geolib.stratifolds.pair_surgery import (
-    PairSurgery,
-    on_plateau,
-)
-from geolib.stratifolds.resolve import (
-    Annealed,
-    Resolved,
-    anneal,
-    resolve,
-)
-from geolib.stratifolds.strata import (
-    NormalCone,
-    Stratifold,
-    Stratum,
-)
-from geolib.stratifolds.tempered import (
-    TemperedPosterior,
-    grid_mean_loss,
-    mala,
-)
-from geolib.stratifolds.tuning import (
-    tune,
-)
-from geolib.stratifolds.two_unit import (
-    RawUnits,
-    UnitLoss,
-)
+from geolib.stratifolds.mixture_fixed import MixtureTube as MixtureTube
+from geolib.stratifolds.mixture_fixed import mixture_a as mixture_a
+from geolib.stratifolds.mixture_free import MixtureModuli as MixtureModuli
+from geolib.stratifolds.mixture_free import RelativeMixture as RelativeMixture
+from geolib.stratifolds.mixture_free import mixture_b as mixture_b
+from geolib.stratifolds.mixture_free import moduli_of as moduli_of
+from geolib.stratifolds.mixture_k import mixture_k as mixture_k
+from geolib.stratifolds.mixture_kl import Grid as Grid
+from geolib.stratifolds.mixture_kl import MixtureKL as MixtureKL
+from geolib.stratifolds.mixture_kl import mixture_density as mixture_density
+from geolib.stratifolds.resolve import anneal as anneal
+from geolib.stratifolds.resolve import resolve as resolve
+from geolib.stratifolds.strata import Stratifold as Stratifold
+from geolib.stratifolds.surgery import PairSurgery as PairSurgery
+from geolib.stratifolds.surgery import on_plateau as on_plateau
+from geolib.stratifolds.two_units import CentralUnits as CentralUnits
+from geolib.stratifolds.two_units import PronyUnits as PronyUnits
+from geolib.stratifolds.two_units import two_unit_network as two_unit_network
 
-__all__ = [
-    "Annealed",
-    "CentralUnits",
-    "Chart",
-    "ChartLoss",
-    "CollarSurgery",
-    "CollarWarning",
-    "Cone",
-    "Descent",
-    "ErfKernel",
-    "EvidenceCurve",
-    "GaussianMixture",
-    "Grid",
-    "HiddenLayer",
-    "LearningCoefficient",
-    "LogitA",
-    "LogitB",
-    "MeanLoss",
-    "MixtureFit",
-    "MixtureKL",
-    "ModuliB",
-    "NormalCone",
-    "Operation",
-    "PairModuli",
-    "PairSurgery",
-    "PronyUnits",
-    "RBFKernel",
-    "RawA",
-    "RawB",
-    "RawUnits",
-    "RelativeB",
-    "Resolved",
-    "SingularMetricError",
-    "SoftmaxAtoms",
-    "Stratifold",
-    "Stratum",
-    "TemperedPosterior",
-    "TubeA",
-    "UnitLoss",
-    "UnitStratum",
-    "anneal",
-    "cone",
-    "density",
-    "descend",
-    "divergence_from_null",
-    "em",
-    "em_fit",
-    "em_step",
-    "evidence_curve",
-    "find_strata",
-    "fit_mixture",
-    "grid_mean_loss",
-    "hidden_layers",
-    "learning_coefficient",
-    "log_axis",
-    "mala",
-    "mixture_a",
-    "mixture_b",
-    "mixture_k",
-    "module_loss",
-    "moduli_of",
-    "natural_fit",
-    "natural_step",
-    "on_plateau",
-    "overlap_coordinates",
-    "overlap_distances",
-    "overlap_forms",
-    "pull_back",
-    "resolve",
-    "smooth_modulus",
-    "smooth_step",
-    "tune",
-    "two_unit_network",
-]
+__all__ = _exported(globals())

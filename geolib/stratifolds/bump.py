@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def smooth_step(r: Tensor) -> Tensor:
-    r"""A smooth step that is exactly 0 for r <= 0 and exactly 1 for r >= 1.
+    r"""A smooth step is exactly 0 for r <= 0 and exactly 1 for r >= 1.
 
     .. math:: S(r) = \frac{f(r)}{f(r) + f(1 - r)}, \qquad f(r) = e^{-1/r}\,[r > 0]
 
@@ -15,10 +15,9 @@ def smooth_step(r: Tensor) -> Tensor:
         r: any shape.
 
     Returns:
-        the step, same shape.
+        The step, of the same shape.
 
-    Source: standard; the bump functions a stratifold must admit (Kreck).
-    Cost: two exponentials an entry.
+    Source: :eq:`drv-stratifolds-step` (derivations).
 
     Examples:
         >>> smooth_step(torch.tensor([-1.0, 0.5, 2.0]))
@@ -27,22 +26,8 @@ def smooth_step(r: Tensor) -> Tensor:
     return _step(r)[0]
 
 
-def smooth_step_slope(r: Tensor) -> Tensor:
-    r"""The derivative of `smooth_step`.
-
-    .. math:: S'(r) = S(r)\,(1 - S(r))\,\bigl(r^{-2} + (1-r)^{-2}\bigr)
-
-    Source: differentiation of `smooth_step`. Cost: as `smooth_step`.
-
-    Examples:
-        >>> smooth_step_slope(torch.tensor([0.5, 3.0]))
-        tensor([2., 0.])
-    """
-    return _step(r)[1]
-
-
 def _step(r: Tensor) -> tuple[Tensor, Tensor]:
-    """The step and its slope, from one logistic."""
+    """The step S and its slope S(1 - S)(1/r^2 + 1/(1-r)^2), from one logistic."""
     inside = (r > 0) & (r < 1)
     # f(1-r)/f(r) = exp(1/r - 1/(1-r)): no 0/0 at the ends
     safe = r.where(inside, 0.5)
@@ -53,7 +38,7 @@ def _step(r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    r"""A smooth, positive stand-in for ``|t|`` and its derivative.
+    r"""The smooth modulus is a positive stand-in for ``|t|``, given with its slope.
 
     .. math:: |t|_\varepsilon = S(a)\,|t| + (1 - S(a))\sqrt{t^2 + \varepsilon^2/4},
               \qquad a = 2|t|/\varepsilon - 1
@@ -66,12 +51,13 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         eps: width of the collar, positive, in the units of `t`.
 
     Returns:
-        the pair :math:`(|t|_\varepsilon,\ d|t|_\varepsilon/dt)`.
+        The pair :math:`(|t|_\varepsilon,\ d|t|_\varepsilon/dt)`.
 
     Raises:
         ValueError: `eps` is not positive.
 
-    Source: our construction. Cost: a few elementwise operations.
+    Source: :eq:`eq-stratifolds-modulus`; bounds in
+    :eq:`drv-stratifolds-modulus` (derivations).
 
     Examples:
         >>> smooth_modulus(torch.tensor([0.0, 0.3]), eps=0.2)[0]
@@ -89,11 +75,23 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return modulus, slope + ds * (2 / eps) * torch.sign(t) * short
 
 
-def check_eps(eps: float) -> None:
-    """Refuse a collar width that is not a positive finite number.
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity.
 
     Examples:
-        >>> check_eps(0.1)
+        >>> check_finite(torch.zeros(2), "x")
+    """
+    if not bool(torch.isfinite(torch.view_as_real(x + 0j)).all()):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def check_eps(eps: float) -> float:
+    """Refuse a collar width that is not a positive finite number; give it as a float.
+
+    Examples:
+        >>> check_eps(1)
+        1.0
     """
     if not 0 < float(eps) < float("inf"):
         raise ValueError(f"eps: expected a positive finite width, got {eps!r}")
+    return float(eps)

@@ -1,32 +1,43 @@
-"""Charts: coordinates in which an optimizer walks, mapped to a model's atoms."""
+"""Charts: the coordinates in which an optimizer walks, over natural parameters."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps, smooth_modulus
+from geolib.stratifolds.bump import check_finite
+
+Surgery = Callable[[Tensor, Tensor], Tensor]
 
 
 class Chart:
-    r"""A map from coordinates to atoms, with its Jacobian and its admissible set.
+    r"""A chart maps coordinates to a model's natural parameters.
 
     .. math:: \eta \in \mathbb{R}^P \longmapsto \alpha(\eta) \in \mathbb{R}^A,
               \qquad \nabla_\eta L = J^\top \nabla_\alpha L,\quad F_\eta = J^\top F J
 
-    Every resolution of the chapter is only a chart. A subclass writes `atoms`; it may
-    write `jacobian` by hand, else autograd is used.
+    Natural parameters are what the loss reads: weights and locations of a mixture, a
+    mean vector for the cone, the weights of a network. A subclass writes `embed`; it
+    may write `jacobian` by hand, else autograd is used. A resolution is a chart that
+    changes the model inside a collar, and it alone knows that collar: its width `eps`
+    and the coordinate that the width measures.
 
     Attributes:
         names: one label a coordinate.
         eps: width of the collar, or None where the chart has none.
+        collar: the coordinate that is small inside the collar, where the chart changes
+            the model there; `eps` is in its units.
 
-    Source: our construction. Cost of the default Jacobian: A backward passes.
+    Cost: the default Jacobian takes A backward passes.
+    Source: :eq:`drv-stratifolds-pullback` (derivations).
 
     Examples:
         >>> class Half(Chart):
         ...     names = ("h",)
-        ...     def atoms(self, eta):
+        ...     def embed(self, eta):
         ...         return torch.cat([1 - eta / 2, eta / 2, 0 * eta, 0 * eta + 1], 1)
         >>> Half().jacobian(torch.zeros(1, 1))[0, :, 0]
         tensor([-0.5000,  0.5000,  0.0000,  0.0000])
@@ -34,22 +45,23 @@ class Chart:
 
     names: tuple[str, ...] = ()
     eps: float | None = None
+    collar: int | None = None
 
-    def atoms(self, eta: Tensor) -> Tensor:
-        """Coordinates (b, P) to atoms (b, A)."""
+    def embed(self, eta: Tensor) -> Tensor:
+        """Coordinates (b, P) to natural parameters (b, A)."""
         raise NotImplementedError
 
     def jacobian(self, eta: Tensor) -> Tensor:
-        """The derivative of `atoms`, (b, A, P)."""
+        """The derivative of `embed`, (b, A, P)."""
         with torch.enable_grad():
             leaf = eta.detach().requires_grad_(True)
-            atoms = self.atoms(leaf)
+            natural = self.embed(leaf)
             rows = [
                 # rows of a batch do not interact, so one backward serves them all
                 torch.autograd.grad(
-                    atoms[:, i].sum(), leaf, retain_graph=True, materialize_grads=True
+                    natural[:, i].sum(), leaf, retain_graph=True, materialize_grads=True
                 )[0]
-                for i in range(atoms.shape[1])
+                for i in range(natural.shape[1])
             ]
         return torch.stack(rows, 1)
 
@@ -57,21 +69,155 @@ class Chart:
         """The nearest admissible coordinates, one row at a time."""
         return eta
 
-    def lift(self, theta: Tensor) -> Tensor:
+    def to_chart(self, theta: Tensor) -> Tensor:
         """Raw parameters (b, P) to coordinates; the identity for the raw chart."""
         return theta
 
-    def push(self, eta: Tensor) -> Tensor:
-        """The projection pi back to raw parameters."""
+    def from_chart(self, eta: Tensor) -> Tensor:
+        """Coordinates back to raw parameters: the projection pi of a resolution."""
         return eta
 
     def metric(self, eta: Tensor, fisher: Tensor) -> Tensor:
-        """The metric a natural gradient uses; the Fisher matrix unless overridden."""
+        """The metric of a natural gradient: the Fisher matrix unless overridden."""
         return fisher
+
+    def pull_back_metric(
+        self, eta: Tensor, fisher: Tensor, J: Tensor | None = None
+    ) -> Tensor:
+        """The chart's metric, (b, P, P), from the Fisher matrix (b, A, A)."""
+        if J is None:
+            J = self.jacobian(eta)
+        F = real_part(torch.einsum("bap,bac,bcq->bpq", J, fisher, J))
+        return self.metric(eta, (F + F.transpose(1, 2)) / 2)
 
     def inside_collar(self, eta: Tensor) -> Tensor:
         """Which rows are inside the collar, where the model was changed: (b,) bool."""
-        return torch.zeros(len(eta), dtype=torch.bool, device=eta.device)
+        if self.collar is None or self.eps is None:
+            return torch.zeros(len(eta), dtype=torch.bool, device=eta.device)
+        return eta[:, self.collar].abs() < self.eps
+
+    def collar_height(self, theta: Tensor) -> Tensor | None:
+        """Heights of raw parameters above the strata, (b,), in the units of `eps`.
+
+        None where the chart leaves the model as it is.
+        """
+        return (
+            None if self.collar is None else self.to_chart(theta)[:, self.collar].abs()
+        )
+
+    def surgery(self, objective: Any) -> Surgery | None:
+        """What a descent in this chart offers to rows on a plateau; mostly nothing."""
+        return None
+
+
+class AffineChart(Chart):
+    r"""An affine chart: natural parameters that are affine in bounded coordinates.
+
+    .. math:: \alpha(\eta) = \alpha_0 + M\eta
+
+    Args:
+        names: one label a coordinate.
+        matrix: rows of M, (A, P).
+        offset: :math:`\alpha_0`, (A,); zero if not given.
+        weight: the column that holds a mixture weight, kept in [0, 1].
+
+    Source: :eq:`drv-stratifolds-models` (derivations).
+
+    Examples:
+        >>> AffineChart(("x", "y"), [[1, 1]]).embed(torch.tensor([[1.0, 2.0]]))
+        tensor([[3.]])
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        matrix: Sequence[Sequence[float]],
+        offset: Sequence[float] | None = None,
+        weight: int | None = None,
+    ) -> None:
+        self.names, self.matrix, self.weight = names, matrix, weight
+        self.offset = [0.0] * len(matrix) if offset is None else offset
+
+    def embed(self, eta: Tensor) -> Tensor:
+        return eta.new_tensor(self.offset) + eta @ eta.new_tensor(self.matrix).T
+
+    def jacobian(self, eta: Tensor) -> Tensor:
+        return eta.new_tensor(self.matrix).expand(len(eta), -1, -1)
+
+    def project(self, eta: Tensor) -> Tensor:
+        if self.weight is None:
+            return eta
+        return with_columns(eta, {self.weight: eta[:, self.weight].clamp(0, 1)})
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, len(self.names), self.weight)
+        return theta
+
+
+class Logit(Chart):
+    r"""The logit chart puts one weight of another chart on the logit scale.
+
+    .. math:: w = 1/(1 + e^{-\ell})
+
+    There is no wall left, but the way to w = 0 is infinitely long: the usual practice,
+    and the honest rival of a resolution.
+
+    Args:
+        chart: the chart whose weight is meant.
+        column: where that weight is.
+
+    Source: :eq:`drv-stratifolds-logit` (derivations).
+
+    Examples:
+        >>> from geolib.stratifolds import mixture_a
+        >>> Logit(mixture_a().chart).embed(torch.tensor([[0.0, 2.0]]))
+        tensor([[0.5000, 0.5000, 0.0000, 2.0000]])
+    """
+
+    def __init__(self, chart: Chart, column: int = 0) -> None:
+        self.chart, self.column = chart, column
+        names = list(chart.names)
+        names[column] = f"logit {names[column]}"
+        self.names = tuple(names)
+
+    def _inner(self, eta: Tensor) -> Tensor:
+        return with_columns(eta, {self.column: torch.sigmoid(eta[:, self.column])})
+
+    def embed(self, eta: Tensor) -> Tensor:
+        return self.chart.embed(self._inner(eta))
+
+    def jacobian(self, eta: Tensor) -> Tensor:
+        inner = self._inner(eta)
+        w = inner[:, self.column]
+        J = self.chart.jacobian(inner).clone()
+        J[:, :, self.column] *= (w * (1 - w))[:, None]
+        return J
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        inner = self.chart.to_chart(theta)
+        logit = torch.logit(inner[:, self.column], eps=1e-12)
+        return with_columns(inner, {self.column: logit})
+
+    def from_chart(self, eta: Tensor) -> Tensor:
+        return self.chart.from_chart(self._inner(eta))
+
+
+def with_columns(theta: Tensor, values: dict[int, Any]) -> Tensor:
+    """A copy of `theta` with some columns replaced.
+
+    Examples:
+        >>> with_columns(torch.ones(1, 3), {1: 0.0})
+        tensor([[1., 0., 1.]])
+    """
+    columns = list(theta.unbind(1))
+    for i, value in values.items():
+        columns[i] = torch.zeros_like(columns[i]) + value
+    return torch.stack(columns, 1)
+
+
+def real_part(x: Tensor) -> Tensor:
+    """The real part of complex numbers, and real numbers as they are."""
+    return x.real if x.is_complex() else x
 
 
 def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
@@ -86,8 +232,7 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
         raise ValueError(
             f"theta: expected shape (batch, {width}), got {tuple(theta.shape)}"
         )
-    if not bool(torch.isfinite(theta).all()):
-        raise ValueError("theta: expected finite numbers, got NaN or infinity")
+    check_finite(theta, "theta")
     if weight is not None:
         w = theta[:, weight]
         bad = ((w < 0) | (w > 1)).nonzero()
@@ -97,132 +242,3 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
                 f"theta: weight w (column {weight}) must lie in [0, 1]; "
                 f"got {float(w[row]):g} in row {row}"
             )
-
-
-class RawA(Chart):
-    r"""Mixture A in its own parameters: :math:`(1-w)\,N(0,1) + w\,N(\mu,1)`.
-
-    .. math:: \alpha(w, \mu) = (1-w,\ w;\ 0,\ \mu), \qquad 0 \le w \le 1
-
-    Source: the target papers' first example (model); chart trivial. Cost: O(b).
-
-    Examples:
-        >>> RawA().atoms(torch.tensor([[0.25, 2.0]]))
-        tensor([[0.7500, 0.2500, 0.0000, 2.0000]])
-    """
-
-    names = ("w", "mu")
-
-    def atoms(self, eta: Tensor) -> Tensor:
-        w, mu = eta.unbind(1)
-        return torch.stack([1 - w, w, torch.zeros_like(w), mu], 1)
-
-    def jacobian(self, eta: Tensor) -> Tensor:
-        J = eta.new_tensor([[-1.0, 0], [1, 0], [0, 0], [0, 1]])
-        return J.expand(len(eta), -1, -1)
-
-    def project(self, eta: Tensor) -> Tensor:
-        return torch.stack([eta[:, 0].clamp(0, 1), eta[:, 1]], 1)
-
-    def lift(self, theta: Tensor) -> Tensor:
-        check_theta(theta, 2, weight=0)
-        return theta
-
-
-class LogitA(Chart):
-    r"""Mixture A with the weight on the logit scale: no wall, but a slow one.
-
-    .. math:: w = 1/(1 + e^{-\ell})
-
-    Source: the usual practice; the honest rival of a resolution. Cost: O(b).
-
-    Examples:
-        >>> LogitA().atoms(torch.tensor([[0.0, 2.0]]))
-        tensor([[0.5000, 0.5000, 0.0000, 2.0000]])
-    """
-
-    names = ("logit w", "mu")
-
-    def atoms(self, eta: Tensor) -> Tensor:
-        return RawA().atoms(self.push(eta))
-
-    def jacobian(self, eta: Tensor) -> Tensor:
-        w = torch.sigmoid(eta[:, 0])
-        J = eta.new_zeros(len(eta), 4, 2)
-        J[:, 1, 0] = w * (1 - w)
-        J[:, 0, 0] = -J[:, 1, 0]
-        J[:, 3, 1] = 1
-        return J
-
-    def lift(self, theta: Tensor) -> Tensor:
-        check_theta(theta, 2, weight=0)
-        return torch.stack([torch.logit(theta[:, 0], eps=1e-12), theta[:, 1]], 1)
-
-    def push(self, eta: Tensor) -> Tensor:
-        return torch.stack([torch.sigmoid(eta[:, 0]), eta[:, 1]], 1)
-
-
-class TubeA(Chart):
-    r"""Mixture A with its two sheets glued by a tube of width eps.
-
-    .. math:: \hat p = (1-w)\,N(0,1) + w\,[\sigma N(\nu,1) + (1-\sigma) N(-\nu,1)],
-              \quad w = \frac{|t|_\varepsilon}{\nu},\quad
-              \sigma = \tfrac12\Bigl(1 + \frac{t}{|t|_\varepsilon}\Bigr)
-
-    :math:`t` is the mean of :math:`\hat p`, exactly. For :math:`|t| \ge \varepsilon`
-    this is mixture A with :math:`\mu = \mathrm{sign}(t)\,\nu`; inside the collar it is
-    a genuine density with three atoms, so a run may change the sign of the mean without
-    crossing the point where both sheets meet.
-
-    Args:
-        eps: width of the collar in the mean t.
-
-    Raises:
-        ValueError: `eps` not positive, or weights outside [0, 1] on `lift`.
-
-    Source: our construction, in the spirit of arXiv 2112.03734. Cost: O(b).
-
-    Examples:
-        >>> c = TubeA(0.1)
-        >>> c.atoms(c.lift(torch.tensor([[0.25, 2.0]])))
-        tensor([[ 0.7500,  0.2500,  0.0000,  0.0000,  2.0000, -2.0000]])
-    """
-
-    names = ("t", "nu")
-    eps: float
-
-    def __init__(self, eps: float = 0.1) -> None:
-        check_eps(eps)
-        self.eps = float(eps)
-
-    def atoms(self, eta: Tensor) -> Tensor:
-        t, nu = eta.unbind(1)
-        m, _ = smooth_modulus(t, self.eps)
-        up, down = (m + t) / (2 * nu), (m - t) / (2 * nu)
-        return torch.stack([1 - m / nu, up, down, torch.zeros_like(nu), nu, -nu], 1)
-
-    def jacobian(self, eta: Tensor) -> Tensor:
-        t, nu = eta.unbind(1)
-        m, dm = smooth_modulus(t, self.eps)
-        J = eta.new_zeros(len(eta), 6, 2)
-        J[:, 0, 0], J[:, 0, 1] = -dm / nu, m / nu**2
-        J[:, 1, 0], J[:, 1, 1] = (dm + 1) / (2 * nu), -(m + t) / (2 * nu**2)
-        J[:, 2, 0], J[:, 2, 1] = (dm - 1) / (2 * nu), -(m - t) / (2 * nu**2)
-        J[:, 4, 1], J[:, 5, 1] = 1, -1
-        return J
-
-    def project(self, eta: Tensor) -> Tensor:
-        t, nu = eta.unbind(1)
-        return torch.stack([t, torch.maximum(nu, smooth_modulus(t, self.eps)[0])], 1)
-
-    def lift(self, theta: Tensor) -> Tensor:
-        check_theta(theta, 2, weight=0)
-        return self.project(torch.stack([theta.prod(1), theta[:, 1].abs()], 1))
-
-    def push(self, eta: Tensor) -> Tensor:
-        t, nu = eta.unbind(1)
-        sign = torch.where(t < 0, -1.0, 1.0).to(t)
-        return torch.stack([t.abs() / nu, sign * nu], 1)
-
-    def inside_collar(self, eta: Tensor) -> Tensor:
-        return eta[:, 0].abs() < self.eps

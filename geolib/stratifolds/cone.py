@@ -4,95 +4,109 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from geolib.stratifolds.bump import check_eps, smooth_modulus
 from geolib.stratifolds.charts import Chart, check_theta
+from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
 
 class Cone(Chart):
-    r"""The mean of :math:`N(m(\xi, \omega), I_3)`, on a cone or on its resolution.
+    r"""The mean of :math:`N(m(\xi, \omega), I_3)` runs over a cone with slope c.
 
     .. math:: m = \frac{(\xi,\ c\,r\cos\omega,\ c\,r\sin\omega)}{\sqrt{1 + c^2}},
-              \qquad r = \xi \ \text{(cone)} \quad\text{or}\quad r = |\xi|_\varepsilon
+              \qquad r = \xi
 
     Args:
         c: slope; both sheets are steep for c > 1.
-        eps: None for the cone itself, or the width of the waist.
 
     Raises:
-        ValueError: a slope or a width that is not positive.
+        ValueError: `c` is not positive.
 
-    Source: Amari, Park, Ozeki 2006 (cone); resolution ours, spec 1.6. Cost: O(b).
+    Source: Amari, Park, Ozeki 2006; :eq:`eq-stratifolds-cone`.
 
     Examples:
-        >>> Cone(c=1.0).atoms(torch.tensor([[2.0, 0.0]]))
+        >>> Cone(c=1.0).embed(torch.tensor([[2.0, 0.0]]))
         tensor([[1.4142, 1.4142, 0.0000]])
     """
 
     names = ("xi", "omega")
 
-    def __init__(self, c: float = 2.0, eps: float | None = None) -> None:
+    def __init__(self, c: float = 2.0) -> None:
         if not c > 0:
             raise ValueError(f"c: expected a positive slope, got {c!r}")
-        if eps is not None:
-            check_eps(eps)
-        self.c, self.eps = float(c), eps
+        self.c = float(c)
 
-    def _radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
-        if self.eps is None:
-            return xi, torch.ones_like(xi)
-        return smooth_modulus(xi, self.eps)
+    def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """The radius r over c, and its derivative in xi."""
+        return xi, torch.ones_like(xi)
 
-    def atoms(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Tensor) -> Tensor:
         xi, om = eta.unbind(1)
-        r, _ = self._radius(xi)
+        r, _ = self.radius(xi)
         mean = torch.stack([xi, self.c * r * om.cos(), self.c * r * om.sin()], 1)
         return mean / (1 + self.c**2) ** 0.5
 
     def jacobian(self, eta: Tensor) -> Tensor:
         xi, om = eta.unbind(1)
-        r, dr = self._radius(xi)
+        r, dr = self.radius(xi)
         c, zero = self.c, torch.zeros_like(xi)
         d_xi = torch.stack([zero + 1, c * dr * om.cos(), c * dr * om.sin()], 1)
         d_om = torch.stack([zero, -c * r * om.sin(), c * r * om.cos()], 1)
         return torch.stack([d_xi, d_om], 2) / (1 + c * c) ** 0.5
 
-    def lift(self, theta: Tensor) -> Tensor:
-        r"""On the resolution a point of the lower sheet is reached half a turn away.
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, 2)
+        return theta
+
+
+class ConeWaist(Cone):
+    r"""The resolved cone opens the apex to a waist: :math:`r = |\xi|_\varepsilon`.
+
+    Args:
+        c: slope.
+        eps: width of the collar, in the height xi.
+
+    Raises:
+        ValueError: `c` or `eps` is not positive.
+
+    Source: :eq:`eq-stratifolds-waist`; :eq:`drv-stratifolds-waist` (derivations).
+    """
+
+    eps: float
+    collar = 0
+
+    def __init__(self, c: float = 2.0, eps: float = 0.1) -> None:
+        super().__init__(c)
+        self.eps = check_eps(eps)
+
+    def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
+        return smooth_modulus(xi, self.eps)
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        r"""A point of the lower sheet is reached half a turn away.
 
         On the cone :math:`(\xi, \omega)` with :math:`\xi < 0` is the direction
         :math:`\omega + \pi` at distance :math:`|\xi|`.
         """
-        check_theta(theta, 2)
-        if self.eps is None:
-            return theta
-        xi, om = theta.unbind(1)
+        xi, om = super().to_chart(theta).unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om + torch.pi, om)], 1)
 
-    def push(self, eta: Tensor) -> Tensor:
-        if self.eps is None:
-            return eta
+    def from_chart(self, eta: Tensor) -> Tensor:
         xi, om = eta.unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om - torch.pi, om)], 1)
-
-    def inside_collar(self, eta: Tensor) -> Tensor:
-        if self.eps is None:
-            return super().inside_collar(eta)
-        return eta[:, 0].abs() < self.eps
 
 
 @dataclass
 class MeanLoss:
-    r"""The KL divergence between unit Gaussians in space, a least-squares loss.
+    r"""The KL divergence between unit Gaussians in space is a least-squares loss.
 
     .. math:: L(m) = \tfrac12 |m - m^*|^2, \qquad F = I
 
     Args:
         teacher: (k,) the true mean.
-
-    Source: definition. Cost: O(b k).
 
     Examples:
         >>> MeanLoss(torch.zeros(3)).evaluate(torch.ones(1, 3))[0]
@@ -101,18 +115,52 @@ class MeanLoss:
 
     teacher: Tensor
 
-    def value(self, atoms: Tensor) -> Tensor:
+    def value(self, natural: Tensor) -> Tensor:
         """The loss only, (b,)."""
-        return 0.5 * ((atoms - self.teacher) ** 2).sum(1)
-
-    def fisher(self, atoms: Tensor) -> Tensor:
-        """The identity, (b, k, k)."""
-        eye = torch.eye(atoms.shape[1], dtype=atoms.dtype, device=atoms.device)
-        return eye.expand(len(atoms), -1, -1)
+        return 0.5 * ((natural - self.teacher) ** 2).sum(1)
 
     def evaluate(
-        self, atoms: Tensor, fisher: bool = False
+        self, natural: Tensor, fisher: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, k), identity (b, k, k) if asked for."""
-        F = self.fisher(atoms) if fisher else None
-        return self.value(atoms), atoms - self.teacher, F
+        F = identity_fisher(natural) if fisher else None
+        return self.value(natural), natural - self.teacher, F
+
+
+def identity_fisher(natural: Tensor) -> Tensor:
+    """The Fisher matrix of a mean: the identity, (b, k, k)."""
+    eye = torch.eye(natural.shape[1], dtype=natural.dtype, device=natural.device)
+    return eye.expand(len(natural), -1, -1)
+
+
+def cone(c: float = 2.0) -> Stratifold:
+    r"""The cone is a Gaussian model with a mean on a cone, singular at its apex.
+
+    .. math:: m(\xi, \omega) = \xi\,(1, c\cos\omega, c\sin\omega)/\sqrt{1+c^2},
+              \qquad \Sigma = \{\xi = 0\}
+
+    Resolution: "tube", the apex opened to a waist.
+
+    Args:
+        c: slope.
+
+    Source: :eq:`drv-stratifolds-waist` (derivations); Amari, Park, Ozeki 2006.
+
+    Examples:
+        >>> cone().rank(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [2, 1]
+    """
+    chart = Cone(c)
+
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        return np.stack([rng.uniform(0.1, 2, n), rng.uniform(-np.pi, np.pi, n)], 1)
+
+    return Stratifold(
+        name=f"cone c = {c:g}",
+        chart=chart,
+        strata=(coordinate_stratum("apex xi = 0", 1, 2, {0: 0.0}, draw),),
+        objective=lambda theta: MeanLoss(chart.embed(theta[None])[0]),
+        information=identity_fisher,
+        draw=draw,
+        charts={"tube": lambda eps: ConeWaist(c, eps)},
+    )

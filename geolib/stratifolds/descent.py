@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.charts import Chart
+from geolib.stratifolds.charts import Chart, Surgery, real_part
 
 
 class Objective(Protocol):
-    """A loss on atoms: value, gradient and Fisher (or Gauss-Newton) matrix."""
+    """A loss on natural parameters: value, gradient and Fisher matrix."""
 
     def evaluate(
-        self, atoms: Tensor, fisher: bool = False
+        self, natural: Tensor, fisher: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, A), matrix (b, A, A) or None."""
         ...
@@ -36,8 +36,8 @@ class Descent:
     """What a batch of runs did; every field has one entry a start.
 
     Attributes:
-        hits: first iteration with loss < tol, -1 if never.
-        left: first iteration with loss < plateau, -1 if never (or not asked).
+        hitting_time: first iteration with loss < tol, -1 if never.
+        escaped_at: first iteration with loss < plateau, -1 if never (or not asked).
         entered: the run was inside the collar at some iteration.
         stuck: the run stopped moving before it hit.
         loss: last loss.
@@ -48,8 +48,8 @@ class Descent:
         iterations: budget T.
     """
 
-    hits: Tensor
-    left: Tensor
+    hitting_time: Tensor
+    escaped_at: Tensor
     entered: Tensor
     stuck: Tensor
     loss: Tensor
@@ -62,7 +62,7 @@ class Descent:
     @property
     def success(self) -> Tensor:
         """Which runs hit the tolerance."""
-        return self.hits >= 0
+        return self.hitting_time >= 0
 
     def rate(self, mask: Tensor | None = None) -> float:
         """The fraction of (masked) runs that hit."""
@@ -71,13 +71,64 @@ class Descent:
 
     def median(self, mask: Tensor | None = None) -> float:
         """Median hitting time; runs that missed count as the whole budget."""
-        hits = torch.where(self.success, self.hits, self.iterations).double()
-        chosen = hits if mask is None else hits[mask]
+        times = torch.where(self.success, self.hitting_time, self.iterations).double()
+        chosen = times if mask is None else times[mask]
         return float(torch.quantile(chosen, 0.5))
 
 
+class RunLog:
+    """The records of a batch, written through the rows that are still running.
+
+    Args:
+        eta: (b, P) starts.
+        steps: budget.
+        tol, plateau: levels of the loss, see `descend`.
+
+    Attributes:
+        runs: the records.
+        live: indices of the rows that are still running.
+    """
+
+    def __init__(
+        self, eta: Tensor, steps: int, tol: float, plateau: float | None = None
+    ) -> None:
+        never = torch.full((len(eta),), -1, dtype=torch.long, device=eta.device)
+        none, loss = never + 1, torch.full_like(eta[:, 0], float("nan"))
+        self.runs = Descent(
+            hitting_time=never,
+            escaped_at=never.clone(),
+            entered=never > 0,
+            stuck=never > 0,
+            loss=loss,
+            eta=eta.clone(),
+            clipped=none,
+            surgeries=none.clone(),
+            path=None,
+            iterations=steps,
+        )
+        self.live = torch.arange(len(eta), device=eta.device)
+        self.tol, self.plateau = tol, plateau
+
+    def note(self, it: int, loss: Tensor) -> Tensor:
+        """Record the losses of the running rows; which of them have arrived."""
+        live, runs = self.live, self.runs
+        runs.loss[live] = loss
+        if self.plateau is not None:
+            fresh = (loss < self.plateau) & (runs.escaped_at[live] < 0)
+            runs.escaped_at[live[fresh]] = it
+        done = loss < self.tol
+        runs.hitting_time[live[done]] = it
+        return done
+
+    def drop(self, out: Tensor, eta: Tensor) -> None:
+        """Let some running rows end at `eta`."""
+        if bool(out.any()):
+            self.runs.eta[self.live] = eta
+            self.live = self.live[~out]
+
+
 def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
-    r"""The natural-gradient direction for a batch of small metrics.
+    r"""The direction of the natural gradient for a batch of small metrics.
 
     .. math:: (G + \lambda I)\,\delta = g
 
@@ -87,10 +138,11 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
         damping: :math:`\lambda \ge 0`.
 
     Raises:
-        SingularMetricError: a metric that is singular to working precision and no
+        SingularMetricError: a metric is singular to working precision and there is no
             damping.
 
-    Source: Amari's natural gradient. Cost: O(b P^3).
+    Cost: O(b P^3).
+    Source: Amari 1998; :eq:`drv-stratifolds-natural` (derivations).
 
     Examples:
         >>> natural_step(2 * torch.eye(2)[None], torch.ones(1, 2), 0.0)
@@ -103,6 +155,7 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
     pivots = factor.diagonal(dim1=-2, dim2=-1).abs()
     tiny = pivots.amin(-1) ** 2 <= 4 * torch.finfo(G.dtype).eps * pivots.amax(-1) ** 2
     bad = (info > 0) | tiny | ~torch.isfinite(pivots).all(-1)
+    step = torch.cholesky_solve(g[..., None], factor)[..., 0]
     if bool(bad.any()):
         if damping == 0:
             row = int(bad.nonzero()[0])
@@ -112,12 +165,10 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
             )
         # indefinite by rounding only: the symmetric solve does not need a root
         lam, U = torch.linalg.eigh(G[bad])
-        inv = 1 / (lam.clamp_min(0) + damping)
-        out = torch.cholesky_solve(g[..., None], factor)[..., 0]
         turned = torch.einsum("bji,bj->bi", U, g[bad])
-        out[bad] = torch.einsum("bij,bj->bi", U, inv * turned)
-        return out
-    return torch.cholesky_solve(g[..., None], factor)[..., 0]
+        inverse = 1 / (lam.clamp_min(0) + damping)
+        step[bad] = torch.einsum("bij,bj->bi", U, inverse * turned)
+    return step
 
 
 def pull_back(
@@ -128,52 +179,31 @@ def pull_back(
     .. math:: \nabla_\eta L = \mathrm{Re}\,J^\top \nabla_\alpha L, \qquad
               F_\eta = \mathrm{Re}\,J^\top F_\alpha J
 
-    Source: chain rule. Cost: one `evaluate` and one Jacobian.
+    Args:
+        objective: loss on natural parameters.
+        chart: coordinates.
+        eta: (b, P).
+        natural: whether the metric is wanted.
+
+    Returns:
+        Loss (b,), gradient (b, P), and the metric (b, P, P) or None.
+
+    Cost: one `evaluate` and one Jacobian.
+    Source: :eq:`drv-stratifolds-pullback` (derivations).
+
+    Examples:
+        >>> from geolib.stratifolds import cone
+        >>> S, eta = cone(), torch.tensor([[2.0, 0.0]])
+        >>> loss, g, G = pull_back(S.objective(torch.ones(2)), S.chart, eta, True)
+        >>> G[0].round(decimals=4)
+        tensor([[1.0000, 0.0000],
+                [0.0000, 3.2000]])
     """
     J = chart.jacobian(eta)
-    loss, grad, fisher = objective.evaluate(chart.atoms(eta), natural)
-    g = torch.einsum("bap,ba->bp", J, grad)
-    if fisher is None:
-        return _real(loss), _real(g), None
-    F = _real(torch.einsum("bap,bac,bcq->bpq", J, fisher, J))
-    return _real(loss), _real(g), chart.metric(eta, (F + F.transpose(1, 2)) / 2)
-
-
-def _real(x: Tensor) -> Tensor:
-    return x.real if x.is_complex() else x
-
-
-class _Log:
-    """The records of a batch, addressed by the rows still running."""
-
-    def __init__(self, eta: Tensor) -> None:
-        b, dev = len(eta), eta.device
-        self.hits = torch.full((b,), -1, dtype=torch.long, device=dev)
-        self.left = self.hits.clone()
-        self.clipped, self.surgeries = self.hits + 1, self.hits + 1
-        self.stuck = torch.zeros(b, dtype=torch.bool, device=dev)
-        self.entered = self.stuck.clone()
-        self.loss = torch.full((b,), float("nan"), dtype=eta.dtype, device=dev)
-        self.eta = eta.clone()
-
-    def note(
-        self,
-        live: Tensor,
-        it: int,
-        loss: Tensor,
-        inside: Tensor,
-        tol: float,
-        plateau: float | None,
-    ) -> Tensor:
-        """Record one iteration of the running rows; which of them are done."""
-        self.loss[live] = loss
-        self.entered[live] |= inside
-        if plateau is not None:
-            fresh = (loss < plateau) & (self.left[live] < 0)
-            self.left[live[fresh]] = it
-        done = loss < tol
-        self.hits[live[done]] = it
-        return done
+    loss, grad, fisher = objective.evaluate(chart.embed(eta), natural)
+    g = real_part(torch.einsum("bap,ba->bp", J, grad))
+    G = None if fisher is None else chart.pull_back_metric(eta, fisher, J)
+    return real_part(loss), g, G
 
 
 def descend(
@@ -190,7 +220,7 @@ def descend(
     plateau: float | None = None,
     stall: float = 1e-10,
     record: Sequence[int] = (),
-    surgery: Callable[[Tensor, Tensor], Tensor] | None = None,
+    surgery: Surgery | None = None,
     surgery_every: int = 50,
 ) -> Descent:
     r"""Descend from a batch of starts at once, in any chart.
@@ -203,35 +233,39 @@ def descend(
     rows that are still running.
 
     Args:
-        objective: loss on atoms.
+        objective: loss on natural parameters.
         chart: coordinates; `chart.project` is :math:`\Pi`.
-        eta0: (b, P) starts, already in the chart (see `chart.lift`).
+        eta0: (b, P) starts, already in the chart (see `Chart.to_chart`).
         method: "gd" or "ngd".
         lr: step size h.
         damping: :math:`\lambda` of the natural gradient.
         clip: largest step length :math:`\rho`.
         steps: budget T.
         tol: a run hits when its loss falls below this.
-        plateau: level whose first crossing is reported in `left`.
+        plateau: level whose first crossing is reported in `escaped_at`.
         stall: a row that moves less than this has stopped.
         record: iterations at which to keep the coordinates.
         surgery: (eta, loss) -> eta, offered every `surgery_every` steps to rows whose
             loss fell by less than a thousandth since the last offer.
+        surgery_every: steps between two offers.
 
     Returns:
-        a `Descent`.
+        A `Descent`.
 
     Raises:
-        ValueError: an unknown method, a malformed start, or a loss that is not finite.
-        SingularMetricError: "ngd" without damping on a singular metric.
+        ValueError: the method is unknown, the starts are malformed, or a loss is not
+            finite.
+        SingularMetricError: "ngd" without damping met a singular metric.
 
-    Source: spec 2. Cost: T evaluations of the running rows.
+    Cost: T evaluations of the running rows.
+    Source: :eq:`drv-stratifolds-natural` (derivations).
 
     Examples:
-        >>> from geolib.stratifolds import MixtureKL, RawA
-        >>> teacher = torch.tensor([0.7, 0.3, 0.0, 2.0], dtype=torch.float64)
+        >>> from geolib.stratifolds import mixture_a
+        >>> A = mixture_a()
+        >>> kl = A.objective(torch.tensor([0.3, 2.0], dtype=torch.float64))
         >>> eta0 = torch.tensor([[0.5, 1.0], [0.5, -1.0]], dtype=torch.float64)
-        >>> descend(MixtureKL(teacher), RawA(), eta0, lr=0.3).success.tolist()
+        >>> descend(kl, A.chart, eta0, lr=0.3).success.tolist()
         [True, False]
     """
     if method not in ("gd", "ngd"):
@@ -241,45 +275,46 @@ def descend(
             f"eta0: expected finite starts of shape (batch >= 1, P), got shape "
             f"{tuple(eta0.shape)}"
         )
+    natural = method == "ngd"
     eta = chart.project(eta0.clone())
-    log, live = _Log(eta), torch.arange(len(eta), device=eta.device)
-    kept: list[Tensor] = []
+    log = RunLog(eta, steps, tol, plateau)
+    runs, kept = log.runs, []
     last_offer = torch.full_like(eta[:, 0], float("inf"))
     for it in range(steps + 1):
+        live = log.live
         if it in record:
-            log.eta[live] = eta
-            kept.append(log.eta.clone())
-        loss, g, G = pull_back(objective, chart, eta, method == "ngd" and it < steps)
+            runs.eta[live] = eta
+            kept.append(runs.eta.clone())
+        loss, g, G = pull_back(objective, chart, eta, natural and it < steps)
         _check_finite(loss, live, it)
-        done = log.note(live, it, loss, chart.inside_collar(eta), tol, plateau)
+        runs.entered[live] |= chart.inside_collar(eta)
+        done = log.note(it, loss)
         if it == steps:
-            log.eta[live] = eta
+            runs.eta[live] = eta
             break
         if surgery is not None and it and it % surgery_every == 0:
             eta, moved = _offer(surgery, eta, loss, last_offer[live], done)
-            log.surgeries[live] += moved
+            runs.surgeries[live] += moved
             last_offer[live] = loss
             if bool(moved.any()):
-                loss, g, G = pull_back(objective, chart, eta, method == "ngd")
+                loss, g, G = pull_back(objective, chart, eta, natural)
         step = lr * (g if G is None else natural_step(G, g, damping))
-        size = step.norm(dim=1)
-        shrink = (clip / size.clamp_min(1e-300)).clamp_max(1.0)
-        log.clipped[live] += (shrink < 1).long()
+        shrink = (clip / step.norm(dim=1).clamp_min(1e-300)).clamp_max(1.0)
+        runs.clipped[live] += (shrink < 1).long()
         new = chart.project(eta - shrink[:, None] * step)
         halted = (new - eta).norm(dim=1) < stall
         if surgery is not None:
             halted &= False  # a surgery may still free the row
-        log.stuck[live] = halted & ~done
+        runs.stuck[live] = halted & ~done
         out = done | halted
-        if bool(out.any()):
-            log.eta[live] = eta
-            live, new = live[~out], new[~out]
-        eta = new
-        if not len(live):
+        log.drop(out, eta)
+        eta = new[~out]
+        if not len(eta):
             break
-    path = _fill(kept, log.eta, len(record)) if record else None
-    names = ("hits", "left", "entered", "stuck", "loss", "eta", "clipped", "surgeries")
-    return Descent(**{n: getattr(log, n) for n in names}, path=path, iterations=steps)
+    if record:  # a batch that finished early repeats its last coordinates
+        kept += [runs.eta] * (len(record) - len(kept))
+        runs.path = torch.stack(kept, 1)
+    return runs
 
 
 def _check_finite(loss: Tensor, live: Tensor, it: int) -> None:
@@ -292,11 +327,7 @@ def _check_finite(loss: Tensor, live: Tensor, it: int) -> None:
 
 
 def _offer(
-    surgery: Callable[[Tensor, Tensor], Tensor],
-    eta: Tensor,
-    loss: Tensor,
-    before: Tensor,
-    done: Tensor,
+    surgery: Surgery, eta: Tensor, loss: Tensor, before: Tensor, done: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Offer the surgery to the rows that hardly improved since the last offer."""
     flat = (loss > before * (1 - 1e-3)) & ~done
@@ -307,12 +338,6 @@ def _offer(
     new[flat] = surgery(eta[flat], loss[flat])
     moved += (new != eta).any(1).long()
     return new, moved
-
-
-def _fill(kept: list[Tensor], last: Tensor, count: int) -> Tensor:
-    """Records of a batch that finished early repeat its last coordinates."""
-    kept = kept + [last] * (count - len(kept))
-    return torch.stack(kept, 1)
 
 
 def warn_if_collared(distance: float, eps: float) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.descent import Descent
-from geolib.stratifolds.location import MixtureKL, check_atoms
+from geolib.stratifolds.charts import with_columns
+from geolib.stratifolds.descent import Descent, RunLog
+from geolib.stratifolds.mixture_kl import MixtureKL, check_mixture
 
 
-def em_step(objective: MixtureKL, atoms: Tensor, fixed: Sequence[int] = ()) -> Tensor:
+def em_step(objective: MixtureKL, natural: Tensor, fixed: Sequence[int] = ()) -> Tensor:
     r"""One exact EM step towards the teacher (or the data) of `objective`.
 
     .. math:: r_k(x) = \frac{a_k\varphi(x - c_k)}{p(x)}, \quad
@@ -19,13 +20,14 @@ def em_step(objective: MixtureKL, atoms: Tensor, fixed: Sequence[int] = ()) -> T
 
     Args:
         objective: its law q supplies the expectations.
-        atoms: (b, 2K) weights and locations.
+        natural: (b, 2K) weights and locations.
         fixed: components whose location does not move (mixture A's first).
 
     Returns:
-        (b, 2K) new atoms; the likelihood never decreases.
+        (b, 2K) new weights and locations; the likelihood never decreases.
 
-    Source: Dempster, Laird, Rubin 1977. Cost: one `evaluate`.
+    Cost: one `evaluate`.
+    Source: Dempster, Laird, Rubin 1977; :eq:`drv-stratifolds-em` (derivations).
 
     Examples:
         >>> kl = MixtureKL(torch.tensor([1.0, 0.5], dtype=torch.float64))
@@ -33,48 +35,47 @@ def em_step(objective: MixtureKL, atoms: Tensor, fixed: Sequence[int] = ()) -> T
         >>> [round(float(a), 6) for a in em_step(kl, one)[0]]
         [1.0, 0.5]
     """
-    K = atoms.shape[1] // 2
-    a, c = atoms[:, :K], atoms[:, K:]
-    _, g, _ = objective.evaluate(atoms)
+    K = natural.shape[1] // 2
+    a, c = natural[:, :K], natural[:, K:]
+    _, g, _ = objective.evaluate(natural)
     mass = -a * g[:, :K]  # a_k E_q[f_k/p]
     # E_q[r_k (x - c_k)] = -dL/dc_k
     shift = -g[:, K:] / mass.clamp_min(1e-300)
     new_c = c + torch.where(mass > 1e-300, shift, torch.zeros_like(shift))
-    if len(fixed):
-        keep = list(fixed)
-        new_c = new_c.clone()
-        new_c[:, keep] = c[:, keep]
+    new_c = with_columns(new_c, {k: c[:, k] for k in fixed})
     return torch.cat([mass, new_c], 1)
 
 
 def em(
     objective: MixtureKL,
-    atoms0: Tensor,
+    natural0: Tensor,
     *,
     fixed: Sequence[int] = (),
     steps: int = 5000,
     tol: float = 1e-6,
     plateau: float | None = None,
 ) -> Descent:
-    r"""EM from a batch of starts, recorded like a descent.
+    r"""EM (expectation-maximization) from a batch of starts, recorded like a descent.
 
     .. math:: \alpha \leftarrow \mathrm{EM}(\alpha) \quad\text{until}\quad L < \tau
 
     Args:
         objective: KL to a teacher, or the likelihood of data.
-        atoms0: (b, 2K) starts.
+        natural0: (b, 2K) starts, weights and locations.
         fixed: components whose location does not move.
         steps: budget.
         tol: a run hits when its loss falls below this :math:`\tau`.
-        plateau: level whose first crossing is reported in `left`.
+        plateau: level whose first crossing is reported in `escaped_at`.
 
     Returns:
-        a `Descent` with `eta` holding the atoms.
+        A `Descent` with `eta` holding weights and locations.
 
     Raises:
-        ValueError: malformed atoms.
+        ValueError: the starts are malformed.
 
-    Source: Dempster, Laird, Rubin 1977. Cost: one `evaluate` a step.
+    Cost: one `evaluate` a step.
+    Source: Dempster, Laird, Rubin 1977; :eq:`drv-stratifolds-em-wall` (derivations)
+    for its rate at the wall.
 
     Examples:
         >>> kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0], dtype=torch.float64))
@@ -82,26 +83,14 @@ def em(
         >>> bool(em(kl, start, fixed=[0]).success)
         True
     """
-    check_atoms(atoms0, "atoms0")
-    b = len(atoms0)
-    dev = atoms0.device
-    hits = torch.full((b,), -1, dtype=torch.long, device=dev)
-    left, none = hits.clone(), torch.zeros_like(hits)
-    loss_out = torch.full((b,), float("nan"), dtype=atoms0.dtype, device=dev)
-    atoms, out, live = atoms0.clone(), atoms0.clone(), torch.arange(b, device=dev)
+    check_mixture(natural0, "natural0")
+    log, natural = RunLog(natural0, steps, tol, plateau), natural0
     for it in range(steps + 1):
-        loss = objective.value(atoms)
-        loss_out[live], out[live] = loss, atoms
-        if plateau is not None:
-            fresh = (loss < plateau) & (left[live] < 0)
-            left[live[fresh]] = it
-        done = loss < tol
-        hits[live[done]] = it
-        live, atoms = live[~done], atoms[~done]
-        if not len(live) or it == steps:
+        done = log.note(it, objective.value(natural))
+        log.runs.eta[log.live] = natural
+        log.drop(done, natural)
+        natural = natural[~done]
+        if not len(natural) or it == steps:
             break
-        atoms = em_step(objective, atoms, fixed)
-    off = torch.zeros(b, dtype=torch.bool, device=dev)
-    return Descent(
-        hits, left, off, off.clone(), loss_out, out, none, none.clone(), None, steps
-    )
+        natural = em_step(objective, natural, fixed)
+    return log.runs

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from geolib.stratifolds.mlp import HiddenLayer, check_inputs, hidden_layers
+from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
 @dataclass(frozen=True)
 class UnitStratum:
-    r"""A stratum of a network near its present weights, and the evidence for it.
+    r"""A stratum of a network lies near its present weights; this is the evidence.
 
     ==============  =====================================  =========================
     kind            where                                  deficit of the rank
@@ -92,7 +92,9 @@ def canonical_pair(
     return w_i, v_i, w_j, v_j
 
 
-def centre(w_i: Tensor, v_i: Tensor, w_j: Tensor, v_j: Tensor) -> tuple[Tensor, Tensor]:
+def merged_unit(
+    w_i: Tensor, v_i: Tensor, w_j: Tensor, v_j: Tensor
+) -> tuple[Tensor, Tensor]:
     r"""The merged unit: total output weight and weighted mean of the incoming ones.
 
     .. math:: V = v_i + v_j,\quad b = (1-z)w_i + z w_j,\quad
@@ -108,10 +110,29 @@ def centre(w_i: Tensor, v_i: Tensor, w_j: Tensor, v_j: Tensor) -> tuple[Tensor, 
 
 
 def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
-    """Relative distances of all pairs (width, width), and the sign that attains each.
+    r"""The relative distances of all pairs of units, and the signs that attain them.
 
-    The scale of a pair is the root mean square norm of its two units, so the distance
-    of two unrelated units is about 1.4.
+    .. math:: d_{ij} = \frac{|w_i \mp w_j|}{\sqrt{(|w_i|^2 + |w_j|^2)/2}}
+
+    The distance of two unrelated units is about 1.4. Opposite weights count as equal
+    where the activation is odd, lengths do not count where it is homogeneous.
+
+    Args:
+        layer: one of `hidden_layers`.
+
+    Returns:
+        Distances (width, width), infinite on the diagonal, and signs (width, width).
+
+    Source: :eq:`drv-stratifolds-distance` (derivations).
+
+    Examples:
+        >>> from geolib.stratifolds import hidden_layers
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
+        >>> _ = net[0].bias.data.zero_()
+        >>> distance, sign = overlap_distances(hidden_layers(net)[0])
+        >>> float(distance[0, 1]), float(sign[0, 1])
+        (0.0, -1.0)
     """
     W = layer.incoming()
     if layer.homogeneous:
@@ -155,14 +176,16 @@ def candidates(layer: HiddenLayer, x: Tensor, near: float) -> list[Candidate]:
     return sorted(found)
 
 
-def place(layer: HiddenLayer, kind: str, units: tuple[int, ...], sign: int) -> None:
+def project_to_stratum(
+    layer: HiddenLayer, kind: str, units: tuple[int, ...], sign: int
+) -> None:
     """Move a layer's weights onto a stratum, in place."""
     W, V = layer.incoming(), layer.outgoing()
     i = units[0]
     if kind == "overlap":
         j = units[1]
         w_i, v_i, w_j, v_j = canonical_pair(layer, i, j, sign)
-        _, b = centre(w_i, v_i, w_j, v_j)
+        _, b = merged_unit(w_i, v_i, w_j, v_j)
         layer.write(i, b, v_i)
         layer.write(j, b, v_j)
     elif kind == "dead output":
@@ -187,7 +210,7 @@ def pair_singular_values(
     Columns are normalised, hence scales of layers do not matter.
 
     Returns:
-        singular values in descending order, q directions, m outgoing weights.
+        Singular values in descending order, q directions, m outgoing weights.
     """
     H = layer.inputs(x)
     mean = H.mean(0)
@@ -275,14 +298,14 @@ def find_strata(
         rtol: singular values below rtol times the largest count as zero.
 
     Returns:
-        strata by growing distance; empty when the network is in general position.
+        Strata by growing distance; empty when the network is in general position.
 
     Raises:
-        TypeError, ValueError: a module without hidden units of the expected structure,
-            empty, one-point or non-finite data, or a dtype that does not match.
+        TypeError, ValueError: the module has no hidden units of the expected structure,
+            the data are empty, a single point or not finite, or the dtypes differ.
 
-    Source: ours, spec 5.1 and the table of deficits in spec 4, extended to several
-    outputs. Cost: one small SVD a candidate.
+    Cost: one small SVD a candidate.
+    Source: :eq:`drv-stratifolds-deficits` (derivations).
 
     Examples:
         >>> from geolib.core import init_
@@ -320,7 +343,7 @@ def _verify(
     distance, kind, units, sign = c
     twin = hidden_layers(copy.deepcopy(module).double())[k]
     here, q, m = pair_singular_values(twin, units, x, probes)
-    place(twin, kind, units, sign)
+    project_to_stratum(twin, kind, units, sign)
     predicted = _predict(twin, c, q, m)
     there, _, _ = pair_singular_values(twin, units, x, probes)
     deficit = int((there <= rtol * there[0]).sum())

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.stratifolds.bump import check_finite
+
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    r"""A mixture of K Gaussians in d dimensions.
+    r"""A mixture of K Gaussians lives in d dimensions.
 
     .. math:: p(x) = \sum_k a_k\,N(x;\, m_k, \Sigma_k)
 
@@ -21,9 +23,15 @@ class GaussianMixture:
         covariances: (K, d, d) symmetric positive definite.
 
     Raises:
-        ValueError: weights, shapes or covariances that are not as stated.
+        ValueError: weights, shapes or covariances are not as stated.
 
-    Source: definition. Cost: none.
+    Source: :eq:`drv-stratifolds-gmm` (derivations).
+
+    Examples:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> standard = GaussianMixture(one, 0 * one[None], one[None, None])
+        >>> round(standard.log_likelihood(0 * one[None]), 4)      # -log sqrt(2 pi)
+        -0.9189
     """
 
     weights: Tensor
@@ -98,8 +106,7 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
             f"data: expected shape (n >= 2, d), got {tuple(x.shape)}; "
             "one point has no maximum-likelihood mixture"
         )
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("data: expected finite numbers, got NaN or infinity")
+    check_finite(x, "data")
     if x.shape[1] != start.means.shape[1]:
         raise ValueError(
             f"start: expected means in {x.shape[1]} dimensions like the data, got "
@@ -121,7 +128,7 @@ def em_fit(
     target: float | None = None,
     rate: float | None = None,
 ) -> MixtureFit:
-    r"""Expectation-maximization for data.
+    r"""EM (expectation-maximization) fits a Gaussian mixture to data.
 
     .. math:: r_{kn} = \frac{a_k N(x_n; m_k, \Sigma_k)}{p(x_n)},\quad
               a_k = \bar r_k,\quad m_k = \frac{\overline{r_k x}}{a_k},\quad
@@ -139,10 +146,11 @@ def em_fit(
             where it has become slow.
 
     Raises:
-        ValueError: data of the wrong shape, not finite or fewer than two points, or an
-            unknown `covariance`.
+        ValueError: the data have the wrong shape, are not finite or fewer than two
+            points, or `covariance` is unknown.
 
-    Source: Dempster, Laird, Rubin 1977. Cost: n K d^2 an iteration.
+    Cost: n K d^2 an iteration.
+    Source: Dempster, Laird, Rubin 1977.
 
     Examples:
         >>> one = torch.ones(1, dtype=torch.float64)

@@ -11,8 +11,8 @@ from geolib.stratifolds.descent import natural_step
 from geolib.stratifolds.gmm import GaussianMixture, MixtureFit, check_fit, em_fit
 
 
-def move(current: GaussianMixture, step: Tensor) -> GaussianMixture:
-    r"""Apply a step given in the whitened coordinates of the current iterate.
+def whitened_step(current: GaussianMixture, step: Tensor) -> GaussianMixture:
+    r"""A step given in the whitened coordinates of the current iterate.
 
     .. math:: \log a_k \leftarrow \log a_k + \delta_a,\quad
               m_k \leftarrow m_k + L_k\delta_m,\quad
@@ -23,15 +23,16 @@ def move(current: GaussianMixture, step: Tensor) -> GaussianMixture:
         step: (P,) log weights of all components but the first, shifts, shapes (lower
             triangles of symmetric matrices).
 
-    Source: ours; whitening makes EM the step with the labelled data's metric.
     Cost: O(K d^3).
+    Source: :eq:`drv-stratifolds-whitened` (derivations).
     """
     K, d = current.means.shape
     L = torch.linalg.cholesky(current.covariances)
     logits = current.weights.log()
     logits = logits + torch.cat([torch.zeros_like(step[:1]), step[: K - 1]])
     shift = step[K - 1 : K - 1 + K * d].reshape(K, d)
-    S = torch.einsum("kq,qab->kab", step[K - 1 + K * d :].reshape(K, -1), _basis(d, L))
+    shapes = step[K - 1 + K * d :].reshape(K, -1)
+    S = torch.einsum("kq,qab->kab", shapes, _symmetric_basis(d, L))
     root = L @ (torch.eye(d, dtype=L.dtype, device=L.device) + S / 2)
     cov = root @ root.transpose(1, 2)
     means = current.means + torch.einsum("kij,kj->ki", L, shift)
@@ -39,7 +40,7 @@ def move(current: GaussianMixture, step: Tensor) -> GaussianMixture:
     return GaussianMixture(torch.softmax(logits, 0), means, cov)
 
 
-def _basis(d: int, like: Tensor) -> Tensor:
+def _symmetric_basis(d: int, like: Tensor) -> Tensor:
     """Symmetric matrices with one free entry each, (d(d+1)/2, d, d)."""
     i, j = torch.tril_indices(d, d)
     E = torch.zeros(len(i), d, d, dtype=like.dtype, device=like.device)
@@ -48,7 +49,7 @@ def _basis(d: int, like: Tensor) -> Tensor:
     return E
 
 
-def information(
+def score_and_information(
     current: GaussianMixture, y: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Score, Fisher matrix and observed information in whitened coordinates.
@@ -69,46 +70,46 @@ def information(
 
     Returns:
         g (P,), F (P, P) and the negative Hessian of the mean log-likelihood (P, P) in
-        the coordinates of `move`.
+        the coordinates of `whitened_step`.
 
-    Source: Louis 1982; whitened form derived here. Cost: n P^2.
+    Cost: n P^2.
+    Source: Louis 1982; :eq:`drv-stratifolds-louis` (derivations).
     """
     K, d, n = y.shape
-    a, E = current.weights, _basis(d, y)
-    # y^T E_q y - tr E_q, halved: the score of a shape
-    half = 0.5 * (torch.einsum("qij,kin,kjn->kqn", E, y, y) - _traces(E)[:, None])
-    phi = torch.cat([torch.ones_like(y[:, :1]), y, half], 1)
-    weighted = phi * r[:, None]
-    moments = weighted @ phi.transpose(1, 2) / n  # (K, 1 + d + q, 1 + d + q)
-    s = torch.cat([
-        (r - a[:, None])[1:],
-        weighted[:, 1 : 1 + d].reshape(K * d, n),
-        weighted[:, 1 + d :].reshape(-1, n),
-    ])  # fmt: skip
-    F = s @ s.T / n
-    missing, full = torch.zeros_like(F), torch.zeros_like(F)
-    e = torch.eye(K, dtype=y.dtype, device=y.device)[:, 1:] - a[1:]
-    w, mass = slice(0, K - 1), moments[:, 0, 0]
-    full[w, w] = torch.diag(a[1:]) - torch.outer(a[1:], a[1:])
-    missing[w, w] = torch.einsum("k,ki,kj->ij", mass, e, e)
-    second = (y * r[:, None]) @ y.transpose(1, 2) / n
+    weights, basis = current.weights, _symmetric_basis(d, y)
+    # What a labelled point says: (1, y, (y^T E y - tr E)/2), about weight, shift, shape
+    quadratic = torch.einsum("qij,kin,kjn->kqn", basis, y, y)
+    shape = 0.5 * (quadratic - torch.einsum("qii->q", basis)[:, None])
+    features = torch.cat([torch.ones_like(y[:, :1]), y, shape], 1)
+    weighted = features * r[:, None]
+    moments = weighted @ features.transpose(1, 2) / n
+    covariance = (y * r[:, None]) @ y.transpose(1, 2) / n
+
+    about_weights = (r - weights[:, None])[1:]
+    about_shifts = weighted[:, 1 : 1 + d].reshape(K * d, n)
+    about_shapes = weighted[:, 1 + d :].reshape(-1, n)
+    score = torch.cat([about_weights, about_shifts, about_shapes])
+    fisher = score @ score.T / n
+
+    labelled, squares = torch.zeros_like(fisher), torch.zeros_like(fisher)
+    free = weights[1:]
+    labelled[: K - 1, : K - 1] = torch.diag(free) - torch.outer(free, free)
+    label = torch.eye(K, dtype=y.dtype, device=y.device)[:, 1:] - free
     for k in range(K):
-        own = _places(k, K, d, len(E))
-        missing[own[:, None], own] = moments[k, 1:, 1:]
-        missing[w, own] = torch.outer(e[k], moments[k, 0, 1:])
-        missing[own, w] = missing[w, own].T
-        full[own[:, None], own] = _labelled(
-            E, mass[k], moments[k, 0, 1 : 1 + d], second[k]
+        own = _coordinates_of(k, K, d)
+        both = torch.cat([torch.arange(K - 1), own])
+        # the score of label k is linear in the features
+        linear = torch.block_diag(label[k][:, None], torch.eye(len(own)).to(y))
+        squares[both[:, None], both] += linear @ moments[k] @ linear.T
+        labelled[own[:, None], own] = _labelled(
+            basis, moments[k, 0, 0], moments[k, 0, 1 : 1 + d], covariance[k]
         )
-    return s.mean(1), F, full - (missing - F)
+    return score.mean(1), fisher, labelled - (squares - fisher)
 
 
-def _traces(E: Tensor) -> Tensor:
-    return torch.einsum("qii->q", E)
-
-
-def _places(k: int, K: int, d: int, q: int) -> Tensor:
-    """Indices of component k's shift and shape among all coordinates."""
+def _coordinates_of(k: int, K: int, d: int) -> Tensor:
+    """Where component k's shift and shape stand among all coordinates."""
+    q = d * (d + 1) // 2
     shift = K - 1 + k * d + torch.arange(d)
     return torch.cat([shift, K - 1 + K * d + k * q + torch.arange(q)])
 
@@ -116,7 +117,7 @@ def _places(k: int, K: int, d: int, q: int) -> Tensor:
 def _labelled(E: Tensor, mass: Tensor, first: Tensor, second: Tensor) -> Tensor:
     r"""Observed information of one component's points, were their labels known.
 
-    Second order of :math:`-\log N` in `move`'s coordinates u, S:
+    Second order of :math:`-\log N` in `whitened_step`'s coordinates u, S:
     :math:`\tfrac12 a|u|^2 + u^\top S m_1 + \tfrac38\,\mathrm{tr}(S M_2 S)
     - \tfrac18 a\,\mathrm{tr} S^2`.
     """
@@ -135,14 +136,14 @@ def natural_fit(
     x: Tensor,
     start: GaussianMixture,
     *,
-    metric: str = "fisher",
+    information: str = "fisher",
     steps: int = 200,
     tol: float = 1e-9,
     target: float | None = None,
     damping: float = 1e-3,
     reach: float = 1.0,
 ) -> MixtureFit:
-    r"""A damped natural gradient for data, with the mixture's own information.
+    r"""A damped natural gradient fits data with the mixture's own information.
 
     .. math:: \delta = (G + \lambda\,\mathrm{diag}F)^{-1}\,\overline{s}, \qquad
               G = F \ \text{ or } \ {-\nabla^2\bar\ell}
@@ -154,7 +155,7 @@ def natural_fit(
     Args:
         x: (n, d) data.
         start: first iterate; all weights positive.
-        metric: "fisher", or "observed": the observed information wherever it is
+        information: "fisher", or "observed": the observed information wherever it is
             positive definite and F elsewhere. With it the end game is Newton's.
         steps: largest number of passes over the data.
         tol: stop when the mean log-likelihood gains less.
@@ -163,10 +164,12 @@ def natural_fit(
         reach: no whitened coordinate moves further than this in one step.
 
     Raises:
-        ValueError: as `em_fit`, a start with a zero weight, or an unknown `metric`.
+        ValueError: as `em_fit`, a weight of the start is zero, or `information` is
+            unknown.
 
-    Source: Amari's natural gradient with Levenberg's damping; see `information`.
     Cost: n (K d^2 + P^2) an iteration.
+    Source: Amari 1998 with Levenberg's damping; :eq:`drv-stratifolds-louis`
+    (derivations).
 
     Examples:
         >>> one = torch.ones(1, dtype=torch.float64)
@@ -178,48 +181,50 @@ def natural_fit(
     check_fit(x, start)
     if not bool((start.weights > 0).all()) or damping <= 0:
         raise ValueError("start, damping: expected positive weights and damping")
-    if metric not in ("fisher", "observed"):
-        raise ValueError(f"metric: expected 'fisher' or 'observed', got {metric!r}")
-    current, lam, rejected, converged = start, damping, 0, False
-    value, y, r = _look(current, x)
+    if information not in ("fisher", "observed"):
+        raise ValueError(
+            f"information: expected 'fisher' or 'observed', got {information!r}"
+        )
+    current, rejected, converged = start, 0, False
+    value, y, r = _expectation(current, x)
     trace, passes = [value], 1
-    g, F, H = information(current, y, r)
+    g, F, H = score_and_information(current, y, r)
     while passes < steps:
         if target is not None and trace[-1] >= target:
             converged = True
             break
-        step = _direction(g, F, H if metric == "observed" else None, lam)
+        step = _direction(g, F, H if information == "observed" else None, damping)
         step = step * min(1.0, reach / float(step.abs().max().clamp_min(1e-300)))
-        trial = move(current, step)
-        value, y, r = _look(trial, x)
+        trial = whitened_step(current, step)
+        value, y, r = _expectation(trial, x)
         passes += 1
         if not value >= trace[-1]:
-            rejected, lam = rejected + 1, lam * 10
-            if lam > 1e12:
+            rejected, damping = rejected + 1, damping * 10
+            if damping > 1e12:
                 converged = True  # no ascent direction is left at this precision
                 break
             continue
-        current, lam = trial, max(lam / 5, 1e-9)
+        current, damping = trial, max(damping / 5, 1e-9)
         trace.append(value)
         if trace[-1] - trace[-2] < tol:
             converged = True
             break
-        g, F, H = information(current, y, r)
+        g, F, H = score_and_information(current, y, r)
     reached = target is not None and trace[-1] >= target
     return MixtureFit(current, tuple(trace), passes, converged or reached, rejected)
 
 
-def _look(current: GaussianMixture, x: Tensor) -> tuple[float, Tensor, Tensor]:
+def _expectation(current: GaussianMixture, x: Tensor) -> tuple[float, Tensor, Tensor]:
     """One pass: mean log-likelihood, whitened residuals, responsibilities."""
     y, log_f = current.whiten(x)
     log_p = torch.logsumexp(log_f, 0)
     return float(log_p.mean()), y, log_f.sub_(log_p).exp_()
 
 
-def _direction(g: Tensor, F: Tensor, H: Tensor | None, lam: float) -> Tensor:
+def _direction(g: Tensor, F: Tensor, H: Tensor | None, damping: float) -> Tensor:
     """The damped step; the observed information only where it is positive definite."""
     # Levenberg's scaling; the floor keeps an eliminated component solvable
-    D = lam * torch.diag(F.diagonal() + 1e-12 * F.diagonal().max())
+    D = damping * torch.diag(F.diagonal() + 1e-12 * F.diagonal().max())
     if H is not None:
         root, bad = torch.linalg.cholesky_ex(H + D)
         if not bool(bad):
@@ -236,7 +241,7 @@ def fit_mixture(
     target: float | None = None,
     rate: float = 0.5,
 ) -> MixtureFit:
-    r"""EM while EM is fast, then the observed information.
+    r"""The hybrid fit is EM while EM is fast, then uses the observed information.
 
     .. math:: \bar\ell_{t+1} - \bar\ell_t > \rho\,(\bar\ell_t - \bar\ell_{t-1})
               \quad\Rightarrow\quad \text{switch}
@@ -255,7 +260,8 @@ def fit_mixture(
     Raises:
         ValueError: as `em_fit` and `natural_fit`.
 
-    Source: ours. Cost: as `em_fit`, then as `natural_fit`.
+    Cost: as `em_fit`, then as `natural_fit`.
+    Source: :eq:`drv-stratifolds-em-rate` (derivations).
 
     Examples:
         >>> one = torch.ones(1, dtype=torch.float64)
@@ -269,7 +275,7 @@ def fit_mixture(
     if first.converged or left <= 1:
         return first
     last = natural_fit(
-        x, first.mixture, metric="observed", steps=left, tol=tol, target=target
+        x, first.mixture, information="observed", steps=left, tol=tol, target=target
     )
     trace = first.log_likelihood + last.log_likelihood[1:]
     passes = first.iterations + last.iterations

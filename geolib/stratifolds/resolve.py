@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps
 from geolib.stratifolds.charts import Chart
 from geolib.stratifolds.descent import Descent, descend, warn_if_collared
-from geolib.stratifolds.pair_surgery import PairSurgery
 from geolib.stratifolds.strata import Stratifold
 
 
-@dataclass
-class Resolved:
-    r"""A smooth space with a map onto the singular one.
+@dataclass(frozen=True)
+class Resolution:
+    r"""A resolution is a smooth space with a map onto the singular one.
 
     .. math:: \hat S \xrightarrow{\ \pi\ } S, \qquad
               \hat p_\varepsilon(\cdot\,; \eta) = p(\cdot\,; \pi(\eta))
@@ -25,38 +23,24 @@ class Resolved:
 
     Attributes:
         stratifold: the singular space.
-        chart: coordinates of the resolution (None of it is hidden: see `Chart`).
-        eps: width of the collar.
-        kind: which construction.
+        chart: coordinates of the resolution, with their collar.
     """
 
     stratifold: Stratifold
     chart: Chart
-    eps: float
-    kind: str
 
-    def lift(self, theta: Tensor) -> Tensor:
+    def to_chart(self, theta: Tensor) -> Tensor:
         """Raw parameters to coordinates."""
-        return self.chart.lift(theta)
+        return self.chart.to_chart(theta)
 
     def pi(self, eta: Tensor) -> Tensor:
         """Coordinates to raw parameters."""
-        return self.chart.push(eta)
-
-    def project(self, eta: Tensor) -> Tensor:
-        """The nearest admissible coordinates."""
-        return self.chart.project(eta)
+        return self.chart.from_chart(eta)
 
     def metric(self, eta: Tensor) -> Tensor:
         """The metric of the resolution: pulled-back Fisher matrix plus any ridge."""
-        J = self.chart.jacobian(eta)
-        objective = self.stratifold.objective(
-            self.stratifold.sample_stratum(self.stratifold.dim, 1, dtype=eta.dtype)[0]
-        )
-        F = torch.einsum(
-            "bap,bac,bcq->bpq", J, objective.fisher(self.chart.atoms(eta)), J
-        )
-        return self.chart.metric(eta, F.real if F.is_complex() else F)
+        fisher = self.stratifold.information(self.chart.embed(eta))
+        return self.chart.pull_back_metric(eta, fisher)
 
     def exact(self, eta: Tensor) -> Tensor:
         """Certificate: rows outside the collar, where the model is unchanged, (b,)."""
@@ -74,56 +58,65 @@ class Resolved:
             CollarWarning: the teacher is nearer to the strata than `eps`.
         """
         objective = self.stratifold.objective(teacher)
-        if self.kind == "tube":
-            distance = float(self.stratifold.distance(teacher[None])[0])
-            warn_if_collared(distance, self.eps)
-        if self.kind == "surgery":
-            settings.setdefault("surgery", PairSurgery(objective, self.eps))
-        return descend(objective, self.chart, self.lift(theta0), **settings)
+        height = self.chart.collar_height(teacher[None])
+        if height is not None and self.chart.eps is not None:
+            warn_if_collared(float(height[0]), self.chart.eps)
+        settings.setdefault("surgery", self.chart.surgery(objective))
+        return descend(objective, self.chart, self.to_chart(theta0), **settings)
 
 
-def resolve(S: Stratifold, eps: float = 0.1, kind: str = "tube") -> Resolved:
-    r"""Resolve a stratifold by one of the constructions it admits.
+def resolve(S: Stratifold, eps: float | None = None, kind: str = "tube") -> Resolution:
+    r"""Resolve a stratifold by one of the constructions that it admits.
 
-    ==========  ==================================================================
-    kind        construction
-    ==========  ==================================================================
-    tube        glue two sheets by a tube of width eps
-    moduli      coordinates that the labels' symmetry leaves fixed
-    metric      moduli, plus a ridge where the metric degenerates
-    surgery     raw coordinates, with re-entry from the collar (networks)
-    ==========  ==================================================================
+    ==========  =========================================  ===========================
+    kind        construction                               what `eps` measures
+    ==========  =========================================  ===========================
+    tube        two sheets glued by a tube                 mean t (mixture A), height
+                                                           xi (cone), spread v (B)
+    moduli      coordinates that the labels' symmetry      no collar
+                leaves fixed
+    metric      moduli, and a ridge where the metric       spread v; the model is
+                degenerates                                unchanged
+    surgery     raw coordinates, with re-entry from the    spread u of two units
+                collar (networks)
+    ==========  =========================================  ===========================
 
-    Further kinds are rivals kept for comparison: "logit", "central", "prony".
+    Further kinds are rivals kept for comparison, without a collar: "logit", "central",
+    "prony".
 
     Args:
         S: the singular space.
-        eps: width of the collar, in the units of ``S.distance``.
+        eps: width of the collar in the units of the table; 0.1 if not given.
         kind: construction; `S.charts` lists those available.
 
     Raises:
-        ValueError: `eps` not positive, or `kind` not available for this model.
+        ValueError: `eps` is not positive, is given to a construction without a collar,
+            or `kind` is not available for this model.
 
-    Source: our constructions in the spirit of arXiv 2112.03734 and 2206.08598, whose
-    bodies were not at hand. Cost: none.
+    Source: :eq:`drv-stratifolds-resolution` (derivations), in the spirit of
+    arXiv 2112.03734 and 2206.08598.
 
     Examples:
         >>> from geolib.stratifolds import mixture_a
         >>> R = resolve(mixture_a(), eps=0.1)
-        >>> R.exact(R.lift(torch.tensor([[0.3, 2.0], [0.01, 2.0]]))).tolist()
+        >>> R.exact(R.to_chart(torch.tensor([[0.3, 2.0], [0.01, 2.0]]))).tolist()
         [True, False]
     """
-    check_eps(eps)
     if kind not in S.charts:
         raise ValueError(
             f"kind: {S.name} can be resolved by {sorted(S.charts)}, not {kind!r}"
         )
-    return Resolved(S, S.charts[kind](eps), float(eps), kind)
+    construction = S.charts[kind]
+    if not isinstance(construction, Chart):
+        return Resolution(S, construction(0.1 if eps is None else eps))
+    if eps is not None:
+        raise ValueError(f"eps: {kind!r} has no collar; expected None, got {eps!r}")
+    return Resolution(S, construction)
 
 
 @dataclass(frozen=True)
 class Annealed:
-    """An annealed fit: one row a stage, and the certificate of the last.
+    """An annealed fit has one row a stage, and the certificate of the last.
 
     Attributes:
         eps: collar widths, (stages,).
@@ -161,27 +154,43 @@ def anneal(
         S: a stratifold with a "tube".
         teacher: (P,) raw parameters of the truth.
         theta0: (b, P) raw starts.
-        eps: first width; `stages` of them, each half the last.
+        eps: first width; each of the `stages` has half that of the last.
+        stages: number of widths.
         steps: gradient steps a stage, of size `lr` and length at most `clip`.
+        lr, clip: see `descend`.
 
     Raises:
-        ValueError: no stage, or the model has no tube.
+        ValueError: there is no stage, or the model has no tube.
 
-    Source: spec pitfall 7. Cost: stages x steps evaluations.
+    Cost: stages x steps evaluations.
+    Source: :eq:`drv-stratifolds-floor` (derivations).
+
+    Examples:
+        >>> from geolib.stratifolds import cone
+        >>> apex = torch.tensor([0.0, 0.0], dtype=torch.float64)
+        >>> start = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+        >>> fit = anneal(cone(), apex, start, stages=8, steps=50)
+        >>> bool(fit.loss[-1] < 1e-4 * fit.loss[0]), fit.exact.tolist()
+        (True, [False])
     """
     if stages < 1:
         raise ValueError(f"stages: expected at least 1, got {stages}")
     objective = S.objective(teacher)
-    eta, losses, widths = None, [], []
-    for k in range(stages):
-        chart = resolve(S, eps * 0.5**k, "tube").chart
-        eta = chart.lift(theta0) if eta is None else chart.project(eta)
+    widths = tuple(eps * 0.5**k for k in range(stages))
+    chart = resolve(S, widths[0], "tube").chart
+    eta, losses = chart.to_chart(theta0), []
+    for width in widths:
+        chart = resolve(S, width, "tube").chart
         run = descend(
-            objective, chart, eta, lr=lr, clip=clip, steps=steps, tol=0.0, stall=0.0
+            objective,
+            chart,
+            chart.project(eta),
+            lr=lr,
+            clip=clip,
+            steps=steps,
+            tol=0.0,
+            stall=0.0,
         )
         eta = run.eta
         losses.append(run.loss)
-        widths.append(eps * 0.5**k)
-    assert eta is not None
-    exact = ~chart.inside_collar(eta)
-    return Annealed(tuple(widths), torch.stack(losses), eta, exact)
+    return Annealed(widths, torch.stack(losses), eta, ~chart.inside_collar(eta))

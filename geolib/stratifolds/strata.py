@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.charts import Chart
+from geolib.stratifolds.charts import Chart, with_columns
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class NormalCone:
-    r"""How a loss leaves a stratum, to second order along its normal fibre.
+class NormalExpansion:
+    r"""The expansion of a loss to second order along the normal fibre of a stratum.
 
     .. math:: L(r(\theta) + N y) = L + \langle g, y\rangle
               + \tfrac12 y^\top A\,y + O(|y|^3)
@@ -44,7 +46,7 @@ class NormalCone:
 
 @dataclass(frozen=True)
 class Stratum:
-    r"""One lower stratum of a parameter space, with its local retraction.
+    r"""A stratum of lower rank in a parameter space, with its local retraction.
 
     .. math:: h(\theta) \ge 0, \qquad r(\theta) \in \Sigma, \qquad
               L(r(\theta)) = L(\theta) + O(h)
@@ -53,41 +55,33 @@ class Stratum:
         name: as printed.
         rank: Fisher rank on the stratum.
         dim: its dimension as a subset of the parameter space.
-        height: theta (b, P) -> h (b,).
-        onto: theta (b, P) -> r(theta) (b, P).
+        distance: theta (b, P) -> the height h above the stratum (b,).
+        retract: theta (b, P) -> the nearest point along the fibre, r(theta) (b, P).
         fibre: theta (b, P) -> (b, P, m), directions that retract to theta.
         draw: (rng, n) -> (n, P) random points of the stratum.
 
-    Source: Kreck's stratifolds; the finite-rank reading is ours (spec 1.1).
-    Cost: O(b) for all models here.
+    Source: Kreck's stratifolds; the reading by ranks is
+    :eq:`drv-stratifolds-strata` (derivations).
     """
 
     name: str
     rank: int
     dim: int
-    height: Callable[[Tensor], Tensor] = field(repr=False)
-    onto: Callable[[Tensor], Tensor] = field(repr=False)
+    distance: Callable[[Tensor], Tensor] = field(repr=False)
+    retract: Callable[[Tensor], Tensor] = field(repr=False)
     fibre: Callable[[Tensor], Tensor] = field(repr=False)
-    draw: Callable[[np.random.Generator, int], np.ndarray] = field(repr=False)
+    draw: Draw = field(repr=False)
 
-    def distance(self, theta: Tensor) -> Tensor:
-        """The height h above the stratum, (b,)."""
-        return self.height(theta)
-
-    def retract(self, theta: Tensor) -> Tensor:
-        """The nearest point along the fibre, (b, P)."""
-        return self.onto(theta)
-
-    def normal_cone(
+    def normal_expansion(
         self, theta: Tensor, loss: Callable[[Tensor], Tensor]
-    ) -> NormalCone:
+    ) -> NormalExpansion:
         """The loss along the fibre at r(theta): slope, curvature, directions.
 
         Args:
             theta: (b, P) points near the stratum.
             loss: (b, P) -> (b,), differentiable by autograd.
         """
-        base = self.onto(theta).detach()
+        base = self.retract(theta).detach()
         N = self.fibre(base)
         m = N.shape[2]
         with torch.enable_grad():
@@ -103,12 +97,59 @@ class Stratum:
         A = torch.stack(rows, 1)
         lam, U = torch.linalg.eigh((A + A.transpose(1, 2)) / 2)
         slope = torch.einsum("bm,bmk->bk", g.detach(), U)
-        return NormalCone(slope, lam, torch.einsum("bpm,bmk->bpk", N, U))
+        return NormalExpansion(slope, lam, torch.einsum("bpm,bmk->bpk", N, U))
+
+
+def coordinate_stratum(
+    name: str,
+    rank: int,
+    dim: int,
+    values: Mapping[int, float],
+    draw: Draw,
+    inward: float = 1.0,
+) -> Stratum:
+    """The stratum on which some coordinates have given values.
+
+    Args:
+        name, rank: as in `Stratum`.
+        dim: number P of coordinates of the whole space.
+        values: coordinate -> its value on the stratum.
+        draw: (rng, n) -> (n, P) random points of the top stratum.
+        inward: sign of the admissible side, where the stratum is a wall.
+
+    Examples:
+        >>> wall = coordinate_stratum("w = 0", 1, 2, {0: 0.0}, lambda rng, n: None)
+        >>> wall.retract(torch.tensor([[0.3, 2.0]]))
+        tensor([[0., 2.]])
+    """
+    columns = list(values)
+
+    def offsets(theta: Tensor) -> Tensor:
+        return theta[:, columns] - theta.new_tensor(list(values.values()))
+
+    def fibre(theta: Tensor) -> Tensor:
+        eye = torch.eye(dim, dtype=theta.dtype, device=theta.device)
+        return (inward * eye[:, columns]).expand(len(theta), -1, -1)
+
+    def on_stratum(rng: np.random.Generator, n: int) -> np.ndarray:
+        out = draw(rng, n)
+        out[:, columns] = list(values.values())
+        return out
+
+    return Stratum(
+        name=name,
+        rank=rank,
+        dim=dim - len(columns),
+        distance=lambda theta: offsets(theta).norm(dim=1),
+        retract=lambda theta: with_columns(theta, dict(values)),
+        fibre=fibre,
+        draw=on_stratum,
+    )
 
 
 @dataclass(frozen=True)
 class Stratifold:
-    r"""A singular parameter space: raw coordinates, lower strata, known resolutions.
+    r"""A stratifold is a singular parameter space with its strata and its resolutions.
 
     .. math:: \Theta = \bigsqcup_i S^i, \qquad
               S^i = \{\theta : \operatorname{rank} F(\theta) = i\}, \qquad
@@ -118,22 +159,23 @@ class Stratifold:
         name: of the model.
         chart: raw coordinates.
         strata: lower strata, lowest rank first.
-        objective: teacher's raw parameters (P,) -> loss on atoms.
+        objective: teacher's raw parameters (P,) -> loss on natural parameters.
+        information: natural parameters (b, A) -> Fisher matrices (b, A, A); they do
+            not depend on the teacher.
         draw: (rng, n) -> (n, P) random points of the top stratum.
-        charts: kind of resolution -> (eps -> chart), see `resolve`.
-        distance: height above the union of strata in the units of `eps`.
+        charts: kind of resolution -> a chart, or the class of charts with a collar,
+            called with its width; see `resolve`.
 
-    Source: Esser, Nielsen 2021 (the programme); this form is ours (spec 5).
-    Cost: none.
+    Source: :eq:`drv-stratifolds-strata` (derivations), after Esser, Nielsen 2021.
     """
 
     name: str
     chart: Chart
     strata: tuple[Stratum, ...]
     objective: Callable[[Tensor], Any] = field(repr=False)
-    draw: Callable[[np.random.Generator, int], np.ndarray] = field(repr=False)
-    charts: dict[str, Callable[[float], Chart]] = field(repr=False)
-    distance: Callable[[Tensor], Tensor] = field(repr=False)
+    information: Callable[[Tensor], Tensor] = field(repr=False)
+    draw: Draw = field(repr=False)
+    charts: Mapping[str, Chart | Callable[[float], Chart]] = field(repr=False)
 
     @property
     def dim(self) -> int:
@@ -142,10 +184,8 @@ class Stratifold:
 
     def fisher(self, theta: Tensor) -> Tensor:
         """The Fisher (or Gauss-Newton) matrix in raw coordinates, (b, P, P)."""
-        theta = self.chart.lift(theta)
-        F = self.objective(theta[0]).fisher(self.chart.atoms(theta))
-        J = self.chart.jacobian(theta)
-        return torch.einsum("bap,bac,bcq->bpq", J, F, J)
+        eta = self.chart.to_chart(theta)
+        return self.chart.pull_back_metric(eta, self.information(self.chart.embed(eta)))
 
     def rank(self, theta: Tensor, rtol: float = 1e-9) -> Tensor:
         """Fisher rank of each row, (b,), whatever the scales of the coordinates.
@@ -161,7 +201,7 @@ class Stratifold:
 
     def stratum_of(self, theta: Tensor, tol: float = 1e-8) -> Tensor:
         """Index in `strata` of the lowest stratum within `tol`, or -1 on top, (b,)."""
-        theta = self.chart.lift(theta)
+        theta = self.chart.to_chart(theta)
         found = torch.full((len(theta),), -1, dtype=torch.long, device=theta.device)
         for i in reversed(range(len(self.strata))):
             found[self.strata[i].distance(theta) <= tol] = i
@@ -177,7 +217,7 @@ class Stratifold:
         """n random points of Fisher rank i, drawn evenly from the strata of that rank.
 
         Raises:
-            ValueError: no stratum has rank i.
+            ValueError: no stratum has rank i, or n < 1.
         """
         if n < 1:
             raise ValueError(f"n: expected at least 1 point, got {n}")

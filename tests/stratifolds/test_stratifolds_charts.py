@@ -8,23 +8,21 @@ from scipy.optimize import minimize
 from geolib.stratifolds import (
     CentralUnits,
     Chart,
-    Cone,
-    LogitA,
-    LogitB,
+    Logit,
     MixtureKL,
-    ModuliB,
-    PairModuli,
+    MixtureModuli,
+    MixtureTube,
     PronyUnits,
-    RawA,
-    RawB,
-    RelativeB,
-    SoftmaxAtoms,
-    TubeA,
-    density,
+    RelativeMixture,
     descend,
+    mixture_a,
     mixture_b,
+    mixture_density,
     moduli_of,
 )
+from geolib.stratifolds.cone import Cone, ConeWaist
+from geolib.stratifolds.mixture_free import GluedModuli, RidgedModuli
+from geolib.stratifolds.mixture_k import PairModuli, SoftmaxMixture
 
 F64 = torch.float64
 X = torch.arange(-11, 11.01, 0.25, dtype=F64)
@@ -35,36 +33,47 @@ def draw(seed, *shape, low=-1.0, high=1.0):
 
 
 CASES = [
-    (RawA(), draw(0, 6, 2, low=0.1)),
-    (LogitA(), draw(1, 6, 2)),
-    (TubeA(0.5), draw(2, 6, 2) * torch.tensor([0.6, 0.1]) + torch.tensor([0, 1.0])),
-    (RawB(), draw(3, 6, 3, low=0.1)),
-    (LogitB(), draw(4, 6, 3)),
-    (RelativeB(0.1), draw(5, 6, 3, low=0.2)),
-    (ModuliB(), draw(6, 6, 3, low=0.2)),
-    (ModuliB(eps=0.4), draw(7, 6, 3)),
+    (mixture_a().chart, draw(0, 6, 2, low=0.1)),
+    (Logit(mixture_a().chart), draw(1, 6, 2)),
+    (
+        MixtureTube(0.5),
+        draw(2, 6, 2) * torch.tensor([0.6, 0.1]) + torch.tensor([0, 1.0]),
+    ),
+    (mixture_b().chart, draw(3, 6, 3, low=0.1)),
+    (Logit(mixture_b().chart), draw(4, 6, 3)),
+    (RelativeMixture(0.1), draw(5, 6, 3, low=0.2)),
+    (MixtureModuli(), draw(6, 6, 3, low=0.2)),
+    (GluedModuli(eps=0.4), draw(7, 6, 3)),
     (PairModuli(4, (1, 3)), draw(8, 6, 7, low=0.2)),
-    (SoftmaxAtoms(3), draw(9, 6, 5)),
+    (SoftmaxMixture(3), draw(9, 6, 5)),
     (CentralUnits(1), draw(10, 6, 4)),
     (CentralUnits(2), draw(11, 6, 6)),
     (PronyUnits(), draw(12, 6, 4)),
     (Cone(2.0), draw(13, 6, 2)),
-    (Cone(2.0, eps=0.8), draw(14, 6, 2)),
+    (ConeWaist(2.0, eps=0.8), draw(14, 6, 2)),
 ]
 
 
 @pytest.mark.parametrize(("chart", "eta"), CASES, ids=lambda c: type(c).__name__)
 def test_jacobian_against_finite_differences(chart, eta):
     J, h = chart.jacobian(eta), 1e-6
-    assert J.shape == (*chart.atoms(eta).shape, len(chart.names))
+    assert J.shape == (*chart.embed(eta).shape, len(chart.names))
     for i in range(eta.shape[1]):
         e = torch.zeros_like(eta)
         e[:, i] = h
-        numeric = (chart.atoms(eta + e) - chart.atoms(eta - e)) / (2 * h)
+        numeric = (chart.embed(eta + e) - chart.embed(eta - e)) / (2 * h)
         assert (numeric - J[:, :, i]).abs().max() < 5e-8
 
 
-@pytest.mark.parametrize("chart", [TubeA(0.4), RawB(), ModuliB(eps=0.3), LogitA()])
+@pytest.mark.parametrize(
+    "chart",
+    [
+        MixtureTube(0.4),
+        mixture_b().chart,
+        GluedModuli(eps=0.3),
+        Logit(mixture_a().chart),
+    ],
+)
 def test_hand_jacobian_equals_autograd(chart):
     eta = draw(20, 5, len(chart.names)) + torch.tensor(
         [0.0, 1.5] if len(chart.names) == 2 else [0.5, 0.1, 0.2]
@@ -73,21 +82,23 @@ def test_hand_jacobian_equals_autograd(chart):
 
 
 def test_tube_is_the_model_outside_its_collar_and_a_density_inside():
-    chart = TubeA(0.1)
+    chart = MixtureTube(0.1)
     theta = torch.stack([draw(30, 400, low=0, high=1), 3 * draw(31, 400)], 1)
-    eta = chart.lift(theta)
+    eta = chart.to_chart(theta)
     outside = theta.prod(1).abs() >= chart.eps
     assert 100 < outside.sum() < 390
     assert (chart.inside_collar(eta) == ~outside).all()
-    gap = density(chart.atoms(eta), X) - density(RawA().atoms(theta), X)
+    gap = mixture_density(chart.embed(eta), X) - mixture_density(
+        mixture_a().chart.embed(theta), X
+    )
     assert gap[outside].abs().max() < 2e-16
     assert gap[~outside].abs().max() > 1e-3  # inside, the model was changed
-    p = density(chart.atoms(eta), X)
+    p = mixture_density(chart.embed(eta), X)
     assert (p >= 0).all()
-    assert (chart.atoms(eta)[:, :3] >= -1e-15).all()
+    assert (chart.embed(eta)[:, :3] >= -1e-15).all()
     assert (0.25 * p.sum(1) - 1).abs().max() < 1e-14
     assert (0.25 * (p * X).sum(1) - eta[:, 0]).abs().max() < 1e-14  # t is the mean
-    torch.testing.assert_close(chart.push(eta)[outside], theta[outside])
+    torch.testing.assert_close(chart.from_chart(eta)[outside], theta[outside])
 
 
 WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -96,10 +107,10 @@ WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4)
 def test_smallest_fisher_eigenvalue_on_the_waist_grows_as_eps_squared():
     ratios = []
     for eps in WIDTHS:
-        chart = TubeA(eps)
+        chart = MixtureTube(eps)
         eta = torch.tensor([[0.0, 1 + eps / 2]], dtype=F64)
         J = chart.jacobian(eta)[0]
-        F = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64)).fisher(chart.atoms(eta))[0]
+        F = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64)).fisher(chart.embed(eta))[0]
         ratios.append(torch.linalg.eigvalsh(J.T @ F @ J)[0].item() / eps**2)
     # the prototype's figures, one unit above the least nu; the raw model has 0 there
     np.testing.assert_allclose(ratios, [0.211, 0.192, 0.169, 0.138, 0.102], atol=6e-4)
@@ -109,7 +120,7 @@ def test_distance_of_the_waist_from_the_best_mixture_grows_as_eps_squared():
     ratios = []
     for eps in WIDTHS:
         eta = torch.tensor([[0.0, 1 + eps / 2]], dtype=F64)
-        own = MixtureKL(TubeA(eps).atoms(eta)[0])
+        own = MixtureKL(MixtureTube(eps).embed(eta)[0])
 
         def gap(v, own=own):
             return own.value(torch.tensor([[1 - v[0], v[0], 0.0, v[1]]], dtype=F64))[0]
@@ -124,10 +135,10 @@ def test_distance_of_the_waist_from_the_best_mixture_grows_as_eps_squared():
 
 
 def test_rank_in_the_moduli_falls_to_two_at_the_wall():
-    chart, kl = ModuliB(), MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
+    chart, kl = MixtureModuli(), MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
     eta = torch.tensor([[0.3, v, 0.5] for v in (1e-7, 1e-2)], dtype=F64)
     J = chart.jacobian(eta)
-    F = torch.einsum("bap,bac,bcq->bpq", J, kl.fisher(chart.atoms(eta)), J)
+    F = torch.einsum("bap,bac,bcq->bpq", J, kl.fisher(chart.embed(eta)), J)
     lam = torch.linalg.eigvalsh(F)
     # e_s is blind there: F_ss = v^2/6; b and v keep the information 1 and 1/2 of the
     # Hermite functions that they move
@@ -138,11 +149,11 @@ def test_rank_in_the_moduli_falls_to_two_at_the_wall():
 
 def test_truth_on_the_stratum_leaves_a_floor_of_eps_to_the_fourth():
     for eps in (0.1, 0.2):
-        chart = TubeA(eps)
+        chart = MixtureTube(eps)
         nu = torch.linspace(eps / 2, 4, 4000, dtype=F64)
         eta = torch.stack([0 * nu, nu], 1)
         kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
-        floor = kl.value(chart.atoms(eta)).min().item()
+        floor = kl.value(chart.embed(eta)).min().item()
         assert abs(floor / (eps**4 / 64) - 1) < 0.02
 
 
@@ -150,19 +161,22 @@ def test_label_swap_leaves_the_moduli_fixed_and_the_inverse_is_exact():
     theta = torch.stack([draw(40, 50, low=0.05, high=0.95), *draw(41, 2, 50)], 1)
     swapped = torch.stack([1 - theta[:, 0], theta[:, 2], theta[:, 1]], 1)
     torch.testing.assert_close(moduli_of(theta), moduli_of(swapped))
-    chart = ModuliB()
-    back = density(chart.atoms(chart.lift(theta)), X)
-    torch.testing.assert_close(back, density(RawB().atoms(theta), X), rtol=0, atol=1e-9)
+    chart = MixtureModuli()
+    back = mixture_density(chart.embed(chart.to_chart(theta)), X)
+    torch.testing.assert_close(
+        back, mixture_density(mixture_b().chart.embed(theta), X), rtol=0, atol=1e-9
+    )
 
 
 def test_ordering_the_means_keeps_the_density():
     theta = torch.stack([draw(42, 50, low=0.05, high=0.95), *draw(43, 2, 50)], 1)
-    chart = RelativeB(0.0)
-    eta = chart.lift(theta)
+    chart = RelativeMixture(0.0)
+    eta = chart.to_chart(theta)
     assert (eta[:, 1] >= 0).all()
     assert (theta[:, 2] < theta[:, 1]).sum() > 10
     torch.testing.assert_close(
-        density(chart.atoms(eta), X), density(RawB().atoms(theta), X)
+        mixture_density(chart.embed(eta), X),
+        mixture_density(mixture_b().chart.embed(theta), X),
     )
 
 
@@ -190,15 +204,17 @@ def test_jacobian_determinant_of_the_blow_down_is_minus_d_squared():
 
 def test_density_keeps_a_slope_in_v_on_the_wall():
     kl = mixture_b().objective(torch.tensor([0.5, -1.0, 1.0], dtype=F64))
-    chart = ModuliB()
+    chart = MixtureModuli()
     eta = torch.tensor([[0.0, 0.0, 0.0]], dtype=F64)
-    _, g, _ = kl.evaluate(chart.atoms(eta))
+    _, g, _ = kl.evaluate(chart.embed(eta))
     slope = torch.einsum("bap,ba->bp", chart.jacobian(eta), g)[0, 1]
     assert abs(slope + 0.5) < 1e-4  # dL/dv = -v*/2 at v = 0, with v* = 1
     raw = torch.einsum(
         "bap,ba->bp",
-        RawB().jacobian(eta),
-        kl.evaluate(RawB().atoms(torch.tensor([[0.5, 0.0, 0.0]], dtype=F64)))[1],
+        mixture_b().chart.jacobian(eta),
+        kl.evaluate(
+            mixture_b().chart.embed(torch.tensor([[0.5, 0.0, 0.0]], dtype=F64))
+        )[1],
     )
     assert raw[0].abs().max() < 1e-14
 
@@ -206,25 +222,27 @@ def test_density_keeps_a_slope_in_v_on_the_wall():
 def test_projections_stop_at_their_walls_and_only_there():
     out = torch.tensor([[0.1, -0.5, 0.2], [0.1, 0.5, 0.2]], dtype=F64)
     wall = out.clamp_min(0)
-    assert torch.equal(ModuliB().project(out), wall)
-    assert torch.equal(ModuliB(eps=0.1).project(out), out)  # glued: v may change sign
+    assert torch.equal(MixtureModuli().project(out), wall)
+    assert torch.equal(
+        GluedModuli(eps=0.1).project(out), out
+    )  # glued: v may change sign
     assert torch.equal(PairModuli(2).project(out), wall)
     weights = torch.tensor([[-0.2, 3.0], [0.5, -1.0], [1.5, 0.0]], dtype=F64)
     clipped = torch.cat([weights[:, :1].clamp(0, 1), weights[:, 1:]], 1)
-    assert torch.equal(RawA().project(weights), clipped)
+    assert torch.equal(mixture_a().chart.project(weights), clipped)
     # overshooting the wall of B in one long step leaves a finite density
     kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
     start = torch.tensor([[0.0, 0.3, 0.0]], dtype=F64)
-    run = descend(kl, ModuliB(), start, lr=10.0, steps=3, tol=0.0)
+    run = descend(kl, MixtureModuli(), start, lr=10.0, steps=3, tol=0.0)
     assert run.eta[0, 1] == 0
 
 
 def test_metric_collar_fills_the_blind_direction_only_near_the_wall():
-    chart = ModuliB(ridge=0.3)
+    chart = RidgedModuli(eps=0.3)
     kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
     eta = torch.tensor([[0.0, 1e-6, 0.5], [0.0, 0.4, 0.5]], dtype=F64)
     J = chart.jacobian(eta)
-    F = torch.einsum("bap,bac,bcq->bpq", J, kl.fisher(chart.atoms(eta)), J)
+    F = torch.einsum("bap,bac,bcq->bpq", J, kl.fisher(chart.embed(eta)), J)
     G = chart.metric(eta, F)
     assert abs(F[0, 2, 2]) < 1e-9
     assert abs(G[0, 2, 2] - 0.3**2 / 6) < 1e-9
@@ -232,55 +250,57 @@ def test_metric_collar_fills_the_blind_direction_only_near_the_wall():
 
 
 def test_fisher_of_s_near_the_wall_is_v_squared_over_six():
-    chart, v = ModuliB(), 1e-3
+    chart, v = MixtureModuli(), 1e-3
     eta = torch.tensor([[0.0, v, 0.0]], dtype=F64)
     J = chart.jacobian(eta)
-    F = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64)).fisher(chart.atoms(eta))
+    F = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64)).fisher(chart.embed(eta))
     F_ss = torch.einsum("bap,bac,bcq->bpq", J, F, J)[0, 2, 2]
     assert abs(F_ss / v**2 - 1 / 6) < 2e-3
 
 
 def test_cone_and_its_resolution_agree_outside_the_waist():
     theta = torch.stack([2 * draw(50, 200), np.pi * draw(51, 200)], 1)
-    raw, tube = Cone(2.0), Cone(2.0, eps=0.3)
-    eta = tube.lift(theta)
+    raw, tube = Cone(2.0), ConeWaist(2.0, eps=0.3)
+    eta = tube.to_chart(theta)
     far = theta[:, 0].abs() >= 0.3
-    torch.testing.assert_close(tube.atoms(eta)[far], raw.atoms(theta)[far])
-    torch.testing.assert_close(tube.push(eta), theta)
+    torch.testing.assert_close(tube.embed(eta)[far], raw.embed(theta)[far])
+    torch.testing.assert_close(tube.from_chart(eta), theta)
     assert tube.inside_collar(eta).sum() == (~far).sum()
 
 
 def test_prony_and_central_charts_return_the_same_units():
     theta = torch.cat([draw(60, 20, 2, low=0.2), draw(61, 20, 2)], 1)
     for chart in (PronyUnits(), CentralUnits(1)):
-        back = chart.push(chart.lift(theta))
+        back = chart.from_chart(chart.to_chart(theta))
         v, w = back[:, :2], back[:, 2:]
         for k in range(4):  # all power sums agree, whatever the order of the units
             direct = (theta[:, :2] * theta[:, 2:] ** k).sum(1)
             torch.testing.assert_close((v * w**k).sum(1), direct, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("chart", [RawA(), LogitA(), TubeA(0.1)])
+@pytest.mark.parametrize(
+    "chart", [mixture_a().chart, Logit(mixture_a().chart), MixtureTube(0.1)]
+)
 @pytest.mark.parametrize("w", [-0.1, 1.2])
 def test_weights_outside_the_unit_interval_are_refused(chart, w):
     with pytest.raises(ValueError, match=r"weight w \(column 0\) must lie in \[0, 1\]"):
-        chart.lift(torch.tensor([[0.5, 1.0], [w, 1.0]], dtype=F64))
+        chart.to_chart(torch.tensor([[0.5, 1.0], [w, 1.0]], dtype=F64))
 
 
 def test_other_bad_parameters_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        RawB().lift(torch.tensor([[0.5, float("nan"), 0.0]]))
+        mixture_b().chart.to_chart(torch.tensor([[0.5, float("nan"), 0.0]]))
     with pytest.raises(ValueError, match=r"expected shape \(batch, 3\)"):
-        ModuliB().lift(torch.zeros(2))
+        MixtureModuli().to_chart(torch.zeros(2))
     with pytest.raises(ValueError, match="gap"):
-        RelativeB(-0.1)
+        RelativeMixture(-0.1)
     with pytest.raises(ValueError, match="pair"):
         PairModuli(3, (1, 1))
     with pytest.raises(ValueError, match="slope"):
         Cone(0.0)
     with pytest.raises(ValueError, match="v1 \\+ v2 != 0"):
-        CentralUnits(1).lift(torch.tensor([[1.0, -1.0, 0.0, 1.0]]))
+        CentralUnits(1).to_chart(torch.tensor([[1.0, -1.0, 0.0, 1.0]]))
     with pytest.raises(ValueError, match="dimension 1 or 2"):
         CentralUnits(3)
     with pytest.raises(ValueError, match="sum to 1"):
-        PairModuli(2).lift(torch.tensor([[0.4, 0.4, 0.0, 1.0]]))
+        SoftmaxMixture(2).coordinates(torch.tensor([[0.4, 0.4, 0.0, 1.0]]))

@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from geolib.stratifolds import (
-    LogitB,
+    Logit,
     MixtureKL,
-    ModuliB,
-    RawA,
-    RawB,
-    RelativeB,
+    MixtureModuli,
+    MixtureTube,
+    RelativeMixture,
     SingularMetricError,
-    TubeA,
     cone,
     descend,
     em,
@@ -23,8 +21,9 @@ from geolib.stratifolds import (
     mixture_b,
     natural_step,
     resolve,
-    tune,
 )
+from geolib.stratifolds.charts import AffineChart
+from geolib.stratifolds.mixture_free import RidgedModuli
 
 F64 = torch.float64
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
@@ -40,7 +39,7 @@ def loop_with_autograd(kl, chart, start, lr, steps, tol):
     eta = chart.project(start[None].clone())
     for it in range(steps + 1):
         leaf = eta.clone().requires_grad_(True)
-        loss = kl.value(chart.atoms(leaf)).sum()
+        loss = kl.value(chart.embed(leaf)).sum()
         if loss.item() < tol:
             return it, eta[0]
         if it == steps:
@@ -52,15 +51,15 @@ def loop_with_autograd(kl, chart, start, lr, steps, tol):
     return -1, eta[0]
 
 
-@pytest.mark.parametrize("chart", [RawA(), TubeA(0.1)])
+@pytest.mark.parametrize("chart", [mixture_a().chart, MixtureTube(0.1)])
 def test_batch_equals_a_python_loop_over_starts(chart):
     kl = A.objective(teacher(0.3, 2.0))
     theta = A.sample_stratum(2, 12, seed=1)
-    eta0 = chart.lift(theta)
+    eta0 = chart.to_chart(theta)
     run = descend(kl, chart, eta0, lr=0.3, steps=120, stall=0.0)
     for i in range(len(theta)):
         hit, eta = loop_with_autograd(kl, chart, eta0[i], 0.3, 120, 1e-6)
-        assert hit == run.hits[i]
+        assert hit == run.hitting_time[i]
         assert (eta - run.eta[i]).abs().max() < 1e-10
 
 
@@ -95,8 +94,8 @@ def test_hit_counts_equal_a_numpy_descent_with_complex_steps():
         p = p_of(*numpy_tube(eta, eps)[:2])
         return 0.25 * (q * (np.log(q) - np.log(p))).sum()
 
-    chart = TubeA(eps)
-    eta0 = chart.lift(A.sample_stratum(2, 20, seed=1))
+    chart = MixtureTube(eps)
+    eta0 = chart.to_chart(A.sample_stratum(2, 20, seed=1))
     run = descend(A.objective(teacher(0.3, 2.0)), chart, eta0, lr=lr, steps=60)
     hits = []
     for start in eta0.numpy():
@@ -110,15 +109,15 @@ def test_hit_counts_equal_a_numpy_descent_with_complex_steps():
             eta = eta - step * min(1.0, 1.0 / np.linalg.norm(step))
             eta[1] = max(eta[1].real, numpy_tube(eta, eps)[2].real)
         hits.append(hit)
-    assert run.hits.tolist() == hits
+    assert run.hitting_time.tolist() == hits
     assert run.rate() > 0.5
 
 
 @pytest.mark.parametrize("truth", TEACHERS)
 @pytest.mark.parametrize("eps", [0.05, 0.1])
 def test_e1_resolution_never_misses(truth, eps):
-    kl, chart = A.objective(teacher(*truth)), TubeA(eps)
-    eta0 = chart.lift(A.sample_stratum(2, 200, seed=1))
+    kl, chart = A.objective(teacher(*truth)), MixtureTube(eps)
+    eta0 = chart.to_chart(A.sample_stratum(2, 200, seed=1))
     assert descend(kl, chart, eta0, lr=1.0).rate() >= 0.99
     natural = descend(kl, chart, eta0, method="ngd", lr=1.0, damping=1e-2)
     assert natural.rate() >= 0.99
@@ -129,17 +128,19 @@ def test_e1_wrong_starts_are_trapped_in_raw_coordinates():
     kl = A.objective(teacher(0.3, 2.0))
     theta = A.sample_stratum(2, 100, seed=1)
     wrong = theta[:, 1] < 0
-    raw = descend(kl, RawA(), theta, method="ngd", lr=0.02, damping=1e-8)
+    raw = descend(kl, mixture_a().chart, theta, method="ngd", lr=0.02, damping=1e-8)
     assert raw.rate(wrong) <= 0.02
     assert raw.stuck[wrong].double().mean() > 0.98
     assert not (raw.stuck & raw.success).any()
-    chart = TubeA(0.1)
-    tube = descend(kl, chart, chart.lift(theta), method="ngd", lr=0.02, damping=1e-8)
+    chart = MixtureTube(0.1)
+    tube = descend(
+        kl, chart, chart.to_chart(theta), method="ngd", lr=0.02, damping=1e-8
+    )
     assert tube.rate() == 1
     assert not tube.stuck.any()
     assert tube.entered[wrong].all()
     assert 0.95 <= tube.median(~wrong) / raw.median(~wrong) <= 1.05
-    free = em(kl, RawA().atoms(theta), fixed=[0])
+    free = em(kl, mixture_a().chart.embed(theta), fixed=[0])
     assert free.rate() == 1  # EM is never trapped here
 
 
@@ -148,7 +149,7 @@ def test_e1_width_of_the_collar_hardly_matters():
     theta = A.sample_stratum(2, 200, seed=1)
     medians = []
     for eps in (1e-8, 1e-3, 0.05, 0.2):
-        run = descend(kl, TubeA(eps), TubeA(eps).lift(theta), lr=1.0)
+        run = descend(kl, MixtureTube(eps), MixtureTube(eps).to_chart(theta), lr=1.0)
         assert run.rate() == 1
         medians.append(run.median())
     assert max(medians) / min(medians) < 1.05
@@ -160,10 +161,12 @@ def test_e2_escape_law(v):
     kl = B.objective(teacher(0.5, -half, half))
     d0 = torch.tensor([0.1, 0.03, 0.01, 0.003, 0.001], dtype=F64)
     theta = torch.stack([0 * d0 + 0.5, -d0 / 2, d0 / 2], 1)
-    raw = descend(kl, RawB(), theta, lr=lr, tol=1e-4).hits.double()
+    raw = descend(kl, mixture_b().chart, theta, lr=lr, tol=1e-4).hitting_time.double()
     slope = np.polyfit(-np.log(d0.numpy()), raw.numpy(), 1)[0]
     assert abs(slope * math.log1p(lr * v / 2) - 1) < 0.02
-    flat = descend(kl, ModuliB(), ModuliB().lift(theta), lr=lr, tol=1e-4).hits
+    flat = descend(
+        kl, MixtureModuli(), MixtureModuli().to_chart(theta), lr=lr, tol=1e-4
+    ).hitting_time
     assert flat.max() - flat.min() <= 3
 
 
@@ -173,13 +176,21 @@ def test_e3_moduli_beat_logit_near_overlap_and_gap_beats_no_gap():
     n = 100
     w, b = rng.uniform(0.05, 0.95, n), rng.uniform(-2, 2, n)
     near = torch.tensor(np.stack([w, b - 0.01 * w, b + 0.01 * (1 - w)], 1))
-    moduli = descend(kl, ModuliB(), ModuliB().lift(near), lr=1.0, steps=4000)
-    logit = descend(kl, LogitB(), LogitB().lift(near), lr=1.0, steps=4000)
+    moduli = descend(
+        kl, MixtureModuli(), MixtureModuli().to_chart(near), lr=1.0, steps=4000
+    )
+    logit = descend(
+        kl,
+        Logit(mixture_b().chart),
+        Logit(mixture_b().chart).to_chart(near),
+        lr=1.0,
+        steps=4000,
+    )
     assert moduli.rate() == logit.rate() == 1
     assert moduli.median() < logit.median()
-    ajar, shut = RelativeB(0.05), RelativeB(0.0)
-    with_gap = descend(kl, ajar, ajar.lift(near), lr=0.3, steps=4000).rate()
-    without = descend(kl, shut, shut.lift(near), lr=0.3, steps=4000).rate()
+    ajar, shut = RelativeMixture(0.05), RelativeMixture(0.0)
+    with_gap = descend(kl, ajar, ajar.to_chart(near), lr=0.3, steps=4000).rate()
+    without = descend(kl, shut, shut.to_chart(near), lr=0.3, steps=4000).rate()
     assert with_gap >= 0.99 > without
 
 
@@ -203,20 +214,20 @@ def test_natural_flow_does_not_see_the_chart_and_gradient_flow_does():
     theta = torch.tensor([[0.4, -0.6, 0.9]], dtype=F64)
     ends = {}
     for method in ("gd", "ngd"):
-        for chart in (RawB(), ModuliB()):
+        for chart in (mixture_b().chart, MixtureModuli()):
             run = descend(
                 kl,
                 chart,
-                chart.lift(theta),
+                chart.to_chart(theta),
                 method=method,
                 lr=0.005,
                 damping=1e-12,
                 steps=200,
                 tol=0.0,
             )
-            ends[method, type(chart)] = chart.push(run.eta)
-    natural = (ends["ngd", RawB] - ends["ngd", ModuliB]).abs().max()
-    plain = (ends["gd", RawB] - ends["gd", ModuliB]).abs().max()
+            ends[method, type(chart)] = chart.from_chart(run.eta)
+    natural = (ends["ngd", AffineChart] - ends["ngd", MixtureModuli]).abs().max()
+    plain = (ends["gd", AffineChart] - ends["gd", MixtureModuli]).abs().max()
     assert natural < 1e-3
     assert plain > 0.1
 
@@ -224,13 +235,13 @@ def test_natural_flow_does_not_see_the_chart_and_gradient_flow_does():
 def test_raw_natural_step_explodes_near_overlap_and_the_metric_collar_tames_it():
     kl = B.objective(teacher(0.3, -1.0, 1.0))
     sizes, tame = [], []
-    chart = ModuliB(ridge=0.1)
+    chart = RidgedModuli(eps=0.1)
     for d in (0.3, 0.1, 0.03, 0.01):
         theta = torch.tensor([[0.4, 0.0, d]], dtype=F64)
-        for c, out in ((RawB(), sizes), (chart, tame)):
-            eta = c.lift(theta)
+        for c, out in ((mixture_b().chart, sizes), (chart, tame)):
+            eta = c.to_chart(theta)
             J = c.jacobian(eta)
-            _, g, F = kl.evaluate(c.atoms(eta), fisher=True)
+            _, g, F = kl.evaluate(c.embed(eta), fisher=True)
             G = c.metric(eta, torch.einsum("bap,bac,bcq->bpq", J, F, J))
             out.append(natural_step(G, torch.einsum("bap,ba->bp", J, g), 0.0).norm())
     assert sizes[-1] > 1e4 * sizes[0] / 100
@@ -241,46 +252,34 @@ def test_raw_natural_step_explodes_near_overlap_and_the_metric_collar_tames_it()
 def test_plateau_path_and_finished_rows_are_recorded():
     kl = A.objective(teacher(0.3, 2.0))
     theta = torch.tensor([[0.5, 1.0], [0.31, 2.0]], dtype=F64)
-    run = descend(kl, RawA(), theta, lr=0.3, plateau=1e-2, record=[0, 10, 400])
+    run = descend(
+        kl, mixture_a().chart, theta, lr=0.3, plateau=1e-2, record=[0, 10, 400]
+    )
     assert run.path.shape == (2, 3, 2)
     torch.testing.assert_close(run.path[:, 0], theta)
     torch.testing.assert_close(run.path[:, 2], run.eta)
-    assert (run.left <= run.hits).all()
-    assert run.left[1] == 0
-    slow = descend(kl, RawA(), theta[:1], lr=0.3, steps=10)
+    assert (run.escaped_at <= run.hitting_time).all()
+    assert run.escaped_at[1] == 0
+    slow = descend(kl, mixture_a().chart, theta[:1], lr=0.3, steps=10)
     torch.testing.assert_close(run.path[0, 1], slow.eta[0])
-    assert slow.hits[0] == -1
+    assert slow.hitting_time[0] == -1
     assert slow.median() == 10
 
 
 def test_step_length_never_exceeds_the_clip():
     kl = A.objective(teacher(0.3, 2.0))
     theta = torch.tensor([[0.5, 1.0]], dtype=F64)
-    run = descend(kl, RawA(), theta, lr=100.0, clip=0.05, steps=1, tol=0.0)
+    run = descend(kl, mixture_a().chart, theta, lr=100.0, clip=0.05, steps=1, tol=0.0)
     assert abs((run.eta - theta).norm() - 0.05) < 1e-12
     assert run.clipped[0] == 1
-
-
-def test_tuning_breaks_ties_by_the_final_loss():
-    kl = A.objective(teacher(0.3, 2.0))
-    theta = A.sample_stratum(2, 10, seed=0)
-
-    def run(lr):
-        return descend(kl, TubeA(0.1), TubeA(0.1).lift(theta), lr=lr, steps=3)
-
-    # nothing converges in 3 steps: only the loss can tell the settings apart
-    best, _ = tune(run, {"lr": [0.001, 1.0]})
-    assert best == {"lr": 1.0}
-    with pytest.raises(ValueError, match="grid"):
-        tune(run, {"lr": []})
 
 
 def test_singular_metric_without_damping_is_an_error():
     kl = B.objective(teacher(0.3, -1.0, 1.0))
     theta = torch.tensor([[0.4, 0.0, 0.0]], dtype=F64)
     with pytest.raises(SingularMetricError, match="damping"):
-        descend(kl, RawB(), theta, method="ngd")
-    run = descend(kl, RawB(), theta, method="ngd", damping=1e-4, steps=3)
+        descend(kl, mixture_b().chart, theta, method="ngd")
+    run = descend(kl, mixture_b().chart, theta, method="ngd", damping=1e-4, steps=3)
     assert torch.isfinite(run.loss).all()
     with pytest.raises(ValueError, match="damping"):
         natural_step(torch.eye(2)[None], torch.ones(1, 2), -1.0)
@@ -307,12 +306,12 @@ def test_bad_settings(kwargs, message):
     kl = A.objective(teacher(0.3, 2.0))
     eta0 = kwargs.pop("eta0", torch.ones(1, 2, dtype=F64))
     with pytest.raises(ValueError, match=message):
-        descend(kl, RawA(), eta0, **kwargs)
+        descend(kl, mixture_a().chart, eta0, **kwargs)
 
 
 def test_a_diverging_run_says_so():
     kl = MixtureKL(teacher(0.5, 0.5, 0.0, 1.0))
-    chart = ModuliB()
+    chart = MixtureModuli()
     eta0 = torch.tensor([[1e3, 1.0, 0.0]], dtype=F64)
     with pytest.raises(ValueError, match="not finite at iteration 0"):
         descend(kl, chart, eta0)
@@ -321,6 +320,6 @@ def test_a_diverging_run_says_so():
 def test_float32_and_inputs_decide_the_dtype():
     kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0]))
     eta0 = torch.tensor([[0.5, 1.0]])
-    run = descend(kl, RawA(), eta0, lr=0.3, tol=1e-4)
+    run = descend(kl, mixture_a().chart, eta0, lr=0.3, tol=1e-4)
     assert run.eta.dtype == torch.float32
     assert run.success.all()

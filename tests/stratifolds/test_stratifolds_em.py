@@ -11,11 +11,11 @@ from geolib.stratifolds import (
     MixtureKL,
     em,
     em_fit,
-    em_step,
     fit_mixture,
     natural_fit,
 )
-from geolib.stratifolds.gmm_natural import information, move
+from geolib.stratifolds.em import em_step
+from geolib.stratifolds.gmm_natural import score_and_information, whitened_step
 
 F64 = torch.float64
 
@@ -90,7 +90,7 @@ def test_em_never_raises_the_loss_and_keeps_the_fixed_component():
     assert (atoms[:, 2] == 0).all()
     run = em(kl, atoms, fixed=[0], plateau=0.05)
     assert run.success.all()
-    assert (run.left <= run.hits).all()
+    assert (run.escaped_at <= run.hitting_time).all()
 
 
 def test_both_fits_reach_the_same_likelihood_and_natural_needs_fewer_passes():
@@ -108,12 +108,12 @@ def test_both_fits_reach_the_same_likelihood_and_natural_needs_fewer_passes():
 def test_score_is_the_derivative_of_the_likelihood():
     x, start = problem()
     y, log_f = start.whiten(x)
-    g, F, _ = information(start, y, torch.softmax(log_f, 0))
+    g, F, _ = score_and_information(start, y, torch.softmax(log_f, 0))
     h = 1e-6
     for i in range(len(g)):
         e = torch.zeros_like(g)
         e[i] = h
-        up, down = (move(start, s * e).log_likelihood(x) for s in (1, -1))
+        up, down = (whitened_step(start, s * e).log_likelihood(x) for s in (1, -1))
         assert abs((up - down) / (2 * h) - g[i]) < 1e-8
     assert torch.linalg.eigvalsh(F)[0] > 0
 
@@ -121,12 +121,12 @@ def test_score_is_the_derivative_of_the_likelihood():
 def test_observed_information_is_minus_the_hessian():
     x, start = problem(120)
     y, log_f = start.whiten(x)
-    _, _, H = information(start, y, torch.softmax(log_f, 0))
+    _, _, H = score_and_information(start, y, torch.softmax(log_f, 0))
     P, h = len(H), 1e-4
     E = h * torch.eye(P, dtype=F64)
 
     def at(step):
-        return move(start, step).log_likelihood(x)
+        return whitened_step(start, step).log_likelihood(x)
 
     for i in range(0, P, 2):
         for j in range(i, P, 3):  # every kind of block, at a third of the cost
@@ -143,7 +143,7 @@ def test_labels_known_leave_nothing_missing():
     mean, cov = x.mean(0), torch.cov(x.T, correction=0)
     at_best = GaussianMixture(torch.ones(1, dtype=F64), mean[None], cov[None])
     y, log_f = at_best.whiten(x)
-    g, _, H = information(at_best, y, torch.ones_like(log_f))
+    g, _, H = score_and_information(at_best, y, torch.ones_like(log_f))
     assert g.abs().max() < 1e-12
     exact = torch.diag(torch.tensor([1.0, 1.0, 0.5, 1.0, 0.5], dtype=F64))
     torch.testing.assert_close(H, exact, rtol=0, atol=1e-12)
@@ -221,8 +221,8 @@ def test_bad_mixtures():
     x, start = problem(50)
     with pytest.raises(ValueError, match="covariance"):
         em_fit(x, start, covariance="diag")
-    with pytest.raises(ValueError, match="metric"):
-        natural_fit(x, start, metric="newton")
+    with pytest.raises(ValueError, match="information"):
+        natural_fit(x, start, information="newton")
     with pytest.raises(ValueError, match="positive weights"):
         natural_fit(
             x,

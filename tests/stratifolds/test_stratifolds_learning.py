@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from geolib.core import init_, normal
+from geolib.core import Realization, init_, normal
 from geolib.stratifolds import (
     ChartLoss,
     MixtureKL,
-    ModuliB,
-    RawA,
-    TemperedPosterior,
+    MixtureModuli,
     divergence_from_null,
     evidence_curve,
-    grid_mean_loss,
     learning_coefficient,
     log_axis,
+    mixture_a,
+)
+from geolib.stratifolds.learning_coefficient import (
+    TemperedPosterior,
+    grid_mean_loss,
     mala,
-    module_loss,
 )
 
 F64 = torch.float64
@@ -84,7 +85,7 @@ def test_prior_moves_mixture_b_from_three_quarters_to_one(parts):
     s = torch.linspace(-2, 2, nw, dtype=F64)
     eta = torch.cartesian_prod(b, v, s)
     mass = (lb[:, None, None] + lv[None, :, None] + 0 * s).flatten()
-    K = divergence_from_null(ModuliB().atoms(eta))
+    K = divergence_from_null(MixtureModuli().embed(eta))
     moduli = evidence_curve(K, mass, n)
     assert abs(moduli.fit(multiplicity=1)[0] - 1.0) < 0.02
 
@@ -94,7 +95,7 @@ def test_regular_truth_has_half_the_dimension():
     kl = MixtureKL(torch.tensor([0.7, 0.3, 0.0, 2.0], dtype=F64))
     t = torch.linspace(-0.02, 0.02, 201, dtype=F64)
     theta = torch.cartesian_prod(0.3 + t, 2.0 + t)
-    K = kl.value(RawA().atoms(theta)).clamp_min(0)
+    K = kl.value(mixture_a().chart.embed(theta)).clamp_min(0)
     n = torch.logspace(5.5, 6.5, 5, dtype=F64)
     curve = evidence_curve(K, torch.zeros(len(K), dtype=F64), n)
     assert abs(curve.fit(multiplicity=1)[0] - 1.0) < 0.01
@@ -118,7 +119,7 @@ def test_away_from_the_corner_the_multiplicity_is_one():
 def posterior_a(n, seed):
     x = torch.tensor(np.random.default_rng(seed).standard_normal(n))
     kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64), data=x)
-    return ChartLoss(kl, RawA())
+    return ChartLoss(kl, mixture_a().chart)
 
 
 BOX = torch.tensor([0.0, -3.0], dtype=F64), torch.tensor([1.0, 3.0], dtype=F64)
@@ -177,11 +178,15 @@ def test_tie_to_an_anchor_and_autograd_gradient():
 
 
 @pytest.mark.slow
-def test_module_loss_and_the_coefficient_of_a_regular_network():
+def test_the_coefficient_of_a_regular_network():
     net = init_(nn.Linear(2, 1).double(), 0)
     x = normal((400, 2), 1)
     y = x @ torch.tensor([[1.0], [-1.0]], dtype=F64) + 0.1 * normal((400, 1), 2)
-    loss = module_loss(net, lambda f, t: 50 * ((f - t) ** 2).mean(), x, y)
+    R = Realization(net)
+
+    def loss(theta):
+        return torch.stack([50 * ((R(row, x) - y) ** 2).mean() for row in theta])
+
     X = torch.cat([x, torch.ones(400, 1, dtype=F64)], 1)
     best = torch.linalg.lstsq(X, y).solution[:, 0]
     floor = loss(best[None]).item()
@@ -226,13 +231,6 @@ def test_bad_curves_and_axes():
         evidence_curve(torch.ones(3), torch.zeros(2), torch.ones(1))
     with pytest.raises(ValueError, match="low"):
         log_axis(1.0, 10, low=2.0)
-    with pytest.raises(ValueError, match="data"):
-        module_loss(
-            nn.Linear(1, 1),
-            nn.functional.mse_loss,
-            torch.zeros(1, 1),
-            torch.zeros(1, 1),
-        )
 
 
 # it says so whenever the gradient is that of all data, a seed is given, or nbeta is set

@@ -11,10 +11,11 @@ from geolib.stratifolds import (
     CollarSurgery,
     find_strata,
     hidden_layers,
+    overlap_distances,
     overlap_forms,
 )
-from geolib.stratifolds.collar import extreme_pairs
-from geolib.stratifolds.find_strata import centre, overlap_distances
+from geolib.stratifolds.collar_surgery import extreme_pairs
+from geolib.stratifolds.find_strata import merged_unit
 
 F64 = torch.float64
 
@@ -182,7 +183,7 @@ def test_forms_predict_the_change_of_the_loss():
         assert abs(loss() - base - predicted) < 0.02 * abs(predicted)
 
 
-def test_centre_keeps_the_function_of_one_output_to_second_order():
+def test_merged_unit_keeps_the_function_of_one_output_to_second_order():
     net = tanh_net(seed=6)
     layer = hidden_layers(net)[0]
     x = normal((50, 2), seed=5)
@@ -194,7 +195,7 @@ def test_centre_keeps_the_function_of_one_output_to_second_order():
         pair.write(1, w[0] + t * normal(3, seed=1), 1.7 * v[0])
         before = twin(x)
         W, U = pair.incoming(), pair.outgoing()
-        V, b = centre(W[0], U[0], W[1], U[1])
+        V, b = merged_unit(W[0], U[0], W[1], U[1])
         pair.write(0, b, V / 2)
         pair.write(1, b, V / 2)
         changes.append((twin(x) - before).abs().max().item())

@@ -69,8 +69,8 @@ def test_retraction_lands_on_the_stratum_and_keeps_the_loss_to_order_h(S):
         # along the segment to the stratum the change of the loss is O(h)
         change = [
             (
-                loss.value(S.chart.atoms(onto + t * (theta - onto)))
-                - loss.value(S.chart.atoms(onto))
+                loss.value(S.chart.embed(onto + t * (theta - onto)))
+                - loss.value(S.chart.embed(onto))
             ).abs()
             for t in (1e-5, 1e-6)
         ]
@@ -104,8 +104,8 @@ def test_rank_of_a_mixture_of_k():
     theta = S.sample_stratum(5, 5, seed=2)
     R = resolve(S, kind="moduli")
     torch.testing.assert_close(
-        R.chart.atoms(R.lift(theta)).sort(1).values,
-        S.chart.atoms(theta).sort(1).values,
+        R.chart.embed(R.to_chart(theta)).sort(1).values,
+        S.chart.embed(theta).sort(1).values,
         atol=1e-6,
         rtol=0,
     )
@@ -116,7 +116,7 @@ def test_wall_of_mixture_a_attracts_wrong_starts_only():
     w, mu = 0.3, 2.0
     kl = S.objective(torch.tensor([w, mu], dtype=F64))
     theta = values([0.01, 1.5], [0.01, -1.5])
-    cone_ = S.strata[1].normal_cone(theta, lambda t: kl.value(S.chart.atoms(t)))
+    cone_ = S.strata[1].normal_expansion(theta, lambda t: kl.value(S.chart.embed(t)))
     exact = [-w * (math.exp(m * mu) - 1) for m in (1.5, -1.5)]
     np.testing.assert_allclose(cone_.slope[:, 0], exact, rtol=1e-13)
     assert cone_.attracts().tolist() == [False, True]
@@ -127,7 +127,7 @@ def test_overlap_of_mixture_b_repels_at_the_rate_of_the_escape_law():
     kl = S.objective(torch.tensor([0.5, -1.0, 1.0], dtype=F64))
     w = 0.3
     theta = values([w, -0.01 * w, 0.01 * (1 - w)])  # centred at the teacher's mean
-    out = S.strata[0].normal_cone(theta, lambda t: kl.value(S.chart.atoms(t)))
+    out = S.strata[0].normal_expansion(theta, lambda t: kl.value(S.chart.embed(t)))
     # L = L0 - v v*/2 and v = w(1-w)d^2, so the curvature along d is -w(1-w)v*
     assert abs(out.curvature[0, 0] + w * (1 - w)) < 1e-5
     assert out.slope.abs().max() < 1e-12
@@ -139,7 +139,7 @@ def test_sign_rule_of_milnor_attractors():
     loss = S.objective(torch.tensor([1.0, 1.0, -1.0, 1.0], dtype=F64))
     inside, outside = [0.6, 0.9, -0.01, 0.01], [1.8, -0.3, 0.0, 0.02]
     theta = values(inside, outside)
-    out = S.strata[0].normal_cone(theta, loss.value)
+    out = S.strata[0].normal_expansion(theta, loss.value)
     v = theta[:, :2]
     z = v[:, 1] / v.sum(1)
     A = PairSurgery(loss).matrix(theta)[:, 0, 0]
@@ -188,7 +188,7 @@ def test_resolve_lists_what_is_possible():
     ids=lambda p: getattr(p, "name", p if isinstance(p, str) else ""),
 )
 def test_every_kind_of_resolution_fits_its_teacher(S, kind, teacher):
-    R = resolve(S, 0.1, kind)
+    R = resolve(S, kind=kind)
     truth = torch.tensor(teacher, dtype=F64)
     theta = S.sample_stratum(S.dim, 10, seed=3)
     run = R.descend(truth, theta, lr=0.5, clip=0.5, steps=1500)
@@ -198,7 +198,7 @@ def test_every_kind_of_resolution_fits_its_teacher(S, kind, teacher):
     assert torch.isfinite(G).all()
     if kind == "tube":
         ok = run.success & R.exact(run.eta)
-        atoms = S.chart.atoms(R.pi(run.eta))
+        atoms = S.chart.embed(R.pi(run.eta))
         loss = S.objective(truth).value(atoms)
         assert (loss[ok] < 2e-6).all()
 

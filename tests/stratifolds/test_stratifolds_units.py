@@ -5,18 +5,16 @@ import pytest
 import torch
 from scipy.special import erf
 
+from geolib.networks.erf_kernel import ErfKernel
 from geolib.stratifolds import (
     CentralUnits,
-    ErfKernel,
     PairSurgery,
     PronyUnits,
-    RawUnits,
-    RBFKernel,
-    UnitLoss,
     descend,
     on_plateau,
-    overlap_coordinates,
 )
+from geolib.stratifolds.two_units import RawUnits
+from geolib.stratifolds.unit_loss import RBFKernel, UnitLoss, overlap_coordinates
 
 F64 = torch.float64
 KERNELS = [(RBFKernel(), 1), (ErfKernel(), 1), (ErfKernel(), 2)]
@@ -100,7 +98,7 @@ def test_complex_conjugate_units_make_a_real_network():
     loss = UnitLoss(RBFKernel(), torch.ones(2, dtype=F64), draw(11, 2, 1))
     eta = torch.tensor([[1.5, 0.3, 0.2, 0.4]], dtype=F64)  # S^2 < 4P
     chart = PronyUnits()
-    atoms = chart.atoms(eta)
+    atoms = chart.embed(eta)
     assert atoms.imag.abs().max() > 0.1
     value, g, _ = loss.evaluate(atoms)
     c, w = loss._all(atoms)
@@ -115,9 +113,9 @@ def test_complex_conjugate_units_make_a_real_network():
     for i in range(4):
         e = torch.zeros_like(eta)
         e[:, i] = h
-        up, down = (loss.value(chart.atoms(eta + s * e)) for s in (1, -1))
+        up, down = (loss.value(chart.embed(eta + s * e)) for s in (1, -1))
         assert abs((up - down) / (2 * h) - slope[0, i].real).item() < 1e-9
-    assert torch.isnan(chart.push(eta)).all()
+    assert torch.isnan(chart.from_chart(eta)).all()
 
 
 def starts(kind, n, count, seed):
@@ -147,7 +145,7 @@ def test_e4_attractor_charts_and_surgery():
     caught = on_plateau(raw.eta) & ~raw.success
     assert caught.double().mean() >= 0.4
     central = CentralUnits(1)
-    run = descend(loss, central, central.lift(theta), lr=1.0, clip=0.5, steps=3000)
+    run = descend(loss, central, central.to_chart(theta), lr=1.0, clip=0.5, steps=3000)
     assert run.rate() >= 0.99
     cut = descend(
         loss, RawUnits(), theta, lr=1.0, clip=0.5, steps=3000, surgery=PairSurgery(loss)

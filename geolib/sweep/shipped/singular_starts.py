@@ -45,8 +45,8 @@ def run(spec: Spec) -> dict[str, Any]:
     objective = S.objective(teacher)
     settings: dict[str, Any] = {"steps": spec.steps, "tol": 1e-6}
     if spec.method == "em":
-        atoms = S.chart.atoms(theta0)
-        found = em(objective, atoms, fixed=(0,), **settings)
+        natural = S.chart.embed(theta0)
+        found = em(objective, natural, fixed=(0,), **settings)
     else:
         settings |= {
             "method": "gd" if spec.method == "gd" else "ngd",
@@ -54,11 +54,10 @@ def run(spec: Spec) -> dict[str, Any]:
             "damping": spec.damping,
         }
         if spec.chart == "raw":
-            found = descend(objective, S.chart, S.chart.lift(theta0), **settings)
+            found = descend(objective, S.chart, S.chart.to_chart(theta0), **settings)
         else:
-            found = resolve(S, spec.eps, spec.chart).descend(
-                teacher, theta0, **settings
-            )
+            eps = spec.eps if spec.chart == "tube" else None
+            found = resolve(S, eps, spec.chart).descend(teacher, theta0, **settings)
     return {
         "success": found.rate(),
         "wrong": found.rate(wrong),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from geolib.stratifolds.find_strata import canonical_pair, centre, overlap_distances
-from geolib.stratifolds.mlp import HiddenLayer, check_inputs, hidden_layers
+from geolib.stratifolds.find_strata import (
+    canonical_pair,
+    merged_unit,
+    overlap_distances,
+)
+from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
+from geolib.stratifolds.surgery import Reentry, best_reentry, splits
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One attempted surgery.
+class SurgeryRecord:
+    """The record of one attempted surgery.
 
     Attributes:
         step: training step at which it was tried.
@@ -41,7 +46,7 @@ class Operation:
 def overlap_forms(
     layer: HiddenLayer, x: Tensor, g: Tensor, b: Tensor, V: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""The two quadratic forms of the loss at an overlap of two units.
+    r"""The overlap of two units has two quadratic forms of the loss.
 
     .. math:: \Delta L = -c^\top B\,d + \tfrac12 z(1-z)\,d^\top A\,d + O(3), \quad
               A = E[\langle V, g\rangle\,\sigma''\,h h^\top],\quad
@@ -62,8 +67,15 @@ def overlap_forms(
     Returns:
         A (fan_in + 1, fan_in + 1) and B (m, fan_in + 1).
 
-    Source: A from Wu, Wang, Liu 2019; the form with several outputs derived here.
     Cost: n (fan_in + m) fan_in.
+    Source: :eq:`drv-stratifolds-forms` (derivations); A from Wu, Wang, Liu 2019.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> (layer,) = hidden_layers(net)
+        >>> x, g, b = torch.ones(3, 1), torch.ones(3, 1) / 3, torch.zeros(2)
+        >>> overlap_forms(layer, x, g, b, torch.ones(1))[1]     # tanh' = 1, h = (1, 1)
+        tensor([[1., 1.]])
     """
     H = layer.inputs(x)
     _, d1, d2 = layer.slopes(H @ b)
@@ -73,7 +85,7 @@ def overlap_forms(
 
 
 def extreme_pairs(A: Tensor, dense: int = 128) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest eigenvalue of a symmetric matrix, with vectors.
+    """The lowest and the highest eigenpair of a symmetric matrix.
 
     Large matrices (images have a weight for each pixel) by Lanczos from a fixed start.
 
@@ -82,9 +94,9 @@ def extreme_pairs(A: Tensor, dense: int = 128) -> tuple[Tensor, Tensor]:
         dense: up to this size the full eigenproblem is solved.
 
     Returns:
-        eigenvalues (2,) and eigenvectors (n, 2), lowest first.
+        Eigenvalues (2,) and eigenvectors (n, 2), lowest first.
 
-    Source: SciPy's ARPACK. Cost: n^3 if dense, some tens of products otherwise.
+    Cost: n^3 if dense, some tens of products otherwise.
 
     Examples:
         >>> extreme_pairs(torch.diag(torch.tensor([1.0, -3.0, 2.0])))[0]
@@ -103,7 +115,7 @@ def extreme_pairs(A: Tensor, dense: int = 128) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class CollarSurgery:
-    r"""Moves pairs of units off an overlap plateau, and only if the loss falls.
+    r"""Collar surgery moves pairs of units off a plateau, and only if the loss falls.
 
     Every `every` steps, if the loss fell by less than `patience` of itself since the
     last look, the nearest pairs within `eps` are retracted onto their overlap stratum
@@ -123,13 +135,14 @@ class CollarSurgery:
         max_rise: tolerated relative rise of the loss, 0 by default.
 
     Attributes:
-        log: every `Operation` tried.
+        log: every `SurgeryRecord`.
 
     Raises:
-        TypeError, ValueError: as `find_strata`, or a loss that is no finite scalar.
+        TypeError, ValueError: as `find_strata`, or the loss is no finite scalar.
 
-    Source: our construction, spec 2 and 5.2. Cost: a look costs one loss; an operation
-    one gradient, an eigenproblem of size fan_in, and about twelve losses.
+    Cost: a look costs one loss; an operation one gradient, an eigenproblem of size
+    fan_in, and about twelve losses.
+    Source: :eq:`drv-stratifolds-forms` (derivations).
 
     Examples:
         >>> from geolib.core import init_, normal
@@ -149,7 +162,7 @@ class CollarSurgery:
     patience: float = 1e-3
     pairs: int = 4
     max_rise: float = 0.0
-    log: list[Operation] = field(default_factory=list)
+    log: list[SurgeryRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layers = hidden_layers(self.module)
@@ -178,7 +191,7 @@ class CollarSurgery:
             )
         return float(value)
 
-    def step(self) -> list[Operation]:
+    def step(self) -> list[SurgeryRecord]:
         """Count one training step; operate if it is time and the loss is flat."""
         self._count += 1
         if self._count % self.every:
@@ -193,7 +206,7 @@ class CollarSurgery:
             self._last = done[-1].after
         return done
 
-    def operate(self) -> list[Operation]:
+    def operate(self) -> list[SurgeryRecord]:
         """Try every pair in the collar now; returns what was tried."""
         tried = []
         for k, layer in enumerate(self.layers):
@@ -220,52 +233,56 @@ class CollarSurgery:
             (g,) = torch.autograd.grad(self.loss(f, self.y), y)
         return g
 
-    def _pair(self, k: int, i: int, j: int, sign: int, distance: float) -> Operation:
+    def _pair(
+        self, k: int, i: int, j: int, sign: int, distance: float
+    ) -> SurgeryRecord:
         layer = self.layers[k]
         before = self._value()
         old = [(u, layer.incoming()[u], layer.outgoing()[u]) for u in (i, j)]
-        w_i, v_i, w_j, v_j = canonical_pair(layer, i, j, sign)
-        V, b = centre(w_i, v_i, w_j, v_j)
+        V, b = merged_unit(*canonical_pair(layer, i, j, sign))
         layer.write(i, b, V / 2)
         layer.write(j, b, V / 2)
         A, B = overlap_forms(layer, self.x, self._gradient(layer), b, V)
-        best, best_value, move = None, before * (1 + self.max_rise), "none"
-        for name, trial in self._trials(A, B, b, V):
-            layer.write(i, *trial[0])
-            layer.write(j, *trial[1])
+
+        def enter(trial: Reentry) -> None:
+            layer.write(i, trial.w1[0], trial.v1[0])
+            layer.write(j, trial.w2[0], trial.v2[0])
+
+        def loss(trial: Reentry) -> Tensor:
+            enter(trial)
             with torch.no_grad():
-                value = float(self.loss(self.module(self.x), self.y))
-            if value < best_value:
-                best, best_value, move = trial, value, name
+                value = self.loss(self.module(self.x), self.y)
+            return value.double()[None]
+
+        bound = b.new_tensor([before * (1 + self.max_rise)], dtype=torch.float64)
+        (best,), (after,) = best_reentry(_trials(A, B, b, V), loss, bound)
+        accepted = best is not None
         if best is None:
             for unit, w, v in old:
                 layer.write(unit, w, v)
-            return Operation(
-                self._count, k, (i, j), "none", distance, before, before, False
-            )
-        layer.write(i, *best[0])
-        layer.write(j, *best[1])
-        return Operation(
-            self._count, k, (i, j), move, distance, before, best_value, True
+        else:
+            enter(best)
+        return SurgeryRecord(
+            self._count,
+            k,
+            (i, j),
+            best.move if best else "none",
+            distance,
+            before,
+            float(after) if accepted else before,
+            accepted,
         )
 
-    def _trials(
-        self, A: Tensor, B: Tensor, b: Tensor, V: Tensor
-    ) -> list[tuple[str, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
-        """Re-entries to try: splits by the sign of A's ends, a shear along B's top."""
-        lam, E = extreme_pairs((A + A.T) / 2)
-        U, S, Dt = torch.linalg.svd(B, full_matrices=False)
-        scale = b.norm().clamp_min(1e-12)
-        trials = []
-        for size in (1.0, 0.5, 0.25, 0.1):
-            gap = size * scale
-            for col, z in ((0, 0.5), (-1, 1.5)):
-                if (lam[col] < 0) == (z == 0.5) and lam[col] != 0:
-                    d = gap * E[:, col]
-                    first = (b - z * d, (1 - z) * V)
-                    trials.append(("split", (first, (b + (1 - z) * d, z * V))))
-            if S[0] > 0:
-                d, c = gap * Dt[0], size * V.norm() * U[:, 0]
-                first = (b - d / 2, V / 2 + c)
-                trials.append(("shear", (first, (b + d / 2, V / 2 - c))))
-        return trials
+
+def _trials(A: Tensor, B: Tensor, b: Tensor, V: Tensor) -> Iterator[Reentry]:
+    """Re-entries to try: splits by the sign of A's ends, a shear along B's top."""
+    lam, E = extreme_pairs((A + A.T) / 2)
+    scale = b.norm().clamp_min(1e-12)
+    sizes = (1.0, 0.5, 0.25, 0.1)
+    gaps = [(size * scale)[None] for size in sizes]
+    yield from splits(V[None], b[None], lam[None], E[None], lambda z: gaps)
+    U, S, Dt = torch.linalg.svd(B, full_matrices=False)
+    for size, gap in zip(sizes, gaps, strict=True):
+        d, c = gap * Dt[0], size * V.norm() * U[:, 0]
+        w1, w2, v1, v2 = b - d / 2, b + d / 2, V / 2 + c, V / 2 - c
+        yield Reentry("shear", S[:1] > 0, w1[None], w2[None], v1[None], v2[None])

@@ -1,4 +1,4 @@
-"""How the evidence of a singular model falls with the data, exactly."""
+"""Exact evidence on a grid, and the learning coefficient (RLCT) that it tends to."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.location import Grid, check_atoms
+from geolib.stratifolds.mixture_kl import Grid, check_mixture
 
 
 @dataclass(frozen=True)
 class EvidenceCurve:
-    r"""The exact evidence of a model as the number of data grows.
+    r"""The exact evidence of a model falls as the number of data grows.
 
     .. math:: Z(n) = \int e^{-nK(\theta)}\,\varphi(\theta)\,d\theta, \qquad
               -\frac{d\log Z}{d\log n} = n\langle K\rangle_n
               = \lambda - \frac{m-1}{\log n} + o\Bigl(\frac1{\log n}\Bigr)
+
+    :math:`\lambda` is the learning coefficient, or real log canonical threshold
+    (RLCT), and m its multiplicity.
 
     Attributes:
         n: (N,) sample sizes.
@@ -37,7 +40,7 @@ class EvidenceCurve:
             multiplicity: hold m at this value; None fits it too.
 
         Returns:
-            :math:`\lambda` and m.
+            The learning coefficient :math:`\lambda` and m.
         """
         log_n = torch.log(self.n)
         target = self.log_z
@@ -63,9 +66,10 @@ def evidence_curve(K: Tensor, log_mass: Tensor, n: Tensor) -> EvidenceCurve:
         n: (N,) sample sizes.
 
     Raises:
-        ValueError: shapes that differ, or a K that is negative or not finite.
+        ValueError: the shapes differ, or K is negative or not finite.
 
-    Source: definition; the asymptotics are Watanabe's. Cost: N G.
+    Cost: N G.
+    Source: Watanabe 2009; :eq:`drv-stratifolds-evidence` (derivations).
 
     Examples:
         >>> theta, log_mass = log_axis(1.0, 400)
@@ -106,9 +110,9 @@ def log_axis(
         low: first node; below it the density is taken as constant.
 
     Raises:
-        ValueError: not 0 < low < high, or fewer than 2 nodes.
+        ValueError: not 0 < low < high, or there are fewer than 2 nodes.
 
-    Source: substitution. Cost: none.
+    Source: :eq:`drv-stratifolds-logaxis` (derivations).
 
     Examples:
         >>> t, log_mass = log_axis(2.0, 2000)
@@ -129,9 +133,9 @@ def log_axis(
 
 
 def divergence_from_null(
-    atoms: Tensor, grid: Grid | None = None, chunk: int = 20000
+    natural: Tensor, grid: Grid | None = None, chunk: int = 20000
 ) -> Tensor:
-    r"""KL(N(0,1) || p) to full relative accuracy, however small.
+    r"""The divergence KL(N(0,1) || p) to full relative accuracy, however small.
 
     .. math:: K = \int q\,(r - \log(1+r)), \qquad
               r = \frac pq - 1 = \sum_k a_k\,(e^{c_k x - c_k^2/2} - 1)
@@ -140,14 +144,15 @@ def divergence_from_null(
     and for small r the integrand from its series, so K is accurate down to 1e-30.
 
     Args:
-        atoms: (b, 2K) weights summing to 1, then locations.
+        natural: (b, 2K) weights summing to 1, then locations.
         grid: quadrature.
         chunk: rows at a time.
 
     Raises:
-        ValueError: malformed or non-finite atoms.
+        ValueError: `natural` is malformed or not finite.
 
-    Source: spec pitfall 1. Cost: b K q exponentials.
+    Cost: b K q exponentials.
+    Source: :eq:`drv-stratifolds-null` (derivations).
 
     Examples:
         >>> tiny = torch.tensor([[0.5, 0.5, -1e-5, 1e-5]], dtype=torch.float64)
@@ -155,12 +160,12 @@ def divergence_from_null(
         >>> round(float(K) * 1e20, 4)
         0.25
     """
-    check_atoms(atoms)
+    check_mixture(natural)
     grid = grid or Grid()
-    x = grid.nodes(atoms)
+    x = grid.nodes(natural)
     q = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) * grid.step
     out = []
-    for part in atoms.split(chunk):
+    for part in natural.split(chunk):
         k = part.shape[1] // 2
         a, c = part[:, :k, None], part[:, k:, None]
         small = torch.expm1(c * x - 0.5 * c * c)

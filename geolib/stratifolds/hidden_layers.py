@@ -1,4 +1,4 @@
-"""The hidden units of an `nn.Sequential` multilayer perceptron, one record a layer."""
+"""The hidden layers of an `nn.Sequential` perceptron, with what surrounds each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geolib.networks.sequential import named_layers
+from geolib.stratifolds.bump import check_finite
+
 PASSIVE = (nn.Identity, nn.Flatten, nn.Dropout)
 
 
 @dataclass(frozen=True)
 class HiddenLayer:
-    r"""One layer of hidden units with the maps before and after it.
+    r"""A layer of hidden units comes with the maps before and after it.
 
     .. math:: h \longmapsto y = \sum_k v_k\,\sigma(w_k\cdot h + \beta_k) + \gamma
 
@@ -86,13 +89,6 @@ class HiddenLayer:
         return s.detach(), d1.detach(), d2.detach()
 
 
-def _chain(module: nn.Module) -> list[nn.Module]:
-    """The module as a flat list of layers; nested `nn.Sequential` is unrolled."""
-    if isinstance(module, nn.Sequential):
-        return [leaf for child in module for leaf in _chain(child)]
-    return [module]
-
-
 def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[bool, bool]:
     """Whether an activation is odd, positively homogeneous; refuse mixing layers."""
     # irrational-looking points, so that no kink or period is hit by chance
@@ -107,6 +103,18 @@ def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[bool, bool]:
     return odd, homogeneous
 
 
+def _activation(layers: list[nn.Module], index: int) -> nn.Module:
+    """The one activation between two linear maps."""
+    between = [m for m in layers if not isinstance(m, PASSIVE)]
+    if len(between) != 1 or any(True for _ in between[0].parameters()):
+        names = [type(m).__name__ for m in between]
+        raise ValueError(
+            f"module: expected one activation without parameters between Linear "
+            f"layers {index} and {index + 1}, got {names}"
+        )
+    return between[0]
+
+
 def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
     """The hidden layers of a perceptron built as linear maps and activations.
 
@@ -116,14 +124,14 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
             stand anywhere.
 
     Returns:
-        one `HiddenLayer` for each pair of consecutive linear maps.
+        One `HiddenLayer` for each pair of consecutive linear maps.
 
     Raises:
-        TypeError: not an `nn.Sequential`.
-        ValueError: a layer of another kind, no hidden layer, or dropout in training
-            mode (its network is a different one at each call).
+        TypeError: `module` is no `nn.Sequential`.
+        ValueError: a layer is of another kind, there is no hidden layer, or dropout is
+            in training mode (its network is a different one at each call).
 
-    Source: ours. Cost: none beyond a test of each activation.
+    Source: :eq:`drv-stratifolds-layer` (derivations).
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -135,43 +143,27 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
             f"module: expected an nn.Sequential of Linear layers and activations, "
             f"got {type(module).__name__}"
         )
-    chain = _chain(module)
-    where = [i for i, m in enumerate(chain) if isinstance(m, nn.Linear)]
-    if len(where) < 2:
+    chain = [layer for _, layer in named_layers(module)]
+    linear = [(i, m) for i, m in enumerate(chain) if isinstance(m, nn.Linear)]
+    if len(linear) < 2:
         raise ValueError(
             f"module: expected at least two Linear layers with an activation between, "
-            f"got {len(where)} Linear layer(s)"
+            f"got {len(linear)} Linear layer(s)"
         )
-    layers = []
-    for index, (i, j) in enumerate(itertools.pairwise(where)):
-        between = [m for m in chain[i + 1 : j] if not isinstance(m, PASSIVE)]
-        dropout = [m for m in chain if isinstance(m, nn.Dropout) and m.training]
-        if dropout:
-            raise ValueError("module: dropout is in training mode; call eval() first")
-        before, after = chain[i], chain[j]
-        assert isinstance(before, nn.Linear)
-        assert isinstance(after, nn.Linear)
-        if len(between) != 1 or any(True for _ in between[0].parameters()):
-            names = [type(m).__name__ for m in between]
-            raise ValueError(
-                f"module: expected one activation without parameters between Linear "
-                f"layers {index} and {index + 1}, got {names}"
-            )
-        odd, homogeneous = _symmetry(between[0], before.weight)
-        head, tail = chain[:i], chain[j + 1 :]
-        layers.append(
-            HiddenLayer(
-                index,
-                before,
-                between[0],
-                after,
-                nn.Sequential(*head) if head else None,
-                nn.Sequential(*tail) if tail else None,
-                odd,
-                homogeneous,
-            )
+    if any(isinstance(m, nn.Dropout) and m.training for m in chain):
+        raise ValueError("module: dropout is in training mode; call eval() first")
+    found = []
+    for index, ((i, before), (j, after)) in enumerate(itertools.pairwise(linear)):
+        sigma = _activation(chain[i + 1 : j], index)
+        head, tail = (
+            nn.Sequential(*part) if part else None
+            for part in (chain[:i], chain[j + 1 :])
         )
-    return layers
+        odd, homogeneous = _symmetry(sigma, before.weight)
+        found.append(
+            HiddenLayer(index, before, sigma, after, head, tail, odd, homogeneous)
+        )
+    return found
 
 
 def check_inputs(x: Tensor, module: nn.Module) -> None:
@@ -185,8 +177,7 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
         raise ValueError(
             f"data: expected a tensor of at least 2 inputs, shape (n, ...), got {got}"
         )
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("data: expected finite inputs, got NaN or infinity")
+    check_finite(x, "data")
     p = next(module.parameters())
     if p.dtype != x.dtype or p.device != x.device:
         raise ValueError(

@@ -1,4 +1,8 @@
-"""Location mixtures of unit Gaussians on the line, as vectors of weighted atoms."""
+"""Location mixtures of unit Gaussians on the line: density, divergence, Fisher matrix.
+
+Natural parameters of a mixture of K are rows (a_1..a_K, c_1..c_K): the weights and
+locations of its mixing measure.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from geolib.stratifolds.bump import check_finite
+
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
 class Grid:
-    r"""A uniform grid for integrals over the line.
+    r"""A uniform grid gives integrals over the line by the trapezoid rule.
 
     .. math:: \int g(x)\,dx \approx h \sum_j g(x_j)
 
-    For Gaussian-like integrands the trapezoid rule converges faster than any power of
-    the step: with the defaults the error of a KL divergence is rounding error.
+    For Gaussian-like integrands it converges faster than any power of the step: with
+    the defaults the error of a KL divergence is rounding error.
 
     Args:
         reach: the grid covers ``[-reach, reach]``.
         step: spacing h.
 
-    Source: Euler-Maclaurin; spec pitfall 1. Cost: none.
+    Source: :eq:`drv-stratifolds-trapezoid` (derivations).
 
     Examples:
         >>> g = Grid()
@@ -43,53 +49,74 @@ class Grid:
         return x if like is None else x.to(like)
 
 
-def check_atoms(atoms: Tensor, name: str = "atoms") -> None:
-    """Refuse atoms that are not finite rows of K weights followed by K locations."""
-    if atoms.ndim != 2 or atoms.shape[1] % 2:
+def check_mixture(natural: Tensor, name: str = "natural") -> None:
+    """Refuse what is not finite rows of K weights followed by K locations."""
+    if natural.ndim != 2 or natural.shape[1] % 2:
         raise ValueError(
             f"{name}: expected shape (batch, 2K), K weights then K locations; "
-            f"got {tuple(atoms.shape)}"
+            f"got {tuple(natural.shape)}"
         )
-    if not bool(torch.isfinite(torch.view_as_real(atoms + 0j)).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    check_finite(natural, name)
 
 
-def bells(atoms: Tensor, x: Tensor) -> Tensor:
-    """Unit Gaussian densities at `x` centred on each atom: (b, K, q)."""
-    c = atoms[:, atoms.shape[1] // 2 :, None]
+def gaussian_densities(natural: Tensor, x: Tensor) -> Tensor:
+    """Unit Gaussian densities at `x` around each location: (b, K, q)."""
+    c = natural[:, natural.shape[1] // 2 :, None]
     return torch.exp(-0.5 * (x - c) ** 2 - LOG_ROOT_TAU)
 
 
-def density(atoms: Tensor, x: Tensor) -> Tensor:
-    r"""The mixture density.
+def mixture_density(natural: Tensor, x: Tensor) -> Tensor:
+    r"""The density of a location mixture.
 
     .. math:: p(x) = \sum_k a_k\, \varphi(x - c_k)
 
     Args:
-        atoms: (b, 2K) weights :math:`a_k`, then locations :math:`c_k`.
+        natural: (b, 2K) weights :math:`a_k`, then locations :math:`c_k`.
         x: (q,) points.
 
     Returns:
         (b, q) densities.
 
     Raises:
-        ValueError: malformed or non-finite `atoms`.
+        ValueError: `natural` is malformed or not finite.
 
-    Source: definition. Cost: b K q exponentials.
+    Cost: b K q exponentials.
+    Source: :eq:`drv-stratifolds-models` (derivations).
 
     Examples:
         >>> one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-        >>> round(float(density(one, torch.zeros(1, dtype=torch.float64))), 4)
+        >>> round(float(mixture_density(one, torch.zeros(1, dtype=torch.float64))), 4)
         0.3989
     """
-    check_atoms(atoms)
-    K = atoms.shape[1] // 2
-    return torch.einsum("bk,bkq->bq", atoms[:, :K], bells(atoms, x))
+    check_mixture(natural)
+    K = natural.shape[1] // 2
+    return torch.einsum("bk,bkq->bq", natural[:, :K], gaussian_densities(natural, x))
+
+
+def mixture_fisher(natural: Tensor, grid: Grid | None = None) -> Tensor:
+    r"""The Fisher matrix of a location mixture in its natural parameters.
+
+    .. math:: F(\alpha) = \int \frac{\partial p\,\partial p^\top}{p}
+
+    Args:
+        natural: (b, 2K).
+        grid: quadrature for the line.
+
+    Returns:
+        (b, 2K, 2K) matrices; they do not depend on any teacher.
+    """
+    grid = grid or Grid()
+    x, K = grid.nodes(natural), natural.shape[1] // 2
+    f = gaussian_densities(natural, x)
+    p = torch.einsum("bk,bkq->bq", natural[:, :K], f)
+    slope = natural[:, :K, None] * (x - natural[:, K:, None]) * f
+    D = torch.cat([f, slope], 1) * torch.sqrt(grid.step / p)[:, None, :]
+    return D @ D.transpose(1, 2)
 
 
 @dataclass
 class MixtureKL:
-    r"""The Kullback-Leibler divergence from a teacher, its gradient and metric.
+    r"""The Kullback-Leibler divergence from a teacher, with gradient and metric.
 
     .. math:: L(\alpha) = \int q \log\frac{q}{p_\alpha}, \qquad
               F(\alpha) = \int \frac{\partial p\,\partial p^\top}{p}
@@ -98,14 +125,16 @@ class MixtureKL:
     `data` the same class is the mean negative log-likelihood relative to the teacher.
 
     Args:
-        teacher: (2K*,) atoms of the truth q.
+        teacher: (2K*,) natural parameters of the truth q.
         grid: quadrature for the line.
         data: (n,) observations; if given, q is replaced by their empirical law.
 
     Raises:
-        ValueError: a teacher that is no probability density, or fewer than two points.
+        ValueError: the teacher is no probability density, or there are fewer than two
+            data.
 
-    Source: definition; gradients by the chain rule. Cost: b K q exponentials a call.
+    Cost: b K q exponentials a call.
+    Source: :eq:`drv-stratifolds-kl` (derivations).
 
     Examples:
         >>> kl = MixtureKL(torch.tensor([1.0, 0.5], dtype=torch.float64))
@@ -119,34 +148,31 @@ class MixtureKL:
     data: Tensor | None = None
 
     def __post_init__(self) -> None:
-        q_atoms = self.teacher.reshape(1, -1)
-        check_atoms(q_atoms, "teacher")
-        weights = q_atoms[0, : q_atoms.shape[1] // 2]
+        truth = self.teacher.reshape(1, -1)
+        check_mixture(truth, "teacher")
+        weights = truth[0, : truth.shape[1] // 2]
         if bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > 1e-9:
             raise ValueError(
                 "teacher: expected weights that are >= 0 and sum to 1, "
                 f"got {weights.tolist()}"
             )
-        self._x = self.grid.nodes(self.teacher)
-        x = self._x
         if self.data is None:
-            q = density(q_atoms, x)[0]
-            self._points, self._mass = x, self.grid.step * q
+            points = self.grid.nodes(self.teacher)
+            q = mixture_density(truth, points)[0]
+            mass = self.grid.step * q
             # q log q -> 0 where q underflows
             log_q = torch.log(q.clamp_min(torch.finfo(q.dtype).tiny))
         else:
             points = torch.as_tensor(self.data).to(self.teacher).reshape(-1)
             check_data(points)
-            self._points = points
-            self._mass = torch.full_like(points, 1 / len(points))
-            log_q = torch.log(density(q_atoms, points)[0])
-        self._entropy = (self._mass * log_q).sum()
-        self._base = torch.exp(-0.5 * self._points**2 - LOG_ROOT_TAU)
+            mass = torch.full_like(points, 1 / len(points))
+            log_q = torch.log(mixture_density(truth, points)[0])
+        self._points, self._mass = points, mass
+        base = torch.exp(-0.5 * points**2 - LOG_ROOT_TAU)
         self._scratch: Tensor | None = None
-        ones = torch.ones_like(self._points)
-        self._powers = torch.stack([self._points, ones])
-        self._weighted = torch.stack([self._mass, self._mass * self._points], -1)
-        self._offset = self._entropy - (self._mass * torch.log(self._base)).sum()
+        self._powers = torch.stack([points, torch.ones_like(points)])
+        self._weighted = torch.stack([mass, mass * points], -1)
+        self._offset = (mass * log_q).sum() - (mass * torch.log(base)).sum()
 
     def _room(self, left: Tensor) -> Tensor:
         """Scratch memory kept between calls: fresh pages would cost more than exp."""
@@ -155,51 +181,42 @@ class MixtureKL:
             self._scratch = torch.empty(need, dtype=left.dtype, device=left.device)
         return self._scratch[: need[0]]
 
-    def _ratio(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
-        """phi(x - c)/phi(x) for each atom, and p(x)/phi(x)."""
-        K = atoms.shape[1] // 2
-        c = atoms[:, K:]
+    def _ratio(self, natural: Tensor) -> tuple[Tensor, Tensor]:
+        """phi(x - c)/phi(x) for each component, and p(x)/phi(x)."""
+        K = natural.shape[1] // 2
+        c = natural[:, K:]
         # (c, -c^2/2) against (x, 1): one product of matrices, one pass over memory
         left = torch.stack([c, -0.5 * c * c], -1).reshape(-1, 2)
         f = torch.mm(left, self._powers, out=self._room(left)).exp_()
         f = f.reshape(*c.shape, -1)
-        return f, torch.bmm(atoms[:, None, :K], f)[:, 0]
+        return f, torch.bmm(natural[:, None, :K], f)[:, 0]
 
-    def value(self, atoms: Tensor) -> Tensor:
+    def value(self, natural: Tensor) -> Tensor:
         """The divergence only, (b,); differentiable by autograd."""
-        p = torch.einsum(
-            "bk,bkq->bq",
-            atoms[:, : atoms.shape[1] // 2],
-            torch.exp(
-                atoms[:, atoms.shape[1] // 2 :, None] * self._points
-                - 0.5 * atoms[:, atoms.shape[1] // 2 :, None] ** 2
-            ),
-        )
+        K = natural.shape[1] // 2
+        c = natural[:, K:, None]
+        f = torch.exp(c * self._points - 0.5 * c**2)
+        p = torch.einsum("bk,bkq->bq", natural[:, :K], f)
         return self._offset - torch.log(p) @ self._mass
 
     def evaluate(
-        self, atoms: Tensor, fisher: bool = False
+        self, natural: Tensor, fisher: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, 2K) and, if asked for, Fisher matrix (b, 2K, 2K)."""
-        K = atoms.shape[1] // 2
-        a, c = atoms[:, :K], atoms[:, K:]
-        f, p = self._ratio(atoms)
+        K = natural.shape[1] // 2
+        a, c = natural[:, :K], natural[:, K:]
+        f, p = self._ratio(natural)
         loss = self._offset - torch.log(p) @ self._mass
         weights = torch.reciprocal(p)[..., None] * self._weighted
         moments = torch.bmm(f, weights)
         d_a = -moments[..., 0]
         d_c = -a * (moments[..., 1] - c * moments[..., 0])
         gradient = torch.cat([d_a, d_c], 1)
-        return loss, gradient, self.fisher(atoms) if fisher else None
+        return loss, gradient, self.fisher(natural) if fisher else None
 
-    def fisher(self, atoms: Tensor) -> Tensor:
-        """The Fisher matrix in atom coordinates, (b, 2K, 2K)."""
-        K = atoms.shape[1] // 2
-        f = bells(atoms, self._x)
-        p = torch.einsum("bk,bkq->bq", atoms[:, :K], f)
-        slope = atoms[:, :K, None] * (self._x - atoms[:, K:, None]) * f
-        D = torch.cat([f, slope], 1) * torch.sqrt(self.grid.step / p)[:, None, :]
-        return D @ D.transpose(1, 2)
+    def fisher(self, natural: Tensor) -> Tensor:
+        """The Fisher matrix in natural parameters, (b, 2K, 2K)."""
+        return mixture_fisher(natural, self.grid)
 
 
 def check_data(points: Tensor) -> None:
@@ -209,5 +226,4 @@ def check_data(points: Tensor) -> None:
             f"data: expected at least 2 observations, got {len(points)}; "
             "one point has no maximum-likelihood mixture"
         )
-    if not bool(torch.isfinite(points).all()):
-        raise ValueError("data: expected finite numbers, got NaN or infinity")
+    check_finite(points, "data")

@@ -1,0 +1,255 @@
+"""Mixture B, two free Gaussians: its strata, its moduli, and what is built on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolib.stratifolds.bump import check_eps, smooth_modulus, smooth_step
+from geolib.stratifolds.charts import AffineChart, Chart, Logit, check_theta
+from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
+from geolib.stratifolds.strata import Stratifold, Stratum, coordinate_stratum
+
+FLOOR = 1e-10  # added to D^2: the model at v + FLOOR/4, so that derivatives stay finite
+RAW = AffineChart(
+    ("w", "mu1", "mu2"),
+    [[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    [1, 0, 0, 0],
+    weight=0,
+)
+
+
+class RelativeMixture(AffineChart):
+    r"""The relative chart writes mixture B by one mean and a gap that is kept open.
+
+    .. math:: (\mu_1, \Delta, w), \qquad \mu_2 = \mu_1 + \Delta,\quad
+              \Delta \ge \mathrm{gap} \ge 0
+
+    Args:
+        gap: smallest separation; 0 keeps the order but not the distance.
+
+    Raises:
+        ValueError: `gap` is negative.
+
+    Source: named in arXiv 2206.08598; its form is our reading of that name.
+
+    Examples:
+        >>> RelativeMixture(0.05).project(torch.tensor([[0.0, -1.0, 0.5]]))
+        tensor([[0.0000, 0.0500, 0.5000]])
+    """
+
+    def __init__(self, gap: float = 0.05) -> None:
+        if not gap >= 0:
+            raise ValueError(f"gap: expected a number >= 0, got {gap!r}")
+        rows = [[0, 0, -1], [0, 0, 1], [1, 0, 0], [1, 1, 0]]
+        super().__init__(("mu1", "delta", "w"), rows, [1, 0, 0, 0], weight=2)
+        self.gap = float(gap)
+
+    def project(self, eta: Tensor) -> Tensor:
+        m1, gap, w = eta.unbind(1)
+        return torch.stack([m1, gap.clamp_min(self.gap), w.clamp(0, 1)], 1)
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, 3, weight=0)
+        w, m1, m2 = theta.unbind(1)
+        swap = m2 < m1  # the same density with its labels exchanged
+        low, high = torch.minimum(m1, m2), torch.maximum(m1, m2)
+        w = torch.where(swap, 1 - w, w)
+        return self.project(torch.stack([low, high - low, w], 1))
+
+    def from_chart(self, eta: Tensor) -> Tensor:
+        m1, gap, w = eta.unbind(1)
+        return torch.stack([w, m1, m1 + gap], 1)
+
+
+def moduli_of(theta: Tensor) -> Tensor:
+    r"""The moduli of mixture B are what remains when the labels are forgotten.
+
+    .. math:: b = (1-w)\mu_1 + w\mu_2,\quad v = w(1-w)d^2,\quad s = (1-2w)d,
+              \quad d = \mu_2 - \mu_1
+
+    Args:
+        theta: (b, 3) rows :math:`(w, \mu_1, \mu_2)`.
+
+    Returns:
+        (b, 3) rows :math:`(b, v, s)`; the label swap leaves them fixed.
+
+    Source: :eq:`drv-stratifolds-moduli` (derivations).
+
+    Examples:
+        >>> moduli_of(torch.tensor([[0.25, 0.0, 2.0], [0.75, 2.0, 0.0]]))
+        tensor([[0.5000, 0.7500, 1.0000],
+                [0.5000, 0.7500, 1.0000]])
+    """
+    w, m1, m2 = theta.unbind(1)
+    d = m2 - m1
+    return torch.stack([(1 - w) * m1 + w * m2, w * (1 - w) * d * d, (1 - 2 * w) * d], 1)
+
+
+class MixtureModuli(Chart):
+    r"""The moduli chart of mixture B turns the singular line into the wall v = 0.
+
+    .. math:: D = \sqrt{s^2 + 4v},\quad w = \tfrac12(1 - s/D),\quad
+              \mu_1 = b - wD,\quad \mu_2 = b + (1-w)D
+
+    The density is analytic in (b, v, s), and its derivative in v does not vanish at
+    v = 0: the escape from the overlap takes constant time instead of log(1/d).
+
+    Source: :eq:`drv-stratifolds-moduli` (derivations), in the spirit of
+    arXiv 2206.08598.
+
+    Examples:
+        >>> c = MixtureModuli()
+        >>> c.from_chart(torch.tensor([[0.5, 0.75, 1.0]]))
+        tensor([[0.2500, 0.0000, 2.0000]])
+    """
+
+    names = ("b", "v", "s")
+
+    def spread(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """The modulus v and its derivative in the second coordinate."""
+        return eta[:, 1], torch.ones_like(eta[:, 1])
+
+    def from_chart(self, eta: Tensor) -> Tensor:
+        b, s = eta[:, 0], eta[:, 2]
+        D = torch.sqrt(s * s + 4 * self.spread(eta)[0] + FLOOR)
+        return torch.stack([(1 - s / D) / 2, b - (D - s) / 2, b + (D + s) / 2], 1)
+
+    def embed(self, eta: Tensor) -> Tensor:
+        return RAW.embed(self.from_chart(eta))
+
+    def jacobian(self, eta: Tensor) -> Tensor:
+        s = eta[:, 2]
+        v, dv = self.spread(eta)
+        D = torch.sqrt(s * s + 4 * v + FLOOR)
+        J = eta.new_zeros(len(eta), 4, 3)
+        J[:, 1, 1] = dv * s / D**3
+        J[:, 1, 2] = (s * s - D * D) / (2 * D**3)
+        J[:, 0] = -J[:, 1]
+        J[:, 2, 0] = J[:, 3, 0] = 1
+        J[:, 2, 1], J[:, 3, 1] = -dv / D, dv / D
+        J[:, 2, 2], J[:, 3, 2] = (1 - s / D) / 2, (1 + s / D) / 2
+        return J
+
+    def project(self, eta: Tensor) -> Tensor:
+        return torch.stack([eta[:, 0], eta[:, 1].clamp_min(0), eta[:, 2]], 1)
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, 3, weight=0)
+        return self.project(moduli_of(theta))
+
+
+class GluedModuli(MixtureModuli):
+    r"""The glued moduli chart continues mixture B through its wall by a second copy.
+
+    .. math:: v = |t|_\varepsilon
+
+    Args:
+        eps: width of the collar, in the spread v.
+
+    Raises:
+        ValueError: `eps` is not positive.
+
+    Source: :eq:`drv-stratifolds-glued` (derivations). The Fisher matrix is singular at
+    t = 0, where v is even in t.
+    """
+
+    eps: float
+    collar = 1
+
+    def __init__(self, eps: float = 0.1) -> None:
+        self.eps = check_eps(eps)
+
+    def spread(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        return smooth_modulus(eta[:, 1], self.eps)
+
+    def project(self, eta: Tensor) -> Tensor:
+        return eta
+
+
+class RidgedModuli(MixtureModuli):
+    r"""The ridged moduli chart leaves mixture B alone and fills its metric.
+
+    .. math:: G = F + \tfrac{\varepsilon^2}{6}\,(1 - S(v/\varepsilon))\,e_s e_s^\top
+
+    Args:
+        eps: width of the ridge, in the spread v.
+
+    Raises:
+        ValueError: `eps` is not positive.
+
+    Source: :eq:`eq-stratifolds-ridge`; :eq:`drv-stratifolds-fisher-b` (derivations).
+    """
+
+    eps: float
+
+    def __init__(self, eps: float = 0.1) -> None:
+        self.eps = check_eps(eps)
+
+    def metric(self, eta: Tensor, fisher: Tensor) -> Tensor:
+        G = fisher.clone()
+        G[:, 2, 2] += self.eps**2 / 6 * (1 - smooth_step(eta[:, 1] / self.eps))
+        return G
+
+
+def mixture_b() -> Stratifold:
+    r"""Mixture B has two free Gaussians, singular on overlap and elimination.
+
+    .. math:: p = (1-w)\,N(\mu_1,1) + w\,N(\mu_2,1), \qquad
+              \Sigma = \{\mu_1 = \mu_2\} \cup \{w = 0\} \cup \{w = 1\}
+
+    Ranks 1 (overlap), 2 (a missing component), 3. Resolutions: "moduli"
+    (`MixtureModuli`), "tube" (v glued to a second copy), "metric" (a ridge where s is
+    not identifiable), and the rival "logit".
+
+    Source: :eq:`drv-stratifolds-moduli` (derivations).
+
+    Examples:
+        >>> S = mixture_b()
+        >>> S.rank(torch.tensor([[0.5, -1.0, 1.0], [0.5, 1.0, 1.0], [0.0, -1.0, 1.0]],
+        ...                     dtype=torch.float64)).tolist()
+        [3, 1, 2]
+    """
+
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        w, m = rng.uniform(0.05, 0.95, (n, 1)), rng.uniform(-3, 3, (n, 2))
+        return np.concatenate([w, m], 1)
+
+    def merge(theta: Tensor) -> Tensor:
+        b = moduli_of(theta)[:, 0]
+        return torch.stack([theta[:, 0], b, b], 1)
+
+    def apart(theta: Tensor) -> Tensor:
+        w, zero = theta[:, 0], torch.zeros_like(theta[:, 0])
+        return torch.stack([zero, -w, 1 - w], 1)[..., None]
+
+    overlap = Stratum(
+        "overlap mu1 = mu2",
+        rank=1,
+        dim=2,
+        distance=lambda t: (t[:, 2] - t[:, 1]).abs(),
+        retract=merge,
+        fibre=apart,
+        draw=lambda rng, n: draw(rng, n)[:, [0, 1, 1]],
+    )
+    eliminations = (
+        coordinate_stratum(
+            f"elimination w = {end:g}", 2, 3, {0: end}, draw, inward=1 - 2 * end
+        )
+        for end in (0.0, 1.0)
+    )
+    return Stratifold(
+        name="mixture B",
+        chart=RAW,
+        strata=(overlap, *eliminations),
+        objective=lambda theta: MixtureKL(RAW.embed(theta[None])[0]),
+        information=mixture_fisher,
+        draw=draw,
+        charts={
+            "moduli": MixtureModuli(),
+            "tube": GluedModuli,
+            "metric": RidgedModuli,
+            "logit": Logit(RAW),
+        },
+    )

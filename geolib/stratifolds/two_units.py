@@ -1,0 +1,321 @@
+"""Networks of two signed units as stratifolds, and charts that cross their overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolib.networks.erf_kernel import ErfKernel
+from geolib.stratifolds.bump import check_eps
+from geolib.stratifolds.charts import AffineChart, Chart, Surgery, check_theta
+from geolib.stratifolds.strata import Draw, Stratifold, Stratum, coordinate_stratum
+from geolib.stratifolds.surgery import PairSurgery
+from geolib.stratifolds.unit_loss import (
+    Kernel,
+    RBFKernel,
+    UnitLoss,
+    overlap_coordinates,
+    split_units,
+    unit_fisher,
+)
+
+
+class RawUnits(AffineChart):
+    r"""The weights of K units as they are.
+
+    .. math:: \theta = (v_1, \dots, v_K;\ w_1, \dots, w_K)
+
+    Args:
+        units: number of units K.
+        n: input dimension.
+
+    Examples:
+        >>> RawUnits(2, 1).names
+        ('v0', 'v1', 'w0_0', 'w1_0')
+    """
+
+    def __init__(self, units: int = 2, n: int = 1) -> None:
+        w = [f"w{i}_{a}" for i in range(units) for a in range(n)]
+        names = (*(f"v{i}" for i in range(units)), *w)
+        super().__init__(names, np.eye(len(names)).tolist())
+
+
+class SurgicalUnits(RawUnits):
+    """The weights of two units, with surgery offered near the overlap stratum.
+
+    Args:
+        eps: width of the collar, in the spread ``|u|``; the model is unchanged.
+        n: input dimension.
+
+    Raises:
+        ValueError: `eps` is not positive.
+    """
+
+    eps: float
+
+    def __init__(self, eps: float = 0.1, n: int = 1) -> None:
+        super().__init__(2, n)
+        self.eps = check_eps(eps)
+
+    def surgery(self, objective: UnitLoss) -> Surgery:
+        return PairSurgery(objective, self.eps)
+
+
+class _ComplexUnits(Chart):
+    """A chart whose units may be a complex-conjugate pair, while the network is real."""
+
+    def from_chart(self, eta: Tensor) -> Tensor:
+        """Raw weights; NaN where the units are a complex pair."""
+        natural = self.embed(eta)
+        real = (natural.imag.abs() < 1e-12).all(1, keepdim=True)
+        return torch.where(real, natural.real, torch.nan)
+
+
+class CentralUnits(_ComplexUnits):
+    r"""The central chart writes two units by total weight, centre and signed spread.
+
+    .. math:: D = \sqrt{s^2 + 4u},\quad z = \tfrac12(1 - s/D),\quad
+              w_{1,2} = b \mp \tfrac12 (D \mp s)\,e
+
+    The spread u may have any sign: the flow crosses u = 0, where raw weights are
+    trapped. For :math:`s^2 + 4u < 0` the units are a complex-conjugate pair and the
+    network stays real. The chart is singular at V = 0.
+
+    Args:
+        n: input dimension, 1 or 2; in the plane the direction e is an angle.
+
+    Raises:
+        ValueError: the input dimension is not 1 or 2.
+
+    Source: :eq:`drv-stratifolds-central` (derivations).
+
+    Examples:
+        >>> CentralUnits(1).embed(torch.tensor([[2.0, 1.0, 1.0, 0.0]])).real
+        tensor([[1., 1., 0., 2.]])
+    """
+
+    def __init__(self, n: int = 1) -> None:
+        if n not in (1, 2):
+            raise ValueError(f"n: expected input dimension 1 or 2, got {n}")
+        self.n = n
+        self.names = (
+            ("V", "b", "u", "s") if n == 1 else ("V", "b0", "b1", "u", "s", "e")
+        )
+
+    def _direction(self, eta: Tensor) -> Tensor:
+        if self.n == 1:
+            return torch.ones_like(eta[:, :1])
+        return torch.stack([eta[:, 5].cos(), eta[:, 5].sin()], 1)
+
+    def _root(self, eta: Tensor) -> Tensor:
+        square = eta[:, self.n + 2] ** 2 + 4 * eta[:, self.n + 1] + 1e-12
+        return torch.sqrt(square + 0j)
+
+    def embed(self, eta: Tensor) -> Tensor:
+        n = self.n
+        V, b, s = eta[:, 0], eta[:, 1 : 1 + n], eta[:, n + 2]
+        D, e = self._root(eta), self._direction(eta)
+        z = (1 - s / D) / 2
+        w1 = b - ((D - s) / 2)[:, None] * e
+        w2 = b + ((D + s) / 2)[:, None] * e
+        return torch.cat([torch.stack([V * (1 - z), V * z], 1), w1, w2], 1)
+
+    def jacobian(self, eta: Tensor) -> Tensor:
+        n, B = self.n, len(eta)
+        V, s = eta[:, 0], eta[:, n + 2]
+        D, e = self._root(eta), self._direction(eta)
+        z, D_u, D_s = (1 - s / D) / 2, 2 / D, s / D
+        z_u, z_s = s * D_u / (2 * D**2), -(1 - D_s**2) / (2 * D)
+        J = torch.zeros(B, 2 + 2 * n, eta.shape[1], dtype=D.dtype, device=eta.device)
+        iu, js = n + 1, n + 2
+        J[:, 0, 0], J[:, 1, 0] = 1 - z, z
+        J[:, 0, iu], J[:, 1, iu] = -V * z_u, V * z_u
+        J[:, 0, js], J[:, 1, js] = -V * z_s, V * z_s
+        for a in range(n):
+            J[:, 2 + a, 1 + a] = J[:, 2 + n + a, 1 + a] = 1
+            J[:, 2 + a, iu] = -D_u / 2 * e[:, a]
+            J[:, 2 + n + a, iu] = D_u / 2 * e[:, a]
+            J[:, 2 + a, js] = (1 - D_s) / 2 * e[:, a]
+            J[:, 2 + n + a, js] = (1 + D_s) / 2 * e[:, a]
+        if n == 2:
+            turn = torch.stack([-e[:, 1], e[:, 0]], 1)
+            J[:, 2:4, 5] = -((D - s) / 2)[:, None] * turn
+            J[:, 4:6, 5] = ((D + s) / 2)[:, None] * turn
+        return J
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, 2 + 2 * self.n)
+        V, z, b, d, u = overlap_coordinates(theta)
+        if not bool(torch.isfinite(u).all()):
+            raise ValueError("theta: the central chart needs v1 + v2 != 0 in every row")
+        size = d.norm(dim=1) if self.n == 2 else d[:, 0]
+        parts = [V[:, None], b, u[:, None], ((1 - 2 * z) * size)[:, None]]
+        if self.n == 2:
+            parts.append(torch.atan2(d[:, 1], d[:, 0])[:, None])
+        return torch.cat(parts, 1)
+
+
+class PronyUnits(_ComplexUnits):
+    r"""The Prony chart writes two units on the line by moments and symmetric functions.
+
+    .. math:: M_0 = v_1 + v_2,\quad M_1 = v_1 w_1 + v_2 w_2,\quad
+              S = w_1 + w_2,\quad P = w_1 w_2
+
+    A polynomial map of the raw weights; global, and the network is analytic in it when
+    the unit is an entire function of its weight (error function, Gaussian bump; not
+    tanh). :math:`S^2 < 4P` is a complex-conjugate pair.
+
+    Source: :eq:`drv-stratifolds-prony` (derivations).
+
+    Examples:
+        >>> c = PronyUnits()
+        >>> theta = torch.tensor([[1.0, -2.0, 0.5, 3.0]], dtype=torch.float64)
+        >>> c.to_chart(theta)
+        tensor([[-1.0000, -5.5000,  3.5000,  1.5000]], dtype=torch.float64)
+    """
+
+    names = ("M0", "M1", "S", "P")
+
+    @staticmethod
+    def _parts(eta: Tensor) -> tuple[Tensor, ...]:
+        M0, M1, S, P = eta.unbind(1)
+        r = torch.sqrt(S * S - 4 * P + 1e-12 + 0j)
+        w1, w2 = (S + r) / 2, (S - r) / 2
+        return M0 + 0j, M1 + 0j, r, w1, w2
+
+    def embed(self, eta: Tensor) -> Tensor:
+        M0, M1, r, w1, w2 = self._parts(eta)
+        return torch.stack([(M1 - M0 * w2) / r, (M0 * w1 - M1) / r, w1, w2], 1)
+
+    def jacobian(self, eta: Tensor) -> Tensor:
+        M0, M1, r, w1, w2 = self._parts(eta)
+        v1, v2 = (M1 - M0 * w2) / r, (M0 * w1 - M1) / r
+        S = eta[:, 2] + 0j
+        r_S, r_P = S / r, -2 / r
+        w1_S, w1_P, w2_S, w2_P = (1 + r_S) / 2, r_P / 2, (1 - r_S) / 2, -r_P / 2
+        J = torch.zeros(len(eta), 4, 4, dtype=r.dtype, device=eta.device)
+        J[:, 0, 0], J[:, 0, 1], J[:, 1, 0], J[:, 1, 1] = -w2 / r, 1 / r, w1 / r, -1 / r
+        J[:, 0, 2] = (-M0 * w2_S - v1 * r_S) / r
+        J[:, 0, 3] = (-M0 * w2_P - v1 * r_P) / r
+        J[:, 1, 2], J[:, 1, 3] = (M0 * w1_S - v2 * r_S) / r, (M0 * w1_P - v2 * r_P) / r
+        J[:, 2, 2], J[:, 2, 3], J[:, 3, 2], J[:, 3, 3] = w1_S, w1_P, w2_S, w2_P
+        return J
+
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, 4)
+        v1, v2, w1, w2 = theta.unbind(1)
+        return torch.stack([v1 + v2, v1 * w1 + v2 * w2, w1 + w2, w1 * w2], 1)
+
+
+def _silent_units(n: int, draw: Draw, odd: bool) -> list[Stratum]:
+    """Unit i contributes nothing: its output weight or its input weights vanish."""
+    P = 2 + 2 * n
+    strata = [
+        # without output the n input weights are free ...
+        coordinate_stratum(f"dead output of unit {i + 1}", P - n, P, {i: 0.0}, draw)
+        for i in (0, 1)
+    ]
+    if odd:  # ... and without input only the output weight is
+        for i in (0, 1):
+            zero = {2 + i * n + a: 0.0 for a in range(n)}
+            name = f"zero input of unit {i + 1}"
+            strata.append(coordinate_stratum(name, P - 1, P, zero, draw))
+    return strata
+
+
+def _overlap(n: int, sign: int, draw: Draw) -> Stratum:
+    """Both units alike, w1 = w2, or w1 = -w2 where the activation is odd."""
+    P = 2 + 2 * n
+
+    def flip(theta: Tensor) -> Tensor:
+        out = theta.clone()
+        out[:, 1] *= sign
+        out[:, 2 + n :] *= sign
+        return out
+
+    def merge(theta: Tensor) -> Tensor:
+        b = overlap_coordinates(flip(theta))[2]
+        return torch.cat([theta[:, :2], b, sign * b], 1)
+
+    def apart(theta: Tensor) -> Tensor:
+        z = overlap_coordinates(flip(theta))[1]
+        N = torch.zeros(len(theta), P, n, dtype=theta.dtype, device=theta.device)
+        for a in range(n):
+            N[:, 2 + a, a], N[:, 2 + n + a, a] = -z, sign * (1 - z)
+        return N
+
+    def overlapping(rng: np.random.Generator, count: int) -> np.ndarray:
+        out = draw(rng, count)
+        out[:, 2 + n :] = sign * out[:, 2 : 2 + n]
+        return out
+
+    def separation(theta: Tensor) -> Tensor:
+        w = split_units(theta, 2)[1]
+        return (w[:, 1] - sign * w[:, 0]).norm(dim=1)
+
+    name = "overlap w1 = w2" if sign > 0 else "overlap w1 = -w2"
+    return Stratum(name, 1 + n, P - n, separation, merge, apart, overlapping)
+
+
+def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
+    r"""A network of two signed units, singular on overlap and without an output.
+
+    .. math:: f(x) = v_1\,\sigma(w_1, x) + v_2\,\sigma(w_2, x), \qquad
+              \Sigma = \{w_1 = w_2\} \cup \{v_1 = 0\} \cup \{v_2 = 0\}
+
+    The error function is odd: there w1 = -w2 and w_i = 0 are singular as well.
+    Resolutions: "moduli" (`PronyUnits` on the line, `CentralUnits` in the plane),
+    "surgery" (`PairSurgery` near the overlap), and "central" and "prony" by name.
+
+    Args:
+        kind: "rbf" (Gaussian bumps on the line) or "erf".
+        n: input dimension, 1 for "rbf", 1 or 2 for "erf".
+
+    Raises:
+        ValueError: the kind or the dimension is unknown.
+
+    Source: :eq:`eq-stratifolds-net`; :eq:`drv-stratifolds-central` (derivations).
+
+    Examples:
+        >>> S = two_unit_network()
+        >>> theta = torch.tensor([[1.0, 1.0, -1.0, 1.0], [1.0, 1.0, 0.5, 0.5],
+        ...                       [0.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
+        >>> S.rank(theta).tolist()
+        [4, 2, 3]
+    """
+    if kind not in ("rbf", "erf") or n not in (1, 2) or (kind == "rbf" and n == 2):
+        raise ValueError(
+            f"kind, n: expected 'rbf' with n = 1, or 'erf' with n = 1 or 2; "
+            f"got {kind!r}, {n}"
+        )
+    odd = kind == "erf"
+    kernel: Kernel = ErfKernel() if odd else RBFKernel()
+
+    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+        v = rng.normal(size=(count, 2))
+        return np.concatenate([v, rng.uniform(-2, 2, (count, 2 * n))], 1)
+
+    strata = [_overlap(n, sign, draw) for sign in ((1, -1) if odd else (1,))]
+    strata += _silent_units(n, draw, odd)
+
+    def objective(theta: Tensor) -> UnitLoss:
+        v, w = split_units(theta[None], 2)
+        return UnitLoss(kernel, v[0], w[0])
+
+    central: Chart = CentralUnits(n)
+    prony = {"prony": PronyUnits()} if n == 1 else {}
+    return Stratifold(
+        name=f"two {kind} units, {n}-D",
+        chart=RawUnits(2, n),
+        strata=tuple(sorted(strata, key=lambda stratum: stratum.rank)),
+        objective=objective,
+        information=lambda natural: unit_fisher(kernel, natural),
+        draw=draw,
+        charts={
+            "central": central,
+            "moduli": prony.get("prony", central),
+            **prony,
+            "surgery": lambda eps: SurgicalUnits(eps, n),
+        },
+    )
