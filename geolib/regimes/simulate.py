@@ -318,12 +318,12 @@ def run(
         raise ValueError(f"method: expected 'adaptive' or 'euler', got {method!r}")
     law = BY_NAME[form](problem)
     rows, path = follow(law.flow, law.start(W), grid, law.losses, **options)
-    train, population, *errors = (
+    train, population, off_train, off_population = (
         torch.stack(part, 1).double().cpu().numpy() for part in zip(*rows, strict=True)
     )
     trace = problem.trace.double().cpu().numpy()
     work = IntegrationStats(path.evaluations, path.steps, path.rejected, path.sizes)
-    errors = [SAFETY * error for error in errors]
+    errors = SAFETY * off_train, SAFETY * off_population
     return LossTrajectory(t, train, population, *errors, trace, problem.d, form, work)
 
 
