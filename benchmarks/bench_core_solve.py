@@ -183,7 +183,7 @@ def switch() -> Result:
         for name in names:
             method, options = name, {}
             if name == "kfac":
-                method, options = "cg", {"precondition": "kfac"}
+                method, options = "kfac", {}
             seconds, s = cpu(partial(problem.solve, method, **options))
             series[name].append(1e3 * seconds)
             counts[name] = s.iterations

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _digits_pair(first: int):
-    from geolib.geodesics import mlp, table, train
+    from geolib.networks import mlp, table, train
 
     data = table("digits", validation=0)
     R = Realization(mlp([64, 32, 32, 10]))
@@ -38,7 +38,8 @@ def _digits_pair(first: int):
 )
 def product() -> Result:
     """Products with cached forward passes against gradients by plain autograd."""
-    from geolib.geodesics import FunctionSpace, mlp
+    from geolib.geodesics import FunctionSpace
+    from geolib.networks import mlp
 
     net = mlp([784, 220, 100, 10], dtype=torch.float32)
     R = Realization(net)
@@ -115,14 +116,17 @@ def _least_passes(first: int, aligned: bool) -> tuple[int, int]:
         profile,
         trained_curve,
     )
-    from geolib.geodesics.pairs import aligned_weights
+    from geolib.networks import align, mlp
 
     R, (a, b), data = _digits_pair(first)
     space, batch = FunctionSpace(R, data.x), 16
     # the middle of a line between unlike networks is too small by sqrt 2
     start = None if aligned else (2**0.5 - 1) * (a + b)[None] / 2
     if aligned:
-        b = aligned_weights([64, 32, 32, 10], a, b)
+        nets = [mlp([64, 32, 32, 10]) for _ in range(2)]
+        for net, w in zip(nets, (a, b), strict=True):
+            Realization(net).load(w)
+        b = Realization(align(*nets).module).theta0
 
     def mine(steps):
         plan = {"basis": SineBasis(1), "segments": 2, "batch": batch, "lr": 1e-2}
@@ -172,17 +176,18 @@ def digits_passes_aligned() -> Result:
 )
 def sparsify_seconds() -> Result:
     """`sparsify` alone; the dense network is trained first, untimed."""
-    from geolib.geodesics import accuracy, sparsify, study
+    from geolib.geodesics import sparsify
+    from geolib.networks import accuracy, mlp, table, train
 
-    plan = study.PRUNE_NET["mnist"]
-    R, w = study.dense("mnist", plan["sizes"], 0, plan["steps"])
-    data = study.data_table("mnist")
-    R.load(w)
+    data = table("mnist", validation=2000, dtype=torch.float32)
+    R = Realization(mlp([784, 300, 100, 10], dtype=torch.float32))
+    x, x_test = data.x.flatten(1), data.x_test.flatten(1)
+    R.load(train(R, x, data.y, steps=2000))
     clock = time.process_time()
-    found = sparsify(R.module, data.x, 0.95)
+    found = sparsify(R.module, x, 0.95)
     seconds = time.process_time() - clock
     sparse = Realization(found.module)
-    score = accuracy(sparse, sparse.theta0, data.x_test, data.y_test)
+    score = accuracy(sparse, sparse.theta0, x_test, data.y_test)
     return Result(seconds, unit="s", note=f"test accuracy {score:.3f}")
 
 
@@ -208,7 +213,7 @@ def _removed(net, x) -> Result:
 )
 def removed_neurons() -> Result:
     """The module of `sparsify(structured=True)` against the dense one."""
-    from geolib.geodesics import mlp
+    from geolib.networks import mlp
 
     x = torch.randn(512, 784, generator=torch.Generator().manual_seed(0))
     return _removed(mlp([784, 300, 100, 10], dtype=torch.float32), x)
@@ -222,7 +227,7 @@ def removed_neurons() -> Result:
 )
 def removed_filters() -> Result:
     """The same for convolutions with BatchNorm."""
-    from geolib.geodesics import lenet
+    from geolib.networks import lenet
 
     net = lenet(batch_norm=True, widths=(32, 64, 128), dtype=torch.float32)
     x = torch.randn(128, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -233,7 +238,8 @@ MEMORY = """
 import torch
 torch.set_num_threads(1)
 from geolib.core import Realization
-from geolib.geodesics import FunctionSpace, geodesic, mlp
+from geolib.geodesics import FunctionSpace, geodesic
+from geolib.networks import mlp
 
 def status(key):
     lines = open("/proc/self/status").read().splitlines()

@@ -11,7 +11,7 @@ from benchmarks.harness import Result, benchmark, race
 from geolib.naturality import NaturalGradient
 
 
-@benchmark("naturality.optimizer_step", bar="<= 4", size=STEP)
+@benchmark("naturality.optimizer_step", bar="<= 2.2", size=STEP)
 def optimizer_step() -> Result:
     """One `NaturalGradient(module).step(closure)`, against one gradient of the loss"""
     problem = million()

@@ -29,12 +29,12 @@ def regimes() -> Result:
 @benchmark("inverse_stability.growth", size="d = 2, m = 800")
 def inverse_stability() -> Result:
     """Exact semi-norm in the plane against 2^16 sampled directions, as units grow"""
-    from geolib.inverse_stability import seminorm
+    from geolib.inverse_stability import w1inf_seminorm
 
     def at(m: int) -> Result:
         net = network(2, m, 0)
         peer = {"numpy sampling": lambda: lambda: sampled(net, 2**16)}
-        return race(lambda: seminorm(net).value, peer, rounds=3)
+        return race(lambda: w1inf_seminorm(net).value, peer, rounds=3)
 
     return grow((50, 100, 200, 400, 800), at, "hidden units")
 
@@ -42,7 +42,8 @@ def inverse_stability() -> Result:
 @benchmark("geodesics.growth", bar="<= 1.3", size="2e5 weights, 512 inputs, float32")
 def geodesics() -> Result:
     """A product with the cached metric against a loss gradient, as inputs grow"""
-    from geolib.geodesics import FunctionSpace, mlp
+    from geolib.geodesics import FunctionSpace
+    from geolib.networks import mlp
 
     net = mlp([784, 220, 100, 10], dtype=torch.float32)
     R = Realization(net)

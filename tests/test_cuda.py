@@ -13,8 +13,7 @@ from geolib.core import (
     init_,
     normal,
 )
-from geolib.geodesics import lenet, scale, vgg
-from geolib.geodesics.train import Table
+from geolib.networks import Table, lenet, train_module, training, vgg
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="this machine has no GPU"
@@ -57,11 +56,11 @@ def cifar_like(n, dtype=torch.float32):
 def test_a_batch_that_does_not_fit_is_answered_with_one_that_does():
     data, net = cifar_like(64), vgg(classes=3).cuda()
     with pytest.raises(DeviceMemoryError, match="one of") as caught:
-        scale.train_module(net, data, steps=1, batch=2**20)
+        train_module(net, data, steps=1, batch=2**20)
     fits = int(str(caught.value).split("one of ")[1].split(" ")[0])
     assert 2**10 < fits < 2**20
     torch.cuda.empty_cache()
-    scale.train_module(net, data, steps=1, batch=fits)
+    train_module(net, data, steps=1, batch=fits)
 
 
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
@@ -70,22 +69,22 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
 
     def train(steps, file=None, stop=None):
         net = vgg(classes=3, width=1 / 8).cuda()
-        draw = scale._draw
+        draw = training._draw
 
         def counted(*args):
             if args[3] == stop:
                 raise KeyboardInterrupt
             return draw(*args)
 
-        monkeypatch.setattr(scale, "_draw", counted)
+        monkeypatch.setattr(training, "_draw", counted)
         try:
-            return scale.train_module(
+            return train_module(
                 net, data, steps=steps, batch=64, augment=True, file=file, every=5
             )
         except KeyboardInterrupt:
             return None
         finally:
-            monkeypatch.setattr(scale, "_draw", draw)
+            monkeypatch.setattr(training, "_draw", draw)
 
     whole = train(20)
     file = tmp_path / "run.safetensors"
@@ -102,6 +101,6 @@ def test_a_network_in_float32_trains_on_the_gpu():
     net = lenet(
         channels=3, side=32, classes=3, widths=(4, 8, 16), dtype=torch.float32
     ).cuda()
-    scale.train_module(net, data, steps=150, batch=64, lr=3e-3)
+    train_module(net, data, steps=150, batch=64, lr=3e-3)
     guesses = net(data.x).argmax(1)
     assert float((guesses == data.y).double().mean()) > 0.9

@@ -1,6 +1,7 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
 from geolib.core.jacobian_factors import JacobianFactors as JacobianFactors
+from geolib.core.kronecker import KroneckerFactors as KroneckerFactors
 from geolib.core.linear_solvers import (
     Solution as Solution,
     Spectrum as Spectrum,

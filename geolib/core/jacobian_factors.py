@@ -67,6 +67,7 @@ class LayerBlock(Block):
     ) -> None:
         self.x, self.delta = x.contiguous(), delta.contiguous()
         self.weight, self.bias = weight, bias
+        # samples, roots, groups, positions, fan-out of a group; and its fan-in
         self.n, self.r, self.g, self.t, self.a = delta.shape
         self.d = x.shape[-1]
 
@@ -192,7 +193,16 @@ class DenseBlock(Block):
 
 
 class JacobianFactors:
-    """A for a whole data set: blocks of columns that share their n samples, r roots.
+    r"""The matrix A of a whole data set in factors, one block of columns a layer.
+
+    .. math:: A = \tfrac{1}{\sqrt n} S^T J \in \mathbb{R}^{(n r) \times p}.
+
+    Args:
+        blocks: columns of A, disjoint and covering all parameters.
+        n, r, p: samples, roots for each sample, parameters.
+        like: a tensor of the dtype and device of new ones.
+
+    Source: :eq:`drv-core-factors` (derivations).
 
     Examples:
         >>> block = DenseBlock(torch.ones(3, 1, 2), torch.arange(2))

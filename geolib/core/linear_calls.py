@@ -179,7 +179,7 @@ class CallRecorder(TorchFunctionMode):
 def exact_calls(
     calls: list[LinearCall], leaves: Mapping[str, Tensor], z: Tensor
 ) -> list[LinearCall]:
-    """The calls of those weights that the graph of z calls in no other way.
+    """The calls of those weights that the graph of z uses in no other way.
 
     A use is also dropped when its input does not lead with the samples of z or was
     changed in place since. Biases seen elsewhere are cut off (name None).

@@ -29,7 +29,7 @@ class MetricOperator(Protocol):
 
     @property
     def problem_size(self) -> ProblemSize: ...
-    def __matmul__(self, v: Tensor) -> Tensor: ...
+    def product(self, v: Tensor) -> Tensor: ...
     def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]: ...
     def row_batches(self) -> Iterator[JacobianFactors]: ...
     def rows(self) -> JacobianFactors: ...
@@ -47,7 +47,7 @@ class Solution:
             of G it cannot vanish; `converged` then judges |G (g - G x)|.
         iterations: of the iterative methods; 0 for direct ones.
         converged: whether the residual came below the tolerance that was asked for.
-        method: cholesky, kernel, landmarks, cg, or a pseudo-inverse form of the
+        method: cholesky, woodbury, nystrom, cg, kfac, or a pseudo-inverse form of the
             first two.
     """
 
@@ -130,13 +130,32 @@ def conjugate_gradient(
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
 
     Returns x, the relative residual (recomputed at the end, not the recurrence's),
-    the number of iterations and whether it is below the tolerance. A `norm` that is
-    dear is only asked when the preconditioned residual suggests that it is time.
+    the number of iterations and whether it is below the tolerance.
+
+    Args:
+        apply: v to H v.
+        g: the right-hand side.
+        tol: relative residual to reach.
+        max_iterations: bound on the products with H; one more checks the end.
+        precondition: r to an approximation of H^-1 r.
+        budget_left: given the iterations and the relative residual so far, whether to
+            go on.
+        norm: what residuals are measured in. Where it is expensive it is evaluated
+            only when the preconditioned residual suggests that the end is near.
 
     Raises:
         ValueError: a direction of negative curvature: H is not PSD.
 
+    Cost: one product with H an iteration.
+
     Source: Hestenes and Stiefel 1952.
+
+    Examples:
+        >>> H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+        >>> x, residual, steps, done = conjugate_gradient(
+        ...     lambda v: H @ v, torch.ones(2), 1e-6, 10)
+        >>> float((H @ x - 1).abs().max()) < 1e-6, steps
+        (True, 2)
     """
     size = float(norm(g))
     if size == 0:
@@ -169,7 +188,7 @@ def conjugate_gradient(
         if budget_left is not None and not budget_left(steps, guess / size):
             break
     residual = float(norm(g - apply(x))) / size
-    return x, residual, steps, residual <= max(2 * tol, 0.0)
+    return x, residual, steps, residual <= 2 * tol
 
 
 def lanczos(

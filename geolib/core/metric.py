@@ -53,6 +53,13 @@ class PullbackMetric:
         batch_size: hold only so many samples at a time. Then, as for an iterable,
             every product runs the model again: memory is bounded, time is not.
 
+    Raises:
+        ValueError: an unknown reduction, a batch size below 1 or beside batches, no
+            samples.
+        TypeError: an output metric of another kind, inputs that cannot be repeated.
+
+    Source: :eq:`drv-core-pullback` (derivations).
+
     Examples:
         >>> from geolib.core import Realization
         >>> R = Realization(nn.Linear(2, 1))
@@ -109,6 +116,8 @@ class Metric:
         n: number of samples.
 
     Cost: `G @ v` is about one loss gradient once the forward pass is kept.
+
+    Source: :eq:`drv-core-pullback` (derivations).
 
     Examples:
         >>> from geolib.core import Categorical, Realization
@@ -230,13 +239,16 @@ class Metric:
         require_dense("v", v)
         if not math.isfinite(v.sum()):  # one fast pass; the slow one says where
             require_finite("v", v)
-        rows = v if v.ndim == 1 else v.mT
+        return self.product(v) if v.ndim == 1 else self.product(v.mT).mT
+
+    def product(self, v: Tensor) -> Tensor:
+        """G v for v of shape (p,) or (k, p), row by row; no checks."""
         total: Tensor | None = None
         for _, L, local in self.batches():
-            part = L.vjp(self.scale * local.apply(L.jvp(rows)))
+            part = L.vjp(self.scale * local.apply(L.jvp(v)))
             total = part if total is None else total.add_(part)
         assert total is not None  # there is at least one sample
-        return total if v.ndim == 1 else total.mT
+        return total
 
     def inner(self, v: Tensor, w: Tensor) -> Tensor:
         """The inner product <v, w> of two tangent vectors, a scalar tensor."""
@@ -322,8 +334,15 @@ class Metric:
 
         They are the square roots of G's eigenvalues, so a relative size of 1e-8 in A
         is told apart where G itself, in float64, has lost it. Default: the larger
-        side of A times the precision. Cost: a singular value decomposition of A.
+        side of A times the precision.
+
+        Raises:
+            ValueError: an rtol that is not finite or negative.
+
+        Cost: a singular value decomposition of A.
         """
+        if rtol is not None and not (math.isfinite(rtol) and rtol >= 0):
+            raise ValueError(f"rtol: expected a finite number >= 0, got {rtol}")
         s = torch.linalg.svdvals(self.rows().dense())
         rtol = max(len(s), self.p) * torch.finfo(s.dtype).eps if rtol is None else rtol
         return int((s > rtol * s.max()).sum()) if len(s) and s.max() > 0 else 0
@@ -337,7 +356,7 @@ class Metric:
         tol: float | None = None,
         rtol: float | None = None,
         max_iterations: int | None = None,
-        precondition: str | None = None,
+        free: Tensor | None = None,
     ) -> Solution:
         r"""Solve (G + damping I) x = g; with damping 0, x = G^+ g (least norm).
 
@@ -346,29 +365,34 @@ class Metric:
 
         Args:
             g: a covector of shape (p,), or one on the outputs, of shape (n, o), which
-                stands for J^T g. A loss's gradient in the outputs is of that kind; the
-                kernel method then needs no subtraction and keeps more digits.
+                stands for J^T g. A loss's gradient in the outputs is of that kind;
+                "woodbury" then needs no subtraction and keeps more digits.
             damping: at least 0. Adding the identity is a choice of metric: it does
                 not change as a tensor under a change of coordinates.
             method: "cholesky" (G is formed; small p), "woodbury" (K is formed; n r
-                small), "cg" (neither: conjugate gradients in the parameters),
-                "nystrom" (conjugate gradients in function space, helped by the
-                rows of a few samples), or "auto", which estimates their costs.
+                small), "cg" (neither: conjugate gradients in the parameters), "kfac"
+                (the same, preconditioned by the Kronecker factors of G + damping I),
+                "nystrom" (conjugate gradients in function space, preconditioned by
+                the rows of a few samples), or "auto", which estimates their costs.
             tol: the relative residual that counts as converged; sqrt(eps) by default.
             rtol: with damping 0, eigenvalues below rtol times the largest are zero;
                 eps^(2/3) by default.
-            precondition: for "cg": None, or "kfac" for the Kronecker-factored
-                approximation of G + damping I.
+            max_iterations: of the iterative methods; what was reached by then is
+                returned, with `converged` False if that is not enough.
+            free: for "cg": a mask of shape (p,). Only these parameters may move: with P
+                the projection on them, (P G P + damping I) x = P g is solved.
 
         Raises:
-            ValueError: a non-finite g, negative damping, an unknown method, or a
-                system that this precision cannot cholesky_cost.
+            ValueError: a g, damping or tolerance that is not finite, a negative one,
+                an unknown method, or a system that this precision cannot factorise.
 
-        Cost: cholesky n r p^2 + p^3/3; kernel (n r)^2 (layer widths) + (n r)^3/3;
-        cg one product an iteration; landmarks (n r) k (layer widths + k) for k rows
-        of landmarks, then one product an iteration, of which it needs far fewer.
-        With a stream of batches, kernel holds all layers' factors and K; cg and
-        landmarks hold one batch and, the latter, k n r numbers.
+        Cost: cholesky n r p^2 + p^3/3; woodbury (n r)^2 (layer widths) + (n r)^3/3;
+        cg one product an iteration; nystrom (n r) k (layer widths + k) for a sample of
+        k rows, then one product an iteration, of which it needs far fewer.
+        With a stream of batches, woodbury holds all layers' factors and K; cg and
+        nystrom hold one batch and, the latter, k n r numbers.
+
+        Source: :eq:`drv-core-woodbury` and :eq:`drv-core-nystrom` (derivations).
         """
         return solving.solve(
             self,
@@ -378,7 +402,7 @@ class Metric:
             tol=tol,
             rtol=rtol,
             max_iterations=max_iterations,
-            precondition=precondition,
+            free=free,
         )
 
 

@@ -1,9 +1,9 @@
-r"""Conjugate gradients in function space, helped by the rows of a few samples.
+r"""Conjugate gradients in function space, preconditioned by those of a few samples (Nystrom).
 
 .. math:: (K + \lambda)\, \alpha = b, \qquad K = A A^T, \qquad
           \hat K = C\, W^{-1} C^T, \quad C = A B^T, \quad W = B B^T,
 
-with B the rows of A that belong to some samples, the landmarks.
+with B the rows of A that belong to some samples, the Nystrom sample ("landmarks").
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def sampled_spectrum(
 ) -> tuple[list[float], float]:
     """The largest eigenvalues of K, in descending order, and the least, as W tells.
 
-    W times n over the number of landmarks has about the same large ones, down to
-    about half of them. Its own least one is at least K's (interlacing), and was some
-    two to four times that where K has full rank.
+    W times n over the number of sampled rows' samples has about the same large
+    eigenvalues, down to about half of them. Its own least one is at least K's
+    (interlacing), and was some two to four times that where K has full rank.
     """
     values = torch.linalg.eigvalsh(B.gram().double()).flip(0)
     least = max(0.0, float(values[-1])) / 4 if G.problem_size.m <= G.p else 0.0

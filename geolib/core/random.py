@@ -19,7 +19,17 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def rng(seed: Seed) -> np.random.Generator:
-    """The generator of a seed; a generator is handed through and keeps its state."""
+    """Return the generator of a seed; a generator is handed through with its state.
+
+    Raises:
+        ValueError: a seed that is neither a generator nor a non-negative integer.
+
+    Source: NumPy's `default_rng`.
+
+    Examples:
+        >>> rng(0).integers(10)
+        np.int64(8)
+    """
     if isinstance(seed, np.random.Generator):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
@@ -34,7 +44,15 @@ def normal(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Independent N(0, scale^2) numbers: drawn in float64, then cast and moved.
+    """Draw independent N(0, scale^2) numbers in float64, then cast and move them.
+
+    Args:
+        shape: of the tensor.
+        seed: a non-negative integer, or a NumPy generator, whose state then moves on.
+        scale: standard deviation.
+        dtype, device: of the result.
+
+    Source: NumPy's `default_rng`.
 
     Examples:
         >>> normal((2, 3), seed=0)[0, 0]
@@ -52,7 +70,15 @@ def uniform(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Independent uniform numbers in [low, high), drawn as :func:`normal` draws.
+    """Draw independent uniform numbers in [low, high), as :func:`normal` draws.
+
+    Args:
+        shape: of the tensor.
+        seed: a non-negative integer, or a NumPy generator, whose state then moves on.
+        low, high: ends of the interval.
+        dtype, device: of the result.
+
+    Source: NumPy's `default_rng`.
 
     Examples:
         >>> uniform(2, seed=0)
@@ -77,6 +103,15 @@ def init_(
     Normalisation layers become the identity, recurrent layers uniform in
     +-1/sqrt(hidden). Lone vectors and scalars of a module unknown here keep their
     values. Parameters are drawn in the order of `named_parameters()`.
+
+    Args:
+        module: its parameters are overwritten.
+        seed: a non-negative integer, or a NumPy generator.
+        scheme: he, lecun or glorot.
+        bias_scale: standard deviation of the biases.
+
+    Source: LeCun, Bottou, Orr and Mueller 1998; Glorot and Bengio 2010; He, Zhang, Ren
+    and Sun 2015.
 
     Raises:
         ValueError: an unknown scheme.

@@ -61,6 +61,8 @@ class Realization:
     Cost: a call is one forward pass. `R(theta, x)` is a pure function, so
     `torch.func` transforms (`jvp`, `grad`, `vmap` over theta) apply to it.
 
+    Source: :eq:`drv-core-pullback` (derivations).
+
     Examples:
         >>> R = Realization(nn.Linear(3, 2))
         >>> R.p

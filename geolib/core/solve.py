@@ -1,18 +1,26 @@
-r"""Ways to solve (G + damping I) x = g, and the choice between them."""
+r"""Ways to solve (G + damping I) x = g, and the choice between them.
+
+.. math:: x = (G + \lambda I)^{-1} g = \tfrac1\lambda \bigl(g
+          - A^T (K + \lambda I)^{-1} A g\bigr), \qquad
+          (G + \lambda I)^{-1} A^T b = A^T (K + \lambda I)^{-1} b,
+
+with G = A^T A and K = A A^T: a covector g on the parameters needs the first form, one
+that comes from the outputs, g = A^T b, the second, which subtracts nothing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from geolib.core.jacobian_factors import JacobianFactors
-from geolib.core.kronecker import kronecker_preconditioner
+from geolib.core.kronecker import KroneckerFactors
 from geolib.core.linear_solvers import (
     MetricOperator,
+    Operator,
     Solution,
     conjugate_gradient,
     pseudo_solve,
@@ -42,8 +50,9 @@ from geolib.core.validation import (
     require_vector,
 )
 
-METHODS = ("auto", "cholesky", "woodbury", "nystrom", "cg")
-DEFAULT_ROWS, TYPICAL = 512, 20  # of landmarks, and iterations, unless "auto" chooses
+METHODS = ("auto", "cholesky", "woodbury", "nystrom", "cg", "kfac")
+DEFAULT_ROWS = 512  # of the Nystrom sample, unless "auto" chooses
+TYPICAL_STEPS = 20  # iterations that the same default is planned for
 
 
 def solve(
@@ -55,191 +64,210 @@ def solve(
     tol: float | None,
     rtol: float | None,
     max_iterations: int | None,
-    precondition: str | None,
+    free: Tensor | None,
 ) -> Solution:
     """See :meth:`Metric.solve`."""
-    _check(G, g, damping, method, precondition)
+    _check(G, g, damping, method, tol, rtol, free)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
+    run = _Solve(G, g, damping, tol, rtol)
     if method == "auto":
-        return _auto(G, g, damping, tol, rtol)
+        return run.auto()
     if method == "woodbury":
-        return _by_woodbury(G, g, damping, tol, rtol)
-    if method == "nystrom":
-        k = min(DEFAULT_ROWS, max(1, G.problem_size.m // 4))
-        way = nystrom_plan(G.problem_size, k, TYPICAL)
-        return _by_nystrom(G, g, damping, tol, max_iterations or 2000, way)[0]
-    vector = g if g.ndim == 1 else G.pull(g)
+        return run.woodbury()
     if method == "cholesky":
-        return _by_dense(G.dense(), vector, damping, tol, rtol)
+        return run.cholesky()
+    if method == "nystrom":
+        rows = min(DEFAULT_ROWS, max(1, G.problem_size.m // 4))
+        way = nystrom_plan(G.problem_size, rows, TYPICAL_STEPS)
+        return run.nystrom(way, max_iterations or 2000)
     limit = max_iterations
     if limit is None:
         limit = max(200, min(2 * min(G.p, G.problem_size.m), 2000))
-        limit = limit if precondition is None else max(limit, min(2 * G.p, 2000))
-    return _by_cg(G, vector, damping, tol, limit, precondition)
+        limit = max(limit, min(2 * G.p, 2000)) if method == "kfac" else limit
+    return run.cg(limit, preconditioned=method == "kfac", free=free)
 
 
-def _auto(
-    G: MetricOperator, g: Tensor, damping: float, tol: float, rtol: float | None
-) -> Solution:
-    """Direct where that is cheap; else what a sample of the spectrum makes cheapest.
+class _Solve:
+    """One system, and what its methods share: the right-hand side and the kernel."""
 
-    Iterations are given up when they fall behind the forecast of a direct solve.
-    """
-    problem, spent, K = G.problem_size, 0, None
-    direct = chosen = Plan(*direct_method(problem))
-    can_stop = feasible(problem, direct.method)
-    if should_sample_spectrum(problem, damping):
-        B = sample_factors(G, problem.sample)
-        chosen = plan(problem, damping, tol, *sampled_spectrum(G, B))
-    elif not can_stop:
-        chosen = Plan("cg", math.inf, problem.product())
-    if chosen.step:
-        if chosen.method == "cg":
-            vector = g if g.ndim == 1 else G.pull(g)
-            budget_left = (
-                IterationBudget(problem, tol, chosen.step) if can_stop else None
-            )
-            limit = min(2 * G.p, 10_000)
-            s = _by_cg(G, vector, damping, tol, limit, None, budget_left)
+    def __init__(
+        self,
+        G: MetricOperator,
+        g: Tensor,
+        damping: float,
+        tol: float,
+        rtol: float | None,
+    ) -> None:
+        self.G, self.g, self.damping, self.tol, self.rtol = G, g, damping, tol, rtol
+
+    @cached_property
+    def covector(self) -> Tensor:
+        """g on the parameters, (p,)."""
+        return self.g if self.g.ndim == 1 else self.G.pull(self.g)
+
+    @cached_property
+    def source(self) -> Tensor | None:
+        """b with g = A^T b; None if g is on the parameters, or out of A's reach."""
+        return _in_range(self.G, self.g) if self.g.ndim == 2 else None
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """K = A A^T."""
+        return self.G.rows().gram()
+
+    def auto(self) -> Solution:
+        """Direct where that is cheap; else what a sample of the spectrum makes cheapest.
+
+        Iterations are given up when they fall behind the forecast of a direct solve.
+        """
+        size = self.G.problem_size
+        direct = chosen = Plan(*direct_method(size))
+        fits = feasible(size, direct.method)
+        if should_sample_spectrum(size, self.damping):
+            B = sample_factors(self.G, size.sample)
+            values, least = sampled_spectrum(self.G, B)
+            chosen = plan(size, self.damping, self.tol, values, least)
+        elif not fits:
+            chosen = Plan("cg", math.inf, size.product())
+        spent = 0
+        if chosen.step:  # an iterative method
+            if chosen.method == "cg":
+                found = self.cg(
+                    min(2 * self.G.p, 10_000), watched=chosen if fits else None
+                )
+            else:
+                found = self.nystrom(chosen, min(2 * size.m, 10_000), watched=fits)
+            if found.converged or not fits:
+                return found
+            spent, chosen = found.iterations, direct
+        found = self.woodbury() if chosen.method == "woodbury" else self.cholesky()
+        return replace(found, iterations=spent)
+
+    def cholesky(self) -> Solution:
+        """G is formed and factorised; without damping, its eigenvalues are inverted."""
+        G, g, damping = self.G.dense(), self.covector, self.damping
+        if damping > 0:
+            x = solve_dense(G, g, damping)
+            residual = _ratio((g - G @ x - damping * x).norm(), g.norm())
+            return Solution(x, residual, 0, residual <= self.tol, "cholesky")
+        x = pseudo_solve(G, g, 1, self.rtol)
+        r = g - G @ x
+        inside = _ratio((G @ r).norm(), (G @ g).norm())
+        residual = _ratio(r.norm(), g.norm())
+        return Solution(x, residual, 0, inside <= self.tol, "pseudo-inverse")
+
+    def woodbury(self) -> Solution:
+        """K is formed and factorised; without damping, its eigenvalues are inverted."""
+        A, K = self.G.rows(), self.kernel
+        if self.source is not None:
+            return self._woodbury_outputs(A.rmatvec, K, self.source)
+        return self._woodbury_parameters(A.rmatvec, K, A.matvec(self.covector))
+
+    def _woodbury_outputs(self, pull: Operator, K: Tensor, b: Tensor) -> Solution:
+        """x = A^T (K + damping)^-1 b, which solves the system for g = A^T b."""
+        if self.damping == 0:
+            a, method = pseudo_solve(K, b, 1, self.rtol), "woodbury pseudo-inverse"
         else:
-            limit = min(2 * problem.m, 10_000)
-            s, K = _by_nystrom(G, g, damping, tol, limit, chosen, can_stop)
-        if s.converged or not can_stop:
-            return s
-        spent, chosen = s.iterations, direct
-    if chosen.method == "woodbury":
-        return replace(_by_woodbury(G, g, damping, tol, rtol, K), iterations=spent)
-    vector = g if g.ndim == 1 else G.pull(g)
-    return replace(_by_dense(G.dense(), vector, damping, tol, rtol), iterations=spent)
+            a, method = _refined(K, b, self.damping), "woodbury"
+        residual = _ratio(_norm(K, b - K @ a - self.damping * a), _norm(K, b))
+        return Solution(pull(a), residual, 0, residual <= self.tol, method)
 
+    def _woodbury_parameters(self, pull: Operator, K: Tensor, c: Tensor) -> Solution:
+        """x = (g - A^T (K + damping)^-1 c) / damping with c = A g, or A^T (K^+)^2 c."""
+        g = self.covector
+        if self.damping == 0:
+            a = pseudo_solve(K, c, 2, self.rtol)
+            r = g - pull(K @ a)
+            inside = _ratio(_norm(K, c - K @ (K @ a)), _norm(K, c))
+            residual, method = _ratio(r.norm(), g.norm()), "woodbury pseudo-inverse"
+            return Solution(pull(a), residual, 0, inside <= self.tol, method)
+        a = _refined(K, c, self.damping)
+        x = (g - pull(a)) / self.damping
+        gap = a - (c - K @ a) / self.damping
+        residual = _ratio(_norm(K, gap), g.norm())
+        return Solution(x, residual, 0, residual <= self.tol, "woodbury")
 
-def _by_nystrom(
-    G: MetricOperator,
-    g: Tensor,
-    damping: float,
-    tol: float,
-    limit: int,
-    way: Plan,
-    can_stop: bool = False,
-) -> tuple[Solution, Tensor | None]:
-    """Conjugate gradients on K; also K itself, where that was formed on the way."""
-    if damping == 0:
-        raise ValueError("damping: method 'nystrom' needs a positive one, got 0")
-    B = sample_factors(G, max(1, min(way.rows // G.problem_size.r, G.n)))
-    precondition = nystrom_preconditioner(G, B, damping)
-    K = G.rows().gram() if way.formed else None
-    A = FunctionSpaceOperator(G, K)
-    b = _in_range(G, g) if g.ndim == 2 else None
-    vector, scale = None, 1.0
-    if b is None:  # x = (g - A^T (K + damping)^-1 A g) / damping
-        vector = g if g.ndim == 1 else G.pull(g)
-        b = A.push(vector)
-        scale = max(_ratio(A.size(b), damping * vector.norm()), 1e-300)
-    a, residual, steps, converged = conjugate_gradient(
-        lambda d: torch.add(A.times(d), d, alpha=damping),
-        b,
-        tol / scale,
-        limit,
-        precondition,
-        IterationBudget(G.problem_size, tol / scale, way.step) if can_stop else None,
-        A.size,
-    )
-    x = A.pull(a) if vector is None else (vector - A.pull(a)) / damping
-    return Solution(x, scale * residual, steps, converged, "nystrom"), K
+    def nystrom(self, way: Plan, limit: int, watched: bool = False) -> Solution:
+        """Conjugate gradients on K, preconditioned by the rows of some samples."""
+        if self.damping == 0:
+            raise ValueError("damping: method 'nystrom' needs a positive one, got 0")
+        G, damping = self.G, self.damping
+        B = sample_factors(G, max(1, min(way.rows // G.problem_size.r, G.n)))
+        precondition = nystrom_preconditioner(G, B, damping)
+        A = FunctionSpaceOperator(G, self.kernel if way.formed else None)
 
+        def on_functions(b: Tensor, tol: float) -> tuple[Tensor, float, int, bool]:
+            """(K + damping)^-1 b, its residual measured where x lives, |A^T r|."""
+            budget = IterationBudget(G.problem_size, tol, way.step) if watched else None
+            return conjugate_gradient(
+                lambda d: torch.add(A.times(d), d, alpha=damping),
+                b,
+                tol,
+                limit,
+                precondition,
+                budget,
+                A.size,
+            )
 
-def _by_cg(
-    G: MetricOperator,
-    g: Tensor,
-    damping: float,
-    tol: float,
-    limit: int,
-    precondition: str | None,
-    budget_left: Callable[[int, float], bool] | None = None,
-) -> Solution:
-    """Conjugate gradients, with products by the factored rows where they are cheaper."""
-    problem, apply = G.problem_size, G.__matmul__
-    if by_rows(problem) or precondition == "kfac":
-        A = G.rows()
-        if by_rows(problem):
-            apply = lambda v: A.rmatvec(A.matvec(v))  # noqa: E731
-        preconditioner = (
-            kronecker_preconditioner(A, damping) if precondition == "kfac" else None
+        if self.source is not None:  # x = A^T (K + damping)^-1 b
+            a, residual, steps, done = on_functions(self.source, self.tol)
+            return Solution(A.pull(a), residual, steps, done, "nystrom")
+        # x = (g - A^T (K + damping)^-1 A g) / damping: an error of a counts for more
+        # in x, by the factor |A^T A g| / (damping |g|).
+        g = self.covector
+        b = A.push(g)
+        scale = max(_ratio(A.size(b), damping * g.norm()), 1e-300)
+        a, residual, steps, done = on_functions(b, self.tol / scale)
+        return Solution(
+            (g - A.pull(a)) / damping, scale * residual, steps, done, "nystrom"
         )
-    else:
-        preconditioner = None
-    x, residual, steps, converged = conjugate_gradient(
-        lambda v: torch.add(apply(v), v, alpha=damping),
-        g,
-        tol,
-        limit,
-        preconditioner,
-        budget_left=budget_left,
-    )
-    return Solution(x, residual, steps, converged, "cg")
+
+    def cg(
+        self,
+        limit: int,
+        preconditioned: bool = False,
+        free: Tensor | None = None,
+        watched: Plan | None = None,
+    ) -> Solution:
+        """Conjugate gradients on the parameters, by the factored rows if that pays."""
+        size, G, damping = self.G.problem_size, self.G, self.damping
+        apply: Operator = G.product
+        if by_rows(size, limit):
+            A = G.rows()
+            apply = lambda v: A.rmatvec(A.matvec(v))  # noqa: E731
+        g, precondition = self.covector, None
+        if preconditioned:
+            factors = KroneckerFactors(G.rows())
+            precondition = lambda v: factors.solve(v, damping)  # noqa: E731
+        if free is not None:
+            mask = free.to(g)
+            g, whole = mask * g, apply
+            apply = lambda v: mask * whole(v)  # noqa: E731
+        budget = None
+        if watched is not None:
+            budget = IterationBudget(size, self.tol, watched.step)
+        x, residual, steps, converged = conjugate_gradient(
+            lambda v: torch.add(apply(v), v, alpha=damping),
+            g,
+            self.tol,
+            limit,
+            precondition,
+            budget_left=budget,
+        )
+        name = "kfac" if preconditioned else "cg"
+        return Solution(x, residual, steps, converged, name)
 
 
-def _by_dense(
-    G: Tensor, g: Tensor, damping: float, tol: float, rtol: float | None
-) -> Solution:
-    if damping > 0:
-        x = solve_dense(G, g, damping)
-        residual = _ratio((g - G @ x - damping * x).norm(), g.norm())
-        return Solution(x, residual, 0, residual <= tol, "cholesky")
-    x = pseudo_solve(G, g, 1, rtol)
-    r = g - G @ x
-    inside = _ratio((G @ r).norm(), (G @ g).norm())
-    return Solution(x, _ratio(r.norm(), g.norm()), 0, inside <= tol, "pseudo-inverse")
-
-
-def _by_woodbury(
-    G: MetricOperator,
-    g: Tensor,
-    damping: float,
-    tol: float,
-    rtol: float | None,
-    K: Tensor | None = None,
-) -> Solution:
-    A = G.rows()
-    K = A.gram() if K is None else K
-    b = _in_range(G, g) if g.ndim == 2 else None
-    if b is not None:
-        return _from_outputs(A, K, b, damping, tol, rtol)
-    vector = g if g.ndim == 1 else G.pull(g)
-    c = A.matvec(vector)
-    if damping == 0:
-        alpha = pseudo_solve(K, c, 2, rtol)
-        x = A.rmatvec(alpha)
-        r = vector - A.rmatvec(K @ alpha)
-        inside = _ratio(_norm(K, c - K @ (K @ alpha)), _norm(K, c))
-        residual = _ratio(r.norm(), vector.norm())
-        return Solution(x, residual, 0, inside <= tol, "woodbury pseudo-inverse")
-    alpha = _refined(K, c, damping)
-    x = (vector - A.rmatvec(alpha)) / damping
-    gap = alpha - (c - K @ alpha) / damping
-    residual = _ratio(_norm(K, gap), vector.norm())
-    return Solution(x, residual, 0, residual <= tol, "woodbury")
-
-
-def _from_outputs(
-    A: JacobianFactors,
-    K: Tensor,
-    b: Tensor,
-    damping: float,
-    tol: float,
-    rtol: float | None,
-) -> Solution:
-    """x = A^T (K + damping)^-1 b, which solves the system for g = A^T b."""
-    size = _norm(K, b)
-    if damping == 0:
-        alpha = pseudo_solve(K, b, 1, rtol)
-        method = "woodbury pseudo-inverse"
-    else:
-        alpha = _refined(K, b, damping)
-        method = "woodbury"
-    gap = b - K @ alpha - damping * alpha
-    residual = _ratio(_norm(K, gap), size)
-    return Solution(A.rmatvec(alpha), residual, 0, residual <= tol, method)
+def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
+    """b with A^T b = J^T u, or None if the output metric's root cannot reach u."""
+    parts, misses, size = [], 0.0, float(u.norm())
+    for samples, _, local in G.batches():
+        s = local.root_solve(u[samples])
+        misses += float((local.root(s) - u[samples]).norm()) ** 2
+        parts.append(s)
+    if math.sqrt(misses) > 32 * torch.finfo(u.dtype).eps * size:
+        return None
+    return torch.cat(parts).reshape(-1) / math.sqrt(G.scale)
 
 
 def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
@@ -268,18 +296,6 @@ def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
     return a + solve_factored(chol, gap)
 
 
-def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
-    """b with A^T b = J^T u, or None if the output metric's root cannot reach u."""
-    parts, misses, size = [], 0.0, float(u.norm())
-    for samples, _, local in G.batches():
-        s = local.root_solve(u[samples])
-        misses += float((local.root(s) - u[samples]).norm()) ** 2
-        parts.append(s)
-    if math.sqrt(misses) > 32 * torch.finfo(u.dtype).eps * size:
-        return None
-    return torch.cat(parts).reshape(-1) / math.sqrt(G.scale)
-
-
 def _norm(K: Tensor, a: Tensor) -> Tensor:
     """|A^T a|."""
     return (a @ (K @ a)).clamp_min(0).sqrt()
@@ -290,20 +306,35 @@ def _ratio(a: Tensor, b: Tensor) -> float:
 
 
 def _check(
-    G: MetricOperator, g: Tensor, damping: float, method: str, precondition: str | None
+    G: MetricOperator,
+    g: Tensor,
+    damping: float,
+    method: str,
+    tol: float | None,
+    rtol: float | None,
+    free: Tensor | None,
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
-    if precondition not in (None, "kfac"):
-        raise ValueError(f"precondition: expected None or kfac, got {precondition!r}")
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
+    for name, value in (("tol", tol), ("rtol", rtol)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+    if free is not None:
+        if method != "cg":
+            raise ValueError(f"free: expected method 'cg' with it, got {method!r}")
+        if not isinstance(free, Tensor) or free.shape != (G.p,):
+            raise ValueError(
+                f"free: expected a mask of shape ({G.p},), got "
+                f"{tuple(getattr(free, 'shape', ()))}"
+            )
     if isinstance(g, Tensor) and g.ndim == 2:
         require_dense("g", g)
         if tuple(g.shape) != (G.n, G.problem_size.o):
             raise ValueError(
-                f"g: expected shape ({G.p},) or, on the outputs, {(G.n, G.problem_size.o)}; "
-                f"got {tuple(g.shape)}"
+                f"g: expected shape ({G.p},) or, on the outputs, "
+                f"{(G.n, G.problem_size.o)}; got {tuple(g.shape)}"
             )
         require_matching("g", g, G.theta, "theta")
     else:

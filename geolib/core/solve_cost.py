@@ -13,21 +13,34 @@ from dataclasses import dataclass
 
 from geolib.core.jacobian_factors import by_positions
 
-CHOLESKY_COST = 2.3, 370.0  # Cholesky: for each of its operations, and each entry
-GRAM, FRESH = 1.25, 240.0  # for each of its operations; to fetch and mirror an entry
-MOVE = 40.0  # reading or writing one number in a long sweep
+# All constants are in multiply-adds of a large matrix product, measured in float32 with
+# OpenBLAS and MKL on the x86 machines of benchmarks/machine.py by timing each kind of
+# work alone and dividing by the time of a multiply-add. See :eq:`drv-core-cost`.
+CHOLESKY_COST = (
+    2.3,
+    370.0,
+)  # a multiply-add of the factorisation; an entry of the matrix
+GRAM_OPERATION = 1.25  # a multiply-add of K's layer Grams, which are products of strips
+GRAM_ENTRY = 240.0  # an entry of K: fetched, added to and mirrored, layer after layer
+MOVE = 40.0  # reading or writing one number in a long sweep through memory
 SWEEP = 20.0  # one number of a matrix that is multiplied by a single vector
-CALL = 1.0e6  # one operation of the framework, however small
-GPU_CALL = 2.0e9  # the same on a GPU, whose products are faster and calls slower
-PROBE = 0.2  # share of a direct solve's cost that may be wasted on other ways
+CALL = 1.0e6  # one operation of the framework, however small: Python and dispatch
+GPU_CALL = 2.0e9  # the same on a GPU, whose multiply-adds are 2000 times faster
+
+# What may be risked: shares of a direct solve's cost, and sizes of samples.
+PROBE = 0.2  # share of a direct solve's cost that may be spent on finding a better way
 SAMPLE = 256  # rows of A, at most, whose Gram matrix tells about the spectrum
-CG_FACTOR, NYSTROM_FACTOR = 0.5, 1.0  # iterations over their bound, as measured
-COUNTS = (128, 256, 512, 1024)  # numbers of landmarks' rows to choose from
+COUNTS = (128, 256, 512, 1024)  # numbers of rows a Nystrom sample may have
+
+# Iterations taken over Chebyshev's bound on them, as measured on the points of
+# benchmarks/bench_core_solve.py: the bound knows only the spectrum's ends, so plain CG
+# needs about half of it; behind the preconditioner what is left is flat, and it is met.
+CG_FACTOR, NYSTROM_FACTOR = 0.5, 1.0
 
 
 @dataclass(frozen=True)
 class ProblemSize:
-    """What the estimate is made from.
+    """The sizes that the estimate is made from.
 
     Attributes:
         p, n, o, r: parameters, samples, outputs and roots for each sample.
@@ -78,12 +91,12 @@ class ProblemSize:
                 total += g * left * right * t**2 * (a + d / r**2 + 2 * MOVE)
             else:
                 total += g * d * a * (left * right + t * (left + right))
-        return GRAM * total + self.call * 6 * len(self.layers)
+        return GRAM_OPERATION * total + self.call * 6 * len(self.layers)
 
     def kernel(self) -> float:
         """Forming K, factorising it, solving and refining."""
         m = float(self.m)
-        gram = self.gram(m, m) / 2 + FRESH * m * m
+        gram = self.gram(m, m) / 2 + GRAM_ENTRY * m * m
         return self.factor() + gram + cholesky_cost(m) + self.forward
 
     def cholesky(self) -> float:
@@ -109,7 +122,7 @@ class ProblemSize:
         """J^T M J v by automatic differentiation."""
         return 3 * self.forward + MOVE * 10 * self.p + self.call * 12 * len(self.layers)
 
-    def landmarks(self, k: int) -> float:
+    def nystrom(self, k: int) -> float:
         """Setting up the preconditioner that k rows of A give."""
         m = float(self.m)
         passes = 2 if self.batches else 1
@@ -128,16 +141,17 @@ def cholesky_cost(side: float) -> float:
     return slope * side**3 / 6 + (area + 8 * SWEEP) * side**2
 
 
-LARGEST = 1 << 29  # numbers that one matrix may hold
+LARGEST = 1 << 29  # numbers that one matrix may hold: 4 GiB in float64
 
 
-def by_rows(problem: ProblemSize) -> bool:
-    """Whether products by the factored rows fit in memory and are cheaper."""
+def by_rows(problem: ProblemSize, steps: float = math.inf) -> bool:
+    """Whether `steps` products by the factored rows fit in memory and are cheaper."""
     numbers = sum(g * t * (d + problem.r * a) for g, t, d, a in problem.layers)
     size = problem.n * numbers + problem.m * problem.loose
     if problem.batches or size > LARGEST:
         return False
-    return problem.product_by_rows() < problem.product_by_graph()
+    saved = problem.product_by_graph() - problem.product_by_rows()
+    return saved > 0 and steps * saved > problem.factor()
 
 
 def feasible(problem: ProblemSize, method: str) -> bool:
@@ -154,8 +168,13 @@ def direct_method(problem: ProblemSize) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to solve: the method, its cost, that of an iteration; for landmarks the
-    number of their rows and whether to form K for its products.
+    """How to solve.
+
+    Attributes:
+        method: of `Metric.solve`.
+        cost: of all of it, and `step` of one iteration (0 for a direct method).
+        rows: size of the Nystrom sample.
+        formed: whether K is formed, so that products with it are its own.
     """
 
     method: str
@@ -166,13 +185,16 @@ class Plan:
 
 
 def nystrom_plan(problem: ProblemSize, k: int, steps: float) -> Plan:
-    """With k rows of landmarks and so many iterations; K is formed if that pays."""
-    m, setup = float(problem.m), problem.landmarks(k)
+    """Nystrom with k rows and so many iterations; K is formed if that pays."""
+    m, setup = float(problem.m), problem.nystrom(k)
     step = problem.nystrom_step(k, False)
     apart = Plan("nystrom", setup + steps * step, step, k)
     if problem.batches or not feasible(problem, "woodbury"):
         return apart
-    step, gram = problem.nystrom_step(k, True), problem.gram(m, m) / 2 + FRESH * m**2
+    step, gram = (
+        problem.nystrom_step(k, True),
+        problem.gram(m, m) / 2 + GRAM_ENTRY * m**2,
+    )
     formed = Plan("nystrom", setup + gram + steps * step, step, k, True)
     return min(apart, formed, key=lambda one: one.cost)
 
@@ -196,7 +218,7 @@ def plan(
 ) -> Plan:
     """The cheapest way, given what a sample says about the spectrum of K.
 
-    Of landmarks with k rows it is taken that they settle the k/2 largest eigenvalues.
+    Of a Nystrom sample of k rows it is taken that it settles the k/2 largest eigenvalues.
 
     Args:
         problem, damping, tol: of the solve.
@@ -217,7 +239,10 @@ def plan(
 
 
 def iterations(spread: float, tol: float) -> float:
-    """Chebyshev's bound for conjugate gradients: a spectrum from 1 to 1 + spread."""
+    """Chebyshev's bound for conjugate gradients on a spectrum from 1 to 1 + spread.
+
+    Source: :eq:`drv-core-chebyshev` (derivations).
+    """
     return 2 + 0.5 * math.sqrt(1 + max(spread, 0.0)) * math.log(2 / tol)
 
 

@@ -9,9 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.geodesics.checks import check_positive
-from geolib.geodesics.path import Basis, LegendreBasis, Path, SineBasis, check_ends
-from geolib.geodesics.space import Space
+from geolib.geodesics.function_space import Space
+from geolib.geodesics.path import (
+    Basis,
+    LegendreBasis,
+    SineBasis,
+    WeightPath,
+    check_ends,
+)
+from geolib.networks.training import minimize
+from geolib.networks.validation import check_positive
 
 NODES = 16  # Gauss nodes per segment of a deterministic search
 STATUS_INPUTS = 1024  # inputs that the final check of stationarity looks at
@@ -24,7 +31,7 @@ class Geodesic:
     Attributes:
         path: the curve.
         energies: energy at each step (on that step's inputs and times).
-        passes: gradient evaluations times inputs that the search paid. The check of
+        gradient_evaluations: what the search paid, times inputs. The check of
             `stationarity` after it is a report on the result, like a score on test
             data, and is not counted.
         stationarity: length of the energy's gradient at the end over that at the
@@ -33,9 +40,9 @@ class Geodesic:
         message: one sentence about how the search ended.
     """
 
-    path: Path
+    path: WeightPath
     energies: list[float]
-    passes: int
+    gradient_evaluations: int
     stationarity: float
     converged: bool
     message: str
@@ -135,18 +142,18 @@ def geodesic(
         basis = SineBasis(4) if optimizer == "adam" else LegendreBasis(16)
     if start is None:
         start = torch.zeros(basis.size, a.numel(), dtype=a.dtype, device=a.device)
-    path = Path(a, b, basis, start.clone())
-    straight = Path(a, b, basis, torch.zeros_like(start))
+    path = WeightPath(a, b, basis, start.clone())
+    straight = WeightPath(a, b, basis, torch.zeros_like(start))
     if optimizer == "lbfgs":
         path, energies, passes = _lbfgs(space, path, NODES * segments, steps)
 
-        def norm(curve: Path) -> float:
+        def norm(curve: WeightPath) -> float:
             return _smooth_norm(space, curve, segments)
     else:
         search = _Search(space, path, segments, jitter, batch, seed, checkpoint)
         path, energies, passes = search.run(steps, lr)
 
-        def norm(curve: Path) -> float:
+        def norm(curve: WeightPath) -> float:
             return _stationary_norm(search, curve)
 
     bends = _bends(path)[1].detach()
@@ -180,19 +187,18 @@ class _Search:
             with torch.no_grad():
                 self.ends = torch.cat([space.embedded(w[None]) for w in pair])
 
-    def run(self, steps: int, lr: float) -> tuple[Path, list[float], int]:
+    def run(self, steps: int, lr: float) -> tuple[WeightPath, list[float], int]:
         curve, control = _with_leaf(self.path)  # the curve moves with its bends
-        adam = torch.optim.Adam([control], lr=lr)
-        energies = []
-        for step in range(steps):
-            adam.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+        def energy(_step: int) -> Tensor:
             value, control.grad = self.gradient(curve, *self.draw())
-            energies.append(value)
-            adam.step()
+            return torch.tensor(value, dtype=torch.float64)
+
+        values = [v.item() for v in minimize([control], energy, steps, lr)]
         passes = steps * (self.segments - 1) * self.batch
         # outputs of the ends: once for all inputs, or for each batch anew
         passes += 2 * (steps * self.batch if self.ends is None else self.space.size)
-        return curve, energies, passes
+        return curve, values, passes
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """Times (segments + 1,) and rows (batch,) of one step."""
@@ -207,7 +213,7 @@ class _Search:
         return torch.from_numpy(t).to(a), rows
 
     def gradient(
-        self, path: Path, t: Tensor, rows: Tensor | None
+        self, path: WeightPath, t: Tensor, rows: Tensor | None
     ) -> tuple[float, Tensor]:
         """The energy of a path with a leaf of bends, and the gradient in them (m, p)."""
         ends = self.end_outputs(rows)
@@ -263,7 +269,7 @@ def _output_energy(phi: Tensor, ends: tuple[Tensor, Tensor], t: Tensor) -> Tenso
     return 0.5 * (joined.diff(dim=0).square().sum(1) / t.diff()).sum()
 
 
-def _quadrature(space, path: Path, nodes: int) -> Tensor:
+def _quadrature(space, path: WeightPath, nodes: int) -> Tensor:
     """Energy by Gauss quadrature of the squared speed."""
     x, weights = np.polynomial.legendre.leggauss(nodes)
     t = torch.from_numpy((x + 1) / 2).to(path.a)
@@ -271,7 +277,9 @@ def _quadrature(space, path: Path, nodes: int) -> Tensor:
     return 0.5 * (rule * space.speed2(path(t), path.velocity(t))).sum()
 
 
-def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float], int]:
+def _lbfgs(
+    space, path: WeightPath, nodes: int, steps: int
+) -> tuple[WeightPath, list[float], int]:
     """Deterministic minimisation of the quadrature."""
     curve, control = _with_leaf(path)
     solver = torch.optim.LBFGS(
@@ -295,7 +303,7 @@ def _lbfgs(space, path: Path, nodes: int, steps: int) -> tuple[Path, list[float]
     return curve, energies, len(energies) * nodes * space.size
 
 
-def _stationary_norm(search: _Search, path: Path) -> float:
+def _stationary_norm(search: _Search, path: WeightPath) -> float:
     """Norm of the energy's gradient in the coefficients, on a fixed fine grid."""
     space, rows = search.space, None
     if space.size > STATUS_INPUTS:  # evenly spread over the inputs
@@ -305,21 +313,21 @@ def _stationary_norm(search: _Search, path: Path) -> float:
     return search.gradient(_with_leaf(path)[0], t, rows)[1].norm().item()
 
 
-def _smooth_norm(space: Space, path: Path, segments: int) -> float:
+def _smooth_norm(space: Space, path: WeightPath, segments: int) -> float:
     """The same for the quadrature."""
     curve, control = _with_leaf(path)
     energy = _quadrature(space, curve, NODES * segments)
     return torch.autograd.grad(energy, control)[0].norm().item()
 
 
-def _bends(path: Path) -> tuple[Basis, Tensor]:
+def _bends(path: WeightPath) -> tuple[Basis, Tensor]:
     """Basis and coefficients of a path that is searched: it has both."""
     assert path.basis is not None
     assert path.control is not None
     return path.basis, path.control
 
 
-def _with_leaf(path: Path) -> tuple[Path, Tensor]:
+def _with_leaf(path: WeightPath) -> tuple[WeightPath, Tensor]:
     """The same path with a copy of its bends that gradients can be taken in."""
     control = _bends(path)[1].detach().clone().requires_grad_(True)
     return replace(path, control=control), control

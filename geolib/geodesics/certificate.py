@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from geolib.geodesics.checks import check_positive
-from geolib.geodesics.path import Path
-from geolib.geodesics.space import FunctionSpace
+from geolib.geodesics.function_space import FunctionSpace
+from geolib.geodesics.path import WeightPath
+from geolib.networks.sequential import named_layers
+from geolib.networks.validation import check_positive
 
 # Lipschitz constants of activations; GELU's is max |Phi(x) + x phi(x)|
 LIPSCHITZ: dict[type[nn.Module], float] = {
     nn.ReLU: 1.0,
     nn.Tanh: 1.0,
-    nn.LeakyReLU: 1.0,
     nn.Identity: 1.0,
     nn.Flatten: 1.0,
     nn.Dropout: 1.0,
@@ -29,7 +29,7 @@ OUTPUT_LIPSCHITZ = {"raw": 1.0, "logit": 1.0, "prob": 0.5, "sphere": math.sqrt(0
 
 
 @dataclass(frozen=True)
-class Certificate:
+class PathCertificate:
     """The largest change of the function along a path.
 
     Attributes:
@@ -47,14 +47,14 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(
+def certify_path(
     space: FunctionSpace,
-    path: Path,
+    path: WeightPath,
     *,
     slack: float = 0.1,
     grid: int = 65,
     limit: int = 4097,
-) -> Certificate:
+) -> PathCertificate:
     r"""Bound the change of the function on the whole path.
 
     .. math:: \max_t |\Phi(W(t)) - \Phi(W(0))| \le
@@ -67,21 +67,23 @@ def certify(
     is reached. Other modules get an estimate: twice the largest sampled speed.
 
     Args:
+        space: where the change is measured.
+        path: the curve of weights.
         slack: how far above the sampled value the bound may lie, in units of Phi.
+        grid, limit: times that are sampled at first, and at most.
 
     Raises:
         ValueError: a slack that is not positive, or fewer than two times.
 
     Cost: `grid` forward passes over all inputs.
 
-    Source: own derivation.
+    Source: :eq:`drv-geodesics-cones` and :eq:`drv-geodesics-rate` (derivations).
 
     Examples:
-        >>> from geolib.geodesics import mlp, function_space
-        >>> net = mlp([2, 4, 3])
-        >>> S = function_space(net, torch.eye(2).double())
+        >>> from geolib.networks import mlp
+        >>> S = FunctionSpace(mlp([2, 4, 3]), torch.eye(2).double())
         >>> w = S.realization.theta0
-        >>> c = certify(S, Path(w, 1.1 * w))
+        >>> c = certify_path(S, WeightPath(w, 1.1 * w))
         >>> c.rigorous, c.sampled <= c.bound <= c.sampled + 0.1
         (True, True)
     """
@@ -103,57 +105,71 @@ def certify(
         reach = (gone[1:] + gone[:-1] + rate * delta) / 2
         bound, sampled = reach.max().item(), gone.max().item()
         if layers is None or bound - sampled <= slack or 2 * grid - 1 > limit:
-            return Certificate(sampled, bound, layers is not None, grid)
+            return PathCertificate(sampled, bound, layers is not None, grid)
         grid = 2 * grid - 1
 
 
-def _provable(space: FunctionSpace) -> list[nn.Module] | None:
-    """The layers, if norm bounds can be pushed through every one of them."""
-    module = space.realization.module
-    if not isinstance(module, nn.Sequential):
+def _lipschitz(layer: nn.Module) -> float | None:
+    """The Lipschitz constant of an activation; None where none is known."""
+    if type(layer) is nn.LeakyReLU:
+        return max(1.0, abs(layer.negative_slope))
+    if type(layer) is nn.GELU and layer.approximate != "none":
         return None
-    layers = list(module)
-    known = (*LIPSCHITZ, nn.Linear)
+    return LIPSCHITZ.get(type(layer))
+
+
+def _provable(space: FunctionSpace) -> list[tuple[str, nn.Module]] | None:
+    """The layers by name, if norm bounds can be pushed through every one of them."""
+    module = space.realization.module
+    try:
+        layers = named_layers(module)
+    except TypeError:
+        return None
     frozen = [p for p in module.parameters() if not p.requires_grad]
-    if frozen or any(type(m) not in known for m in layers):
+    linear = [type(m) is nn.Linear for _, m in layers]
+    known = [_lipschitz(m) is not None for _, m in layers]
+    if frozen or not all(a or b for a, b in zip(linear, known, strict=True)):
         return None
     return layers
 
 
-def _rates(space, path: Path, t: Tensor, layers: list[nn.Module]) -> Tensor:
+def _rates(space, path: WeightPath, t: Tensor, layers) -> Tensor:
     r"""Bound on :math:`|d\Phi/dt|` on each interval, root mean square over inputs.
 
-    On an interval of half width r around its middle, with W(t) = W_m + O(r):
-    |h| <= |h_m| + r D and D' <= Lip (|W'| H + |W| D + |b'|), layer by layer.
+    :eq:`drv-geodesics-rate`, layer by layer.
     """
-    R = space.realization
     mid, r = (t[1:] + t[:-1]) / 2, 1 / (2 * (len(t) - 1))
     result = []
     for s in mid.split(1):  # one network at a time
         w, rate = path(s)[0], _velocity_bound(path, s, r)[0]
-        params, speeds = list(R.unflatten(w).values()), list(R.unflatten(rate).values())
-        h = space.x.flatten(1)
-        H, D = h.norm(dim=1), torch.zeros(len(h)).to(h)
-        k = 0
-        for layer in layers:
-            if not isinstance(layer, nn.Linear):
-                h, D = layer(h.flatten(1)), LIPSCHITZ[type(layer)] * D
-                H = h.norm(dim=1) + r * D
-                continue
-            W, V = params[k], speeds[k]
-            top = torch.linalg.matrix_norm(W, 2) + r * V.norm()
-            D = V.norm() * H + top * D
-            h = h @ W.T
-            k += 1
-            if layer.bias is not None:
-                h, D = h + params[k], D + speeds[k].norm()
-                k += 1
-            H = h.norm(dim=1) + r * D
-        result.append(D.square().mean().sqrt())
+        result.append(_rate_at(space, w, rate, r, layers))
     return OUTPUT_LIPSCHITZ[space.space] * torch.stack(result)
 
 
-def _velocity_bound(path: Path, mid: Tensor, r: float) -> Tensor:
+def _rate_at(space, w: Tensor, velocity: Tensor, r: float, layers) -> Tensor:
+    """The bound within r of one time: `size` bounds |h| there, `rate` bounds |h'|."""
+    weights = space.realization.unflatten(w)
+    speeds = space.realization.unflatten(velocity)
+    middle = space.x.flatten(1)
+    size, rate = middle.norm(dim=1), torch.zeros(len(middle)).to(middle)
+    for name, layer in layers:
+        if isinstance(layer, nn.Linear):
+            W, V = weights[f"{name}.weight"], speeds[f"{name}.weight"]
+            largest = torch.linalg.matrix_norm(W, 2) + r * V.norm()
+            rate = V.norm() * size + largest * rate
+            middle = middle @ W.T
+            if layer.bias is not None:
+                middle = middle + weights[f"{name}.bias"]
+                rate = rate + speeds[f"{name}.bias"].norm()
+        else:
+            constant = _lipschitz(layer)
+            assert constant is not None  # as `_provable` saw
+            middle, rate = layer(middle.flatten(1)), constant * rate
+        size = middle.norm(dim=1) + r * rate
+    return rate.square().mean().sqrt()
+
+
+def _velocity_bound(path: WeightPath, mid: Tensor, r: float) -> Tensor:
     """Entrywise bound on |W'(t)| within r of each middle time, shape (k, p)."""
     if path.basis is None or path.control is None:
         return (path.b - path.a).abs().expand(len(mid), -1)

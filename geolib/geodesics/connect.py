@@ -9,17 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.batchnorm import (
-    has_batch_norm,
-    recalibrate,
-    with_batch_statistics,
-)
 from geolib.geodesics.bvp import Geodesic, geodesic
-from geolib.geodesics.checks import check_inputs, same_architecture
 from geolib.geodesics.curves import trained_curve
+from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.measures import Profile, profile
-from geolib.geodesics.path import Path, check_ends
-from geolib.geodesics.space import FunctionSpace
+from geolib.geodesics.path import WeightPath, check_ends
+from geolib.networks import align as match
+from geolib.networks import recalibrate, with_batch_statistics
+from geolib.networks.batch_norm import NORMS, has_batch_norm
+from geolib.networks.validation import check_inputs, same_architecture
 
 METHODS = ("geodesic", "line", "curve")
 
@@ -34,16 +32,16 @@ class Connection:
         x: the inputs the metric saw; BatchNorm statistics are re-estimated on them.
         aligned: whether the second network's units were permuted first.
         statistics: `none` without BatchNorm, else `re-estimated`.
-        passes: compute paid.
+        gradient_evaluations: compute paid.
         message: one sentence about how the search ended.
     """
 
-    path: Path
+    path: WeightPath
     start: nn.Module
     x: Tensor
     aligned: bool
     statistics: str
-    passes: int
+    gradient_evaluations: int
     message: str
 
     def module(self, t: float) -> nn.Module:
@@ -96,18 +94,20 @@ def connect(
         labels: for `curve`, which trains on them.
         method: `geodesic`; `line`: straight; `curve`: a Bezier curve trained on labels.
         align: permute the hidden units of `b` to match those of `a` first.
+        space, ridge: of the `FunctionSpace` that the path is measured in.
         options: of `geodesic` or `trained_curve`.
 
     Raises:
         ValueError: modules of different architectures, equal or non-finite weights or
-            data, data of another shape than the networks take, BatchNorm in training
-            mode, an unknown method, `curve` without labels.
+            data, frozen parameters or buffers that differ (no path joins them), data
+            of another shape than the networks take, BatchNorm in training mode, an
+            unknown method, `curve` without labels.
 
     Source: Raghavan and Thomson 2021 (geodesics); Garipov et al. 2018 (curves);
         Ainsworth et al. 2023 (alignment).
 
     Examples:
-        >>> from geolib.geodesics import mlp
+        >>> from geolib.networks import mlp
         >>> a, b = mlp([2, 8, 3], seed=0), mlp([2, 8, 3], seed=1)
         >>> found = connect(a, b, torch.eye(2).double(), steps=20)
         >>> found.module(0.5)(torch.eye(2).double()).shape
@@ -116,14 +116,13 @@ def connect(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     same_architecture(a, b)
+    _same_constants(a, b)
     check_inputs(data, "data")
     if method == "line" and options:
         raise ValueError(f"options: a straight line has none, got {sorted(options)}")
     normed = has_batch_norm(a)
     Realization(a), Realization(b)  # refuses BatchNorm in training mode
     if align:
-        from geolib.networks import align as match
-
         b = match(a, b).module
     pure = with_batch_statistics(a) if normed else a
     R = Realization(pure)
@@ -132,7 +131,7 @@ def connect(
     check_ends(w_a, w_b, distinct=True)
     _check_shape(R, data)
     if method == "line":
-        found = Geodesic(Path(w_a, w_b), [], 0, 1.0, True, "a straight line")
+        found = Geodesic(WeightPath(w_a, w_b), [], 0, 1.0, True, "a straight line")
     elif method == "curve":
         if labels is None:
             raise ValueError("labels: a curve trained on the loss needs them")
@@ -146,7 +145,7 @@ def connect(
         data,
         align,
         "re-estimated" if normed else "none",
-        found.passes,
+        found.gradient_evaluations,
         found.message,
     )
 
@@ -160,3 +159,25 @@ def _check_shape(R: Realization, data: Tensor) -> None:
             f"data: the networks do not take inputs of shape {tuple(data.shape[1:])}: "
             f"{error}"
         ) from error
+
+
+def _same_constants(a: nn.Module, b: nn.Module) -> None:
+    """Refuse frozen parameters and buffers that differ: all networks share a's.
+
+    BatchNorm's running statistics are re-estimated and may differ.
+    """
+    own = {f"{n}." if n else "" for n, m in a.named_modules() if isinstance(m, NORMS)}
+    moving = ("running_mean", "running_var", "num_batches_tracked")
+    skip = {f"{n}{k}" for n in own for k in moving}
+    skip |= {n for n, p in a.named_parameters() if p.requires_grad}
+    theirs = b.state_dict()
+    for name, t in a.state_dict().items():
+        other = theirs.get(name)
+        if name in skip or not isinstance(t, Tensor):
+            continue
+        if other is None or not torch.equal(t, other.to(t)):
+            raise ValueError(
+                f"b: the constant {name!r} (frozen or a buffer) differs from that of "
+                "a, and no path of trainable weights joins the two; make it trainable "
+                "in both, or copy it from one to the other"
+            )

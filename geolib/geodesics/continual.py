@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.carried import IDEAS
-from geolib.geodesics.learners import LEARNERS, Learner
-from geolib.geodesics.tasks import Task, restrict
-from geolib.geodesics.train import Meter, batches
+from geolib.geodesics.continual_variants import VARIANTS
+from geolib.geodesics.learners import LEARNERS, Learner, restrict
+from geolib.networks.splits import Task
+from geolib.networks.training import Meter, batches
 
-KNOWN = {**LEARNERS, **IDEAS}
+KNOWN = {**LEARNERS, **VARIANTS}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Learned:
     Attributes:
         weights: the final weights, shape (p,).
         table: accuracy on task j after task i, shape (tasks, tasks); NaN for j > i.
-        passes: compute paid for all tasks; see `Meter`.
+        gradient_evaluations: compute paid for all tasks; see `Meter`.
         stored: how many inputs were kept in the end.
         method, scenario: as asked.
         converged: False if training was stopped by non-finite weights.
@@ -32,7 +32,7 @@ class Learned:
 
     weights: Tensor
     table: np.ndarray
-    passes: int
+    gradient_evaluations: int
     stored: int
     method: str
     scenario: str
@@ -63,7 +63,7 @@ def learn_sequence(
     *,
     scenario: str = "class",
     memory: int = 50,
-    passes: int = 38_400,
+    gradient_evaluations: int = 38_400,
     batch: int = 64,
     seed: int = 0,
     w: Tensor | None = None,
@@ -80,30 +80,35 @@ def learn_sequence(
     Args:
         module: the network, with an output for every class of every task; unchanged.
         tasks: see `split_tasks`.
-        method: one of `LEARNERS`, or an idea of `geolib.geodesics.carried`.
+        method: one of `LEARNERS`, or "invariant path + loss" or "distilled logits,
+            chosen inputs", our own variants.
         scenario: `class`: all classes compete; `task`: only those of the task at hand.
         memory: inputs kept per task (0 for methods without a memory).
-        passes: compute for each task, the same for every method: a method whose step
-            costs more takes fewer steps.
+        gradient_evaluations: compute for each task, the same for every method: a
+            method whose step costs more takes fewer steps.
         batch: inputs of the new task per step.
+        seed: of all draws.
+        w: start, shape (p,); the module's own weights by default.
         settings: of the method; see `geolib.geodesics.learners`.
 
     Raises:
         ValueError: no tasks, an unknown method or scenario, labels the module has no
             output for, a method that needs a memory without one.
 
-    Cost: tasks * passes.
+    Cost: tasks * gradient_evaluations.
 
-    Source: Raghavan and Thomson 2021 (the idea); step: our derivation.
+    Source: Raghavan and Thomson 2021 (the idea); :eq:`drv-geodesics-invariant-step`
+        (derivations).
 
     Examples:
-        >>> from geolib.geodesics import mlp, split_tasks, table
+        >>> from geolib.networks import mlp, split_tasks, table
         >>> tasks = split_tasks(table("digits"), [[0, 1], [2, 3]])
-        >>> found = learn_sequence(mlp([64, 16, 10]), tasks, "replay", passes=6400)
+        >>> found = learn_sequence(mlp([64, 16, 10]), tasks, "replay",
+        ...                        gradient_evaluations=6400)
         >>> found.table.shape
         (2, 2)
     """
-    _check(tasks, method, scenario, memory, passes)
+    _check(tasks, method, scenario, memory, gradient_evaluations)
     R = Realization(module)
     w = R.theta0.clone() if w is None else w.clone()
     if not bool(torch.isfinite(w).all()):
@@ -119,7 +124,7 @@ def learn_sequence(
     scores = np.full((len(tasks), len(tasks)), np.nan)
     meter, good = Meter(), True
     for i, task in enumerate(tasks):
-        w = _one_task(learner, w, task, i, passes, batch, seed, meter)
+        w = _one_task(learner, w, task, i, gradient_evaluations, batch, seed, meter)
         good = good and bool(torch.isfinite(w).all())
         if not good:
             break
@@ -128,7 +133,7 @@ def learn_sequence(
     return Learned(
         w,
         scores,
-        meter.passes,
+        meter.gradient_evaluations,
         len(learner.memory),
         method,
         scenario,
@@ -142,19 +147,19 @@ def _one_task(
     w: Tensor,
     task: Task,
     index: int,
-    passes: int,
+    budget: int,
     batch: int,
     seed: int,
     meter: Meter,
 ) -> Tensor:
-    used = learner.begin(w, task)
+    used = learner.start_task(w, task)
     x, y = learner.x, learner.y
-    steps = max(1, (passes - used) // learner.cost(min(batch, len(x))))
+    steps = max(1, (budget - used) // learner.cost(min(batch, len(x))))
     plan = batches(len(x), batch, steps, 1000 * seed + index, x.device)
     for step, rows in enumerate(plan):
         w = learner.step(w, x[rows], y[rows], step / steps)
     meter.add(used + steps * learner.cost(min(batch, len(x))))
-    meter.add(learner.end(w, task))
+    meter.add(learner.finish_task(w, task))
     return w
 
 
@@ -164,7 +169,7 @@ def _score(learner: Learner, w: Tensor, task: Task) -> float:
     return (z.argmax(1) == task.y_test).to(torch.float64).mean().item()
 
 
-def _check(tasks, method: str, scenario: str, memory: int, passes: int) -> None:
+def _check(tasks, method: str, scenario: str, memory: int, budget: int) -> None:
     if not tasks:
         raise ValueError("tasks: expected at least one task, got none")
     if method not in KNOWN:
@@ -175,5 +180,5 @@ def _check(tasks, method: str, scenario: str, memory: int, passes: int) -> None:
         raise ValueError(
             f"memory: {method!r} needs at least 1 stored input a task, got {memory}"
         )
-    if passes < 1:
-        raise ValueError(f"passes: expected at least 1, got {passes}")
+    if budget < 1:
+        raise ValueError(f"gradient_evaluations: expected at least 1, got {budget}")

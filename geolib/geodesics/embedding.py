@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from geolib.geodesics.checks import check_inputs
+from geolib.core import Categorical, Euclidean, OutputMetric
+from geolib.core.output_metrics import LocalMetric, RootMetric
+from geolib.networks.validation import check_inputs
 
 SPACES = ("raw", "logit", "prob", "sphere")
 
@@ -27,7 +31,8 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
     Raises:
         ValueError: an unknown space, or classes asked for where there is one output.
 
-    Source: Amari and Nagaoka 2000, section 2.5 (the square-root embedding).
+    Source: Amari and Nagaoka 2000, section 2.5; :eq:`drv-geodesics-sphere`
+        (derivations).
 
     Examples:
         >>> z = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
@@ -39,8 +44,8 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
             f"space: {space!r} compares classes, but the network has one output; "
             "use 'raw'"
         )
-    if space == "sphere":  # through the logarithm: no root of an underflowed p
-        return 2 * torch.exp(torch.log_softmax(outputs, -1) / 2)
+    if space == "sphere":
+        return Categorical(dim=-1).embedding(outputs)
     if space == "logit":
         return outputs - outputs.mean(-1, keepdim=True)
     if space == "prob":
@@ -50,71 +55,80 @@ def embed(outputs: Tensor, space: str = "sphere") -> Tensor:
     raise ValueError(f"space: expected one of {SPACES}, got {space!r}")
 
 
-class Embedded(nn.Module):
-    """The module followed by `embed`: its pullback metric is that of the output space.
+class EmbeddedOutputs(OutputMetric):
+    r"""The metric that any map of the outputs pulls back from a Euclidean space.
 
-    Its parameters are those of `module`, in the same order.
-
-    Examples:
-        >>> Embedded(nn.Linear(2, 3), "prob")(torch.zeros(4, 2)).shape
-        torch.Size([4, 3])
-    """
-
-    def __init__(self, module: nn.Module, space: str = "sphere") -> None:
-        super().__init__()
-        if space not in SPACES:
-            raise ValueError(f"space: expected one of {SPACES}, got {space!r}")
-        self.module = module
-        self.space = space
-
-    def forward(self, x: Tensor) -> Tensor:
-        return embed(self.module(x), self.space)
-
-
-class Features(nn.Module):
-    """A module that returns what one of its submodules computed.
-
-    Distances between inner representations take the place of distances between outputs.
+    .. math:: M_i = D\phi_i(z_i)^T D\phi_i(z_i)
 
     Args:
-        module: the network.
-        layer: a name out of `module.named_modules()`.
+        phi: maps one output (c,) and the extras of its sample to a vector (k,).
+        extras: further arguments of `phi`, a row for each sample.
 
-    Raises:
-        ValueError: no submodule of that name.
+    Source: :eq:`drv-geodesics-pullback` (derivations).
 
     Examples:
-        >>> net = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3))
-        >>> Features(net, "1")(torch.zeros(4, 2)).shape
-        torch.Size([4, 5])
+        >>> M = EmbeddedOutputs(lambda z: 2 * z).at(torch.zeros(1, 2), slice(0, 1))
+        >>> M.dense(2)[0].tolist()
+        [[4.0, 0.0], [0.0, 4.0]]
     """
 
-    def __init__(self, module: nn.Module, layer: str) -> None:
-        super().__init__()
-        names = [name for name, _ in module.named_modules() if name]
-        if layer not in names:
-            raise ValueError(f"layer: expected one of {names}, got {layer!r}")
-        self.module = module
-        self.layer = layer
+    def __init__(self, phi: Callable[..., Tensor], *extras: Tensor) -> None:
+        self.phi, self.extras = phi, extras
 
-    def forward(self, x: Tensor) -> Tensor:
-        caught: list[Tensor] = []
-        target = dict(self.module.named_modules())[self.layer]
-        hook = target.register_forward_hook(lambda _m, _i, out: caught.append(out))
-        try:
-            self.module(x)
-        finally:
-            hook.remove()
-        return caught[-1].flatten(1)
+    def embedding(self, z: Tensor) -> Tensor:
+        """The points of all outputs, shape (n, k)."""
+        return torch.vmap(self.phi)(z, *self.extras)
+
+    def at(self, z: Tensor, samples: slice) -> LocalMetric:
+        """The roots of M_i are the transposed slopes of phi."""
+        extras = [e[samples] for e in self.extras]
+        return RootMetric(z, torch.vmap(torch.func.jacrev(self.phi))(z, *extras).mT)
+
+
+def output_metric(space: str) -> OutputMetric:
+    """The metric of an output space: core's own where it has one.
+
+    Examples:
+        >>> output_metric("sphere"), output_metric("raw")
+        (Categorical(), Euclidean())
+    """
+    if space == "sphere":
+        return Categorical()
+    if space == "raw":
+        return Euclidean()
+    return EmbeddedOutputs(lambda z: embed(z, space))
+
+
+def drift_gradient(
+    phi: Callable[[Tensor], Tensor], z: Tensor, target: Tensor
+) -> Tensor:
+    r"""The covector :math:`D\phi^T(\phi(z) - \text{target})` on the outputs, (n, c).
+
+    Examples:
+        >>> z = torch.ones(1, 2)
+        >>> drift_gradient(lambda z: 2 * z, z, torch.zeros(1, 2)).tolist()
+        [[4.0, 4.0]]
+    """
+    z = z.detach().requires_grad_(True)
+    with torch.enable_grad():
+        half = (phi(z) - target).square().sum() / 2
+        return torch.autograd.grad(half, z)[0]
 
 
 def noise_like(x: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Gaussian inputs with the mean and scale of each coordinate of `x`.
+    """Draw Gaussian inputs with the mean and scale of each coordinate of `x`.
 
     The metric needs inputs but no labels; where no data may be kept, noise will do.
 
+    Args:
+        x: inputs, shape (n, ...).
+        count: how many to draw.
+        seed: of the draw.
+
     Raises:
         ValueError: fewer than one sample asked for, or non-finite inputs.
+
+    Source: definition, a normal law with independent coordinates.
 
     Examples:
         >>> noise_like(torch.zeros(5, 2), 3).shape
@@ -137,7 +151,7 @@ def angle_length(p: Tensor, q: Tensor) -> Tensor:
     Args:
         p, q: `sphere` embeddings of the two end networks, shape (n, c), radius 2.
 
-    Source: own derivation, from Cauchy and Schwarz applied to each input's arc.
+    Source: :eq:`drv-geodesics-arc` (derivations).
 
     Examples:
         >>> north, east = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])

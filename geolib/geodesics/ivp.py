@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from geolib.core import integrate
-from geolib.geodesics.path import Path, polygon
-from geolib.geodesics.space import Space
+from geolib.geodesics.function_space import Space
+from geolib.geodesics.path import WeightPath, polygon
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A geodesic shot with a velocity.
+class ExponentialMap:
+    """A geodesic that starts with a given velocity.
 
     Attributes:
         times: shape (k,), from 0 to 1.
@@ -36,16 +36,16 @@ class Shot:
         return self.points[-1]
 
     @property
-    def path(self) -> Path:
+    def path(self) -> WeightPath:
         """The polygon through the computed points."""
         path = polygon(self.points)
-        return Path(path.a, path.b, path.basis, path.control, self.converged)
+        return WeightPath(path.a, path.b, path.basis, path.control, self.converged)
 
 
-def shoot(
+def exponential_map(
     space: Space, a: Tensor, v: Tensor, *, steps: int = 40, tol: float = 1e-3
-) -> Shot:
-    r"""Solve the geodesic equation from `a` with velocity `v` up to time 1.
+) -> ExponentialMap:
+    r"""Follow the geodesic from `a` with velocity `v` up to time 1.
 
     .. math:: \ddot w = -g_w^{-1}\, J_w^T\, D^2\phi_w[\dot w, \dot w]
 
@@ -54,18 +54,23 @@ def shoot(
     second derivative, and its geodesics bend at kinks that no rule sees.
 
     Args:
+        space: a surface, or the functions of a network.
+        a: start, shape (p,).
+        v: velocity there, shape (p,).
         steps: Runge-Kutta steps.
-        tol: drift of the squared speed above which the shot is marked not converged.
+        tol: drift of the squared speed above which the result is marked not converged.
 
     Raises:
         ValueError: sizes that differ, non-finite values, zero velocity, no steps.
 
-    Source: do Carmo 1992, chapter 3; the matrix-free form is our derivation.
+    Cost: four accelerations a step, each a solve with the metric.
+
+    Source: do Carmo 1992, chapter 3; :eq:`drv-geodesics-equation` (derivations).
 
     Examples:
         >>> from geolib.geodesics.surfaces import sphere
         >>> a, v = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-        >>> (shoot(sphere(), a, v).end - v).norm().item() < 1e-12
+        >>> (exponential_map(sphere(), a, v).end - v).norm().item() < 1e-12
         True
     """
     if a.ndim != 1 or a.shape != v.shape:
@@ -89,4 +94,4 @@ def shoot(
     with torch.no_grad():
         speed2 = space.speed2(W, V)
     drift = ((speed2 - speed2[0]).abs().max() / speed2[0]).item()
-    return Shot(run.times.to(a), W, V, drift, drift <= tol)
+    return ExponentialMap(run.times.to(a), W, V, drift, drift <= tol)

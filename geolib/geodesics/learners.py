@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.core import Realization
-from geolib.core.linear_solvers import Operator, conjugate_gradient
-from geolib.geodesics.embedding import embed
-from geolib.geodesics.forward import derivative
+from geolib.core import Metric, PullbackMetric, Realization
+from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient, embed
 from geolib.geodesics.sparse_path import bhattacharyya
-from geolib.geodesics.tasks import Memory, Task, restrict
-from geolib.geodesics.train import Adam, gradient
+from geolib.networks.splits import Task
+from geolib.networks.training import cosine
+
+FORBIDDEN = -1e9  # a logit that no softmax sees; finite, so that 0 * it is 0
+NOTHING = torch.zeros(0)
+
+
+@dataclass
+class Memory:
+    """Inputs kept of earlier tasks, with what the network said about them then.
+
+    Attributes:
+        x, y: inputs and labels.
+        z: the network's outputs when the task was finished.
+        allowed: the classes that may be answered, shape (m, c).
+    """
+
+    x: Tensor = NOTHING
+    y: Tensor = NOTHING
+    z: Tensor = NOTHING
+    allowed: Tensor = NOTHING
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def store(self, task: Task, z: Tensor, allowed: Tensor, rows: Tensor) -> None:
+        """Keep some rows of a task; `z` are the outputs on all of them."""
+        new = (task.x[rows], task.y[rows], z[rows], allowed.expand(len(rows), -1))
+        old = (self.x, self.y, self.z, self.allowed)
+        self.x, self.y, self.z, self.allowed = (
+            torch.cat([a, b]) if len(a) else b for a, b in zip(old, new, strict=True)
+        )
+
+
+def restrict(z: Tensor, allowed: Tensor) -> Tensor:
+    """Logits with the classes that may not be answered pushed out of the softmax.
+
+    Examples:
+        >>> restrict(torch.zeros(1, 2), torch.tensor([True, False])).argmax().item()
+        0
+    """
+    return z.masked_fill(~allowed, FORBIDDEN)
 
 
 class Learner:
@@ -41,7 +81,7 @@ class Learner:
         replayed: int = 64,
         strength: float = 1.0,
     ) -> None:
-        self.R, self.keep, self.scenario = R, memory, scenario
+        self.R, self.per_task, self.scenario = R, memory, scenario
         self.classes, self.seed = classes, seed
         self.lr, self.replayed, self.strength = lr, replayed, strength
         self.memory = Memory()
@@ -56,11 +96,12 @@ class Learner:
             flags[list(task.classes)] = True
         return flags
 
-    def begin(self, w: Tensor, task: Task) -> int:
+    def start_task(self, w: Tensor, task: Task) -> int:
         """Prepare for a task; returns the compute it took."""
         self.x, self.y = task.x, task.y
         self.now = self.allowed(task)
-        self.adam = Adam(w)
+        self.w = w.detach().clone().requires_grad_(True)
+        self.adam = torch.optim.Adam([self.w])
         return 0
 
     def cost(self, batch: int) -> int:
@@ -69,9 +110,17 @@ class Learner:
 
     def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """One update; `progress` runs from 0 to 1 within the task."""
-        _, grad = gradient(lambda u: self.loss(u, x, y), w)
-        rate = self.lr * (1 + np.cos(np.pi * progress)) / 2
-        return self.adam.step(w, grad, rate)
+        self.adam.param_groups[0]["lr"] = cosine(self.lr, progress, 1)
+        self.w.grad = self.gradient(w, x, y)
+        with torch.no_grad():
+            self.w.copy_(w)
+        self.adam.step()
+        return self.w.detach().clone()
+
+    def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The gradient of the loss, shape (p,)."""
+        leaf = w.detach().requires_grad_(True)
+        return torch.autograd.grad(self.loss(leaf, x, y), leaf)[0]
 
     def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return self.new_loss(self.R(w, x), y)
@@ -79,7 +128,7 @@ class Learner:
     def new_loss(self, z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(restrict(z, self.now), y)
 
-    def end(self, w: Tensor, task: Task) -> int:
+    def finish_task(self, w: Tensor, task: Task) -> int:
         """Keep what the method keeps; returns the compute it took."""
         self.finished.append(task)
         if not self.needs_memory:
@@ -93,7 +142,7 @@ class Learner:
     def pick(self, w: Tensor, task: Task) -> tuple[Tensor, int]:
         """Rows of the task to keep, and the compute it took to choose them."""
         rng = np.random.default_rng(self.seed + len(self.finished))
-        count = min(self.keep, len(task.x))
+        count = min(self.per_task, len(task.x))
         rows = np.sort(rng.choice(len(task.x), count, replace=False))
         return torch.from_numpy(rows).to(task.x.device), 0
 
@@ -107,8 +156,8 @@ class Learner:
 class Joint(Learner):
     """All tasks so far together: what could be had if nothing had to be thrown away."""
 
-    def begin(self, w: Tensor, task: Task) -> int:
-        super().begin(w, task)
+    def start_task(self, w: Tensor, task: Task) -> int:
+        super().start_task(w, task)
         tasks = [*self.finished, task]
         self.x = torch.cat([t.x for t in tasks])
         self.y = torch.cat([t.y for t in tasks])
@@ -125,8 +174,8 @@ class Joint(Learner):
         return F.cross_entropy(z, y)
 
 
-class ElasticWeights(Learner):
-    r"""Elastic weight consolidation: a spring on each weight, as stiff as its Fisher.
+class EWC(Learner):
+    r"""Elastic weight consolidation (EWC): a spring on each weight, as stiff as its Fisher.
 
     .. math:: L_{\text{new}} + \tfrac{s}{2} \sum_{\text{tasks}}
               \sum_i F_i\,(w_i - w^*_i)^2
@@ -136,10 +185,9 @@ class ElasticWeights(Learner):
 
     samples = 200
 
-    def begin(self, w: Tensor, task: Task) -> int:
-        if not hasattr(self, "springs"):
-            self.springs: list[tuple[Tensor, Tensor]] = []
-        return super().begin(w, task)
+    def __init__(self, *args, **rest) -> None:
+        super().__init__(*args, **rest)
+        self.springs: list[tuple[Tensor, Tensor]] = []
 
     def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         total = super().loss(w, x, y)
@@ -147,8 +195,8 @@ class ElasticWeights(Learner):
             total = total + self.strength / 2 * (fisher * (w - old).square()).sum()
         return total
 
-    def end(self, w: Tensor, task: Task) -> int:
-        super().end(w, task)
+    def finish_task(self, w: Tensor, task: Task) -> int:
+        super().finish_task(w, task)
         rows = self.rng.permutation(len(task.x))[: self.samples]
         pick = torch.from_numpy(rows).to(task.x.device)
         with torch.no_grad():
@@ -167,17 +215,17 @@ class ElasticWeights(Learner):
         return len(pick)
 
 
-class WithoutForgetting(Learner):
-    r"""Learning without forgetting: old outputs on *new* inputs are targets.
+class LwF(Learner):
+    r"""Learning without forgetting (LwF): old outputs on *new* inputs are targets.
 
     Source: Li and Hoiem 2016, section 3 (temperature 2).
     """
 
-    def begin(self, w: Tensor, task: Task) -> int:
+    def start_task(self, w: Tensor, task: Task) -> int:
         self.teacher = w
         old = sorted({c for t in self.finished for c in t.classes})
         self.old = torch.tensor(old, dtype=torch.long, device=task.x.device)
-        return super().begin(w, task)
+        return super().start_task(w, task)
 
     def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         z = self.R(w, x)
@@ -200,24 +248,24 @@ class Replay(Learner):
         if not len(self.memory):
             return super().loss(w, x, y)
         rows = self.recall()
-        z = self.R(w, torch.cat([x, self.memory.x[rows]]))  # type: ignore[index]
+        z = self.R(w, torch.cat([x, self.memory.x[rows]]))
         new, old = z[: len(x)], z[len(x) :]
         return self.new_loss(new, y) + self.strength * self.old_loss(old, rows)
 
     def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
-        allowed = self.memory.allowed[rows]  # type: ignore[index]
-        return F.cross_entropy(restrict(z, allowed), self.memory.y[rows])  # type: ignore[index]
+        allowed = self.memory.allowed[rows]
+        return F.cross_entropy(restrict(z, allowed), self.memory.y[rows])
 
 
-class DistilledLogits(Replay):
-    r"""Dark experience replay: the stored outputs are targets, by squared distance.
+class DarkExperienceReplay(Replay):
+    r"""Dark experience replay (DER): the stored outputs are targets, by squared distance.
 
     Source: Buzzega et al. 2020, equation 5.
     """
 
     def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
-        allowed = self.memory.allowed[rows].to(z)  # type: ignore[index]
-        gap = (z - self.memory.z[rows]) * allowed  # type: ignore[index]
+        allowed = self.memory.allowed[rows].to(z)
+        gap = (z - self.memory.z[rows]) * allowed
         return gap.square().sum(1).mean() / self.classes
 
 
@@ -228,8 +276,8 @@ class PenaltyPath(Replay):
     """
 
     def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
-        allowed = self.memory.allowed[rows]  # type: ignore[index]
-        old = restrict(self.memory.z[rows], allowed)  # type: ignore[index]
+        allowed = self.memory.allowed[rows]
+        old = restrict(self.memory.z[rows], allowed)
         return bhattacharyya(restrict(z, allowed), old).sum()
 
 
@@ -245,9 +293,9 @@ class InvariantPath(Learner):
     takes back the drift.
 
     Args:
-        mu: damping.
+        damping: :math:`\mu`.
         rate: how long a step may be in directions that no stored output sees.
-        cg: conjugate-gradient steps of a solve.
+        iterations: conjugate-gradient steps of a solve.
         space: `logit` or `sphere`.
     """
 
@@ -256,68 +304,63 @@ class InvariantPath(Learner):
     def __init__(
         self,
         *args,
-        mu: float = 3.0,
+        damping: float = 3.0,
         rate: float = 1.0,
-        cg: int = 9,
+        iterations: int = 9,
         space: str = "logit",
         **rest,
     ):
         super().__init__(*args, **rest)
-        self.mu, self.rate, self.cg, self.space = mu, rate, cg, space
+        self.damping, self.rate, self.space = damping, rate, space
+        self.iterations = iterations
 
     def cost(self, batch: int) -> int:
         if not len(self.memory):
             return batch
-        return batch + (self.cg + 2) * min(self.replayed, len(self.memory))
+        return batch + (self.iterations + 2) * min(self.replayed, len(self.memory))
 
     def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if not len(self.memory):  # nothing to protect yet
             return super().step(w, x, y, progress)
-        metric, drift = self.protect(w, self.recall())
-        _, grad = gradient(lambda u: self.loss(u, x, y), w)
-        fall = (1 + np.cos(np.pi * progress)) / 2
-        rhs = self.mu * self.rate * fall * grad / grad.norm().clamp_min(1) + drift
+        G, covector = self.memory_metric(w, self.recall())
+        grad = self.gradient(w, x, y)
+        length = self.damping * cosine(self.rate, progress, 1)
+        rhs = length * grad / grad.norm().clamp_min(1) + G.pull(covector)
+        limit = self.iterations
+        found = G.solve(rhs, self.damping, "cg", tol=1e-6, max_iterations=limit)
+        return w - found.x
 
-        def product(v: Tensor) -> Tensor:
-            return metric(v) + self.mu * v
+    def memory_metric(self, w: Tensor, rows: Tensor) -> tuple[Metric, Tensor]:
+        """The metric on stored inputs, and what pulls back to half their drift's slope.
 
-        return w - conjugate_gradient(product, rhs, 1e-6, self.cg)[0]
+        The second is the gradient of half the mean squared drift in the outputs, (m, c).
+        """
+        memory = self.memory
+        allowed = memory.allowed[rows]
+        G = PullbackMetric(
+            self.R, memory.x[rows], EmbeddedOutputs(self.embed, allowed)
+        ).at(w)
+        target = self.embed(memory.z[rows], allowed)
+        z = G.outputs()
+        covector = drift_gradient(lambda u: self.embed(u, allowed), z, target)
+        return G, covector / len(rows)
 
-    def protect(self, w: Tensor, rows: Tensor) -> tuple[Operator, Tensor]:
-        """The metric on stored inputs, and the gradient of half their squared drift."""
-        memory, n = self.memory, len(rows)
-        allowed = memory.allowed[rows]  # type: ignore[index]
-        old = self.R.linearize(w, memory.x[rows])  # type: ignore[index]
-
-        def phi(z: Tensor) -> Tensor:
-            return self.place(z, allowed)
-
-        with torch.no_grad():
-            gap = phi(old.outputs) - phi(memory.z[rows])  # type: ignore[index]
-        pull = torch.func.vjp(phi, old.outputs)[1]
-
-        def metric(v: Tensor) -> Tensor:
-            rate = derivative(phi, old.outputs, old.jvp(v))
-            return old.vjp(pull(rate)[0]) / n
-
-        return metric, old.vjp(pull(gap)[0]) / n
-
-    def place(self, z: Tensor, allowed: Tensor) -> Tensor:
+    def embed(self, z: Tensor, allowed: Tensor) -> Tensor:
         """The point of the output space that stands for logits, by allowed classes."""
         if self.space != "logit":
             return embed(restrict(z, allowed), self.space)
         kept = z * allowed
-        mean = kept.sum(1, keepdim=True) / allowed.sum(1, keepdim=True)
+        mean = kept.sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
         return (z - mean) * allowed
 
 
 LEARNERS: dict[str, type[Learner]] = {
     "joint": Joint,
     "fine-tuning": Learner,
-    "elastic weights": ElasticWeights,
-    "without forgetting": WithoutForgetting,
+    "elastic weights": EWC,
+    "without forgetting": LwF,
     "replay": Replay,
-    "distilled logits": DistilledLogits,
+    "distilled logits": DarkExperienceReplay,
     "penalty path": PenaltyPath,
     "invariant path": InvariantPath,
 }

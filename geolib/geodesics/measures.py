@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.geodesics.checks import check_labels
 from geolib.geodesics.embedding import angle_length
-from geolib.geodesics.path import Path
-from geolib.geodesics.space import FunctionSpace, Space
-
-Score = Callable[[Tensor], tuple[float, float]]
+from geolib.geodesics.function_space import FunctionSpace, Space
+from geolib.geodesics.path import WeightPath
+from geolib.networks.validation import check_inputs, check_labels
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Lengths:
 
 
 @torch.no_grad()
-def lengths(space: Space, path: Path, grid: int = 129) -> Lengths:
+def lengths(space: Space, path: WeightPath, grid: int = 129) -> Lengths:
     r"""Measure the path on `grid` equidistant times.
 
     .. math:: L = \sum_i |\Phi(w_{i+1}) - \Phi(w_i)|, \qquad
@@ -63,14 +61,17 @@ def lengths(space: Space, path: Path, grid: int = 129) -> Lengths:
 
     Args:
         space: where lengths are measured; its inputs matter.
+        path: the curve of weights.
         grid: at least 65 for a network: a coarse grid hides barriers.
 
     Raises:
         ValueError: fewer than two times.
 
+    Source: :eq:`drv-geodesics-energy` (derivations).
+
     Examples:
         >>> from geolib.geodesics.surfaces import cylinder
-        >>> line = Path(torch.zeros(2), torch.tensor([0.0, 2.0]))
+        >>> line = WeightPath(torch.zeros(2), torch.tensor([0.0, 2.0]))
         >>> lengths(cylinder(), line).output
         2.0
     """
@@ -137,24 +138,28 @@ class Profile:
 
 @torch.no_grad()
 def profile(
-    path: Path,
+    path: WeightPath,
     logits: Callable[[Tensor], Tensor],
     labels: Tensor,
     grid: int = 65,
 ) -> Profile:
-    """Score every network on a path.
+    """Score every network on a path by its loss and its accuracy.
 
     Args:
+        path: the curve of weights.
         logits: maps weights (p,) to outputs (n, c), say
             `lambda w: R(w, x)`; a BatchNorm network re-estimates its statistics here.
         labels: classes, shape (n,).
+        grid: how many times are scored; odd.
 
     Raises:
         ValueError: a grid that is even (it would miss the middle) or below 3, labels
             that do not fit the outputs, or outputs that are not finite.
 
+    Source: Garipov et al. 2018, section 3 (the loss along a curve).
+
     Examples:
-        >>> line = Path(torch.tensor([-1.0]), torch.tensor([1.0]))
+        >>> line = WeightPath(torch.tensor([-1.0]), torch.tensor([1.0]))
         >>> found = profile(line, lambda w: torch.stack([w, -w], 1), torch.tensor([0]))
         >>> found.worst, found.accuracy[-1].item()
         (0.0, 1.0)
@@ -176,7 +181,19 @@ def profile(
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
-    r"""Expected calibration error: mean gap between confidence and accuracy.
+    r"""Return the expected calibration error: mean gap of confidence and accuracy.
+
+    .. math:: \sum_b \frac{n_b}{n}\,\big|\,\overline{\max_c p_c} - \text{accuracy}\,\big|_b
+
+    over bins b of equal width of the confidence :math:`\max_c p_c`.
+
+    Args:
+        logits: shape (n, c).
+        labels: classes, shape (n,).
+        bins: how many.
+
+    Raises:
+        ValueError: logits that are not finite, labels that do not fit them.
 
     Source: Guo et al. 2017, equation 3.
 
@@ -185,6 +202,8 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
         >>> round(calibration_error(sure, torch.tensor([0, 1])), 3)
         0.5
     """
+    check_inputs(logits, "logits")
+    check_labels(logits.shape[1], labels, len(logits))
     confidence, guess = torch.softmax(logits, -1).max(-1)
     right = (guess == labels).to(confidence)
     which = (confidence * bins).long().clamp_max(bins - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,11 +36,6 @@ class SineBasis:
         """Bound on how far each slope moves within r of `mid`, shape (k, m)."""
         k = torch.arange(1, self.size + 1, dtype=mid.dtype, device=mid.device)
         return (math.pi**2 * r * k).expand(len(mid), -1)
-
-    def reflect(self, control: Tensor) -> Tensor:
-        sign = torch.ones(self.size, dtype=control.dtype, device=control.device)
-        sign[1::2] = -1
-        return sign[:, None] * control
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,6 @@ class BezierBasis:
         n = self.size + 1
         # B'' = n (n - 1) (B_{k-2} - 2 B_{k-1} + B_k), each B in [0, 1]
         return torch.full((len(mid), self.size), 2.0 * n * (n - 1) * r).to(mid)
-
-    def reflect(self, control: Tensor) -> Tensor:
-        return control.flip(0)
 
 
 @dataclass(frozen=True)
@@ -112,11 +104,6 @@ class LegendreBasis:
         # |P_k'| is largest at the ends, k (k + 1) / 2; s = 2t - 1 doubles it
         return (r * (2 * k + 1).sqrt() * k * (k + 1)).expand(len(mid), -1)
 
-    def reflect(self, control: Tensor) -> Tensor:
-        sign = torch.ones(self.size, dtype=control.dtype, device=control.device)
-        sign[1::2] = -1
-        return sign[:, None] * control
-
 
 def _legendre(s: Tensor, degree: int) -> list[Tensor]:
     P = [torch.ones_like(s), s]
@@ -126,11 +113,11 @@ def _legendre(s: Tensor, degree: int) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class HatBasis:
+class LinearSplineBasis:
     """Hat functions on the knots 1/n, ..., (n-1)/n: a polygon with free corners.
 
     Examples:
-        >>> HatBasis(3).values(torch.tensor([0.25]))
+        >>> LinearSplineBasis(3).values(torch.tensor([0.25]))
         tensor([[1., 0., 0.]])
     """
 
@@ -155,15 +142,12 @@ class HatBasis:
         sides = [self.slopes(mid + s * r * (1 - 1e-9)) - here for s in (-1, 1)]
         return torch.maximum(sides[0].abs(), sides[1].abs())
 
-    def reflect(self, control: Tensor) -> Tensor:
-        return control.flip(0)
 
-
-Basis = SineBasis | LegendreBasis | BezierBasis | HatBasis
+Basis = SineBasis | LegendreBasis | BezierBasis | LinearSplineBasis
 
 
 @dataclass(frozen=True)
-class Path:
+class WeightPath:
     r"""A curve in weight space with fixed ends.
 
     .. math:: W(t) = (1-t)\,a + t\,b + \sum_k \beta_k(t)\, c_k,
@@ -183,7 +167,7 @@ class Path:
             control of the wrong shape.
 
     Examples:
-        >>> line = Path(torch.zeros(2), torch.ones(2))
+        >>> line = WeightPath(torch.zeros(2), torch.ones(2))
         >>> line(torch.tensor([0.0, 0.5])).tolist()
         [[0.0, 0.0], [0.5, 0.5]]
     """
@@ -226,24 +210,22 @@ class Path:
             rate = rate + self.basis.slopes(t) @ self.control
         return rate
 
-    def reverse(self) -> Path:
-        """The same curve from `b` to `a`."""
-        control = self.control
-        if self.basis is not None and control is not None:
-            control = self.basis.reflect(control)
-        return replace(self, a=self.b, b=self.a, control=control)
-
     @property
     def linestyle(self) -> str:
         """Solid, or dashed for a path whose search did not converge."""
         return "-" if self.converged else "--"
 
 
-def polygon(points: Sequence[Tensor] | Tensor) -> Path:
-    """The path through the given points at equal time steps.
+def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
+    """Return the path through the given points at equal time steps.
 
     Args:
         points: at least two weight vectors, shape (k, p).
+
+    Raises:
+        ValueError: fewer than two points.
+
+    Source: linear interpolation, with :eq:`drv-geodesics-path` (derivations).
 
     Examples:
         >>> polygon([torch.zeros(1), torch.ones(1), torch.zeros(1) + 4])(
@@ -256,13 +238,15 @@ def polygon(points: Sequence[Tensor] | Tensor) -> Path:
     w = points if isinstance(points, Tensor) else torch.stack(list(points))
     a, b, n = w[0], w[-1], len(w) - 1
     if n == 1:
-        return Path(a, b)
+        return WeightPath(a, b)
     t = torch.arange(1, n, dtype=a.dtype, device=a.device) / n
-    return Path(a, b, HatBasis(n - 1), w[1:-1] - (a + t[:, None] * (b - a)))
+    return WeightPath(
+        a, b, LinearSplineBasis(n - 1), w[1:-1] - (a + t[:, None] * (b - a))
+    )
 
 
 def check_ends(a: Tensor, b: Tensor, *, distinct: bool = False) -> None:
-    """Refuse ends that no path can join; see `Path`."""
+    """Refuse ends that no path can join; see `WeightPath`."""
     if a.ndim != 1 or b.ndim != 1 or a.shape != b.shape:
         raise ValueError(
             f"b: expected a flat weight vector of {tuple(a.shape)} like a, got "

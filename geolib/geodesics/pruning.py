@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,93 +11,130 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.geodesics.masks import cubic_level, magnitude_mask, matrices
+from geolib.geodesics.function_space import FunctionSpace
+from geolib.geodesics.magnitude_masks import cubic_sparsity, magnitude_mask, matrices
 from geolib.geodesics.sparse_path import (
+    Chooser,
     Sparse,
     metric_scores,
+    outputs_in_pieces,
     penalty_path,
-    repair,
     sparse_path,
 )
-from geolib.geodesics.train import Adam, Meter, Table, batches, cosine, gradient
+from geolib.networks.splits import Table
+from geolib.networks.training import Meter, batches, cosine, minimize
 
 
-def one_shot(R: Realization, w: Tensor, data: Table, level: float) -> Sparse:
+def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
     """Drop the smallest weights and do nothing else.
 
     Examples:
-        >>> from geolib.geodesics import mlp
-        >>> from geolib.geodesics.train import table
+        >>> from geolib.networks import mlp, table
         >>> R = Realization(mlp([64, 8, 10]))
-        >>> one_shot(R, R.theta0, table("digits"), 0.5).passes
+        >>> one_shot(R, R.theta0, table("digits"), 0.5).gradient_evaluations
         0
     """
-    keep = magnitude_mask(w, matrices(R), level)
-    return Sparse(w * keep, keep, 0)
+    mask = magnitude_mask(w, matrices(R), sparsity)
+    return Sparse(w * mask, mask, 0)
 
 
-def tuned(
+def metric_chooser(
+    space: FunctionSpace, meter: Meter, probes: int = 4, by_step: bool = False
+) -> Chooser:
+    """Masks of the weights whose loss the metric says costs most; see `metric_scores`.
+
+    Args:
+        space: its metric.
+        meter: pays for the probes.
+        probes: random signs of a diagonal.
+        by_step: new signs at each step; else the same ones for rows of one number.
+    """
+    prunable = matrices(space.realization)
+
+    def choose(w: Tensor, sparsity: float, rows: Tensor, step: int) -> Tensor:
+        seed = step if by_step else len(rows)
+        score = metric_scores(space, w, rows, probes, seed)
+        meter.add(probes * len(rows))
+        # a weight that is already zero stays the first to go
+        return magnitude_mask(w, prunable, sparsity, score)
+
+    return choose
+
+
+def prune_and_finetune(
     R: Realization,
     w: Tensor,
     data: Table,
-    level: float,
+    sparsity: float,
     *,
     gradual: bool = False,
     distil: bool = False,
+    metric_mask: bool = False,
     flat: bool = False,
     lr: float = 3e-3,
     steps: int = 400,
     batch: int = 256,
     seed: int = 0,
     every: int = 1,
-    metric: bool = False,
 ) -> Sparse:
     """Magnitude pruning, at once or gradually, with Adam on the kept weights.
 
     Args:
-        gradual: grow the number of zeros along `cubic_level`, masks re-chosen every
+        gradual: grow the number of zeros along `cubic_sparsity`, masks re-chosen every
             `every` steps; else prune at the start.
         distil: match the dense network's outputs instead of the labels.
+        metric_mask: masks by `metric_chooser` with one probe, not by magnitude.
         flat: keep the learning rate while pruning, let it fall only afterwards; else
             let it fall along a cosine from the start.
-        metric: what counts as small is the loss that the metric predicts for dropping
-            a weight (`metric_scores`, one probe), not its magnitude.
 
-    Cost: steps * batch passes, and steps / every * batch more with `metric`.
+    Cost: steps * batch gradient evaluations, and steps / every * batch more with
+    `metric_mask`.
 
     Source: Han et al. 2015 (at once); Zhu and Gupta 2017 (gradual).
     """
-    prunable, meter, adam = matrices(R), Meter(), Adam(w)
-    reference = _outputs(R, w, data.x) if distil else None
-    keep = torch.ones_like(prunable)
+    prunable, meter, x = matrices(R), Meter(), data.x
+    reference = outputs_in_pieces(R, w, x) if distil else None
+    choose = None
+    if metric_mask:
+        choose = metric_chooser(FunctionSpace(R, x), meter, 1, by_step=True)
+    mask = torch.ones_like(prunable)
     if not gradual:
-        keep = magnitude_mask(w, prunable, level)
-    plan = batches(len(data.x), batch, steps, seed, data.x.device)
-    for step, rows in enumerate(plan, start=1):
-        if gradual and (step % every == 0 or step == steps):
-            score = None
-            if metric:
-                score = metric_scores(R, w, data.x[rows], "sphere", 1, step)
-                meter.add(len(rows))
-            keep = magnitude_mask(w, prunable, cubic_level(level, step, steps), score)
-        w = w * keep
+        mask = magnitude_mask(w, prunable, sparsity)
+    leaf = w.detach().clone().requires_grad_(True)
+    draws = batches(len(x), batch, steps, seed, x.device)
 
-        def loss(u: Tensor, r: Tensor = rows, k: Tensor = keep) -> Tensor:
-            z = R(u * k, data.x[r])
-            if reference is None:
-                return F.cross_entropy(z, data.y[r])
-            return distillation(z, reference[r])
-
-        _, grad = gradient(loss, w)
-        late = max(0.0, step / steps - 0.7) / 0.3 * steps
-        rate = cosine(lr, late if flat else step - 1, steps)  # type: ignore[arg-type]
-        w = adam.step(w, grad * keep, rate) * keep
+    def loss(step: int) -> Tensor:
+        nonlocal mask
+        rows, number = next(draws), step + 1
+        if gradual and (number % every == 0 or number == steps):
+            level, now = cubic_sparsity(sparsity, number, steps), leaf.detach()
+            if choose is None:
+                mask = magnitude_mask(now, prunable, level)
+            else:
+                mask = choose(now, level, rows, number)
+        put_under_mask()
         meter.add(len(rows))
-    return Sparse(w, keep, meter.passes)
+        z = R(leaf * mask, x[rows])
+        if reference is None:
+            return F.cross_entropy(z, data.y[rows])
+        return distillation(z, reference[rows])
+
+    def put_under_mask(*_: object) -> None:
+        with torch.no_grad():
+            leaf.mul_(mask)
+
+    def rate(lr: float, step: int, steps: int) -> float:
+        late = max(0.0, (step + 1) / steps - 0.7) / 0.3 * steps
+        return cosine(lr, late if flat else step, steps)
+
+    minimize([leaf], loss, steps, lr, schedule=rate, after=put_under_mask)
+    return Sparse(leaf.detach(), mask, meter.gradient_evaluations)
 
 
 def distillation(z: Tensor, reference: Tensor) -> Tensor:
     r"""Mean divergence :math:`\mathrm{KL}(p_{\text{ref}} \| p)` of two sets of logits.
+
+    Source: Hinton et al. 2015, section 2 (temperature 1).
 
     Examples:
         >>> distillation(torch.zeros(1, 2), torch.ones(1, 2)).item()
@@ -110,14 +148,14 @@ def distillation(z: Tensor, reference: Tensor) -> Tensor:
     )
 
 
-def surgeon(
+def optimal_brain_surgeon(
     R: Realization,
     w: Tensor,
     data: Table,
-    level: float,
+    sparsity: float,
     *,
-    mu: float = 1e-4,
-    cg: int = 100,
+    damping: float = 1e-4,
+    iterations: int = 100,
     batch: int = 1000,
     seed: int = 0,
 ) -> Sparse:
@@ -125,24 +163,31 @@ def surgeon(
 
     .. math:: \theta_F = (J_F^T J_F + \mu I)^{-1} J_F^T J\,(w \odot (1 - m))
 
-    Source: Hassibi and Stork 1993, with a magnitude mask and damping.
+    Source: Hassibi and Stork 1993, with a magnitude mask and damping;
+        :eq:`drv-geodesics-surgeon` (derivations).
     """
-    from geolib.geodesics.embedding import Embedded
-
-    keep, meter = magnitude_mask(w, matrices(R), level), Meter()
-    map_ = Realization(Embedded(R.module, "sphere"))
+    mask = magnitude_mask(w, matrices(R), sparsity)
+    space = FunctionSpace(R, data.x)
     rows = next(batches(len(data.x), batch, 1, seed, data.x.device))
-    L = map_.linearize(w, data.x[rows])
-    target = L.outputs + L.jvp(w * ~keep)
-    moved = repair(map_, w, keep, data.x[rows], target, mu, cg, meter)
-    return Sparse(moved * keep, keep, meter.passes)
+    G = space.metric(w, rows)
+    rhs = mask * (G @ (w * ~mask))
+    free = space.metric(w, rows, mask)
+    step = free.solve(rhs, damping, "cg", tol=1e-6, max_iterations=iterations).x
+    return Sparse((w + step) * mask, mask, (iterations + 2) * len(rows))
 
 
-def by_metric(
+def labelled_reference(space: FunctionSpace, w: Tensor, y: Tensor, pull: float):
+    """The outputs of w on the sphere, moved part of the way to those of the labels."""
+    dense = space.embed(outputs_in_pieces(space.realization, w, space.x))
+    corners = 2 * F.one_hot(y, dense.shape[1]).to(dense)
+    return (1 - pull) * dense + pull * corners
+
+
+def invariant_path(
     R: Realization,
     w: Tensor,
     data: Table,
-    level: float,
+    sparsity: float,
     *,
     labels: float = 0.0,
     metric_mask: bool = False,
@@ -153,29 +198,23 @@ def by_metric(
     Args:
         labels: move the reference this part of the way to the labels.
         metric_mask: drop the weights whose loss the metric says costs least.
+        settings: of `sparse_path`.
     """
-    choose = None
-    if metric_mask:
-        prunable = matrices(R)
-
-        def choose(u: Tensor, level: float, rows: Tensor) -> Tensor:
-            score = metric_scores(R, u, data.x[rows], "sphere", 4, len(rows))
-            # a weight that is already zero stays the first to go
-            return magnitude_mask(u, prunable, level, score)
-
-    extra = 4 * settings.get("batch", 256) * settings.get("steps", 40)
+    space, meter = FunctionSpace(R, data.x), Meter()
+    choose = metric_chooser(space, meter) if metric_mask else None
+    reference = labelled_reference(space, w, data.y, labels) if labels else None
     found = sparse_path(
-        R, w, data.x, level, choose=choose, y=data.y, pull=labels, **settings
+        space, w, sparsity, choose=choose, reference=reference, **settings
     )
-    passes = found.passes + (extra if metric_mask else 0)
-    return Sparse(found.weights, found.keep, passes, found.points, found.drifts)
+    paid = found.gradient_evaluations + meter.gradient_evaluations
+    return Sparse(found.weights, found.mask, paid, found.points, found.drifts)
 
 
 def path_then_labels(
     R: Realization,
     w: Tensor,
     data: Table,
-    level: float,
+    sparsity: float,
     *,
     path: Mapping[str, Any],
     **settings,
@@ -183,42 +222,36 @@ def path_then_labels(
     """Walk to the sparse subspace, then train the weights that are left on labels.
 
     Args:
-        path: settings of the walk, `by_metric`.
-        settings: those of the training, `tuned`; the mask stays that of the walk.
+        path: settings of the walk, `invariant_path`.
+        settings: of `prune_and_finetune`; the mask stays that of the walk.
     """
-    walked = by_metric(R, w, data, level, seed=settings.get("seed", 0), **path)
+    seed = settings.get("seed", 0)
+    walked = invariant_path(R, w, data, sparsity, seed=seed, **path)
     # the dropped weights are zero, so the smallest magnitudes are the walk's mask
-    found = tuned(R, walked.weights, data, level, **settings)
-    return Sparse(found.weights, found.keep, walked.passes + found.passes)
+    found = prune_and_finetune(R, walked.weights, data, sparsity, **settings)
+    paid = walked.gradient_evaluations + found.gradient_evaluations
+    return Sparse(found.weights, found.mask, paid)
 
 
-def by_penalty(
-    R: Realization, w: Tensor, data: Table, level: float, **settings
-) -> Sparse:
-    """The published form, `penalty_path`, in the harness."""
-    return penalty_path(R, w, data.x, level, **settings)
-
-
-@torch.no_grad()
-def _outputs(R: Realization, w: Tensor, x: Tensor) -> Tensor:
-    return torch.cat([R(w, part) for part in x.split(4096)])
+def _penalty(R: Realization, w: Tensor, data: Table, sparsity: float, **k) -> Sparse:
+    return penalty_path(R, w, data.x, sparsity, **k)
 
 
 METHODS: dict[str, Callable[..., Sparse]] = {
     "one-shot": one_shot,
-    "surgeon": surgeon,
-    "magnitude + labels": tuned,
-    "magnitude + distillation": lambda *a, **k: tuned(*a, distil=True, **k),
-    "gradual + labels": lambda *a, **k: tuned(*a, gradual=True, **k),
-    "gradual + distillation": lambda *a, **k: tuned(*a, gradual=True, distil=True, **k),
-    "penalty path": by_penalty,
-    "invariant path": by_metric,
+    "surgeon": optimal_brain_surgeon,
+    "magnitude + labels": prune_and_finetune,
+    "magnitude + distillation": partial(prune_and_finetune, distil=True),
+    "gradual + labels": partial(prune_and_finetune, gradual=True),
+    "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
+    "penalty path": _penalty,
+    "invariant path": invariant_path,
 }
-IDEAS: dict[str, Callable[..., Sparse]] = {  # our own, against the baselines' wins
-    "metric mask": lambda *a, **k: by_metric(*a, metric_mask=True, **k),
-    "labels in the metric": by_metric,
+VARIANTS: dict[str, Callable[..., Sparse]] = {  # our own, against the baselines' wins
+    "metric mask": lambda *a, **k: invariant_path(*a, metric_mask=True, **k),
+    "labels in the metric": invariant_path,
     "metric path, then labels": path_then_labels,
-    "gradual + labels, metric mask": lambda *a, **k: tuned(
-        *a, gradual=True, metric=True, every=10, **k
+    "gradual + labels, metric mask": partial(
+        prune_and_finetune, gradual=True, metric_mask=True, every=10
     ),
 }

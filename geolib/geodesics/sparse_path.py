@@ -8,13 +8,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.core.linear_solvers import conjugate_gradient
-from geolib.geodesics.embedding import Embedded, embed
-from geolib.geodesics.masks import check_level, cubic_level, magnitude_mask, matrices
-from geolib.geodesics.train import Meter, batches
+from geolib.geodesics.embedding import embed
+from geolib.geodesics.function_space import FunctionSpace
+from geolib.geodesics.magnitude_masks import (
+    check_sparsity,
+    cubic_sparsity,
+    magnitude_mask,
+    matrices,
+)
+from geolib.networks.training import Meter, batches
+
+PIECE = 4096  # inputs whose outputs are computed together
 
 
 @dataclass(frozen=True)
@@ -23,38 +29,47 @@ class Sparse:
 
     Attributes:
         weights: shape (p,), exactly zero where not kept.
-        keep: shape (p,).
-        passes: compute paid; see `Meter`.
+        mask: which weights are kept, shape (p,).
+        gradient_evaluations: compute paid; see `Meter`.
         points: the weights along the way, first the dense ones.
         drifts: root mean square change of the embedded outputs after each step.
     """
 
     weights: Tensor
-    keep: Tensor
-    passes: int
+    mask: Tensor
+    gradient_evaluations: int
     points: tuple[Tensor, ...] = ()
     drifts: tuple[float, ...] = ()
 
 
-Chooser = Callable[[Tensor, float, Tensor], Tensor]
+# maps (weights, sparsity, rows of the step, number of the step) to a mask
+Chooser = Callable[[Tensor, float, Tensor, int], Tensor]
+
+
+def outputs_in_pieces(R: Realization, w: Tensor, x: Tensor) -> Tensor:
+    """The outputs on all inputs, a bounded number of them at a time, without a graph.
+
+    Examples:
+        >>> R = Realization(torch.nn.Linear(2, 1))
+        >>> outputs_in_pieces(R, R.theta0, torch.ones(3, 2)).shape
+        torch.Size([3, 1])
+    """
+    with torch.no_grad():
+        return torch.cat([R(w, part) for part in x.split(PIECE)])
 
 
 def sparse_path(
-    R: Realization,
+    space: FunctionSpace,
     w: Tensor,
-    x: Tensor,
-    level: float,
+    sparsity: float,
     *,
     steps: int = 40,
     batch: int = 256,
-    mu: float = 1e-4,
-    cg: int = 9,
-    space: str = "sphere",
-    warm: float = 0.7,
+    damping: float = 1e-4,
+    iterations: int = 9,
     seed: int = 0,
     choose: Chooser | None = None,
-    y: Tensor | None = None,
-    pull: float = 0.0,
+    reference: Tensor | None = None,
     trace: bool = True,
 ) -> Sparse:
     r"""Walk to a sparse subspace along which the function moves as little as it can.
@@ -66,116 +81,132 @@ def sparse_path(
               \qquad r = \Phi(w \odot m) - \Phi_{\text{ref}}
 
     with the Jacobian at the network *after* zeroing. The number of zeros grows as
-    `cubic_level`. With one step and the drift linearised this is Optimal Brain Surgeon.
+    `cubic_sparsity`. With one step and the drift linearised this is Optimal Brain
+    Surgeon.
 
     Args:
-        x: inputs; no labels are needed.
-        mu: damping: how far a step may go.
-        cg: most conjugate-gradient steps of a solve; stopping early damps further.
-        choose: maps (weights, level, rows) to a mask; magnitudes by default.
-        y, pull: with labels, move the reference this part of the way to them.
+        space: the function that is kept: network, inputs (no labels) and output space.
+        w: the dense weights, shape (p,).
+        sparsity: share of zeros in [0, 1) among the entries of matrices and filters.
+        steps: number of cuts and corrections.
+        batch: inputs of a step.
+        damping: :math:`\mu`; less lets a step go farther.
+        iterations: most conjugate-gradient steps of a solve; stopping early damps
+            further.
+        seed: of the order of the inputs.
+        choose: maps (weights, sparsity, rows, step) to a mask; the largest magnitudes
+            by default.
+        reference: embedded outputs to keep, shape (n, c); those of `w` by default.
         trace: keep the weights after each step; without it memory is that of a few
             networks, whatever the number of steps.
 
     Raises:
-        ValueError: a level outside [0, 1).
+        ValueError: a sparsity outside [0, 1).
         RuntimeError: the outputs are not finite.
 
-    Cost: steps * (cg + 2) * batch passes.
+    Cost: steps * (iterations + 2) * batch gradient evaluations.
 
-    Source: Raghavan and Thomson 2021 (the idea of paths toward sparse subspaces); the
-    step is our derivation.
+    Source: Raghavan and Thomson 2021 (the idea of paths toward sparse subspaces);
+        :eq:`drv-geodesics-correction` (derivations).
+
+    Examples:
+        >>> from geolib.networks import mlp
+        >>> S = FunctionSpace(mlp([2, 8, 3]), torch.eye(2).double())
+        >>> found = sparse_path(S, S.realization.theta0, 0.5, steps=4)
+        >>> int((found.weights == 0).sum()) >= 20, found.drifts[-1] < 1e-2
+        (True, True)
     """
-    check_level(level)
-    map_ = Realization(Embedded(R.module, space))
-    prunable, meter = matrices(R), Meter()
-    with torch.no_grad():
-        reference = torch.cat([map_(w, part) for part in x.split(4096)])
-        if y is not None and pull > 0:
-            reference = (1 - pull) * reference + pull * _label_points(reference, y)
-    if choose is None:
-
-        def choose(u: Tensor, p: float, _rows: Tensor) -> Tensor:
-            return magnitude_mask(u, prunable, p)
-
+    check_sparsity(sparsity)
+    R, meter = space.realization, Meter()
+    prunable = matrices(R)
+    if reference is None:
+        reference = space.embed(outputs_in_pieces(R, w, space.x))
     points, drifts = [w], []
-    keep = torch.ones_like(prunable)
-    plan = batches(len(x), batch, steps, seed, x.device)
+    mask = torch.ones_like(prunable)
+    plan = batches(space.size, batch, steps, seed, space.x.device)
     for step, rows in enumerate(plan, start=1):
-        keep = choose(w, cubic_level(level, step, steps, warm), rows)
+        level = cubic_sparsity(sparsity, step, steps)
+        if choose is None:
+            mask = magnitude_mask(w, prunable, level)
+        else:
+            mask = choose(w, level, rows, step)
         target = reference[rows]
-        w = repair(map_, w * keep, keep, x[rows], target, mu, cg, meter)
+        w = gauss_newton_correction(
+            space, w * mask, mask, rows, target, damping, iterations
+        )
+        meter.add((iterations + 2) * len(rows))
         points += [w] if trace else []
         with torch.no_grad():
-            gap = map_(w, x[rows]) - target
+            gap = space.embedded(w[None], rows)[0] - target
         drifts.append(gap.square().sum(1).mean().sqrt().item())
         if not math.isfinite(drifts[-1]):
-            raise RuntimeError("sparse_path: the outputs are not finite; raise mu")
-    return Sparse(w, keep, meter.passes, tuple(points), tuple(drifts))
+            raise RuntimeError("sparse_path: the outputs are not finite; raise damping")
+    return Sparse(w, mask, meter.gradient_evaluations, tuple(points), tuple(drifts))
 
 
-def repair(
-    map_: Realization,
+def gauss_newton_correction(
+    space: FunctionSpace,
     w: Tensor,
     free: Tensor,
-    x: Tensor,
+    rows: Tensor,
     target: Tensor,
-    mu: float,
-    cg: int,
-    meter: Meter,
+    damping: float,
+    iterations: int,
 ) -> Tensor:
-    """One damped Gauss-Newton step of the free weights back to the target outputs."""
-    L = map_.linearize(w, x)
-    n = len(x)
-    free_ = free.to(w)
-    rhs = free_ * L.vjp((L.outputs - target) / n)
+    """One damped Gauss-Newton step of the free weights back to the target outputs.
 
-    def product(v: Tensor) -> Tensor:
-        return free_ * L.vjp(L.jvp(v) / n) + mu * v
+    Cost: iterations + 2 gradient evaluations on the rows: the products, the
+    right-hand side and the final residual.
 
-    step = conjugate_gradient(product, rhs, 1e-6, cg)[0]
-    # one product for the right-hand side and one for the final residual
-    meter.add((cg + 2) * n)
-    return w - free_ * step
-
-
-def _label_points(like: Tensor, y: Tensor) -> Tensor:
-    """The sphere points of the labels: 2 at the class, 0 elsewhere."""
-    return 2 * F.one_hot(y, like.shape[1]).to(like)
+    Source: :eq:`drv-geodesics-correction` (derivations).
+    """
+    G = space.metric(w, rows, free)
+    covector = space.drift_covector(G, target)
+    step = G.solve(covector, damping, "cg", tol=1e-6, max_iterations=iterations).x
+    return w - step
 
 
 def metric_scores(
-    R: Realization, w: Tensor, x: Tensor, space: str, probes: int, seed: int
+    space: FunctionSpace, w: Tensor, rows: Tensor | None, probes: int, seed: int
 ) -> Tensor:
     r"""What zeroing each weight alone costs: :math:`w_i^2\, G_{ii}`.
 
-    The diagonal comes from random signs u: the mean of :math:`(J^T u)_i^2` is
-    :math:`(J^T J)_{ii}`.
+    The diagonal comes from random signs u on the embedded outputs: the mean of
+    :math:`(J^T u)_i^2` is :math:`(J^T J)_{ii}`.
 
-    Cost: `probes` backward passes over x.
+    Cost: `probes` gradient evaluations on the rows.
 
-    Source: LeCun et al. 1990 (saliency), with the pullback metric as the Hessian.
+    Source: LeCun et al. 1990 (saliency); :eq:`drv-geodesics-diagonal` (derivations).
 
     Examples:
         >>> net = torch.nn.Linear(2, 1, bias=False).double()
-        >>> R = Realization(net)
-        >>> x = torch.tensor([[1.0, 0.0]]).double()
-        >>> metric_scores(R, torch.tensor([3.0, 3.0]).double(), x, "raw", 4, 0).tolist()
+        >>> S = FunctionSpace(net, torch.tensor([[1.0, 0.0]]).double(), "raw")
+        >>> metric_scores(S, torch.tensor([3.0, 3.0]).double(), None, 4, 0).tolist()
         [9.0, 0.0]
     """
-    L = Realization(Embedded(R.module, space)).linearize(w, x)
+    x = space.x if rows is None else space.x[rows]
+    L = space.realization.linearize(w, x)
+    z = L.outputs.detach().requires_grad_(True)
+    with torch.enable_grad():
+        points = space.embed(z)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(w)
     for _ in range(probes):
-        signs = torch.randint(2, L.outputs.shape, generator=generator) * 2 - 1
-        total += L.vjp(signs.to(w)).square()
+        signs = torch.randint(2, points.shape, generator=generator) * 2 - 1
+        (u,) = torch.autograd.grad(points, z, signs.to(w), retain_graph=True)
+        total += L.vjp(u).square()
     return w.square() * total / (probes * len(x))
 
 
 def bhattacharyya(z: Tensor, reference: Tensor) -> Tensor:
-    r"""Divergence :math:`-\log \sum_c \sqrt{p_c q_c}` of each row of logits.
+    r"""The divergence :math:`-\log \sum_c \sqrt{p_c q_c}` of each row of logits.
 
-    To second order an eighth of the Fisher metric.
+    To second order it is an eighth of the Fisher metric.
+
+    Args:
+        z, reference: logits, shape (n, c).
+
+    Source: Bhattacharyya 1943; :eq:`drv-geodesics-bhattacharyya` (derivations).
 
     Examples:
         >>> bhattacharyya(torch.zeros(1, 2), torch.zeros(1, 2)).abs().item() < 1e-6
@@ -189,12 +220,12 @@ def penalty_path(
     R: Realization,
     w: Tensor,
     x: Tensor,
-    level: float,
+    sparsity: float,
     *,
     steps: int = 400,
     batch: int = 256,
     eta: float = 0.8,
-    lam: float = 300.0,
+    penalty: float = 300.0,
     seed: int = 0,
 ) -> Sparse:
     r"""The published form of the path: unit steps down a penalised objective.
@@ -205,20 +236,19 @@ def penalty_path(
     where P zeroes the smallest weights, chosen anew each step. It approaches the sparse
     subspace and does not reach it; the weights returned are the hard projection.
 
-    Cost: steps * batch passes.
+    Cost: steps * batch gradient evaluations.
 
     Source: public code of Raghavan et al. 2024 (`FlexibleMachineLearning`), as read.
     """
     prunable, meter, start = matrices(R), Meter(), w
-    with torch.no_grad():
-        reference = torch.cat([R(start, part) for part in x.split(4096)])
+    reference = outputs_in_pieces(R, start, x)
     for rows in batches(len(x), batch, steps, seed, x.device):
-        keep = magnitude_mask(w, prunable, level)
+        mask = magnitude_mask(w, prunable, sparsity)
         leaf = w.detach().requires_grad_(True)
         loss = bhattacharyya(R(leaf, x[rows]), reference[rows]).sum()
         (grad,) = torch.autograd.grad(loss, leaf)
-        u = grad + lam * (w - w * keep)
+        u = grad + penalty * (w - w * mask)
         w = w - eta * u / u.norm().clamp_min(1e-30)
         meter.add(len(rows))
-    keep = magnitude_mask(w, prunable, level)
-    return Sparse(w * keep, keep, meter.passes, (start, w, w * keep))
+    mask = magnitude_mask(w, prunable, sparsity)
+    return Sparse(w * mask, mask, meter.gradient_evaluations, (start, w, w * mask))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.batchnorm import NORMS
+from geolib.networks.batch_norm import NORMS
+from geolib.networks.sequential import (
+    LINEAR,
+    HiddenUnits,
+    hidden_units,
+    named_layers,
+)
 
-WEIGHTED = (nn.Linear, nn.Conv2d)
 NEUTRAL = (
     *(nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.LeakyReLU, nn.Softplus, nn.ELU),
     *(nn.SiLU, nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d),
@@ -19,26 +23,8 @@ NEUTRAL = (
 )
 
 
-@dataclass(frozen=True)
-class Joint:
-    """Hidden units between two weighted layers, as positions in a `Sequential`.
-
-    Attributes:
-        make: the layer whose outputs are the units.
-        norms: BatchNorm layers on the way.
-        use: the layer that reads them.
-        spread: how many inputs of `use` each unit fills (a flattened filter).
-    """
-
-    make: int
-    norms: tuple[int, ...]
-    use: int
-    units: int
-    spread: int
-
-
-def joints(module: nn.Module) -> list[Joint]:
-    """Find the hidden units of a `Sequential` of linear and convolution layers.
+def removable_units(module: nn.Module) -> list[HiddenUnits]:
+    """The hidden units of a `Sequential` that can be removed.
 
     Raises:
         ValueError: another kind of module or layer, for which removing a unit has no
@@ -46,40 +32,40 @@ def joints(module: nn.Module) -> list[Joint]:
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> [(j.make, j.use, j.units) for j in joints(net)]
-        [(0, 2, 3)]
+        >>> [(h.maker, h.user, h.units) for h in removable_units(net)]
+        [('0', '2', 3)]
     """
-    if not isinstance(module, nn.Sequential):
+    try:
+        layers = named_layers(module)
+    except TypeError as error:
         raise ValueError(
-            "module: removing units needs an nn.Sequential, got "
+            "module: removing units needs an nn.Sequential with its own forward, got "
             f"{type(module).__name__}; use structured=False"
-        )
-    found: list[Joint] = []
-    make: int | None = None
-    norms: list[int] = []
-    for k, layer in enumerate(module):
-        if isinstance(layer, WEIGHTED):
-            if isinstance(layer, nn.Conv2d) and layer.groups != 1:
-                raise ValueError(f"module: layer {k} is a grouped convolution")
-            if make is not None:
-                units = len(_weight(module, make))
-                spread = layer.weight.shape[1] // units
-                found.append(Joint(make, tuple(norms), k, units, spread))
-            make, norms = k, []
-        elif isinstance(layer, NORMS):
-            norms.append(k)
-        elif not isinstance(layer, NEUTRAL):
+        ) from error
+    held = [id(layer) for _, layer in layers if isinstance(layer, (*LINEAR, *NORMS))]
+    if len(set(held)) < len(held):
+        raise ValueError("module: a layer is used twice; use structured=False")
+    for name, layer in layers:
+        if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+            raise ValueError(f"module: layer {name} is a grouped convolution")
+        if not isinstance(layer, (*LINEAR, *NORMS, *NEUTRAL)):
             raise ValueError(
-                f"module: cannot remove units around layer {k}, a "
+                f"module: cannot remove units around layer {name}, a "
                 f"{type(layer).__name__}; use structured=False"
             )
+    found = hidden_units(module)
     if not found:
         raise ValueError("module: expected at least two weighted layers")
     return found
 
 
-def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
-    r"""What dropping each unit changes in the layer that reads it, one tensor a joint.
+def norms_of(unit: HiddenUnits) -> list[str]:
+    """Names of the BatchNorm layers between two weighted ones."""
+    return [name for name, m in unit.between.items() if isinstance(m, NORMS)]
+
+
+def unit_scores(module: nn.Module, x: Tensor) -> list[Tensor]:
+    r"""What dropping each unit changes in the layer that reads it, one tensor a hidden layer.
 
     .. math:: s_j = \frac{\mathbb{E}\,h_j^2\,|W_{:j}|^2}
                          {\sum_k \mathbb{E}\,h_k^2\,|W_{:k}|^2}
@@ -88,7 +74,7 @@ def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
 
     Cost: one forward pass.
 
-    Source: own choice.
+    Source: :eq:`drv-geodesics-units` (derivations).
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -97,17 +83,19 @@ def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
         >>> unit_scores(net, torch.ones(1, 2))[0].tolist()
         [1.0, 0.0]
     """
-    caught: dict[int, Tensor] = {}
+    caught: dict[str, Tensor] = {}
     with torch.no_grad():
         h = x
-        for k, layer in enumerate(module):
-            if isinstance(layer, WEIGHTED):
-                caught[k] = h.square().mean(0)
+        for name, layer in named_layers(module):
+            if isinstance(layer, LINEAR):
+                caught[name] = h.square().mean(0)
             h = layer(h)
     scores = []
-    for joint in joints(module):
-        weight = _weight(module, joint.use)
-        power = caught[joint.use]
+    for joint in removable_units(module):
+        weight = module.get_submodule(joint.user).weight
+        assert isinstance(weight, Tensor)
+        weight = weight.detach()
+        power = caught[joint.user]
         size2 = weight.square().view(*weight.shape[:2], -1).sum(2)
         if power.ndim > 1:  # average over the places of an image
             power = power.flatten(1).mean(1)
@@ -117,14 +105,8 @@ def unit_scores(module: nn.Sequential, x: Tensor) -> list[Tensor]:
     return scores
 
 
-def _weight(module: nn.Sequential, layer: int) -> Tensor:
-    weight = module[layer].weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()
-
-
-def choose_units(scores: list[Tensor], level: float) -> list[Tensor]:
-    """Keep flags per joint: drop `round(level * units)` of all, never a whole layer.
+def choose_units(scores: list[Tensor], sparsity: float) -> list[Tensor]:
+    """Keep flags per hidden layer: drop `round(sparsity * units)` of all, never a whole layer.
 
     Scores are shares of their layer; times the layer's width they compare.
 
@@ -137,7 +119,7 @@ def choose_units(scores: list[Tensor], level: float) -> list[Tensor]:
     for k, s in enumerate(scores):  # the best unit of each layer stays
         start = sum(len(t) for t in scores[:k])
         flat[start + int(s.argmax())] = float("inf")
-    count = min(round(level * len(flat)), len(flat) - len(scores))
+    count = min(round(sparsity * len(flat)), len(flat) - len(scores))
     keep = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     if count:
         keep[torch.topk(flat, count, largest=False).indices] = False
@@ -154,18 +136,18 @@ def unit_mask(R: Realization, kept: list[Tensor]) -> Tensor:
     """
     layout = zip(R.names, R.shapes, strict=True)
     flags = {n: torch.ones(s, dtype=torch.bool) for n, s in layout}
-    for joint, keep in zip(joints(R.module), kept, strict=True):
+    for joint, keep in zip(removable_units(R.module), kept, strict=True):
         keep = keep.cpu()
-        for k in (joint.make, *joint.norms):
+        for k in (joint.maker, *norms_of(joint)):
             for part in ("weight", "bias"):
                 if f"{k}.{part}" in flags:
                     flags[f"{k}.{part}"][~keep] = False
         columns = keep.repeat_interleave(joint.spread)
-        flags[f"{joint.use}.weight"][:, ~columns] = False
+        flags[f"{joint.user}.weight"][:, ~columns] = False
     return R.flatten(flags).to(R.theta0.device)
 
 
-def shrink(module: nn.Sequential, kept: list[Tensor]) -> nn.Sequential:
+def shrink(module: nn.Module, kept: list[Tensor]) -> nn.Module:
     """The network without the dropped units: smaller matrices, the same function.
 
     The dropped units' outgoing weights must be zero already; see `unit_mask`.
@@ -177,11 +159,11 @@ def shrink(module: nn.Sequential, kept: list[Tensor]) -> nn.Sequential:
         (torch.Size([1, 1]), torch.Size([1, 1]))
     """
     small = copy.deepcopy(module)
-    for joint, keep in zip(joints(module), kept, strict=True):
+    for joint, keep in zip(removable_units(module), kept, strict=True):
         columns = keep.repeat_interleave(joint.spread)
-        for k in (joint.make, *joint.norms):
-            _slice(small[k], keep, 0)
-        _slice(small[joint.use], columns, 1)
+        for k in (joint.maker, *norms_of(joint)):
+            _slice(small.get_submodule(k), keep, 0)
+        _slice(small.get_submodule(joint.user), columns, 1)
     return small
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from geolib.geodesics.forward import derivative
-from geolib.geodesics.space import map_acceleration
+from geolib.geodesics.function_space import derivative, map_acceleration
 
 
 class Surface:

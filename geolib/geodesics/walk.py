@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolib.core import Realization
-from geolib.core.linear_solvers import conjugate_gradient
-from geolib.geodesics.checks import check_positive
-from geolib.geodesics.embedding import Embedded
-from geolib.geodesics.path import Path, polygon
-from geolib.geodesics.space import FunctionSpace
+from geolib.geodesics.function_space import FunctionSpace
+from geolib.geodesics.path import WeightPath, polygon
+from geolib.networks.validation import check_positive
 
 MODES = ("straight", "once", "invariant", "corrected")
 
@@ -25,16 +22,16 @@ class Walk:
         points: shape (steps + 1, p).
         distance: distance from the start in weights, shape (steps + 1,).
         drift: root mean square change of the embedded outputs, shape (steps + 1,).
-        passes: compute paid.
+        gradient_evaluations: compute paid.
     """
 
     points: Tensor
     distance: Tensor
     drift: Tensor
-    passes: int
+    gradient_evaluations: int
 
     @property
-    def path(self) -> Path:
+    def path(self) -> WeightPath:
         """The polygon through the points."""
         return polygon(self.points)
 
@@ -47,8 +44,8 @@ def invariant_walk(
     *,
     steps: int = 80,
     size: float = 0.25,
-    mu: float = 1e-2,
-    cg: int = 30,
+    damping: float = 1e-2,
+    iterations: int = 30,
 ) -> Walk:
     r"""Walk along a direction, each step made as invariant as the metric allows.
 
@@ -58,23 +55,29 @@ def invariant_walk(
     the projection of d on the directions in which no output moves.
 
     Args:
+        space: whose function is kept.
+        w: start, shape (p,).
         direction: where to go, shape (p,).
         mode: `straight`: along d itself; `once`: d projected at the start and kept;
             `invariant`: projected anew at each step; `corrected`: and after each step
             a damped solve takes back the drift of the outputs.
-        mu: small is stricter.
+        steps: of the walk.
+        size: length of a step, in the norm of the weights.
+        damping: :math:`\mu`; small is stricter.
+        iterations: most conjugate-gradient steps of a solve.
 
     Raises:
         ValueError: an unknown mode, a direction of another size or zero, non-finite
             weights, or options out of range.
 
-    Cost: steps * (cg + 1) * inputs passes, twice that if `corrected`.
+    Cost: steps * (iterations + 1) * inputs gradient evaluations, twice that if `corrected`.
 
-    Source: Raghavan and Thomson 2021 (the idea); step: own derivation.
+    Source: Raghavan and Thomson 2021 (the idea); :eq:`drv-geodesics-invariant-step`
+        (derivations).
 
     Examples:
-        >>> from geolib.geodesics import function_space, mlp
-        >>> S = function_space(mlp([2, 8, 3]), torch.eye(2).double(), space="logit")
+        >>> from geolib.networks import mlp
+        >>> S = FunctionSpace(mlp([2, 8, 3]), torch.eye(2).double(), space="logit")
         >>> w = S.realization.theta0
         >>> walk = invariant_walk(S, w, torch.ones_like(w), "corrected", steps=5)
         >>> walk.drift[-1].item() < 0.1 < walk.distance[-1].item()
@@ -89,31 +92,25 @@ def invariant_walk(
     for name, vector in (("w", w), ("direction", direction)):
         if not bool(torch.isfinite(vector).all()):
             raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
-    check_positive(steps=steps, size=size, mu=mu, cg=cg)
-    map_ = Realization(Embedded(space.realization.module, space.space))
-    n, passes = space.size, 0
-    start = map_(w, space.x).detach()
+    check_positive(steps=steps, size=size, damping=damping, iterations=iterations)
+    n, evaluations = space.size, 0
+    start = space.embedded(w[None])[0].detach()
     points, heading = [w], direction / direction.norm()
+    plan = {"tol": 1e-8, "max_iterations": iterations}
     for k in range(steps):
         if mode in ("invariant", "corrected") or (mode == "once" and k == 0):
-            heading = _damped(map_, space.x, points[-1], direction, mu, cg)
-            passes += (cg + 1) * n
+            G = space.metric(points[-1])
+            heading = G.solve(direction, damping, "cg", **plan).x  # type: ignore[arg-type]
+            evaluations += (iterations + 1) * n
         w = points[-1] + size * heading / heading.norm()
         if mode == "corrected":
-            L = map_.linearize(w, space.x)
-            back = _damped(map_, space.x, w, L.vjp((L.outputs - start) / n), mu, cg)
-            w = w - back
-            passes += (cg + 2) * n
+            G = space.metric(w)
+            covector = space.drift_covector(G, start)
+            w = w - G.solve(covector, damping, "cg", **plan).x  # type: ignore[arg-type]
+            evaluations += (iterations + 2) * n
         points.append(w)
     W = torch.stack(points)
     with torch.no_grad():
-        gaps = torch.stack([map_(u, space.x) - start for u in W])
+        gaps = torch.stack([space.embedded(u[None])[0] - start for u in W])
     drift = gaps.square().sum(2).mean(1).sqrt()
-    return Walk(W, (W - W[0]).norm(dim=1), drift, passes)
-
-
-def _damped(
-    map_: Realization, x: Tensor, w: Tensor, rhs: Tensor, mu: float, cg: int
-) -> Tensor:
-    L, n = map_.linearize(w, x), len(x)
-    return conjugate_gradient(lambda v: L.vjp(L.jvp(v) / n) + mu * v, rhs, 1e-8, cg)[0]
+    return Walk(W, (W - W[0]).norm(dim=1), drift, evaluations)

@@ -7,191 +7,90 @@ repairs algorithms (`NaturalGradient`, `NaturalMomentum`, `NaturalAdam`, ...) an
 the same for maps between networks of different size (`projection_defect`).
 """
 
-from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
-from geolib.naturality.algebra import NaturalityAlgebra, naturality_algebra
-from geolib.naturality.audit import AuditReport, Protocol, audit, audit_table
-from geolib.naturality.base import PointOptimizer
-from geolib.naturality.defect import Defect, home_runs, naturality_defect
-from geolib.naturality.diagrams import heat_map, square
-from geolib.naturality.directions import damped as damped_direction
-from geolib.naturality.euclidean import Lion, PolarMuon, Shampoo, SignSGD
+from geolib.files import exported as _exported
+from geolib.naturality.adaptive import (
+    NaturalAdaGrad as NaturalAdaGrad,
+    NaturalAdam as NaturalAdam,
+)
+from geolib.naturality.affine_layers import affine_mlp as affine_mlp
+from geolib.naturality.algebra import (
+    NaturalityAlgebra as NaturalityAlgebra,
+    naturality_algebra as naturality_algebra,
+)
+from geolib.naturality.audit import (
+    AuditReport as AuditReport,
+    Protocol as Protocol,
+    audit as audit,
+    naturality_class as naturality_class,
+)
+from geolib.naturality.catalogue import OPTIMIZERS as OPTIMIZERS
+from geolib.naturality.defect import (
+    Defect as Defect,
+    Verdict as Verdict,
+    naturality_defect as naturality_defect,
+    run_optimizer as run_optimizer,
+)
 from geolib.naturality.families import (
-    affine,
-    coupling,
-    diagonal,
-    layer_affine,
-    layer_orthogonal,
-    linear,
-    log_scaling,
-    orthogonal,
-    permutation,
-    radial,
-    relu_rescaling,
-    sinh,
-    standard_suite,
-    uniform,
+    random_affine as random_affine,
+    standard_suite as standard_suite,
 )
-from geolib.naturality.finite import ProximalNatural, RetractedNaturalGradient
-from geolib.naturality.gradient import (
-    BFGS,
-    CovariantNewton,
-    GeodesicNaturalGradient,
-    NaturalGradient,
-    Preconditioned,
+from geolib.naturality.functional_lift import FunctionalLift as FunctionalLift
+from geolib.naturality.geometric_optimizer import (
+    GeometricOptimizer as GeometricOptimizer,
 )
-from geolib.naturality.jets import FIELDS, Field, jet_defect, sample_points
-from geolib.naturality.kfac import KFAC, KFACDampedNatural, LayerFactors
-from geolib.naturality.layers import Homogeneous, blocks, charted, mlp
-from geolib.naturality.lift import FunctionalLift
-from geolib.naturality.minibatch import (
-    MinibatchNatural,
-    home_metric,
-    minibatch_subject,
-    reference_metric,
-    wide_problem,
+from geolib.naturality.implicit_steps import (
+    ProximalNatural as ProximalNatural,
+    RetractedNaturalGradient as RetractedNaturalGradient,
+)
+from geolib.naturality.jets import (
+    Generator as Generator,
+    jet_defect as jet_defect,
+    sample_points as sample_points,
+)
+from geolib.naturality.kfac import KFAC as KFAC
+from geolib.naturality.local_geometry import LocalGeometry as LocalGeometry
+from geolib.naturality.losses import (
+    Loss as Loss,
+    cross_entropy as cross_entropy,
+    mse as mse,
 )
 from geolib.naturality.momentum import (
-    FunctionMomentum,
-    HeavyBall,
-    NaturalCovectorMomentum,
-    NaturalMomentum,
+    FunctionMomentum as FunctionMomentum,
+    NaturalMomentum as NaturalMomentum,
 )
-from geolib.naturality.outputs import Loss, OutputGeometry, cross_entropy, mse
-from geolib.naturality.point import Point
+from geolib.naturality.natural_gradient import (
+    GeodesicNaturalGradient as GeodesicNaturalGradient,
+    NaturalGradient as NaturalGradient,
+)
+from geolib.naturality.network_towers import (
+    deep_linear as deep_linear,
+    linear_model as linear_model,
+    polynomial_tower as polynomial_tower,
+    prune_dead as prune_dead,
+    twin_problem as twin_problem,
+    two_layer as two_layer,
+    weight_norm as weight_norm,
+)
+from geolib.naturality.newton import covariant_hessian as covariant_hessian
+from geolib.naturality.optimizer_spec import (
+    OptimizerSpec as OptimizerSpec,
+    from_update as from_update,
+)
 from geolib.naturality.problem import (
-    SEEDS,
-    Problem,
-    regression_problem,
-    small_problem,
-    softmax_problem,
+    SEEDS as SEEDS,
+    Problem as Problem,
+    regression_problem as regression_problem,
+    small_problem as small_problem,
+    softmax_problem as softmax_problem,
 )
 from geolib.naturality.projections import (
-    Embedding,
-    Projection,
-    horizontal_lift,
-    is_riemannian,
-    projection_defect,
+    Embedding as Embedding,
+    Projection as Projection,
+    projection_defect as projection_defect,
 )
 from geolib.naturality.reparameterization import (
-    Reparameterization,
-    compose,
-    identity,
+    Reparameterization as Reparameterization,
 )
-from geolib.naturality.report import classify, format_table
-from geolib.naturality.subject import Run, Subject, plain
-from geolib.naturality.subjects import SUBJECTS
-from geolib.naturality.tasks import diabetes_problem, digits_problem
-from geolib.naturality.towers import (
-    best_conditioned,
-    deep_linear,
-    duplication,
-    linear_model,
-    polynomial_tower,
-    prune_dead,
-    twin_problem,
-    two_layer,
-    weight_norm,
-)
-from geolib.naturality.width import WidthRun, erf_kernels, width_run
+from geolib.naturality.rules import FirstOrderRule as FirstOrderRule
 
-__all__ = [
-    "BFGS",
-    "FIELDS",
-    "KFAC",
-    "SEEDS",
-    "SUBJECTS",
-    "AuditReport",
-    "CovariantNewton",
-    "Defect",
-    "Embedding",
-    "Field",
-    "FunctionMomentum",
-    "FunctionalLift",
-    "GeodesicNaturalGradient",
-    "HeavyBall",
-    "Homogeneous",
-    "KFACDampedNatural",
-    "LayerFactors",
-    "Lion",
-    "Loss",
-    "MinibatchNatural",
-    "NaturalAdaGrad",
-    "NaturalAdam",
-    "NaturalCovectorMomentum",
-    "NaturalGradient",
-    "NaturalMomentum",
-    "NaturalityAlgebra",
-    "OutputGeometry",
-    "Point",
-    "PointOptimizer",
-    "PolarMuon",
-    "Preconditioned",
-    "Problem",
-    "Projection",
-    "Protocol",
-    "ProximalNatural",
-    "Reparameterization",
-    "RetractedNaturalGradient",
-    "Run",
-    "Shampoo",
-    "SignSGD",
-    "Subject",
-    "WidthRun",
-    "affine",
-    "audit",
-    "audit_table",
-    "best_conditioned",
-    "blocks",
-    "charted",
-    "classify",
-    "compose",
-    "coupling",
-    "cross_entropy",
-    "damped_direction",
-    "deep_linear",
-    "diabetes_problem",
-    "diagonal",
-    "digits_problem",
-    "duplication",
-    "erf_kernels",
-    "format_table",
-    "heat_map",
-    "home_metric",
-    "home_runs",
-    "horizontal_lift",
-    "identity",
-    "is_riemannian",
-    "jet_defect",
-    "layer_affine",
-    "layer_orthogonal",
-    "linear",
-    "linear_model",
-    "log_scaling",
-    "minibatch_subject",
-    "mlp",
-    "mse",
-    "naturality_algebra",
-    "naturality_defect",
-    "orthogonal",
-    "permutation",
-    "plain",
-    "polynomial_tower",
-    "projection_defect",
-    "prune_dead",
-    "radial",
-    "reference_metric",
-    "regression_problem",
-    "relu_rescaling",
-    "sample_points",
-    "sinh",
-    "small_problem",
-    "softmax_problem",
-    "square",
-    "standard_suite",
-    "twin_problem",
-    "two_layer",
-    "uniform",
-    "weight_norm",
-    "wide_problem",
-    "width_run",
-]
+__all__ = _exported(globals())

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.naturality.directions import Direction
 from geolib.naturality.jets import (
-    Field,
-    as_field,
+    as_generator,
     commutator,
     draw_state,
     jet,
@@ -39,7 +38,10 @@ class NaturalityAlgebra:
     gap: float
 
     def bracket_residual(self) -> float:
-        """How far commutators of basis matrices stick out of the span."""
+        """Return how far commutators of basis matrices stick out of the span.
+
+        A Lie algebra has 0; below 1e-4 the measured space counts as one.
+        """
         if self.dim == 0:
             return 0.0
         E = self.basis.reshape(self.dim, -1)
@@ -50,14 +52,14 @@ class NaturalityAlgebra:
 
 
 def naturality_algebra(
-    rule: str | Field | Direction,
+    rule: Any,
     problem: Problem,
     *,
     points: Iterable[Tensor] | None = None,
     rtol: float = 1e-5,
     seed: int = 0,
 ) -> NaturalityAlgebra:
-    r"""The matrices B whose one-parameter groups an optimizer commutes with.
+    r"""Measure the matrices B whose one-parameter groups an optimizer commutes with.
 
     .. math:: \mathfrak{n} = \{B \in \mathfrak{gl}(p) :
         \partial_\epsilon\bigl[X_{\phi_*P}(S\phi\, s) - d(S\phi)_s X_P(s)\bigr] = 0,
@@ -68,21 +70,25 @@ def naturality_algebra(
 
     Args:
         rule: as in `jet_defect`.
-        points: where to test; p + 3 well-conditioned ones around the start when
+        problem: where to test.
+        points: parameter vectors (p,); p + 3 well-conditioned ones around the start when
             None (fewer than p cannot determine the algebra).
         rtol: singular values below `rtol` times the largest (or times 1) count as
             zero.
+        seed: of the points and states.
 
-    Cost: 2 p^2 evaluations of the field per point.
+    Cost: 2 p^2 evaluations of the generator per point.
+
+    Source: :eq:`drv-naturality-algebra` (derivations).
 
     Examples:
-        >>> from geolib.naturality import Problem, mlp, mse
+        >>> from geolib.naturality import Problem, affine_mlp, mse
         >>> x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
-        >>> P = Problem.of(mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))  # linear, p = 4
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))  # linear, p = 4
         >>> naturality_algebra("gradient", P).dim  # so(4)
         6
     """
-    X = as_field(rule)
+    X = as_generator(rule, problem)
     rng = np.random.default_rng(seed)
     p = len(problem.theta0)
     count = p + 3  # p^2 unknowns, at least p equations a point, and some to spare
@@ -91,7 +97,7 @@ def naturality_algebra(
     for x in chosen:
         state = draw_state(X, problem, x, rng)
         home = X(problem, state)
-        size = torch.cat(list(home.values())).norm()
+        size = torch.cat([home[k] for k in state]).norm()
         columns = []
         for k in range(p * p):
             B = torch.zeros(p * p, dtype=x.dtype, device=x.device)
@@ -107,8 +113,3 @@ def naturality_algebra(
     if 0 < dim < p * p:
         gap = float(torch.log10(s[dim] / s[dim - 1].clamp(min=1e-300)))
     return NaturalityAlgebra(dim, Vh.flip(0)[:dim].reshape(dim, p, p), s, gap)
-
-
-def closed_under_bracket(algebra: NaturalityAlgebra, tolerance: float = 1e-4) -> bool:
-    """Whether the measured space is a Lie algebra, as the theory says."""
-    return algebra.bracket_residual() < tolerance

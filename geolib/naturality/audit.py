@@ -3,34 +3,185 @@ r"""The audit: one optimizer against every family of reparameterizations."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import html
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from geolib.naturality.defect import (
-    Defect,
-    Runs,
-    as_problem,
-    check_steps,
-    home_runs,
-    naturality_defect,
-)
+from geolib.core import Euclidean
+from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
 from geolib.naturality.families import standard_suite
-from geolib.naturality.outputs import Loss, cross_entropy, mse
+from geolib.naturality.losses import Loss, cross_entropy, mse
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
-from geolib.naturality.report import AuditReport
-from geolib.naturality.subject import as_subject
 
-__all__ = ["AuditReport", "Protocol", "audit", "audit_table"]
+NONLINEAR = ("radial", "sinh", "coupling")
+TINTS = {
+    Verdict.EXACT: "#009E73",
+    Verdict.NATURAL: "#56B4E9",
+    Verdict.UNNATURAL: "#D55E00",
+    Verdict.UNDECIDED: "#777777",
+    Verdict.UNDEFINED: "#bbbbbb",
+}
+
+
+def _number(value: float) -> str:
+    return "-" if not math.isfinite(value) else f"{value:.2g}"
+
+
+@dataclass(frozen=True, repr=False)
+class AuditReport:
+    """The defects of one optimizer, by family of reparameterizations.
+
+    Attributes:
+        optimizer: its name.
+        defects: by family.
+        title: the task, for headings.
+        space: where ends were compared.
+    """
+
+    optimizer: str
+    defects: dict[str, Defect]
+    title: str = ""
+    space: str = "parameters"
+
+    @property
+    def letters(self) -> str:
+        """One letter a family: E exact, N natural, U unnatural, ? and -."""
+        return "".join(d.letter for d in self.defects.values())
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict of each family."""
+        return {k: d.verdict for k, d in self.defects.items()}
+
+    def __getitem__(self, family: str) -> Defect:
+        return self.defects[family]
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return format_table(self._cells(), f"{self.optimizer} ({self.title})")
+
+    def _cells(self) -> list[list[str]]:
+        rows = [["family", "verdict", "defect D(h)", "slope", "plateau"]]
+        for name, d in self.defects.items():
+            exact = d.verdict is Verdict.EXACT
+            size = max(d.values) if exact else d.values[-1]
+            rows.append(
+                [
+                    name,
+                    d.verdict.value,
+                    _number(size),
+                    "-" if exact else _number(d.slope),
+                    "-" if exact else _number(d.plateau),
+                ]
+            )
+        return rows
+
+    def _repr_html_(self) -> str:
+        head, *body = self._cells()
+        lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>"]
+        for row in body:
+            tint = TINTS[Verdict(row[1])]
+            cells = [html.escape(c) for c in row]
+            cells[1] = (
+                f'<span style="border-left:5px solid {tint};padding-left:.4em;'
+                f'font-weight:600">{cells[1]}</span>'
+            )
+            lines.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+        title = html.escape(f"{self.optimizer} ({self.title})")
+        return f"<table><caption>{title}</caption>{''.join(lines)}</table>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: title, space, and every defect with its evidence."""
+        return {
+            "optimizer": self.optimizer,
+            "title": self.title,
+            "space": self.space,
+            "defects": {k: d.to_dict() for k, d in self.defects.items()},
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The same as JSON text (numbers that are not finite become null)."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def format_table(rows: Sequence[Sequence[str]], title: str = "") -> str:
+    """Return left-aligned columns of text, without trailing spaces.
+
+    Examples:
+        >>> print(format_table([["a", "b"], ["long", "c"]]))
+        a     b
+        long  c
+    """
+    widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
+        for r in rows
+    ]
+    return "\n".join([title, *lines] if title else lines)
+
+
+def naturality_class(
+    verdicts: Mapping[str, Verdict | Collection[Verdict]],
+) -> str:
+    """Say in one word for which class of maps an optimizer is natural.
+
+    `natural`: exact on linear maps, and exact or natural on nonlinear ones; `affine`:
+    exact on all linear maps, unnatural on a nonlinear one; `layer-affine`: exact on
+    linear maps and undefined beyond; `orthogonal`: it closes for orthogonal maps
+    only; `partly`: for some class beyond permutations; otherwise `unnatural`, or
+    `undecided` where the rule is exact on linear maps and open beyond.
+
+    Args:
+        verdicts: by family, one verdict or those of several seeds.
+
+    Source: :eq:`eq-naturality-square`, restricted to a class of maps.
+
+    Examples:
+        >>> E, N, U = Verdict.EXACT, Verdict.NATURAL, Verdict.UNNATURAL
+        >>> naturality_class({"affine": E, "coupling": {E, N}})
+        'natural'
+        >>> naturality_class({"affine": E, "coupling": U})
+        'affine'
+        >>> naturality_class({"permutation": E, "affine": U, "coupling": U})
+        'unnatural'
+    """
+    sets = {k: {v} if isinstance(v, Verdict) else set(v) for k, v in verdicts.items()}
+    known = {k: v for k, v in sets.items() if v != {Verdict.UNDEFINED}}
+    closing = {k for k, v in known.items() if all(one.closes for one in v)}
+    curved = {k: v for k, v in known.items() if k in NONLINEAR}
+    linear = {k: v for k, v in known.items() if k not in NONLINEAR}
+    if all(v == {Verdict.EXACT} for v in linear.values()):
+        if not curved:
+            return "layer-affine"
+        if closing == set(known):
+            return "natural"
+        surely = {Verdict.UNNATURAL} in curved.values()
+        return "affine" if surely else "undecided"
+    beyond = closing - {"permutation"}
+    if beyond and beyond <= {"orthogonal", "layer-orthogonal"}:
+        return "orthogonal"
+    return "partly" if beyond else "unnatural"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an audit is run: training time, step sizes, space and seed of the maps."""
+    """How an audit is run.
+
+    Attributes:
+        horizon: training time T.
+        counts: numbers of steps to T, at least two of them.
+        space: where ends are compared, as in `naturality_defect`.
+        seed: of the maps.
+    """
 
     horizon: float = 0.5
     counts: Sequence[int] = (16, 32, 64, 128)
@@ -60,8 +211,8 @@ def audit(
     r"""Run one optimizer in every coordinate system and say where it is natural.
 
     Args:
-        optimizer: a class, factory, import path, table name or `Subject`
-            (see `naturality_defect`).
+        optimizer: a class, factory, import path, table name or
+            `OptimizerSpec` (see `naturality_defect`).
         module: a network, or a `Problem`. The audit runs on a copy in float64, since
             single precision would hide what is exact; the module is left alone.
         data: a pair (x, y) of tensors or arrays: integer y of shape (n,) is
@@ -81,11 +232,13 @@ def audit(
 
     Cost: (families + 1) times the sum of `protocol.counts` steps.
 
+    Source: :eq:`drv-naturality-defect` (derivations).
+
     Examples:
         >>> import torch
-        >>> from geolib.naturality import mlp
+        >>> from geolib.naturality import affine_mlp
         >>> x = torch.linspace(-1, 1, 20, dtype=torch.float64)[:, None]
-        >>> report = audit(torch.optim.SGD, mlp([1, 2, 1]), (x, x**2),
+        >>> report = audit(torch.optim.SGD, affine_mlp([1, 2, 1]), (x, x**2),
         ...                families=["permutation", "uniform", "orthogonal"])
         >>> print(report)
         SGD (regression, p = 7)
@@ -95,31 +248,23 @@ def audit(
         orthogonal   exact      ...
     """
     problem = as_problem(*_resolve(module, data, loss))
-    subject = as_subject(optimizer)
     chosen = _families(
         problem, TWO if fast and families is None else families, protocol
     )
-    hs = protocol.steps
-    home: Runs | None
-    try:
-        home = home_runs(subject, problem, hs, protocol.horizon)
-    except (ValueError, torch.linalg.LinAlgError):
-        home = None  # each defect below reports it, or raises if it is bad input
-    defects: dict[str, Defect] = {
-        name: naturality_defect(
-            subject,
-            phi,
-            problem,
-            step_sizes=hs,
-            horizon=protocol.horizon,
-            space=protocol.space,
-            home=home,
-        )
-        for name, phi in chosen.items()
-    }
-    task = "regression" if problem.loss.geometry.name == "mse" else "classification"
+    setting = compare(
+        optimizer, problem, protocol.steps, protocol.horizon, protocol.space
+    )
+    for phi in chosen.values():
+        phi.check(problem.theta0)
+    reference = setting.reference()
+    defects = {name: setting.defect(phi, reference) for name, phi in chosen.items()}
+    task = (
+        "regression"
+        if isinstance(problem.loss.output_metric, Euclidean)
+        else "classification"
+    )
     title = f"{task}, p = {len(problem.theta0)}"
-    return AuditReport(subject.name, defects, title, protocol.space)
+    return AuditReport(setting.spec.name, defects, title, protocol.space)
 
 
 def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | None, Any]:
@@ -172,14 +317,3 @@ def _families(
             f"families: unknown {unknown}; expected names out of {list(suite)}"
         )
     return {f: suite[f] for f in families}
-
-
-def audit_table(
-    optimizers: Iterable[Any],
-    problem: Problem,
-    *,
-    families: Sequence[str] | None = None,
-    protocol: Protocol = FAST,
-) -> list[AuditReport]:
-    """Audits of several optimizers on one problem, in the order given."""
-    return [audit(o, problem, families=families, protocol=protocol) for o in optimizers]

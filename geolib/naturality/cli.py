@@ -10,9 +10,10 @@ import torch
 import typer
 from torch import nn
 
+from geolib.files import write_whole
+from geolib.naturality.affine_layers import affine_mlp
 from geolib.naturality.audit import TWO, Protocol
 from geolib.naturality.audit import audit as run_audit
-from geolib.naturality.layers import mlp
 
 
 def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
@@ -28,7 +29,7 @@ def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
             raise ValueError(
                 f"model: expected hidden widths as in mlp:8-8, got {model!r}"
             ) from None
-        return mlp([inputs, *hidden, outputs])
+        return affine_mlp([inputs, *hidden, outputs])
     name, _, attribute = model.rpartition(":")
     try:
         factory = getattr(importlib.import_module(name), attribute)
@@ -107,9 +108,7 @@ def audit(
         raise typer.Exit(2) from None
     typer.echo(str(report))
     if json is not None:
-        part = json.with_name(json.name + ".part")
-        part.write_text(report.to_json())
-        part.replace(json)
+        write_whole(json, report.to_json())
 
 
 def _audit(

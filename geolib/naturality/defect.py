@@ -5,21 +5,65 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.naturality.layers import charted
-from geolib.naturality.outputs import Loss
-from geolib.naturality.point import flatten
+from geolib.naturality.affine_layers import in_chart
+from geolib.naturality.catalogue import as_spec
+from geolib.naturality.local_geometry import Diverged, flatten
+from geolib.naturality.losses import Loss
+from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
-from geolib.naturality.subject import Run, Subject, as_subject
 
 EXACT = 1e-9  # float64 round-off of a few hundred ill-conditioned steps
 ROUNDOFF = 1e-12  # below it a falling defect is noise, not an order
+
+
+class Verdict(StrEnum):
+    """What a defect says about one optimizer and one map.
+
+    Attributes:
+        EXACT: the square closes at every step size.
+        NATURAL: it closes in the limit of small steps.
+        UNNATURAL: it stays open.
+        UNDECIDED: the runs do not say (no flow limit, too stiff, diverged).
+        UNDEFINED: the optimizer makes no sense in that chart.
+
+    Source: :eq:`eq-naturality-square`.
+
+    Examples:
+        >>> Verdict.NATURAL.letter, Verdict.from_letter("U").value
+        ('N', 'unnatural')
+    """
+
+    EXACT = "exact"
+    NATURAL = "natural"
+    UNNATURAL = "unnatural"
+    UNDECIDED = "undecided"
+    UNDEFINED = "undefined"
+
+    @property
+    def letter(self) -> str:
+        """E exact, N natural in the limit, U unnatural, ? undecided, - undefined."""
+        return LETTERS[self]
+
+    @property
+    def closes(self) -> bool:
+        """Whether the square closes, at once or in the limit."""
+        return self in (Verdict.EXACT, Verdict.NATURAL)
+
+    @classmethod
+    def from_letter(cls, letter: str) -> Verdict:
+        """Return the verdict of a letter (a `KeyError` for any other)."""
+        return {v: k for k, v in LETTERS.items()}[letter]
+
+
+LETTERS = dict(zip(Verdict, "ENU?-", strict=True))
 
 
 @dataclass(frozen=True)
@@ -36,29 +80,31 @@ class Defect:
         plateau: the limit of D at h = 0, by Richardson extrapolation of the
             difference *vector* from the two smallest steps, at order 1 or, where the
             slope is larger, at the slope rounded to an integer.
-        verdict: `exact`, `natural`, `unnatural` or `undecided`.
+        verdict: what they say together.
         space: whether parameters or outputs were compared.
         self_convergence: relative change of the home run between the two smallest
             steps: large when the optimizer has no flow limit.
         note: why a run could not be completed, if so.
+
+    Source: :eq:`drv-naturality-defect` (derivations).
     """
 
     steps: tuple[float, ...]
     values: tuple[float, ...]
     slope: float
     plateau: float
-    verdict: str
+    verdict: Verdict
     space: str = "parameters"
     self_convergence: float = field(default=math.nan)
     note: str = ""
 
     @property
     def letter(self) -> str:
-        """E exact, N natural in the limit, U unnatural, ? undecided, - undefined."""
-        return LETTERS[self.verdict]
+        """The letter of the verdict."""
+        return self.verdict.letter
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON (what is not finite becomes None)."""
+        """Return plain data, for JSON (what is not finite becomes None)."""
 
         def plain(v: Any) -> Any:
             if isinstance(v, tuple):
@@ -68,40 +114,31 @@ class Defect:
         return {k: plain(v) for k, v in asdict(self).items()}
 
 
-LETTERS = {
-    "exact": "E",
-    "natural": "N",
-    "unnatural": "U",
-    "undecided": "?",
-    "undefined": "-",
-}
-
-
-def verdict(values: Sequence[float], slope: float, plateau: float) -> str:
-    """The rule: exact below 1e-9; natural if D falls to 0; unnatural if it stays.
+def decide(values: Sequence[float], slope: float, plateau: float) -> Verdict:
+    """Apply the rule: exact below 1e-9; natural if D falls to 0; unnatural if it stays.
 
     Examples:
-        >>> verdict([4e-3, 2e-3, 1e-3], 1.0, 1e-5)
+        >>> decide([4e-3, 2e-3, 1e-3], 1.0, 1e-5).value
         'natural'
-        >>> verdict([0.5, 0.5, 0.5], 0.0, 0.5)
+        >>> decide([0.5, 0.5, 0.5], 0.0, 0.5).value
         'unnatural'
     """
     if not all(math.isfinite(v) for v in values):
-        return "undecided"
+        return Verdict.UNDECIDED
     last, largest = values[-1], max(values)
     if largest < ROUNDOFF:
-        return "exact"
+        return Verdict.EXACT
     if slope > 0.75 and plateau <= 0.15 * last:
-        return "natural"
+        return Verdict.NATURAL
     if largest < EXACT:
-        return "exact"
+        return Verdict.EXACT
     if plateau >= 0.5 * last and abs(slope) < 0.35:
-        return "unnatural"
-    return "undecided"
+        return Verdict.UNNATURAL
+    return Verdict.UNDECIDED
 
 
 def check_steps(steps: Sequence[float]) -> list[float]:
-    """Step sizes in decreasing order, or a clear refusal.
+    """Return step sizes in decreasing order, or refuse them.
 
     Raises:
         ValueError: fewer than two distinct step sizes, or one that is not positive.
@@ -116,86 +153,200 @@ def check_steps(steps: Sequence[float]) -> list[float]:
     return hs
 
 
-def train(
-    subject: Subject,
+def run_optimizer(
+    optimizer: Any,
     problem: Problem,
     h: float,
     steps: int,
     phi: Reparameterization | None = None,
-    watch: Callable[[Tensor], None] | None = None,
+    callback: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    r"""Run the optimizer in the chart of phi; the end, brought back to the home chart.
+    r"""Run an optimizer in the chart of phi; return the end, in the home chart.
 
     Args:
-        subject: what to run.
+        optimizer: what to run, as in `naturality_defect`.
         problem: in home coordinates.
         h: step size; `steps` of them are taken.
         phi: None runs at home.
-        watch: called with the home parameters before the first and after each step.
+        callback: called with the home parameters before the first and after each step.
 
     Returns:
         :math:`\phi^{-1}(\psi_T)`, (p,).
+
+    Raises:
+        ValueError: a layer-wise optimizer on a problem without a module; or what the
+            optimizer refuses, such as a step that is not finite.
+
+    Source: :eq:`eq-naturality-defect`.
+
+    Examples:
+        >>> from geolib.naturality import Reparameterization, regression_problem
+        >>> P = regression_problem()
+        >>> end = run_optimizer("ngd", P, 0.1, 5)
+        >>> scaled = run_optimizer("ngd", P, 0.1, 5, Reparameterization.scaling(3.0))
+        >>> bool((end - scaled).norm() < 1e-9)
+        True
     """
-    run = Run(problem, h, phi, subject.velocity(problem, phi))
-    see = watch if watch is not None else (lambda theta: None)
-    see(problem.theta0)
-    if subject.update is not None:
-        y = run.problem.theta0
-        state: dict[str, Any] = {}
-        for _ in range(steps):
-            y = subject.update(run.problem, y, h, state).detach()
-            see(y if phi is None else phi.inverse(y))
-        return y if phi is None else phi.inverse(y)
-    network = None
-    if subject.layered:
+    spec = as_spec(optimizer)
+    run = RunContext(problem, h, phi, spec.velocity(problem, phi))
+    if callback is not None:
+        callback(problem.theta0)
+    if spec.update is not None:
+        return _iterate(spec.update, run, steps, callback)
+    step = _stepper(spec, run)
+    for _ in range(steps):
+        step()
+        if callback is not None:
+            callback(run.theta())
+    return run.theta()
+
+
+def _iterate(
+    update: Callable[..., Tensor],
+    run: RunContext,
+    steps: int,
+    callback: Callable[[Tensor], None] | None,
+) -> Tensor:
+    """Iterate a plain update function in the chart of the run."""
+    y, state = run.problem.theta0, {}  # type: ignore[var-annotated]
+    home = (lambda t: t) if run.phi is None else run.phi.inverse
+    for _ in range(steps):
+        y = update(run.problem, y, run.h, state).detach()
+        if callback is not None:
+            callback(home(y))
+    return home(y)
+
+
+def _stepper(spec: OptimizerSpec, run: RunContext) -> Callable[[], Any]:
+    """Make the leaves and the optimizer of a run; return what takes one step."""
+    problem = run.home
+    if spec.layered:
         if problem.module is None:
-            raise ValueError(f"problem: {subject.name} needs a problem with a module")
-        network = charted(_loaded(problem), None if phi is None else phi.layers)
-        run.network = network
-        leaves: list[Tensor] = list(network.parameters())
+            raise ValueError(f"problem: {spec.name} needs a problem with a module")
+        Realization(problem.module).load(problem.theta0)
+        layers = None if run.phi is None else run.phi.layers
+        network = in_chart(problem.module, layers)
+        run.network, run.leaves = network, list(network.parameters())
     else:
-        leaves = run.problem.leaves()
-    run.leaves = leaves
-    optimizer = subject.make(leaves, h, run)
-    needs = getattr(optimizer, "needs_outputs", False)
+        run.leaves = run.problem.leaves()
+    assert spec.make is not None
+    optimizer = spec.make(run.leaves, run.h, run)
 
     def forward() -> tuple[Tensor, Tensor]:
-        z = (
-            network(problem.data)
-            if network is not None
-            else (run.problem.outputs(flatten(leaves)))
-        )
+        if run.network is not None:
+            z = run.network(problem.data)
+        else:
+            z = run.problem.outputs(flatten(run.leaves))
         return z, problem.loss(z)
 
-    def closure() -> Any:
-        if needs:
-            return forward()
+    def scalar() -> Tensor:
         optimizer.zero_grad()
         loss = forward()[1]
         loss.backward()
         return loss
 
-    for _ in range(steps):
-        optimizer.step(closure)
-        if watch is not None:
-            see(run.theta())
-    return run.theta()
-
-
-def _loaded(problem: Problem) -> nn.Module:
-    assert problem.module is not None
-    Realization(problem.module).load(problem.theta0)
-    return problem.module
+    closure = forward if getattr(optimizer, "needs_outputs", False) else scalar
+    return lambda: optimizer.step(closure)  # type: ignore[arg-type]
 
 
 Runs = dict[float, Tensor]
 
 
 def home_runs(
-    subject: Subject, problem: Problem, steps: Sequence[float], horizon: float
+    optimizer: Any, problem: Problem, steps: Sequence[float], horizon: float
 ) -> Runs:
-    """The home trajectories' ends, shared by all reparameterizations of an audit."""
-    return {h: train(subject, problem, h, round(horizon / h)) for h in steps}
+    """Return the ends of the home runs, which all reparameterizations share."""
+    spec = as_spec(optimizer)
+    return {h: run_optimizer(spec, problem, h, round(horizon / h)) for h in steps}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is the same for every map of an audit, resolved once.
+
+    Attributes:
+        spec: the optimizer.
+        problem: in home coordinates.
+        steps: step sizes, decreasing.
+        horizon: training time.
+        space: where ends are compared.
+    """
+
+    spec: OptimizerSpec
+    problem: Problem
+    steps: list[float]
+    horizon: float
+    space: str
+
+    def project(self, theta: Tensor) -> Tensor:
+        """Return an end in the space of comparison, as one vector."""
+        if self.space == "parameters":
+            return theta
+        if self.space == "outputs":
+            return self.problem.outputs(theta).detach().reshape(-1)
+        assert self.problem.probe is not None
+        return self.problem.probe(theta).detach().reshape(-1)
+
+    def reference(self) -> Runs | str:
+        """Return the home runs, or why there are none."""
+        try:
+            return home_runs(self.spec, self.problem, self.steps, self.horizon)
+        except (Diverged, torch.linalg.LinAlgError) as error:
+            return f"diverged: {str(error)[:60]}"
+
+    def defect(self, phi: Reparameterization, reference: Runs | str) -> Defect:
+        """Train in the chart of phi and compare with the home runs."""
+        if self.spec.layered and phi.layers is None:
+            note = "needs maps of layer form U W V"
+            return self._without_runs(Verdict.UNDEFINED, note)
+        if isinstance(reference, str):
+            return self._without_runs(Verdict.UNDECIDED, reference)
+        differences = []
+        try:
+            for h in self.steps:
+                steps = round(self.horizon / h)
+                end = run_optimizer(self.spec, self.problem, h, steps, phi)
+                differences.append(self.project(end) - self.project(reference[h]))
+        except (Diverged, torch.linalg.LinAlgError) as error:
+            note = f"diverged: {str(error)[:60]}"
+            return self._without_runs(Verdict.UNDECIDED, note)
+        start = self.project(self.problem.theta0)
+        ends = [self.project(reference[h]) for h in self.steps]
+        moved = [float((e - start).norm()) for e in ends]
+        drift = float((ends[-1] - ends[-2]).norm())
+        return summarize(self.steps, differences, moved, drift, self.space)
+
+    def _without_runs(self, verdict: Verdict, note: str) -> Defect:
+        nan, n = math.nan, len(self.steps)
+        return Defect(
+            tuple(self.steps), (nan,) * n, nan, nan, verdict, self.space, note=note
+        )
+
+
+def compare(
+    optimizer: Any,
+    problem: Problem,
+    steps: Sequence[float],
+    horizon: float | None,
+    space: str,
+) -> Comparison:
+    """Resolve and check what the caller gave.
+
+    Raises:
+        ValueError: bad step sizes, a horizon shorter than a step, an unknown space,
+            parameters that are not float64, a loss that is not finite.
+    """
+    hs = check_steps(steps)
+    T = 16 * hs[0] if horizon is None else horizon
+    if T < hs[0]:
+        raise ValueError(f"horizon: expected at least one step of {hs[0]}, got {T}")
+    known = ["parameters", "outputs", *(["probe"] if problem.probe else [])]
+    if space not in known:
+        raise ValueError(
+            "space: expected 'parameters', 'outputs' or (with probe inputs) 'probe', "
+            f"got {space!r}"
+        )
+    return Comparison(as_spec(optimizer), problem, hs, T, space)
 
 
 def naturality_defect(
@@ -218,8 +369,8 @@ def naturality_defect(
 
     Args:
         optimizer: an optimizer class, a factory `(params, h) -> Optimizer`, an import
-            path such as `torch.optim.Adam`, a name in `SUBJECTS`, or a `Subject`
-            (which also wraps plain update functions).
+            path such as `torch.optim.Adam`, a name in `OPTIMIZERS`, or an
+            `OptimizerSpec` (which also wraps plain update functions).
         reparameterization: checked for being inverse to itself at the start.
         realization: a module, its `Realization`, or a whole `Problem`.
         loss: the loss on outputs (not with a `Problem`).
@@ -229,60 +380,48 @@ def naturality_defect(
             largest steps.
         space: `parameters`, `outputs` (on the training inputs; the right one where
             the metric is singular) or `probe` (the problem's other inputs).
-        home: runs of `home_runs`, to save time.
+        home: ends of the home runs by step size, to save time.
 
     Raises:
         ValueError: bad step sizes, a map that is no bijection, parameters that are
             not float64.
 
-    Source: Goodbrake 2023, abstract (ii): the square that must commute.
+    Source: Goodbrake 2023, abstract (ii); :eq:`drv-naturality-defect` (derivations).
 
     Examples:
-        >>> from geolib.naturality import regression_problem, uniform
-        >>> P = regression_problem(12)
-        >>> phi = uniform(2.0, P.theta0)
-        >>> naturality_defect(torch.optim.SGD, phi, P, step_sizes=[1/64, 1/128]).verdict
-        'unnatural'
-        >>> naturality_defect("ngd", phi, P, step_sizes=[1/64, 1/128]).verdict
-        'exact'
+        >>> from geolib.naturality import Reparameterization, regression_problem
+        >>> phi, P = Reparameterization.scaling(2.0), regression_problem(12)
+        >>> naturality_defect(torch.optim.SGD, phi, P, step_sizes=[1/64, 1/128]).letter
+        'U'
+        >>> naturality_defect("ngd", phi, P, step_sizes=[1/64, 1/128]).letter
+        'E'
     """
     problem = as_problem(realization, loss, x)
-    hs = check_steps(step_sizes)
-    subject = as_subject(optimizer)
-    phi = reparameterization
-    phi.check(problem.theta0)
-    T = 16 * hs[0] if horizon is None else horizon
-    if T < hs[0]:
-        raise ValueError(f"horizon: expected at least one step of {hs[0]}, got {T}")
-    look = _look(problem, space)
-    if subject.layered and phi.layers is None:
-        return _failed(hs, "undefined", space, "needs maps of layer form U W V")
-    start = look(problem.theta0)
-    differences, moved = [], []
-    try:
-        home = home_runs(subject, problem, hs, T) if home is None else home
-        for h in hs:
-            there = look(train(subject, problem, h, round(T / h), phi))
-            differences.append(there - look(home[h]))
-            moved.append(float((look(home[h]) - start).norm()))
-    except (ValueError, torch.linalg.LinAlgError) as error:
-        if not isinstance(error, torch.linalg.LinAlgError) and not any(
-            w in str(error) for w in ("finite", "positive definite")
-        ):
-            raise
-        return _failed(hs, "undecided", space, f"diverged: {str(error)[:60]}")
-    return summarize(hs, differences, moved, look, home, space)
+    setting = compare(optimizer, problem, step_sizes, horizon, space)
+    reparameterization.check(problem.theta0)
+    if setting.spec.layered and reparameterization.layers is None:
+        return setting.defect(reparameterization, {})
+    return setting.defect(
+        reparameterization, setting.reference() if home is None else home
+    )
 
 
 def summarize(
     hs: list[float],
     differences: list[Tensor],
     moved: list[float],
-    look: Callable[[Tensor], Tensor],
-    home: Runs,
+    drift: float,
     space: str,
 ) -> Defect:
-    """Values, slope, plateau and verdict out of the difference vectors."""
+    """Turn the difference vectors into values, slope, plateau and verdict.
+
+    Args:
+        hs: step sizes, decreasing.
+        differences: of the ends, one vector a step size.
+        moved: the way travelled, for each step size.
+        drift: distance of the home ends of the two smallest steps.
+        space: for the record.
+    """
     values = [
         float(e.norm()) / m if m > 0 else math.inf
         for e, m in zip(differences, moved, strict=True)
@@ -295,13 +434,12 @@ def summarize(
     r = (hs[-2] / hs[-1]) ** min(order, 6)
     limit = (r * differences[-1] - differences[-2]) / (r - 1)
     plateau = float(limit.norm()) / moved[-1] if moved[-1] > 0 else math.inf
-    drift = float((look(home[hs[-1]]) - look(home[hs[-2]])).norm())
     return Defect(
         tuple(hs),
         tuple(values),
         slope,
         plateau,
-        verdict(values, slope, plateau),
+        decide(values, slope, plateau),
         space,
         drift / moved[-1] if moved[-1] > 0 else math.inf,
     )
@@ -310,7 +448,7 @@ def summarize(
 def as_problem(
     realization: Realization | nn.Module | Problem, loss: Loss | None, x: Any
 ) -> Problem:
-    """Whatever the caller has, as a `Problem` in float64."""
+    """Return whatever the caller has as a `Problem` in float64."""
     if isinstance(realization, Problem):
         problem = realization
     else:
@@ -328,22 +466,3 @@ def as_problem(
     if start.numel() != 1 or not bool(torch.isfinite(start)):
         raise ValueError(f"loss: expected a finite number at the start, got {start}")
     return problem
-
-
-def _look(problem: Problem, space: str) -> Callable[[Tensor], Tensor]:
-    if space == "parameters":
-        return lambda t: t
-    if space == "outputs":
-        return lambda t: problem.outputs(t).detach().reshape(-1)
-    if space == "probe" and problem.probe is not None:
-        probe = problem.probe
-        return lambda t: probe(t).detach().reshape(-1)
-    raise ValueError(
-        "space: expected 'parameters', 'outputs' or (with probe inputs) 'probe', got "
-        f"{space!r}"
-    )
-
-
-def _failed(hs: list[float], verdict: str, space: str, note: str) -> Defect:
-    nan = math.nan
-    return Defect(tuple(hs), (nan,) * len(hs), nan, nan, verdict, space, note=note)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geolib.naturality.layers import blocks
+from geolib.naturality.affine_layers import blocks
 from geolib.naturality.reparameterization import Reparameterization, compose
 
 DENSE = 2048  # above this many parameters global maps are products of rotations
@@ -20,45 +20,10 @@ def _tensor(a: np.ndarray, like: Tensor) -> Tensor:
     return torch.as_tensor(a).to(like)
 
 
-def linear(
-    A: Tensor, b: Tensor | None = None, name: str = "affine"
-) -> Reparameterization:
-    r"""The affine map :math:`\psi = A\theta + b` with an invertible matrix.
-
-    Examples:
-        >>> linear(2 * torch.eye(2))(torch.ones(2))
-        tensor([2., 2.])
-    """
-    if A.ndim != 2 or A.shape[0] != A.shape[1]:
-        raise ValueError(f"A: expected a square matrix, got shape {tuple(A.shape)}")
-    inverse = torch.linalg.inv(A)
-    shift = torch.zeros_like(A[0]) if b is None else b
-    return Reparameterization(
-        lambda x: A @ x + shift, lambda y: inverse @ (y - shift), name, "affine"
-    )
-
-
-def diagonal(scale: Tensor, name: str = "diagonal scaling") -> Reparameterization:
-    r"""The map :math:`\psi_i = s_i \theta_i` with positive or negative factors.
-
-    Examples:
-        >>> diagonal(torch.tensor([1.0, 4.0])).inverse(torch.ones(2))
-        tensor([1.0000, 0.2500])
-    """
-    if not bool((scale != 0).all() & torch.isfinite(scale).all()):
-        raise ValueError("scale: expected finite factors other than 0")
-    return Reparameterization(lambda x: scale * x, lambda y: y / scale, name, "affine")
-
-
-def uniform(factor: float, like: Tensor) -> Reparameterization:
-    """Every coordinate times one factor."""
-    return diagonal(torch.full_like(like, factor), "uniform scaling")
-
-
 def log_scaling(like: Tensor, seed: int, spread: float = 0.7) -> Reparameterization:
     r"""Diagonal factors :math:`e^{u_i}`, `u` uniform in [-spread, spread]."""
     u = np.random.default_rng(seed).uniform(-spread, spread, like.numel())
-    return diagonal(_tensor(np.exp(u), like))
+    return Reparameterization.scaling(_tensor(np.exp(u), like))
 
 
 def _orthogonal(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -104,21 +69,9 @@ def orthogonal(like: Tensor, seed: int) -> Reparameterization:
     rng = np.random.default_rng(seed)
     if like.numel() > DENSE:
         return _rotations(like, rng)
-    return linear(_tensor(_orthogonal(like.numel(), rng), like), name="orthogonal")
-
-
-def affine(like: Tensor, seed: int, cond: float = 3.0) -> Reparameterization:
-    """A random affine map of the whole vector: condition number `cond`, and a shift."""
-    rng = np.random.default_rng(seed)
-    p = like.numel()
-    b = _tensor(0.3 * rng.standard_normal(p), like)
-    if p <= DENSE:
-        return linear(_tensor(_conditioned(p, cond, rng), like), b, "affine")
-    s = np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond))
-    scale = diagonal(_tensor(s, like))
-    shift = Reparameterization(lambda x: x + b, lambda y: y - b, "shift", "affine")
-    parts = compose(_rotations(like, rng), scale, _rotations(like, rng), shift)
-    return Reparameterization(parts.forward, parts.inverse, "affine", "affine")
+    return Reparameterization.affine(
+        _tensor(_orthogonal(like.numel(), rng), like), name="orthogonal"
+    )
 
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -169,14 +122,43 @@ def layer_orthogonal(module: nn.Module, like: Tensor, seed: int) -> Reparameteri
     )
 
 
-def layer_affine(
-    module: nn.Module, like: Tensor, seed: int, cond: float = 3.0
+def random_affine(
+    like: Tensor, seed: int, cond: float = 3.0, module: nn.Module | None = None
 ) -> Reparameterization:
-    """Every layer's matrix multiplied by matrices of condition number `cond`."""
+    r"""Draw an affine map of the parameter vector, or of every layer's matrix.
+
+    .. math:: \theta \mapsto A\theta + b, \qquad\text{or}\qquad
+        W_l \mapsto U_l W_l V_l .
+
+    Args:
+        like: (p,), for size, dtype and device.
+        seed: of the draw.
+        cond: condition number of A, or of each U and V.
+        module: fixes the layers; without it the map mixes all parameters.
+
+    Source: :eq:`drv-naturality-families` (derivations).
+
+    Examples:
+        >>> phi = random_affine(torch.zeros(3, dtype=torch.float64), 0, cond=5.0)
+        >>> round(float(torch.linalg.cond(phi.jacobian(torch.zeros(3).double()))), 6)
+        5.0
+    """
     rng = np.random.default_rng(seed)
-    return _layer_family(
-        module, like, "layer affine", lambda n: _conditioned(n, cond, rng)
-    )
+    if module is not None:
+        return _layer_family(
+            module, like, "layer affine", lambda n: _conditioned(n, cond, rng)
+        )
+    p = like.numel()
+    b = _tensor(0.3 * rng.standard_normal(p), like)
+    if p <= DENSE:
+        return Reparameterization.affine(
+            _tensor(_conditioned(p, cond, rng), like), b, "affine"
+        )
+    s = np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond))
+    scale = Reparameterization.scaling(_tensor(s, like))
+    shift = Reparameterization(lambda x: x + b, lambda y: y - b, "shift", "affine")
+    parts = compose(_rotations(like, rng), scale, _rotations(like, rng), shift)
+    return Reparameterization(parts.forward, parts.inverse, "affine", "affine")
 
 
 def permutation(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
@@ -213,7 +195,7 @@ def relu_rescaling(
             c = _tensor(np.exp(rng.uniform(-spread, spread, a.shape[0])), like)
             scale[a] = scale[a] * c[:, None]
             scale[b[:, : a.shape[0]]] = scale[b[:, : a.shape[0]]] / c
-    return diagonal(scale, "ReLU rescaling")
+    return Reparameterization.scaling(scale, "ReLU rescaling")
 
 
 def radial(module: nn.Module, power: float = 0.5) -> Reparameterization:
@@ -239,77 +221,45 @@ def radial(module: nn.Module, power: float = 0.5) -> Reparameterization:
     )
 
 
-def sinh() -> Reparameterization:
-    r"""Coordinate by coordinate, :math:`\psi_i = \sinh\theta_i`."""
-    return Reparameterization(torch.sinh, torch.asinh, "sinh")
-
-
-def coupling(like: Tensor, seed: int, strength: float = 0.3) -> Reparameterization:
-    r"""Two affine coupling layers, with an exact inverse.
-
-    .. math:: (a, b) \mapsto (a, \; b \odot e^{\epsilon\tanh(Sa)}
-        + \epsilon\tanh(Ta)), \quad\text{then with } a, b \text{ exchanged}.
-    """
-    rng = np.random.default_rng(seed)
-    p = like.numel()
-    half = p // 2
-    order = torch.as_tensor(rng.permutation(p)).to(like.device)
-    place = torch.argsort(order)
-
-    def draw(m: int, n: int) -> Tensor:
-        return _tensor(rng.standard_normal((m, n)) / np.sqrt(max(n, 1)), like)
-
-    S1, T1 = draw(p - half, half), draw(p - half, half)
-    S2, T2 = draw(half, p - half), draw(half, p - half)
-    e = strength
-
-    def forward(x: Tensor) -> Tensor:
-        a, b = x[order[:half]], x[order[half:]]
-        b = b * (e * torch.tanh(S1 @ a)).exp() + e * torch.tanh(T1 @ a)
-        a = a * (e * torch.tanh(S2 @ b)).exp() + e * torch.tanh(T2 @ b)
-        return torch.cat([a, b])[place]
-
-    def inverse(y: Tensor) -> Tensor:
-        a, b = y[order[:half]], y[order[half:]]
-        a = (a - e * torch.tanh(T2 @ b)) * (-e * torch.tanh(S2 @ b)).exp()
-        b = (b - e * torch.tanh(T1 @ a)) * (-e * torch.tanh(S1 @ a)).exp()
-        return torch.cat([a, b])[place]
-
-    return Reparameterization(forward, inverse, "coupling")
-
-
 def standard_suite(
     module: nn.Module, like: Tensor, seed: int = 0
 ) -> dict[str, Reparameterization]:
-    """The eleven families of the audit, drawn for `module` with one seed.
+    """Draw the eleven families of the audit for `module`, with one seed.
 
     Args:
         module: fixes the layer structure.
-        like: a flat parameter vector; its dtype and device are used.
+        like: a flat parameter vector (p,); its dtype and device are used.
         seed: family k is drawn with seed `100 * seed + k`.
 
+    Source: :eq:`drv-naturality-families` (derivations).
+
     Examples:
-        >>> from geolib.naturality import mlp
-        >>> suite = standard_suite(mlp([2, 2, 1]), torch.zeros(9, dtype=torch.float64))
+        >>> from geolib.naturality import affine_mlp
+        >>> suite = standard_suite(affine_mlp([2, 2, 1]), torch.zeros(9, dtype=torch.float64))
         >>> list(suite)[:3]
         ['permutation', 'uniform', 'diagonal']
     """
     s = 100 * seed
-
-    def eye(k: int) -> Tensor:
-        return torch.eye(k).to(like)
-
-    double = [(2 * eye(i.shape[0]), eye(i.shape[1])) for i in blocks(module)]
     return {
         "permutation": permutation(module, like, s),
-        "uniform": replace(uniform(2.0, like), layers=double),  # as U W V too
+        "uniform": _uniform(module, like),
         "diagonal": log_scaling(like, s + 2),
         "rescaling": relu_rescaling(module, like, s + 3),
         "layer-orthogonal": layer_orthogonal(module, like, s + 4),
         "orthogonal": orthogonal(like, s + 5),
-        "layer-affine": layer_affine(module, like, s + 6),
-        "affine": affine(like, s + 7),
+        "layer-affine": random_affine(like, s + 6, module=module),
+        "affine": random_affine(like, s + 7),
         "radial": radial(module),
-        "sinh": sinh(),
-        "coupling": coupling(like, s + 10),
+        "sinh": Reparameterization(torch.sinh, torch.asinh, "sinh"),
+        "coupling": Reparameterization.coupling(like, s + 10),
     }
+
+
+def _uniform(module: nn.Module, like: Tensor) -> Reparameterization:
+    """Every coordinate doubled, as a map U W V of each layer too."""
+    double = []
+    for i in blocks(module):
+        U, V = (torch.eye(k).to(like) for k in i.shape)
+        double.append((2 * U, V))
+    factor = torch.full_like(like, 2.0)
+    return replace(Reparameterization.scaling(factor, "uniform scaling"), layers=double)

@@ -10,121 +10,113 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.naturality.directions import DIRECTIONS, Direction
-from geolib.naturality.point import Point
+from geolib.naturality.catalogue import OPTIMIZERS
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
+from geolib.naturality.local_geometry import LocalGeometry
+from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization, directional
-
-State = dict[str, Tensor]
+from geolib.naturality.rules import RULES, Rule, first_step
+from geolib.naturality.tensorwise import TensorwiseOptimizer
 
 
 @dataclass(frozen=True)
-class Field:
+class Generator:
     r"""The generator of an optimizer: a vector field on its state space.
 
     .. math:: X(s) = \frac{d}{dh} U_h(s)\Big|_{h=0} .
 
     Attributes:
+        name: for tables.
         rate: from the geometry at x and the state's other parts to the rates of x
             and of each part.
-        tags: the space of each part besides x: `vector`, `covector` or `scalar`.
+        tags: the space of each part besides x: `vector`, `covector`, or one on which
+            maps act trivially: `scalar`, `function` (on outputs), `entrywise` (a list
+            of p numbers).
+
+    Source: :eq:`eq-naturality-square`.
     """
 
     name: str
-    rate: Callable[[Point, State], State]
+    rate: Callable[[LocalGeometry, State], State]
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, problem: Problem, state: State) -> State:
+        """Return the rates at a state of a problem."""
         rest = {k: v for k, v in state.items() if k != "x"}
-        return self.rate(problem.point(state["x"]), rest)
+        q = problem.point(state["x"])
+        if "function" in self.tags.values():
+            rest = {
+                k: v.view_as(q.z) if self.tags[k] == "function" else v
+                for k, v in rest.items()
+            }
+        return {k: v.reshape(-1) for k, v in self.rate(q, rest).items()}
 
 
-def first_order(name: str, direction: Direction) -> Field:
-    """A rule without memory as a field on parameter space."""
-    return Field(name, lambda q, s: {"x": direction(q)})
-
-
-def _natural_momentum(connection: bool) -> Callable[[Point, State], State]:
-    def rate(q: Point, s: State) -> State:
-        v = s["v"]
-        force = q.g + q.christoffel(v, v) if connection else q.g
-        return {"x": v, "v": -v - q.solve(force)}
-
-    return rate
-
-
-def _heavy_ball(q: Point, s: State) -> State:
-    return {"x": s["v"], "v": -s["v"] - q.g}
-
-
-def _covector_momentum(q: Point, s: State) -> State:
-    m = s["m"]
-    v = q.solve(m)
-    return {"x": v, "m": q.transport(torch.zeros_like(m), v, v) - q.g - m}
-
-
-def _function_momentum(q: Point, s: State) -> State:
-    u = s["u"].view_as(q.z)
-    return {
-        "x": q.solve(q.vjp(q.weigh(u))),
-        "u": (-u - q.unweigh(q.dl)).reshape(-1),
-    }
-
-
-def _adagrad(q: Point, s: State) -> State:
-    return {"x": -q.g / s["a"].sqrt(), "a": q.g * q.g}
-
-
-FIELDS: dict[str, Field] = {
-    **{name: first_order(name, d) for name, d in DIRECTIONS.items()},
-    "heavy-ball": Field("heavy-ball", _heavy_ball, {"v": "vector"}),
-    "natural-momentum": Field(
-        "natural-momentum", _natural_momentum(True), {"v": "vector"}
-    ),
-    "euclidean-momentum": Field(
-        "euclidean-momentum", _natural_momentum(False), {"v": "vector"}
-    ),
-    "covector-momentum": Field(
-        "covector-momentum", _covector_momentum, {"m": "covector"}
-    ),
-    "function-momentum": Field(
-        "function-momentum", _function_momentum, {"u": "scalar"}
-    ),
-    "adagrad": Field("adagrad", _adagrad, {"a": "scalar"}),
-}
-
-
-def as_field(rule: str | Field | Direction) -> Field:
-    """A field by name, or a function from a `Point` to a velocity.
+def as_generator(rule: Any, problem: Problem) -> Generator:
+    """Return the generator of a rule, an optimizer class, a table's name or a spec.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or an optimizer whose generator is not known.
     """
-    if isinstance(rule, Field):
+    if isinstance(rule, Generator):
         return rule
     if isinstance(rule, str):
-        if rule not in FIELDS:
-            raise ValueError(f"field: expected one of {sorted(FIELDS)}, got {rule!r}")
-        return FIELDS[rule]
-    return first_order(getattr(rule, "__name__", "rule"), rule)
+        if rule in RULES:
+            return _of_rule(rule, RULES[rule])
+        if rule not in OPTIMIZERS:
+            raise ValueError(
+                f"generator: expected one of {sorted({*RULES, *OPTIMIZERS})}, got "
+                f"{rule!r}"
+            )
+        rule = OPTIMIZERS[rule]
+    if isinstance(rule, OptimizerSpec):
+        return _of_spec(rule, problem)
+    if isinstance(rule, type) and issubclass(rule, GeometricOptimizer):
+        made = rule(problem.leaves(), 1.0, output_metric=problem.loss.output_metric)
+        return Generator(rule.__name__, made.rate, made.tags)
+    return _of_rule(getattr(rule, "__name__", "rule"), rule)
 
 
-def draw_state(X: Field, problem: Problem, x: Tensor, rng: Any) -> State:
-    """A state over x with random parts: velocities, momenta F v, outputs, squares."""
+def _of_rule(name: str, rule: Rule) -> Generator:
+    return Generator(name, lambda q, s: {"x": rule(q)})
+
+
+def _of_spec(spec: OptimizerSpec, problem: Problem) -> Generator:
+    if spec.generator is not None:
+        return as_generator(spec.generator, problem)
+    if spec.make is not None and not spec.layered:
+        run = RunContext(problem, 1.0)
+        run.leaves = problem.leaves()
+        made = spec.make(run.leaves, 1.0, run)
+        if isinstance(made, GeometricOptimizer) and made.has_velocity:
+            tags = dict(made.tags)
+            if spec.initial == "covector":  # the same memory, under another functor
+                tags = dict.fromkeys(tags, "covector")
+            return Generator(spec.name, made.rate, tags)
+        if isinstance(made, TensorwiseOptimizer) and not made.has_memory:
+            return _of_rule(spec.name, first_step(type(made)))
+    raise ValueError(
+        f"generator: {spec.name} does not say its velocity; give a Generator"
+    )
+
+
+def draw_state(X: Generator, problem: Problem, x: Tensor, rng: Any) -> State:
+    """Draw a state over x: velocities, momenta F v, outputs, squares."""
     state = {"x": x}
     for name, tag in X.tags.items():
         v = torch.as_tensor(rng.standard_normal(len(x))).to(x)
-        if tag == "covector":
-            v = problem.point(x).F @ v
-        if tag == "scalar":
-            size = len(x) if name == "a" else problem.outputs(x).numel()
-            v = torch.as_tensor(rng.uniform(0.5, 1.5, size)).to(x)
-        state[name] = v
+        if tag in ("vector", "covector"):
+            state[name] = problem.point(x).F @ v if tag == "covector" else v
+            continue
+        size = {"entrywise": len(x), "scalar": 1}.get(tag)
+        size = problem.outputs(x).numel() if size is None else size
+        state[name] = torch.as_tensor(rng.uniform(0.5, 1.5, size)).to(x)
     return state
 
 
-def push_state(X: Field, phi: Reparameterization, state: State) -> State:
-    r"""The map :math:`S(\phi)` of states."""
+def push_state(X: Generator, phi: Reparameterization, state: State) -> State:
+    r"""Return the image of a state under :math:`S(\phi)`."""
     x = state["x"]
     out = {"x": phi.forward(x)}
     for name, tag in X.tags.items():
@@ -133,36 +125,51 @@ def push_state(X: Field, phi: Reparameterization, state: State) -> State:
 
 
 def commutator(
-    X: Field,
+    X: Generator,
     problem: Problem,
     state: State,
     phi: Callable[[float], Reparameterization],
     home: State | None = None,
     step: float = 1e-4,
 ) -> Tensor:
-    r"""The rate in eps of :math:`X_{\phi_*P}\circ S\phi - d(S\phi)\, X_P` at eps = 0.
+    r"""Return the rate in eps of :math:`X_{\phi_*P}\circ S\phi - d(S\phi)\, X_P` at 0.
 
     Args:
+        X: the generator.
+        problem, state: where it is evaluated.
         phi: eps to a map with phi(0) the identity; eps = +-`step` are used.
+        home: X at the state, to save time.
+        step: of the central difference.
+
+    Source: :eq:`drv-naturality-jet` (derivations).
     """
-    home = X(problem, state) if home is None else home
-    sides = []
-    for eps in (step, -step):
-        f = phi(eps)
+    rates = X(problem, state) if home is None else home
+    rates = {k: rates[k] for k in state}
+
+    def failure(f: Reparameterization) -> Tensor:
+        """The failure of the square under the map f: there minus pushed."""
         there = X(problem.push(f), push_state(X, f, state))
+        pushed = _push_rates(X, f, state, rates)
+        return torch.cat([there[k] for k in state]) - pushed
 
-        def flow(t: Tensor, f: Reparameterization = f) -> Tensor:
-            moved = {k: v + t * home[k] for k, v in state.items()}
-            return torch.cat(list(push_state(X, f, moved).values()))
+    return (failure(phi(step)) - failure(phi(-step))) / (2 * step)
 
-        zero, one = state["x"].new_zeros(()), state["x"].new_ones(())
-        pushed = directional(flow, zero, one)
-        sides.append(torch.cat([there[k] for k in state]) - pushed)
-    return (sides[0] - sides[1]) / (2 * step)
+
+def _push_rates(
+    X: Generator, f: Reparameterization, state: State, rates: State
+) -> Tensor:
+    r"""The vector :math:`d(S f)_s X`: the rate of the pushed state along the flow."""
+
+    def pushed_state(t: Tensor) -> Tensor:
+        moved = {k: v + t * rates[k] for k, v in state.items()}
+        return torch.cat(list(push_state(X, f, moved).values()))
+
+    zero, one = state["x"].new_zeros(()), state["x"].new_ones(())
+    return directional(pushed_state, zero, one)
 
 
 def jet(x: Tensor, B: Tensor, Q: Tensor | None = None) -> Callable[[float], Any]:
-    r"""The maps :math:`x + u \mapsto x + u + \epsilon(Bu + Q(u, u))`, eps small.
+    r"""Return the maps :math:`x + u \mapsto x + u + \epsilon(Bu + Q(u, u))`, eps small.
 
     The inverse is exact to first order in eps, which is all a derivative at 0 needs.
     """
@@ -180,7 +187,7 @@ def jet(x: Tensor, B: Tensor, Q: Tensor | None = None) -> Callable[[float], Any]
 
 
 def jet_defect(
-    rule: str | Field | Direction,
+    rule: Any,
     problem: Problem,
     order: int = 1,
     *,
@@ -188,29 +195,35 @@ def jet_defect(
     jets: int = 10,
     seed: int = 0,
 ) -> float:
-    r"""The largest relative failure of the transformation law on random jets.
+    r"""Measure the largest relative failure of the transformation law on random jets.
 
     .. math:: \max \frac{|\delta|}{|J|\,|X|}, \qquad
         \delta = \partial_\epsilon\bigl[X_{\phi_*P}(S\phi\, s)
         - d(S\phi)_s X_P(s)\bigr]_{\epsilon=0},
         \quad \phi = \mathrm{id} + \epsilon(Bu + Q(u,u)) .
 
-    States here use first derivatives of the map and fields at most second derivatives
-    of the problem, so 1-jets and 2-jets decide naturality.
+    States here use first derivatives of the map and generators at most second
+    derivatives of the problem, so 1-jets and 2-jets decide naturality near the
+    identity. Finitely many random jets at finitely many points can refute it, not
+    prove it.
 
     Args:
-        rule: a name in `FIELDS`, a `Field`, or a function from a `Point` to a
-            velocity.
+        rule: a rule's name (see `FirstOrderRule`), a name in `OPTIMIZERS`, a spec, a
+            `GeometricOptimizer` class, a `Generator`, or a function from a
+            `LocalGeometry` to a velocity (p,).
         problem: where to test.
         order: 1 tests linear maps (Q = 0), 2 purely quadratic ones (B = 0).
-        points: parameter vectors; six around `problem.theta0` when None.
+        points: parameter vectors (p,); six around `problem.theta0` when None.
         jets: random jets per point.
+        seed: of the jets and states.
 
     Returns:
         About 1e-6 or less (the central difference) for a natural rule.
 
     Raises:
         ValueError: an order other than 1 or 2, an unknown rule.
+
+    Source: :eq:`drv-naturality-jet` (derivations).
 
     Examples:
         >>> from geolib.naturality import regression_problem
@@ -220,13 +233,13 @@ def jet_defect(
     """
     if order not in (1, 2):
         raise ValueError(f"order: expected 1 or 2, got {order}")
-    X, rng = as_field(rule), np.random.default_rng(seed)
+    X, rng = as_generator(rule, problem), np.random.default_rng(seed)
     chosen = sample_points(problem, seed=seed) if points is None else list(points)
     worst = 0.0
     for x in chosen:
         state = draw_state(X, problem, x, rng)
         home = X(problem, state)
-        size = float(torch.cat(list(home.values())).norm())
+        size = float(torch.cat([home[k] for k in state]).norm())
         p = len(x)
         for _ in range(jets):
             B = torch.as_tensor(rng.standard_normal((p, p))).to(x) / p**0.5
@@ -242,12 +255,27 @@ def jet_defect(
 def sample_points(
     problem: Problem, count: int = 6, cond: float = 3e3, seed: int = 0
 ) -> list[Tensor]:
-    """Points around `theta0` whose metric has condition number below `cond`.
+    """Draw points around `theta0` whose metric has condition number below `cond`.
 
     Ill-conditioned points would drown a certificate in round-off.
 
+    Args:
+        problem: whose Fisher metric is meant.
+        count: how many points.
+        cond: the largest condition number that is let through.
+        seed: of the draws, normal with standard deviation 0.3 around the start.
+
     Raises:
         ValueError: fewer than `count` such points among 500 draws.
+
+    Source: :eq:`drv-naturality-jet` (derivations).
+
+    Examples:
+        >>> from geolib.naturality import small_problem
+        >>> P = small_problem()
+        >>> w = torch.linalg.eigvalsh(P.point(sample_points(P, 1)[0]).F)
+        >>> bool(w[-1] < 3e3 * w[0])
+        True
     """
     rng = np.random.default_rng(seed)
     found: list[Tensor] = []

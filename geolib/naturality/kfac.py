@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geolib.naturality.base import PointOptimizer, positive
-from geolib.naturality.layers import Homogeneous
-from geolib.naturality.point import Point, flatten
+from geolib.naturality.affine_layers import AffineLayer
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, positive
+from geolib.naturality.local_geometry import LocalGeometry, flatten
 
 
 class LayerFactors:
@@ -22,7 +22,7 @@ class LayerFactors:
     derivative of the outputs by the layer's output s.
 
     Args:
-        module: its layers with parameters must be `Homogeneous` or `nn.Linear`, each
+        module: its layers with parameters must be `AffineLayer` or `nn.Linear`, each
             used once a pass on inputs of shape (n, in).
     """
 
@@ -31,11 +31,11 @@ class LayerFactors:
         self.inputs: dict[int, Tensor] = {}
         self.sums: dict[int, Tensor] = {}
         for name, m in module.named_modules():
-            if isinstance(m, Homogeneous | nn.Linear):
+            if isinstance(m, AffineLayer | nn.Linear):
                 self.layers.append(m)
             elif any(True for _ in m.parameters(recurse=False)):
                 raise TypeError(
-                    f"module: K-FAC handles Linear and Homogeneous layers, got a "
+                    f"module: K-FAC handles Linear and AffineLayer layers, got a "
                     f"{type(m).__name__} ({name})"
                 )
         if not self.layers:
@@ -53,7 +53,7 @@ class LayerFactors:
 
     def _record(self, m: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
         x = args[0]
-        if isinstance(m, Homogeneous):
+        if isinstance(m, AffineLayer):
             a = m.features(x)
         elif m.bias is not None:
             a = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
@@ -65,7 +65,7 @@ class LayerFactors:
         """The parameters in the order of the factors: weight, bias, weight, ..."""
         return [t for m in self.layers for t in m.parameters()]
 
-    def factors(self, q: Point) -> list[tuple[Tensor, Tensor]]:
+    def factors(self, q: LocalGeometry) -> list[tuple[Tensor, Tensor]]:
         """The pairs (B, A) of the last forward pass."""
         sums = [self.sums[id(m)] for m in self.layers]
         n, c = q.z.shape
@@ -79,7 +79,7 @@ class LayerFactors:
         pairs = []
         for layer, m in enumerate(self.layers):
             G = torch.stack([g[layer] for g in per_output], dim=1).detach()
-            if isinstance(m, Homogeneous) and m.left is not None:
+            if isinstance(m, AffineLayer) and m.left is not None:
                 G = G @ m.left  # the layer's own output precedes the fixed map
             B = torch.einsum("nia,nij,njb->ab", G, q.W, G)
             a = self.inputs[id(m)]
@@ -106,7 +106,7 @@ class LayerFactors:
             out += list(X.split(widths, dim=1))
         return flatten(out)
 
-    def dense(self, q: Point) -> Tensor:
+    def dense(self, q: LocalGeometry) -> Tensor:
         """The block-diagonal K-FAC metric as a matrix, (p, p); the slow reference."""
         mats = []
         for (B, A), m in zip(self.factors(q), self.layers, strict=True):
@@ -125,7 +125,7 @@ class LayerFactors:
         return torch.cat([index[:, :-1].reshape(-1), index[:, -1]])
 
 
-class KFAC(PointOptimizer):
+class KFAC(GeometricOptimizer):
     r"""Kronecker-factored approximate curvature, natural under layer-affine maps.
 
     .. math:: X_l \leftarrow X_l - h\,(B_l + \tfrac{\sqrt\lambda}{\pi_l}I)^{-1}
@@ -136,10 +136,26 @@ class KFAC(PointOptimizer):
     that up.
 
     Args:
-        module: layers `Homogeneous` or `nn.Linear`; its own parameters are optimized,
+        module: layers `AffineLayer` or `nn.Linear`; its own parameters are optimized,
             and the closure must call it.
 
-    Source: Martens, Grosse 2015; invariance: Luk, Grosse 2018.
+    Raises:
+        TypeError: another layer with parameters.
+        ValueError: no layer with parameters.
+
+    Source: Martens, Grosse 2015; Luk, Grosse 2018; :eq:`drv-naturality-kfac`
+        (derivations).
+
+    Examples:
+        >>> net = nn.Linear(1, 1, bias=False).double()
+        >>> opt = KFAC(net, lr=1.0)
+        >>> x = torch.tensor([[2.0]], dtype=torch.float64)
+        >>> def closure():
+        ...     z = net(x)
+        ...     return z, 0.5 * (z - 6).square().sum()
+        >>> loss = opt.step(closure)
+        >>> round(net.weight.item(), 9)  # one layer, one sample: it is exact
+        3.0
     """
 
     def __init__(self, module: nn.Module, lr: float = 1e-2, **options: Any) -> None:
@@ -149,7 +165,7 @@ class KFAC(PointOptimizer):
     def watching(self) -> LayerFactors:
         return self.layers
 
-    def update(self, q: Point) -> Tensor:
+    def update(self, q: LocalGeometry) -> Tensor:
         lam = self.options["damping"]
         steps = []
         for (B, A), G in zip(
@@ -164,7 +180,7 @@ class KFAC(PointOptimizer):
         return self.options["lr"] * self.layers.join(steps)
 
 
-class KFACDampedNatural(PointOptimizer):
+class KFACDampedNatural(GeometricOptimizer):
     r"""The exact natural gradient, damped by K-FAC's metric.
 
     .. math:: x \leftarrow x - h\,(F + \lambda F_{KFAC})^{-1} g .
@@ -184,6 +200,6 @@ class KFACDampedNatural(PointOptimizer):
     def watching(self) -> LayerFactors:
         return self.layers
 
-    def update(self, q: Point) -> Tensor:
+    def update(self, q: LocalGeometry) -> Tensor:
         M = self.options["damping"] * self.layers.dense(q)
         return -self.options["lr"] * torch.linalg.solve(q.F + M, q.g)

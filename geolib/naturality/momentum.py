@@ -1,20 +1,46 @@
-r"""Momentum that is transported, not merely stored."""
+r"""Momentum that is transported, not merely stored: four definitions, one integrator."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from geolib.naturality.base import PointOptimizer, positive
-from geolib.naturality.point import Point
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State, positive
+from geolib.naturality.local_geometry import LocalGeometry
 
 
-class _Momentum(PointOptimizer):
-    slot = "velocity"
+class HeavyBall(GeometricOptimizer):
+    r"""Euclidean momentum as a flow: the audit's control.
+
+    .. math:: v \leftarrow e^{-\gamma h}v - h g, \qquad x \leftarrow x + h v .
+
+    No map of states makes it natural beyond rigid motions.
+
+    Args:
+        friction: :math:`\gamma`, per unit of time.
+        initial: the momentum at the start, flat (p,); zero when None.
+        (others): see `GeometricOptimizer`.
+
+    Raises:
+        ValueError: a negative friction, or an initial momentum of another shape.
+
+    Source: :eq:`drv-naturality-no-lift-ball` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([1.0], requires_grad=True)
+        >>> opt = HeavyBall([x], lr=0.5, friction=0.0)
+        >>> def closure():
+        ...     z = x.view(1, 1)
+        ...     return z, 0.5 * (z**2).sum()
+        >>> loss = opt.step(closure)
+        >>> x.item(), opt.memory["velocity"].item()
+        (0.75, -0.5)
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"velocity": "vector"}
 
     def __init__(
         self,
@@ -33,18 +59,17 @@ class _Momentum(PointOptimizer):
                 raise ValueError(
                     f"initial: expected shape ({p},), got {tuple(initial.shape)}"
                 )
-            self.memory[self.slot] = initial.detach().clone()
+            (slot,) = self.tags
+            self.memory[slot] = initial.detach().clone()
 
-    def stored(self, like: Tensor) -> Tensor:
-        """The stored momentum, zero before the first step."""
-        return self.memory.setdefault(self.slot, torch.zeros_like(like))
+    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+        return s["velocity"]
 
-    def decay(self) -> float:
-        """The factor :math:`e^{-\\gamma h}` of one step."""
-        return math.exp(-self.options["friction"] * self.options["lr"])
+    def drive(self, q: LocalGeometry, s: State) -> State:
+        return {"velocity": -q.g}
 
 
-class NaturalMomentum(_Momentum):
+class NaturalMomentum(HeavyBall):
     r"""Momentum as a velocity, with its covariant derivative.
 
     .. math:: v \leftarrow e^{-\gamma h}v - h\,F^{+}\bigl(g + [vv, \cdot\,]\bigr),
@@ -57,11 +82,24 @@ class NaturalMomentum(_Momentum):
 
     Args:
         friction: :math:`\gamma`, per unit of time.
-        initial: initial velocity, flat (p,); zero when None.
+        initial: the velocity at the start, flat (p,); zero when None.
         connection: whether to keep the Christoffel term.
-        (others): see `PointOptimizer`.
+        (others): see `GeometricOptimizer`.
 
     Cost: one step of `NaturalGradient` and one second derivative of f along v.
+
+    Source: :eq:`drv-naturality-momentum` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+        >>> opt = NaturalMomentum([x], lr=0.1, initial=torch.ones(1).double())
+        >>> def closure():  # f = e^x: without force e^x grows at a constant rate
+        ...     z = x.exp().view(1, 1)
+        ...     return z, 0.0 * z.sum()
+        >>> opt.options["friction"] = 0.0
+        >>> loss = opt.step(closure)
+        >>> round(opt.memory["velocity"].item(), 6)  # v' = -v^2
+        0.9
     """
 
     def __init__(
@@ -75,15 +113,14 @@ class NaturalMomentum(_Momentum):
         self.connection = connection
         super().__init__(params, lr, **o)
 
-    def update(self, q: Point) -> Tensor:
-        h, v = self.options["lr"], self.stored(q.g)
-        force = q.dl + q.bend(v, v) if self.connection else q.dl
-        v = self.decay() * v - h * self.solve(q, force)
-        self.memory[self.slot] = v
-        return h * v
+    def drive(self, q: LocalGeometry, s: State) -> State:
+        v, force = s["velocity"], q.dl
+        if self.connection:
+            force = force + q.christoffel_on_outputs(v, v)
+        return {"velocity": -self.solve(q, force)}
 
 
-class NaturalCovectorMomentum(_Momentum):
+class NaturalCovectorMomentum(HeavyBall):
     r"""Momentum as a covector, Hamilton's form of `NaturalMomentum`.
 
     .. math:: v = F^{+}m, \quad
@@ -91,29 +128,64 @@ class NaturalCovectorMomentum(_Momentum):
         \quad x \leftarrow x + h F^{+}m .
 
     The same flow on the cotangent bundle, with a larger error constant.
+
+    Args:
+        friction: :math:`\gamma`, per unit of time.
+        initial: the momentum at the start, flat (p,); zero when None.
+        (others): see `GeometricOptimizer`.
+
+    Source: :eq:`drv-naturality-hamilton` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([1.0], requires_grad=True)
+        >>> opt = NaturalCovectorMomentum([x], lr=0.5, friction=0.0)
+        >>> def closure():
+        ...     z = 2 * x.view(1, 1)
+        ...     return z, 0.5 * (z**2).sum()
+        >>> loss = opt.step(closure)
+        >>> round(x.item(), 6)  # F = g = 4: the momentum is -2, the velocity -1/2
+        0.75
     """
 
-    slot = "momentum"
+    tags: ClassVar[Mapping[str, str]] = {"momentum": "covector"}
 
-    def update(self, q: Point) -> Tensor:
-        h, m = self.options["lr"], self.stored(q.g)
+    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+        return self.solve(q, s["momentum"])
+
+    def drive(self, q: LocalGeometry, s: State) -> State:
+        m = s["momentum"]
         v = self.solve(q, m)
         # 1/2 d(v^T F v) at frozen v = [ . v, v] = the rate of parallel transport
-        force = q.transport(torch.zeros_like(m), v, v) - q.g
-        m = self.decay() * m + h * force
-        self.memory[self.slot] = m
-        return h * self.solve(q, m)
+        return {"momentum": q.transport(torch.zeros_like(m), v, v) - q.g}
 
 
-class FunctionMomentum(PointOptimizer):
+class FunctionMomentum(GeometricOptimizer):
     r"""Momentum kept in output space, where no map of parameters acts.
 
     .. math:: u \leftarrow e^{-\gamma h}u - h\,W^{+}d\ell, \qquad
         x \leftarrow x + h\,F^{+}J^TWu .
 
-    Needs the same samples in the same order at every step (the state is indexed by
-    them).
+    It needs the same samples in the same order at every step, since the state is
+    indexed by them.
+
+    Args:
+        friction: :math:`\gamma`, per unit of time.
+        (others): see `GeometricOptimizer`.
+
+    Source: :eq:`drv-naturality-lift` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+        >>> opt = FunctionMomentum([x], lr=0.5, friction=0.0)
+        >>> def closure():
+        ...     z = 2 * x.view(1, 1)
+        ...     return z, 0.5 * (z**2).sum()
+        >>> loss = opt.step(closure)
+        >>> round(x.item(), 6)  # u = -1 on outputs pulls back to -1/2
+        0.75
     """
+
+    tags: ClassVar[Mapping[str, str]] = {"u": "function"}
 
     def __init__(
         self,
@@ -126,27 +198,16 @@ class FunctionMomentum(PointOptimizer):
         positive("friction", friction, zero=True)
         super().__init__(params, lr, friction=friction, **o)
 
-    def update(self, q: Point) -> Tensor:
-        h = self.options["lr"]
-        u = self.memory.setdefault("u", torch.zeros_like(q.z))
-        if u.shape != q.z.shape:
+    def initial(self, q: LocalGeometry) -> State:
+        return {"u": torch.zeros_like(q.z)}
+
+    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+        return self.solve(q, q.lower(s["u"]))
+
+    def drive(self, q: LocalGeometry, s: State) -> State:
+        if s["u"].shape != q.z.shape:
             raise ValueError(
                 f"closure: outputs of shape {tuple(q.z.shape)}, but the momentum holds "
-                f"{tuple(u.shape)}; it needs the full batch at every step"
+                f"{tuple(s['u'].shape)}; it needs the full batch at every step"
             )
-        u = math.exp(-self.options["friction"] * h) * u - h * q.unweigh(q.dl)
-        self.memory["u"] = u
-        return h * self.solve(q, q.weigh(u))
-
-
-class HeavyBall(_Momentum):
-    r"""Euclidean momentum as a flow: the audit's control.
-
-    .. math:: v \leftarrow e^{-\gamma h}v - h g, \qquad x \leftarrow x + h v .
-    """
-
-    def update(self, q: Point) -> Tensor:
-        h = self.options["lr"]
-        v = self.decay() * self.stored(q.g) - h * q.g
-        self.memory[self.slot] = v
-        return h * v
+        return {"u": -q.raise_index(q.dl)}

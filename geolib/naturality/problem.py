@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.naturality.layers import mlp
-from geolib.naturality.outputs import Loss, cross_entropy, mse
-from geolib.naturality.point import Point, flatten
+from geolib.naturality.affine_layers import affine_mlp
+from geolib.naturality.local_geometry import LocalGeometry, flatten
+from geolib.naturality.losses import Loss, cross_entropy, mse
 from geolib.naturality.reparameterization import Reparameterization
 
 
@@ -29,6 +29,8 @@ class Problem:
         module: the network behind it, if any (for layer-wise methods).
         probe: outputs on other inputs, (p,) to (m, c), for comparisons off the data.
         data: the inputs, if a module is to be called on them.
+
+    Source: :eq:`drv-naturality-category` and :eq:`drv-naturality-problem` (derivations).
     """
 
     outputs: Callable[[Tensor], Tensor]
@@ -41,7 +43,7 @@ class Problem:
 
     @classmethod
     def of(cls, module: nn.Module, x: Any, loss: Loss, probe: Any = None) -> Problem:
-        """The problem of a module on inputs x; `probe`: further inputs.
+        """Return the problem of a module on inputs x; `probe`: further inputs.
 
         Raises:
             ValueError: what `geolib.core.Realization` refuses (no parameters, layers
@@ -53,7 +55,7 @@ class Problem:
     def from_realization(
         cls, R: Realization, x: Any, loss: Loss, probe: Any = None
     ) -> Problem:
-        """As `of`, from a `geolib.core.Realization`."""
+        """Do as `of`, from a `geolib.core.Realization`."""
         other = None if probe is None else (lambda t: R(t, probe))
         return cls(
             lambda t: R(t, x),
@@ -66,7 +68,7 @@ class Problem:
         )
 
     def at(self, theta0: Tensor) -> Problem:
-        """The same problem started elsewhere."""
+        """Return the same problem started elsewhere."""
         if theta0.shape != self.theta0.shape:
             raise ValueError(
                 f"theta0: expected shape {tuple(self.theta0.shape)}, got "
@@ -75,7 +77,7 @@ class Problem:
         return replace(self, theta0=theta0)
 
     def push(self, phi: Reparameterization) -> Problem:
-        r"""The problem in the coordinates :math:`\psi = \phi(\theta)`."""
+        r"""Return the problem in the coordinates :math:`\psi = \phi(\theta)`."""
         probe = self.probe
         return replace(
             self,
@@ -86,21 +88,21 @@ class Problem:
         )
 
     def leaves(self) -> list[Tensor]:
-        """The starting point cut into fresh leaf tensors of the module's shapes."""
+        """Return the starting point cut into fresh leaf tensors of the module's shapes."""
         pieces = self.theta0.split([s.numel() for s in self.shapes])
         return [
             q.detach().clone().view(s).requires_grad_()
             for q, s in zip(pieces, self.shapes, strict=True)
         ]
 
-    def point(self, theta: Tensor, rtol: float = 1e-10) -> Point:
-        """The geometry at theta."""
+    def point(self, theta: Tensor, rtol: float = 1e-10) -> LocalGeometry:
+        """Return the geometry at theta."""
         leaf = theta.detach().clone().requires_grad_()
         pieces = leaf.split([s.numel() for s in self.shapes])
         parts = [q.view(s) for q, s in zip(pieces, self.shapes, strict=True)]
         parts = [q.detach().requires_grad_() for q in parts]
         z = self.outputs(flatten(parts))
-        return Point(z, self.loss(z), parts, self.loss.geometry, rtol)
+        return LocalGeometry(z, self.loss(z), parts, self.loss.output_metric, rtol)
 
 
 # The first three seeds whose Hessian at the start has all eigenvalues above 1e-3 (so
@@ -109,17 +111,22 @@ SEEDS = (12, 68, 113)
 
 
 def regression_problem(seed: int = SEEDS[0]) -> Problem:
-    """The audit's base problem: a tanh network 2-2-2 (p = 12) on 60 noisy samples.
+    """Draw the audit's base problem: a tanh network 2-2-2 (p = 12), 60 noisy samples.
 
     Gaussian inputs; a teacher with weights and biases 1.3 N(0, 1) and targets with
     noise 0.05; the start is the teacher moved by 0.15 N(0, I); mean squared error.
+
+    Args:
+        seed: those of `SEEDS` meet the rule stated there.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
 
     Examples:
         >>> len(regression_problem(12).theta0)
         12
     """
     rng = np.random.default_rng(seed)
-    R = Realization(mlp([2, 2, 2], seed=seed))
+    R = Realization(affine_mlp([2, 2, 2], seed=seed))
     x = torch.tensor(rng.standard_normal((60, 2)))
     teacher = 1.3 * torch.tensor(rng.standard_normal(R.p))
     noise = 0.05 * torch.tensor(rng.standard_normal((60, 2)))
@@ -129,12 +136,19 @@ def regression_problem(seed: int = SEEDS[0]) -> Problem:
 
 
 def softmax_problem(seed: int = 102) -> Problem:
-    """Three classes as two free logits of a tanh network 2-2-2, on 60 samples.
+    """Draw three classes as two free logits of a tanh network 2-2-2, on 60 samples.
 
     The default seed has the best conditioned metric of the first 120.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> P = softmax_problem()
+        >>> P.outputs(P.theta0).shape
+        torch.Size([60, 2])
     """
     rng = np.random.default_rng(seed)
-    module = mlp([2, 2, 2], seed=seed, gain=1.5)
+    module = affine_mlp([2, 2, 2], seed=seed, gain=1.5)
     teacher = Realization(module)
     x = torch.tensor(rng.standard_normal((60, 2)))
     z = teacher(teacher.theta0, x).detach()
@@ -147,9 +161,16 @@ def softmax_problem(seed: int = 102) -> Problem:
 
 
 def small_problem(seed: int = 0) -> Problem:
-    """A tanh network 2-2-1 (p = 9) on 12 samples, for certificates."""
+    """Draw a tanh network 2-2-1 (p = 9) on 12 samples, for certificates.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> len(small_problem().theta0)
+        9
+    """
     rng = np.random.default_rng(seed)
-    R = Realization(mlp([2, 2, 1], seed=seed))
+    R = Realization(affine_mlp([2, 2, 1], seed=seed))
     x = torch.tensor(rng.standard_normal((12, 2)))
     y = torch.tensor(rng.standard_normal((12, 1)))
     start = 1.3 * torch.tensor(rng.standard_normal(R.p))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from geolib.naturality.defect import Defect, check_steps, summarize, train
+from geolib.naturality.catalogue import as_spec
+from geolib.naturality.defect import Defect, check_steps, run_optimizer, summarize
 from geolib.naturality.problem import Problem
-from geolib.naturality.subject import as_subject
 
 Map = Callable[[Tensor], Tensor]
 
@@ -23,6 +23,12 @@ class Projection:
 
     .. math:: \pi : \Theta' \to \Theta, \qquad f' = f \circ \pi
         \;\text{ when the models agree.}
+
+    Attributes:
+        forward: a torch function from (p',) to (p,).
+        name: for tables.
+
+    Source: :eq:`drv-naturality-category` (derivations).
 
     Examples:
         >>> pi = Projection(lambda w: (w[0] * w[1]).reshape(1), "product")
@@ -37,7 +43,7 @@ class Projection:
         return self.forward(x)
 
     def pull(self, problem: Problem, shapes: Sequence[Any], x: Tensor) -> Problem:
-        r"""The problem :math:`f\circ\pi` upstairs, started at x."""
+        r"""Return the problem :math:`f\circ\pi` upstairs, started at x."""
         outputs, probe = problem.outputs, problem.probe
         return replace(
             problem,
@@ -48,12 +54,63 @@ class Projection:
             probe=None if probe is None else (lambda t: probe(self.forward(t))),
         )
 
+    def horizontal_lift(
+        self, x: Tensor, v: Tensor, metric: Tensor | None = None
+    ) -> Tensor:
+        r"""Return the vector over v that is orthogonal to the fibre through x.
+
+        .. math:: v' = M^{-1} D\pi^T (D\pi M^{-1} D\pi^T)^{-1} v .
+
+        Args:
+            x: a point upstairs, (p',), near which the map is a submersion.
+            v: a tangent vector at its image, (p,).
+            metric: M upstairs, (p', p'), positive definite; the identity when None.
+
+        Raises:
+            ValueError: no submersion at x (its Jacobian lacks full row rank).
+
+        Source: :eq:`drv-naturality-horizontal` (derivations).
+
+        Examples:
+            >>> x = torch.tensor([1.0, 1.0], dtype=torch.float64)
+            >>> Projection(lambda w: w.sum().reshape(1)).horizontal_lift(x, x[:1])
+            tensor([0.5000, 0.5000], dtype=torch.float64)
+        """
+        D = jacrev(self.forward)(x)
+        X = D.T if metric is None else torch.linalg.solve(metric, D.T)
+        G = D @ X
+        w = torch.linalg.eigvalsh(0.5 * (G + G.T))
+        if not float(w[0]) > 1e-12 * float(w[-1]):
+            raise ValueError("pi: expected a submersion at x, its Jacobian lacks rank")
+        return X @ torch.linalg.solve(G, v)
+
+    def submersion_defect(
+        self, x: Tensor, upstairs: Tensor, downstairs: Tensor
+    ) -> float:
+        r"""Return the relative failure of :math:`D\pi\,G'\,D\pi^T = G\circ\pi`.
+
+        Args:
+            x: a point upstairs, (p',).
+            upstairs, downstairs: cometrics :math:`G'` (p', p') and G (p, p) there.
+
+        Source: :eq:`drv-naturality-submersion` (derivations).
+        """
+        D = jacrev(self.forward)(x)
+        gap = D @ upstairs @ D.T - downstairs
+        return float(gap.norm() / downstairs.norm())
+
 
 @dataclass(frozen=True)
 class Embedding:
     r"""An injection of a small parameter space into a large one.
 
     .. math:: \iota : \Theta \to \Theta', \qquad f' \circ \iota = f .
+
+    Attributes:
+        forward: a torch function from (p,) to (p',).
+        name: for tables.
+
+    Source: :eq:`drv-naturality-category` (derivations).
     """
 
     forward: Map
@@ -61,42 +118,6 @@ class Embedding:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)
-
-
-def horizontal_lift(
-    pi: Map, x: Tensor, v: Tensor, metric: Tensor | None = None
-) -> Tensor:
-    r"""The tangent vector over v that is orthogonal to the fibre of pi through x.
-
-    .. math:: v' = M^{-1} D\pi^T (D\pi M^{-1} D\pi^T)^{-1} v .
-
-    Args:
-        pi: a submersion near x (p', -> p,).
-        v: a tangent vector at pi(x), (p,).
-        metric: M upstairs, (p', p'), positive definite; the identity when None.
-
-    Raises:
-        ValueError: pi is no submersion at x (its Jacobian lacks full row rank).
-
-    Examples:
-        >>> x = torch.tensor([1.0, 1.0], dtype=torch.float64)
-        >>> horizontal_lift(lambda w: w.sum().reshape(1), x, x[:1])
-        tensor([0.5000, 0.5000], dtype=torch.float64)
-    """
-    D = jacrev(pi)(x)
-    X = D.T if metric is None else torch.linalg.solve(metric, D.T)
-    G = D @ X
-    w = torch.linalg.eigvalsh(0.5 * (G + G.T))
-    if not float(w[0]) > 1e-12 * float(w[-1]):
-        raise ValueError("pi: expected a submersion at x, its Jacobian lacks rank")
-    return X @ torch.linalg.solve(G, v)
-
-
-def is_riemannian(pi: Map, x: Tensor, upstairs: Tensor, downstairs: Tensor) -> float:
-    r"""The relative failure of :math:`D\pi\,G'\,D\pi^T = G\circ\pi` for cometrics."""
-    D = jacrev(pi)(x)
-    gap = D @ upstairs @ D.T - downstairs
-    return float(gap.norm() / downstairs.norm())
 
 
 def projection_defect(
@@ -119,42 +140,48 @@ def projection_defect(
     Args:
         optimizer: as in `naturality_defect`, for the narrow model (and the wide one).
         wide, narrow: problems; one start is replaced as above.
+        link: the map between their parameters.
+        step_sizes, horizon: as in `naturality_defect`.
         space: `outputs` (of the narrow model, for a projection; of both, for an
             embedding) or `parameters`.
         wide_optimizer: if the wide model needs other hyper-parameters.
 
     Raises:
         ValueError: bad step sizes, or starts whose size does not fit the link.
+
+    Source: :eq:`drv-naturality-submersion` and :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> from geolib.naturality import polynomial_tower
+        >>> wide, narrow, pi, _ = polynomial_tower(3, 2)
+        >>> d = projection_defect("ngd", wide, narrow, pi, [0.1, 0.05], horizon=0.2)
+        >>> d.letter
+        'E'
     """
     hs = check_steps(step_sizes)
-    small = as_subject(optimizer)
-    large = small if wide_optimizer is None else as_subject(wide_optimizer)
-    if isinstance(link, Projection):
-        narrow = narrow.at(link(wide.theta0).detach())
+    small = as_spec(optimizer)
+    large = small if wide_optimizer is None else as_spec(wide_optimizer)
+    down = isinstance(link, Projection)
+    if down:
+        narrow = target = narrow.at(link(wide.theta0).detach())
     else:
-        wide = wide.at(link(narrow.theta0).detach())
-    outputs = space == "outputs"
-    ends = {h: train(small, narrow, h, round(horizon / h)) for h in hs}
-    differences = []
-    for h in hs:
-        there = train(large, wide, h, round(horizon / h))
-        if isinstance(link, Projection):
-            there, model = link(there), narrow
-            here = ends[h]
-        else:
-            model = wide
-            here = link(ends[h])
-        if outputs:
-            there, here = model.outputs(there), model.outputs(here)
-        differences.append((there - here).detach().reshape(-1))
-    look = _outputs(narrow) if outputs else (lambda t: t)
-    start = look(narrow.theta0)
-    scale = 1.0
-    if not outputs and isinstance(link, Embedding):  # lengths are measured upstairs
-        look, start = link.forward, link(narrow.theta0)
-    moved = [scale * float((look(ends[h]) - start).norm()) for h in hs]
-    return summarize(hs, differences, moved, look, ends, space)
+        wide = target = wide.at(link(narrow.theta0).detach())
+    # Everything is compared in the target of the link, and the narrow run's way
+    # is what the defect is divided by.
+    below = {h: run_optimizer(small, narrow, h, round(horizon / h)) for h in hs}
+    above = {h: run_optimizer(large, wide, h, round(horizon / h)) for h in hs}
+    carried = link if down else (lambda t: t)
+    same = (lambda t: t) if down else link
 
+    def project(t: Tensor) -> Tensor:
+        return (target.outputs(t) if space == "outputs" else t).detach().reshape(-1)
 
-def _outputs(problem: Problem) -> Map:
-    return lambda t: problem.outputs(t).detach().reshape(-1)
+    differences = [project(carried(above[h])) - project(same(below[h])) for h in hs]
+    if space == "outputs":
+        ends = [narrow.outputs(below[h]).detach().reshape(-1) for h in hs]
+        start = narrow.outputs(narrow.theta0).detach().reshape(-1)
+    else:  # lengths are measured in the target
+        ends, start = [same(below[h]) for h in hs], same(narrow.theta0)
+    moved = [float((e - start).norm()) for e in ends]
+    drift = float((ends[-1] - ends[-2]).norm())
+    return summarize(hs, differences, moved, drift, space)

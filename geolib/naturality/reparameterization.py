@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import jacrev, vjp
@@ -14,7 +15,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def directional(f: Map, x: Tensor, v: Tensor) -> Tensor:
-    r"""The derivative :math:`Df(x)v`, by two reverse passes.
+    r"""Return the derivative :math:`Df(x)v`, by two reverse passes.
 
     Reverse mode twice, not forward mode: torch's forward mode loads its decomposition
     tables (seconds, and a deprecation warning) at first use.
@@ -44,10 +45,9 @@ class Reparameterization:
         kind: the class of maps it belongs to: `affine` (its Jacobian is constant)
             or `nonlinear`.
         layers: for a map of layer form, the pairs (U, V) with
-            :math:`W_l \mapsto U_l W_l V_l` (see `geolib.naturality.layers`).
+            :math:`W_l \mapsto U_l W_l V_l` (see `geolib.naturality.affine_layers`).
 
-    Source: Goodbrake 2023, abstract (the transformation of states under the
-    diffeomorphism group); the pushes are standard tensor calculus.
+    Source: Goodbrake 2023, abstract (ii); :eq:`drv-naturality-push` (derivations).
 
     Examples:
         >>> phi = Reparameterization(torch.sinh, torch.asinh, "sinh")
@@ -67,15 +67,75 @@ class Reparameterization:
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)
 
-    @property
-    def inverted(self) -> Reparameterization:
-        r"""The map :math:`\phi^{-1}`."""
-        return Reparameterization(
-            self.inverse, self.forward, f"{self.name}^-1", self.kind
+    @classmethod
+    def affine(
+        cls, A: Tensor, b: Tensor | None = None, name: str = "affine"
+    ) -> Reparameterization:
+        r"""Return the map :math:`\psi = A\theta + b`.
+
+        Args:
+            A: (p, p), invertible.
+            b: (p,), or None.
+            name: for tables.
+
+        Raises:
+            ValueError: A is not square.
+
+        Examples:
+            >>> Reparameterization.affine(2 * torch.eye(2))(torch.ones(2))
+            tensor([2., 2.])
+        """
+        if A.ndim != 2 or A.shape[0] != A.shape[1]:
+            raise ValueError(f"A: expected a square matrix, got shape {tuple(A.shape)}")
+        inverse = torch.linalg.inv(A)
+        shift = torch.zeros_like(A[0]) if b is None else b
+        return cls(
+            lambda x: A @ x + shift, lambda y: inverse @ (y - shift), name, "affine"
         )
 
+    @classmethod
+    def scaling(
+        cls, scale: Tensor | float, name: str = "diagonal scaling"
+    ) -> Reparameterization:
+        r"""Return the map :math:`\psi_i = s_i \theta_i`.
+
+        Args:
+            scale: factors other than 0, (p,), or one for all coordinates.
+            name: for tables.
+
+        Raises:
+            ValueError: a factor that is 0 or not finite.
+
+        Examples:
+            >>> Reparameterization.scaling(torch.tensor([1.0, 4.0])).inverse(torch.ones(2))
+            tensor([1.0000, 0.2500])
+        """
+        s = torch.as_tensor(scale)
+        if not bool((s != 0).all() & torch.isfinite(s).all()):
+            raise ValueError("scale: expected finite factors other than 0")
+        return cls(lambda x: scale * x, lambda y: y / scale, name, "affine")
+
+    @classmethod
+    def coupling(
+        cls, like: Tensor, seed: int, strength: float = 0.3
+    ) -> Reparameterization:
+        r"""Return two affine coupling layers, with an exact inverse.
+
+        .. math:: (a, b) \mapsto (a, \; b \odot e^{\epsilon\tanh(Sa)}
+            + \epsilon\tanh(Ta)), \quad\text{then with } a, b \text{ exchanged}.
+
+        Args:
+            like: (p,), for size, dtype and device.
+            seed: of the permutation and of S, T.
+            strength: :math:`\epsilon`.
+
+        Source: Dinh, Sohl-Dickstein, Bengio 2017 (real NVP).
+        """
+        forward, inverse = _coupling(like, seed, strength)
+        return cls(forward, inverse, "coupling")
+
     def then(self, other: Reparameterization) -> Reparameterization:
-        r"""The composition :math:`\mathrm{other} \circ \phi`."""
+        r"""Return the composition :math:`\mathrm{other} \circ \phi`."""
         kind = "affine" if self.kind == other.kind == "affine" else "nonlinear"
         return Reparameterization(
             lambda x: other.forward(self.forward(x)),
@@ -85,29 +145,29 @@ class Reparameterization:
         )
 
     def jacobian(self, x: Tensor) -> Tensor:
-        r"""The matrix :math:`D\phi(x)`, (p, p); cost p reverse passes."""
+        r"""Return the matrix :math:`D\phi(x)`, (p, p); cost p reverse passes."""
         return jacrev(self.forward)(x)
 
     def push_vector(self, x: Tensor, v: Tensor) -> Tensor:
-        r"""A tangent vector at x: :math:`D\phi(x) v`."""
+        r"""Push a tangent vector at x: :math:`D\phi(x) v`."""
         return directional(self.forward, x, v)
 
     def push_covector(self, x: Tensor, m: Tensor) -> Tensor:
-        r"""A covector at x: :math:`D\phi(x)^{-T} m`, by one reverse pass."""
+        r"""Push a covector at x: :math:`D\phi(x)^{-T} m`, by one reverse pass."""
         return vjp(self.inverse, self.forward(x))[1](m)[0]
 
     def push_metric(self, x: Tensor, F: Tensor) -> Tensor:
-        r"""A (0,2)-tensor at x: :math:`D^{-T} F D^{-1}`."""
+        r"""Push a (0,2)-tensor at x: :math:`D^{-T} F D^{-1}`."""
         inverse = jacrev(self.inverse)(self.forward(x))
         return inverse.T @ F @ inverse
 
     def push_cometric(self, x: Tensor, G: Tensor) -> Tensor:
-        r"""A (2,0)-tensor at x: :math:`D G D^T`."""
+        r"""Push a (2,0)-tensor at x: :math:`D G D^T`."""
         D = self.jacobian(x)
         return D @ G @ D.T
 
     def second(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        r"""The second derivative :math:`D^2\phi(x)[u, v]`."""
+        r"""Return the second derivative :math:`D^2\phi(x)[u, v]`."""
 
         def along(y: Tensor) -> Tensor:
             return directional(self.forward, y, v)
@@ -122,7 +182,7 @@ class Reparameterization:
         """
         if tag == "point":
             return self.forward(value)
-        if tag == "scalar":
+        if tag in TRIVIAL:
             return value
         pushes = {
             "vector": self.push_vector,
@@ -156,11 +216,20 @@ class Reparameterization:
             )
 
 
-TAGS = ("point", "vector", "covector", "metric", "cometric", "scalar")
+TRIVIAL = ("scalar", "function", "entrywise")  # spaces on which no map acts
+TAGS = ("point", "vector", "covector", "metric", "cometric", *TRIVIAL)
 
 
 def compose(*maps: Reparameterization) -> Reparameterization:
-    """The maps applied from left to right: `compose(a, b)(x) = b(a(x))`.
+    """Apply the maps from left to right: `compose(a, b)(x) = b(a(x))`.
+
+    Args:
+        maps: at least one; the first acts first.
+
+    Raises:
+        ValueError: no map.
+
+    Source: :eq:`drv-naturality-push` (derivations).
 
     Examples:
         >>> a = Reparameterization(lambda x: 2 * x, lambda y: y / 2, "double", "affine")
@@ -175,6 +244,33 @@ def compose(*maps: Reparameterization) -> Reparameterization:
     return result
 
 
-def identity() -> Reparameterization:
-    """The identity map, the control of every experiment."""
-    return Reparameterization(lambda x: x, lambda y: y, "identity", "affine")
+def _coupling(like: Tensor, seed: int, strength: float) -> tuple[Map, Map]:
+    """The two directions of `Reparameterization.coupling`."""
+    rng = np.random.default_rng(seed)
+    p = like.numel()
+    half = p // 2
+    order = torch.as_tensor(rng.permutation(p)).to(like.device)
+    place = torch.argsort(order)
+
+    def draw(m: int, n: int) -> Tensor:
+        return torch.as_tensor(rng.standard_normal((m, n)) / np.sqrt(max(n, 1))).to(
+            like
+        )
+
+    S1, T1 = draw(p - half, half), draw(p - half, half)
+    S2, T2 = draw(half, p - half), draw(half, p - half)
+    e = strength
+
+    def forward(x: Tensor) -> Tensor:
+        a, b = x[order[:half]], x[order[half:]]
+        b = b * (e * torch.tanh(S1 @ a)).exp() + e * torch.tanh(T1 @ a)
+        a = a * (e * torch.tanh(S2 @ b)).exp() + e * torch.tanh(T2 @ b)
+        return torch.cat([a, b])[place]
+
+    def inverse(y: Tensor) -> Tensor:
+        a, b = y[order[:half]], y[order[half:]]
+        a = (a - e * torch.tanh(T2 @ b)) * (-e * torch.tanh(S2 @ b)).exp()
+        b = (b - e * torch.tanh(T1 @ a)) * (-e * torch.tanh(S1 @ a)).exp()
+        return torch.cat([a, b])[place]
+
+    return forward, inverse

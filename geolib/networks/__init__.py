@@ -1,7 +1,15 @@
 """What is known of modules, for all chapters: structure, symmetries, training."""
 
 from geolib.files import exported as _exported
-from geolib.networks.erf_kernel import ErfKernel as ErfKernel
+from geolib.networks.batch_norm import (
+    recalibrate as recalibrate,
+    with_batch_statistics as with_batch_statistics,
+)
+from geolib.networks.build import lenet as lenet, mlp as mlp, vgg as vgg
+from geolib.networks.erf_kernel import (
+    ErfKernel as ErfKernel,
+    erf_kernels as erf_kernels,
+)
 from geolib.networks.sequential import (
     HiddenUnits as HiddenUnits,
     Stage as Stage,
@@ -10,6 +18,20 @@ from geolib.networks.sequential import (
     named_layers as named_layers,
     read_stages as read_stages,
     weight_blocks as weight_blocks,
+)
+from geolib.networks.splits import (
+    Table as Table,
+    Task as Task,
+    pair_tasks as pair_tasks,
+    split_tasks as split_tasks,
+    table as table,
+)
+from geolib.networks.training import (
+    Meter as Meter,
+    accuracy as accuracy,
+    minimize as minimize,
+    train as train,
+    train_module as train_module,
 )
 from geolib.networks.weight_matching import (
     Alignment as Alignment,

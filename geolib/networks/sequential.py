@@ -92,7 +92,7 @@ def hidden_units(module: nn.Module) -> list[HiddenUnits]:
     where = [i for i, (_, layer) in enumerate(layers) if isinstance(layer, LINEAR)]
     found = []
     for i, j in pairwise(where):
-        units, reads = layers[i][1].weight.shape[0], layers[j][1].weight.shape[1]
+        units, reads = _width(layers[i][1], 0), _width(layers[j][1], 1)
         if units == 0 or reads % units:
             raise ValueError(
                 f"module: layer {layers[j][0]} reads {reads} inputs, which does not "
@@ -132,7 +132,7 @@ class Stage:
 
 
 def read_stages(module: nn.Module) -> tuple[list[nn.Module], list[Stage]]:
-    """Split a network into the modules before its first linear layer, and its stages.
+    """Split a ReLU network into the modules before its first linear layer, and stages.
 
     Nested `nn.Sequential` are opened; Dropout and Identity, which do nothing in eval
     mode, are left out. Every stage but the last holds a ReLU, so that its channels can
@@ -143,6 +143,8 @@ def read_stages(module: nn.Module) -> tuple[list[nn.Module], list[Stage]]:
             name; a module that is not `nn.Sequential`; mixed dtypes.
         ValueError: training mode, a layer used twice, a hidden layer with no ReLU,
             shapes that do not follow each other, NaN or infinite weights.
+
+    Source: ours.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
@@ -169,6 +171,13 @@ def weight_blocks(stages: list[Stage]) -> list[np.ndarray]:
     """Weights as float64 arrays (out, in channels, entries a channel) for each stage.
 
     After Flatten the columns of a Linear layer are grouped by the channel they read.
+
+    Source: ours.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
+        >>> [block.shape for block in weight_blocks(read_stages(net)[1])]
+        [(3, 2, 1), (1, 3, 1)]
     """
     blocks = []
     for n, stage in enumerate(stages):
@@ -179,7 +188,14 @@ def weight_blocks(stages: list[Stage]) -> list[np.ndarray]:
 
 
 def channel_vectors(stage: Stage) -> dict[str, Tensor]:
-    """The tensors with one entry a channel: bias and batch normalization."""
+    """The tensors with one entry a channel: bias and batch normalization.
+
+    Source: ours.
+
+    Examples:
+        >>> list(channel_vectors(Stage("0", nn.Linear(2, 3))))
+        ['bias']
+    """
     found = {"bias": stage.linear.bias}
     if stage.norm is not None:
         for name in ("weight", "bias", "running_mean", "running_var"):
@@ -190,6 +206,11 @@ def channel_vectors(stage: Stage) -> dict[str, Tensor]:
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """A float64 NumPy copy on the CPU."""
     return tensor.detach().to("cpu", torch.float64).numpy().copy()
+
+
+def _width(layer: nn.Module, axis: int) -> int:
+    assert isinstance(layer, LINEAR)
+    return layer.weight.shape[axis]
 
 
 def _is_sequential(module: nn.Module) -> bool:

@@ -27,8 +27,9 @@ def execute_there(job: Job, work: Path, scheduler: str, gpu: bool) -> Outcome:
 
     A notebook whose worker died is sent once more.
     """
-    from geolib.sweep import Options, SweepError
-    from geolib.sweep.engines import drive
+    from geolib.sweep import Options
+    from geolib.sweep.engines import SweepError
+    from geolib.sweep.runner import drive
 
     # A key of this sending alone: a forced run must not find an earlier one's.
     key = f"{job.name.replace('/', '-')}-{uuid.uuid4().hex}"

@@ -23,13 +23,7 @@ LEDGER_MARK = "<!-- ledger -->"
 CPU_MARK = "<!-- cpu-notebooks -->"
 MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
 SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
-# Jupyter Book's own command, but with as many processes as there are cores.
-LAUNCH = """
-import functools, jupyter_book.sphinx as it
-it.build_sphinx = functools.partial(it.build_sphinx, jobs={jobs})
-from jupyter_book.cli.main import main
-main()
-"""
+LAUNCH = "from jupyter_book.cli.main import main; main()"
 
 
 def build_site(build: Build, strict: bool = False) -> Ledger:
@@ -172,8 +166,7 @@ def _render(build: Build, source: Path, machinery: str, whole: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_whole(record, machinery)
     _mathjax(build.root, source / "book" / "_static" / "mathjax")
-    launch = LAUNCH.format(jobs=min(4, os.cpu_count() or 1))
-    command = [sys.executable, "-c", launch, "build", str(source), "--path-output"]
+    command = [sys.executable, "-c", LAUNCH, "build", str(source), "--path-output"]
     command += [str(out), "-n", "--keep-going", "-q", *(["-W"] if whole else [])]
     env = dict(os.environ, PYTHONPATH=str(build.root), GEOLIB_ROOT=str(build.root))
     result = subprocess.run(

@@ -13,23 +13,14 @@ The engine is this process, Dask workers on this machine, or any Dask scheduler 
 address; the code of a sweep does not know which.
 """
 
-from geolib.sweep.engines import Options, SweepError
-from geolib.sweep.reading import means, sweep_rows
-from geolib.sweep.runner import Report, Sweep, collect, run_sweep
-from geolib.sweep.spec import canonical, grid, key_of
-from geolib.sweep.store import Store
+from geolib.files import exported as _exported
 
-__all__ = [
-    "Options",
-    "Report",
-    "Store",
-    "Sweep",
-    "SweepError",
-    "canonical",
-    "collect",
-    "grid",
-    "key_of",
-    "means",
-    "run_sweep",
-    "sweep_rows",
-]
+from .engines import Options as Options
+from .runner import Sweep as Sweep
+from .runner import run_sweep as run_sweep
+from .spec import grid as grid
+from .store import Store as Store
+from .summary import means as means
+from .summary import sweep_rows as sweep_rows
+
+__all__ = _exported(globals())

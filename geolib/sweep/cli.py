@@ -15,7 +15,9 @@ from geolib.sweep.store import Store
 
 Name = Annotated[
     str | None,
-    typer.Argument(help="A sweep that ships, or `module:ATTRIBUTE`; none lists them."),
+    typer.Argument(
+        help="A sweep that ships, FILE.py:NAME or module:NAME; none lists them."
+    ),
 ]
 Folder = Annotated[
     Path | None, typer.Option(help="Results; default GEOLIB_SWEEPS or a cache folder.")
@@ -104,7 +106,3 @@ def _export(chosen: Sweep, store: Store, path: Path) -> str:
     else:
         store.to_parquet(chosen.name, path)
     return f"{path}: {len(table)} rows"
-
-
-if __name__ == "__main__":  # python -m geolib.sweep.cli
-    typer.run(sweep)

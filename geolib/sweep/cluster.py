@@ -31,23 +31,29 @@ STALL = 45  # seconds beyond two time limits after which silence means lost news
 def drive_dask(
     run: Run, specs: Mapping[str, Any], options: Options, wanted: Callable[[str], bool]
 ) -> Iterator[Finished]:
-    """See `geolib.sweep.engines.drive`."""
+    """See `geolib.sweep.runner.drive`."""
     if not specs:
         return
     with connected(options) as client:
-        flight = Flight(client, run, specs, options, wanted)
+        dask_run = DaskRun(client, run, specs, options, wanted)
         try:
-            while flight.busy:
-                flight.submit()
-                yield from flight.collect()
+            while dask_run.busy:
+                dask_run.submit()
+                yield from dask_run.collect()
         except (OSError, CancelledError) as error:  # a closed or silent connection
-            raise flight.lost() from error
+            raise dask_run.lost() from error
         finally:
-            flight.cancel()
+            dask_run.cancel()
 
 
-class Flight:
-    """The runs that wait, fly and are held back."""
+class DaskRun:
+    """The runs that wait, are in flight, or are suspected of killing their worker.
+
+    A run is `waiting`, then `in_flight`; one whose last try ended with its worker joins
+    the `suspects`, which are sent one at a time when nothing else is in flight: only a
+    run that kills its worker while it flies alone is condemned. `resubmission` counts
+    how often lost news made us send runs again, so that Dask's keys stay unique.
+    """
 
     def __init__(
         self,
@@ -60,30 +66,32 @@ class Flight:
         self.client, self.run, self.specs = client, run, specs
         self.options, self.wanted = options, wanted
         self.waiting = deque((key, 1) for key in specs)
-        self.alone: deque[tuple[str, int]] = deque()
-        self.flying: dict[str, tuple[str, int, Any]] = {}
+        self.suspects: deque[tuple[str, int]] = deque()
+        self.in_flight: dict[str, tuple[str, int, Any]] = {}
         self.single = False  # what flies, flies alone
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.seen = time.monotonic()
         self.moved = time.monotonic()  # when a run last ended or was sent
         self.looked = time.monotonic()
-        self.wave = 0  # grows when runs are sent again, so that keys stay unique
+        self.resubmission = (
+            0  # grows when runs are sent again, so that keys stay unique
+        )
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.alone or self.flying)
+        return bool(self.waiting or self.suspects or self.in_flight)
 
     def submit(self) -> None:
         """Keep enough runs in flight; a suspect only when nothing else flies."""
         threads = sum(self.client.nthreads().values()) if self.waiting else 0
-        room = max(128, 8 * threads) - len(self.flying)
+        room = max(128, 8 * threads) - len(self.in_flight)
         batch: list[tuple[str, int]] = []
         while self.waiting and len(batch) < room:
             self._take(self.waiting, batch)
-        if not self.flying:
+        if not self.in_flight:
             self.single = not batch
-        while self.alone and not (self.waiting or self.flying or batch):
-            self._take(self.alone, batch)
+        while self.suspects and not (self.waiting or self.in_flight or batch):
+            self._take(self.suspects, batch)
         if not batch:
             return
         futures = self.client.map(
@@ -92,13 +100,16 @@ class Flight:
             [self.specs[key] for key, _ in batch],
             limit=self.options.limit,
             hard=True,
-            key=[f"geolib-sweep-{key}-{tries}-{self.wave}" for key, tries in batch],
+            key=[
+                f"geolib-sweep-{key}-{tries}-{self.resubmission}"
+                for key, tries in batch
+            ],
             resources={"GPU": 1} if self.options.gpu else None,
             pure=False,
         )
         self.moved = time.monotonic()
         for (key, tries), future in zip(batch, futures, strict=True):
-            self.flying[future.key] = (key, tries, future)
+            self.in_flight[future.key] = (key, tries, future)
             future.add_done_callback(self.events.put)
 
     def _take(self, source: deque, batch: list) -> None:
@@ -115,12 +126,12 @@ class Flight:
                 ended.append(self.events.get_nowait())
         except queue.Empty:
             pass
-        ended = [future for future in ended if future.key in self.flying]
+        ended = [future for future in ended if future.key in self.in_flight]
         for future, outcome, died in self._outcomes(ended):
             self.seen = self.moved = time.monotonic()
-            key, tries, _ = self.flying.pop(future.key)
+            key, tries, _ = self.in_flight.pop(future.key)
             if died and not self.single and tries >= self.options.retries:
-                self.alone.append((key, tries + 1))
+                self.suspects.append((key, tries + 1))
             elif outcome.error is None or tries > self.options.retries:
                 yield Finished(key, outcome, tries)
             else:
@@ -182,14 +193,14 @@ class Flight:
         within its limit, so silence for much longer means that the news is lost.
         """
         limit = self.options.limit
-        if not limit or not self.flying or not self.client.nthreads():
+        if not limit or not self.in_flight or not self.client.nthreads():
             return
         if time.monotonic() - self.moved < 2 * limit + STALL:
             return
-        stuck = list(self.flying.values())
+        stuck = list(self.in_flight.values())
         self.client.cancel([future for _, _, future in stuck])
-        self.flying.clear()
-        self.wave += 1
+        self.in_flight.clear()
+        self.resubmission += 1
         self.moved = time.monotonic()
         self.waiting.extend((key, tries) for key, tries, _ in stuck)
 
@@ -210,14 +221,14 @@ class Flight:
         """The error that says what to do after the scheduler is gone."""
         return SweepError(
             f"the scheduler ({self.options.scheduler}) went away with "
-            f"{len(self.flying)} runs in flight; what ended is stored, "
+            f"{len(self.in_flight)} runs in flight; what ended is stored, "
             "run the same again to resume"
         )
 
     def cancel(self) -> None:
         """Call back what still flies; a dead scheduler is no obstacle."""
-        if self.flying and self.client.status == "running":
-            self.client.cancel([future for _, _, future in self.flying.values()])
+        if self.in_flight and self.client.status == "running":
+            self.client.cancel([future for _, _, future in self.in_flight.values()])
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Try every spec until it ends well or its tries are used up; the in-process engine."""
+"""How an engine runs and what it yields; the in-process engine."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class Options:
         gpu: each run occupies one GPU: it goes to workers that offer the resource
             `GPU`, one at a time.
         patience: seconds without any worker after which the engine gives up.
+
+    Raises:
+        ValueError: a negative number of retries, no workers, a limit that is not
+            positive, or a scheduler that is neither a word nor an address.
     """
 
     scheduler: str = "local"
@@ -61,29 +66,9 @@ class Options:
             )
 
 
-def drive(
-    run: Run,
-    specs: Mapping[str, Any],
-    options: Options,
-    wanted: Callable[[str], bool] = lambda key: True,
-) -> Iterator[Finished]:
-    """Run every spec and yield its end as it comes, in any order.
-
-    Args:
-        run: the function of one spec; importable on the workers.
-        specs: by key.
-        options: where and how.
-        wanted: asked just before a spec starts; False skips it (someone else has
-            stored it meanwhile).
-
-    Raises:
-        SweepError: the scheduler cannot be reached or went away, or no worker came.
-    """
-    if options.scheduler == "inline":
-        return drive_inline(run, specs, options, wanted)
-    from geolib.sweep.cluster import drive_dask
-
-    return drive_dask(run, specs, options, wanted)
+def default_scheduler() -> str:
+    """`local` where Dask is installed, else `inline`."""
+    return "local" if importlib.util.find_spec("distributed") else "inline"
 
 
 def drive_inline(

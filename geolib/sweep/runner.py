@@ -12,9 +12,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from geolib.sweep.engines import Finished, Options, Run, SweepError, drive
+from geolib.sweep.cluster import drive_dask
+from geolib.sweep.engines import (
+    Finished,
+    Options,
+    Run,
+    SweepError,
+    default_scheduler,
+    drive_inline,
+)
 from geolib.sweep.spec import fields_of, key_of
 from geolib.sweep.store import Store
+
+
+def drive(
+    run: Run,
+    specs: Mapping[str, Any],
+    options: Options,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> Iterator[Finished]:
+    """Run every spec and yield its end as it comes, in any order.
+
+    Args:
+        run: the function of one spec; importable on the workers.
+        specs: by key.
+        options: where and how.
+        wanted: asked just before a spec starts; False skips it (someone else has
+            stored it meanwhile).
+
+    Raises:
+        SweepError: the scheduler cannot be reached or went away, or no worker came.
+    """
+    if options.scheduler == "inline":
+        return drive_inline(run, specs, options, wanted)
+    return drive_dask(run, specs, options, wanted)
 
 
 @dataclass(frozen=True)
@@ -51,7 +82,16 @@ class Sweep:
 
 @dataclass
 class Report:
-    """What a call of `run_sweep` did."""
+    """What a call of `run_sweep` did.
+
+    Attributes:
+        total: runs that were asked for.
+        stored: of these, those that were stored before.
+        done: those that ended well now.
+        failed: errors by key, stored failures included.
+        retried: those that needed more than one try.
+        seconds: that the call took.
+    """
 
     total: int
     stored: int = 0
@@ -84,16 +124,30 @@ def run_sweep(
         sweep: what to run.
         specs: by key, as `Sweep.specs` gives them, or a size.
         store: where results go; anything stored there is skipped, failures too.
-        options: where and how to run; default: local Dask workers.
+        options: where and how to run; default: local Dask workers, or this process
+            where Dask is not installed.
         retry_failed: run stored failures again.
         progress: show a bar on stderr; default: on a terminal where `CI` is not set.
 
     Raises:
         SweepError: the engine failed, or a result cannot be written (disk full);
             what ended before is stored, and the same call resumes.
+
+    Examples:
+        >>> import dataclasses, tempfile
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Spec:
+        ...     n: int
+        >>> squares = Sweep("squares", lambda s: {"square": s.n**2},
+        ...                 {"small": lambda: [Spec(2), Spec(3)]})
+        >>> store = Store(tempfile.mkdtemp())
+        >>> run_sweep(squares, "small", store, Options("inline")).done
+        2
+        >>> sorted(row["square"] for row in store.rows("squares"))
+        [4, 9]
     """
     specs = sweep.specs(specs) if isinstance(specs, str) else specs
-    options = options or Options()
+    options = options or Options(default_scheduler())
     start = time.perf_counter()
     store.tidy(sweep.name)
     held = store.scan(sweep.name)
@@ -161,8 +215,22 @@ def collect(
     beforehand on a cluster is read. Nothing is written. Each row has the fields of its
     spec and of its record.
 
+    Args:
+        sweep: what to read or to run.
+        size: `small`, `book` or `full`.
+        store: default: `GEOLIB_SWEEPS`, else the cache folder.
+
     Raises:
         SweepError: a run fails here, or is stored as failed.
+
+    Examples:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Spec:
+        ...     n: int
+        >>> cubes = Sweep("cubes", lambda s: {"cube": s.n**3}, {"small": lambda: [Spec(2)]})
+        >>> collect(cubes, "small", Store("no-such-folder"))
+        [{'n': 2, 'cube': 8}]
     """
     store = store or Store()
     held = store.scan(sweep.name)

@@ -60,6 +60,15 @@ def key_of(spec: Any, name: str, version: int = 1) -> str:
         spec: the dataclass instance.
         name: the sweep's name, so that equal specs of two sweeps differ.
         version: raised when the sweep's function starts to mean something else.
+
+    Examples:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Run:
+        ...     rate: float
+        >>> key_of(Run(1), "demo") == key_of(Run(1.0), "demo")
+        True
+        >>> key_of(Run(1), "demo") == key_of(Run(1), "demo", version=2)
+        False
     """
     text = f"{name}\n{version}\n{canonical(spec)}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -56,7 +57,8 @@ class Store:
         failed = entry["status"] == "failed"
         path = self.path(sweep, key, failed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(entry | {"key": key})
+        entry = entry | {"key": key}
+        text = json.dumps(entry | {"sum": _sum(entry)})
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -156,5 +158,17 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
         entry = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(entry, dict) and entry.get("key") == key
+    if not isinstance(entry, dict) or entry.get("key") != key:
+        return None
+    # entries of before there were sums have none; their shape is checked all the same
+    if entry.pop("sum", None) not in (None, _sum(entry)):
+        return None
+    part = {"done": "record", "failed": "error"}.get(str(entry.get("status")))
+    whole = part in entry and isinstance(entry.get("spec"), dict)
     return entry if whole else None
+
+
+def _sum(entry: dict[str, Any]) -> str:
+    """SHA-256 of an entry's canonical JSON: a value that was changed is noticed."""
+    text = json.dumps(entry, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -181,7 +181,7 @@ def test_products_by_rows_and_by_graph_give_the_same_iterates(monkeypatch):
     g = normal(G.p, 3)
     answers = []
     for choice in (True, False):
-        monkeypatch.setattr(solve, "by_rows", lambda _, c=choice: c)
+        monkeypatch.setattr(solve, "by_rows", lambda *_, c=choice: c)
         answers.append(G.solve(g, 1e-2, "cg", max_iterations=7).x)
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-10, atol=1e-12)
 

@@ -119,7 +119,7 @@ def test_too_few_iterations_are_confessed():
 def test_the_kronecker_preconditioner_keeps_the_answer(case):
     G = build(case)
     g = normal(G.p, 1)
-    s = G.solve(g, 1e-3, "cg", precondition="kfac", tol=1e-10, max_iterations=3000)
+    s = G.solve(g, 1e-3, "kfac", tol=1e-10, max_iterations=3000)
     H = G.dense() + 1e-3 * torch.eye(G.p, dtype=torch.float64)
     assert relative(s.x, torch.linalg.solve(H, g)) < 1e-7
     assert s.converged
@@ -128,7 +128,7 @@ def test_the_kronecker_preconditioner_keeps_the_answer(case):
 def test_the_kronecker_preconditioner_is_exact_for_one_linear_layer():
     R = Realization(init_(nn.Linear(4, 3).double(), 0, bias_scale=1.0))
     G = PullbackMetric(R, normal((20, 4), 1)).at(R.theta0)
-    s = G.solve(normal(R.p, 2), 1e-2, "cg", precondition="kfac", tol=1e-12)
+    s = G.solve(normal(R.p, 2), 1e-2, "kfac", tol=1e-12)
     assert s.iterations <= 2
     assert G.solve(normal(R.p, 2), 1e-2, "cg", tol=1e-12).iterations > 3
 
@@ -238,7 +238,18 @@ def test_an_indefinite_operator_is_refused():
         ({"damping": math.nan}, ValueError, "damping: expected a finite"),
         ({"damping": 0.0, "method": "nystrom"}, ValueError, "needs a positive one"),
         ({"method": "lu"}, ValueError, "method: expected one of"),
-        ({"precondition": "jacobi"}, ValueError, "precondition: expected None or"),
+        ({"tol": math.nan}, ValueError, "tol: expected a finite number >= 0, got nan"),
+        (
+            {"rtol": math.inf},
+            ValueError,
+            "rtol: expected a finite number >= 0, got inf",
+        ),
+        ({"free": torch.ones(3)}, ValueError, "free: expected method 'cg'"),
+        (
+            {"free": torch.ones(3), "method": "cg"},
+            ValueError,
+            r"free: expected a mask of shape \(32,\), got \(3,\)",
+        ),
     ],
 )
 def test_bad_input(change, error, message):
@@ -258,3 +269,18 @@ def test_the_wrong_precision_and_a_hopeless_damping_are_named():
         G.spectrum(0)
     with pytest.raises(ValueError, match="not positive definite in this precision"):
         build("wide").solve(normal(46, 0), 1e-30, "cholesky")
+
+
+def test_only_the_free_parameters_move():
+    G = build("mlp")
+    g, free = normal(G.p, 1), normal(G.p, 5) > 0
+    s = G.solve(g, 0.1, "cg", tol=1e-12, free=free)
+    H = G.dense()[free][:, free] + 0.1 * torch.eye(int(free.sum())).double()
+    assert relative(s.x[free], torch.linalg.solve(H, g[free])) < 1e-10
+    assert float(s.x[~free].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("rtol", [float("nan"), float("inf"), -1.0])
+def test_a_rank_by_no_tolerance_is_refused(rtol):
+    with pytest.raises(ValueError, match="rtol: expected a finite number >= 0"):
+        build("mlp").rank(rtol)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from geolib.core import Realization
-from geolib.geodesics import mlp, table, train
+from geolib.networks import mlp, table, train
 
 
 @functools.cache

@@ -10,25 +10,20 @@ from torch import nn
 from geolib.core import Realization
 from geolib.geodesics import (
     FunctionSpace,
-    Path,
     SineBasis,
-    Table,
-    certify,
+    WeightPath,
+    certify_path,
     connect,
+    exponential_map,
     geodesic,
     invariant_walk,
     learn_sequence,
-    mlp,
     noise_like,
     profile,
-    recalibrate,
-    shoot,
     sparsify,
-    split_tasks,
-    table,
-    train,
     trained_curve,
 )
+from geolib.networks import Table, mlp, recalibrate, split_tasks, table, train
 
 NAN = float("nan")
 X = torch.linspace(-1, 1, 80, dtype=torch.float64).view(20, 4).sin()
@@ -37,7 +32,7 @@ A, B = mlp([4, 6, 3], 0), mlp([4, 6, 3], 1)
 R = Realization(A)
 WA, WB = R.theta0, Realization(B).theta0
 S = FunctionSpace(R, X)
-LINE = Path(WA, WB)
+LINE = WeightPath(WA, WB)
 
 
 def broken():
@@ -134,22 +129,28 @@ CASES = {
     ),
     "no bends": (lambda: geodesic(S, WA, WB, basis=SineBasis(0)), "at least one bend"),
     "NaN bends": (
-        lambda: Path(WA, WB, SineBasis(1), poisoned()[None]),
+        lambda: WeightPath(WA, WB, SineBasis(1), poisoned()[None]),
         "control: expected finite bends",
     ),
     "NaN tolerance": (lambda: geodesic(S, WA, WB, tol=NAN), "tol: expected"),
     "curve, no steps": (lambda: trained_curve(R, WA, WB, X, Y, steps=0), "steps"),
     "curve, NaN rate": (lambda: trained_curve(R, WA, WB, X, Y, lr=NAN), "lr"),
-    "shot with NaN": (lambda: shoot(S, WA, poisoned()), "v: expected finite"),
-    "shot of other size": (lambda: shoot(S, WA, WB[:-1]), "v: expected the shape"),
-    "shot, no velocity": (lambda: shoot(S, WA, 0 * WA), "other than zero"),
-    "shot, no steps": (lambda: shoot(S, WA, WB, steps=0), "steps"),
+    "shot with NaN": (lambda: exponential_map(S, WA, poisoned()), "v: expected finite"),
+    "shot of other size": (
+        lambda: exponential_map(S, WA, WB[:-1]),
+        "v: expected the shape",
+    ),
+    "shot, no velocity": (lambda: exponential_map(S, WA, 0 * WA), "other than zero"),
+    "shot, no steps": (lambda: exponential_map(S, WA, WB, steps=0), "steps"),
     "walk from NaN": (lambda: invariant_walk(S, poisoned(), WA), "w: expected finite"),
     "walk to NaN": (lambda: invariant_walk(S, WA, poisoned()), "direction: expected"),
-    "walk, negative damping": (lambda: invariant_walk(S, WA, WB, mu=-1.0), "mu"),
-    "certificate, one time": (lambda: certify(S, LINE, grid=1), "grid"),
-    "level as text": (lambda: sparsify(A, X, "0.5"), "level: expected a share"),
-    "level of one": (lambda: sparsify(A, X, 1), "level: expected a share"),
+    "walk, negative damping": (
+        lambda: invariant_walk(S, WA, WB, damping=-1.0),
+        "damping",
+    ),
+    "certificate, one time": (lambda: certify_path(S, LINE, grid=1), "grid"),
+    "level as text": (lambda: sparsify(A, X, "0.5"), "sparsity: expected a share"),
+    "level of one": (lambda: sparsify(A, X, 1), "sparsity: expected a share"),
     "sparsify, no steps": (lambda: sparsify(A, X, 0.5, steps=0), "steps: expected"),
     "sparsify, training BatchNorm": (lambda: sparsify(normed(), X, 0.5), "eval"),
     "one width": (lambda: mlp([4]), "sizes: expected two or more"),
@@ -165,7 +166,7 @@ def test_clear_error(name):
 
 def test_outputs_that_overflow_on_the_way_are_not_scored():
     # finite weights whose outputs are not
-    huge = Path(WA * 1e200, WB * 1e200)
+    huge = WeightPath(WA * 1e200, WB * 1e200)
     with pytest.raises(ValueError, match=r"logits: not finite at time 0"):
         profile(huge, logits, Y, 3)
 

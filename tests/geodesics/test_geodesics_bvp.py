@@ -12,19 +12,19 @@ from geolib.core import Realization
 from geolib.geodesics import (
     BezierBasis,
     FunctionSpace,
-    HatBasis,
-    Path,
+    LinearSplineBasis,
     SineBasis,
+    WeightPath,
     bvp,
-    certify,
-    difference_energy,
+    certify_path,
     geodesic,
     lengths,
-    mlp,
     profile,
     trained_curve,
 )
+from geolib.geodesics.bvp import difference_energy
 from geolib.geodesics.measures import Profile, calibration_error
+from geolib.networks import mlp
 
 
 def pair():
@@ -41,13 +41,13 @@ def barrier(path, R):
 def test_geodesic_removes_the_barrier_and_shortens_the_path():
     R, a, b, S = pair()
     found = geodesic(S, a, b, steps=500, batch=64, tol=0.05)
-    assert found.passes == 500 * 3 * 64 + 2 * len(S.x)  # the ends, once
+    assert found.gradient_evaluations == 500 * 3 * 64 + 2 * len(S.x)  # the ends, once
     assert found.converged
     assert found.stationarity < 0.05
-    line = barrier(Path(a, b), R)
+    line = barrier(WeightPath(a, b), R)
     assert line > 0.2
     assert barrier(found.path, R) < 0.05 * line
-    before, after = lengths(S, Path(a, b)), lengths(S, found.path)
+    before, after = lengths(S, WeightPath(a, b)), lengths(S, found.path)
     assert after.output < 0.5 * before.output
     assert after.arc == pytest.approx(before.arc)
     assert after.arc < after.output
@@ -70,7 +70,9 @@ def test_divergence_is_reported_and_not_returned():
     assert bool(torch.isfinite(found.path.control).all())
 
 
-@pytest.mark.parametrize("basis", [SineBasis(2), HatBasis(3)], ids=["sine", "hat"])
+@pytest.mark.parametrize(
+    "basis", [SineBasis(2), LinearSplineBasis(3)], ids=["sine", "hat"]
+)
 def test_checkpoint_takes_the_same_steps(basis):
     _R, a, b, S = pair()
     options = {"basis": basis, "steps": 5, "batch": 16, "segments": 4}
@@ -81,13 +83,17 @@ def test_checkpoint_takes_the_same_steps(basis):
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("basis", [SineBasis(3), HatBasis(3)], ids=["sine", "hat"])
+@pytest.mark.parametrize(
+    "basis", [SineBasis(3), LinearSplineBasis(3)], ids=["sine", "hat"]
+)
 def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
     # the ridge enters the search in closed form and never as weights of all points
     _R, a, b, S = pair()
     S = FunctionSpace(S.realization, S.x[:40], ridge=0.3)
     control = 0.1 * vector((3, len(a)), 5)
-    search = bvp._Search(S, Path(a, b, basis, control), 4, True, 40, 0, checkpoint)
+    search = bvp._Search(
+        S, WeightPath(a, b, basis, control), 4, True, 40, 0, checkpoint
+    )
     t, rows = search.draw()
     path, leaf = bvp._with_leaf(search.path)
     value, grad = search.gradient(path, t, rows)
@@ -118,7 +124,7 @@ def test_checkpoint_keeps_one_network_at_a_time():
             highest = max(highest, sum(live.values()))
             return kept
 
-        path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
+        path = WeightPath(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
         search = bvp._Search(S, path, segments, True, 4, 0, checkpoint)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda k: k.t):
             search.gradient(bvp._with_leaf(path)[0], *search.draw())
@@ -130,7 +136,7 @@ def test_checkpoint_keeps_one_network_at_a_time():
 
 def test_times_are_drawn_anew_and_keep_their_order():
     _R, a, b, S = pair()
-    path = Path(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
+    path = WeightPath(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
     for jitter in (True, False):
         search = bvp._Search(S, path, 4, jitter, 8, 0, False)
         draws = torch.stack([search.draw()[0] for _ in range(200)])
@@ -146,11 +152,11 @@ def test_knot_cheating_does_not_count_as_converged():
     # at its 16 fixed knots the polygon is nearly at rest; between them it is not
     _R, a, b, S = pair()
     S = S.on(S.x[:60])
-    options = {"basis": HatBasis(3), "segments": 4, "jitter": False}
+    options = {"basis": LinearSplineBasis(3), "segments": 4, "jitter": False}
     found = geodesic(S, a, b, steps=400, batch=60, tol=0.02, **options)
     search = bvp._Search(S, found.path, 4, False, 60, 0, False)
     knots = found.path.times(5)
-    line = Path(a, b, HatBasis(3), torch.zeros(3, len(a)).double())
+    line = WeightPath(a, b, LinearSplineBasis(3), torch.zeros(3, len(a)).double())
     at_knots = [
         search.gradient(bvp._with_leaf(p)[0], knots, None)[1].norm()
         for p in (line, found.path)
@@ -178,7 +184,7 @@ def test_distances_of_three_optima():
 def test_more_inputs_never_shorten_a_path():
     # sums over inputs: n times the squared speed grows with every input
     _R, a, b, S = pair()
-    path = Path(a, b)
+    path = WeightPath(a, b)
     sizes = [10, 50, 200]
     scaled = [n**0.5 * lengths(S.on(S.x[:n]), path, 33).speed for n in sizes]
     for fewer, more in itertools.pairwise(scaled):
@@ -207,7 +213,7 @@ def test_energy_by_hand():
 
 def test_polygons_grow_to_the_curve():
     _R, a, b, S = pair()
-    path = Path(a, b, BezierBasis(1), 0.3 * vector((1, len(a)), 2))
+    path = WeightPath(a, b, BezierBasis(1), 0.3 * vector((1, len(a)), 2))
     values = [lengths(S, path, n).output for n in (9, 17, 33, 65)]
     assert values == sorted(values)
     gaps = [q - p for p, q in itertools.pairwise(values)]
@@ -216,8 +222,10 @@ def test_polygons_grow_to_the_curve():
 
 def test_reversal_and_symmetry():
     _R, a, b, S = pair()
-    path = Path(a, b, SineBasis(2), 0.1 * vector((2, len(a)), 2))
-    there, back = lengths(S, path, 33), lengths(S, path.reverse(), 33)
+    control = 0.1 * vector((2, len(a)), 2)
+    path = WeightPath(a, b, SineBasis(2), control)
+    reverse = WeightPath(b, a, SineBasis(2), torch.stack([control[0], -control[1]]))
+    there, back = lengths(S, path, 33), lengths(S, reverse, 33)
     assert there.output == pytest.approx(back.output, rel=1e-12)
     assert torch.allclose(there.speed.flip(0), back.speed)
 
@@ -234,9 +242,9 @@ def test_length_does_not_see_relu_rescaling_or_permutation():
         p["3.weight"] = (p["3.weight"] / scale)[:, order]
         return R.flatten(p)
 
-    path = Path(a, b, SineBasis(1), 0.1 * vector((1, len(a)), 2))
+    path = WeightPath(a, b, SineBasis(1), 0.1 * vector((1, len(a)), 2))
     control = moved(path.control[0])[None]
-    twin = Path(moved(a), moved(b), path.basis, control)
+    twin = WeightPath(moved(a), moved(b), path.basis, control)
     ours, theirs = lengths(S, path, 33), lengths(S, twin, 33)
     assert ours.output == pytest.approx(theirs.output, rel=1e-10)
     assert ours.weight != pytest.approx(theirs.weight, rel=1e-2)
@@ -246,8 +254,8 @@ def test_curve_with_labels_is_trained():
     R, a, b, _S = pair()
     data = digits()
     found = trained_curve(R, a, b, data.x, data.y, steps=300, batch=64)
-    assert barrier(found.path, R) < 0.1 * barrier(Path(a, b), R)
-    assert found.passes == 300 * 64
+    assert barrier(found.path, R) < 0.1 * barrier(WeightPath(a, b), R)
+    assert found.gradient_evaluations == 300 * 64
     with pytest.raises(ValueError, match="y: expected classes 0 to 9"):
         trained_curve(R, a, b, data.x, data.y + 5, steps=1)
 
@@ -280,7 +288,7 @@ def test_certificate_is_tight_where_norms_multiply(moved):
     b = a.clone()
     b[:3] += 0.0 if moved == "bias" else 0.1 * x[0]
     b[3] += 0.0 if moved == "weights" else 0.3
-    found = certify(FunctionSpace(R, x, "raw"), Path(a, b), grid=2)
+    found = certify_path(FunctionSpace(R, x, "raw"), WeightPath(a, b), grid=2)
     assert found.rigorous
     assert found.grid == 2
     truth = float((R(b, x) - R(a, x)).abs())
@@ -295,35 +303,35 @@ def test_certificate_holds_between_samples():
     R, a, b, S = pair()
     small = FunctionSpace(R, S.x[:20])
     # a bend so narrow that nine samples miss its height
-    path = Path(a, 0.99 * a, SineBasis(8), torch.zeros(8, len(a), dtype=a.dtype))
+    path = WeightPath(a, 0.99 * a, SineBasis(8), torch.zeros(8, len(a), dtype=a.dtype))
     control = path.control.clone()
     control[7] = 0.5 * vector(len(a), 3)
     path = dataclasses.replace(path, control=control)
-    found = certify(small, path, slack=1e9, grid=9)
+    found = certify_path(small, path, slack=1e9, grid=9)
     assert found.rigorous
     t = path.times(2001)
     phi = small(path(t))
     truth = (phi - phi[0]).norm(dim=1).max().item()
     assert found.sampled < 0.9 * truth < truth <= found.bound
-    line = certify(small, Path(a, b), slack=0.5, limit=129)
-    fine = small(Path(a, b)(t))
+    line = certify_path(small, WeightPath(a, b), slack=0.5, limit=129)
+    fine = small(WeightPath(a, b)(t))
     assert (fine - fine[0]).norm(dim=1).max().item() <= line.bound
 
 
 def test_certificate_tightens_to_its_slack():
     R, w, x = smooth()
     S = FunctionSpace(R, x)
-    path = Path(w, 1.2 * w, SineBasis(2), 0.1 * vector((2, len(w)), 2))
-    found = certify(S, path, slack=0.01)
+    path = WeightPath(w, 1.2 * w, SineBasis(2), 0.1 * vector((2, len(w)), 2))
+    found = certify_path(S, path, slack=0.01)
     assert found.sampled <= found.bound <= found.sampled + 0.01
     assert found.rigorous
     with pytest.raises(ValueError, match="slack"):
-        certify(S, path, slack=0.0)
+        certify_path(S, path, slack=0.0)
 
 
 def test_total_length_counts_the_ridge():
     R, w, x = smooth()
-    found = lengths(FunctionSpace(R, x, ridge=4.0), Path(w, -w))
+    found = lengths(FunctionSpace(R, x, ridge=4.0), WeightPath(w, -w))
     assert found.output < found.total
     assert found.total >= 2 * found.weight
 
@@ -372,6 +380,40 @@ def test_bad_ends_and_grids():
     with pytest.raises(ValueError, match="b: expected finite weights, got 1"):
         geodesic(S, a, bad)
     with pytest.raises(ValueError, match="grid"):
-        profile(Path(a, b), lambda w: R(w, S.x), digits().y, 64)
+        profile(WeightPath(a, b), lambda w: R(w, S.x), digits().y, 64)
     with pytest.raises(ValueError, match="grid"):
-        lengths(S, Path(a, b), 1)
+        lengths(S, WeightPath(a, b), 1)
+
+
+@pytest.mark.parametrize("slope", [0.1, 1.0, 3.0, -4.0])
+def test_certificate_knows_how_steep_a_leaky_relu_is(slope):
+    # on the leaky side the outputs move |slope| times as fast as the weights
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LeakyReLU(slope))
+    R, x = Realization(module.double()), torch.ones(1, 1, dtype=torch.float64)
+    a = torch.tensor([-1.0, -1.0], dtype=torch.float64)
+    found = certify_path(FunctionSpace(R, x, "raw"), WeightPath(a, a - 0.5), grid=2)
+    truth = float((R(a - 0.5, x) - R(a, x)).abs())
+    assert found.rigorous
+    assert truth == pytest.approx(abs(slope))
+    assert found.bound >= truth * (1 - 1e-12)
+    assert found.bound <= max(1, abs(slope)) * (1 + 1e-12)
+
+
+def test_certificate_is_no_proof_for_what_it_does_not_know():
+    class Skip(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    x = torch.eye(3, dtype=torch.float64)
+    for module in (
+        Skip(torch.nn.Linear(3, 3)),
+        torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU("tanh")),
+        torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Softmax(1)),
+    ):
+        R = Realization(module.double())
+        line = WeightPath(R.theta0, 2 * R.theta0)
+        assert not certify_path(FunctionSpace(R, x, "raw"), line).rigorous
+    nested = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 3))).double()
+    R = Realization(nested)
+    line = WeightPath(R.theta0, 2 * R.theta0)
+    assert certify_path(FunctionSpace(R, x, "raw"), line).rigorous

@@ -5,16 +5,17 @@ import torch
 from geodesics_cases import digits, smooth, trained, vector
 from torch.nn import functional as F
 
-from geolib.geodesics import Task, learn_sequence, mlp, split_tasks
-from geolib.geodesics.carried import CarriedLoss, ChosenLogits, choose_inputs
+from geolib.geodesics import learn_sequence
+from geolib.geodesics.continual_variants import CarriedLoss, HerdedDER, choose_inputs
+from geolib.networks import Task, mlp, split_tasks
 
 
 def carried(R, w, x, scenario="class", **options):
     """A learner with five stored inputs whose outputs have drifted."""
-    learner = CarriedLoss(R, 5, scenario, 4, 0, cg=300, **options)
+    learner = CarriedLoss(R, 5, scenario, 4, 0, iterations=300, **options)
     y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     task = Task(x, y, x, y, (0, 1, 2, 3))
-    learner.begin(w, task)
+    learner.start_task(w, task)
     everything = torch.ones(4, dtype=torch.bool)
     learner.memory.store(task, R(w, x) + vector(4, 1), everything, torch.arange(5))
     return learner, y
@@ -22,7 +23,7 @@ def carried(R, w, x, scenario="class", **options):
 
 def test_carried_step_against_the_dense_formula():
     R, w, x = smooth()
-    learner, y = carried(R, w, x, mu=0.3, carry=2.0, labels=0.5)
+    learner, y = carried(R, w, x, damping=0.3, carry=2.0, labels=0.5)
     m = learner.memory
 
     def objective(u):
@@ -51,23 +52,28 @@ def test_a_step_that_does_not_pay_is_not_taken():
     # saturated: the softmax has no curvature left and the plain step is far too long
     R, w, x = smooth()
     w = 40 * w
-    learner, y = carried(R, w, x, mu=1e-3, carry=10.0)
-    rows, floor = torch.arange(5), learner.mu
+    learner, y = carried(R, w, x, damping=1e-3, carry=10.0)
+    rows, floor = torch.arange(5), learner.damping
     values = [learner.total(w, x, y, rows)]
     for _ in range(6):
         w = learner.step(w, x, y, 0.0)
         values.append(learner.total(w, x, y, rows))
     assert values == sorted(values, reverse=True)
     assert values[1] == values[0]  # refused
-    assert learner.mu > floor
-    learner.begin(w, Task(x, y, x, y, (0, 1, 2, 3)))
-    assert learner.mu == floor
+    assert learner.damping > floor
+    learner.start_task(w, Task(x, y, x, y, (0, 1, 2, 3)))
+    assert learner.damping == floor
 
 
 def test_carried_loss_learns_where_the_task_is_told():
     # without the trial of each step this protocol ended near chance
     tasks = split_tasks(digits(), [[0, 1], [2, 3], [4, 5]])
-    plan = {"scenario": "task", "passes": 6400, "replayed": 20, "memory": 20}
+    plan = {
+        "scenario": "task",
+        "gradient_evaluations": 6400,
+        "replayed": 20,
+        "memory": 20,
+    }
     found = learn_sequence(mlp([64, 16, 10]), tasks, "invariant path + loss", **plan)
     assert found.converged
     assert found.average > 0.95
@@ -97,8 +103,8 @@ def test_mean_rule_is_the_greedy_search():
 def test_chosen_inputs_are_rows_of_the_task_and_paid_for():
     R, w = trained(0)
     task = split_tasks(digits(), [[0, 1]])[0]
-    learner = ChosenLogits(R, 6, "class", 10, 0, candidates=50)
-    learner.begin(w, task)
+    learner = HerdedDER(R, 6, "class", 10, 0, candidates=50)
+    learner.start_task(w, task)
     rows, paid = learner.pick(w, task)
     assert paid == 50
     assert len(set(rows.tolist())) == 6

@@ -1,7 +1,8 @@
 """Connecting modules, BatchNorm, walks, checkpoints and resuming."""
 
 import copy
-import json
+import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,20 +11,28 @@ from geodesics_cases import digits, trained, vector
 from torch import nn
 
 from geolib.core import Realization
-from geolib.geodesics import (
-    FunctionSpace,
+from geolib.geodesics import FunctionSpace, connect, invariant_walk
+from geolib.networks import (
     Table,
     checkpoint,
-    connect,
-    invariant_walk,
     lenet,
     mlp,
     recalibrate,
-    scale,
-    study,
+    train_module,
+    training,
     vgg,
     with_batch_statistics,
 )
+from geolib.sweep import Store
+
+CHAPTER = Path(__file__).resolve().parents[2] / "chapters" / "geodesics"
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    """The comparisons of the chapter, which are no part of the package."""
+    monkeypatch.syspath_prepend(str(CHAPTER))
+    return importlib.import_module("experiments")
 
 
 def module(seed):
@@ -102,7 +111,7 @@ def test_connect_with_batch_norm_re_estimates_statistics():
     nets = []
     for seed in (0, 1):
         net = lenet(seed, side=8, classes=3, batch_norm=True, widths=(3, 4, 8))
-        nets.append(scale.train_module(net, data, seed=seed, **options))
+        nets.append(train_module(net, data, seed=seed, **options))
     found = connect(*nets, x, steps=15, batch=30, checkpoint=True)
     assert found.statistics == "re-estimated"
     middle = found.module(0.5)
@@ -136,22 +145,22 @@ def cifar_like():
 
 
 @pytest.mark.slow
-def test_vgg_study_runs_and_resumes(tmp_path):
+def test_vgg_study_runs_and_resumes(tmp_path, experiments):
     plan = {
         "width": 1 / 32,
         "steps": 4,
         "batch": 16,
         "bends": 2,
-        "levels": (0.5,),
+        "sparsities": (0.5,),
         "walk": 4,
         "grid": 3,
     }
-    first = scale.vgg_study(cifar_like(), tmp_path, **plan)
+    first = experiments.vgg_study(cifar_like(), tmp_path, **plan)
     assert set(first["paths"]) == {"line", "curve", "geodesic"}
     assert first["paths"]["geodesic"]["statistics"] == "re-estimated"
-    stored = json.loads((tmp_path / "vgg11-bn-line.json").read_text())
+    (stored,) = Store(tmp_path).rows("vgg", ["vgg11-bn-line"])
     assert stored == first["paths"]["line"]
-    assert scale.vgg_study(cifar_like(), tmp_path, **plan) == first
+    assert experiments.vgg_study(cifar_like(), tmp_path, **plan) == first
 
 
 def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
@@ -163,8 +172,8 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
     def fresh():
         return lenet(0, side=8, classes=3, batch_norm=True, widths=(2, 3, 4))
 
-    whole = scale.train_module(fresh(), data, **plan)
-    draw, calls = scale._draw, []
+    whole = train_module(fresh(), data, **plan)
+    draw, calls = training._draw, []
 
     def killed(*args):
         calls.append(args)
@@ -172,20 +181,20 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw(*args)
 
-    monkeypatch.setattr(scale, "_draw", killed)
+    monkeypatch.setattr(training, "_draw", killed)
     with pytest.raises(KeyboardInterrupt):
-        scale.train_module(fresh(), data, file=file, **plan)
+        train_module(fresh(), data, file=file, **plan)
     assert checkpoint.load(file)[1]["step"] == 8
     calls.clear()
-    again = scale.train_module(fresh(), data, file=file, **plan)
+    again = train_module(fresh(), data, file=file, **plan)
     assert len(calls) == 4
     for name, t in whole.state_dict().items():
         assert torch.equal(t, again.state_dict()[name]), name
     with pytest.raises(ValueError, match="another run"):
-        scale.train_module(fresh(), data, file=file, **{**plan, "seed": 4})
+        train_module(fresh(), data, file=file, **{**plan, "seed": 4})
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="damaged"):
-        scale.train_module(fresh(), data, file=file, **plan)
+        train_module(fresh(), data, file=file, **plan)
 
 
 def test_outputs_that_depend_on_the_batch_are_not_stored():
@@ -213,7 +222,7 @@ def test_walks():
     S = FunctionSpace(R, digits().x[:60], "logit")
     d = vector(len(w), 0)
     drift = {
-        m: invariant_walk(S, w, d, m, steps=10, mu=1e-2).drift[-1].item()
+        m: invariant_walk(S, w, d, m, steps=10, damping=1e-2).drift[-1].item()
         for m in ("straight", "once", "invariant", "corrected")
     }
     assert drift["straight"] > 2 * drift["invariant"]
@@ -221,7 +230,7 @@ def test_walks():
     walk = invariant_walk(S, w, d, "invariant", steps=4)
     steps = walk.points.diff(dim=0).norm(dim=1)
     assert torch.allclose(steps, torch.full_like(steps, 0.25))
-    assert walk.passes == 4 * 31 * 60
+    assert walk.gradient_evaluations == 4 * 31 * 60
     with pytest.raises(ValueError, match="mode"):
         invariant_walk(S, w, d, "sideways")
     with pytest.raises(ValueError, match="direction"):
@@ -256,7 +265,7 @@ def test_faults():
 
 def test_missing_data_is_a_clear_error(tmp_path, monkeypatch):
     from geolib.data import DataError
-    from geolib.geodesics import table
+    from geolib.networks import table
 
     monkeypatch.setenv("GEOLIB_DATA", str(tmp_path))
     with pytest.raises(DataError, match="mnist"):
@@ -265,6 +274,55 @@ def test_missing_data_is_a_clear_error(tmp_path, monkeypatch):
         table("digits", train=5000)
 
 
-def test_study_grids_are_of_one_size():
-    grids = [study.PRUNE_GRID, study.IDEA_GRID, study.LEARN_GRID, study.LEARN_IDEA_GRID]
+def test_study_grids_are_of_one_size(experiments):
+    grids = [experiments.PRUNERS, experiments.LEARNERS]
     assert {len(g) for grid in grids for g in grid.values()} == {4}
+
+
+def test_every_measured_entry_belongs_to_a_sweep(experiments):
+    sweeps = ("TUNING", "PRUNING", "LEARNING", "PATHS", "VGG")
+    known = {
+        (spec.file, spec.key)
+        for name in sweeps
+        for spec in getattr(experiments, name).specs("full").values()
+    }
+    files = [f.stem for f in (CHAPTER / "measured").glob("*.json")]
+    for file in files:
+        if file.endswith("-h200"):  # another machine, at full width
+            continue
+        entries = experiments.measured(file)
+        assert entries, file
+        assert {(file, key) for key in entries} <= known, file
+
+
+def test_records_are_published_under_their_keys(tmp_path, monkeypatch, experiments):
+    spec = experiments.Spec("paths-digits", "straight line | 0")
+    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    store, sweep = Store(tmp_path / "store"), experiments.PATHS
+    (key,) = [k for k, s in sweep.specs("small").items() if s == spec]
+    entry = {"spec": {"file": spec.file, "key": spec.key}, "record": {"arc": 1 / 3}}
+    store.put(sweep.name, key, {"status": "done", **entry})
+    experiments.publish("PATHS", "small", tmp_path / "store")
+    found = experiments.measured("paths-digits")
+    assert found == {"straight line | 0": {"arc": 0.33333}}
+
+
+def test_constants_that_differ_are_refused():
+    # no path of trainable weights ends in b if a frozen layer of b is another one
+    a, b = mlp([4, 6, 6, 3], 0), mlp([4, 6, 6, 3], 1)
+    for net in (a, b):
+        net[3].requires_grad_(False)
+    x = vector((20, 4), 0)
+    with pytest.raises(ValueError, match=r"the constant '3.weight' .* differs"):
+        connect(a, b, x, method="line")
+    b[3].load_state_dict(a[3].state_dict())
+    end = connect(a, b, x, method="line").module(1.0)
+    assert torch.allclose(end(x), b(x), rtol=1e-12)
+    # SyncBatchNorm is a BatchNorm: its statistics are re-estimated
+    pair = [nn.Sequential(nn.Linear(4, 6), nn.SyncBatchNorm(6)).double() for _ in "ab"]
+    assert connect(*(m.eval() for m in pair), x, method="line").statistics != "none"
+    # a buffer of the user's own
+    for net, value in ((a, 0.0), (b, 1.0)):
+        net[1].register_buffer("shift", torch.tensor(value))
+    with pytest.raises(ValueError, match=r"the constant '1.shift'"):
+        connect(a, b, x, method="line")

@@ -11,30 +11,30 @@ import torch
 from torch import nn
 
 from geolib.core import DeviceMemoryError
-from geolib.geodesics import Table, checkpoint, mlp, scale
+from geolib.networks import Table, checkpoint, mlp, train_module
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = """
 import sys, time
 import torch
-from geolib.geodesics import Table, lenet, scale
+from geolib.networks import Table, lenet, train_module, training
 
 def train(file, pause):
     torch.set_num_threads(1)
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(24, 1, 8, 8, dtype=torch.float64, generator=draws)
     y = torch.arange(24) % 3
-    draw = scale._draw
+    draw = training._draw
     def slow(*args):
         time.sleep(pause)
         return draw(*args)
-    scale._draw = slow
+    training._draw = slow
     net = lenet(0, side=8, classes=3, batch_norm=True, widths=(2, 3, 4))
     data = Table(x, y, x, y, x, y)
     try:
-        return scale.train_module(net, data, steps=20, batch=8, seed=3, every=4, file=file)
+        return train_module(net, data, steps=20, batch=8, seed=3, every=4, file=file)
     finally:
-        scale._draw = draw
+        training._draw = draw
 """
 
 
@@ -96,7 +96,7 @@ def test_what_filled_the_device_is_gone_before_a_smaller_batch_is_tried():
     x = torch.zeros(40, 4, dtype=torch.float64)
     data = Table(x, torch.arange(40) % 3, *(2 * (x, torch.arange(40) % 3)))
     with pytest.raises(DeviceMemoryError, match="one of 8 does"):
-        scale.train_module(Filling(9), data, steps=1, batch=32)
+        train_module(Filling(9), data, steps=1, batch=32)
 
 
 def test_a_full_device_is_answered_with_the_batch_that_fits(tmp_path):
@@ -105,10 +105,10 @@ def test_a_full_device_is_answered_with_the_batch_that_fits(tmp_path):
     data = Table(x, torch.arange(40) % 3, *(2 * (x, torch.arange(40) % 3)))
     plan = {"steps": 2, "file": tmp_path / "run.safetensors", "every": 1}
     with pytest.raises(DeviceMemoryError, match=r"batch of 32 .* one of 8 does; what"):
-        scale.train_module(Small(9), data, batch=32, **plan)
+        train_module(Small(9), data, batch=32, **plan)
     with pytest.raises(DeviceMemoryError, match=r"at batch sizes \[16, 8, 4, 2, 1\]"):
-        scale.train_module(Small(0), data, batch=32, **plan)
+        train_module(Small(0), data, batch=32, **plan)
     # a batch above the number of rows: the size that is named was really tried
     with pytest.raises(DeviceMemoryError, match="batch of 200 .* one of 50 does"):
-        scale.train_module(Small(50), data, steps=1, batch=200)
-    assert scale.train_module(Small(9), data, batch=8, **plan).training is False
+        train_module(Small(50), data, steps=1, batch=200)
+    assert train_module(Small(9), data, batch=8, **plan).training is False

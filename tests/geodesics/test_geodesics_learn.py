@@ -6,10 +6,10 @@ import torch
 from geodesics_cases import digits, smooth, vector
 
 from geolib.core import Realization
-from geolib.geodesics import Task, learn_sequence, mlp, split_tasks
+from geolib.geodesics import learn_sequence
 from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.learners import ElasticWeights, InvariantPath, Replay
-from geolib.geodesics.tasks import Memory, pair_tasks, restrict
+from geolib.geodesics.learners import EWC, InvariantPath, Memory, Replay, restrict
+from geolib.networks import Table, Task, mlp, pair_tasks, split_tasks
 
 TWO = [[0, 1], [2, 3]]
 
@@ -21,9 +21,14 @@ def tasks(groups=TWO):
 @pytest.mark.parametrize("method", sorted(KNOWN))
 def test_every_method_pays_the_same_compute(method):
     found = learn_sequence(
-        mlp([64, 12, 10]), tasks(), method, memory=20, passes=6000, replayed=20
+        mlp([64, 12, 10]),
+        tasks(),
+        method,
+        memory=20,
+        gradient_evaluations=6000,
+        replayed=20,
     )
-    assert 0.9 * 12000 <= found.passes <= 1.02 * 12000 + 400
+    assert 0.9 * 12000 <= found.gradient_evaluations <= 1.02 * 12000 + 400
     assert found.table.shape == (2, 2)
     assert np.isnan(found.table[0, 1])
     assert found.table[1, 1] > 0.8
@@ -34,7 +39,9 @@ def test_every_method_pays_the_same_compute(method):
 def test_memory_keeps_what_fine_tuning_forgets():
     halves = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     scores = {
-        m: learn_sequence(mlp([64, 32, 10]), tasks(halves), m, passes=19200)
+        m: learn_sequence(
+            mlp([64, 32, 10]), tasks(halves), m, gradient_evaluations=19200
+        )
         for m in ("fine-tuning", "distilled logits", "invariant path", "joint")
     }
     assert scores["fine-tuning"].average < 0.8
@@ -46,7 +53,11 @@ def test_memory_keeps_what_fine_tuning_forgets():
 
 def test_task_scenario_answers_only_the_task_classes():
     found = learn_sequence(
-        mlp([64, 32, 10]), tasks(), "fine-tuning", scenario="task", passes=6400
+        mlp([64, 32, 10]),
+        tasks(),
+        "fine-tuning",
+        scenario="task",
+        gradient_evaluations=6400,
     )
     assert found.average > 0.9
 
@@ -62,10 +73,12 @@ def test_forgetting_by_hand():
 
 def test_invariant_step_against_the_dense_formula():
     R, w, x = smooth()
-    learner = InvariantPath(R, 5, "class", 4, 0, mu=0.3, cg=300, space="logit")
+    learner = InvariantPath(
+        R, 5, "class", 4, 0, damping=0.3, iterations=300, space="logit"
+    )
     y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     task = Task(x, y, x, y, (0, 1, 2, 3))
-    learner.begin(w, task)
+    learner.start_task(w, task)
     everything = torch.ones(4, dtype=torch.bool)
     learner.memory.store(task, R(w, x) + vector(4, 1), everything, torch.arange(5))
     mem_x, mem_z = learner.memory.x, learner.memory.z
@@ -87,11 +100,11 @@ def test_fisher_of_elastic_weights():
     R, w, x = smooth()
     many = x.repeat(800, 1)
     y = torch.zeros(len(many), dtype=torch.long)
-    learner = ElasticWeights(R, 0, "class", 4, 0)
+    learner = EWC(R, 0, "class", 4, 0)
     learner.samples = len(many)
     task = Task(many, y, many, y, (0,))
-    learner.begin(w, task)
-    learner.end(w, task)
+    learner.start_task(w, task)
+    learner.finish_task(w, task)
     fisher, at = learner.springs[0]
     exact = FunctionSpace(R, x).metric(w).dense().diagonal()
     assert torch.equal(at, w)
@@ -136,8 +149,8 @@ def test_faults():
         learn_sequence(net, two, "replay", memory=0)
     with pytest.raises(ValueError, match="unseen by the module"):
         learn_sequence(mlp([64, 8, 3]), two)
-    with pytest.raises(ValueError, match="passes"):
-        learn_sequence(net, two, passes=0)
+    with pytest.raises(ValueError, match="gradient_evaluations"):
+        learn_sequence(net, two, gradient_evaluations=0)
     with pytest.raises(ValueError, match=r"labels \[11\]"):
         split_tasks(digits(), [[0, 11]])
     with pytest.raises(ValueError, match="in two tasks"):
@@ -147,6 +160,12 @@ def test_faults():
     x, y = two[0].x, two[0].y
     with pytest.raises(ValueError, match="not among the task's classes"):
         Task(x, y, x, y, (0,))
+    with pytest.raises(ValueError, match="classes: expected numbers from 0 on"):
+        Task(x, torch.where(y == 1, -100, y), x, y, (0, 1, -100))
+    data = digits()
+    ignored = Table(data.x, torch.full_like(data.y, -100), *[data.x, data.y] * 2)
+    with pytest.raises(ValueError, match="classes: expected numbers from 0 on"):
+        pair_tasks(data, ignored, 0)
     with pytest.raises(ValueError, match="finite"):
         Task(x * float("nan"), y, x, y, (0, 1))
     with pytest.raises(ValueError, match="one label per input"):
@@ -156,5 +175,5 @@ def test_faults():
 def test_module_is_left_alone():
     net = mlp([64, 8, 10])
     before = Realization(net).theta0.clone()
-    learn_sequence(net, tasks(), passes=640)
+    learn_sequence(net, tasks(), gradient_evaluations=640)
     assert torch.equal(Realization(net).theta0, before)

@@ -5,20 +5,12 @@ import torch
 from geodesics_cases import digits, smooth, trained, vector
 from torch.nn import functional as F
 
-from geolib.core import Realization
-from geolib.geodesics import (
-    Embedded,
-    Table,
-    Task,
-    learn_sequence,
-    mlp,
-    pruning,
-    split_tasks,
-)
+from geolib.geodesics import FunctionSpace, learn_sequence
 from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.masks import magnitude_mask, matrices
-from geolib.geodesics.pruning import surgeon, tuned
+from geolib.geodesics.magnitude_masks import magnitude_mask, matrices
+from geolib.geodesics.pruning import optimal_brain_surgeon, prune_and_finetune
 from geolib.geodesics.sparse_path import penalty_path
+from geolib.networks import Table, Task, mlp, split_tasks
 
 Y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
 
@@ -28,15 +20,15 @@ def learner_of(method, scenario="class", **options):
     R, w, x = smooth()
     learner = KNOWN[method](R, 5, scenario, 4, 0, **options)
     task = Task(x, Y, x, Y, (0, 1, 2, 3))
-    learner.begin(w, task)
-    learner.end(w, task)
-    learner.begin(w, task)
+    learner.start_task(w, task)
+    learner.finish_task(w, task)
+    learner.start_task(w, task)
     return learner, R, w, x
 
 
 def test_elastic_springs_of_all_tasks_add_up():
     learner, R, w, x = learner_of("elastic weights", strength=3.0)
-    learner.end(w + 0.1, Task(x, Y, x, Y, (0, 1, 2, 3)))
+    learner.finish_task(w + 0.1, Task(x, Y, x, Y, (0, 1, 2, 3)))
     u = w + vector(len(w), 1)
     springs = sum((f * (u - at) ** 2).sum() for f, at in learner.springs)
     assert [at[0].item() for _, at in learner.springs] == [w[0], w[0] + 0.1]
@@ -48,8 +40,8 @@ def test_elastic_weights_pay_for_their_fisher():
     R, w, x = smooth()
     learner = KNOWN["elastic weights"](R, 0, "class", 4, 0)
     task = Task(x, Y, x, Y, (0, 1, 2, 3))
-    learner.begin(w, task)
-    assert learner.end(w, task) == len(x)
+    learner.start_task(w, task)
+    assert learner.finish_task(w, task) == len(x)
 
 
 def test_without_forgetting_keeps_the_teacher_of_the_last_task():
@@ -97,10 +89,10 @@ def test_told_tasks_mask_the_heads_in_training_and_scoring():
     first, second = split_tasks(digits(), [[0, 1], [2, 3]])
     R, w = trained(0)
     learner = KNOWN["joint"](R, 0, "task", 10, 0)
-    learner.begin(w, first)
+    learner.start_task(w, first)
     assert learner.now.nonzero()[:, 0].tolist() == [0, 1]
-    learner.end(w, first)
-    learner.begin(w, second)
+    learner.finish_task(w, first)
+    learner.start_task(w, second)
     z = R(w, learner.x)
     rows = [[0, 1] if c < 2 else [2, 3] for c in learner.y.tolist()]
     kept = torch.stack([zi[r] for zi, r in zip(z, rows, strict=True)])
@@ -109,7 +101,7 @@ def test_told_tasks_mask_the_heads_in_training_and_scoring():
     # an answer outside the task is always the loudest
     net = mlp([64, 4, 10])
     net[-1].bias.data[9] = 1e3
-    still = {"method": "fine-tuning", "passes": 1, "lr": 0.0}
+    still = {"method": "fine-tuning", "gradient_evaluations": 1, "lr": 0.0}
     assert learn_sequence(net, [first], scenario="class", **still).average == 0
     assert learn_sequence(net, [first], scenario="task", **still).average > 0.2
 
@@ -119,15 +111,15 @@ def test_rates_fall_to_zero(monkeypatch):
     assert torch.equal(learner.step(w, x, Y, 1.0), w)
     rates = []
 
-    class Watched(pruning.Adam):
-        def step(self, w, grad, lr):
-            rates.append(lr)
-            return super().step(w, grad, lr)
+    class Watched(torch.optim.Adam):
+        def step(self):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step()
 
-    monkeypatch.setattr(pruning, "Adam", Watched)
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
     R, w = trained(0)
     for flat in (False, True):
-        tuned(R, w, digits(), 0.5, flat=flat, lr=1.0, steps=10, batch=8)
+        prune_and_finetune(R, w, digits(), 0.5, flat=flat, lr=1.0, steps=10, batch=8)
     fallen, level = rates[:10], rates[10:]
     assert fallen == sorted(fallen, reverse=True)
     assert fallen[3] < 0.9
@@ -138,8 +130,12 @@ def test_rates_fall_to_zero(monkeypatch):
 def test_distillation_leaves_the_dense_network_alone():
     R, w = trained(0)
     plan = {"steps": 1, "batch": 16}
-    assert torch.allclose(tuned(R, w, digits(), 0.0, distil=True, **plan).weights, w)
-    assert not torch.allclose(tuned(R, w, digits(), 0.0, **plan).weights, w)
+    assert torch.allclose(
+        prune_and_finetune(R, w, digits(), 0.0, distil=True, **plan).weights, w
+    )
+    assert not torch.allclose(
+        prune_and_finetune(R, w, digits(), 0.0, **plan).weights, w
+    )
 
 
 def test_surgeon_is_the_dense_second_order_step():
@@ -147,20 +143,19 @@ def test_surgeon_is_the_dense_second_order_step():
     x, mu = x.repeat(2, 1), 1e-2
     data = Table(x, *[torch.zeros(0)] * 5)
     keep = magnitude_mask(w, matrices(R), 0.5)
-    J = Realization(Embedded(R.module)).linearize(w, x).jacobian()
-    J = J.reshape(-1, len(w)) / len(x) ** 0.5
+    J = torch.func.jacrev(FunctionSpace(R, x).at_point)(w)
     K = J[:, keep]
     rhs = K.T @ (J @ (w * ~keep))
     step = torch.linalg.solve(K.T @ K + mu * torch.eye(K.shape[1]), rhs)
-    found = surgeon(R, w, data, 0.5, mu=mu, cg=300).weights
+    found = optimal_brain_surgeon(R, w, data, 0.5, damping=mu, iterations=300).weights
     assert torch.allclose(found[keep], w[keep] + step, atol=1e-6)
 
 
 def test_penalty_path_takes_the_published_step():
     R, w, x = smooth()
-    found = penalty_path(R, w, x, 0.5, steps=1, batch=7, eta=0.3, lam=2.0)
+    found = penalty_path(R, w, x, 0.5, steps=1, batch=7, eta=0.3, penalty=2.0)
     far = w - w * magnitude_mask(w, matrices(R), 0.5)
     # the divergence is least at the start: the first step is the penalty's alone
     end = w - 0.3 * far / far.norm()
     assert torch.allclose(found.points[1], end, atol=1e-6)
-    assert torch.allclose(found.weights, end * found.keep, atol=1e-6)
+    assert torch.allclose(found.weights, end * found.mask, atol=1e-6)

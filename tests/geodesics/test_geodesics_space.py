@@ -6,19 +6,15 @@ import torch
 from geodesics_cases import digits, smooth, trained, vector
 from torch import nn
 
-from geolib.core import Realization
 from geolib.geodesics import (
-    Embedded,
-    Features,
     FunctionSpace,
-    Path,
+    WeightPath,
     embed,
-    function_space,
     lengths,
     noise_like,
 )
 from geolib.geodesics.embedding import SPACES, angle_length
-from geolib.geodesics.space import map_acceleration, second_derivative
+from geolib.geodesics.function_space import second_derivative
 from geolib.geodesics.sparse_path import bhattacharyya
 
 
@@ -138,16 +134,13 @@ def test_acceleration_by_conjugate_gradients_equals_dense():
     bend = second_derivative(S.at_point, w, v)
     G = J.T @ J + 1e-2 * torch.eye(len(w)).to(w)
     dense = -torch.linalg.solve(G, J.T @ bend)
-    found = map_acceleration(S.at_point, w, v, 1e-2)
+    S.ridge = 1e-2
+    found = S.acceleration(w, v)
     assert (found - dense).norm() < 1e-7 * dense.norm()
 
 
-def test_features_and_noise():
-    net = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+def test_noise():
     x = vector((20, 2), 0)
-    assert torch.equal(Features(net, "1")(x), net[1](net[0](x)))
-    S = FunctionSpace(Realization(Features(net, "1")), x, "raw")
-    assert S(S.realization.theta0[None]).shape == (1, 100)
     noise = noise_like(3 + 2 * x, 20000, 1)
     assert torch.allclose(noise.mean(0), (3 + 2 * x).mean(0), atol=0.1)
     assert torch.allclose(noise.std(0), (2 * x).std(0, correction=0), rtol=0.05)
@@ -157,7 +150,7 @@ def test_angle_bound_lies_between_chord_and_length():
     R, w = trained(0)
     _, v = trained(1)
     S = FunctionSpace(R, digits().x[:100])
-    found = lengths(S, Path(w, v))
+    found = lengths(S, WeightPath(w, v))
     assert found.chord <= found.arc <= found.output
     assert found.detour >= 1
     ends = S(torch.stack([w, v]))
@@ -178,18 +171,14 @@ def test_faults():
     R, _w, x = smooth()
     with pytest.raises(ValueError, match="space: expected one of"):
         FunctionSpace(R, x, "banana")
-    with pytest.raises(ValueError, match="space: expected one of"):
-        Embedded(nn.Linear(1, 1), "banana")
     with pytest.raises(ValueError, match="x: expected finite inputs"):
         FunctionSpace(R, torch.full_like(x, float("nan")))
     with pytest.raises(ValueError, match="at least one input"):
         FunctionSpace(R, x[:0])
     with pytest.raises(ValueError, match="ridge"):
         FunctionSpace(R, x, ridge=-1.0)
-    with pytest.raises(ValueError, match="layer: expected one of"):
-        Features(nn.Sequential(nn.Linear(1, 1)), "7")
     with pytest.raises(ValueError, match="count"):
         noise_like(x, 0)
     normed = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double()
     with pytest.raises(ValueError, match="eval"):
-        function_space(normed, torch.from_numpy(np.ones((3, 2))))
+        FunctionSpace(normed, torch.from_numpy(np.ones((3, 2))))

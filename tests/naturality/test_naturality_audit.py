@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from naturality_chapter import EXPERIMENTS
 from torch import nn
 from typer.testing import CliRunner
 
@@ -15,15 +16,12 @@ from geolib.core import init_
 from geolib.naturality import (
     NaturalGradient,
     Protocol,
+    Reparameterization,
+    Verdict,
+    affine_mlp,
     audit,
-    audit_table,
-    classify,
-    heat_map,
-    mlp,
+    naturality_class,
     regression_problem,
-    square,
-    table,
-    uniform,
 )
 from geolib.naturality.cli import audit as command
 from geolib.naturality.cli import read_data, resolve_model
@@ -103,9 +101,11 @@ def test_report_as_html_and_json():
 
 def test_own_maps_and_several_optimizers():
     P = regression_problem(12)
-    report = audit("gd", P, families={"mine": uniform(3.0, P.theta0)}, protocol=QUICK)
+    report = audit(
+        "gd", P, families={"mine": Reparameterization.scaling(3.0)}, protocol=QUICK
+    )
     assert report.verdicts == {"mine": "unnatural"}
-    rows = audit_table(["gd", "ngd"], P, families=["uniform"], protocol=QUICK)
+    rows = [audit(n, P, families=["uniform"], protocol=QUICK) for n in ("gd", "ngd")]
     assert [r.letters for r in rows] == ["U", "E"]
 
 
@@ -113,49 +113,59 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="families"):
         audit("gd", regression_problem(12), families=["rotation"])
     with pytest.raises(ValueError, match="data"):
-        audit("gd", mlp([2, 3]), 5)
+        audit("gd", affine_mlp([2, 3]), 5)
     with pytest.raises(ValueError, match="step_sizes"):
         audit("gd", regression_problem(12), protocol=Protocol(counts=(4,)))
     with pytest.raises(ValueError, match="four"):
-        square(None, ["a"], ["b"])
+        EXPERIMENTS.square(None, ["a"], ["b"])
     with pytest.raises(ValueError, match="audit table"):
-        table.load("no-such-file.json")
+        EXPERIMENTS.stored_audit("no-such-file.json")
+
+
+def classified(**letters):
+    """The class of verdicts given by letters, those of several seeds with a slash."""
+    return naturality_class(
+        {
+            k.replace("_", "-"): {Verdict.from_letter(one) for one in v.split("/")}
+            for k, v in letters.items()
+        }
+    )
 
 
 def test_classify():
-    assert classify({"affine": "E", "coupling": "N", "kfac": "-"}) == "natural"
-    assert classify({"affine": "E", "coupling": "?"}) == "undecided"
-    assert classify({"affine": "E", "coupling": "E/N"}) == "natural"
-    assert classify({"layer-affine": "E", "coupling": "-"}) == "layer-affine"
-    assert classify({"affine": "U", "orthogonal": "E", "sinh": "U"}) == "orthogonal"
-    assert classify({"affine": "U", "uniform": "E", "sinh": "U"}) == "partly"
+    assert classified(affine="E", coupling="N", kfac="-") == "natural"
+    assert classified(affine="E", coupling="?") == "undecided"
+    assert classified(affine="E", coupling="E/N") == "natural"
+    assert classified(layer_affine="E", coupling="-") == "layer-affine"
+    assert classified(affine="U", orthogonal="E", sinh="U") == "orthogonal"
+    assert classified(affine="U", uniform="E", sinh="U") == "partly"
 
 
 @pytest.mark.slow
 def test_table_is_filled_resumed_and_recomputed(tmp_path):
     path = tmp_path / "t.json"
     names = ["gd", "ngd"]
-    first = table.compute(path, "regression", [12], names[:1], QUICK)
-    marked = table.load(path)
+    first = EXPERIMENTS.fill(path, "regression", [12], names[:1], QUICK)
+    marked = EXPERIMENTS.stored_audit(path)
     marked["cells"]["12"]["gd"]["uniform"]["slope"] = 77.0
-    table.save(path, marked)
-    second = table.compute(path, "regression", [12], names, QUICK)
+    EXPERIMENTS.save(path, marked)
+    second = EXPERIMENTS.fill(path, "regression", [12], names, QUICK)
     assert second["cells"]["12"]["gd"]["uniform"]["slope"] == 77.0  # kept, not redone
-    t = table.load(path)
+    t = EXPERIMENTS.stored_audit(path)
     assert set(t["cells"]["12"]) == set(names)
-    again = table.recompute(t, 12, "ngd", "coupling")
+    again = EXPERIMENTS.recompute(t, 12, "ngd", "coupling")
     stored = t["cells"]["12"]["ngd"]["coupling"]
     assert again.values == pytest.approx(stored["values"], rel=1e-4)
-    assert table.consensus(t, "ngd", "coupling") == "N"
-    assert table.show(t, "ngd", "affine") == "E"
-    assert table.show(t, "ngd", "coupling").startswith("N ")
+    assert EXPERIMENTS.consensus(t, "ngd", "coupling") == {Verdict.NATURAL}
+    assert EXPERIMENTS.show(t, "ngd", "affine") == "E"
+    assert EXPERIMENTS.show(t, "ngd", "coupling").startswith("N ")
     assert first["about"]["seeds"] == [12]
     with pytest.raises(ValueError, match="names"):
-        table.cells_of(t, ["adam"], ["uniform"])
+        EXPERIMENTS.cells_of(t, ["adam"], ["uniform"])
     with pytest.raises(ValueError, match="another task"):
-        table.compute(path, "softmax", [102], [], QUICK)
+        EXPERIMENTS.fill(path, "softmax", [102], [], QUICK)
     with pytest.raises(ValueError, match="task"):
-        table.compute(path, "ranking")
+        EXPERIMENTS.fill(path, "ranking")
 
 
 def run(*arguments):
@@ -224,8 +234,10 @@ def test_drawings():
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 2)
-    square(axes[0], list("ABCD"), ["f", "g", "h", "k"], note="?", commutes=None)
+    EXPERIMENTS.square(
+        axes[0], list("ABCD"), ["f", "g", "h", "k"], note="?", commutes=None
+    )
     assert {t.get_text() for t in axes[0].texts} >= set("ABCDfghk?")
-    heat_map(axes[1], ["r"], ["a", "b"], [["E", "N/U"]])
+    EXPERIMENTS.heat_map(axes[1], ["r"], ["a", "b"], [["E", "N/U"]])
     assert [t.get_text() for t in axes[1].texts] == ["E", "N/U"]
     plt.close(fig)

@@ -8,22 +8,21 @@ from torch import nn
 
 from geolib.core import Realization
 from geolib.naturality import (
+    OPTIMIZERS,
     SEEDS,
-    SUBJECTS,
+    OptimizerSpec,
     Problem,
     Reparameterization,
-    Subject,
-    mlp,
+    affine_mlp,
+    from_update,
     mse,
     naturality_defect,
-    plain,
     regression_problem,
     softmax_problem,
     standard_suite,
-    uniform,
 )
-from geolib.naturality.defect import summarize, verdict
-from geolib.naturality.directions import hessian
+from geolib.naturality.defect import decide, summarize
+from geolib.naturality.newton import hessian
 
 T = 0.5
 STEPS = [T / 32, T / 64]
@@ -147,7 +146,7 @@ def test_any_torch_optimizer_module_factory_or_plain_update():
     torch.manual_seed(0)
     x = torch.linspace(-1, 1, 12, dtype=torch.float64)[:, None]
     module = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)).double()
-    phi = uniform(2.0, Realization(module).theta0)
+    phi = Reparameterization.scaling(2.0)
     options = {"x": x, "loss": mse(x**2), "step_sizes": [0.02, 0.01], "horizon": 0.06}
 
     def factory(params, h):
@@ -157,18 +156,18 @@ def test_any_torch_optimizer_module_factory_or_plain_update():
         state["count"] = state.get("count", 0) + 1
         return y - h * problem.point(y).g
 
-    made = Subject("mine", lambda params, h, run: torch.optim.Adam(params, lr=h))
+    made = OptimizerSpec("mine", lambda params, h, run: torch.optim.Adam(params, lr=h))
     for what in (
         torch.optim.RMSprop,
         "torch.optim.Adagrad",
         "torch.optim:LBFGS",
         factory,
-        plain(descend),
+        from_update(descend),
         made,
     ):
         d = naturality_defect(what, phi, module, **options)
         assert all(math.isfinite(v) for v in d.values)
-    same = naturality_defect(plain(descend), phi, module, **options)
+    same = naturality_defect(from_update(descend), phi, module, **options)
     gd = naturality_defect(torch.optim.SGD, phi, Realization(module), **options)
     assert same.values == pytest.approx(gd.values, rel=1e-9)
 
@@ -185,27 +184,24 @@ def test_outputs_space_agrees_with_the_verdict():
 
 
 def test_the_verdict_rule():
-    assert verdict([1e-10, 5e-11], 1.0, 1e-20) == "natural"
-    assert verdict([1e-13, 5e-14], 1.0, 1e-20) == "exact"
-    assert verdict([8e-10, 2e-10], 2.0, 2e-10) == "exact"
-    assert verdict([0.1, 0.08], 0.3, 0.06) == "unnatural"
-    assert verdict([0.1, 0.06], 0.7, 0.02) == "undecided"
-    assert verdict([0.1, math.nan], 0.0, 0.1) == "undecided"
+    assert decide([1e-10, 5e-11], 1.0, 1e-20) == "natural"
+    assert decide([1e-13, 5e-14], 1.0, 1e-20) == "exact"
+    assert decide([8e-10, 2e-10], 2.0, 2e-10) == "exact"
+    assert decide([0.1, 0.08], 0.3, 0.06) == "unnatural"
+    assert decide([0.1, 0.06], 0.7, 0.02) == "undecided"
+    assert decide([0.1, math.nan], 0.0, 0.1) == "undecided"
     for slope, plateau in ((0.5, 1e-6), (0.9, 0.03), (0.1, 0.02), (0.5, 0.06)):
-        assert verdict([0.11, 0.1], slope, plateau) == "undecided", slope
-    assert verdict([2e-9, 2e-9], 0.0, 2e-9) == "unnatural"
-    assert verdict([9e-10, 9e-10], 0.0, 9e-10) == "exact"
+        assert decide([0.11, 0.1], slope, plateau) == "undecided", slope
+    assert decide([2e-9, 2e-9], 0.0, 2e-9) == "unnatural"
+    assert decide([9e-10, 9e-10], 0.0, 9e-10) == "exact"
 
 
 def test_richardson_uses_the_difference_vectors():
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     E = [a + 0.2 * b, a + 0.1 * b]  # limit a, first order term along b
-    ends = {0.2: torch.zeros(2), 0.1: torch.zeros(2)}
-    d = summarize([0.2, 0.1], E, [1.0, 1.0], lambda t: t, ends, "parameters")
+    d = summarize([0.2, 0.1], E, [1.0, 1.0], 0.0, "parameters")
     assert d.plateau == pytest.approx(1.0)
-    second = summarize(
-        [0.2, 0.1], [4e-2 * b, 1e-2 * b], [1.0, 1.0], lambda t: t, ends, "parameters"
-    )
+    second = summarize([0.2, 0.1], [4e-2 * b, 1e-2 * b], [1.0, 1.0], 0.0, "parameters")
     assert second.slope == pytest.approx(2.0)
     assert second.plateau < 1e-8
     assert second.verdict == "natural"
@@ -213,8 +209,8 @@ def test_richardson_uses_the_difference_vectors():
 
 def test_clear_errors():
     P = regression_problem(12)
-    phi = uniform(2.0, P.theta0)
-    single = mlp([2, 2, 2]).float()
+    phi = Reparameterization.scaling(2.0)
+    single = affine_mlp([2, 2, 2]).float()
     closure_free = Problem(P.outputs, P.loss, P.theta0, P.shapes)
     bad_map = Reparameterization(lambda x: 2 * x, lambda y: y)
     cases = [
@@ -227,7 +223,7 @@ def test_clear_errors():
         (lambda: naturality_defect("nope", phi, P), "optimizer"),
         (lambda: naturality_defect(3, phi, P), "optimizer"),
         (lambda: naturality_defect("gd", bad_map, P), "misses x"),
-        (lambda: naturality_defect("gd", phi, mlp([2, 2])), "loss, x"),
+        (lambda: naturality_defect("gd", phi, affine_mlp([2, 2])), "loss, x"),
         (
             lambda: naturality_defect(
                 "gd", phi, single, mse(torch.zeros(3, 2)), x=torch.ones(3, 2)
@@ -262,17 +258,17 @@ def test_divergence_is_reported_not_hidden():
     def explode(problem, x, h, state):
         return x * 1e80
 
-    phi = uniform(2.0, P.theta0)
-    d = naturality_defect(plain(explode), phi, P, step_sizes=[0.1, 0.05])
+    phi = Reparameterization.scaling(2.0)
+    d = naturality_defect(from_update(explode), phi, P, step_sizes=[0.1, 0.05])
     assert d.verdict == "undecided"
     assert None in d.to_dict()["values"] or d.note or not math.isfinite(d.plateau)
 
 
 @pytest.mark.slow
-def test_every_subject_makes_one_step():
+def test_every_optimizer_makes_one_step():
     P = regression_problem(12)
     phi = standard_suite(P.module, P.theta0)["permutation"]
-    assert len(SUBJECTS) >= 35
-    for subject in SUBJECTS.values():
-        d = naturality_defect(subject, phi, P, step_sizes=[0.02, 0.01], horizon=0.04)
-        assert d.verdict == "exact", subject.name
+    assert len(OPTIMIZERS) >= 35
+    for spec in OPTIMIZERS.values():
+        d = naturality_defect(spec, phi, P, step_sizes=[0.02, 0.01], horizon=0.04)
+        assert d.verdict == "exact", spec.name

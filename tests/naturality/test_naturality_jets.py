@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geolib.naturality import (
-    Field,
+    Generator,
     jet_defect,
     linear_model,
     naturality_algebra,
@@ -13,7 +13,6 @@ from geolib.naturality import (
     small_problem,
     softmax_problem,
 )
-from geolib.naturality.algebra import closed_under_bracket
 
 P = small_problem(0)
 POINTS = sample_points(P, 3)
@@ -27,9 +26,9 @@ LAWS = {  # (1-jets, 2-jets): whether they pass
     "covariant-newton": (True, True),
     "empirical": (True, True),
     "heavy-ball": (False, False),
-    "euclidean-momentum": (True, False),
+    "ngd-euclidean-momentum": (True, False),
     "natural-momentum": (True, True),
-    "covector-momentum": (True, True),
+    "natural-momentum-covector": (True, True),
     "function-momentum": (True, True),
 }
 
@@ -62,7 +61,7 @@ def test_algebra_of_a_two_by_two_linear_model(name, dim):
     # so(4), so(4), gl(4)
     A = naturality_algebra(name, linear())
     assert A.dim == dim
-    assert closed_under_bracket(A)
+    assert A.bracket_residual() < 1e-4
     assert A.gap > 3
 
 
@@ -81,12 +80,12 @@ def test_the_algebra_of_the_gradient_is_antisymmetric():
 
 
 def test_a_field_of_ones_own_and_errors():
-    mine = Field("mine", lambda q, s: {"x": -2 * q.solve(q.g)})
+    mine = Generator("mine", lambda q, s: {"x": -2 * q.solve(q.g)})
     assert jet_defect(mine, P, points=POINTS[:1], jets=2) < 1e-5
     assert jet_defect(lambda q: -q.g, P, points=POINTS[:1], jets=2) > 0.1
     with pytest.raises(ValueError, match="order"):
         jet_defect("natural", P, 3)
-    with pytest.raises(ValueError, match="field"):
+    with pytest.raises(ValueError, match="generator"):
         jet_defect("nope", P)
     with pytest.raises(ValueError, match="condition number"):
         sample_points(P, cond=1.0)

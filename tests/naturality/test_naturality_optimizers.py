@@ -6,56 +6,49 @@ import math
 import numpy as np
 import pytest
 import torch
+from naturality_chapter import EXPERIMENTS
 from torch import nn
 
-from geolib.core import init_
+from geolib.core import Categorical, Euclidean, init_
 from geolib.naturality import (
-    BFGS,
     KFAC,
-    SUBJECTS,
-    CovariantNewton,
+    OPTIMIZERS,
+    FirstOrderRule,
     FunctionalLift,
     FunctionMomentum,
     GeodesicNaturalGradient,
-    HeavyBall,
-    Homogeneous,
-    KFACDampedNatural,
-    LayerFactors,
-    Lion,
+    LocalGeometry,
     Loss,
-    MinibatchNatural,
     NaturalAdaGrad,
     NaturalAdam,
-    NaturalCovectorMomentum,
     NaturalGradient,
     NaturalMomentum,
-    Point,
-    PolarMuon,
-    Preconditioned,
+    OptimizerSpec,
     Problem,
     ProximalNatural,
     RetractedNaturalGradient,
-    Shampoo,
-    SignSGD,
-    Subject,
+    affine_mlp,
     cross_entropy,
     linear_model,
-    mlp,
     mse,
     regression_problem,
+    run_optimizer,
     softmax_problem,
     standard_suite,
 )
-from geolib.naturality.defect import train
-from geolib.naturality.outputs import METRICS
-from geolib.naturality.point import flatten
+from geolib.naturality.affine_layers import AffineLayer
+from geolib.naturality.kfac import KFACDampedNatural, LayerFactors
+from geolib.naturality.local_geometry import flatten
+from geolib.naturality.momentum import HeavyBall, NaturalCovectorMomentum
+from geolib.naturality.newton import BFGS
+from geolib.naturality.tensorwise import Lion, PolarMuon, Shampoo, SignSGD
 
 OURS = {
     "natural": lambda p: NaturalGradient(p, 0.1),
     "damped": lambda p: NaturalGradient(p, 0.1, damping=0.1),
     "midpoint": lambda p: NaturalGradient(p, 0.1, integrator="midpoint"),
     "geodesic": lambda p: GeodesicNaturalGradient(p, 0.1),
-    "covariant-newton": lambda p: CovariantNewton(p, 0.1),
+    "covariant-newton": lambda p: FirstOrderRule(p, 0.1, rule="covariant-newton"),
     "bfgs": lambda p: BFGS(p, 0.1),
     "momentum": lambda p: NaturalMomentum(p, 0.1),
     "covector": lambda p: NaturalCovectorMomentum(p, 0.1),
@@ -67,9 +60,9 @@ OURS = {
     "lift": lambda p: FunctionalLift(p, rule=lambda z: torch.optim.Adam(z, 0.1)),
     "unconnected": lambda p: NaturalMomentum(p, 0.1, connection=False),
     "rk4": lambda p: NaturalGradient(p, 0.1, integrator="rk4"),
-    "newton": lambda p: Preconditioned(p, 0.1, rule="newton"),
+    "newton": lambda p: FirstOrderRule(p, 0.1, rule="newton"),
     "heavy-ball": lambda p: HeavyBall(p, 0.1),
-    "minibatch": lambda p: MinibatchNatural(p, 0.1, batch=8),
+    "minibatch": lambda p: EXPERIMENTS.MinibatchNatural(p, 0.1, batch=8),
 }
 
 
@@ -181,7 +174,7 @@ def test_convolutions_and_classes_through_core():
     ends = []
     for params in (module, module.parameters()):
         module.load_state_dict(start)
-        opt = NaturalGradient(params, 0.3, metric="softmax", damping=1e-3)
+        opt = NaturalGradient(params, 0.3, output_metric=Categorical(), damping=1e-3)
         for _ in range(3):
             opt.step(closure)
         ends.append(flatten([t.detach() for t in module.parameters()]))
@@ -192,7 +185,9 @@ def test_a_step_at_scale_forms_no_jacobian(monkeypatch):
     module = init_(nn.Sequential(nn.Linear(20, 300), nn.Tanh(), nn.Linear(300, 1)), 0)
     x = torch.ones(16, 20).cumsum(1).sin() * torch.arange(1, 17)[:, None]
     y = x[:, :1].cos()
-    monkeypatch.setattr(Point, "J", property(lambda q: pytest.fail("J was formed")))
+    monkeypatch.setattr(
+        LocalGeometry, "J", property(lambda q: pytest.fail("J was formed"))
+    )
 
     def closure():
         z = module(x)
@@ -204,7 +199,7 @@ def test_a_step_at_scale_forms_no_jacobian(monkeypatch):
         before = float(closure()[1].detach())
         for _ in range(3):
             opt.step(closure)
-        assert opt.solution.method == "kernel"
+        assert opt.solution.method == "woodbury"
         assert float(closure()[1].detach()) < before
 
 
@@ -284,7 +279,7 @@ def linear(seed=0):
 
 def bent(P):
     """The linear model in coupling coordinates: the flow is known, not straight."""
-    phi = standard_suite(mlp([3, 1]), P.theta0)["coupling"]
+    phi = standard_suite(affine_mlp([3, 1]), P.theta0)["coupling"]
     return phi
 
 
@@ -296,7 +291,7 @@ def test_order_of_accuracy_against_the_exact_flow(name, order):
     P, best = linear()
     exact = best + math.exp(-1) * (P.theta0 - best)
     errors = [
-        float((train(SUBJECTS[name], P, 1 / k, k, bent(P)) - exact).norm())
+        float((run_optimizer(OPTIMIZERS[name], P, 1 / k, k, bent(P)) - exact).norm())
         for k in (16, 32)
     ]
     slope = math.log2(errors[0] / errors[1])
@@ -310,7 +305,7 @@ def test_order_of_accuracy_against_the_exact_flow(name, order):
 def test_momentum_is_the_damped_oscillator(name):
     # x'' + x' + (x - best) = 0 for each coordinate of the linear model
     P, best = linear()
-    s = SUBJECTS[name]
+    s = OPTIMIZERS[name]
     w = math.sqrt(0.75)
 
     def exact(v0, t=1.0):
@@ -323,7 +318,8 @@ def test_momentum_is_the_damped_oscillator(name):
     if name.endswith("covector"):
         v0 = torch.linalg.solve(P.point(P.theta0).F, v0)
     ends = [
-        float((train(s, P, 1 / k, k, bent(P)) - exact(v0)).norm()) for k in (64, 128)
+        float((run_optimizer(s, P, 1 / k, k, bent(P)) - exact(v0)).norm())
+        for k in (64, 128)
     ]
     assert 0.85 < math.log2(ends[0] / ends[1]) < 1.15
     assert ends[1] < 0.05
@@ -331,11 +327,11 @@ def test_momentum_is_the_damped_oscillator(name):
 
 def test_a_free_particle_moves_straight_and_without_connection_does_not():
     P, _ = linear()
-    no_force = Loss(lambda z: 0.0 * z.sum(), METRICS["mse"])
+    no_force = Loss(lambda z: 0.0 * z.sum(), Euclidean())
     free = Problem(P.outputs, no_force, P.theta0, P.shapes)
     gaps = {}
     for connection in (True, False):
-        s = Subject(
+        s = OptimizerSpec(
             "free",
             lambda p, h, run, c=connection: NaturalMomentum(
                 p, h, friction=0.0, initial=run.initial, connection=c
@@ -344,7 +340,7 @@ def test_a_free_particle_moves_straight_and_without_connection_does_not():
         )
         straight = P.theta0 + s.velocity(free, None)
         gaps[connection] = [
-            float((train(s, free, 1 / k, k, bent(P)) - straight).norm())
+            float((run_optimizer(s, free, 1 / k, k, bent(P)) - straight).norm())
             for k in (32, 64)
         ]
     assert 0.9 < math.log2(gaps[True][0] / gaps[True][1]) < 1.1
@@ -358,14 +354,16 @@ def test_lifted_sgd_is_natural_gradient():
     for _ in range(16):
         opt.step(closure)
     lifted = flatten([t.detach() for t in leaves])
-    ngd = train(SUBJECTS["ngd"], P, 0.05, 16)
+    ngd = run_optimizer(OPTIMIZERS["ngd"], P, 0.05, 16)
     assert torch.allclose(lifted, ngd, atol=1e-12)
 
 
 def test_one_step_solves_a_linear_model():
     P, best = linear()
-    assert torch.allclose(train(SUBJECTS["ngd"], P, 1.0, 1), best, atol=1e-12)
-    assert torch.allclose(train(SUBJECTS["newton"], P, 1.0, 1), best, atol=1e-12)
+    assert torch.allclose(run_optimizer(OPTIMIZERS["ngd"], P, 1.0, 1), best, atol=1e-12)
+    assert torch.allclose(
+        run_optimizer(OPTIMIZERS["newton"], P, 1.0, 1), best, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("make", [regression_problem, softmax_problem])
@@ -379,15 +377,15 @@ def test_finite_steps_reach_what_they_define(make):
             z = P.outputs(flatten(leaves))
             return z, P.loss(z)
 
-        opt = cls(leaves, 0.2, metric=P.loss.geometry)
+        opt = cls(leaves, 0.2, output_metric=P.loss.output_metric)
         opt.step(closure)
         assert opt.converged
         new = P.point(flatten([t.detach() for t in leaves]))
         if cls is ProximalNatural:
-            rest = new.vjp(0.2 * new.dl + q.weigh(new.z - q.z))
+            rest = new.vjp(0.2 * new.dl + q.lower(new.z - q.z))
         else:
             target = q.z - 0.2 * q.jvp(q.solve(q.g))
-            rest = new.vjp(q.weigh(new.z - target))
+            rest = new.vjp(q.lower(new.z - target))
         assert float(rest.norm()) < 1e-12 * float(q.g.norm())
 
 
@@ -410,7 +408,7 @@ def test_natural_adagrad_and_adam_first_steps_by_hand():
 
 def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
     rng = np.random.default_rng(0)
-    h = mlp([3, 4, 2], seed=1)
+    h = affine_mlp([3, 4, 2], seed=1)
     plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     with torch.no_grad():
         for k, layer in ((0, plain[0]), (2, plain[2])):
@@ -434,7 +432,7 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
     factors = LayerFactors(plain)
     with factors:
         z = plain(x)
-    q = Point(z, mse(y)(z), factors.params(), METRICS["mse"])
+    q = LocalGeometry(z, mse(y)(z), factors.params(), Euclidean())
     solved = factors.join(
         [
             torch.linalg.solve(B, torch.linalg.solve(A, G.T).T)
@@ -446,7 +444,7 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
     # a single sample: the Kronecker form is exact, layer by layer
     with factors:
         one = plain(x[:1])
-    single = Point(one, mse(y[:1])(one), factors.params(), METRICS["mse"])
+    single = LocalGeometry(one, mse(y[:1])(one), factors.params(), Euclidean())
     assert torch.allclose(
         factors.dense(single)[:16, :16], single.F[:16, :16], atol=1e-12
     )
@@ -486,9 +484,9 @@ def test_clear_errors():
         (lambda: NaturalGradient([{"params": leaves}, {"params": leaves}]), "group"),
         (lambda: NaturalGradient(leaves, 0.0), "lr"),
         (lambda: NaturalGradient(leaves, damping=-1.0), "damping"),
-        (lambda: NaturalGradient(leaves, metric="nope"), "metric"),
+        (lambda: NaturalGradient(leaves, output_metric="nope"), "metric"),
         (lambda: NaturalGradient(leaves, integrator="nope"), "integrator"),
-        (lambda: Preconditioned(leaves, rule="nope"), "rule"),
+        (lambda: FirstOrderRule(leaves, rule="nope"), "rule"),
         (lambda: BFGS(leaves, start="nope"), "start"),
         (lambda: NaturalAdam(leaves, betas=(1.0, 0.9)), "betas"),
         (lambda: NaturalMomentum(leaves, friction=-1.0), "friction"),
@@ -496,7 +494,7 @@ def test_clear_errors():
         (lambda: ProximalNatural(leaves, iterations=0), "iterations"),
         (lambda: KFAC(nn.Sequential(nn.Conv2d(1, 1, 2))), "Conv2d"),
         (lambda: KFAC(nn.Sequential(nn.ReLU())), "no layer"),
-        (lambda: MinibatchNatural(leaves, batch=0), "batch"),
+        (lambda: EXPERIMENTS.MinibatchNatural(leaves, batch=0), "batch"),
         (lambda: KFACDampedNatural(nn.Linear(1, 1), damping=0.0), "damping"),
         (lambda: NaturalGradient(leaves).step(), "closure"),
         (lambda: NaturalGradient(leaves).step(lambda: closure()[1]), "pair"),
@@ -509,7 +507,7 @@ def test_clear_errors():
 
 def test_a_diverging_step_is_refused_and_leaves_the_parameters():
     x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    opt = Preconditioned([x], 0.1, rule="diagonal")
+    opt = FirstOrderRule([x], 0.1, rule="diagonal")
 
     def closure():
         z = (x * torch.tensor([1.0, 0.0])).sum().view(1, 1) + 1.0
@@ -542,5 +540,5 @@ def test_optimizers_pickle_and_homogeneous_layers_see_charts():
     opt.step(closure)
     twin = copy.deepcopy(opt)
     assert torch.equal(twin.memory["velocity"], opt.memory["velocity"])
-    layer = Homogeneous(torch.ones(2, 3), torch.eye(2), torch.eye(3))
+    layer = AffineLayer(torch.ones(2, 3), torch.eye(2), torch.eye(3))
     assert torch.equal(layer(torch.ones(1, 2)), torch.full((1, 2), 3.0))

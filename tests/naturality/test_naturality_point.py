@@ -5,26 +5,26 @@ import pytest
 import torch
 from torch.func import jacrev
 
-from geolib.core import OutputMetric, init_
+from geolib.core import Bernoulli, Categorical, Euclidean, OutputMetric, init_
 from geolib.core.output_metrics import DiagonalMetric
 from geolib.naturality import (
-    LayerFactors,
-    OutputGeometry,
-    Point,
+    LocalGeometry,
+    NaturalGradient,
+    Problem,
+    affine_mlp,
+    covariant_hessian,
     cross_entropy,
-    mlp,
     mse,
     small_problem,
     standard_suite,
 )
-from geolib.naturality.directions import covariant_hessian, hessian
-from geolib.naturality.outputs import METRICS, output_geometry
-from geolib.naturality.problem import Problem
+from geolib.naturality.kfac import LayerFactors
+from geolib.naturality.newton import hessian
 
 
 def problem(kind):
     rng = np.random.default_rng(0)
-    module = mlp([2, 3, 2], seed=1, gain=1.5)
+    module = affine_mlp([2, 3, 2], seed=1, gain=1.5)
     x = torch.tensor(rng.standard_normal((9, 2)))
     if kind == "mse":
         loss = mse(torch.tensor(rng.standard_normal((9, 2))))
@@ -39,7 +39,8 @@ KINDS = ["mse", "softmax", "softmax-ref"]
 def dense_fisher(P):
     def F(t):
         J = jacrev(P.outputs)(t)
-        W = P.loss.geometry.blocks(P.outputs(t))
+        z = P.outputs(t)
+        W = P.loss.output_metric.at(z, slice(0, len(z))).dense(z.shape[1]) / len(z)
         return torch.einsum("nip,nij,njq->pq", J, W, J)
 
     return F
@@ -102,7 +103,7 @@ def test_the_connection_transforms_as_one(kind):
         if kind == "mse"
         else cross_entropy(torch.tensor(rng.integers(0, 3, n)), True)
     )
-    module = mlp([2, 2, 2], seed=1, gain=1.5)
+    module = affine_mlp([2, 2, 2], seed=1, gain=1.5)
     P = Problem.of(module, x, loss)
     phi = standard_suite(module, P.theta0)["coupling"]
     v = torch.tensor(rng.standard_normal(len(P.theta0)))
@@ -130,19 +131,25 @@ def test_christoffel_of_a_flat_metric_vanishes_in_its_flat_coordinate():
         def at(self, z, samples):
             return DiagonalMetric(z, 1 / z**2)
 
-    def third(z, a, b):  # [ab, k] = -a b / z^3 for the metric dz^2 / z^2
-        return -a * b / z**3
+        def christoffel(self, z, a, b):  # [ab, k] = -a b / z^3 for dz^2 / z^2
+            return -a * b / z**3
 
-    G = OutputGeometry("log", Logarithmic(), third)
     x = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     z = x.exp().view(1, 1)
-    q = Point(z, z.sum(), [x], G)
+    q = LocalGeometry(z, z.sum(), [x], Logarithmic())
     v = torch.ones(1, dtype=torch.float64)
     assert float(q.F) == pytest.approx(1.0)
     assert abs(float(q.christoffel(v, v))) < 1e-14
 
 
-@pytest.mark.parametrize("name", ["softmax", "softmax-ref", "bernoulli"])
+METRICS = {
+    "softmax": Categorical(),
+    "softmax-ref": Categorical(reference=True),
+    "bernoulli": Bernoulli(),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_output_metrics_are_hessians_of_a_potential(name):
     z = torch.tensor(np.random.default_rng(0).standard_normal((1, 3)))
     G = METRICS[name]
@@ -154,7 +161,7 @@ def test_output_metrics_are_hessians_of_a_potential(name):
         return torch.logsumexp(pad, 0)
 
     W = jacrev(jacrev(potential))(z[0])
-    assert torch.allclose(G.blocks(z)[0], W, atol=1e-13)
+    assert torch.allclose(G.at(z, slice(0, 1)).dense(3)[0], W, atol=1e-13)
     T = jacrev(jacrev(jacrev(potential)))(z[0])
     a, b = torch.tensor(np.random.default_rng(1).standard_normal((2, 1, 3)))
     assert torch.allclose(
@@ -172,7 +179,7 @@ def test_solve_against_dense_pseudo_inverse(n, twin):
     if twin:  # a sample twice, a unit twice: zero eigenvalues but for rounding
         x[1] = x[0]
     y = mse(torch.tensor(rng.standard_normal((n, 1))))
-    P = Problem.of(mlp([2, 3, 1], seed=2), x, y)
+    P = Problem.of(affine_mlp([2, 3, 1], seed=2), x, y)
     if twin:
         theta = P.theta0.clone()
         theta[3:6], theta[10] = theta[:3], theta[9]
@@ -208,25 +215,24 @@ def test_bad_input_is_named():
         q.solve(q.g, 0.1, torch.full((9, 9), torch.nan))
     x = torch.ones(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="outputs of shape"):
-        Point(x, x.sum(), [x], METRICS["mse"])
+        LocalGeometry(x, x.sum(), [x], Euclidean())
     z = x.view(2, 1)
     with pytest.raises(ValueError, match="finite scalar loss"):
-        Point(z, z.sum() / 0.0, [x], METRICS["mse"])
+        LocalGeometry(z, z.sum() / 0.0, [x], Euclidean())
     y = z.sqrt() - 1.0
     bad = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
     u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
-        Point(u, u.sum(), [bad], METRICS["mse"])
+        LocalGeometry(u, u.sum(), [bad], Euclidean())
 
     class Negative(OutputMetric):
         def at(self, z, samples):
             return DiagonalMetric(z, -torch.ones_like(z))
 
-    indefinite = OutputGeometry("bad", Negative())
     with pytest.raises(ValueError, match="semi-definite"):
-        Point(y, y.sum(), [x], indefinite).solve(torch.ones(2).double())
-    with pytest.raises(ValueError, match="metric"):
-        output_geometry("euclid")
+        LocalGeometry(y, y.sum(), [x], Negative()).solve(torch.ones(2).double())
+    with pytest.raises(TypeError, match="metric"):
+        NaturalGradient([x], output_metric="euclid")
     with pytest.raises(ValueError, match="y:"):
         mse(torch.zeros(3))
     with pytest.raises(ValueError, match="y:"):
@@ -305,6 +311,6 @@ def test_kfac_against_curvlinops(kind):
     factors = LayerFactors(module)
     with factors:
         z = module(x)
-    q = Point(z, loss(z), factors.params(), loss.geometry)
+    q = LocalGeometry(z, loss(z), factors.params(), loss.output_metric)
     theirs = torch.as_tensor(K @ torch.eye(len(q.g)).double()).detach()
     assert torch.allclose(factors.dense(q), theirs, atol=1e-13)

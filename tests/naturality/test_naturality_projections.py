@@ -5,16 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from naturality_chapter import EXPERIMENTS
 from torch.func import jacrev
 
 from geolib.naturality import (
+    OptimizerSpec,
     Projection,
-    Subject,
     deep_linear,
-    duplication,
-    erf_kernels,
-    horizontal_lift,
-    is_riemannian,
     linear_model,
     polynomial_tower,
     projection_defect,
@@ -22,17 +19,20 @@ from geolib.naturality import (
     twin_problem,
     two_layer,
     weight_norm,
-    width_run,
 )
+from geolib.naturality.network_towers import duplication
+from geolib.networks import erf_kernels
 
 HS = [0.5 / 64, 0.5 / 128]
 
 
 def sgd(rate):
-    return Subject(f"gd x {rate}", lambda p, h, run: torch.optim.SGD(p, lr=rate * h))
+    return OptimizerSpec(
+        f"gd x {rate}", lambda p, h, run: torch.optim.SGD(p, lr=rate * h)
+    )
 
 
-ADAM0 = Subject("adam", lambda p, h, run: torch.optim.Adam(p, lr=h, eps=0.0))
+ADAM0 = OptimizerSpec("adam", lambda p, h, run: torch.optim.Adam(p, lr=h, eps=0.0))
 
 
 @pytest.mark.parametrize("scaling", ["standard", "mean-field", "ntk"])
@@ -98,8 +98,8 @@ def test_deep_linear_networks_project_to_linear_ones():
     assert torch.allclose(wide.outputs(x), narrow.outputs(pi(x)))
     q, n = wide.point(x), narrow.point(pi(x))
     upstairs = torch.linalg.pinv(q.F, hermitian=True, rtol=1e-10)
-    assert is_riemannian(pi.forward, x, upstairs, torch.linalg.inv(n.F)) < 1e-9
-    assert is_riemannian(pi.forward, x, torch.eye(48).double(), torch.eye(8)) > 0.1
+    assert pi.submersion_defect(x, upstairs, torch.linalg.inv(n.F)) < 1e-9
+    assert pi.submersion_defect(x, torch.eye(48).double(), torch.eye(8)) > 0.1
     for name, letter in (("ngd", "N"), ("gd", "U")):
         d = projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
         assert d.letter == letter
@@ -112,13 +112,13 @@ def test_weight_normalisation_and_horizontal_lifts():
     assert shapes == [(2,), (2, 3)]
     D = jacrev(pi.forward)(x)
     for M in (None, torch.diag(torch.arange(1.0, 9.0).double())):
-        lift = horizontal_lift(pi.forward, x, v, M)
+        lift = pi.horizontal_lift(x, v, M)
         assert torch.allclose(D @ lift, v)
         vertical = torch.linalg.svd(D).Vh[6:]
         along = lift if M is None else M @ lift
         assert float((vertical @ along).abs().max()) < 1e-10
     with pytest.raises(ValueError, match="submersion"):
-        horizontal_lift(lambda t: t[:2] * 0, x, v[:2])
+        Projection(lambda t: t[:2] * 0).horizontal_lift(x, v[:2])
 
 
 def test_polynomials_commute_with_the_orthogonal_projection_only():
@@ -172,12 +172,14 @@ def test_erf_kernels_are_those_of_wide_networks():
 
 @pytest.mark.slow
 def test_the_natural_flow_obeys_the_same_law_at_every_width():
-    runs = [width_run(N, 0) for N in (32, 512)]
+    runs = [EXPERIMENTS.width_run(N, 0) for N in (32, 512)]
     assert max(r.train for r in runs) < 1e-6
-    assert width_run(512, 0, optimizer="gd").train > 1e-2
-    wide = [np.mean([width_run(N, s).ntk for s in range(4)]) for N in (32, 1024)]
+    assert EXPERIMENTS.width_run(512, 0, optimizer="gd").train > 1e-2
+    wide = [
+        np.mean([EXPERIMENTS.width_run(N, s).ntk for s in range(4)]) for N in (32, 1024)
+    ]
     assert wide[1] < 0.5 * wide[0]
-    standard = width_run(1024, 0, "standard")
+    standard = EXPERIMENTS.width_run(1024, 0, "standard")
     assert standard.nngp < standard.ntk
 
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(HERE))  # as workers see it
 
 from sweep_cases import Spec, run  # noqa: E402
 
-from geolib.sweep import Options, Store, Sweep, SweepError, run_sweep  # noqa: E402
+from geolib.sweep import Options, Store, Sweep, run_sweep  # noqa: E402
+from geolib.sweep.engines import SweepError  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1])])
@@ -199,7 +200,8 @@ def test_killed_scheduler_is_one_clear_error_and_resume_completes(tmp_path, fold
 CLIENT = """
 import sys
 from sweep_cases import Spec, run
-from geolib.sweep import Options, Store, Sweep, SweepError, run_sweep
+from geolib.sweep import Options, Store, Sweep, run_sweep
+from geolib.sweep.engines import SweepError
 if __name__ == "__main__":
     store, marks, scheduler, n = sys.argv[1:]
     specs = [Spec(i, pause=0.1, folder=marks) for i in range(int(n))]

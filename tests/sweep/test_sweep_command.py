@@ -106,3 +106,19 @@ def test_shipped_sweeps_use_chapters_only_inside_functions():
                 ), f"{path.name}: {node.module}"  # fmt: skip
             elif isinstance(node, ast.Import):
                 assert [a.name for a in node.names] == ["math"], path.name
+
+
+def test_a_sweep_in_a_file_is_run_from_there(geolib, tmp_path):
+    path = tmp_path / "my sweep.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from geolib.sweep import Sweep, grid\n"
+        "@dataclass(frozen=True)\nclass Spec:\n    seed: int\n"
+        "def run(spec):\n    return {'twice': 2 * spec.seed}\n"
+        "MINE = Sweep('mine', run, {'small': lambda: grid(Spec, seed=range(3))})\n"
+    )
+    done = geolib(f"{path}:MINE", "--scheduler", "inline")
+    assert "3 runs: 0 stored before, 3 done now" in done.stdout, done.output
+    missing = geolib(f"{tmp_path / 'none.py'}:MINE")
+    assert missing.exit_code == 1
+    assert "cannot read" in missing.stderr

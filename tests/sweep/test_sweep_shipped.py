@@ -4,8 +4,9 @@ import functools
 
 import pytest
 
-from geolib.sweep import Options, Store, collect, run_sweep
+from geolib.sweep import Options, Store, run_sweep
 from geolib.sweep.registry import find
+from geolib.sweep.runner import collect
 
 pytestmark = pytest.mark.slow
 

@@ -48,7 +48,7 @@ def test_silence_beyond_the_limit_sends_the_runs_again(monkeypatch):
     monkeypatch.setattr(cluster, "LOOK", 0.0)
     client = DeafClient()
     options = Options("tcp://nowhere:1", limit=0.05)
-    flight = cluster.Flight(client, len, {"a": 1, "b": 2}, options, lambda key: True)
+    flight = cluster.DaskRun(client, len, {"a": 1, "b": 2}, options, lambda key: True)
     done, end = [], time.monotonic() + 20
     while flight.busy:
         assert time.monotonic() < end, "the runs were never sent again"
@@ -67,7 +67,7 @@ def test_without_a_time_limit_silence_is_patience(monkeypatch):
     monkeypatch.setattr(cluster, "LOOK", 0.0)
     client = DeafClient()
     options = Options("tcp://nowhere:1", limit=None)
-    flight = cluster.Flight(client, len, {"a": 1}, options, lambda key: True)
+    flight = cluster.DaskRun(client, len, {"a": 1}, options, lambda key: True)
     flight.submit()
     for _ in range(5):
         assert list(flight.collect()) == []
@@ -104,7 +104,7 @@ def test_a_result_lost_with_its_worker_is_waited_for_and_no_dead_scheduler(monke
     monkeypatch.setattr(cluster, "PULSE", 0.01)
     monkeypatch.setattr(cluster, "FETCH", 0.05)
     client = LosingClient()
-    flight = cluster.Flight(
+    flight = cluster.DaskRun(
         client, len, {"a": 1}, Options("tcp://x:1"), lambda key: True
     )
     done, end = [], time.monotonic() + 20

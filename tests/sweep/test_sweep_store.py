@@ -18,18 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # as workers see it
 
 from sweep_cases import Spec, run
 
-from geolib.sweep import (
-    Options,
-    Store,
-    Sweep,
-    SweepError,
-    canonical,
-    collect,
-    grid,
-    key_of,
-    run_sweep,
-)
+from geolib.sweep import Options, Store, Sweep, grid, run_sweep
 from geolib.sweep.attempt import TimeLimitError, attempt, deadline
+from geolib.sweep.engines import SweepError
+from geolib.sweep.runner import collect
+from geolib.sweep.spec import canonical, key_of
 
 INLINE = Options("inline", retries=1)
 
@@ -442,3 +435,40 @@ def test_no_heavy_import_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: e["record"].update(value=2),
+        lambda e: e["spec"].update(seed=9),
+        lambda e: e.pop("status"),
+        lambda e: e.pop("record"),
+        lambda e: e.update(status="odd"),
+        lambda e: e.update(sum="0"),
+    ],
+)
+def test_an_entry_that_was_changed_counts_as_absent(tmp_path, change):
+    store = Store(tmp_path)
+    store.put(
+        "demo", "k", {"status": "done", "spec": {"seed": 0}, "record": {"value": 1}}
+    )
+    path = store.path("demo", "k")
+    entry = json.loads(path.read_text())
+    change(entry)
+    path.write_text(json.dumps(entry))
+    assert not store.has("demo", "k")
+    assert store.scan("demo") == {}
+    assert store.rows("demo") == []
+
+
+def test_an_entry_of_before_there_were_sums_is_read(tmp_path):
+    store = Store(tmp_path)
+    store.put(
+        "demo", "k", {"status": "done", "spec": {"seed": 0}, "record": {"value": 1}}
+    )
+    path = store.path("demo", "k")
+    entry = json.loads(path.read_text())
+    del entry["sum"]
+    path.write_text(json.dumps(entry))
+    assert store.rows("demo") == [{"seed": 0, "value": 1}]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from geolib.core import Realization
-    from geolib.geodesics import Table
+    from geolib.networks import Table
 
 
 class Trained(Protocol):
@@ -26,7 +26,7 @@ def data_of(spec: Trained) -> Table:
     """The data set in the spec's precision, on its device (`auto`: a GPU if any)."""
     import torch
 
-    from geolib.geodesics import table
+    from geolib.networks import table
 
     device = spec.device
     if device == "auto":
@@ -37,7 +37,7 @@ def data_of(spec: Trained) -> Table:
 def network(spec: Trained, data: Table, seed: int) -> Realization:
     """A fresh perceptron for these inputs and classes, where the data is."""
     from geolib.core import Realization
-    from geolib.geodesics import mlp
+    from geolib.networks import mlp
 
     sizes = [data.x[0].numel(), *spec.hidden, int(data.y.max()) + 1]
     return Realization(mlp(sizes, seed=seed, dtype=data.x.dtype).to(data.x.device))

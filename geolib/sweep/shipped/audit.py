@@ -25,7 +25,7 @@ def run(spec: Spec) -> dict[str, Any]:
     from geolib.naturality import (
         Protocol,
         audit,
-        classify,
+        naturality_class,
         regression_problem,
         softmax_problem,
     )
@@ -38,19 +38,18 @@ def run(spec: Spec) -> dict[str, Any]:
         problems[spec.problem](spec.seed),
         protocol=Protocol(counts=spec.steps),
     )
-    letters = {family: d.letter for family, d in report.defects.items()}
     return {
         "letters": report.letters,
-        "verdict": classify(letters),
+        "verdict": naturality_class(report.verdicts),
         "defects": {family: d.to_dict() for family, d in report.defects.items()},
     }
 
 
 def optimizers() -> list[str]:
     """Every optimizer of the chapter's table."""
-    from geolib.naturality import SUBJECTS
+    from geolib.naturality import OPTIMIZERS
 
-    return list(SUBJECTS)
+    return list(OPTIMIZERS)
 
 
 def full() -> Sequence[Spec]:

@@ -53,7 +53,8 @@ def groups(order: int, tasks: int = 5) -> list[list[int]]:
 
 def run(spec: Spec) -> dict[str, Any]:
     """Learn the tasks in their order; accuracies in per cent are left to the reader."""
-    from geolib.geodesics import learn_sequence, split_tasks
+    from geolib.geodesics import learn_sequence
+    from geolib.networks import split_tasks
 
     data = data_of(spec)
     found = learn_sequence(
@@ -62,14 +63,14 @@ def run(spec: Spec) -> dict[str, Any]:
         spec.method,
         scenario=spec.scenario,
         memory=spec.memory,
-        passes=spec.passes,
+        gradient_evaluations=spec.passes,
         seed=spec.seed,
     )
     return {
         "average": found.average,
         "forgetting": found.forgetting,
         "last": found.table[-1],
-        "spent": found.passes,
+        "spent": found.gradient_evaluations,
         "stored": found.stored,
         "converged": found.converged,
         "ran_on": data.x.device.type,

@@ -33,7 +33,8 @@ class Spec:
 
 def run(spec: Spec) -> dict[str, Any]:
     """Train both ends, join them, and score the path on training and test data."""
-    from geolib.geodesics import connect, train
+    from geolib.geodesics import connect
+    from geolib.networks import train
 
     data = data_of(spec)
     seeds = (2 * spec.pair, 2 * spec.pair + 1)
@@ -58,7 +59,7 @@ def run(spec: Spec) -> dict[str, Any]:
         "worst": test_part.worst,
         "middle": test_part.middle,
         "ends": [test_part.accuracy[0].item(), test_part.accuracy[-1].item()],
-        "passes": found.passes,
+        "passes": found.gradient_evaluations,
         "ran_on": data.x.device.type,
     }
 

@@ -34,7 +34,7 @@ class Spec:
 def run(spec: Spec) -> dict[str, Any]:
     """Train, prune, and score before and after on the test rows."""
     from geolib.geodesics import METHODS as PRUNERS
-    from geolib.geodesics import accuracy, train
+    from geolib.networks import accuracy, train
 
     data = data_of(spec)
     R = network(spec, data, spec.seed)
@@ -45,7 +45,7 @@ def run(spec: Spec) -> dict[str, Any]:
         "accuracy": accuracy(R, found.weights, data.x_test, data.y_test),
         "zeros": int((found.weights == 0).sum()),
         "weights": R.p,
-        "passes": found.passes,
+        "passes": found.gradient_evaluations,
         "ran_on": data.x.device.type,
     }
 

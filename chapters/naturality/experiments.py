@@ -1,0 +1,505 @@
+r"""The experiments of the chapter on naturality: tasks, the stored audit, drawings.
+
+    geolib run naturality                     # reads the stored audit
+    python experiments.py regression          # a quarter of an hour of one core
+    python experiments.py softmax             # five minutes
+
+The last two fill `audit.json` and `audit-softmax.json` with what they lack; they may be
+stopped and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolib.data import load as load_data
+from geolib.files import write_whole
+from geolib.naturality import (
+    OPTIMIZERS,
+    SEEDS,
+    Defect,
+    GeometricOptimizer,
+    LocalGeometry,
+    OptimizerSpec,
+    Problem,
+    Protocol,
+    Verdict,
+    affine_mlp,
+    audit,
+    cross_entropy,
+    mse,
+    regression_problem,
+    run_optimizer,
+    softmax_problem,
+    twin_problem,
+    two_layer,
+)
+from geolib.networks import erf_kernels
+from geolib.plotting import COLORS
+
+# ---- problems ------------------------------------------------------------------------
+
+
+def components(x: np.ndarray, k: int) -> np.ndarray:
+    """The first k principal components of x (n, d), each with unit variance."""
+    x = x - x.mean(0)
+    U, _, _ = np.linalg.svd(x, full_matrices=False)
+    sign = np.sign(U[np.abs(U).argmax(0), np.arange(U.shape[1])])
+    return (U * sign)[:, :k] * np.sqrt(len(x))
+
+
+def digits_problem(
+    seed: int = 0, samples: int = 200, inputs: int = 6, hidden: int = 3
+) -> Problem:
+    """Zeros, ones and twos of the digits: principal components, two free logits.
+
+    The default seed has the best conditioned metric of seeds 0, 1, 2.
+    """
+    d = load_data("digits")
+    keep = np.flatnonzero(d.y < 3)[:samples]
+    x = torch.as_tensor(components(np.asarray(d.x)[keep], inputs))
+    y = torch.as_tensor(np.asarray(d.y)[keep]).long()
+    module = affine_mlp([inputs, hidden, 2], seed=seed)
+    return Problem.of(module, x, cross_entropy(y, reference=True))
+
+
+def diabetes_problem(seed: int = 1, inputs: int = 10, hidden: int = 1) -> Problem:
+    """Disease progression from principal components of the ten measurements.
+
+    The default seed has the best conditioned metric of seeds 0, 1, 2.
+    """
+    d = load_data("diabetes")
+    x = torch.as_tensor(components(np.asarray(d.x), inputs))
+    y: Tensor = torch.as_tensor(np.asarray(d.y)).double()
+    y = ((y - y.mean()) / y.std()).reshape(-1, 1)
+    return Problem.of(affine_mlp([inputs, hidden, 1], seed=seed, gain=2.0), x, mse(y))
+
+
+def wide_problem(seed: int, width: int = 12, n: int = 10, m: int = 100) -> Problem:
+    """A tanh network with more parameters (4 a unit) than its n samples."""
+    rng = np.random.default_rng(seed)
+
+    def inputs(k: int) -> Tensor:
+        return torch.tensor(np.hstack([rng.standard_normal((k, 2)), np.ones((k, 1))]))
+
+    x, probe = inputs(n), inputs(m)
+    w = torch.tensor(rng.standard_normal((width, 3)))
+    a = torch.tensor(rng.standard_normal((1, width)) / np.sqrt(width))
+    teacher = torch.tensor(rng.standard_normal((1, width)) / np.sqrt(width))
+    y = torch.tanh(x @ w.T) @ teacher.T
+    y = y + 0.05 * torch.tensor(rng.standard_normal((n, 1)))
+    return two_layer(x, y, w, a, probe=probe)
+
+
+def best_conditioned(seeds: Sequence[int], count: int = 3) -> list[int]:
+    """The seeds of `twin_problem` whose narrow metric is best conditioned."""
+
+    def cond(seed: int) -> float:
+        narrow = twin_problem(seed, 1, "standard")[1]
+        w = torch.linalg.eigvalsh(narrow.point(narrow.theta0).F)
+        return float(w[-1] / w[0].clamp(min=1e-300))
+
+    return sorted(sorted(seeds, key=cond)[:count])
+
+
+# ---- minibatches -----------------------------------------------------------------
+
+
+class MinibatchNatural(GeometricOptimizer):
+    r"""Natural gradient descent that sees a random batch at every step.
+
+    .. math:: x \leftarrow x - h\,F_B^{+} g_B, \qquad
+        F_B = \tfrac1{|B|}\sum_{i \in B} J_i^T W_i J_i .
+
+    The closure gives the full batch; rows are chosen here, so that runs in two charts
+    see the same batches. :math:`F_B` is singular whenever the batch has fewer outputs
+    than there are parameters; `damping_metric` M then chooses the step of minimum
+    M-norm, the identity when None.
+
+    Args:
+        batch: samples per step; None takes all.
+        seed: of the batches.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        batch: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch: expected at least 1 sample, got {batch}")
+        super().__init__(params, lr, batch=batch, seed=seed, **options)
+
+    def update(self, q: LocalGeometry) -> Tensor:
+        n = len(q.z)
+        size = self.options["batch"] or n
+        if size > n:
+            raise ValueError(f"batch: expected at most {n} samples, got {size}")
+        step = int(self.memory.get("t", 0))
+        self.memory["t"] = step + 1
+        rng = np.random.default_rng([self.options["seed"], step])
+        rows = torch.as_tensor(rng.permutation(n)[:size]).to(q.z.device)
+        damping = self.options["damping"]
+        x = q.minibatch_gradient(rows, damping, self.damping_metric)
+        return -self.options["lr"] * x
+
+
+def minibatch_spec(
+    batch: int | None, metric: Callable[[Any], Tensor] | None = None
+) -> OptimizerSpec:
+    """`MinibatchNatural` as a subject; `metric` gives M in the run's chart."""
+
+    def make(params: list[Tensor], h: float, run: Any) -> torch.optim.Optimizer:
+        M = None if metric is None else (lambda: metric(run))
+        return MinibatchNatural(
+            params, h, batch=batch, damping_metric=M, output_metric=run.output_metric
+        )
+
+    return OptimizerSpec(f"ngd, batch {batch or 'full'}", make)
+
+
+def home_metric(run: Any) -> Tensor:
+    """The home chart's identity, carried as a metric tensor to the run's chart."""
+    return run.push_metric(torch.eye(len(run.home.theta0)).to(run.home.theta0))
+
+
+def reference_metric(run: Any) -> Tensor:
+    """The Fisher metric of the probe inputs, in the run's chart."""
+    probe = run.problem.probe
+    if probe is None:
+        raise ValueError("problem: expected probe inputs for the reference metric")
+    x = torch.cat([t.detach().reshape(-1) for t in run.leaves])
+    J = torch.func.jacrev(probe)(x).flatten(0, 1)
+    return J.T @ J / len(J)
+
+
+# ---- width -----------------------------------------------------------------------
+
+
+def width_data(n: int = 12, d: int = 3, m: int = 20) -> tuple[Tensor, Tensor, Tensor]:
+    """The same training inputs, test inputs and targets at every width."""
+    rng = np.random.default_rng(1000)
+    x = torch.tensor(rng.standard_normal((n, d)))
+    probe = torch.tensor(rng.standard_normal((m, d)))
+    return x, probe, torch.sin(x[:, :1]) + 0.5 * x[:, 1:2]
+
+
+def erf_network(width: int, seed: int, scaling: str) -> Problem:
+    """A random erf network on `width_data`."""
+    x, probe, y = width_data()
+    draw = np.random.default_rng(seed)
+    w = torch.tensor(draw.standard_normal((width, x.shape[1])))
+    a = torch.tensor(draw.standard_normal((1, width)))
+    if scaling == "standard":
+        a = a / width**0.5
+    return two_layer(x, y, w, a, scaling, "erf", probe)
+
+
+@dataclass(frozen=True)
+class WidthRun:
+    """One network trained to time T.
+
+    Attributes:
+        train: relative deviation of training outputs from the law of the flow.
+        ntk, nngp: root mean square deviation of test outputs from the predictors with
+            either kernel.
+    """
+
+    width: int
+    train: float
+    ntk: float
+    nngp: float
+
+
+def width_run(
+    width: int,
+    seed: int,
+    scaling: str = "ntk",
+    optimizer: str = "ngd-rk4",
+    horizon: float = 1.0,
+    steps: int = 12,
+) -> WidthRun:
+    r"""Train one network and compare with the closed forms.
+
+    The natural flow on training outputs obeys :math:`\dot f = -(f - y)` at every
+    width:
+
+    .. math:: f_T = y + e^{-T}(f_0 - y), \qquad
+        f_T(x) \approx f_0(x) + (1 - e^{-T})\,k(x)^TK^{-1}(y - f_0) .
+    """
+    problem = erf_network(width, seed, scaling)
+    x, probe, y = width_data()
+    f0, p0 = problem.outputs(problem.theta0), _probe(problem, problem.theta0)
+    end = run_optimizer(optimizer, problem, horizon / steps, steps)
+    decay = float(np.exp(-horizon))
+    law = y + decay * (f0 - y)
+    gaps = []
+    for K, k in zip(erf_kernels(x, x), erf_kernels(probe, x), strict=True):
+        predicted = p0 + (1 - decay) * k @ torch.linalg.solve(K, y - f0)
+        gaps.append(float((_probe(problem, end) - predicted).square().mean().sqrt()))
+    train_gap = float((problem.outputs(end) - law).norm() / (f0 - y).norm())
+    return WidthRun(width, train_gap, gaps[1], gaps[0])
+
+
+def _probe(problem: Problem, theta: Tensor) -> Tensor:
+    assert problem.probe is not None
+    return problem.probe(theta)
+
+
+# ---- the stored audit --------------------------------------------------------------
+
+PROTOCOL = Protocol(horizon=0.5, counts=(16, 32, 64, 128), seed=0)
+TASKS = {  # the problem of a seed, and the seeds of the stored table
+    "regression": (regression_problem, SEEDS),
+    "softmax": (softmax_problem, (102,)),
+}
+
+
+def fill(
+    path: Path,
+    task: str = "regression",
+    seeds: Sequence[int] | None = None,
+    names: Sequence[str] = tuple(OPTIMIZERS),
+    protocol: Protocol = PROTOCOL,
+) -> dict[str, Any]:
+    """Fill the file with every cell it lacks; the table as `stored_audit` gives it.
+
+    Raises:
+        ValueError: an unknown task, or a file that holds the table of another one.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task: expected one of {list(TASKS)}, got {task!r}")
+    make, usual = TASKS[task]
+    seeds = usual if seeds is None else seeds
+    about = {
+        "task": task,
+        "problem": f"{make.__name__}(seed): tanh 2-2-2, p = 12, n = 60",
+        "seeds": list(seeds),
+        "maps_seed": protocol.seed,
+        "horizon": protocol.horizon,
+        "counts": list(protocol.counts),
+        "torch": torch.__version__.split("+")[0],
+        "date": datetime.now(UTC).date().isoformat(),
+        "cell": list(CELL),
+    }
+    table: dict[str, Any] = {"about": about, "cells": {}}
+    if path.exists():
+        table = stored_audit(path)
+        if table["about"]["task"] != task:
+            raise ValueError(f"path: {path} is of another task than {task}")
+        table["about"] = about
+    for seed in seeds:
+        problem = make(seed)
+        done = table["cells"].setdefault(str(seed), {})
+        for name in names:
+            if name not in done:
+                report = audit(name, problem, protocol=protocol)
+                done[name] = {k: _compact(d) for k, d in report.defects.items()}
+                save(path, table)
+                print(seed, name, report.letters, file=sys.stderr, flush=True)
+    return table
+
+
+CELL = ("verdict", "values", "slope", "plateau", "self")
+
+
+def _compact(d: Defect) -> dict[str, Any]:
+    def short(v: float) -> float | None:
+        return float(f"{v:.5g}") if math.isfinite(v) else None
+
+    row = d.letter, [*map(short, d.values)], *map(short, (d.slope, d.plateau))
+    return dict(zip(CELL, (*row, short(d.self_convergence)), strict=True))
+
+
+def save(path: Path, table: dict[str, Any]) -> None:
+    """Write the table, a cell as the list of its `CELL` entries."""
+    cells = {
+        seed: {
+            name: {family: [cell[k] for k in CELL] for family, cell in row.items()}
+            for name, row in rows.items()
+        }
+        for seed, rows in table["cells"].items()
+    }
+    text = json.dumps(
+        {"about": table["about"], "cells": cells},
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    write_whole(path, text + "\n")
+
+
+def stored_audit(path: Path | str) -> dict[str, Any]:
+    """Read a table written by `fill`.
+
+    Raises:
+        ValueError: the file is missing or is no such table.
+    """
+    try:
+        table = json.loads(Path(path).read_text())
+        table["cells"] = {
+            seed: {
+                name: {f: dict(zip(CELL, c, strict=True)) for f, c in row.items()}
+                for name, row in rows.items()
+            }
+            for seed, rows in table["cells"].items()
+        }
+        table["about"]["task"]
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"path: {path} is no audit table ({error})") from None
+    return table
+
+
+def cells_of(
+    table: dict[str, Any], names: Sequence[str], families: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The stored cells of some optimizers and families, for every seed that has them.
+
+    Raises:
+        ValueError: an optimizer that the table has for no seed.
+    """
+    found = [
+        cells[n][f]
+        for n in names
+        for cells in table["cells"].values()
+        if n in cells
+        for f in families
+    ]
+    missing = [n for n in names if not any(n in c for c in table["cells"].values())]
+    if missing:
+        raise ValueError(f"names: the table has no rows {missing}")
+    return found
+
+
+def consensus(table: dict[str, Any], name: str, family: str) -> set[Verdict]:
+    """The verdicts of a cell over all seeds: one, or several where they disagree."""
+    cells = cells_of(table, [name], [family])
+    return {Verdict.from_letter(cell["verdict"]) for cell in cells}
+
+
+def letters(verdicts: set[Verdict]) -> str:
+    """One letter, or several joined by a slash where seeds disagree."""
+    return "/".join(sorted(v.letter for v in verdicts))
+
+
+def show(table: dict[str, Any], name: str, family: str) -> str:
+    """A cell for people: E, `U .31-.52` (plateaus) or `N 1.01` (slopes)."""
+    verdicts = consensus(table, name, family)
+    text = letters(verdicts)
+    if verdicts not in ({Verdict.UNNATURAL}, {Verdict.NATURAL}):
+        return text
+    key = "plateau" if verdicts == {Verdict.UNNATURAL} else "slope"
+    values = [cell[key] for cell in cells_of(table, [name], [family])]
+    ends = [f"{v:.2g}" for v in (min(values), max(values))]
+    return f"{text} {ends[0] if ends[0] == ends[1] else '–'.join(ends)}"
+
+
+def recompute(table: dict[str, Any], seed: int, name: str, family: str) -> Defect:
+    """One cell again, from scratch, by the protocol the table states."""
+    about = table["about"]
+    protocol = Protocol(
+        about["horizon"], tuple(about["counts"]), seed=about["maps_seed"]
+    )
+    problem = TASKS[about["task"]][0](seed)
+    report = audit(name, problem, families=[family], protocol=protocol)
+    return report[family]
+
+
+# ---- drawings ----------------------------------------------------------------------
+
+SHADES = {
+    "E": COLORS["green"],
+    "N": COLORS["sky"],
+    "U": COLORS["orange"],
+    "?": "#bbbbbb",
+    "-": "#eeeeee",
+}
+
+
+def square(
+    ax: Any,
+    corners: Sequence[str],
+    arrows: Sequence[str],
+    *,
+    note: str = "",
+    commutes: bool | None = None,
+) -> None:
+    """Draw one commuting square on a matplotlib axis.
+
+    Args:
+        corners: top left, top right, bottom left, bottom right (TeX is fine).
+        arrows: labels of the top, bottom, left and right arrows.
+        note: written in the middle.
+        commutes: colours the note: green for True, orange for False, grey for None.
+
+    Raises:
+        ValueError: not four corners and four arrows.
+    """
+    if len(corners) != 4 or len(arrows) != 4:
+        raise ValueError(
+            f"corners, arrows: expected four each, got {len(corners)}, {len(arrows)}"
+        )
+    places = [(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)]
+    for (x, y), label in zip(places, corners, strict=True):
+        ax.text(x, y, label, ha="center", va="center", fontsize=12)
+    ends = [(0, 1, 0, 0.09), (2, 3, 0, -0.13), (0, 2, -0.06, 0), (1, 3, 0.06, 0)]
+    align = ["center", "center", "right", "left"]
+    for (i, j, dx, dy), label, ha in zip(ends, arrows, align, strict=True):
+        (x0, y0), (x1, y1) = places[i], places[j]
+        ax.annotate(
+            "",
+            xy=(x0 + 0.70 * (x1 - x0), y0 + 0.82 * (y1 - y0)),  # labels are wide
+            xytext=(x0 + 0.24 * (x1 - x0), y0 + 0.18 * (y1 - y0)),
+            arrowprops={"arrowstyle": "->", "color": COLORS["ink"], "lw": 1.2},
+        )
+        x, y = x0 + 0.47 * (x1 - x0) + dx, (y0 + y1) / 2 + dy
+        ax.text(x, y, label, ha=ha, va="center", fontsize=10, color=COLORS["blue"])
+    tint = {True: "green", False: "orange", None: "grey"}[commutes]
+    ax.text(0.5, 0.5, note, ha="center", va="center", color=COLORS[tint], fontsize=10)
+    ax.set(xlim=(-0.45, 1.45), ylim=(-0.3, 1.25))
+    ax.axis("off")
+
+
+def heat_map(
+    ax: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+) -> None:
+    """Draw verdicts as coloured, lettered cells (colour is never the only sign)."""
+    from matplotlib.patches import Rectangle
+
+    for i, line in enumerate(cells):
+        for j, text in enumerate(line):
+            shade = SHADES.get(text, SHADES["?"])
+            ax.add_patch(Rectangle((j, i), 0.96, 0.92, color=shade))
+            ax.text(j + 0.48, i + 0.5, text, ha="center", va="center", fontsize=7)
+    ax.set_xticks([j + 0.48 for j in range(len(columns))], columns, rotation=40)
+    ax.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=7)
+    for label in ax.get_xticklabels():
+        label.set(ha="right", fontsize=8)
+    ax.set(xlim=(-0.05, len(columns)), ylim=(len(rows), -0.05))
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    store = {"regression": "audit.json", "softmax": "audit-softmax.json"}
+    fill(Path(__file__).with_name(store[sys.argv[1]]), sys.argv[1])

@@ -1,0 +1,261 @@
+"""The space of functions that a path in weight space is measured in."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from geolib.core import JacobianFactors, Metric, PullbackMetric, Realization
+from geolib.geodesics.embedding import drift_gradient, embed, output_metric
+from geolib.networks.batch_norm import BatchStatistics
+from geolib.networks.validation import check_inputs
+
+LOOP_ABOVE = 20_000  # weights; below, one batched call beats a loop over networks
+DENSE_BELOW = 200  # weights; up to here a geodesic's acceleration is solved densely
+
+
+class Space(Protocol):
+    """What a path can be measured in: a map into a Euclidean space, or a chart."""
+
+    ridge: float
+    size: int
+
+    def __call__(self, points: Tensor, rows: Tensor | None = None) -> Tensor: ...
+    def speed2(self, points: Tensor, velocities: Tensor) -> Tensor: ...
+    def acceleration(self, w: Tensor, v: Tensor) -> Tensor: ...
+
+
+class FreeMetric(Metric):
+    r"""The metric in the weights that may move: :math:`P G P` with the mask P.
+
+    Products, `pull` and `solve(..., "cg")` stay among the free weights.
+    """
+
+    free: Tensor
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        free = self.free if v.ndim == 1 else self.free[:, None]
+        return free * super().__matmul__(free * v)
+
+    def pull(self, u: Tensor) -> Tensor:
+        """The free part of the covector J^T u."""
+        return self.free * super().pull(u)
+
+    def dense(self) -> Tensor:
+        """P G P, shape (p, p)."""
+        return self.free[:, None] * super().dense() * self.free
+
+    def rows(self) -> _FreeRows:  # type: ignore[override]
+        """The factored A P with P G P = (A P)^T (A P)."""
+        return _FreeRows(super().rows(), self.free)
+
+
+class _FreeRows:
+    """Products with the rows of a metric, in the free weights alone."""
+
+    def __init__(self, rows: JacobianFactors, free: Tensor) -> None:
+        self.of, self.free = rows, free
+
+    def matvec(self, v: Tensor) -> Tensor:
+        return self.of.matvec(self.free * v)
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        return self.free * self.of.rmatvec(u)
+
+
+class FunctionSpace:
+    r"""Weights compared by the function they realise on given inputs.
+
+    .. math:: g_w(v, v) = \frac1n \sum_x |D\Phi(f(x; w))\,v|^2 + \lambda |v|^2
+
+    The ridge is geometry and no hack: it is the pullback of :math:`\sqrt\lambda\,w`
+    appended to the outputs, so that the metric is never degenerate.
+
+    Args:
+        realization: the map from weights to functions, or a module to make one of.
+        x: inputs, no labels, shape (n, ...).
+        space: where outputs are compared: `sphere`, `logit`, `prob` or `raw`; see
+            `embed`.
+        ridge: the weight :math:`\lambda` of motion in weight space.
+
+    Raises:
+        ValueError: no inputs, non-finite inputs, an unknown space, a negative ridge.
+
+    Source: Raghavan and Thomson 2021; :eq:`drv-geodesics-pullback` (derivations).
+
+    Examples:
+        >>> from geolib.networks import mlp
+        >>> S = FunctionSpace(mlp([2, 3]), torch.eye(2).double())
+        >>> S(S.realization.theta0[None]).shape
+        torch.Size([1, 6])
+    """
+
+    def __init__(
+        self,
+        realization: Realization | nn.Module,
+        x: Tensor,
+        space: str = "sphere",
+        ridge: float = 1e-4,
+    ) -> None:
+        check_inputs(x)
+        if not ridge >= 0:
+            raise ValueError(f"ridge: expected a number >= 0, got {ridge}")
+        embed(torch.zeros(1, 2), space)  # names an unknown space at once
+        if isinstance(realization, nn.Module):
+            realization = Realization(realization)
+        self.realization = realization
+        self.x = x
+        self.space = space
+        self.ridge = ridge
+        self.size = len(x)
+        # outputs that depend on the other inputs of a batch must not be stored
+        modules = realization.module.modules()
+        self.cacheable = not any(isinstance(m, BatchStatistics) for m in modules)
+
+    def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Outputs of the networks at `points` (k, p), shape (k, n, c)."""
+        x = self.x if rows is None else self.x[rows]
+        if len(points) == 1 or points.shape[1] > LOOP_ABOVE:
+            return torch.stack([self.realization(w, x) for w in points])
+        return torch.vmap(self.realization, (0, None))(points, x)
+
+    def embed(self, outputs: Tensor) -> Tensor:
+        """The points of the space that stand for outputs; see `embed`."""
+        return embed(outputs, self.space)
+
+    def embedded(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Embedded outputs, shape (k, n, c)."""
+        return self.embed(self.logits(points, rows))
+
+    def __call__(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Embedded outputs with the Euclidean norm of the metric, shape (k, n c)."""
+        out = self.embedded(points, rows)
+        return out.flatten(1) / math.sqrt(out.shape[1])
+
+    def at_point(self, w: Tensor) -> Tensor:
+        """Embedded outputs of one network, flat, shape (n c,)."""
+        return self(w[None])[0]
+
+    def speed2(self, points: Tensor, velocities: Tensor) -> Tensor:
+        """The metric :math:`g_w(v, v)` at each point, shape (k,)."""
+
+        def one(w: Tensor, v: Tensor) -> Tensor:
+            return derivative(self.at_point, w, v).square().sum()
+
+        if points.shape[1] > LOOP_ABOVE:
+            pairs = zip(points, velocities, strict=True)
+            flat = torch.stack([one(w, v) for w, v in pairs])
+        else:
+            flat = torch.vmap(one)(points, velocities)
+        return flat + self.ridge * velocities.square().sum(1)
+
+    def acceleration(self, w: Tensor, v: Tensor) -> Tensor:
+        """Geodesic acceleration; see `map_acceleration`.
+
+        Raises:
+            RuntimeError: the solve of a large network did not converge.
+        """
+        if w.numel() <= DENSE_BELOW:
+            return map_acceleration(self.at_point, w, v, self.ridge)
+        rate = second_derivative(self.at_point, w, v)
+        G, n = self.metric(w), self.size
+        z = G.outputs().requires_grad_(True)
+        bend = rate.view(n, -1) / math.sqrt(n)
+        covector = torch.autograd.grad(self.embed(z), z, bend)[0]
+        limit = 4 * w.numel()
+        found = G.solve(covector, self.ridge, "cg", tol=1e-12, max_iterations=limit)
+        if found.residual > 1e-10:
+            raise RuntimeError(
+                f"acceleration: residual {found.residual:.1e} after "
+                f"{found.iterations} steps of conjugate gradients, asked for 1e-12; "
+                "raise the ridge"
+            )
+        return -found.x
+
+    def metric(
+        self, w: Tensor, rows: Tensor | None = None, free: Tensor | None = None
+    ) -> Metric:
+        """The metric at one point, without the ridge: `core`'s pullback metric.
+
+        Args:
+            w: the point, shape (p,).
+            rows: which inputs to use; None for all.
+            free: mask of the weights that may move, shape (p,); None for all.
+        """
+        x = self.x if rows is None else self.x[rows]
+        metric = output_metric(self.space)
+        if free is None:
+            return PullbackMetric(self.realization, x, metric).at(w)
+        L = self.realization.linearize(w, x)
+        G = FreeMetric.from_linearization(L, metric)
+        G.free = free.to(w)  # type: ignore[attr-defined]
+        return G
+
+    def drift_covector(self, G: Metric, target: Tensor) -> Tensor:
+        """What pulls back to the gradient of half the mean squared drift, (n, c)."""
+        return drift_gradient(self.embed, G.outputs(), target) / G.n
+
+    def on(self, x: Tensor) -> FunctionSpace:
+        """The same space with other inputs."""
+        return FunctionSpace(self.realization, x, self.space, self.ridge)
+
+
+@cache
+def _load_rules() -> None:
+    """torch scripts these rules on first use: a quarter second, and a deprecation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
+def derivative(phi: Callable[[Tensor], Tensor], w: Tensor, v: Tensor) -> Tensor:
+    r"""The derivative :math:`D\phi_w[v]`, at the cost of two maps.
+
+    Examples:
+        >>> derivative(lambda w: w**3, torch.ones(1), 2 * torch.ones(1))
+        tensor([6.])
+    """
+    _load_rules()
+    return torch.func.jvp(phi, (w,), (v,))[1]
+
+
+def second_derivative(phi, w: Tensor, v: Tensor) -> Tensor:
+    r""":math:`D^2\phi_w[v, v]` by two nested forward derivatives; the cost of 3 maps.
+
+    Examples:
+        >>> second_derivative(lambda w: w**3, torch.ones(1), 2 * torch.ones(1))
+        tensor([24.])
+    """
+
+    def rate(u: Tensor) -> Tensor:
+        return derivative(phi, u, v)
+
+    return derivative(rate, w, v)
+
+
+def map_acceleration(phi, w: Tensor, v: Tensor, ridge: float = 0.0) -> Tensor:
+    r"""Acceleration of the geodesic through `w` with velocity `v`, solved densely.
+
+    .. math:: \ddot w = -(J^T J + \lambda I)^{-1} J^T D^2\phi_w[\dot w, \dot w]
+
+    No Christoffel symbol is formed.
+
+    Source: :eq:`drv-geodesics-equation` (derivations).
+
+    Examples:
+        >>> circle = lambda s: torch.stack([s[0].cos(), s[0].sin()])
+        >>> abs(map_acceleration(circle, torch.ones(1), torch.ones(1)).item()) < 1e-6
+        True
+    """
+    bend = second_derivative(phi, w, v)
+    J = torch.func.jacfwd(phi)(w)
+    stack = torch.cat([J, ridge**0.5 * torch.eye(len(w)).to(J)])
+    target = torch.cat([bend, torch.zeros_like(w)])
+    return -torch.linalg.lstsq(stack, target[:, None]).solution[:, 0]

@@ -1,0 +1,108 @@
+"""Which weights a sparse network keeps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geolib.core import Realization
+
+WARM = 0.7  # share of the steps after which no more weights are dropped
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Refuse a share of zeros outside [0, 1).
+
+    Examples:
+        >>> check_sparsity(1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: sparsity: expected a share of zeros in [0, 1), got 1.0
+    """
+    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not number or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity: expected a share of zeros in [0, 1), got {sparsity!r}"
+        )
+
+
+def matrices(R: Realization) -> Tensor:
+    """Which entries of the weight vector belong to matrices and filters, shape (p,).
+
+    Biases and BatchNorm's scales are never pruned and not counted.
+
+    Examples:
+        >>> matrices(Realization(torch.nn.Linear(2, 1))).tolist()
+        [True, True, False]
+    """
+    layout = zip(R.sizes, R.shapes, strict=True)
+    flags = [torch.full((n,), len(s) >= 2) for n, s in layout]
+    return torch.cat(flags).to(R.theta0.device)
+
+
+def magnitude_mask(
+    w: Tensor, prunable: Tensor, sparsity: float, score: Tensor | None = None
+) -> Tensor:
+    r"""Keep the largest weights: drop the `round(sparsity * n)` smallest of all layers.
+
+    Args:
+        w: weights, shape (p,).
+        prunable: which of them may be dropped, shape (p,).
+        sparsity: share of the prunable weights to drop.
+        score: what counts as small; the absolute value by default.
+
+    Returns:
+        True where a weight is kept, shape (p,).
+
+    Raises:
+        ValueError: a sparsity outside [0, 1).
+
+    Source: Han et al. 2015, section 3 (magnitude pruning).
+
+    Examples:
+        >>> w = torch.tensor([3.0, -1.0, 2.0, 0.5])
+        >>> magnitude_mask(w, torch.tensor([True, True, True, False]), 0.34).tolist()
+        [True, False, True, True]
+    """
+    check_sparsity(sparsity)
+    where = torch.nonzero(prunable)[:, 0]
+    count = round(sparsity * len(where))
+    keep = torch.ones_like(prunable)
+    if count:
+        size = (w.abs() if score is None else score)[where]
+        keep[where[torch.topk(size, count, largest=False).indices]] = False
+    return keep
+
+
+def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
+    r"""Sparsity at a step: :math:`p\,(1 - (1 - \min(1, t/(wT)))^3)`, full at wT, w = 0.7.
+
+    Source: Zhu and Gupta 2017, equation 1.
+
+    Examples:
+        >>> cubic_sparsity(0.9, 7, 10)
+        0.9
+    """
+    return sparsity * (1 - (1 - min(1.0, step / (WARM * steps))) ** 3)
+
+
+def density(R: Realization, mask: Tensor) -> dict[str, float]:
+    """Return the share of weights kept in each matrix, by name.
+
+    Args:
+        R: the network as a function of its weights.
+        mask: which weights are kept, shape (p,).
+
+    Source: definition, the mean of the mask over each matrix.
+
+    Examples:
+        >>> R = Realization(torch.nn.Linear(2, 1))
+        >>> density(R, torch.tensor([True, False, True]))
+        {'weight': 0.5}
+    """
+    parts = mask.to(torch.float64).split(R.sizes)
+    return {
+        name: part.mean().item()
+        for name, part, shape in zip(R.names, parts, R.shapes, strict=True)
+        if len(shape) >= 2
+    }

@@ -1,0 +1,335 @@
+r"""One optimizer is one definition: the parts of its state, a velocity and a drive."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from geolib.core import (
+    Euclidean,
+    Linearization,
+    OutputMetric,
+    Realization,
+    Solution,
+)
+from geolib.naturality.local_geometry import (
+    Diverged,
+    LocalGeometry,
+    flatten,
+    unflatten,
+)
+
+Closure = Callable[[], tuple[Tensor, Tensor]]
+DampingMetric = Tensor | Callable[[], Tensor] | None
+State = dict[str, Tensor]
+
+
+def check_tensors(items: Iterable[Any]) -> list[Tensor]:
+    """Return dense floating-point tensors as a list, or refuse them by name.
+
+    Raises:
+        ValueError: none at all, mixed dtypes or devices.
+        TypeError: an entry that is no dense floating-point tensor.
+    """
+    items = list(items)
+    if not items:
+        raise ValueError("params: expected at least one parameter, got none")
+    for t in items:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"params: expected tensors, got {type(t).__name__}")
+        if not t.is_floating_point():
+            raise TypeError(f"params: expected floating-point tensors, got {t.dtype}")
+        if t.layout != torch.strided:
+            raise TypeError(f"params: expected dense tensors, got layout {t.layout}")
+    for what in ("dtype", "device"):
+        kinds = {getattr(t, what) for t in items}
+        if len(kinds) > 1:
+            raise ValueError(f"params: several {what}s: {sorted(map(str, kinds))}")
+    return items
+
+
+def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
+    """Return the entries of the one parameter group that a metric can have."""
+    if isinstance(params, nn.Module):
+        found = [p for p in params.parameters() if p.requires_grad]
+        if not found:
+            raise ValueError(
+                f"params: {type(params).__name__} has no trainable parameters"
+            )
+        return found
+    items = list(params)
+    if items and isinstance(items[0], dict):
+        if len(items) > 1:
+            raise ValueError(
+                f"params: one group only (a metric couples them), got {len(items)}"
+            )
+        items = list(items[0]["params"])
+    return items
+
+
+def positive(name: str, value: float, zero: bool = False) -> float:
+    """Return the value, or raise a `ValueError` that names it."""
+    if not (value > 0 or (zero and value == 0)) or value == math.inf:
+        least = "at least 0" if zero else "more than 0"
+        raise ValueError(f"{name}: expected a finite number {least}, got {value}")
+    return value
+
+
+def require_same_outputs(L: Linearization, outputs: Tensor) -> None:
+    """Refuse outputs that are not those of the module's last call."""
+    same = outputs.shape == L.outputs.shape and torch.allclose(
+        outputs.detach(), L.outputs, rtol=0.0, atol=0.0, equal_nan=True
+    )
+    if not same:
+        raise ValueError(
+            "closure: expected the outputs of one call of the module, of shape "
+            f"{tuple(L.outputs.shape)}, got others of shape {tuple(outputs.shape)}"
+        )
+
+
+class GeometricOptimizer(torch.optim.Optimizer):
+    r"""The base of every optimizer whose step is computed from one `LocalGeometry`.
+
+    .. math:: \dot x = \mathrm{velocity}(q, s), \qquad
+        \dot s = \mathrm{drive}(q, s) - \gamma s .
+
+    A subclass defines `tags` (each part s of the state besides x, and the space it
+    lies in), `velocity` and `drive`. Everything else follows from these three: the
+    step (the drive kicks the state, then the new velocity moves x), the vector field
+    `rate` that `jet_defect` certifies, and the optimizer that `audit` trains. Implicit
+    and multi-stage rules override `update` instead.
+
+    `step(closure)` needs a closure that returns `(outputs, loss)`, differentiable in
+    the parameters and with no call to `backward`; it may be called several times.
+
+    Args:
+        params: one group of dense floating-point tensors, or the module that the
+            closure calls. From a module the step knows the layers: systems are then
+            solved by `geolib.core`, which never forms the Jacobian of linear and
+            convolutional layers, so that a million parameters are no hindrance.
+        lr: the step size h.
+        output_metric: of `geolib.core`: `Categorical()` for classes; Euclidean, the
+            metric of squared loss, when None.
+        damping: the number :math:`\lambda` in :math:`F + \lambda M`.
+        damping_metric: M as a matrix or a callable giving it at the present
+            parameters; the identity when None. With `damping=0` it chooses among the
+            generalized inverses the one of minimum M-norm. With M every solve is dense.
+        rtol: relative cut of small eigenvalues of F.
+
+    Attributes:
+        solution: of core's last solve (its residual, its method), or None.
+
+    Raises:
+        ValueError: no parameters or several groups, a step size or damping that is
+            not a finite number in its range.
+        TypeError: parameters that are no dense floating-point tensors, or a metric
+            that is no `OutputMetric`.
+
+    Source: :eq:`drv-naturality-square` (derivations).
+
+    Examples:
+        >>> class Descent(GeometricOptimizer):
+        ...     def velocity(self, q, s):
+        ...         return -q.g
+        >>> x = torch.tensor([2.0], requires_grad=True)
+        >>> def closure():
+        ...     z = x.view(1, 1)
+        ...     return z, 0.5 * (z**2).sum()
+        >>> loss = Descent([x], lr=0.5).step(closure)
+        >>> x.item()
+        1.0
+    """
+
+    needs_outputs = True
+    tags: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        output_metric: OutputMetric | None = None,
+        damping: float = 0.0,
+        damping_metric: DampingMetric = None,
+        rtol: float = 1e-10,
+        **defaults: Any,
+    ) -> None:
+        self.leaves = check_tensors(one_group(params))
+        self.R = Realization(params) if isinstance(params, nn.Module) else None
+        metric = Euclidean() if output_metric is None else output_metric
+        if not isinstance(metric, OutputMetric):
+            raise TypeError(
+                "output_metric: expected an OutputMetric such as Categorical(), got "
+                f"{metric!r}"
+            )
+        self.output_metric = metric
+        self.damping_metric = damping_metric
+        self.solution: Solution | None = None
+        base = {
+            "lr": positive("lr", lr),
+            "damping": positive("damping", damping, zero=True),
+            "rtol": rtol,
+        }
+        super().__init__(self.leaves, {**base, **defaults})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse every group after the first: a metric couples all parameters.
+
+        Raises:
+            ValueError: there is a group already.
+        """
+        if self.param_groups:
+            raise ValueError("param_group: one group only, as a metric couples them")
+        super().add_param_group(param_group)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the one parameter group."""
+        return self.param_groups[0]
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether the definition gives a generator (BFGS, for one, has none)."""
+        return type(self).velocity is not GeometricOptimizer.velocity
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """Flat state vectors, kept with the first parameter for `state_dict`."""
+        return self.state[self.leaves[0]]
+
+    # ---- the definition ----------------------------------------------------------
+
+    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+        """Return the rate of the flat parameter vector, (p,)."""
+        raise NotImplementedError
+
+    def drive(self, q: LocalGeometry, s: State) -> State:
+        """Return the rate of each part of the state, friction apart."""
+        return {}
+
+    def initial(self, q: LocalGeometry) -> State:
+        """Return the parts of the state before the first step."""
+        return {k: torch.zeros_like(q.g) for k in self.tags}
+
+    # ---- what follows from it ----------------------------------------------------
+
+    def rate(self, q: LocalGeometry, s: State) -> State:
+        """Return the generator: the rates of x and of each part at h = 0."""
+        friction = self.options.get("friction", 0.0)
+        drive = self.drive(q, s)
+        rates = {k: drive[k] - friction * s[k] for k in self.tags}
+        return {"x": self.velocity(q, s), **rates}
+
+    def gains(self) -> tuple[float, float]:
+        """Return the factors of a part and of its drive in one step."""
+        h = self.options["lr"]
+        return math.exp(-self.options.get("friction", 0.0) * h), h
+
+    def update(self, q: LocalGeometry) -> Tensor:
+        """Return the displacement of x in one step: kick the state, then drift."""
+        s: State = {}
+        if self.tags:
+            start = self.initial(q)
+            old = {k: self.memory.get(k, start[k]) for k in self.tags}
+            drive, (keep, gain) = self.drive(q, old), self.gains()
+            s = {k: keep * old[k] + gain * drive[k] for k in self.tags}
+            self.memory.update(s)
+        return self.options["lr"] * self.velocity(q, s)
+
+    def solve(self, q: LocalGeometry, v: Tensor) -> Tensor:
+        """Apply the metric's inverse to a covector, with this group's damping.
+
+        Args:
+            v: on the parameters, (p,), or on the outputs, (n, c) (see
+                `LocalGeometry.solve`).
+        """
+        x = q.solve(v, self.options["damping"], self.damping_metric)
+        s = self.solution = q.solution
+        if s is not None and not s.converged and s.residual > 1e-2:
+            g = q.vjp(v) if v.ndim == 2 else v
+            if float(g.norm()) > 1e-6 * float(q.g.norm()):  # else g is round-off
+                warnings.warn(
+                    f"{type(self).__name__}: a solve by {s.method} left a residual of "
+                    f"{s.residual:.1e}; damp more or use float64",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return x
+
+    def natural_gradient(self, q: LocalGeometry) -> Tensor:
+        r"""Return :math:`F^{+}g` of this point, solved once."""
+        if q.natural is None:
+            q.natural = self.solve(q, q.dl)
+        return q.natural
+
+    # ---- one call of the closure -------------------------------------------------
+
+    def watching(self) -> AbstractContextManager[Any]:
+        """Return what is to see the closure's calls of the module."""
+        return nullcontext() if self.R is None else self.R.recording()
+
+    def point(self) -> LocalGeometry:
+        """Return the geometry at the present parameters, by one call of the closure."""
+        with torch.enable_grad():
+            with self.watching() as record:
+                result = self._closure()
+            if not (isinstance(result, tuple) and len(result) == 2):
+                raise ValueError(
+                    "closure: expected a pair (outputs, loss), got "
+                    f"{type(result).__name__}"
+                )
+            outputs, loss = result
+            L = None
+            if self.R is not None:
+                L = record.linearization()
+                require_same_outputs(L, outputs)
+                if not bool(torch.isfinite(L.theta).all()):
+                    raise Diverged("theta: expected finite parameters")
+            rtol = self.options["rtol"]
+            return LocalGeometry(
+                outputs, loss, self.leaves, self.output_metric, rtol, L
+            )
+
+    def position(self) -> Tensor:
+        """Return the parameters as one flat vector (a copy)."""
+        return flatten([t.detach() for t in self.leaves]).clone()
+
+    @torch.no_grad()
+    def move(self, x: Tensor) -> None:
+        """Write a flat vector into the parameters."""
+        for t, piece in zip(self.leaves, unflatten(x, self.leaves), strict=True):
+            t.copy_(piece)
+
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Take one step and return the loss before it.
+
+        Raises:
+            ValueError: no closure, or one that does not return `(outputs, loss)`, or
+                an update that is not finite (the parameters are left as they were).
+        """
+        if closure is None:
+            raise ValueError(
+                f"closure: {type(self).__name__} needs one that returns "
+                "(outputs, loss); got None"
+            )
+        self._closure = closure
+        x = self.position()
+        q = self.point()
+        dx = self.update(q)
+        if not bool(torch.isfinite(dx).all()):
+            self.move(x)
+            raise Diverged(
+                f"update: {type(self).__name__} produced entries that are not finite; "
+                "the metric is singular, a gradient not finite or the step too large"
+            )
+        self.move(x + dx)
+        return q.loss.detach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_closure"}

@@ -1,0 +1,336 @@
+r"""The geometry at one point: every derivative an optimizer here may use.
+
+All of it is read from the graph of one forward pass, by reverse mode only, so that it
+works for any closure over any list of parameter tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from geolib.core import Linearization, Metric, OutputMetric, Solution
+from geolib.core.output_metrics import LocalMetric
+
+
+class Diverged(ValueError):
+    """A run left the finite numbers, or met a matrix that is not positive definite."""
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector out of a list of tensors."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `flatten`, with the shapes of `like`."""
+    pieces = flat.split([t.numel() for t in like])
+    return [q.reshape(t.shape) for q, t in zip(pieces, like, strict=True)]
+
+
+class LocalGeometry:
+    r"""Outputs z = f(x), their loss, and derivatives with respect to `params`.
+
+    .. math:: g = J^T d\ell, \qquad F = J^T W J, \qquad
+        [vw, k] = J^T\bigl(W\,D^2f[v, w] + [Jv\,Jw, \cdot\,]_W\bigr).
+
+    Args:
+        outputs: (n, c), with a graph to `params`.
+        loss: a scalar function of `outputs`.
+        params: leaf tensors; p numbers in all.
+        output_metric: the rule for n W on outputs.
+        rtol: eigenvalues of F below `rtol` times the largest count as zero.
+        linearization: of the same graph, where the network is known: core's metric
+            then solves, and nothing of size n c p is formed unless asked for.
+
+    Raises:
+        ValueError: outputs of another shape, a non-finite loss or gradient, a metric
+            that is not positive semi-definite, sparse gradients.
+
+    Cost: without `linearization` J is materialised for a solve, N = n c rows of p
+        numbers (one batched backward pass).
+
+    Source: :eq:`drv-naturality-christoffel` and :eq:`drv-naturality-transport`
+        (derivations).
+
+    Examples:
+        >>> from geolib.core import Euclidean
+        >>> x = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+        >>> z = x.exp().view(1, 1)  # F = e^2x, so [vv, .] = F'/2 = F
+        >>> q = LocalGeometry(z, z.sum(), [x], Euclidean())
+        >>> v = torch.ones(1, dtype=torch.float64)
+        >>> bool((q.christoffel(v, v) - q.F[0]).abs() < 1e-12)
+        True
+    """
+
+    def __init__(
+        self,
+        outputs: Tensor,
+        loss: Tensor,
+        params: Sequence[Tensor],
+        output_metric: OutputMetric,
+        rtol: float = 1e-10,
+        linearization: Linearization | None = None,
+    ) -> None:
+        if outputs.ndim != 2:
+            raise ValueError(
+                f"closure: expected outputs of shape (n, c), got {tuple(outputs.shape)}"
+            )
+        self.graph, self.params = outputs, list(params)
+        self.output_metric, self.rtol, self.loss = output_metric, rtol, loss
+        self.metric: Metric | None = None
+        if linearization is None:
+            named = {str(k): t for k, t in enumerate(self.params)}
+            linearization = Linearization(outputs, named)
+        else:
+            self.metric = Metric.from_linearization(linearization, output_metric)
+        self.linearization, self.z = linearization, linearization.outputs
+        if loss.numel() != 1 or not bool(torch.isfinite(loss)):
+            raise Diverged(
+                f"closure: expected a finite scalar loss, got {loss.detach()}"
+            )
+        self.solution: Solution | None = None
+        self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
+        (dl,) = torch.autograd.grad(
+            loss, outputs, retain_graph=True, materialize_grads=True
+        )
+        self.dl = dl.detach()
+        # At scale the parameters' gradient is not formed: a step that is not finite is
+        # refused anyway.
+        seen = self.dl if self.metric is not None else self.g
+        if not bool(torch.isfinite(seen).all()):
+            raise Diverged("closure: the gradient has entries that are not finite")
+
+    @cached_property
+    def g(self) -> Tensor:
+        """The gradient of the loss, (p,)."""
+        return self.vjp(self.dl)
+
+    @cached_property
+    def local(self) -> LocalMetric:
+        """The matrices n W of all samples, with their roots."""
+        return self.output_metric.at(self.z, slice(0, len(self.z)))
+
+    def vjp(self, u: Tensor) -> Tensor:
+        r"""Return the covector :math:`J^T u`, (p,)."""
+        try:
+            return self.linearization.vjp(u)
+        except RuntimeError as error:
+            if "sparse" not in str(error).lower():
+                raise
+            raise ValueError(
+                "closure: a parameter has a sparse gradient; expected dense ones (an "
+                "embedding with sparse=False)"
+            ) from None
+
+    def _grad(self, z: Tensor, u: Tensor, create: bool = True) -> list[Tensor]:
+        """The gradients of <u, z> in the parameters, themselves with a graph."""
+        if not z.requires_grad:
+            return [torch.zeros_like(q) for q in self.params]
+        return list(
+            torch.autograd.grad(
+                z,
+                self.params,
+                u,
+                retain_graph=True,
+                create_graph=create,
+                materialize_grads=True,
+            )
+        )
+
+    @cached_property
+    def J(self) -> Tensor:
+        """The Jacobian of the outputs, (n c, p)."""
+        return self.linearization.jacobian().flatten(0, 1)
+
+    @cached_property
+    def W(self) -> Tensor:
+        """The metric's blocks at z, (n, c, c)."""
+        return self.local.dense(self.z.shape[1]) / len(self.z)
+
+    def lower(self, u: Tensor) -> Tensor:
+        """W u for outputs-shaped u, (n, c)."""
+        return self.local.apply(u) / len(self.z)
+
+    def raise_index(self, u: Tensor) -> Tensor:
+        """The pseudo-inverse of W applied to u, (n, c)."""
+        return torch.einsum(
+            "nij,nj->ni", torch.linalg.pinv(self.W, hermitian=True, rtol=1e-12), u
+        )
+
+    @cached_property
+    def A(self) -> Tensor:
+        r"""The weighted Jacobian, root by root, (n r, p): :math:`F = A^TA`."""
+        n, c = self.z.shape
+        J = self.J.view(n, c, -1).permute(2, 0, 1)
+        A = self.local.root_t(J).permute(1, 2, 0) / n**0.5
+        return A.reshape(-1, J.shape[0])
+
+    @cached_property
+    def F(self) -> Tensor:
+        r"""The Fisher metric :math:`J^T W J`, (p, p)."""
+        return self.A.T @ self.A
+
+    def jvp(self, v: Tensor) -> Tensor:
+        r"""Return the tangent :math:`Jv`, (n, c): by J only where a solve needs it."""
+        if self.metric is None:
+            return (self.J @ v).view_as(self.z)
+        return self.linearization.jvp(v)
+
+    @cached_property
+    def _row(self) -> tuple[Tensor, Tensor]:
+        """s(u) = J^T u as a graph in both u and the parameters."""
+        u = torch.zeros_like(self.z, requires_grad=True)
+        return u, flatten(self._grad(self.graph, u))
+
+    def second(self, v: Tensor, w: Tensor) -> Tensor:
+        r"""The second derivative :math:`D^2 f[v, w]`, (n, c)."""
+        u, s = self._row
+        jv = torch.autograd.grad(s, u, v, create_graph=True, materialize_grads=True)[0]
+        u2 = torch.zeros_like(self.z, requires_grad=True)
+        t = flatten(self._grad(jv, u2))
+        if not t.requires_grad:
+            return torch.zeros_like(self.z)
+        out = torch.autograd.grad(t, u2, w, retain_graph=True, allow_unused=True)[0]
+        return torch.zeros_like(self.z) if out is None else out.detach()
+
+    def curvature(self, a: Tensor) -> Tensor:
+        r"""Return the Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
+        s = flatten(self._grad(self.graph, a))
+        if not s.requires_grad:
+            return s.new_zeros(s.numel(), s.numel())
+        named = {str(k): t for k, t in enumerate(self.params)}
+        return Linearization(s[:, None], named).jacobian()[:, 0]
+
+    def hvp(self, a: Tensor, w: Tensor) -> Tensor:
+        r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
+        s = flatten(self._grad(self.graph, a))
+        if not s.requires_grad:
+            return torch.zeros_like(w)
+        return flatten(self._grad(s, w, create=False)).detach()
+
+    def christoffel(self, v: Tensor, w: Tensor) -> Tensor:
+        r"""First-kind symbols of F contracted with v and w: :math:`[vw, k]`, (p,)."""
+        return self.vjp(self.christoffel_on_outputs(v, w))
+
+    def christoffel_on_outputs(self, v: Tensor, w: Tensor) -> Tensor:
+        r"""The covector on outputs whose pull-back is :math:`[vw, k]`, (n, c)."""
+        return self.lower(self.second(v, w)) + self._connection(v, w)
+
+    def _connection(self, v: Tensor, w: Tensor) -> Tensor:
+        """W's own symbols at J v and J w."""
+        if self.output_metric.constant:
+            return torch.zeros_like(self.z)
+        symbols = self.output_metric.christoffel(self.z, self.jvp(v), self.jvp(w))
+        return symbols / len(self.z)
+
+    def transport(self, m: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        r"""The rate :math:`[\,\cdot\, w, u]` at which m = F u is parallel along w."""
+        out = self.hvp(self.lower(self.jvp(u)), w)
+        if not self.output_metric.constant:
+            out = out + self.vjp(self._connection(w, u))
+        return m + out
+
+    def solve(
+        self,
+        v: Tensor,
+        damping: float = 0.0,
+        metric: Tensor | Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        r"""The vector :math:`(F + \lambda M)^{-1}v`, M = I unless given, (p,).
+
+        With `damping=0` it is a generalized inverse: the minimum-norm one, or with a
+        `metric` M the one of minimum M-norm.
+
+        Args:
+            v: a covector, (p,), or one on the outputs, (n, c), that stands for
+                :math:`J^T v`: in function space it keeps more digits.
+
+        Raises:
+            ValueError: M not positive definite, of another shape or not finite.
+
+        Cost: core's, where the network is known. Otherwise one eigendecomposition of
+        min(p, n r) rows; with M, a Cholesky factorization of p rows more.
+        """
+        if metric is None and self.metric is not None:
+            s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
+            return s.x
+        v = self.vjp(v) if v.ndim == 2 else v
+        if metric is None:
+            return _pseudo_solve(self.A, self._eigen, v, damping, self.rtol)
+        M = metric() if callable(metric) else metric
+        return solve_weighted(self.A, v, damping, M, self.rtol)
+
+    def minibatch_gradient(
+        self,
+        rows: Tensor,
+        damping: float = 0.0,
+        metric: Tensor | Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        r"""Return the natural gradient :math:`(F_B + \lambda M)^{+}g_B` of some samples.
+
+        Args:
+            rows: indices of the batch B, (b,); means are over B.
+            damping, metric: as in `solve`.
+        """
+        n, size = len(self.z), len(rows)
+        A = self.A.view(n, -1, len(self.g))[rows].flatten(0, 1) * (n / size) ** 0.5
+        dl = torch.zeros_like(self.dl)
+        dl[rows] = self.dl[rows] * n / size
+        M = metric() if callable(metric) else metric
+        return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
+
+    @cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        return _small_eigen(self.A)
+
+
+def solve_weighted(
+    A: Tensor, v: Tensor, damping: float, M: Tensor | None, rtol: float
+) -> Tensor:
+    r"""The vector :math:`(A^TA + \lambda M)^{+}v`, of minimum M-norm, (p,)."""
+    if M is None:
+        return _pseudo_solve(A, _small_eigen(A), v, damping, rtol)
+    p = A.shape[1]
+    if M.shape != (p, p):
+        raise ValueError(
+            f"damping_metric: expected shape {(p, p)}, got {tuple(M.shape)}"
+        )
+    if not bool(torch.isfinite(M).all()):
+        raise Diverged("damping_metric: expected a finite matrix")
+    L, info = torch.linalg.cholesky_ex(M)
+    if int(info):
+        raise Diverged("damping_metric: expected a positive definite matrix")
+    A = torch.linalg.solve_triangular(L, A.T, upper=False).T
+    y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
+    y = _pseudo_solve(A, _small_eigen(A), y, damping, rtol)
+    return torch.linalg.solve_triangular(L.T, y[:, None], upper=True)[:, 0]
+
+
+def _small_eigen(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of the smaller of A^T A and A A^T."""
+    w, U = torch.linalg.eigh(A.T @ A if A.shape[1] <= A.shape[0] else A @ A.T)
+    return w, U
+
+
+def _pseudo_solve(
+    A: Tensor, eigen: tuple[Tensor, Tensor], v: Tensor, damping: float, rtol: float
+) -> Tensor:
+    """(A^T A + damping)^+ v through the smaller of A^T A and A A^T."""
+    w, U = eigen
+    if A.shape[1] <= A.shape[0]:
+        return U @ (_reciprocal(w, damping, rtol) * (U.T @ v))
+    b = U.T @ (A @ v)
+    if damping > 0:  # Woodbury
+        return (v - A.T @ (U @ (b / (w.clamp(min=0) + damping)))) / damping
+    return A.T @ (U @ (_reciprocal(w, 0.0, rtol) ** 2 * b))
+
+
+def _reciprocal(w: Tensor, damping: float, rtol: float) -> Tensor:
+    if damping > 0:
+        return 1 / (w.clamp(min=0) + damping)
+    keep = w > rtol * w[-1].clamp(min=0)
+    return torch.where(keep, 1 / torch.where(keep, w, 1.0), 0.0)

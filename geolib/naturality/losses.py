@@ -1,0 +1,102 @@
+r"""Losses on outputs, each with its Fisher metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from geolib.core import Categorical, Euclidean, OutputMetric
+
+
+@dataclass(frozen=True)
+class Loss:
+    r"""A loss on outputs together with its Fisher metric: :math:`(\ell, W)`.
+
+    Attributes:
+        value: from outputs (n, c) to a scalar.
+        output_metric: the metric n W on outputs, with its connection.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+    """
+
+    value: Callable[[Tensor], Tensor]
+    output_metric: OutputMetric
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.value(z)
+
+
+def mse(y: Tensor) -> Loss:
+    r"""Return the loss :math:`\frac{1}{2n}\sum_i |z_i - y_i|^2`, with :math:`W = I/n`.
+
+    Args:
+        y: targets, (n, c).
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Raises:
+        ValueError: targets that are no matrix, or not as the outputs are.
+
+    Examples:
+        >>> float(mse(torch.zeros(2, 1))(torch.ones(2, 1)))
+        0.5
+    """
+    if y.ndim != 2:
+        raise ValueError(f"y: expected shape (n, outputs), got {tuple(y.shape)}")
+
+    def value(z: Tensor) -> Tensor:
+        if z.shape != y.shape:
+            raise ValueError(
+                f"y: expected the outputs' shape {tuple(z.shape)}, got {tuple(y.shape)}"
+            )
+        _same_device(y, z)
+        return 0.5 * ((z - y) ** 2).sum() / len(y)
+
+    return Loss(value, Euclidean())
+
+
+def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
+    r"""Return the mean cross entropy of classes y, with the categorical Fisher metric.
+
+    Args:
+        y: (n,) integer classes.
+        reference: outputs are c - 1 free logits; the last class has logit 0. Without
+            it every sample adds a null direction to the metric.
+
+    Raises:
+        ValueError: classes of another shape or type, or beyond the outputs.
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> loss = cross_entropy(torch.tensor([0, 1]))
+        >>> round(float(loss(torch.zeros(2, 4)).exp()), 6)  # uniform over four classes
+        4.0
+    """
+    if y.ndim != 1 or y.is_floating_point():
+        raise ValueError(
+            f"y: expected (n,) integer classes, got {tuple(y.shape)} of {y.dtype}"
+        )
+    low, high = (int(y.min()), int(y.max())) if len(y) else (0, -1)
+
+    def value(z: Tensor) -> Tensor:
+        z = pad(z, (0, 1)) if reference else z
+        if len(z) != len(y):
+            raise ValueError(f"y: expected {len(z)} classes, got {len(y)}")
+        _same_device(y, z)
+        if low < 0 or high >= z.shape[1]:
+            raise ValueError(
+                f"y: expected classes 0 to {z.shape[1] - 1}, got {low} to {high}"
+            )
+        return torch.nn.functional.cross_entropy(z, y)
+
+    return Loss(value, Categorical(reference=reference))
+
+
+def _same_device(y: Tensor, z: Tensor) -> None:
+    if y.device != z.device:
+        raise ValueError(f"y: on {y.device}, but the outputs are on {z.device}")

@@ -1,0 +1,115 @@
+r"""Hessians that are tensors and Hessians that are not; Newton's rules and BFGS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geolib.naturality.geometric_optimizer import GeometricOptimizer
+from geolib.naturality.local_geometry import LocalGeometry
+
+
+def hessian(q: LocalGeometry) -> Tensor:
+    r"""Return the Hessian of the loss, :math:`F + \langle d\ell, D^2f\rangle`, (p, p).
+
+    Holds when the metric is the loss's own Fisher metric in natural parameters,
+    where the loss's Hessian on outputs is W.
+
+    Source: :eq:`drv-naturality-newton` (derivations).
+    """
+    return q.F + q.curvature(q.dl)
+
+
+def newton(q: LocalGeometry) -> Tensor:
+    r"""Return Newton's direction :math:`-H^{-1}g`, (p,)."""
+    return -torch.linalg.solve(hessian(q), q.g)
+
+
+def covariant_hessian(q: LocalGeometry) -> Tensor:
+    r"""Return the covariant Hessian of the loss, a tensor at every point, (p, p).
+
+    .. math:: H_{cov} = J^T(W - [\,\cdot\,\cdot, Jn])J
+        + \langle d\ell - WJn, D^2f\rangle, \qquad n = F^+g .
+
+    Args:
+        q: the geometry at a point, with a metric of full rank.
+
+    Source: :eq:`drv-naturality-covariant-hessian` (derivations).
+
+    Examples:
+        >>> from geolib.naturality import regression_problem, standard_suite
+        >>> P = regression_problem(12)
+        >>> phi = standard_suite(P.module, P.theta0)["coupling"]
+        >>> there = P.push(phi)
+        >>> H = covariant_hessian(P.point(P.theta0))
+        >>> pushed = phi.push_metric(P.theta0, H)
+        >>> bool((covariant_hessian(there.point(there.theta0)) - pushed).norm() < 1e-9)
+        True
+    """
+    Jn = q.jvp(q.solve(q.g))
+    H = q.F + q.curvature(q.dl - q.lower(Jn))
+    third = q.output_metric.christoffel
+    if not q.output_metric.constant:
+        n, c = q.z.shape
+        eye = torch.eye(c, dtype=q.z.dtype, device=q.z.device)
+        K = torch.stack([third(q.z, e.expand(n, c), Jn) for e in eye], dim=1) / n
+        J = q.J.view(n, c, -1)
+        H = H - torch.einsum("nip,nij,njq->pq", J, K, J)
+    return H
+
+
+def covariant_newton(q: LocalGeometry) -> Tensor:
+    r"""Return Newton's direction with the covariant Hessian, (p,)."""
+    return -torch.linalg.solve(covariant_hessian(q), q.g)
+
+
+class BFGS(GeometricOptimizer):
+    r"""BFGS with fixed step size, started at the identity or at the natural metric.
+
+    .. math:: x \leftarrow x - h B g, \qquad
+        B \leftarrow (I - \rho s y^T) B (I - \rho y s^T) + \rho s s^T .
+
+    Started at :math:`B_0 = F_0^{-1}` it is exactly natural under affine maps at
+    finite h. The update is skipped when :math:`s^Ty` is not positive.
+
+    Args:
+        start: `identity` or `natural`.
+        (others): see `GeometricOptimizer`.
+
+    Raises:
+        ValueError: another `start`.
+
+    Source: :eq:`drv-naturality-bfgs` (derivations).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        *,
+        start: str = "natural",
+        **o: Any,
+    ) -> None:
+        if start not in ("identity", "natural"):
+            raise ValueError(f"start: expected 'identity' or 'natural', got {start!r}")
+        self.start = start
+        super().__init__(params, lr, **o)
+
+    def update(self, q: LocalGeometry) -> Tensor:
+        m, g = self.memory, q.g
+        if "B" not in m:
+            m["B"] = torch.eye(len(g), dtype=g.dtype, device=g.device)
+            if self.start == "natural":
+                m["B"] = torch.linalg.pinv(q.F, hermitian=True)
+        else:
+            s, y = m["s"], g - m["g"]
+            sy = torch.dot(s, y)
+            if sy > 0:
+                E = torch.eye(len(g), dtype=g.dtype, device=g.device)
+                E = E - torch.outer(s, y) / sy
+                m["B"] = E @ m["B"] @ E.T + torch.outer(s, s) / sy
+        m["g"], m["s"] = g, -self.options["lr"] * m["B"] @ g
+        return m["s"]

@@ -1,0 +1,168 @@
+r"""First-order rules: the velocity that each algorithm prescribes at a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
+from geolib.naturality.local_geometry import LocalGeometry, flatten, unflatten
+from geolib.naturality.newton import covariant_newton, newton
+from geolib.naturality.tensorwise import (
+    PolarMuon,
+    Shampoo,
+    SignSGD,
+    TensorwiseOptimizer,
+    as_matrix,
+)
+
+Rule = Callable[[LocalGeometry], Tensor]
+
+
+def gradient(q: LocalGeometry) -> Tensor:
+    r"""Gradient flow, :math:`-g`."""
+    return -q.g
+
+
+def normalized(q: LocalGeometry) -> Tensor:
+    r"""The gradient's direction, :math:`-g/|g|`."""
+    return -q.g / q.g.norm()
+
+
+def natural(q: LocalGeometry) -> Tensor:
+    r"""The natural gradient :math:`-F^+g`."""
+    return -q.solve(q.g)
+
+
+def damped(damping: float) -> Rule:
+    r"""Identity-damped natural gradient :math:`-(F + \lambda I)^{-1}g`."""
+    return lambda q: -q.solve(q.g, damping)
+
+
+def empirical(q: LocalGeometry) -> Tensor:
+    r"""The empirical Fisher :math:`\frac1n\sum g_ig_i^T` in place of F."""
+    n, c = q.z.shape
+    rows = n * torch.einsum("ncp,nc->np", q.J.view(n, c, -1), q.dl)
+    return -torch.linalg.lstsq(rows.T @ rows / n, q.g[:, None]).solution[:, 0]
+
+
+def diagonal(q: LocalGeometry) -> Tensor:
+    r"""The diagonal of F in place of F."""
+    return -q.g / (q.A * q.A).sum(0)
+
+
+def marquardt(damping: float) -> Rule:
+    r"""Levenberg-Marquardt with its scaling: :math:`F + \lambda\,\mathrm{diag}F`."""
+
+    def direction(q: LocalGeometry) -> Tensor:
+        d = torch.diag((q.A * q.A).sum(0))
+        return -torch.linalg.solve(q.F + damping * d, q.g)
+
+    return direction
+
+
+def _slices(q: LocalGeometry) -> list[slice]:
+    ends = torch.tensor([t.numel() for t in q.params]).cumsum(0).tolist()
+    return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def block(q: LocalGeometry) -> Tensor:
+    r"""F with only the blocks of one parameter tensor each."""
+    out = torch.empty_like(q.g)
+    for s in _slices(q):
+        A = q.A[:, s]
+        out[s] = -torch.linalg.solve(A.T @ A, q.g[s])
+    return out
+
+
+def partial_traces(q: LocalGeometry) -> Tensor:
+    r"""Each block replaced by the Kronecker product of its partial traces.
+
+    .. math:: F_l \approx \frac{\mathrm{tr}_{in}F_l \otimes \mathrm{tr}_{out}F_l}
+        {\mathrm{tr} F_l} .
+
+    A surrogate that needs the dense F; it is not K-FAC (:eq:`drv-naturality-kfac`).
+    """
+    steps = []
+    grads = unflatten(q.g, q.params)
+    for s, g in zip(_slices(q), grads, strict=True):
+        G = as_matrix(g)
+        A = q.A[:, s].view(-1, *G.shape)
+        rows = torch.einsum("kai,kbi->ab", A, A)
+        cols = torch.einsum("kai,kaj->ij", A, A)
+        X = torch.linalg.solve(rows, G)
+        steps.append(-torch.linalg.solve(cols, X.T).T * rows.trace())
+    return flatten(steps)
+
+
+def first_step(cls: type[TensorwiseOptimizer], **options: Any) -> Rule:
+    """The velocity of a tensorwise optimizer's first step, from an empty state."""
+    blank = torch.zeros(1, requires_grad=True)
+    defaults = cls([blank], lr=1.0, **options).param_groups[0]  # type: ignore[call-arg]
+
+    def direction(q: LocalGeometry) -> Tensor:
+        grads = unflatten(q.g, q.params)
+        return flatten([-cls.change(g, {}, defaults) for g in grads])
+
+    return direction
+
+
+RULES: dict[str, Rule] = {
+    "gradient": gradient,
+    "normalized": normalized,
+    "sign": first_step(SignSGD),
+    "natural": natural,
+    "damped": damped(0.1),
+    "newton": newton,
+    "covariant-newton": covariant_newton,
+    "empirical": empirical,
+    "diagonal": diagonal,
+    "marquardt": marquardt(0.1),
+    "block": block,
+    "kronecker": partial_traces,
+    "muon": first_step(PolarMuon),
+    "shampoo": first_step(Shampoo),
+}
+
+
+class FirstOrderRule(GeometricOptimizer):
+    r"""Any rule without memory as an optimizer: the audit's controls.
+
+    .. math:: x \leftarrow x + h\,X(x).
+
+    Args:
+        rule: `gradient`, `normalized`, `sign`, `natural`, `damped`, `newton`,
+            `covariant-newton`, `empirical`, `diagonal`, `marquardt`, `block`,
+            `kronecker` (partial traces), `muon`, `shampoo`, or a function from a
+            `LocalGeometry` to a velocity (p,).
+        (others): see `GeometricOptimizer`.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Source: :eq:`drv-naturality-newton` and :eq:`drv-naturality-blocks` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+        >>> opt = FirstOrderRule([x], lr=1.0, rule="covariant-newton")
+        >>> def closure():  # in the chart e^x the loss is quadratic: one step
+        ...     z = x.exp().view(1, 1)
+        ...     return z, 0.5 * (z - 2).square().sum()
+        >>> _ = [opt.step(closure) for _ in range(25)]
+        >>> round(x.exp().item(), 6)
+        2.0
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-2, *, rule: str | Rule, **o: Any
+    ) -> None:
+        if isinstance(rule, str) and rule not in RULES:
+            raise ValueError(f"rule: expected one of {sorted(RULES)}, got {rule!r}")
+        self.rule = RULES[rule] if isinstance(rule, str) else rule
+        super().__init__(params, lr, **o)
+
+    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+        return self.rule(q)

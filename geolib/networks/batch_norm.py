@@ -1,0 +1,126 @@
+"""BatchNorm on a path: whose running statistics hold between two networks?"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from geolib.networks.validation import check_inputs
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class BatchStatistics(nn.Module):
+    r"""Normalise by the mean and variance of the inputs at hand, with no memory.
+
+    .. math:: y = \gamma\,\frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}}
+              + \beta
+
+    What BatchNorm does in training, as a pure function of weights and inputs: running
+    statistics belong to the networks at the ends of a path and to none between them.
+
+    Source: Ioffe and Szegedy 2015, algorithm 1.
+
+    Examples:
+        >>> norm = BatchStatistics(nn.BatchNorm1d(2).double())
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 5.0]]).double()
+        >>> norm(x).mean(0).tolist()
+        [0.0, 0.0]
+    """
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        mean = x.mean(axes, keepdim=True)
+        var = x.var(axes, correction=0, keepdim=True)
+        y = (x - mean) * torch.rsqrt(var + self.eps)
+        if self.weight is None:
+            return y
+        return y * self.weight.view(shape) + self.bias.view(shape)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether some layer keeps running statistics.
+
+    Examples:
+        >>> has_batch_norm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        True
+    """
+    return any(isinstance(m, NORMS) for m in module.modules())
+
+
+def with_batch_statistics(module: nn.Module) -> nn.Module:
+    """Return a copy whose BatchNorm layers use the statistics of the inputs at hand.
+
+    Its parameters have the same names, shapes and order.
+
+    Source: Ioffe and Szegedy 2015, algorithm 1.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+        >>> [type(m).__name__ for m in with_batch_statistics(net)]
+        ['Linear', 'BatchStatistics']
+    """
+    twin = copy.deepcopy(module)
+    if isinstance(twin, NORMS):
+        return BatchStatistics(twin)
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, NORMS):
+                setattr(parent, name, BatchStatistics(child))
+    return twin
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
+    """Re-estimate all running statistics on the inputs `x`, in place.
+
+    Layer by layer: a batch normalised by its own statistics feeds the next layer, and
+    each layer's statistics are the mean over the batches. Other layers stay in
+    evaluation mode. Returns the module.
+
+    Args:
+        module: changed in place.
+        x: inputs, shape (n, ...).
+        batch: inputs that are normalised together.
+
+    Raises:
+        ValueError: fewer than two inputs, or non-finite ones.
+
+    Cost: one forward pass over `x`.
+
+    Source: Izmailov et al. 2018, section 3.2 (statistics of averaged weights).
+
+    Examples:
+        >>> net = nn.BatchNorm1d(1).eval()
+        >>> _ = recalibrate(net, torch.tensor([[1.0], [3.0]]))
+        >>> net.running_mean.item()
+        2.0
+    """
+    check_inputs(x)
+    if len(x) < 2:
+        raise ValueError(f"x: expected at least two inputs, got {len(x)}")
+    norms = [m for m in module.modules() if isinstance(m, NORMS)]
+    momenta = [m.momentum for m in norms]
+    was_training = module.training
+    module.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # a plain average over the batches
+        m.train()
+    pieces = max(1, len(x) // batch)
+    for part in x.tensor_split(pieces):
+        module(part)
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+        m.eval()
+    module.train(was_training)
+    return module

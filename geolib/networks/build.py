@@ -1,0 +1,143 @@
+"""Networks that the chapters share, with weights drawn by NumPy from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from geolib.core import init_
+
+VGG_PLANS: dict[str, tuple[int | str, ...]] = {
+    "vgg11": (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
+    "vgg16": (
+        *(64, 64, "M", 128, 128, "M", 256, 256, 256, "M"),
+        *(512, 512, 512, "M", 512, 512, 512, "M"),
+    ),
+}
+
+
+def mlp(
+    sizes: Sequence[int],
+    seed: int = 0,
+    activation: type[nn.Module] = nn.ReLU,
+    dtype: torch.dtype = torch.float64,
+) -> nn.Sequential:
+    r"""Build a fully connected network that flattens its input.
+
+    .. math:: h_0 = x, \qquad h_{k+1} = \sigma(W_k h_k + b_k), \qquad
+              W_k \sim N(0, 2 / \text{fan-in}),\ b_k = 0
+
+    with no activation behind the last layer.
+
+    Args:
+        sizes: the widths, inputs first and outputs last.
+        seed: of NumPy's draw of the weights.
+        activation: a module class.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: fewer than two widths, or one below 1.
+
+    Source: He et al. 2015, equation 10 (the variance).
+
+    Examples:
+        >>> mlp([64, 32, 10])(torch.zeros(1, 64, dtype=torch.float64)).shape
+        torch.Size([1, 10])
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes: expected two or more positive widths, got {sizes}")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        layers += [nn.Linear(fan_in, fan_out, dtype=dtype)]
+        layers += [activation()] if k < len(sizes) - 2 else []
+    net = nn.Sequential(*layers)
+    init_(net, seed, "he")
+    return net
+
+
+def lenet(
+    seed: int = 0,
+    channels: int = 1,
+    side: int = 28,
+    classes: int = 10,
+    batch_norm: bool = False,
+    widths: Sequence[int] = (8, 16, 64),
+    dtype: torch.dtype = torch.float64,
+) -> nn.Sequential:
+    """Build two convolutions with pooling and two linear layers, BatchNorm if asked.
+
+    Args:
+        seed: of NumPy's draw of the weights.
+        channels, side: of the square images; the side is a multiple of 4.
+        classes: outputs.
+        batch_norm: a BatchNorm layer behind each convolution.
+        widths: channels of the convolutions, units of the hidden layer.
+        dtype: of the parameters.
+
+    Source: LeCun et al. 1998, section II.B, with ReLU and maximum pooling.
+
+    Examples:
+        >>> lenet(side=8)(torch.zeros(2, 1, 8, 8, dtype=torch.float64)).shape
+        torch.Size([2, 10])
+    """
+    layers: list[nn.Module] = []
+    fan_in = channels
+    for width in widths[:2]:
+        layers.append(nn.Conv2d(fan_in, width, 3, padding=1))
+        layers += [nn.BatchNorm2d(width)] if batch_norm else []
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        fan_in = width
+    layers += [nn.Flatten(), nn.Linear(fan_in * (side // 4) ** 2, widths[2]), nn.ReLU()]
+    layers.append(nn.Linear(widths[2], classes))
+    net = nn.Sequential(*layers).to(dtype).eval()
+    init_(net, seed, "he")
+    return net
+
+
+def vgg(
+    name: str = "vgg11",
+    seed: int = 0,
+    batch_norm: bool = True,
+    classes: int = 10,
+    width: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Sequential:
+    """Build a VGG for 32 x 32 images: five pooling stages, then one linear layer.
+
+    Args:
+        name: `vgg11` or `vgg16`.
+        seed: of NumPy's draw of the weights.
+        batch_norm: a BatchNorm layer behind each convolution.
+        classes: outputs.
+        dtype: of the parameters.
+        width: factor on every number of channels (tests use 1/16).
+
+    Raises:
+        ValueError: an unknown name.
+
+    Source: Simonyan and Zisserman 2015, table 1, columns A and D.
+
+    Examples:
+        >>> vgg(width=1 / 16)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    if name not in VGG_PLANS:
+        raise ValueError(f"name: expected one of {sorted(VGG_PLANS)}, got {name!r}")
+    layers: list[nn.Module] = []
+    fan_in = 3
+    for step in VGG_PLANS[name]:
+        if isinstance(step, str):
+            layers.append(nn.MaxPool2d(2))
+            continue
+        fan_out = max(1, round(step * width))
+        layers.append(nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=not batch_norm))
+        layers += [nn.BatchNorm2d(fan_out)] if batch_norm else []
+        layers.append(nn.ReLU())
+        fan_in = fan_out
+    layers += [nn.Flatten(), nn.Linear(fan_in, classes)]
+    net = nn.Sequential(*layers).to(dtype).eval()
+    init_(net, seed, "he")
+    return net

@@ -1,0 +1,207 @@
+"""Data sets cut into parts: training, validation and test rows, and tasks by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolib.data import load
+
+
+@dataclass(frozen=True)
+class Table:
+    """Inputs and labels as tensors, with a validation part cut from the training data.
+
+    Attributes:
+        x, y: training inputs (n, ...) and classes (n,).
+        x_val, y_val: held-out training data; every setting is chosen on it.
+        x_test, y_test: looked at once, in the end.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    name: str = field(default="", compare=False)
+
+
+def table(
+    name: str = "digits",
+    *,
+    train: int | None = None,
+    validation: int = 200,
+    test: int | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+) -> Table:
+    r"""Read a data set of `geolib.data` into tensors.
+
+    The validation rows are drawn from the training rows by a fixed seed. Images are
+    standardised channel by channel with the kept training pixels,
+
+    .. math:: x \mapsto (x - \mathrm{mean}) / \mathrm{sd}
+
+    Args:
+        name: of the data set; see `geolib.data.load`.
+        train: how many training rows to keep, after the validation rows are removed.
+        validation: 0 keeps every row for training (the validation part is then empty).
+        test: how many test rows to keep.
+        device, dtype: of the inputs.
+
+    Raises:
+        DataError: the data is missing or corrupt; see `geolib.data.load`.
+        ValueError: more rows asked for than there are.
+
+    Source: :eq:`drv-geodesics-standardise` (derivations).
+
+    Examples:
+        >>> table("digits").x.shape
+        torch.Size([1000, 64])
+    """
+    data = load(name)
+    order = np.random.default_rng(0).permutation(len(data.x))
+    if validation < 0 or validation + (train or 1) > len(order):
+        raise ValueError(
+            f"train, validation: {name} has {len(order)} training rows, asked for "
+            f"{train} and {validation}"
+        )
+    held = np.sort(order[:validation])
+    kept = np.sort(order[validation:][:train])
+    x, x_val, x_test = data.x[kept], data.x[held], data.x_test[:test]
+    if x.ndim > 2:  # images come in [0, 1]; tables are already standardised
+        axes = (0, 2, 3) if x.ndim == 4 else (0, 1, 2)
+        shift = x.mean(axes, keepdims=True, dtype=np.float64)
+        scale = x.std(axes, keepdims=True, dtype=np.float64)
+        x, x_val, x_test = ((part - shift) / scale for part in (x, x_val, x_test))
+
+    def inputs(part) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(part)).to(device, dtype)
+
+    def labels(part) -> Tensor:
+        return torch.from_numpy(np.asarray(part, np.int64)).to(device)
+
+    return Table(
+        inputs(x),
+        labels(data.y[kept]),
+        inputs(x_val),
+        labels(data.y[held]),
+        inputs(x_test),
+        labels(data.y_test[:test]),
+        name,
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: inputs, labels, and the classes that may be answered.
+
+    Attributes:
+        x, y: training inputs (n, ...) and classes (n,).
+        x_test, y_test: what it is scored on.
+        classes: the classes that occur in it.
+
+    Raises:
+        ValueError: no input, another number of labels than inputs, non-finite inputs,
+            a label that is not among the classes.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.x) == 0 or len(self.x) != len(self.y):
+            raise ValueError(
+                f"y: expected one label per input, got {len(self.x)} inputs and "
+                f"{len(self.y)} labels"
+            )
+        if self.classes and min(self.classes) < 0:
+            raise ValueError(
+                f"classes: expected numbers from 0 on, got {min(self.classes)}; a row "
+                "without a class must be left out"
+            )
+        if not bool(torch.isfinite(self.x).all()):
+            raise ValueError("x: expected finite inputs, got NaN or inf")
+        for name, labels in (("y", self.y), ("y_test", self.y_test)):
+            odd = sorted(set(labels.tolist()) - set(self.classes))
+            if odd:
+                raise ValueError(
+                    f"{name}: labels {odd} are not among the task's classes "
+                    f"{self.classes}"
+                )
+
+
+def split_tasks(
+    data: Table, groups: Sequence[Sequence[int]], part: str = "test"
+) -> list[Task]:
+    """Cut a data set into tasks by class.
+
+    Args:
+        data: the data set.
+        groups: the classes of each task, each class in one group at most.
+        part: score on the `test` rows, or on the validation rows with `val`.
+
+    Raises:
+        ValueError: a class in two groups, or one with no training input; another part.
+
+    Source: van de Ven and Tolias 2019, section 2 (the split protocol).
+
+    Examples:
+        >>> from geolib.networks import table
+        >>> [len(t.x) for t in split_tasks(table("digits"), [[0, 1], [2, 3]])]
+        [199, 208]
+    """
+    if part not in ("test", "val"):
+        raise ValueError(f"part: expected 'test' or 'val', got {part!r}")
+    flat = [c for group in groups for c in group]
+    twice = sorted({c for c in flat if flat.count(c) > 1})
+    if twice:
+        raise ValueError(f"groups: classes {twice} are in two tasks")
+    unseen = sorted(set(flat) - set(data.y.unique().tolist()))
+    if unseen:
+        raise ValueError(f"groups: no training input has the labels {unseen}")
+    xs, ys = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
+    tasks = []
+    for group in groups:
+        chosen = torch.isin(data.y, torch.tensor(list(group), device=data.y.device))
+        scored = torch.isin(ys, torch.tensor(list(group), device=ys.device))
+        tasks.append(
+            Task(data.x[chosen], data.y[chosen], xs[scored], ys[scored], tuple(group))
+        )
+    return tasks
+
+
+def pair_tasks(
+    first: Table, second: Table, shift: int, part: str = "test"
+) -> list[Task]:
+    """Make two tasks of two data sets; the second one's labels are shifted.
+
+    Args:
+        first, second: the data sets, inputs of one shape.
+        shift: added to the labels of the second.
+        part: score on the `test` rows, or on the validation rows with `val`.
+
+    Source: van de Ven and Tolias 2019, section 2 (class-incremental learning).
+
+    Examples:
+        >>> from geolib.networks import table
+        >>> digits = table("digits")
+        >>> [t.classes[-1] for t in pair_tasks(digits, digits, 10)]
+        [9, 19]
+    """
+    tasks = []
+    for data, add in ((first, 0), (second, shift)):
+        xs, ys = data.x_test, data.y_test
+        if part == "val":
+            xs, ys = data.x_val, data.y_val
+        classes = tuple(int(c) + add for c in data.y.unique().tolist())
+        tasks.append(Task(data.x, data.y + add, xs, ys + add, classes))
+    return tasks
