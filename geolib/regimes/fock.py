@@ -9,8 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from geolib.regimes.integrate import adaptive
-from geolib.regimes.loss_curves import Curves
+from geolib.regimes.loss_curves import Curves, follow
 from geolib.regimes.setup import check_times, positive
 from geolib.regimes.spectral_measures import SpectralMeasure, jacobi, pin_zero
 
@@ -232,7 +231,6 @@ def fock_curves(
     entries = torch.as_tensor(space.entries)[:, :, None]
     size = len(space.root)
     goal = 1.0 if target else 0.0
-    rows: list[tuple[float, float]] = []
 
     def by_s(B: Tensor) -> Tensor:
         """S B from the three entries of each row of S."""
@@ -252,21 +250,18 @@ def fock_curves(
             out[:, size:] = 0.0  # the root itself stands still
         return out[None]
 
-    def observe(y: Tensor, dy: Tensor, e: Tensor) -> None:
+    def losses(y: Tensor, dy: Tensor, e: Tensor) -> tuple[float, float]:
         A, w = y[0, :, :size], y[0, :, size]
         Sw, Aw = by_s(w[:, None])[:, 0], A @ w
         if space.latent:  # traces of Q and K Q at a latent, w = W^T f
             train = -goal * w @ Sw + Aw @ Sw / 2
             population = -goal * w @ w + Aw @ w / 2
-            rows.append((float(train), float(population)))
-        else:
-            b = Aw - goal * w
-            Sb = by_s(b[:, None])[:, 0]
-            rows.append((float(b @ Sb) / 2, float(b @ b) / 2))
+            return float(train), float(population)
+        b = Aw - goal * w
+        return float(b @ by_s(b[:, None])[:, 0]) / 2, float(b @ b) / 2
 
     start = torch.as_tensor(np.column_stack((space.A, space.root)))[None]
-    with torch.no_grad():
-        adaptive(flow, start, t.tolist(), observe, rtol=rtol, atol=rtol * 1e-2)
+    rows, _ = follow(flow, start, t, losses, rtol=rtol, atol=rtol * 1e-2)
     train, population = np.array(rows).T
     if space.latent:
         eta = rho / kappa

@@ -141,7 +141,8 @@ def large_data_next(
         (True, 0.0)
     """
     t = check_times(times)
-    mu = (law or marchenko_pastur(rho, kappa, nodes)).coarse(nodes)
+    mu = law or marchenko_pastur(rho, kappa, nodes)
+    mu, _ = mu.coarse_with(nodes, mu.nodes)
     w, a0, size = mu.weights, mu.nodes, mu.nodes.size
 
     def field(time: float, y: np.ndarray) -> np.ndarray:

@@ -1,10 +1,15 @@
-"""What a theory returns: a training curve and a population curve."""
+"""Curves of a training and a population loss, and following equations for them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from geolib.core import Trajectory, integrate
 
 
 class Curves(NamedTuple):
@@ -57,3 +62,27 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
     if out.status != 0:
         raise RuntimeError(f"theory's equations stopped: {out.message}")
     return out.y.T
+
+
+def follow(
+    flow: Callable[[Tensor], Tensor],
+    start: Tensor,
+    times: np.ndarray,
+    read: Callable[[Tensor, Tensor, Tensor], Any],
+    **options: Any,
+) -> tuple[list[Any], Trajectory]:
+    """What is read off a batch of flows y' = flow(y) from time 0, and their cost.
+
+    `read(y, dy, e)` gets the state, its velocity and the sum of the local errors at
+    each of the times; the states themselves are dropped.
+    """
+    rows: list[Any] = []
+
+    def observer(t: float, y: Tensor, dy: Tensor, e: Tensor) -> None:
+        if t >= times[0]:
+            rows.append(read(y, dy, e))
+
+    grid = times.tolist() if times[0] == 0 else [0.0, *times.tolist()]
+    options = {"max_steps": 20_000, "observer": observer, "batched": True, **options}
+    with torch.no_grad():
+        return rows, integrate(lambda _, y: flow(y), start, grid, **options)

@@ -128,19 +128,15 @@ def classify_regime(
     return Regime(name, active, errors, rate, setup.noise_floor, critical)
 
 
-def _sizes(
-    problem: int | Setup | DataMatrix,
-    h: int | None,
-    n: int | None,
-    sigma2: float | None,
-) -> tuple[Setup, DataMatrix | None]:
+def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
+    """The setup, and the data matrix if there is one."""
     if isinstance(problem, Setup):
         return problem, None
     if isinstance(problem, DataMatrix):
-        if h is None or sigma2 is None:
+        if None in (h, sigma2):
             raise ValueError("h, sigma2: expected both with a data matrix")
         return Setup(problem.d, h, problem.n, sigma2), problem
-    if h is None or n is None or sigma2 is None:
+    if None in (h, n, sigma2):
         raise ValueError("d, h, n, sigma2: expected all four, or one Setup")
     return Setup(problem, h, n, sigma2), None
 
@@ -241,11 +237,7 @@ def theory_curves(
 
 
 def _next_order(
-    name: str,
-    t: np.ndarray,
-    setup: Setup,
-    law: SpectralMeasure | None = None,
-    overlap: np.ndarray | None = None,
+    name: str, t: np.ndarray, setup: Setup, law: Any, overlap: Any
 ) -> Curves:
     """The first correction of a face in its small ratio, c or d / h, as it is added."""
     rho, kappa, c = setup.ratios
@@ -351,13 +343,10 @@ def predict(
         if data is None:
             raise ValueError("population: only a data matrix can have its own")
         overlap = data.overlap(population)
-    if times is None:
-        t = np.linspace(0, 3 / regime.rate, 41)
-    else:
-        t = check_times(times)
+    t = check_times(np.linspace(0, 3 / regime.rate, 41) if times is None else times)
     name = _choose(theory, regime, tol, overlap is not None)
     law = None if data is None else data.law
-    curves, step = _best_curves(name, t, setup, law, overlap, depth)
+    curves, step = _best_curves(name, t, setup, (law, overlap), depth)
     bars = []
     for i, noise in enumerate(_start_noise(setup, data)):
         moved = np.maximum.accumulate(np.abs(curves[i] - curves[i][0]))
@@ -404,20 +393,15 @@ def _start_noise(setup: Setup, data: DataMatrix | None) -> tuple[float, float]:
 
 
 def _best_curves(
-    name: str,
-    t: np.ndarray,
-    setup: Setup,
-    law: SpectralMeasure | None,
-    overlap: np.ndarray | None,
-    depth: int,
+    name: str, t: np.ndarray, setup: Setup, spectrum: tuple[Any, Any], depth: int
 ) -> tuple[Curves, Curves | None]:
     """Losses over d and the correction that measures their error, if one is known."""
-    lead = theory_curves(name, t, setup, law, overlap, depth)
+    lead = theory_curves(name, t, setup, *spectrum, depth)
     # The correction of large data is known for Gaussian data only.
-    if name == "mean-field" or (name == "large-data" and law is None):
-        step = _next_order(name, t, setup, law, overlap)
+    if name == "mean-field" or (name == "large-data" and spectrum[0] is None):
+        step = _next_order(name, t, setup, *spectrum)
         return lead.moved(step, 1.0), step
     if name == "interior":
-        coarse = theory_curves(name, t, setup, law, overlap, max(2, depth - 2))
+        coarse = theory_curves(name, t, setup, *spectrum, max(2, depth - 2))
         return lead, lead.moved(coarse, -1.0)
     return lead, None

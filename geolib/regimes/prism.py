@@ -172,11 +172,6 @@ class Polytope:
     vertices: tuple[Point, ...]
     facets: tuple[Facet, ...]
 
-    @property
-    def edges(self) -> tuple[frozenset[int], ...]:
-        """Pairs of vertex indices joined by an edge."""
-        return tuple(f for f in self.faces(1))
-
     def faces(self, dimension: int) -> list[frozenset[int]]:
         """All faces of that dimension, as sets of vertex indices.
 

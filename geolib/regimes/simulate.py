@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +15,28 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from geolib.regimes.flow_formulations import BY_NAME, FORMS, FlowProblem, choose
-from geolib.regimes.integrate import IntegrationStats, adaptive, euler
+from geolib.regimes.loss_curves import follow
 from geolib.regimes.setup import Setup, check_times
 
 # Local errors are summed as if the flow carried them unchanged; where it spreads them
 # the sum came out up to 4 times too small on the setups of the tests.
 SAFETY = 5.0
 CHUNK = 4096  # samples drawn at once: bounds memory when n is far above d
+
+
+class IntegrationStats(NamedTuple):
+    """What an integration cost.
+
+    Attributes:
+        evaluations: of the flow.
+        accepted, rejected: steps taken and thrown away.
+        steps: lengths of the steps taken.
+    """
+
+    evaluations: int
+    accepted: int
+    rejected: int
+    steps: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -49,13 +67,9 @@ class LossTrajectory:
     @property
     def error(self) -> float:
         """Largest estimated error of either loss, relative to its initial value."""
-        first = np.maximum(self.train[:, :1], 1e-300), self.population[:, :1]
-        return float(
-            max(
-                (self.train_error / first[0]).max(),
-                (self.population_error / np.maximum(first[1], 1e-300)).max(),
-            )
-        )
+        train = self.train_error / np.maximum(self.train[:, :1], 1e-300)
+        population = self.population_error / np.maximum(self.population[:, :1], 1e-300)
+        return float(max(train.max(), population.max()))
 
 
 def draw_weights(setup: Setup, seed: int) -> np.ndarray:
@@ -295,39 +309,38 @@ def run(
     atol: float = 1e-8,
 ) -> LossTrajectory:
     """Integrate one prepared batch; see `simulate` and `gradient_flow`."""
-    t = check_times(times)
+    t = grid = check_times(times)
+    options: dict[str, Any] = {"rtol": rtol, "atol": atol}
+    if method == "euler":
+        grid = _whole_steps(t, step)
+        options = {"method": "euler", "step": step, "max_steps": sys.maxsize}
+    elif method != "adaptive":
+        raise ValueError(f"method: expected 'adaptive' or 'euler', got {method!r}")
     law = BY_NAME[form](problem)
-    rows: list[tuple[Tensor, ...]] = []
-
-    def observe(y: Tensor, dy: Tensor, e: Tensor) -> None:
-        rows.append(law.losses(y, dy, e))
-
-    with torch.no_grad():
-        start = law.start(W)
-        if method == "adaptive":
-            work = adaptive(law.flow, start, t.tolist(), observe, rtol=rtol, atol=atol)
-        elif method == "euler":
-            if step is None:
-                raise ValueError("step: method='euler' needs the length of a step")
-            work = euler(law.flow, start, t.tolist(), observe, step=step)
-        else:
-            raise ValueError(f"method: expected 'adaptive' or 'euler', got {method!r}")
-        train, population, train_error, population_error = (
-            torch.stack(part, 1).double().cpu().numpy()
-            for part in zip(*rows, strict=True)
-        )
-        trace = problem.trace.double().cpu().numpy()
-    return LossTrajectory(
-        times=t,
-        train=train,
-        population=population,
-        train_error=SAFETY * train_error,
-        population_error=SAFETY * population_error,
-        trace=trace,
-        d=problem.d,
-        form=form,
-        work=work,
+    rows, path = follow(law.flow, law.start(W), grid, law.losses, **options)
+    train, population, off_train, off_population = (
+        torch.stack(part, 1).double().cpu().numpy() for part in zip(*rows, strict=True)
     )
+    trace = problem.trace.double().cpu().numpy()
+    work = IntegrationStats(path.evaluations, path.steps, path.rejected, path.sizes)
+    errors = SAFETY * off_train, SAFETY * off_population
+    return LossTrajectory(t, train, population, *errors, trace, problem.d, form, work)
+
+
+def _whole_steps(t: np.ndarray, step: float | None) -> np.ndarray:
+    """The times as exact multiples of an Euler step, which does not interpolate."""
+    if step is None:
+        raise ValueError("step: method='euler' needs the length of a step")
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step: expected a positive, finite number, got {step!r}")
+    grid = np.round(t / step) * step
+    off = np.abs(grid - t) > 1e-6 * step
+    if off.any():
+        raise ValueError(
+            f"times: {t[off][0]} is not a whole number of steps of {step}; "
+            "fixed-step integration does not interpolate"
+        )
+    return grid
 
 
 def memory_needed(setup: Setup, seeds: int, form: str, dtype: torch.dtype) -> int:
@@ -386,11 +399,9 @@ def _form(form: str, d: int, h: int, n: int, method: str) -> str:
 
 
 def _matrix(name: str, value: ArrayLike | Tensor) -> Tensor:
-    M = (
-        value.detach()
-        if isinstance(value, Tensor)
-        else torch.as_tensor(np.asarray(value, dtype=np.float64))
-    )
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(np.asarray(value, dtype=np.float64))
+    M = value.detach()
     if M.ndim != 2 or M.numel() == 0:
         raise ValueError(f"{name}: expected a matrix, got shape {tuple(M.shape)}")
     if not torch.isfinite(M).all():

@@ -84,14 +84,11 @@ class SpectralMeasure:
         """Whether some of the mass sits at zero, to rounding."""
         return bool(self.weights[self.nodes <= 1e-12 * self.nodes.max()].sum() > 0)
 
-    def coarse(self, count: int) -> SpectralMeasure:
-        """At most `count` nodes, each the mean of neighbours of equal total weight."""
-        return self.coarse_with(count, self.nodes)[0]
-
     def coarse_with(
         self, count: int, values: np.ndarray
     ) -> tuple[SpectralMeasure, np.ndarray]:
-        """The same, with the cell means of a function given on the nodes."""
+        """At most `count` nodes, each the mean of neighbours of equal total weight,
+        with the cell means of a function given on the nodes."""
         if self.nodes.size <= count:
             return self, values
         order = np.argsort(self.nodes, kind="stable")
@@ -99,9 +96,8 @@ class SpectralMeasure:
         cell = np.minimum((np.cumsum(w) - w / 2) * count, count - 1).astype(int)
         weight = np.bincount(cell, w, count)
         keep = weight > 0
-        x_mean = np.bincount(cell, w * x, count)[keep] / weight[keep]
-        v_mean = np.bincount(cell, w * v, count)[keep] / weight[keep]
-        return SpectralMeasure(x_mean, weight[keep] / weight.sum()), v_mean
+        means = (np.bincount(cell, w * y, count)[keep] / weight[keep] for y in (x, v))
+        return SpectralMeasure(next(means), weight[keep] / weight.sum()), next(means)
 
 
 def narayana(order: int) -> list[int]:

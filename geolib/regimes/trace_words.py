@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -154,13 +155,8 @@ def evaluate(
         >>> evaluate(exact_loss("train", 1), 1, 1, 1)
         Fraction(-120, 1)
     """
-    return sum(
-        (
-            k * Fraction(d) ** q * Fraction(h) ** p * sigma2**l / Fraction(n) ** m
-            for (q, p, l, m), k in poly.items()
-        ),
-        Fraction(0),
-    )
+    at = Fraction(d), Fraction(h), Fraction(sigma2), 1 / Fraction(n)
+    return Fraction(sum(k * prod(map(pow, at, key)) for key, k in poly.items()))
 
 
 @cache
@@ -320,11 +316,8 @@ def value(table: Planar, rho: float, kappa: float, c: float) -> float:
         >>> value({(2, 1, 0): Fraction(8)}, 0.5, 2.0, 1.0)
         8.0
     """
-    return float(
-        sum(
-            float(f) * rho**k * kappa ** (l - k) * c**m
-            for (l, k, m), f in table.items()
-        )
+    return sum(
+        float(f) * rho**k * kappa ** (l - k) * c**m for (l, k, m), f in table.items()
     )
 
 

@@ -1,17 +1,18 @@
+"""The core's integrator as the simulator uses it, and the grid of its Euler steps."""
+
 import numpy as np
 import pytest
 import torch
 
-from geolib.regimes.integrate import (
-    IntegrationError,
-    adaptive,
-    euler,
-)
+from geolib.core import IntegrationError, integrate
+from geolib.regimes import Setup, simulate
+from geolib.regimes.loss_curves import follow as observed
 
 
 def follow(flow, y0, times, **options):
-    seen = []
-    work = adaptive(flow, y0, times, lambda y, dy, e: seen.append(y.clone()), **options)
+    seen, work = observed(
+        flow, y0, np.array(times), lambda y, dy, e: y.clone(), **options
+    )
     return torch.stack(seen).numpy(), work
 
 
@@ -35,7 +36,7 @@ def test_output_at_time_zero_is_the_start():
     y0 = torch.full((1, 2), 3.0, dtype=torch.float64)
     y, work = follow(lambda y: -y, y0, [0.0])
     assert (y[0] == 3.0).all()
-    assert work.accepted == 0
+    assert work.steps == 0
 
 
 def test_blow_up_is_an_error():
@@ -50,8 +51,19 @@ def test_euler_is_first_order_and_checks_its_grid():
     def error(step):
         out = []
         y0 = torch.ones(1, 1, dtype=torch.float64)
-        euler(lambda y: -y, y0, [1.0], lambda y, dy, e: out.append((y, e)), step=step)
-        y, e = out[0]
+
+        def observer(t, y, dy, e):
+            out.append((y, e))
+
+        integrate(
+            lambda t, y: -y,
+            y0,
+            [0.0, 1.0],
+            method="euler",
+            observer=observer,
+            step=step,
+        )
+        y, e = out[-1]
         return float(y) - np.exp(-1), float(e)
 
     first, estimate = error(0.01)
@@ -59,10 +71,11 @@ def test_euler_is_first_order_and_checks_its_grid():
     assert first / second == pytest.approx(2.0, rel=0.02)
     # The sum of local errors points the right way and is of the right size.
     assert 0.3 < -first / estimate < 1.2
-    y0 = torch.ones(1, 1, dtype=torch.float64)
+    setup = Setup(3, 2, 5, 0.1)
     with pytest.raises(ValueError, match="whole number of steps"):
-        euler(lambda y: -y, y0, [0.015], print, step=0.01)
+        simulate(setup, [0.015], method="euler", step=0.01)
     with pytest.raises(ValueError, match=r"^step: "):
-        euler(lambda y: -y, y0, [1.0], print, step=0.0)
+        simulate(setup, [1.0], method="euler", step=0.0)
+    y0 = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(IntegrationError, match="diverged"):
-        euler(lambda y: -y * y * y, 9 * y0, [40.0], print, step=1.0)
+        follow(lambda y: -y * y * y, 9 * y0, [40.0], method="euler", step=1.0)
