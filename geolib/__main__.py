@@ -2,4 +2,5 @@
 
 from geolib.press.cli import app
 
-app(prog_name="geolib")
+if __name__ == "__main__":
+    app(prog_name="geolib")
