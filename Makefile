@@ -17,13 +17,22 @@ help: ## this list
 
 setup: .venv/ready node_modules/ready
 
+# uv installs in a third of pip's time; pip's settings of this machine hold for it, and
+# where uv cannot do it (an index that only pip's files name), pip does.
+$(if $(PIP_FIND_LINKS),$(eval export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)))
+$(if $(PIP_INDEX_URL),$(eval export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)))
+$(if $(PIP_CERT),$(eval export SSL_CERT_FILE ?= $(PIP_CERT)))
+INSTALL = install() { $(BIN)/uv pip install --quiet --python $(BIN)/python "$$@" || \
+  $(BIN)/python -m pip install --quiet "$$@"; }; install
+
 # torch first and exactly: a resolver left alone would fetch another build of it.
 .venv/ready: pyproject.toml constraints.txt peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip uninstall --quiet --yes geolib # its name before 0.2
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test,sweep,bench]'
-	$(BIN)/python -m pip install --quiet --no-deps -r peers.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	$(BIN)/python -m pip uninstall -qq --yes geolib # its name before 0.2
+	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
+	$(INSTALL) -c constraints.txt -e '.[book,test,sweep,bench]'
+	$(INSTALL) --no-deps -r peers.txt
 	touch $@
 
 node_modules/ready: package.json package-lock.json

@@ -13,11 +13,11 @@ from benchmarks.harness import Result, benchmark, race
 from geolib.core import init_
 from geolib.inverse_stability import (
     ShallowReLU,
-    align,
     canonicalize,
     random_gauge,
-    seminorm,
+    w1inf_seminorm,
 )
+from geolib.networks import align
 
 VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)
 NETS = 8
@@ -45,7 +45,7 @@ def enough_samples(nets: list[ShallowReLU], most: int) -> int:
 
     One number for all of them: who samples does not know which network is lucky.
     """
-    exact = [seminorm(net).value for net in nets]
+    exact = [w1inf_seminorm(net).value for net in nets]
     n = 1024
     while n < most and any(
         sampled(net, n) < value * (1 - 1e-9)
@@ -63,14 +63,14 @@ def against_sampling(d: int, m: int, most: int) -> Result:
     def sampling() -> Callable[[], float]:
         return lambda: sampled(nets[0], n)
 
-    right = all(sampled(f, n) >= seminorm(f).value * (1 - 1e-9) for f in nets)
+    right = all(sampled(f, n) >= w1inf_seminorm(f).value * (1 - 1e-9) for f in nets)
     note = f"sampling with {n} directions, " + (
         f"the least power of two that gets {NETS} networks right"
         if right
         else f"which is not enough for all of {NETS} networks"
     )
     return race(
-        lambda: seminorm(nets[0]).value,
+        lambda: w1inf_seminorm(nets[0]).value,
         {"numpy dense sampling": sampling},
         rounds=3,
         note=note,

@@ -29,12 +29,12 @@ def regimes() -> Result:
 @benchmark("inverse_stability.growth", size="d = 2, m = 800")
 def inverse_stability() -> Result:
     """Exact semi-norm in the plane against 2^16 sampled directions, as units grow"""
-    from geolib.inverse_stability import seminorm
+    from geolib.inverse_stability import w1inf_seminorm
 
     def at(m: int) -> Result:
         net = network(2, m, 0)
         peer = {"numpy sampling": lambda: lambda: sampled(net, 2**16)}
-        return race(lambda: seminorm(net).value, peer, rounds=3)
+        return race(lambda: w1inf_seminorm(net).value, peer, rounds=3)
 
     return grow((50, 100, 200, 400, 800), at, "hidden units")
 

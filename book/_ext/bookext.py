@@ -70,7 +70,7 @@ class PackageReference(SphinxDirective):
             ]
         for module, names in groups.items():
             if module != package:
-                short = module.rsplit(".", 1)[1].strip("_")
+                short = module.split(".", 1)[1].replace("._", ".")
                 first = _first_line(importlib.import_module(module))
                 lines += [short, "-" * len(short), "", first, ""]
             for name in names:
@@ -93,6 +93,8 @@ class PackageSummary(SphinxDirective):
         top = importlib.import_module(self.arguments[0])
         rows = nodes.definition_list()
         for m in pkgutil.iter_modules(top.__path__):
+            if m.name.startswith("_"):  # importing `__main__` would run the command
+                continue
             name = f"{top.__name__}.{m.name}"
             term = nodes.term("", "", nodes.literal(text=name))
             text = _first_line(importlib.import_module(name))

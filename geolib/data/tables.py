@@ -42,12 +42,17 @@ def digest(arrays: dict[str, Array]) -> str:
 
 def regression_fault(name: str) -> str | None:
     """What is wrong with a packed regression table; None when it is right."""
+    return packed(name)[1]
+
+
+def packed(name: str) -> tuple[dict[str, Array], str | None]:
+    """The arrays of a table on this disk, and what is wrong with them."""
+    path = regression_path(name)
     try:
-        status = regression_path(name).stat()
+        status = path.stat()
     except OSError:
-        return "no such file"
-    key = (status.st_size, status.st_mtime_ns)
-    return read_packed(name, str(folder()), key)[1]
+        return {}, "no such file"
+    return read_packed(path, status.st_size, status.st_mtime_ns)
 
 
 def regression_path(name: str) -> Path:
@@ -63,10 +68,9 @@ BROKEN = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedEr
 
 @lru_cache(maxsize=16)
 def read_packed(
-    name: str, where: str, changed: tuple[int, int]
+    path: Path, size: int, changed: int
 ) -> tuple[dict[str, Array], str | None]:
-    """The arrays of a table, and what is wrong with them."""
-    path = Path(where) / f"UCI/regression/{name}.npz"
+    """`packed`, read once for each size and time of the file."""
     try:
         with zipfile.ZipFile(path) as archive:  # its sizes, before a byte is unfolded
             if sum(member.file_size for member in archive.infolist()) > ROOM:
@@ -76,7 +80,7 @@ def read_packed(
     except BROKEN as error:
         return {}, f"unreadable ({type(error).__name__}: {error})"
     found = digest(arrays)
-    return arrays, None if found == REGRESSION[name] else f"sha256 of arrays {found}"
+    return arrays, None if found == REGRESSION[path.stem] else f"sha256 of arrays {found}"
 
 
 def load_regression(name: str, split: int) -> Dataset:
@@ -86,14 +90,11 @@ def load_regression(name: str, split: int) -> Dataset:
         DataError: the file is missing or corrupt.
         ValueError: there is no such split.
     """
-    path = regression_path(name)
-    if (found := regression_fault(name)) is not None:
+    arrays, found = packed(name)
+    if found is not None:
         expected = f"sha256 of arrays {REGRESSION[name]}"
-        relative = str(path.relative_to(folder()))
+        relative = str(regression_path(name).relative_to(folder()))
         raise DataError(complaint(f"uci/{name}", relative, expected, found))
-    status = path.stat()
-    key = (status.st_size, status.st_mtime_ns)
-    arrays, _ = read_packed(name, str(folder()), key)
     count = len(arrays["train_idx"])
     if not 0 <= split < count:
         raise ValueError(f"split: uci/{name} has splits 0 to {count - 1}; got {split}")

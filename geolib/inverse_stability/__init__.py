@@ -1,133 +1,52 @@
 """Inverse stability of the ReLU realization map: norms, gauges, certificates.
 
 Shallow networks live in `ShallowReLU` and `BiasedReLU`; functions are compared by
-`seminorm_difference`, parameters by `parameter_distance`, and `certify` does both. Deep
-networks have no such theorem, but a canonical form (`canonicalize`) and an alignment
-(`align`).
+`w1inf_seminorm`, parameters by `parameter_distance`, and `certify` does both. Deep
+networks have no such theorem, but a canonical form (`canonicalize`), and two of them are
+aligned by `geolib.networks.align`.
 """
 
-from geolib.inverse_stability.arrangement import cells, generic_cell_count
-from geolib.inverse_stability.box import seminorm_on_box
-from geolib.inverse_stability.canonical import Canonical, canonicalize
-from geolib.inverse_stability.certificate import Certificate, certify, sharp_constant
-from geolib.inverse_stability.descent import (
-    Descent,
-    descend,
-    mean_square,
-    mean_square_gradient,
-)
-from geolib.inverse_stability.distance import (
-    Closest,
-    absolute_value_distance,
-    closest_parametrization,
-    parameter_distance,
-)
-from geolib.inverse_stability.escape import escape_degenerate
-from geolib.inverse_stability.extremal import extremal_pair, perturb, random_pair
-from geolib.inverse_stability.gauge import random_gauge
-from geolib.inverse_stability.kinks import Kinks, jump_seminorm, kinks
-from geolib.inverse_stability.net import BiasedReLU, ShallowReLU
-from geolib.inverse_stability.normal_form import (
-    AbsoluteValueForm,
-    absolute_value_form,
-    balance,
-    merge_parallel,
-)
-from geolib.inverse_stability.pathologies import (
-    Pathology,
-    distance_to_line,
-    exploding_gradient,
-    opposite_between,
-    opposite_within,
-    redundant,
-    triangle,
-    unbalanced,
-)
-from geolib.inverse_stability.paths import path_lifting, path_metric
-from geolib.inverse_stability.planar import PlanarNorms, planar_norms
-from geolib.inverse_stability.rates import Rates, rates
-from geolib.inverse_stability.restricted import (
-    in_restricted,
-    lift_inputs,
-    lift_to_restricted,
-    restricted_defects,
-    slice_of,
-)
-from geolib.inverse_stability.search import SearchResult, search_extremal
-from geolib.inverse_stability.seminorm import (
-    Seminorm,
-    seminorm,
-    seminorm_difference,
-)
-from geolib.inverse_stability.staircase import (
-    Staircase,
-    best_approximation,
-    realization_move,
-)
-from geolib.inverse_stability.training import Fit, fit, initial_network
-from geolib.networks import Alignment, align
+from geolib.files import exported as _exported
 
-__all__ = [
-    "AbsoluteValueForm",
-    "Alignment",
-    "BiasedReLU",
-    "Canonical",
-    "Certificate",
-    "Closest",
-    "Descent",
-    "Fit",
-    "Kinks",
-    "Pathology",
-    "PlanarNorms",
-    "Rates",
-    "SearchResult",
-    "Seminorm",
-    "ShallowReLU",
-    "Staircase",
-    "absolute_value_distance",
-    "absolute_value_form",
-    "align",
-    "balance",
-    "best_approximation",
-    "canonicalize",
-    "cells",
-    "certify",
-    "closest_parametrization",
-    "descend",
-    "distance_to_line",
-    "escape_degenerate",
-    "exploding_gradient",
-    "extremal_pair",
-    "fit",
-    "generic_cell_count",
-    "in_restricted",
-    "initial_network",
-    "jump_seminorm",
-    "kinks",
-    "lift_inputs",
-    "lift_to_restricted",
-    "mean_square",
-    "mean_square_gradient",
-    "merge_parallel",
-    "opposite_between",
-    "opposite_within",
-    "parameter_distance",
-    "path_lifting",
-    "path_metric",
-    "perturb",
-    "planar_norms",
-    "random_gauge",
-    "random_pair",
-    "rates",
-    "realization_move",
-    "redundant",
-    "restricted_defects",
-    "search_extremal",
-    "seminorm",
-    "seminorm_difference",
-    "seminorm_on_box",
-    "sharp_constant",
-    "slice_of",
-    "triangle",
-    "unbalanced",
-]
+from .arrangement import cells as cells, generic_cell_count as generic_cell_count
+from .canonical import canonicalize as canonicalize
+from .certificate import (
+    Certificate as Certificate,
+    certify as certify,
+    sharp_constant as sharp_constant,
+)
+from .distance import (
+    closest_parametrization as closest_parametrization,
+    parameter_distance as parameter_distance,
+)
+from .escape_degenerate import escape_degenerate as escape_degenerate
+from .extremal import (
+    extremal_pair as extremal_pair,
+    lipschitz_pair as lipschitz_pair,
+    random_pair as random_pair,
+)
+from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
+from .pathology_rates import Pathology as Pathology, pathology_rates as pathology_rates
+from .paths import path_lifting as path_lifting, path_metric as path_metric
+from .random_gauge import random_gauge as random_gauge
+from .restricted import (
+    in_restricted as in_restricted,
+    lift_inputs as lift_inputs,
+    lift_to_restricted as lift_to_restricted,
+    restricted_defects as restricted_defects,
+)
+from .seminorm_on_box import seminorm_on_box as seminorm_on_box
+from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU
+from .training import (
+    gradient_descent as gradient_descent,
+    mean_square as mean_square,
+    mean_square_gradient as mean_square_gradient,
+    train_shallow as train_shallow,
+)
+from .w1inf_seminorm import (
+    Seminorm as Seminorm,
+    planar_norms as planar_norms,
+    w1inf_seminorm as w1inf_seminorm,
+)
+
+__all__ = _exported(globals())

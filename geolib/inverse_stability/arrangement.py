@@ -10,23 +10,35 @@ import numpy as np
 
 RANK_TOLERANCE = 1e-12
 RAY_TOLERANCE = 1e-11
+ROUNDING = 64 * float(np.finfo(float).eps)  # what counts as zero when it is computed
 CHUNK = 8192
 
 
 def generic_cell_count(h: int, d: int) -> int:
-    r"""Cells of h hyperplanes through the origin of R^d in general position.
+    r"""The number of cells of h hyperplanes through the origin in general position.
 
     .. math:: 2 \sum_{i=0}^{d-1} \binom{h-1}{i}
+
+    Args:
+        h: number of hyperplanes.
+        d: dimension of the space.
+
+    Raises:
+        ValueError: a negative number of hyperplanes, or no dimension.
+
+    Source: :eq:`drv-inverse_stability-cell-count` (derivations).
 
     Examples:
         >>> generic_cell_count(8, 3)
         58
     """
+    if h < 0 or d < 1:
+        raise ValueError(f"h, d: expected h >= 0 and d >= 1, got {(h, d)}")
     return 2 * sum(comb(h - 1, i) for i in range(d)) if h else 1
 
 
 def cells(normals: np.ndarray) -> np.ndarray:
-    r"""Sign vectors of every full-dimensional cell of a central arrangement.
+    r"""List the sign vectors of every full-dimensional cell of a central arrangement.
 
     .. math:: \{\operatorname{sign}(N x) : x \in \mathbb{R}^d,\ (N x)_h \neq 0
         \text{ for all } h\}
@@ -45,22 +57,27 @@ def cells(normals: np.ndarray) -> np.ndarray:
     Two hyperplanes closer than 1e-12, and a ray within 1e-11 of a hyperplane, count
     as coincident.
 
+    Source: :eq:`drv-inverse_stability-cells` (derivations).
+
     Examples:
         >>> len(cells(np.eye(3)))
         8
     """
+    return enumerate_cells(normals)[0]
+
+
+def enumerate_cells(normals: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The cells, and whether a tolerance decided: then narrow ones may be missing."""
     normals = np.asarray(normals, dtype=np.float64)
-    h, d = normals.shape
+    h = len(normals)
     if h == 0:
-        return np.ones((1, 0), dtype=np.int8)
-    if h == 1:
-        return np.array([[1], [-1]], dtype=np.int8)
+        return np.ones((1, 0), dtype=np.int8), False
     normals = essential(normals)
     d = normals.shape[1]
     if d == h:  # independent normals: every sign vector occurs
-        return all_signs(h)
+        return all_signs(h), False
     if d == 2:
-        return _planar_cells(normals)
+        return _planar_cells(normals), False
     return _cells_by_rays(normals)
 
 
@@ -98,43 +115,54 @@ def _planar_cells(normals: np.ndarray) -> np.ndarray:
     return np.concatenate([signs, -signs])
 
 
-def _cells_by_rays(normals: np.ndarray) -> np.ndarray:
+def _cells_by_rays(normals: np.ndarray) -> tuple[np.ndarray, bool]:
     h, d = normals.shape
     seen: set[bytes] = set()
     found: list[np.ndarray] = []
+    narrow = False
     for subset in _chunks(combinations(range(h), d - 1)):
-        rays, independent = _kernels(normals[subset])
+        rays, smallest = _kernels(normals[subset])
         values = rays @ normals.T
         local = np.abs(values) < RAY_TOLERANCE
+        doubtful = local & (np.abs(values) * smallest[:, None] > ROUNDING)
         np.put_along_axis(local, subset, True, axis=1)
+        np.put_along_axis(doubtful, subset, False, axis=1)
+        independent = smallest > RANK_TOLERANCE
+        narrow |= bool(doubtful[independent].any())
+        narrow |= bool((smallest[~independent] > ROUNDING).any())
         for row in np.flatnonzero(independent):
             key = np.packbits(local[row]).tobytes()
             if key in seen:
                 continue
             seen.add(key)
-            found.append(_around_ray(normals, values[row], rays[row], local[row]))
+            block, doubt = _around_ray(normals, values[row], rays[row], local[row])
+            found.append(block)
+            narrow |= doubt
         found = [_distinct(np.concatenate(found))] if found else []
-    return found[0]
+    return found[0], narrow
 
 
 def _around_ray(
     normals: np.ndarray, values: np.ndarray, ray: np.ndarray, local: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
     """Cells that touch the ray r or its opposite."""
     d = normals.shape[1]
     if local.sum() == d - 1:
-        inner = all_signs(d - 1)
+        inner, narrow = all_signs(d - 1), False
     else:
         basis = np.linalg.svd(ray[None, :])[2][1:]
-        inner = cells(normals[local] @ basis.T)
+        inner, narrow = enumerate_cells(normals[local] @ basis.T)
     outer = np.where(values > 0, 1, -1).astype(np.int8)
     block = np.tile(np.concatenate([outer, -outer]), len(inner)).reshape(-1, len(outer))
     block[:, local] = np.repeat(inner, 2, axis=0)
-    return block
+    return block, narrow
 
 
 def _kernels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel rays of a stack of (d-1, d) matrices, and which have full rank."""
+    """Kernel rays of a stack of (d-1, d) matrices, and their smallest singular values.
+
+    For two rows of the space the sine of their angle stands for it.
+    """
     if rows.shape[2] == 3:
         rays = np.cross(rows[:, 0], rows[:, 1])
         smallest = np.linalg.norm(rays, axis=1)
@@ -142,7 +170,7 @@ def _kernels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     else:
         _, s, vt = np.linalg.svd(rows)
         rays, smallest = vt[:, -1], s[:, -1]
-    return rays, smallest > RANK_TOLERANCE
+    return rays, smallest
 
 
 def _distinct(signs: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolib.inverse_stability.parallel import TOLERANCE, parallel_classes, unit_rows
+from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
+from geolib.inverse_stability.shallow_relu import expect
 from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
 
 
@@ -69,13 +70,17 @@ def canonicalize(
         tol: largest entrywise difference of unit rows (w, b) that count as parallel.
         max_sweeps: bound on the balancing; `converged` says whether it was reached.
 
+    Returns:
+        a `Canonical`: the new network, and what was folded, dropped and merged.
+
     Raises:
-        TypeError, ValueError: as `geolib.networks.sequential.read_stages`, by name.
+        TypeError: a module that the reader of sequential networks refuses, by name.
+        ValueError: likewise; a tolerance outside [0, 1); no sweep allowed.
 
     Cost: linear in the number of weights, plus a pass over (out, in) matrices a sweep.
 
-    Source: own derivation (spec, E10); balancing by coordinate descent as in Stock et
-    al. 2019.
+    Source: :eq:`drv-inverse_stability-canonical` (derivations); balancing by coordinate
+    descent as in Stock et al. 2019.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -86,6 +91,7 @@ def canonicalize(
         >>> form.merged, form.module[0].weight.shape
         (1, torch.Size([1, 1]))
     """
+    expect(max_sweeps >= 1, "max_sweeps", "a positive number", max_sweeps)
     head, stages = read_stages(module)
     work = _Work(stages, tol)
     if reduce:
@@ -114,7 +120,7 @@ class _Work:
         self.b = [_bias(s) for s in stages]
         for n, stage in enumerate(stages):
             if stage.norm is not None:
-                scale, shift = _affine(stage)
+                scale, shift = _affine(stage.norm)
                 self.W[n] *= scale[:, None, None]
                 self.b[n] = scale * self.b[n] + shift
         self.dropped = self.merged = 0
@@ -227,10 +233,8 @@ def _bias(stage: Stage) -> np.ndarray:
     return np.zeros(stage.width) if bias is None else to_numpy(bias)
 
 
-def _affine(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
     """Batch normalization in eval mode as y -> scale y + shift."""
-    norm = stage.norm
-    assert norm is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = 1 / np.sqrt(to_numpy(norm.running_var) + norm.eps)
@@ -243,10 +247,8 @@ def _affine(stage: Stage) -> tuple[np.ndarray, np.ndarray]:
 
 def _pads(layer: nn.Module) -> bool:
     """Whether the layer mixes zeros from outside the image into its average or sum."""
-    if not isinstance(layer, nn.Conv2d | nn.AvgPool2d):
-        return False
-    padding = layer.padding
-    return padding not in (0, (0, 0), "valid")
+    mixes = isinstance(layer, nn.Conv2d | nn.AvgPool2d)
+    return mixes and layer.padding not in (0, (0, 0), "valid")
 
 
 def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequential:
@@ -259,28 +261,17 @@ def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequ
 
 @torch.no_grad()
 def _linear(stage: Stage, w: np.ndarray, b: np.ndarray) -> nn.Module:
+    """A copy of the stage's layer with these weights; channels may have gone."""
     old = stage.linear
-    biased = old.bias is not None or bool(b.any())
-    where = {"device": old.weight.device, "dtype": old.weight.dtype}
-    if isinstance(old, nn.Conv2d):
-        new: nn.Module = nn.utils.skip_init(
-            nn.Conv2d,
-            w.shape[1],
-            w.shape[0],
-            old.kernel_size,
-            stride=old.stride,
-            padding=old.padding,
-            dilation=old.dilation,
-            bias=biased,
-            padding_mode=old.padding_mode,
-            **where,
-        )
-        w = w.reshape(w.shape[0], w.shape[1], *old.kernel_size)
+    new = deepcopy(old)
+    shape = (len(w), w.shape[1] * w.shape[2])
+    if isinstance(new, nn.Conv2d):
+        new.out_channels, new.in_channels = w.shape[:2]
+        shape = (*w.shape[:2], *new.kernel_size)
     else:
-        columns = w.shape[1] * w.shape[2]
-        new = nn.utils.skip_init(nn.Linear, columns, w.shape[0], bias=biased, **where)
-        w = w.reshape(w.shape[0], columns)
-    new.weight.copy_(torch.from_numpy(np.ascontiguousarray(w)))  # type: ignore[operator,union-attr]
-    if biased:
-        new.bias.copy_(torch.from_numpy(b))  # type: ignore[operator,union-attr]
+        new.out_features, new.in_features = shape
+    values = torch.from_numpy(np.ascontiguousarray(w.reshape(shape)))
+    new.weight = nn.Parameter(values.to(old.weight))
+    if old.bias is not None or b.any():
+        new.bias = nn.Parameter(torch.from_numpy(b).to(old.weight))
     return new

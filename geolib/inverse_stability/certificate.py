@@ -7,14 +7,17 @@ from math import sqrt
 
 import numpy as np
 
+from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.distance import closest_parametrization
-from geolib.inverse_stability.kinks import kinks
-from geolib.inverse_stability.net import ShallowReLU, same_architecture
-from geolib.inverse_stability.parallel import TOLERANCE, parallel_classes, unit_rows
-from geolib.inverse_stability.seminorm import Seminorm, seminorm_difference
+from geolib.inverse_stability.kinks import ROUNDING, kinks
+from geolib.inverse_stability.shallow_relu import (
+    ShallowReLU,
+    expect,
+    same_architecture,
+)
+from geolib.inverse_stability.w1inf_seminorm import Seminorm, w1inf_seminorm
 
 SHARP = 2 * sqrt(2.0)
-PAPER = 4.0
 
 
 def sharp_constant(m: int) -> float:
@@ -22,14 +25,20 @@ def sharp_constant(m: int) -> float:
 
     .. math:: s(1) = 2, \quad s(2) = 1 + \sqrt2, \quad s(m) = 2\sqrt2 \ (m \ge 3)
 
-    Source: own derivation (spec, Theorem A); the paper's constant is 4.
+    Args:
+        m: width, at least 1.
+
+    Raises:
+        ValueError: a width below 1.
+
+    Source: :eq:`drv-inverse_stability-sharp` (derivations); the constant of
+    Elbraechter, Berner and Grohs 2019 is 4.
 
     Examples:
         >>> [round(sharp_constant(m), 4) for m in (1, 2, 3, 4)]
         [2.0, 2.4142, 2.8284, 2.8284]
     """
-    if m < 1:
-        raise ValueError(f"m: expected a positive width, got {m}")
+    expect(m >= 1, "m", "a positive width", m)
     return (2.0, 1 + sqrt(2.0), SHARP)[min(m, 3) - 1]
 
 
@@ -75,11 +84,7 @@ class Certificate:
 
 
 def certify(
-    f: ShallowReLU,
-    g: ShallowReLU,
-    method: str = "auto",
-    *,
-    tol: float = TOLERANCE,
+    f: ShallowReLU, g: ShallowReLU, method: str = "auto", *, tol: float = TOLERANCE
 ) -> Certificate:
     r"""Measure a pair in both spaces and apply the sharp inverse stability theorem.
 
@@ -91,15 +96,16 @@ def certify(
 
     Args:
         f, g: the networks; the narrower one is padded with zero neurons.
-        method: how to compute delta, see `seminorm`.
-        tol: directions closer than this are equal.
+        method: how to compute delta, see `w1inf_seminorm`.
+        tol: directions closer than this are equal, in [0, 1).
 
     Raises:
-        ValueError: unequal dimensions, or see `seminorm`.
+        ValueError: unequal dimensions, or as `w1inf_seminorm`.
 
-    Cost: that of `seminorm_difference` and one bottleneck assignment.
+    Cost: that of `w1inf_seminorm` and one bottleneck assignment.
 
-    Source: own derivation (spec, Theorem A), sharpening the paper's (4, 1/2).
+    Source: :eq:`drv-inverse_stability-sharp` (derivations), which sharpens the
+    (4, 1/2) inverse stability of Elbraechter, Berner and Grohs 2019.
 
     Examples:
         >>> f = ShallowReLU([[1.0, 1.0, 1.0]], [[1.0]])
@@ -108,19 +114,14 @@ def certify(
         (True, 1.0, 3.0, 1.5, 3.4641)
     """
     same_architecture(f, g)
-    delta = seminorm_difference(f, g, method, tol=tol)
-    jumps = kinks(f - g, tol).jumps
-    half_jump = float(np.abs(jumps).max(initial=0.0) / 2)
+    delta = w1inf_seminorm(f - g, method, tol=tol)
+    # Only directions that agree up to rounding give a jump that the function has.
+    half_jump = kinks(f - g, min(tol, ROUNDING)).half_jump
     distance = closest_parametrization(f, g).distance
     matched, unmatched = _count_matches(f, g, tol)
-    defects = tuple(
-        _defects("f", f, tol) + _defects("g", g, tol) + _half_space_defect(f, g)
-    )
+    defects = _defects("f", f, tol) + _defects("g", g, tol) + _half_space_defect(f, g)
     low = max(delta.lower, half_jump)
-    bound = min(
-        SHARP * sqrt(half_jump),
-        sharp_constant(max(f.m, g.m)) * sqrt(delta.upper) if f.d > 1 else np.inf,
-    )
+    sharp = sharp_constant(max(f.m, g.m)) * sqrt(delta.upper)
     sizes = np.concatenate([np.abs(n.A).max(axis=1) for n in (f, g)])
     return Certificate(
         delta=delta,
@@ -130,19 +131,18 @@ def certify(
         matched=matched,
         unmatched=unmatched,
         smallest=float(sizes[sizes > 0].min(initial=np.inf)),
-        defects=defects,
-        bound=float(np.inf if defects else bound),
+        defects=tuple(defects),
+        bound=np.inf if defects else min(SHARP * sqrt(half_jump), sharp),
         delta_at_least=0.0 if defects else distance**2 / 8,
         tolerance=tol,
     )
 
 
 def _count_matches(f: ShallowReLU, g: ShallowReLU, tol: float) -> tuple[int, int]:
-    rows = [n.A[n.A.any(axis=1) & n.C.any(axis=0)] for n in (f, g)]
-    both = np.vstack(rows)
-    if not len(both):
+    rows = [n.A[n.live] for n in (f, g)]
+    if not len(rows[0]) + len(rows[1]):
         return 0, 0
-    labels, _ = parallel_classes(unit_rows(both), tol, opposite=True)
+    labels, _ = parallel_classes(unit_rows(np.vstack(rows)), tol, opposite=True)
     mine, theirs = set(labels[: len(rows[0])]), set(labels[len(rows[0]) :])
     return len(mine & theirs), len(mine ^ theirs)
 
@@ -174,6 +174,5 @@ def _half_space_defect(f: ShallowReLU, g: ShallowReLU) -> list[str]:
         b_ub=np.zeros(len(rows)),
         bounds=[(-1, 1)] * d + [(None, 1)],
     )
-    if found.status == 0 and found.x[-1] > 1e-9:
-        return []
-    return ["f and g do not lie in one open half-space"]
+    inside = found.status == 0 and found.x[-1] > 1e-9
+    return [] if inside else ["f and g do not lie in one open half-space"]

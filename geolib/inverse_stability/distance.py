@@ -6,13 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geolib.inverse_stability.matching import (
-    bottleneck_assignment,
-    scale_costs,
-    sum_assignment,
-)
-from geolib.inverse_stability.net import ShallowReLU, same_architecture
-from geolib.inverse_stability.normal_form import AbsoluteValueForm
+from geolib.inverse_stability.shallow_relu import ShallowReLU, expect, same_architecture
 
 MAX_FLIPS = 12
 GAUGES = ("permutation", "scale", "sign")
@@ -62,7 +56,7 @@ def parameter_distance(
     Cost: O(m^2 (d + D)) and O(log m) matchings; `sign` tests 2^m sets.
 
     Source: the distance of Elbraechter, Berner and Grohs 2019, definition of inverse
-    stability (as recalled); fibres are derived in this book.
+    stability; the fibres: :eq:`drv-inverse_stability-fibre` (derivations).
 
     Examples:
         >>> f = ShallowReLU([[1.0, 0.0]], [[4.0]])
@@ -76,7 +70,23 @@ def parameter_distance(
 def closest_parametrization(
     f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation", norm: str = "max"
 ) -> Closest:
-    """The minimizer behind `parameter_distance`; same arguments, errors and cost.
+    """Find the parametrization of R(g) in a gauge orbit that is nearest to f.
+
+    Args:
+        f: the fixed parameters.
+        g: the network whose parametrizations compete.
+        gauge: `permutation`, `scale` or `sign`, see `parameter_distance`.
+        norm: `max` (largest entry) or `l2` (`permutation` only).
+
+    Returns:
+        a `Closest` with the distance, the network, and how g was permuted and turned.
+
+    Raises:
+        ValueError: as `parameter_distance`.
+
+    Cost: as `parameter_distance`.
+
+    Source: :eq:`drv-inverse_stability-fibre` (derivations).
 
     Examples:
         >>> f = ShallowReLU([[1.0, 0.0]], [[4.0]])
@@ -85,13 +95,9 @@ def closest_parametrization(
         array([[1., 0.]])
     """
     same_architecture(f, g)
-    if gauge not in GAUGES:
-        raise ValueError(f"gauge: expected one of {GAUGES}, got {gauge!r}")
-    if norm not in ("max", "l2") or (norm == "l2" and gauge != "permutation"):
-        raise ValueError(
-            "norm: expected 'max', or 'l2' with gauge 'permutation'; "
-            f"got {norm!r} with gauge {gauge!r}"
-        )
+    expect(gauge in GAUGES, "gauge", f"one of {GAUGES}", gauge)
+    fits = norm == "max" or (norm == "l2" and gauge == "permutation")
+    expect(fits, "norm", "'max', or 'l2' with gauge 'permutation'", norm)
     m = max(f.m, g.m)
     f, g = f.pad(m), g.pad(m)
     if gauge == "permutation":
@@ -101,46 +107,17 @@ def closest_parametrization(
     return _flipped(f, g)
 
 
-def absolute_value_distance(
-    f: AbsoluteValueForm, g: AbsoluteValueForm
-) -> tuple[float, float]:
-    r"""Distances of two normal forms: of the kinks, and of the linear parts.
-
-    .. math:: \min_\pi \max_h \min_{s = \pm 1} \max\bigl(\|a_h - s\,a'_{\pi h}\|_\infty,
-        \|c_h - c'_{\pi h}\|_\infty\bigr), \qquad \|B - B'\|_{\max}
-
-    Missing kinks are zero. At W^{1,inf} distance δ the first is at most
-    :math:`2\sqrt{2\delta}`, the second at most δ.
-
-    Source: own derivation (spec, Theorem C).
-    """
-    h = max(len(f.A), len(g.A), 1)
-    a, c = _padded(f, h)
-    u, w = _padded(g, h)
-    side = np.abs(c[:, None] - w[None, :]).max(axis=2)
-    turn = [np.abs(a[:, None] - s * u[None, :]).max(axis=2) for s in (1, -1)]
-    value, _ = bottleneck_assignment(np.maximum(np.minimum(*turn), side))
-    return value, float(np.abs(f.B - g.B).max())
-
-
-def _padded(form: AbsoluteValueForm, h: int) -> tuple[np.ndarray, np.ndarray]:
-    extra = ((0, h - len(form.A)), (0, 0))
-    return np.pad(form.A, extra), np.pad(form.C.T, extra)
-
-
 def _permuted(f: ShallowReLU, g: ShallowReLU, norm: str) -> Closest:
-    gap = np.concatenate(
-        [
-            np.abs(f.A[:, None] - g.A[None, :]),
-            np.abs(f.C.T[:, None] - g.C.T[None, :]),
-        ],
-        axis=2,
-    )
+    theta = [np.column_stack([n.A, n.C.T]) for n in (f, g)]
+    gap = np.abs(theta[0][:, None] - theta[1][None, :])
     if norm == "max":
         value, order = bottleneck_assignment(gap.max(axis=2))
     else:
-        total, order = sum_assignment((gap**2).sum(axis=2))
-        value = total**0.5
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
+        cost = (gap**2).sum(axis=2)
+        rows, order = linear_sum_assignment(cost)
+        value = float(cost[rows, order].sum()) ** 0.5
     return Closest(value, ShallowReLU(g.A[order], g.C[:, order]), order)
 
 
@@ -159,23 +136,138 @@ def _rescaled(
 
 def _flipped(f: ShallowReLU, g: ShallowReLU) -> Closest:
     """Minimum over all sets F of flips that leave the function unchanged."""
-    if f.m > MAX_FLIPS:
-        raise ValueError(
-            f"gauge: 'sign' tests 2^m sets and takes at most {MAX_FLIPS} neurons, "
-            f"got {f.m}"
-        )
+    expect(f.m <= MAX_FLIPS, "gauge", f"at most {MAX_FLIPS} neurons for 'sign'", f.m)
     sets = (np.arange(2**f.m)[:, None] >> np.arange(f.m)) & 1 == 1
     lifted = np.einsum("om,md->mod", g.C, g.A).reshape(f.m, -1)
     silent = np.abs(sets @ lifted).max(axis=1) <= 1e-12 * np.abs(lifted).max()
     plus = scale_costs(f.A, f.C.T, g.A, g.C.T)
     minus = scale_costs(f.A, f.C.T, -g.A, g.C.T)
-    best: Closest | None = None
-    for flips in sets[silent]:
+    found = []
+    for flips in sets[silent]:  # the empty set is one of them
         turned = ShallowReLU(np.where(flips[:, None], -g.A, g.A), g.C)
-        costs = tuple(np.where(flips, q, p) for p, q in zip(plus, minus, strict=True))
-        found = _rescaled(f, turned, costs)  # type: ignore[arg-type]
-        if best is None or found.distance < best.distance:
-            where = tuple(int(i) for i in np.flatnonzero(flips))
-            best = Closest(found.distance, found.net, found.order, where)
-    assert best is not None  # the empty set never changes the function
-    return best
+        costs = [np.where(flips, q, p) for p, q in zip(plus, minus, strict=True)]
+        near = _rescaled(f, turned, (costs[0], costs[1]))
+        where = tuple(int(i) for i in np.flatnonzero(flips))
+        found.append(Closest(near.distance, near.net, near.order, where))
+    return min(found, key=lambda c: c.distance)
+
+
+def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
+    r"""The permutation whose largest cost is smallest.
+
+    .. math:: \min_{\pi} \max_i \text{cost}_{i \pi(i)}
+
+    Not the sum assignment: the max-norm of a permuted difference is a maximum.
+
+    Args:
+        cost: finite square matrix, shape (m, m).
+
+    Returns:
+        the value and the columns assigned to rows 0..m-1.
+
+    Cost: O(log m) bipartite matchings.
+
+    Source: :eq:`drv-inverse_stability-bottleneck` (derivations).
+
+    Examples:
+        >>> value, columns = bottleneck_assignment(np.array([[1.0, 5.0], [2.0, 5.5]]))
+        >>> value, columns.tolist()
+        (5.0, [1, 0])
+    """
+    levels = np.unique(cost)
+    floor = max(cost.min(axis=1).max(), cost.min(axis=0).max())
+    low, high = int(np.searchsorted(levels, floor)), len(levels) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if (_matching(cost, levels[middle]) >= 0).all():
+            high = middle
+        else:
+            low = middle + 1
+    return float(levels[low]), _matching(cost, levels[low])
+
+
+def _matching(cost: np.ndarray, level: float) -> np.ndarray:
+    from scipy.sparse import csr_array  # slow to import
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    graph = csr_array((cost <= level).astype(np.int8))
+    return maximum_bipartite_matching(graph, perm_type="column")
+
+
+def scale_costs(
+    a: np.ndarray, c: np.ndarray, u: np.ndarray, w: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Distance from neuron (a, c) to the rescalings of neuron (u, w), for all pairs.
+
+    .. math:: \min_{\lambda > 0} \max\bigl(\|a - \lambda u\|_\infty,
+        \|c - w / \lambda\|_\infty\bigr)
+
+    For a neuron (u, w) with a zero side, whose fibre is all (u', 0) and (0, w'), it is
+    min(‖a‖, ‖c‖), and the returned scale is 0 (keep a) or infinite (keep c).
+
+    Args:
+        a, c: inner and outer weights of k neurons, shapes (k, d) and (k, D).
+        u, w: those of l neurons, shapes (l, d) and (l, D).
+
+    Returns:
+        costs (k, l) and minimizing scales (k, l).
+
+    Cost: 64 bisection steps on the level; each intersects two exact intervals.
+
+    Source: :eq:`drv-inverse_stability-scale` (derivations).
+
+    Examples:
+        >>> one = np.ones((1, 1))
+        >>> scale_costs(one, one, 4 * one, one / 4)
+        (array([[0.]]), array([[0.25]]))
+    """
+    size_a, size_c = np.abs(a).max(axis=1), np.abs(c).max(axis=1)
+    dead = np.logical_not(u.any(axis=1) & w.any(axis=1))
+    u, w = np.where(dead[:, None], 1.0, u), np.where(dead[:, None], 1.0, w)
+    low = np.zeros((len(a), len(u)))
+    # Scaling (u, w) to (‖a‖, .) or (., ‖c‖) is admissible, which brackets the level.
+    high = np.maximum(
+        size_a[:, None] + np.abs(u).max(axis=1),
+        size_c[:, None] + np.abs(w).max(axis=1),
+    )
+    for _ in range(64):
+        level = (low + high) / 2
+        l, r = _scales(a, c, u, w, level)
+        low, high = np.where(l <= r, low, level), np.where(l <= r, level, high)
+    l, r = _scales(a, c, u, w, high)
+    exact_l, exact_r = _scales(a, c, u, w, low)  # low is attained when it stayed 0
+    exact = exact_l <= exact_r
+    cost = np.where(exact, low, high)
+    scale = np.sqrt(np.where(exact, exact_l, l)) * np.sqrt(np.where(exact, exact_r, r))
+    nearest = np.minimum(size_a, size_c)[:, None]
+    keep = np.where(size_a >= size_c, 0.0, np.inf)[:, None]
+    return np.where(dead, nearest, cost), np.where(dead, keep, scale)
+
+
+def _scales(
+    a: np.ndarray, c: np.ndarray, u: np.ndarray, w: np.ndarray, level: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The interval of scales that keep both sides within `level`."""
+    l1, r1 = _interval(a, u, level)
+    l2, r2 = _interval(c, w, level)
+    tiny, huge = np.finfo(float).tiny, np.finfo(float).max
+    l2, r2 = np.maximum(l2, tiny), np.clip(r2, tiny / 2, huge)
+    l, r = np.maximum(l1, 1 / r2), np.minimum(r1, 1 / l2)
+    return np.where(r2 >= l2, l, 1.0), np.where(r2 >= l2, r, 0.0)
+
+
+def _interval(
+    a: np.ndarray, u: np.ndarray, level: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """All lambda with |a_j - lambda u_j| <= level in every coordinate j."""
+    low = np.full(level.shape, 1e-300)
+    high = np.full(level.shape, 1e300)
+    for j in range(a.shape[1]):
+        aj, uj = a[:, None, j], np.broadcast_to(u[None, :, j], level.shape)
+        zero = uj == 0
+        step = np.where(zero, 1.0, np.abs(uj))
+        centre = aj * np.sign(uj) / step
+        low = np.where(zero, low, np.maximum(low, centre - level / step))
+        high = np.where(zero, high, np.minimum(high, centre + level / step))
+        high = np.where(zero & (np.abs(aj) > level), -1.0, high)
+    return low, high

@@ -6,8 +6,7 @@ from math import sqrt
 
 import numpy as np
 
-from geolib.inverse_stability.net import ShallowReLU
-from geolib.inverse_stability.normal_form import balance
+from geolib.inverse_stability.shallow_relu import ShallowReLU, expect
 
 
 def extremal_pair(
@@ -31,18 +30,16 @@ def extremal_pair(
     Raises:
         ValueError: non-positive arguments, or eps above 0.1.
 
-    Source: own derivation (spec, Theorem A, for m = 1 and m >= 3; m = 2 is new here).
+    Source: :eq:`drv-inverse_stability-pair` (derivations).
 
     Examples:
         >>> f, g = extremal_pair(1)
         >>> f.A[:, 0], g.A[:, 0], f.C, g.C
         (array([1.]), array([-1.]), array([[1.]]), array([[-1.]]))
     """
-    if m < 1 or not delta > 0 or not 0 < eps <= 0.1:
-        raise ValueError(
-            f"m, delta, eps: expected m >= 1, delta > 0 and eps in (0, 0.1], got "
-            f"{(m, delta, eps)}"
-        )
+    good = m >= 1 and 0 < delta < np.inf and 0 < eps <= 0.1
+    wanted = "m >= 1, delta > 0 and eps in (0, 0.1]"
+    expect(good, "m, delta, eps", wanted, (m, delta, eps))
     two, five = sqrt(2.0), sqrt(5.0)
     # One row a neuron: size, sign of its first weight, slope over eps, sign of c.
     shapes: dict[int, tuple[list[tuple], list[tuple]]] = {
@@ -69,6 +66,44 @@ def _build(rows: list[tuple], eps: float, root: float) -> ShallowReLU:
     return ShallowReLU(root * A, root * (t * outer)[None, :])
 
 
+def lipschitz_pair(
+    delta: float = 1e-3, eps: float = 0.1
+) -> tuple[ShallowReLU, ShallowReLU]:
+    r"""Two networks of N*_{(3,3,2)} at nearly three times the distance of delta.
+
+    .. math:: \mu = 1, \qquad \operatorname{dist}(\Gamma, \Theta)
+        = 1 - \frac{1 - 2\delta}{\sqrt{1 + 2\delta}} = 3\delta + O(\delta^2)
+
+    All kinks are matched and no neuron is small, the regime in which distances are
+    linear in delta. The middle one of three neurons grows while one of its outer weights
+    shrinks; its jump of 2 delta is shared out between its two neighbours.
+
+    Args:
+        delta: W^{1,inf} distance of the two functions, in (0, 1/2).
+        eps: tilt of the neighbours' directions, in (0, 1/2).
+
+    Raises:
+        ValueError: arguments outside these intervals.
+
+    Source: :eq:`drv-inverse_stability-lipschitz-pair` (derivations).
+
+    Examples:
+        >>> f, g = lipschitz_pair(1e-4)
+        >>> float(round(abs(f.C - g.C).max() / 1e-4, 3))
+        3.0
+    """
+    good = 0 < delta < 0.5 and 0 < eps < 0.5
+    expect(good, "delta, eps", "both in (0, 1/2)", (delta, eps))
+    rows = np.array([[1.0, 0.5 + s * eps, 0.5 - s * eps] for s in (-1, 0, 1)])
+    grown = 1 + 2 * delta
+    before = np.array([[2.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, -1.0, 1.0]])
+    after = before.copy()
+    after[0] = np.sqrt([4 - delta, grown, 4 - delta])
+    after[2, 1] = (2 * delta - 1) / grown
+    pair = [ShallowReLU(w[0][:, None] * rows, w[0] * w[1:]) for w in (before, after)]
+    return pair[0], pair[1]
+
+
 def random_pair(
     rng: np.random.Generator, m: int, d: int = 2, D: int = 1, shared: bool = False
 ) -> tuple[ShallowReLU, ShallowReLU]:
@@ -80,14 +115,21 @@ def random_pair(
 
     Args:
         rng: source of randomness.
-        m, d, D: architecture.
+        m, d, D: architecture, all at least 1.
         shared: whether to copy directions.
+
+    Raises:
+        ValueError: an architecture with no neurons, inputs or outputs.
+
+    Source: :eq:`drv-inverse_stability-restricted` (derivations); the draw is
+        this book's.
 
     Examples:
         >>> f, g = random_pair(np.random.default_rng(0), 3)
         >>> f.A.shape, bool((f.A[:, -1] > 0).all())
         ((3, 2), True)
     """
+    expect(min(m, d, D) >= 1, "m, d, D", "positive numbers", (m, d, D))
     first = rng.normal(size=(m, d))
     second = rng.normal(size=(m, d))
     if shared:
@@ -102,21 +144,4 @@ def _draw(rng: np.random.Generator, rows: np.ndarray, D: int) -> ShallowReLU:
     t = 10.0 ** rng.uniform(-1, 1, size=(len(A), 1))
     C = rng.normal(size=(D, len(A)))
     A *= t / np.abs(A).max(axis=1, keepdims=True)
-    return balance(ShallowReLU(A, C / np.abs(C).max(axis=0) * t.T))
-
-
-def perturb(rng: np.random.Generator, net: ShallowReLU, amount: float) -> ShallowReLU:
-    """The same directions, with neuron sizes and outer weights changed by `amount`.
-
-    Sizes are multiplied by 1 + amount N(0, 1), outer weights entry by entry likewise,
-    and every neuron is balanced again. Close functions with matched kinks arise so.
-
-    Examples:
-        >>> f = ShallowReLU([[1.0, 1.0]], [[1.0]])
-        >>> g = perturb(np.random.default_rng(0), f, 0.01)
-        >>> bool(abs(g.A - f.A).max() < 0.05)
-        True
-    """
-    A = net.A * (1 + amount * rng.normal(size=(net.m, 1)))
-    C = net.C * (1 + amount * rng.normal(size=net.C.shape))
-    return balance(ShallowReLU(A, C))
+    return ShallowReLU(A, C / np.abs(C).max(axis=0) * t.T).balance()

@@ -1,4 +1,4 @@
-"""The hyperplanes on which the derivative of a shallow ReLU network jumps."""
+"""The hyperplanes on which the derivative jumps, and the normal form they give."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geolib.inverse_stability.net import ShallowReLU
-from geolib.inverse_stability.parallel import TOLERANCE, parallel_classes, unit_rows
+from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
+from geolib.inverse_stability.distance import bottleneck_assignment
+from geolib.inverse_stability.shallow_relu import ShallowReLU, as_points
+
+# Unit rows of one direction, computed in two ways, differ by a few roundings.
+ROUNDING = 32 * float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,25 @@ class Kinks:
     Attributes:
         normals: unit normals, shape (h, d), pairwise distinct as lines.
         on, off: the matrices P and Q, shape (h, D, d).
+        blur: how far each partial derivative can be from this formula on the slivers
+            between directions that were treated as one, shape (D, d); zero when these
+            were equal up to rounding.
     """
 
     normals: np.ndarray
     on: np.ndarray
     off: np.ndarray
+    blur: np.ndarray
 
     @property
     def jumps(self) -> np.ndarray:
         """Change of the derivative across each hyperplane, shape (h, D, d)."""
         return self.on - self.off
+
+    @property
+    def half_jump(self) -> float:
+        """Half the largest entry of a jump, a lower bound of the W^{1,inf} norm."""
+        return float(np.abs(self.jumps).max(initial=0.0) / 2)
 
     def gradients(self, signs: np.ndarray) -> np.ndarray:
         """Derivatives (k, D, d) on the cells with sign vectors `signs` (k, h)."""
@@ -42,6 +55,14 @@ class Kinks:
         active = (signs > 0).astype(np.float64)
         flat = active @ self.on.reshape(h, -1) + (1 - active) @ self.off.reshape(h, -1)
         return flat.reshape(-1, D, d)
+
+    def largest(self, signs: np.ndarray) -> float:
+        """The largest partial derivative on these cells, without filling the memory."""
+        block = max(1, 20_000_000 // len(self.normals))
+        starts = range(0, len(signs), block)
+        return max(
+            float(np.abs(self.gradients(signs[i : i + block])).max()) for i in starts
+        )
 
 
 def kinks(net: ShallowReLU, tol: float = TOLERANCE) -> Kinks:
@@ -57,41 +78,103 @@ def kinks(net: ShallowReLU, tol: float = TOLERANCE) -> Kinks:
         net: the network.
         tol: largest entrywise difference of two normals that count as one.
 
+    Source: :eq:`drv-inverse_stability-jump` (derivations).
+
     Examples:
         >>> k = kinks(ShallowReLU([[1.0, 0.0], [-2.0, 0.0]], [[1.0, 1.0]]))
         >>> k.normals, k.jumps
         (array([[1., 0.]]), array([[[3., 0.]]]))
     """
-    live = np.flatnonzero(net.A.any(axis=1) & net.C.any(axis=0))
-    A, C = net.A[live], net.C[:, live]
+    live = net.live
     if not len(live):
         empty = np.zeros((0, net.D, net.d))
-        return Kinks(np.zeros((0, net.d)), empty, empty)
-    unit = unit_rows(A)
+        return Kinks(np.zeros((0, net.d)), empty, empty, np.zeros((net.D, net.d)))
+    return collect(net.A[live], net.C[:, live], net.A[live], tol)
+
+
+def collect(rows: np.ndarray, C: np.ndarray, A: np.ndarray, tol: float) -> Kinks:
+    """Kinks of neurons that switch with <rows_i, .> and add c_i a_i^T when on."""
+    unit = unit_rows(rows)
     labels, signs = parallel_classes(unit, tol, opposite=True)
-    h = labels.max() + 1
     first = np.unique(labels, return_index=True)[1]
     rank_one = np.einsum("om,md->mod", C, A)
-    on, off = np.zeros((2, h, net.D, net.d))
+    on, off = np.zeros((2, len(first), *rank_one.shape[1:]))
     np.add.at(on, labels[signs > 0], rank_one[signs > 0])
     np.add.at(off, labels[signs < 0], rank_one[signs < 0])
-    return Kinks(unit[first], on, off)
+    apart = np.abs(unit - signs[:, None] * unit[first[labels]]).max(axis=1) > ROUNDING
+    return Kinks(unit[first], on, off, np.abs(rank_one[apart]).sum(axis=0))
 
 
-def jump_seminorm(net: ShallowReLU, tol: float = TOLERANCE) -> float:
-    r"""Half the largest entry of a jump: a lower bound of the W^{1,inf} semi-norm.
+@dataclass(frozen=True, eq=False)
+class AbsoluteValueForm:
+    r"""The normal form that every realization has exactly once (up to signs of a_h).
 
-    .. math:: \delta_J = \tfrac12 \max_h \|J_h\|_{\max} \le |f|_{W^{1,\infty}}
-        \le h\, \delta_J + \|B\|_{\max}
+    .. math:: f(x) = \tfrac12 \sum_h c_h\, |\langle a_h, x\rangle| + B x
 
-    for h hyperplanes, with B the linear part of the absolute-value form.
+    Attributes:
+        A: kink normals scaled so that ‖a_h‖ = ‖c_h‖ (largest entry), shape (h, d).
+        C: jumps, c_h a_h^T = J_h, shape (D, h).
+        B: the linear part, the mean of Df at x and at -x, shape (D, d).
+    """
 
-    Cost: O(m log m + m d D) in any dimension.
+    A: np.ndarray
+    C: np.ndarray
+    B: np.ndarray
 
-    Source: own derivation (spec, Theorem B).
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Outputs of shape (n, D) at inputs of shape (n, d)."""
+        x = as_points(x, self.B.shape[1])
+        return np.abs(x @ self.A.T) @ self.C.T / 2 + x @ self.B.T
+
+    def distance(self, other: AbsoluteValueForm) -> tuple[float, float]:
+        r"""Distances of two normal forms: of the kinks, and of the linear parts.
+
+        .. math:: \min_\pi \max_h \min_{s = \pm 1} \max\bigl(\|a_h - s\,a'_{\pi h}
+            \|_\infty, \|c_h - c'_{\pi h}\|_\infty\bigr), \qquad \|B - B'\|_{\max}
+
+        Missing kinks are zero. At W^{1,inf} distance δ the first is at most
+        :math:`2\sqrt{2\delta}`, the second at most δ.
+        """
+        h = max(len(self.A), len(other.A), 1)
+        (a, c), (u, w) = self._padded(h), other._padded(h)
+        side = np.abs(c[:, None] - w[None, :]).max(axis=2)
+        turn = [np.abs(a[:, None] - s * u[None, :]).max(axis=2) for s in (1, -1)]
+        value, _ = bottleneck_assignment(np.maximum(np.minimum(*turn), side))
+        return value, float(np.abs(self.B - other.B).max())
+
+    def _padded(self, h: int) -> tuple[np.ndarray, np.ndarray]:
+        extra = ((0, h - len(self.A)), (0, 0))
+        return np.pad(self.A, extra), np.pad(self.C.T, extra)
+
+
+def absolute_value_form(net: ShallowReLU, tol: float = TOLERANCE) -> AbsoluteValueForm:
+    r"""The normal form in which all four pathologies of the W^{1,inf} norm disappear.
+
+    .. math:: c_h a_h^T = J_h, \qquad B = \tfrac12\bigl(Df(x) + Df(-x)\bigr)
+        = \tfrac12\sum_h (P_h + Q_h)
+
+    No condition on the network. Hyperplanes with an exactly vanishing jump are left
+    out. For two networks at W^{1,inf} distance :math:`\delta` the terms differ by at
+    most :math:`2\sqrt{2\delta}` after matching and the linear parts by at most
+    :math:`\delta` (see `AbsoluteValueForm.distance`).
+
+    Args:
+        net: the network.
+        tol: largest entrywise difference of two normals that count as one.
+
+    Source: :eq:`drv-inverse_stability-normal-form` (derivations).
 
     Examples:
-        >>> jump_seminorm(ShallowReLU([[1.0, 0.0], [-1.0, 0.0]], [[1.0, 1.0]]))
-        1.0
+        >>> f = absolute_value_form(ShallowReLU([[1.0, 0.0]], [[1.0]]))
+        >>> f.A, f.C, f.B
+        (array([[1., 0.]]), array([[1.]]), array([[0.5, 0. ]]))
     """
-    return float(np.abs(kinks(net, tol).jumps).max(initial=0.0) / 2)
+    k = kinks(net, tol)
+    B = (k.on + k.off).sum(axis=0) / 2
+    live = np.abs(k.jumps).reshape(len(k.jumps), -1).any(axis=1)
+    normals, jumps = k.normals[live], k.jumps[live]
+    strength = np.einsum("hod,hd->ho", jumps, normals)
+    if not len(normals):
+        return AbsoluteValueForm(normals, np.zeros((net.D, 0)), B)
+    terms = ShallowReLU(normals, strength.T).balance()
+    return AbsoluteValueForm(terms.A, terms.C, B)

@@ -29,7 +29,7 @@ def path_lifting(module: nn.Module) -> np.ndarray:
 
     Cost: the number of paths, exponential in depth: a reference for small networks.
 
-    Source: Gonon et al. 2024, as recalled.
+    Source: Gonon et al. 2024; :eq:`drv-inverse_stability-path` (derivations).
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
@@ -69,10 +69,24 @@ def path_metric(module_a: nn.Module, module_b: nn.Module) -> float:
 
     for two networks of one architecture whose weights have equal signs.
 
+    Args:
+        module_a: the first network, as for `path_lifting`.
+        module_b: the second, of the same architecture.
+
     Raises:
+        TypeError: as `path_lifting`.
         ValueError: different architectures; otherwise as `path_lifting`.
 
-    Source: Gonon et al. 2024, as recalled (the same-sign condition included).
+    Cost: as `path_lifting`.
+
+    Source: Gonon et al. 2024; :eq:`drv-inverse_stability-path-bound` (derivations).
+
+    Examples:
+        >>> nets = [nn.Sequential(nn.Linear(1, 1, bias=False)) for _ in range(2)]
+        >>> for net, w in zip(nets, (2.0, 5.0)):
+        ...     _ = net[0].weight.data.fill_(w)
+        >>> path_metric(*nets)
+        3.0
     """
     a, b = path_lifting(module_a), path_lifting(module_b)
     if a.shape != b.shape:

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from geolib.inverse_stability.net import BiasedReLU, ShallowReLU
-from geolib.inverse_stability.normal_form import balance, merge_parallel
-from geolib.inverse_stability.parallel import TOLERANCE, parallel_classes, unit_rows
+from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
+from geolib.inverse_stability.shallow_relu import (
+    BiasedReLU,
+    ShallowReLU,
+    expect,
+    finite_array,
+)
 
 
 def restricted_defects(net: ShallowReLU, tol: float = 1e-9) -> list[str]:
@@ -22,40 +26,45 @@ def restricted_defects(net: ShallowReLU, tol: float = 1e-9) -> list[str]:
 
     Args:
         net: the network, of input dimension at least 2.
-        tol: relative imbalance that (N1) tolerates.
+        tol: relative imbalance that (N1) tolerates, in [0, 1).
 
-    Source: definition of the restricted set, as recalled.
+    Raises:
+        ValueError: one input only, or a tolerance outside [0, 1).
+
+    Source: Elbraechter, Berner and Grohs 2019, the restricted set; see
+    :eq:`drv-inverse_stability-restricted` (derivations).
 
     Examples:
         >>> restricted_defects(ShallowReLU([[1.0, -1.0]], [[3.0]]))
         ['N1: neuron 0 is unbalanced', 'N2: neuron 0 leaves the quadrant']
     """
-    if net.d < 2:
-        raise ValueError(f"net: expected input dimension at least 2, got {net.d}")
+    expect(net.d >= 2, "net", "input dimension at least 2", net.d)
+    expect(0 <= tol < 1, "tol", "a number in [0, 1)", tol)
     a, c = np.abs(net.A).max(axis=1), np.abs(net.C).max(axis=0)
     live = np.flatnonzero((a > 0) | (c > 0))
-    top = np.maximum(a, c)
-    found = [
-        f"N1: neuron {i} is unbalanced" for i in live if abs(a[i] - c[i]) > tol * top[i]
-    ]
-    found += [
-        f"N2: neuron {i} leaves the quadrant"
-        for i in live
-        if not (net.A[i, -2:] > 0).all()
-    ]
+    uneven = live[np.abs(a - c)[live] > tol * np.maximum(a, c)[live]]
+    outside = live[~(net.A[live, -2:] > 0).all(axis=1)]
+    found = [f"N1: neuron {i} is unbalanced" for i in uneven]
+    found += [f"N2: neuron {i} leaves the quadrant" for i in outside]
     inner = np.flatnonzero(a > 0)
     if len(inner):
         labels, _ = parallel_classes(unit_rows(net.A[inner]), TOLERANCE)
-        found += [
-            f"N3: neurons {inner[labels == k].tolist()} are parallel"
-            for k in range(labels.max() + 1)
-            if (labels == k).sum() > 1
-        ]
+        groups = [inner[labels == k].tolist() for k in range(labels.max() + 1)]
+        found += [f"N3: neurons {g} are parallel" for g in groups if len(g) > 1]
     return found
 
 
 def in_restricted(net: ShallowReLU, tol: float = 1e-9) -> bool:
     """Whether the network lies in N*: no defect in `restricted_defects`.
+
+    Args:
+        net: the network, of input dimension at least 2.
+        tol: relative imbalance that (N1) tolerates, in [0, 1).
+
+    Raises:
+        ValueError: as `restricted_defects`.
+
+    Source: :eq:`drv-inverse_stability-restricted` (derivations).
 
     Examples:
         >>> in_restricted(ShallowReLU([[-2.0, 1.0, 1.0]], [[2.0]]))
@@ -65,10 +74,25 @@ def in_restricted(net: ShallowReLU, tol: float = 1e-9) -> bool:
 
 
 def lift_inputs(x: Any) -> np.ndarray:
-    """The inputs (x, 1, -1) that lifted networks read, shape (n, d + 2)."""
-    x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected shape (n, d), got {x.shape}")
+    r"""The inputs that lifted networks read, shape (n, d + 2).
+
+    .. math:: x \mapsto (x, 1, -1)
+
+    Args:
+        x: inputs, shape (n, d).
+
+    Raises:
+        ValueError: another shape, no points, NaN or infinity.
+
+    Source: Elbraechter, Berner and Grohs 2019, on learning.
+
+    Examples:
+        >>> lift_inputs([[5.0]])
+        array([[ 5.,  1., -1.]])
+    """
+    if np.ndim(x) != 2:
+        raise ValueError(f"x: expected shape (n, d), got {np.shape(x)}")
+    x = finite_array("x", x, 2)
     one = np.ones((len(x), 1))
     return np.hstack([x, one, -one])
 
@@ -86,11 +110,13 @@ def lift_to_restricted(
 
     Args:
         net: the network with hidden biases.
-        tol: directions closer than this are merged.
+        tol: directions closer than this are merged, in [0, 1).
         output_bias: optional, shape (D,): one more neuron, with w = 0 and b = 1.
 
-    Source: the lift x -> (x, 1, -1) of the paper, as recalled; scale-equivariant
-    choice of the two positive entries: this book.
+    Raises:
+        ValueError: an output bias of another length, NaN or infinite.
+
+    Source: :eq:`drv-inverse_stability-lift` (derivations).
 
     Examples:
         >>> net = BiasedReLU([[2.0]], [-1.0], [[1.0]])
@@ -100,28 +126,12 @@ def lift_to_restricted(
     """
     flat = net.homogeneous()
     if output_bias is not None:
-        bias = np.asarray(output_bias, dtype=np.float64).reshape(-1, 1)
-        if len(bias) != flat.D:
-            raise ValueError(f"output_bias: expected {flat.D} entries, got {len(bias)}")
+        bias = finite_array("output_bias", np.reshape(output_bias, (-1, 1)), 2)
+        expect(len(bias) == flat.D, "output_bias", f"{flat.D} entries", len(bias))
         flat = ShallowReLU(
             np.vstack([flat.A, np.eye(flat.d)[-1:]]), np.hstack([flat.C, bias])
         )
-    flat = merge_parallel(flat, tol)
-    r = np.abs(flat.A).max(axis=1)
-    b = flat.A[:, -1]
-    lifted = np.column_stack(
-        [flat.A[:, :-1], r + np.maximum(b, 0), r + np.maximum(-b, 0)]
-    )
-    return balance(ShallowReLU(lifted, flat.C))
-
-
-def slice_of(net: ShallowReLU) -> BiasedReLU:
-    """The network with biases that a lifted one is on the slice (x, 1, -1).
-
-    Examples:
-        >>> slice_of(ShallowReLU([[1.0, 3.0, 1.0]], [[1.0]])).b
-        array([2.])
-    """
-    if net.d < 3:
-        raise ValueError(f"net: expected input dimension at least 3, got {net.d}")
-    return BiasedReLU(net.A[:, :-2], net.A[:, -2] - net.A[:, -1], net.C)
+    flat = flat.merge_parallel(tol)
+    r, b = np.abs(flat.A).max(axis=1), flat.A[:, -1]
+    heads = [r + np.maximum(b, 0), r + np.maximum(-b, 0)]
+    return ShallowReLU(np.column_stack([flat.A[:, :-1], *heads]), flat.C).balance()

@@ -1,17 +1,25 @@
-"""Training shallow networks freely, projected on the restricted set, or inside it."""
+"""Training shallow networks: in a ball, freely, or inside the restricted set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.inverse_stability.net import BiasedReLU, ShallowReLU
 from geolib.inverse_stability.restricted import lift_inputs, lift_to_restricted
+from geolib.inverse_stability.shallow_relu import (
+    BiasedReLU,
+    ShallowReLU,
+    as_points,
+    expect,
+    finite_array,
+    same_architecture,
+)
 
 MODES = ("unrestricted", "projected", "reparametrised")
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -22,29 +30,198 @@ FLOOR = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class TrainedShallow:
     """A trained network and its training curve.
 
     Attributes:
-        net: `BiasedReLU` for the unrestricted mode, otherwise the network on
-            (x, 1, -1), a member of the restricted set.
-        losses: training loss before each step and after the last.
-        mode: how it was trained.
+        net: the network at the end.
+        losses: loss before each step and after the last, shape (steps + 1,).
+        lifted: whether `net` reads (x, 1, -1) instead of x.
     """
 
     net: BiasedReLU | ShallowReLU
     losses: np.ndarray
-    mode: str
+    lifted: bool = False
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Outputs (n, D) at raw inputs (n, d)."""
-        return self.net(x if isinstance(self.net, BiasedReLU) else lift_inputs(x))
+        return self.net(lift_inputs(x) if self.lifted else x)
 
     def restricted(self) -> ShallowReLU:
         """The network in the restricted set, lifted where it was not there already."""
         if isinstance(self.net, BiasedReLU):
             return lift_to_restricted(self.net)
         return self.net
+
+
+def mean_square(net: ShallowReLU | BiasedReLU, x: np.ndarray, y: np.ndarray) -> float:
+    r"""The mean over points and outputs of the squared residual.
+
+    .. math:: L = \tfrac{1}{nD}\sum_{i} \|f(x_i) - y_i\|^2
+
+    Args:
+        net: the network.
+        x: inputs, shape (n, d).
+        y: targets, shape (n, D); nothing is broadcast.
+
+    Raises:
+        ValueError: wrong shapes, no points, NaN or infinite data.
+
+    Source: definition.
+
+    Examples:
+        >>> mean_square(ShallowReLU([[1.0]], [[1.0]]), [[1.0], [3.0]], [[0.0], [3.0]])
+        0.5
+    """
+    outputs = net(x)
+    return float(((outputs - _targets("y", y, outputs.shape)) ** 2).mean())
+
+
+def mean_square_gradient(
+    net: ShallowReLU, x: np.ndarray, y: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    r"""The mean square and its gradients with respect to A and C.
+
+    .. math:: \nabla_C L = \tfrac{2}{nD} \sum_i r_i\, \varrho(A x_i)^\top, \qquad
+        \nabla_A L = \tfrac{2}{nD} \sum_i \bigl(C^\top r_i \odot [A x_i > 0]\bigr)
+        x_i^\top, \qquad r_i = f(x_i) - y_i
+
+    Args:
+        net: the network.
+        x: inputs, shape (n, d).
+        y: targets, shape (n, D).
+
+    Returns:
+        the loss, and gradients of shapes (m, d) and (D, m).
+
+    Raises:
+        ValueError: wrong shapes, no points, NaN or infinite data.
+
+    Cost: O(n m (d + D)).
+
+    Source: the chain rule.
+
+    Examples:
+        >>> f = ShallowReLU([[1.0]], [[1.0]])
+        >>> mean_square_gradient(f, [[2.0]], [[1.0]])
+        (1.0, array([[4.]]), array([[4.]]))
+    """
+    x = as_points(x, net.d)
+    y = _targets("y", y, (len(x), net.D))
+    z = x @ net.A.T
+    active = np.maximum(z, 0.0)
+    residual = active @ net.C.T - y
+    slope = 2.0 / residual.size * residual
+    inner = (slope @ net.C) * (z > 0)
+    return float((residual**2).mean()), inner.T @ x, slope.T @ active
+
+
+def _targets(name: str, y: Any, shape: tuple[int, ...]) -> np.ndarray:
+    y = finite_array(name, y, np.ndim(y))
+    if y.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")
+    return y
+
+
+def gradient_descent(
+    net: ShallowReLU,
+    x: np.ndarray,
+    y: np.ndarray,
+    steps: int,
+    lr: float,
+    ball: tuple[ShallowReLU, float] | None = None,
+) -> TrainedShallow:
+    r"""Full-batch descent of the mean square, projected on a max-norm ball if given.
+
+    .. math:: \Gamma \leftarrow \Pi\bigl(\Gamma - \eta \nabla L(\Gamma)\bigr)
+
+    Args:
+        net: where to start.
+        x: inputs, shape (n, d).
+        y: targets, shape (n, D).
+        steps: number of steps, at least 0.
+        lr: length of the steps, positive.
+        ball: centre and radius of {‖Γ - centre‖_inf <= radius}.
+
+    Raises:
+        ValueError: wrong shapes or numbers; a loss that is not finite (the step is too
+            long).
+
+    Cost: O(steps n m (d + D)).
+
+    Source: :eq:`drv-inverse_stability-projection` (derivations).
+
+    Examples:
+        >>> x = np.array([[1.0], [-1.0]])
+        >>> net = ShallowReLU([[1.0]], [[1.0]])
+        >>> run = gradient_descent(net, x, 2 * np.maximum(x, 0), 100, 0.2)
+        >>> bool(run.losses[-1] < 1e-12)
+        True
+    """
+    x = as_points(x, net.d)
+    y = _targets("y", y, (len(x), net.D))
+    expect(steps >= 0, "steps", "a number >= 0", steps)
+    expect(0 < lr < np.inf, "lr", "a positive number", lr)
+    raw = _parameters([net.A, net.C])
+    bounds: list[tuple[Tensor, Tensor]] = []
+    if ball is not None:
+        centre, radius = ball
+        same_architecture(net, centre)
+        expect(0 <= radius < np.inf, "ball", "a finite radius >= 0", radius)
+        middle = torch.tensor(centre.A), torch.tensor(centre.C)
+        bounds = [(c - radius, c + radius) for c in middle]
+
+    def project() -> None:
+        for p, (low, high) in zip(raw, bounds, strict=False):
+            p.clamp_(low, high)
+
+    inputs, target = torch.tensor(x), torch.tensor(y)
+    losses = _minimize(
+        lambda: F.mse_loss(_outputs(inputs, raw[0], None, raw[1]), target),
+        torch.optim.SGD(raw, lr=lr),
+        steps,
+        project,
+    )
+    return TrainedShallow(ShallowReLU(raw[0], raw[1]), losses)
+
+
+def _parameters(
+    arrays: list[np.ndarray], device: str = "cpu", dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    return [
+        torch.tensor(a, device=device, dtype=dtype, requires_grad=True) for a in arrays
+    ]
+
+
+def _outputs(x: Tensor, A: Tensor, b: Tensor | None, C: Tensor) -> Tensor:
+    return F.linear(F.relu(F.linear(x, A, b)), C)
+
+
+def _minimize(
+    loss: Callable[[], Tensor],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    project: Callable[[], None],
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> np.ndarray:
+    """The one loop of this room: full-batch steps, each followed by the projection."""
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        losses.append(value.detach())
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        with torch.no_grad():
+            project()
+    with torch.no_grad():
+        losses.append(loss())
+    curve = torch.stack(losses).double().cpu().numpy()
+    if not np.isfinite(curve).all():
+        raise ValueError("lr: the training loss diverges; take shorter steps")
+    return curve
 
 
 def initial_network(d: int, m: int, D: int, seed: int) -> BiasedReLU:
@@ -55,7 +232,7 @@ def initial_network(d: int, m: int, D: int, seed: int) -> BiasedReLU:
     return BiasedReLU(W, b, rng.normal(size=(D, m)) / np.sqrt(m))
 
 
-def fit(
+def train_shallow(
     x: np.ndarray,
     y: np.ndarray,
     width: int,
@@ -67,7 +244,7 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
-) -> Fit:
+) -> TrainedShallow:
     r"""Full-batch Adam with a cosine schedule, from the same function in every mode.
 
     `unrestricted` trains (W, b, C). `projected` trains the lifted (A, C) and returns
@@ -80,45 +257,62 @@ def fit(
     Args:
         x: inputs, shape (n, d).
         y: targets (n, D) for `mse`, class numbers (n,) for `cross_entropy`.
-        width: number of hidden neurons.
+        width: number of hidden neurons, at least 1.
         mode: one of the three.
         loss: `mse` or `cross_entropy`.
-        steps, lr: of Adam.
+        steps, lr: number (at least 1) and length of the steps of Adam.
         seed: of the initial network.
         device, dtype: where and in which precision to train.
 
     Raises:
-        ValueError: unknown mode or loss, wrong shapes, NaN in the data, divergence.
+        ValueError: unknown mode, loss or device, wrong shapes or numbers, NaN in the
+            data, negative classes, divergence.
 
-    Source: the learning set-up of the paper (as recalled); projection and
-    reparametrisation are this book's.
+    Source: Elbraechter, Berner and Grohs 2019, on learning (the set and the lift);
+    :eq:`drv-inverse_stability-projection` (derivations).
 
     Examples:
         >>> x = np.linspace(-1, 1, 20)[:, None]
-        >>> run = fit(x, abs(x), 4, "unrestricted", steps=200, lr=0.05)
+        >>> run = train_shallow(x, abs(x), 4, "unrestricted", steps=200, lr=0.05)
         >>> bool(run.losses[-1] < 0.1 * run.losses[0])
         True
     """
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {MODES}, got {mode!r}")
-    if loss not in LOSSES:
-        raise ValueError(f"loss: expected one of {tuple(LOSSES)}, got {loss!r}")
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
-    if x.ndim != 2 or len(y) != len(x) or y.ndim != (2 if loss == "mse" else 1):
-        shape = "(n, D)" if loss == "mse" else "(n,)"
+    expect(mode in MODES, "mode", f"one of {MODES}", mode)
+    expect(loss in LOSSES, "loss", f"one of {tuple(LOSSES)}", loss)
+    expect(width >= 1, "width", "a positive number", width)
+    expect(steps >= 1, "steps", "a positive number", steps)
+    expect(0 < lr < np.inf, "lr", "a positive number", lr)
+    axes = 2 if loss == "mse" else 1
+    if np.ndim(x) != 2 or np.ndim(y) != axes or len(y) != len(x):
+        shape = "(n, D)" if axes == 2 else "(n,)"
         raise ValueError(
-            f"x, y: expected shapes (n, d) and {shape}, got {x.shape} and {y.shape}"
+            f"x, y: expected shapes (n, d) and {shape}, got {np.shape(x)} and "
+            f"{np.shape(y)}"
         )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("x, y: expected finite data, got NaN or infinity")
-    outputs = y.shape[1] if loss == "mse" else int(y.max()) + 1
+    x, y = finite_array("x, y", x, 2), finite_array("x, y", y, axes)
+    if axes == 1:
+        whole = (y >= 0).all() and (y == y.round()).all()
+        expect(whole, "y", "class numbers 0, 1, ...", y)
+    try:
+        device = str(torch.empty(0, device=device).device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: cannot use {device!r}: {error}") from error
+    outputs = y.shape[1] if axes == 2 else int(y.max()) + 1
     start = initial_network(x.shape[1], width, outputs, seed)
     model = _Model(mode, start, device, dtype)
-    inputs = torch.as_tensor(x if mode == "unrestricted" else lift_inputs(x))
-    target = torch.as_tensor(y, device=device)
-    target = target.to(dtype) if loss == "mse" else target.long()
-    losses = _adam(model, inputs.to(device, dtype), target, LOSSES[loss], steps, lr)
-    return Fit(model.network(), losses, mode)
+    seen = x if mode == "unrestricted" else lift_inputs(x)
+    inputs = torch.tensor(seen, device=device, dtype=dtype)
+    kind = dtype if axes == 2 else torch.int64
+    target = torch.tensor(y, device=device, dtype=kind)
+    optimizer = torch.optim.Adam(model.raw, lr=lr)
+    losses = _minimize(
+        lambda: LOSSES[loss](_outputs(inputs, *model.weights()), target),
+        optimizer,
+        steps,
+        model.project,
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+    )
+    return TrainedShallow(model.network(), losses, mode != "unrestricted")
 
 
 class _Model:
@@ -128,21 +322,16 @@ class _Model:
         self, mode: str, start: BiasedReLU, device: str, dtype: torch.dtype
     ) -> None:
         self.mode = mode
-        if mode == "unrestricted":
-            raw = [start.W, start.b, start.C]
-        else:
+        raw = [start.W, start.b, start.C]
+        if mode != "unrestricted":
             lifted = lift_to_restricted(start)
             raw = [lifted.A, lifted.C]
-            if mode == "reparametrised":
-                t = np.abs(lifted.A).max(axis=1)
-                heads = lifted.A[:, -2:] / t[:, None]
-                inner = np.column_stack(
-                    [lifted.A[:, :-2] / t[:, None], np.log(np.expm1(heads))]
-                )
-                raw = [np.log(t), inner, lifted.C / t]
-        self.raw = [
-            torch.tensor(r, device=device, dtype=dtype, requires_grad=True) for r in raw
-        ]
+        if mode == "reparametrised":
+            t = np.abs(lifted.A).max(axis=1)
+            u = lifted.A / t[:, None]
+            inner = np.column_stack([u[:, :-2], np.log(np.expm1(u[:, -2:]))])
+            raw = [np.log(t), inner, lifted.C / t]
+        self.raw = _parameters(raw, device, dtype)
 
     def weights(self) -> tuple[Tensor, Tensor | None, Tensor]:
         if self.mode == "unrestricted":
@@ -157,11 +346,6 @@ class _Model:
         A = t[:, None] * u / u.abs().amax(dim=1, keepdim=True)
         return A, None, t * v / v.abs().amax(dim=0)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        A, b, C = self.weights()
-        return F.linear(F.relu(F.linear(x, A, b)), C)
-
-    @torch.no_grad()
     def project(self) -> None:
         """Back to the restricted set: positive last columns, balanced neurons."""
         if self.mode != "projected":
@@ -176,31 +360,4 @@ class _Model:
     def network(self) -> BiasedReLU | ShallowReLU:
         with torch.no_grad():
             A, b, C = (None if w is None else w.double() for w in self.weights())
-        return ShallowReLU(A, C) if b is None else BiasedReLU(A, b, C)  # type: ignore[arg-type]
-
-
-def _adam(
-    model: _Model,
-    x: Tensor,
-    target: Tensor,
-    criterion: Callable[..., Tensor],
-    steps: int,
-    lr: float,
-) -> np.ndarray:
-    optimizer = torch.optim.Adam(model.raw, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        value = criterion(model(x), target)
-        value.backward()
-        losses.append(value.detach())
-        optimizer.step()
-        schedule.step()
-        model.project()
-    with torch.no_grad():
-        losses.append(criterion(model(x), target))
-    curve = torch.stack(losses).double().cpu().numpy()
-    if not np.isfinite(curve).all():
-        raise ValueError(f"lr: the training loss diverges with learning rate {lr}")
-    return curve
+        return ShallowReLU(A, C) if b is None else BiasedReLU(A, b, C)

@@ -62,7 +62,7 @@ class SurgicalUnits(RawUnits):
         return PairSurgery(objective, self.eps)
 
 
-class _ComplexUnits(Chart):
+class ComplexUnits(Chart):
     """A chart whose units may be a complex-conjugate pair, while the network is real."""
 
     def from_chart(self, eta: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class _ComplexUnits(Chart):
         return torch.where(real, natural.real, torch.nan)
 
 
-class CentralUnits(_ComplexUnits):
+class CentralUnits(ComplexUnits):
     r"""The central chart writes two units by total weight, centre and signed spread.
 
     .. math:: D = \sqrt{s^2 + 4u},\quad z = \tfrac12(1 - s/D),\quad
@@ -156,7 +156,7 @@ class CentralUnits(_ComplexUnits):
         return torch.cat(parts, 1)
 
 
-class PronyUnits(_ComplexUnits):
+class PronyUnits(ComplexUnits):
     r"""The Prony chart writes two units on the line by moments and symmetric functions.
 
     .. math:: M_0 = v_1 + v_2,\quad M_1 = v_1 w_1 + v_2 w_2,\quad

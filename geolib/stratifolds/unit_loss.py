@@ -61,8 +61,8 @@ def overlap_coordinates(theta: Tensor) -> tuple[Tensor, ...]:
         theta: (B, 2 + 2n) two units.
 
     Returns:
-        V (B,), z (B,), b (B, n), d (B, n), u (B,). They are not finite where V = 0:
-        the central chart ends there.
+        V (B,), z (B,), b (B, n), d (B, n), u (B,). They are not finite where V = 0,
+        the end of the central chart.
 
     Source: :eq:`drv-stratifolds-central` (derivations).
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from geolib.inverse_stability import cells, generic_cell_count
-from geolib.inverse_stability.parallel import parallel_classes, unit_rows
+from geolib.inverse_stability.collinear import parallel_classes, unit_rows
 
 
 def exact_topes(rows):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from invstab_chapter import EXPERIMENTS
 from torch import nn
 
 from geolib import inverse_stability as stab
@@ -66,15 +67,16 @@ def test_from_module():
         ShallowReLU.from_module(nn.Tanh())
 
 
+X2, Y2 = np.arange(6.0).reshape(3, 2), np.ones((3, 1))
 OTHER = ShallowReLU([[1.0, 0.0, 0.0]], [[1.0]])
 HUGE = "d too large for exact enumeration: 200 hyperplanes of rank 12"
 CALLS = [
     (lambda: NET(np.ones((3, 5))), r"x: expected shape \(n, 2\)"),
     (lambda: NET - OTHER, "equal input and output dimensions"),
     (lambda: NET.pad(1), "m: expected at least"),
-    (lambda: stab.seminorm(NET, "exact"), "method: expected one of"),
-    (lambda: stab.seminorm(WIDE, "cells"), HUGE),
-    (lambda: stab.seminorm_difference(NET, OTHER), "equal input and output"),
+    (lambda: stab.w1inf_seminorm(NET, "exact"), "method: expected one of"),
+    (lambda: stab.w1inf_seminorm(WIDE, "cells"), HUGE),
+    (lambda: stab.w1inf_seminorm(NET - OTHER), "equal input and output"),
     (lambda: stab.parameter_distance(NET, OTHER), "equal input and output"),
     (lambda: stab.parameter_distance(NET, NET, "rotation"), "gauge: expected one of"),
     (lambda: stab.parameter_distance(NET, NET, norm="l1"), "norm: expected"),
@@ -85,15 +87,14 @@ CALLS = [
     (lambda: stab.extremal_pair(0), "m, delta, eps"),
     (lambda: stab.extremal_pair(3, NAN), "m, delta, eps"),
     (lambda: stab.extremal_pair(3, 1.0, 0.5), "m, delta, eps"),
-    (lambda: stab.search_extremal(5), "m: expected"),
-    (lambda: stab.redundant([]), "ks: expected"),
-    (lambda: stab.redundant([-1.0]), "ks: expected"),
-    (lambda: stab.redundant([NAN]), "ks: expected"),
-    (lambda: stab.redundant([INF]), "ks: expected"),
-    (lambda: stab.unbalanced([1.0], -1.0), "r: expected"),
+    (lambda: EXPERIMENTS.search_extremal(5), "m: expected"),
+    (lambda: stab.Pathology.redundant([]), "ks: expected"),
+    (lambda: stab.Pathology.redundant([-1.0]), "ks: expected"),
+    (lambda: stab.Pathology.redundant([NAN]), "ks: expected"),
+    (lambda: stab.Pathology.redundant([INF]), "ks: expected"),
+    (lambda: stab.Pathology.unbalanced([1.0], -1.0), "r: expected"),
     (lambda: stab.planar_norms(OTHER), "input dimension 2"),
     (lambda: stab.in_restricted(ShallowReLU(ONE, ONE)), "at least 2"),
-    (lambda: stab.slice_of(NET), "at least 3"),
     (lambda: stab.lift_inputs(np.ones(3)), r"x: expected shape \(n, d\)"),
     (
         lambda: stab.lift_to_restricted(
@@ -107,22 +108,78 @@ CALLS = [
         lambda: stab.seminorm_on_box(BiasedReLU(WIDE.A, np.ones(200), WIDE.C), -1, 1),
         "too many to enumerate",
     ),
-    (lambda: stab.descend(NET, np.ones((3, 2)), np.ones(3), 1, 0.1), "y: expected"),
-    (lambda: stab.escape_degenerate(NET, np.ones((3, 2)), np.ones(3)), "residual: exp"),
-    (lambda: stab.fit(np.ones((3, 2)), np.ones((3, 1)), 2, "free"), "mode: expected"),
-    (lambda: stab.fit(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"), "loss: expecte"),
-    (lambda: stab.fit(np.ones((3, 2)), np.ones(3), 2), r"x, y: expected shapes"),
-    (lambda: stab.fit(np.full((3, 2), NAN), np.ones((3, 1)), 2), "x, y: expected fin"),
-    (lambda: stab.Staircase([0.5, 0.2], [1, 2, 3]), "breaks: expected increasing"),
-    (lambda: stab.Staircase([0.5], [1.0]), "breaks, slopes"),
-    (lambda: stab.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
     (
-        lambda: stab.best_approximation(stab.Staircase([0.5], [1.0, 2.0]), -1),
+        lambda: stab.gradient_descent(NET, np.ones((3, 2)), np.ones(3), 1, 0.1),
+        "y: expected",
+    ),
+    (lambda: stab.escape_degenerate(NET, np.ones((3, 2)), np.ones(3)), "residual: exp"),
+    (
+        lambda: stab.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, "free"),
+        "mode: expected",
+    ),
+    (
+        lambda: stab.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"),
+        "loss: expecte",
+    ),
+    (
+        lambda: stab.train_shallow(np.ones((3, 2)), np.ones(3), 2),
+        r"x, y: expected shapes",
+    ),
+    (
+        lambda: stab.train_shallow(np.full((3, 2), NAN), np.ones((3, 1)), 2),
+        "x, y: expected fin",
+    ),
+    (lambda: stab.gradient_descent(NET, X2, Y2, 5, -0.1), "lr: expected"),
+    (lambda: stab.gradient_descent(NET, X2, Y2, 5, NAN), "lr: expected"),
+    (lambda: stab.gradient_descent(NET, X2, Y2, -5, 0.1), "steps: expected"),
+    (lambda: stab.gradient_descent(NET, X2, Y2, 5, 0.1, (NET, -1.0)), "ball: exp"),
+    (lambda: stab.gradient_descent(NET, X2, Y2, 5, 0.1, (OTHER, 1.0)), "equal input"),
+    (lambda: stab.gradient_descent(NET, X2 * NAN, Y2, 5, 0.1), "x: expected finite"),
+    (lambda: stab.mean_square(NET, X2, Y2[:, 0]), r"y: expected shape \(3, 1\)"),
+    (lambda: stab.mean_square(NET, X2, Y2[:1]), r"y: expected shape \(3, 1\)"),
+    (lambda: stab.mean_square(NET, X2 * NAN, Y2), "x: expected finite"),
+    (lambda: stab.mean_square(NET, X2, Y2 * NAN), "y: expected finite"),
+    (lambda: stab.mean_square(NET, X2[:0], Y2[:0]), "x: zero-width or empty"),
+    (lambda: stab.mean_square_gradient(NET, X2, Y2[:, 0]), "y: expected shape"),
+    (lambda: NET(X2 * NAN), "x: expected finite"),
+    (lambda: NET.jacobian(np.full((3, 2), INF)), "x: expected finite"),
+    (lambda: BiasedReLU(ONE, [1.0], ONE)([[NAN]]), "x: expected finite"),
+    (lambda: stab.escape_degenerate(NET, X2, Y2, size=-1.0), "size: expected"),
+    (lambda: stab.escape_degenerate(NET, X2, Y2 * NAN), "residual: expected finite"),
+    (lambda: stab.escape_degenerate(NET, X2, Y2, candidates=0), "candidates: exp"),
+    (lambda: stab.escape_degenerate(NET, X2, Y2, tol=NAN), "tol: expected"),
+    (lambda: stab.certify(NET, NET, tol=NAN), "tol: expected"),
+    (lambda: stab.certify(NET, NET, tol=-1.0), "tol: expected"),
+    (lambda: stab.certify(NET, NET, tol=INF), "tol: expected"),
+    (lambda: stab.w1inf_seminorm(NET, tol=NAN), "tol: expected"),
+    (lambda: stab.w1inf_seminorm(NET, samples=0), "samples: expected"),
+    (lambda: stab.restricted_defects(NET, NAN), "tol: expected"),
+    (lambda: stab.generic_cell_count(3, 0), "h, d: expected"),
+    (lambda: stab.lipschitz_pair(0.5), "delta, eps: expected"),
+    (lambda: EXPERIMENTS.search_lipschitz(0), "D: expected"),
+    (lambda: EXPERIMENTS.search_lipschitz(restarts=0), "restarts: expected"),
+    (lambda: stab.random_pair(np.random.default_rng(0), 0), "m, d, D: expected"),
+    (lambda: stab.train_shallow(X2, Y2, -1), "width: expected"),
+    (lambda: stab.train_shallow(X2, Y2, 2, lr=NAN), "lr: expected"),
+    (lambda: stab.train_shallow(X2, Y2, 2, steps=0), "steps: expected"),
+    (lambda: stab.train_shallow(X2, Y2, 2, device="abacus"), "device: cannot use"),
+    (
+        lambda: stab.train_shallow(X2, [0, -1, 1], 2, loss="cross_entropy"),
+        "y: expected class numbers",
+    ),
+    (
+        lambda: EXPERIMENTS.Staircase([0.5, 0.2], [1, 2, 3]),
+        "breaks: expected increasing",
+    ),
+    (lambda: EXPERIMENTS.Staircase([0.5], [1.0]), "breaks, slopes"),
+    (lambda: EXPERIMENTS.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
+    (
+        lambda: EXPERIMENTS.Staircase([0.5], [1.0, 2.0]).best_approximation(-1),
         "pieces: expected",
     ),
     (
-        lambda: stab.realization_move(
-            stab.Staircase([], [1.0]), stab.Staircase([], [2.0]), 0.0, 2
+        lambda: EXPERIMENTS.Staircase([], [1.0]).realization_move(
+            EXPERIMENTS.Staircase([], [2.0]), 0.0, 2
         ),
         "radius: expected",
     ),
@@ -161,3 +218,17 @@ def test_canonicalize_refuses_by_name(layer):
     net = nn.Sequential(nn.Linear(2, 2), layer, nn.Linear(2, 1)).eval()
     with pytest.raises(TypeError, match=type(layer).__name__):
         stab.canonicalize(net)
+
+
+def test_training_takes_tensors_that_require_gradients():
+    x = torch.arange(6.0, dtype=torch.float64).reshape(3, 2).requires_grad_()
+    run = stab.train_shallow(x, torch.ones(3, 1), 2, steps=2)
+    assert np.isfinite(run.losses).all()
+
+
+def test_gauge_refuses_a_negative_spread():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with pytest.raises(ValueError, match="decades: expected"):
+        stab.random_gauge(net, decades=-1.0)
+    with pytest.raises(ValueError, match="max_sweeps: expected"):
+        stab.canonicalize(net, max_sweeps=0)

@@ -8,23 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolib.inverse_stability import (
+    Pathology,
     ShallowReLU,
-    absolute_value_distance,
     absolute_value_form,
     closest_parametrization,
-    distance_to_line,
-    exploding_gradient,
-    opposite_between,
-    opposite_within,
     parameter_distance,
+    pathology_rates,
     random_pair,
-    rates,
-    redundant,
-    seminorm_difference,
-    triangle,
-    unbalanced,
+    w1inf_seminorm,
 )
-from geolib.inverse_stability.matching import bottleneck_assignment, scale_costs
+from geolib.inverse_stability.distance import bottleneck_assignment, scale_costs
+from geolib.inverse_stability.pathology_rates import distance_to_line, triangle
 
 KS = [1.0, 3.0, 30.0, 1000.0]
 
@@ -80,7 +74,7 @@ def test_dead_neuron_is_matched_by_its_whole_fibre():
 
 
 def test_p0_distance_is_k():
-    for k, g in exploding_gradient(KS):
+    for k, g in Pathology.exploding_gradient(KS):
         assert parameter_distance(ShallowReLU.zeros(2, 2), g, "sign") == pytest.approx(
             k, rel=1e-12
         )
@@ -89,26 +83,26 @@ def test_p0_distance_is_k():
 
 @pytest.mark.parametrize("r", [0.5, 1.0, 4.0])
 def test_p1_distance_is_r(r):
-    case = unbalanced([16.0, 1e3], r)
+    case = Pathology.unbalanced([16.0, 1e3], r)
     for _, g in case:
         assert parameter_distance(case.base, g, "sign") == pytest.approx(r, rel=1e-12)
 
 
 def test_p2_distance_is_one():
-    case = redundant(KS)
+    case = Pathology.redundant(KS)
     for k, g in case:
         assert parameter_distance(case.base, g, "sign") == pytest.approx(1, rel=1e-12)
-        assert seminorm_difference(g, case.base).value == pytest.approx(1 / k)
+        assert w1inf_seminorm(g - case.base).value == pytest.approx(1 / k)
 
 
 def test_p3_distances():
-    case = opposite_between(KS)
+    case = Pathology.opposite_between(KS)
     for k, g in case:
         assert parameter_distance(case.base, g, "sign") == pytest.approx(
             np.sqrt(0.75), rel=1e-12
         )
-        assert seminorm_difference(g, case.base).value == pytest.approx(1 / k)
-    within = opposite_within(KS)
+        assert w1inf_seminorm(g - case.base).value == pytest.approx(1 / k)
+    within = Pathology.opposite_within(KS)
     bound = distance_to_line(within.base.A, within.sequence[0].A[0]).min()
     assert bound == pytest.approx(np.sin(0.4) / (np.sin(0.4) + np.cos(0.4)), rel=1e-14)
 
@@ -116,7 +110,7 @@ def test_p3_distances():
 def test_p3b_in_the_limit_both_signs_are_the_same_function():
     A = triangle()
     f, g = ShallowReLU(A, np.ones((1, 3))), ShallowReLU(-A, np.ones((1, 3)))
-    assert seminorm_difference(f, g).value < 1e-15
+    assert w1inf_seminorm(f - g).value < 1e-15
     assert parameter_distance(f, g, "scale") > 0.8
     found = closest_parametrization(f, g, "sign")
     assert found.distance < 1e-12
@@ -134,15 +128,15 @@ def test_distance_to_line_against_a_grid():
 @pytest.mark.parametrize(
     ("make", "slopes"),
     [
-        (exploding_gradient, (-1, 2, 1, None)),
-        (unbalanced, (-1, -1, 0, -0.5)),
-        (redundant, (-1, -1, 0, -0.5)),
-        (opposite_within, (-1, -1, 0, -0.5)),
-        (opposite_between, (-1, -1, 0, -1)),
+        (Pathology.exploding_gradient, (-1, 2, 1, None)),
+        (Pathology.unbalanced, (-1, -1, 0, -0.5)),
+        (Pathology.redundant, (-1, -1, 0, -0.5)),
+        (Pathology.opposite_within, (-1, -1, 0, -0.5)),
+        (Pathology.opposite_between, (-1, -1, 0, -1)),
     ],
 )
 def test_rates(make, slopes):
-    found = rates(make([2.0**k for k in range(11)])).slopes()
+    found = pathology_rates(make([2.0**k for k in range(11)])).slopes()
     want = dict(zip(("uniform", "w1inf", "distance", "repaired"), slopes, strict=True))
     assert found == pytest.approx(
         {name: v for name, v in want.items() if v is not None}, abs=1e-9
@@ -209,10 +203,8 @@ def test_normal_forms_are_close():
         B[3] = rng.normal(size=d)
         f = ShallowReLU(A, rng.normal(size=(D, 4)))
         g = ShallowReLU(B, rng.normal(size=(D, 4)))
-        terms, linear = absolute_value_distance(
-            absolute_value_form(f), absolute_value_form(g)
-        )
-        delta = seminorm_difference(f, g).value
+        terms, linear = absolute_value_form(f).distance(absolute_value_form(g))
+        delta = w1inf_seminorm(f - g).value
         assert linear <= delta * (1 + 1e-9)
         worst = max(worst, terms / np.sqrt(delta))
     assert 0.5 < worst <= 2 * np.sqrt(2)

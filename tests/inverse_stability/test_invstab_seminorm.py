@@ -12,14 +12,12 @@ from scipy.optimize import linprog
 
 from geolib.inverse_stability import (
     BiasedReLU,
+    Pathology,
     ShallowReLU,
-    exploding_gradient,
-    jump_seminorm,
     kinks,
     planar_norms,
-    seminorm,
-    seminorm_difference,
     seminorm_on_box,
+    w1inf_seminorm,
 )
 from geolib.inverse_stability.arrangement import cells
 
@@ -32,7 +30,7 @@ def draw(seed, m, d, D=1):
 @pytest.mark.parametrize(("d", "m", "D"), [(2, 8, 1), (3, 8, 1), (3, 10, 2), (4, 8, 2)])
 def test_exact_equals_sampling_and_milp(d, m, D):
     net = draw(m, m, d, D)
-    exact = seminorm(net, "cells")
+    exact = w1inf_seminorm(net, "cells")
     x = np.random.default_rng(0).normal(size=(100_000, d))
     sampled = np.abs(net.jacobian(x)).max()
     assert sampled <= exact.value + 1e-12
@@ -40,10 +38,10 @@ def test_exact_equals_sampling_and_milp(d, m, D):
     assert seen <= exact.cells
     if seen == exact.cells:  # every cell was hit: then the maximum was, too
         assert sampled == pytest.approx(exact.value, rel=1e-13)
-    milp = seminorm(net, "milp")
+    milp = w1inf_seminorm(net, "milp")
     assert milp.lower == pytest.approx(exact.value, rel=1e-12)
     assert milp.upper == pytest.approx(exact.value, rel=1e-6)
-    rough = seminorm(net, "bounds", samples=64)
+    rough = w1inf_seminorm(net, "bounds", samples=64)
     assert rough.lower <= exact.value * (1 + 1e-12)
     assert rough.upper >= exact.value * (1 - 1e-12)
 
@@ -84,7 +82,7 @@ def test_equals_rational_arithmetic(seed):
     A = [[int(v) for v in row] for row in rng.permutation(np.array(A))]
     C = rng.integers(-5, 6, size=(2, 6)).tolist()
     C = [[int(v) or 1 for v in row] for row in C]
-    got = seminorm(ShallowReLU(A, C), "cells").value
+    got = w1inf_seminorm(ShallowReLU(A, C), "cells").value
     assert got == pytest.approx(float(exact_seminorm(A, C)), rel=1e-14)
 
 
@@ -101,10 +99,10 @@ def test_cells_are_the_feasible_linear_programs():
 
 
 def test_auto_picks_an_affordable_method():
-    assert seminorm(draw(0, 6, 3)).method == "cells"
-    assert seminorm(draw(0, 5, 8)).method == "separable"
-    assert seminorm(draw(0, 18, 15)).method == "milp"
-    wide = seminorm(draw(0, 60, 20))
+    assert w1inf_seminorm(draw(0, 6, 3)).method == "cells"
+    assert w1inf_seminorm(draw(0, 5, 8)).method == "separable"
+    assert w1inf_seminorm(draw(0, 18, 15)).method == "milp"
+    wide = w1inf_seminorm(draw(0, 60, 20))
     assert wide.method == "bounds"
     assert wide.lower < wide.upper
     with pytest.raises(ValueError, match="only a bracket"):
@@ -113,17 +111,19 @@ def test_auto_picks_an_affordable_method():
 
 def test_separable_equals_cells():
     net = draw(2, 5, 8, 2)
-    assert seminorm(net).value == pytest.approx(seminorm(net, "cells").value)
+    assert w1inf_seminorm(net).value == pytest.approx(
+        w1inf_seminorm(net, "cells").value
+    )
 
 
 def test_zero_network_and_cancelling_neurons():
-    assert seminorm(ShallowReLU.zeros(3, 2)).value == 0.0
-    assert seminorm_difference(draw(1, 4, 3), draw(1, 4, 3)).value == 0.0
+    assert w1inf_seminorm(ShallowReLU.zeros(3, 2)).value == 0.0
+    assert w1inf_seminorm(draw(1, 4, 3) - draw(1, 4, 3)).value == 0.0
 
 
 def test_sliver_that_sampling_cannot_see():
-    net = exploding_gradient([1024.0]).sequence[0]
-    assert seminorm(net).value == 1024.0**2
+    net = Pathology.exploding_gradient([1024.0]).sequence[0]
+    assert w1inf_seminorm(net).value == 1024.0**2
     x = np.random.default_rng(0).normal(size=(10000, 2))
     assert np.abs(net.jacobian(x)).max() < 1.0
 
@@ -132,14 +132,20 @@ def test_sliver_that_sampling_cannot_see():
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 7), st.integers(1, 2))
 def test_properties_of_a_norm(seed, d, m, D):
     f, g = draw(seed, m, d, D), draw(seed + 1, m, d, D)
-    a, b, sum_ = seminorm(f).value, seminorm(g).value, seminorm_difference(f, g).value
+    a, b, sum_ = (
+        w1inf_seminorm(f).value,
+        w1inf_seminorm(g).value,
+        w1inf_seminorm(f - g).value,
+    )
     assert sum_ <= (a + b) * (1 + 1e-12)
     assert abs(a - b) <= sum_ * (1 + 1e-12) + 1e-12
-    assert jump_seminorm(f) <= a * (1 + 1e-12)
+    assert kinks(f).half_jump <= a * (1 + 1e-12)
     doubled = ShallowReLU(2 * f.A, 3 * f.C)
-    assert seminorm(doubled).value == pytest.approx(6 * a, rel=1e-12)
+    assert w1inf_seminorm(doubled).value == pytest.approx(6 * a, rel=1e-12)
     order = np.random.default_rng(seed).permutation(m)
-    assert seminorm(ShallowReLU(f.A[order], f.C[:, order])).value == pytest.approx(a)
+    assert w1inf_seminorm(
+        ShallowReLU(f.A[order], f.C[:, order])
+    ).value == pytest.approx(a)
 
 
 @pytest.mark.parametrize("d", [1, 2])
@@ -168,7 +174,7 @@ def test_box_of_a_large_central_cube_is_the_homogeneous_case():
     net = draw(9, 5, 2)
     biased = BiasedReLU(net.A, np.zeros(5), net.C)
     assert seminorm_on_box(biased, -1.0, 1.0).value == pytest.approx(
-        seminorm(net).value, rel=1e-14
+        w1inf_seminorm(net).value, rel=1e-14
     )
 
 
@@ -182,7 +188,59 @@ def test_planar_norms_against_quadrature(seed):
     assert norms.l2 == pytest.approx(np.sqrt((value**2).sum(1).mean() * np.pi / 2))
     h1 = np.sqrt((grad**2).sum((1, 2)).mean() * np.pi)
     assert norms.h1 == pytest.approx(h1, rel=1e-4)
-    assert norms.w1inf == pytest.approx(seminorm(net).value, rel=1e-14)
+    assert norms.w1inf == pytest.approx(w1inf_seminorm(net).value, rel=1e-14)
     edge = e / np.abs(e).max(1, keepdims=True)
     assert norms.uniform >= np.abs(net(edge)).max() - 1e-12
     assert norms.uniform == pytest.approx(np.abs(net(edge)).max(), rel=1e-4)
+
+
+def test_beyond_the_tolerance_there_is_a_bracket():
+    """Kinks 1e-12 apart: the truth is 1e8 and must lie inside, not be called 1e-4."""
+    net = Pathology.exploding_gradient([1e4]).sequence[0]
+    found = w1inf_seminorm(net)
+    assert found.tolerance == 1e-12
+    assert not found.exact
+    assert 0 < found.lower <= 1e8 <= found.upper <= 1.01e8
+    with pytest.raises(ValueError, match="with tolerance 1e-12"):
+        float(found)
+    assert w1inf_seminorm(net, tol=1e-15).value == 1e8
+    assert found.lower == kinks(net, 1e-15).half_jump
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 4), st.floats(-13.0, -3.0))
+def test_every_bracket_holds_the_truth(seed, d, exponent):
+    """Pairs of close directions under a coarse tolerance, against a fine one."""
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(5, d))
+    A[3] = 2 * A[0] + 10.0**exponent * rng.normal(size=d)
+    net = ShallowReLU(A, rng.normal(size=(2, 5)))
+    truth = w1inf_seminorm(net, tol=1e-15)
+    found = w1inf_seminorm(net, tol=1e-2)
+    assert found.lower <= truth.upper * (1 + 1e-12)
+    assert found.upper >= truth.lower * (1 - 1e-12)
+
+
+def test_directions_equal_up_to_rounding_stay_exact():
+    rng = np.random.default_rng(0)
+    f = draw(3, 5, 3)
+    g = ShallowReLU(f.A * (rng.random((5, 1)) + 0.3) / 3 * 7, f.C * 1.1)
+    assert w1inf_seminorm(f - g).exact
+    assert w1inf_seminorm(f - g).tolerance == 1e-11  # that of rays
+
+
+def test_nearly_concurrent_planes_are_bracketed():
+    """Three planes that miss a common line by 1e-12: a tiny cell may go unseen."""
+    A = [[1.0, 0.2, 0.0], [0.2, 1.0, 0.0], [1.2, 1.2, 1e-12], [0.3, 0.4, 1.0]]
+    net = ShallowReLU(A, [[-1.0, -1.0, 3.0, 0.5]])
+    found = w1inf_seminorm(net, "cells")
+    assert not found.exact
+    assert found.lower == pytest.approx(3 * 1.2 - 0.2 + 0.2)  # of the second input
+    assert found.upper == pytest.approx(3 * 1.2 + 0.2)  # first two off, the others on
+
+
+def test_box_with_nearly_equal_hyperplanes_is_bracketed():
+    net = BiasedReLU([[1.0], [1.0]], [0.0, -1e-13], [[5.0, -5.0]])
+    found = seminorm_on_box(net, -1.0, 1.0)
+    assert not found.exact
+    assert found.lower <= 5 <= found.upper

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invstab_chapter import EXPERIMENTS
 
 from geolib.inverse_stability import (
     ShallowReLU,
     certify,
     extremal_pair,
     in_restricted,
+    lipschitz_pair,
     parameter_distance,
     random_pair,
-    search_extremal,
-    seminorm_difference,
     sharp_constant,
+    w1inf_seminorm,
 )
 
 
@@ -72,7 +73,7 @@ def test_lipschitz_regime(D, bound):
         C = f.C * (1 + 0.03 * rng.normal(size=f.C.shape))
         scale = np.sqrt(np.abs(C).max(0) / np.abs(A).max(1))
         g = ShallowReLU(A * scale[:, None], C / scale)
-        delta = seminorm_difference(f, g).value
+        delta = w1inf_seminorm(f - g).value
         mu = min(np.abs(n.A).max(1).min() for n in (f, g))
         if delta < mu**2 / 2:
             used += 1
@@ -83,17 +84,15 @@ def test_lipschitz_regime(D, bound):
 
 def test_counterexample_with_two_outputs():
     """Unbalanced nets with D = 2: the recalled form fails, balancing rescues."""
-    from geolib.inverse_stability import balance
-
     ratios = []
     for M in (1.0, 10.0, 100.0, 1000.0):
         f = ShallowReLU([[4e-3 / M, 2e-3 / M]], [[M], [0.0]])
         g = ShallowReLU([[1.0, 0.5]], [[4e-3], [1e-3]])
-        delta = seminorm_difference(f, g).value
+        delta = w1inf_seminorm(f - g).value
         distance = parameter_distance(f, g, "scale")
         assert np.abs(f.A).max() * np.abs(f.C).max() > 2 * delta
         ratios.append(distance / np.sqrt(delta))
-        fixed = parameter_distance(balance(f), balance(g))
+        fixed = parameter_distance(f.balance(), g.balance())
         assert fixed / np.sqrt(delta) < 1
     assert ratios[-1] > 1000
     assert np.all(np.diff(ratios) > 0)
@@ -132,10 +131,59 @@ def test_counts_of_matched_directions():
 
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_search_never_beats_the_constant_and_is_confirmed(m):
-    found = search_extremal(m, restarts=60, steps=400, seed=1)
+    found = EXPERIMENTS.search_extremal(m, restarts=60, steps=400, seed=1)
     assert found.best <= sharp_constant(m) + 1e-9
     assert found.best > 1.6
     assert (found.ratios >= found.start).all()
     again = certify(found.f, found.g)
     assert again.applies
     assert again.ratio == pytest.approx(found.best, rel=1e-9)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.1, 0.4])
+@pytest.mark.parametrize("delta", [0.1, 1e-2, 1e-3, 1e-4])
+def test_three_is_sharp_for_two_outputs(delta, eps):
+    """In N*, all kinks matched, mu = 1, and distance / delta = 3 - 7/2 delta + ..."""
+    f, g = lipschitz_pair(delta, eps)
+    assert in_restricted(f)
+    assert in_restricted(g)
+    found = certify(f, g)
+    assert (found.matched, found.unmatched) == (3, 0)
+    assert found.applies
+    assert found.smallest == pytest.approx(1, rel=1e-15)
+    assert found.delta.value == pytest.approx(delta, rel=1e-11)
+    want = (1 - (1 - 2 * delta) / np.sqrt(1 + 2 * delta)) / delta
+    assert found.distance / found.delta.value == pytest.approx(want, rel=1e-9)
+    assert 3 - 3.5 * delta <= want < 3
+
+
+@pytest.mark.parametrize(("D", "bound"), [(1, 1.0), (2, 3.0), (3, 3.0)])
+def test_search_never_beats_the_lipschitz_constant(D, bound):
+    found = EXPERIMENTS.search_lipschitz(D, restarts=40, steps=300, seed=1)
+    assert (0.9 if D == 1 else 2.95) < found.best <= bound + 1e-9
+    assert (found.ratios >= found.start).all()
+    again = certify(found.f, found.g)
+    assert again.applies
+    assert again.delta.value < again.smallest**2 / 2
+    ratio = again.distance * again.smallest / again.delta.value
+    assert ratio == pytest.approx(found.best, rel=1e-8)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_a_single_kink_needs_no_exception(d):
+    """Both networks on one hyperplane: the ratio is at most s(1) = 2."""
+    rng = np.random.default_rng(d)
+    worst = 0.0
+    for _ in range(300):
+        t, s = 10.0 ** rng.uniform(-1, 1, size=2)
+        signs = rng.choice([-1.0, 1.0], size=2)
+        u = np.abs(rng.normal(size=(1, d))) + 0.1
+        u /= u.max()
+        found = certify(
+            ShallowReLU(t * u, [[t * signs[0]]]), ShallowReLU(s * u, [[s * signs[1]]])
+        )
+        assert found.applies
+        assert found.holds
+        assert found.bound <= 2 * np.sqrt(found.delta.upper) * (1 + 1e-12)
+        worst = max(worst, found.ratio)
+    assert 1.2 < worst <= 2

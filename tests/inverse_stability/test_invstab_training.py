@@ -5,23 +5,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invstab_chapter import EXPERIMENTS
 
 from geolib.inverse_stability import (
+    Pathology,
     ShallowReLU,
-    Staircase,
-    best_approximation,
-    descend,
     escape_degenerate,
-    fit,
+    gradient_descent,
     in_restricted,
-    initial_network,
     lift_inputs,
     mean_square,
     mean_square_gradient,
-    realization_move,
-    redundant,
+    train_shallow,
 )
-from geolib.inverse_stability.training import MODES
+from geolib.inverse_stability.training import MODES, initial_network
+
+Staircase = EXPERIMENTS.Staircase
 
 
 def draw(seed, m, d, D):
@@ -48,14 +47,14 @@ def test_descent_lowers_the_loss_and_stays_in_the_ball():
     net, centre = draw(0, 4, 2, 1), draw(0, 4, 2, 1)
     x = np.random.default_rng(1).normal(size=(50, 2))
     y = draw(5, 4, 2, 1)(x)
-    free = descend(net, x, y, 300, 0.02)
+    free = gradient_descent(net, x, y, 300, 0.02)
     assert free.losses[-1] < 0.5 * free.losses[0]
     assert len(free.losses) == 301
-    tied = descend(net, x, y, 300, 0.02, ball=(centre, 0.05)).net
+    tied = gradient_descent(net, x, y, 300, 0.02, ball=(centre, 0.05)).net
     assert np.abs(tied.A - centre.A).max() <= 0.05 + 1e-15
     assert np.abs(tied.A - centre.A).max() == pytest.approx(0.05)
     with pytest.raises(ValueError, match="diverges"):
-        descend(net, x, y, 3000, 1e3)
+        gradient_descent(net, x, y, 3000, 1e3)
 
 
 def grid():
@@ -68,7 +67,7 @@ def grid():
 def test_degenerate_minimum_and_its_escape():
     """E3 in small: nothing in the ball of radius one is better, the escape is."""
     x, y = grid()
-    base = redundant([1.0]).base
+    base = Pathology.redundant([1.0]).base
     start = mean_square(base, x, y)
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -78,14 +77,14 @@ def test_degenerate_minimum_and_its_escape():
         assert mean_square(near, x, y) >= start
     moved = escape_degenerate(base, x, base(x) - y)
     assert mean_square(moved, x, y) < start
-    assert descend(moved, x, y, 3000, 0.3).losses[-1] < 1e-9
+    assert gradient_descent(moved, x, y, 3000, 0.3).losses[-1] < 1e-9
     ball = (base, 1.0)
-    assert descend(base, x, y, 200, 0.1, ball).losses[-1] == start
+    assert gradient_descent(base, x, y, 200, 0.1, ball).losses[-1] == start
 
 
 def test_escape_direction_is_the_best_of_a_fine_grid():
     x, y = grid()
-    base = redundant([1.0]).base
+    base = Pathology.redundant([1.0]).base
     moved = escape_degenerate(base, x, base(x) - y, candidates=4000)
     phi = np.linspace(0, 2 * np.pi, 4001)[:, None]
     u = np.hstack([np.cos(phi), np.sin(phi)])
@@ -99,7 +98,7 @@ def test_escape_direction_is_the_best_of_a_fine_grid():
 
 def test_escape_leaves_a_fitted_network_alone():
     x, _ = grid()
-    base = redundant([1.0]).base
+    base = Pathology.redundant([1.0]).base
     moved = escape_degenerate(base, x, 0 * base(x))
     np.testing.assert_allclose(moved(x), base(x), atol=1e-14)
     assert not moved.A[1].any()
@@ -110,7 +109,7 @@ def test_training_starts_from_one_function_and_stays_restricted(mode):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3))
     y = np.abs(x[:, :1]) - x[:, 1:2]
-    run = fit(x, y, 8, mode, steps=150, lr=0.02, seed=3)
+    run = train_shallow(x, y, 8, mode, steps=150, lr=0.02, seed=3)
     start = initial_network(3, 8, 1, 3)
     assert run.losses[0] == pytest.approx(((start(x) - y) ** 2).mean(), rel=1e-12)
     assert run.losses[-1] == pytest.approx(((run.predict(x) - y) ** 2).mean())
@@ -124,13 +123,15 @@ def test_classification():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 2))
     y = (x[:, 0] * x[:, 1] > 0).astype(int)
-    run = fit(x, y, 12, "projected", loss="cross_entropy", steps=200, lr=0.05)
+    run = train_shallow(x, y, 12, "projected", loss="cross_entropy", steps=200, lr=0.05)
     assert (run.predict(x).argmax(1) == y).mean() > 0.9
 
 
 def test_same_seed_same_run():
     x = np.random.default_rng(0).normal(size=(20, 2))
-    runs = [fit(x, x[:, :1] ** 2, 4, steps=20, seed=5).losses for _ in range(2)]
+    runs = [
+        train_shallow(x, x[:, :1] ** 2, 4, steps=20, seed=5).losses for _ in range(2)
+    ]
     np.testing.assert_array_equal(*runs)
 
 
@@ -146,6 +147,10 @@ def brute(f, pieces):
     return best
 
 
+def variation(f):
+    return np.abs(np.diff(f.slopes)).sum()
+
+
 def staircase(rng, n):
     return Staircase(np.sort(rng.random(n)), rng.normal(size=n + 1))
 
@@ -154,11 +159,11 @@ def staircase(rng, n):
 @given(st.integers(0, 10**6), st.integers(0, 6), st.integers(0, 4))
 def test_best_approximation_is_optimal(seed, n, pieces):
     f = staircase(np.random.default_rng(seed), n)
-    h, distance = best_approximation(f, pieces)
+    h, distance = f.best_approximation(pieces)
     assert len(h.breaks) <= pieces
     assert distance == pytest.approx(brute(f, pieces), abs=1e-14)
     assert f.distance(h) == pytest.approx(distance, abs=1e-14)
-    assert h.variation <= f.variation + 1e-12
+    assert variation(h) <= variation(f) + 1e-12
 
 
 @pytest.mark.parametrize("m", [2, 5, 10])
@@ -166,7 +171,7 @@ def test_approximation_error_of_the_ramp(m):
     """f' rising by V in n equal steps: the error tends to V / (2 (m + 1))."""
     n = 600
     f = Staircase(np.arange(1, n) / n, np.linspace(0, 4, n))
-    error = best_approximation(f, m)[1]
+    error = f.best_approximation(m)[1]
     assert error <= 4 / (2 * (m + 1))
     assert error == pytest.approx(4 / (2 * (m + 1)), rel=0.02)
 
@@ -180,8 +185,8 @@ def test_the_proofs_inequality(seed):
     star, g, goal = (staircase(rng, m) for _ in range(3))
     weight = min(1.0, radius / (2 * star.distance(g)))
     mixed = star.combine(g, weight)
-    h = realization_move(star, g, radius, m)
-    eta = best_approximation(mixed, m)[1]
+    h = star.realization_move(g, radius, m)
+    eta = mixed.best_approximation(m)[1]
     assert h.distance(star) <= radius / 2 + eta + 1e-12
     bound = (1 - weight) * goal.distance(star) + weight * goal.distance(g) + eta
     assert goal.distance(h) <= bound + 1e-12

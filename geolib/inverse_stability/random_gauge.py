@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from geolib.inverse_stability.shallow_relu import expect
 from geolib.networks.sequential import read_stages
 from geolib.networks.weight_matching import permute_channels
 
@@ -26,10 +27,14 @@ def random_gauge(
     Args:
         module: as for `canonicalize`; it is not changed.
         seed: of the NumPy generator.
-        decades: spread of the scales; 0 permutes only.
+        decades: spread of the scales, at least 0; 0 permutes only.
 
     Raises:
-        TypeError, ValueError: as `canonicalize`; batch norm without affine weights.
+        TypeError: as `canonicalize`.
+        ValueError: as `canonicalize`; batch norm without affine weights; a negative
+            spread.
+
+    Source: :eq:`drv-inverse_stability-gauge` (derivations).
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
@@ -37,6 +42,7 @@ def random_gauge(
         >>> torch.allclose(net(x), random_gauge(net.eval())(x))
         True
     """
+    expect(0 <= decades < np.inf, "decades", "a number >= 0", decades)
     module = deepcopy(module)
     _, stages = read_stages(module)
     rng = np.random.default_rng(seed)
@@ -46,15 +52,13 @@ def random_gauge(
         weight = stage.linear.weight
         draws = 10 ** rng.uniform(-decades, decades, stage.width)
         s = torch.as_tensor(draws).to(weight.device, weight.dtype)
+        own = [weight, stage.linear.bias]
         if stage.norm is not None:
-            if not stage.norm.affine:
-                raise ValueError(f"module: batch norm after {stage.name} has no gain")
-            stage.norm.weight.mul_(s)
-            stage.norm.bias.mul_(s)
-        else:
-            weight *= s.view(-1, *[1] * (weight.ndim - 1))
-            if stage.linear.bias is not None:
-                stage.linear.bias *= s
+            own = [stage.norm.weight, stage.norm.bias]
+            expect(stage.norm.affine, "module", "batch norm with gain", stage.name)
+        for tensor in own:
+            if tensor is not None:
+                tensor *= s.view(-1, *[1] * (tensor.ndim - 1))
         columns = after.linear.weight
         blocks = columns.reshape(columns.shape[0], stage.width, -1)
         columns.copy_((blocks / s[None, :, None]).reshape(columns.shape))

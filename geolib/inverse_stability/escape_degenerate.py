@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from geolib.inverse_stability.net import ShallowReLU, as_points
-from geolib.inverse_stability.normal_form import merge_parallel
-from geolib.inverse_stability.parallel import TOLERANCE
+from geolib.inverse_stability.collinear import TOLERANCE
+from geolib.inverse_stability.shallow_relu import (
+    ShallowReLU,
+    as_points,
+    expect,
+    finite_array,
+)
 
 
 def escape_degenerate(
@@ -34,16 +38,21 @@ def escape_degenerate(
         net: the network; freed slots are its duplicate and its zero neurons.
         x: inputs, shape (n, d).
         residual: derivative of the loss by the outputs, shape (n, D).
-        size: weight of the new neurons, epsilon.
-        candidates: random directions tried for each slot.
+        size: weight of the new neurons, epsilon, positive.
+        candidates: random directions tried for each slot, at least 1.
         seed: of the NumPy generator.
-        tol: directions closer than this are duplicates.
+        tol: directions closer than this are duplicates, in [0, 1).
 
     Returns:
         a network of the same width; the merged one where nothing was free or the
         residual vanishes.
 
-    Source: own derivation (spec, E3), the functional gradient step of greedy fitting.
+    Raises:
+        ValueError: wrong shapes or numbers, NaN or infinite data.
+
+    Cost: O(candidates n (d + D)) for each free slot.
+
+    Source: :eq:`drv-inverse_stability-escape` (derivations).
 
     Examples:
         >>> net = ShallowReLU([[1.0], [1.0]], [[1.0, 1.0]])
@@ -51,13 +60,13 @@ def escape_degenerate(
         >>> escape_degenerate(net, x, net(x) - 2 * abs(x)).A.round(3).ravel().tolist()
         [1.414, -0.01]
     """
-    merged = merge_parallel(net, tol)
+    expect(0 < size < np.inf, "size", "a positive number", size)
+    expect(candidates >= 1, "candidates", "a positive number", candidates)
     x = as_points(x, net.d)
-    residual = np.asarray(residual, dtype=np.float64)
-    if residual.shape != (len(x), net.D):
-        raise ValueError(
-            f"residual: expected shape {(len(x), net.D)}, got {residual.shape}"
-        )
+    residual = finite_array("residual", residual, np.ndim(residual))
+    shape = (len(x), net.D)
+    expect(residual.shape == shape, "residual", f"shape {shape}", residual.shape)
+    merged = net.merge_parallel(tol)
     A, C = merged.A.copy(), merged.C.copy()
     rng = np.random.default_rng(seed)
     for slot in np.flatnonzero(~A.any(axis=1)):

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from geolib.inverse_stability.arrangement import cells, generic_cell_count
-from geolib.inverse_stability.kinks import Kinks
-from geolib.inverse_stability.net import BiasedReLU
-from geolib.inverse_stability.parallel import parallel_classes, unit_rows
-from geolib.inverse_stability.seminorm import Seminorm, enumerable
+from geolib.inverse_stability.arrangement import (
+    RAY_TOLERANCE,
+    enumerate_cells,
+    generic_cell_count,
+)
+from geolib.inverse_stability.collinear import TOLERANCE
+from geolib.inverse_stability.kinks import collect
+from geolib.inverse_stability.shallow_relu import BiasedReLU
+from geolib.inverse_stability.w1inf_seminorm import Seminorm, enumerable
 
 
 def seminorm_on_box(
@@ -22,7 +26,9 @@ def seminorm_on_box(
         \max_{o,j} |\partial_j f_o(x)|, \qquad U = \prod_j (l_j, u_j)
 
     The affine arrangement is made central in (x, t), t > 0; the facets of the box join
-    it as hyperplanes, and only cells on the inner side of all of them count.
+    it as hyperplanes, and only cells on the inner side of all of them count. Where
+    hyperplanes closer than the tolerance were treated as one, the value is only an
+    upper bound and `lower` is zero.
 
     Args:
         net: the network with biases.
@@ -31,16 +37,16 @@ def seminorm_on_box(
     Raises:
         ValueError: an empty or unbounded box, or too many cells to enumerate.
 
-    Cost: as `seminorm` for d + 1 dimensions and 2 d + 1 more hyperplanes.
+    Cost: as `w1inf_seminorm` for d + 1 dimensions and 2 d + 1 more hyperplanes.
 
-    Source: own derivation (spec, Theorem C with biases).
+    Source: :eq:`drv-inverse_stability-box` (derivations).
 
     Examples:
         >>> hat = BiasedReLU([[1.0], [1.0]], [0.0, -1.0], [[1.0, -3.0]])
         >>> seminorm_on_box(hat, -1.0, 1.0).value, seminorm_on_box(hat, -1.0, 2.0).value
         (1.0, 2.0)
     """
-    d, D = net.W.shape[1], net.C.shape[0]
+    d = net.W.shape[1]
     below = np.broadcast_to(np.asarray(low, dtype=np.float64), (d,))
     above = np.broadcast_to(np.asarray(high, dtype=np.float64), (d,))
     if not (np.isfinite([below, above]).all() and (below < above).all()):
@@ -48,31 +54,29 @@ def seminorm_on_box(
             f"low, high: expected finite corners with low < high, got {low} and {high}"
         )
     live = np.flatnonzero(net.W.any(axis=1) & net.C.any(axis=0))
-    rows = np.column_stack([net.W[live], net.b[live]])
-    eye = np.eye(d)
-    facets = np.vstack(
-        [
-            np.column_stack([eye, -below]),
-            np.column_stack([-eye, above]),
-            np.append(np.zeros(d), 1.0),
-        ]
+    sides = [
+        np.column_stack([s * np.eye(d), -s * c]) for s, c in ((1, below), (-1, above))
+    ]
+    facets = np.vstack([*sides, np.eye(d + 1)[-1]])
+    n = len(facets)
+    k = collect(
+        np.vstack([facets, np.column_stack([net.W[live], net.b[live]])]),
+        np.pad(net.C[:, live], ((0, 0), (n, 0))),
+        np.pad(net.W[live], ((n, 0), (0, 0))),
+        TOLERANCE,
     )
-    unit = unit_rows(np.vstack([facets, rows]))
-    labels, signs = parallel_classes(unit, opposite=True)
-    h = int(labels.max()) + 1
+    h = len(k.normals)
     if not enumerable(h, d + 1):
         raise ValueError(
             f"net: {h} hyperplanes in {d + 1} dimensions have up to "
             f"{generic_cell_count(h, d + 1)} cells, too many to enumerate"
         )
-    normals = unit[np.unique(labels, return_index=True)[1]]
-    rank_one = np.einsum("om,md->mod", net.C[:, live], net.W[live])
-    on, off = np.zeros((2, h, D, d))
-    own, side = labels[len(facets) :], signs[len(facets) :]
-    np.add.at(on, own[side > 0], rank_one[side > 0])
-    np.add.at(off, own[side < 0], rank_one[side < 0])
-    found = cells(normals)
-    facet, inner = labels[: len(facets)], signs[: len(facets)]
-    found = found[(found[:, facet] == inner).all(axis=1)]
-    top = float(np.abs(Kinks(normals, on, off).gradients(found)).max())
-    return Seminorm(top, top, "cells", h, len(found))
+    found, narrow = enumerate_cells(k.normals)
+    # The facets are distinct and come first: hyperplane i is facet i, positive inside.
+    found = found[(found[:, :n] > 0).all(axis=1)]
+    top = k.largest(found)
+    blur = float(k.blur.max())
+    lower = 0.0 if blur or narrow else top
+    if narrow:
+        top = float(np.maximum(np.abs(k.on), np.abs(k.off)).sum(axis=0).max())
+    return Seminorm(lower, top + blur, "cells", h, len(found), RAY_TOLERANCE)

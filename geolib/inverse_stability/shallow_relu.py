@@ -1,4 +1,4 @@
-"""Shallow ReLU networks as pairs of weight matrices."""
+"""Shallow ReLU networks as pairs of weight matrices, and the checks of arguments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
+from geolib.networks.sequential import read_stages
 
-def as_weights(name: str, value: Any, ndim: int) -> np.ndarray:
+
+def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
+    """Refuse an argument by name; a comparison with NaN does not hold."""
+    if not holds:
+        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
+
+
+def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:
     """A finite, read-only float64 copy of `value`; errors name the argument."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
@@ -21,12 +30,10 @@ def as_weights(name: str, value: Any, ndim: int) -> np.ndarray:
             f"{name}: expected an array with {ndim} axes, got shape {array.shape}"
         )
     if 0 in array.shape:
-        raise ValueError(
-            f"{name}: zero-width network or layer, got shape {array.shape}"
-        )
+        raise ValueError(f"{name}: zero-width or empty array, got shape {array.shape}")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite weights, got NaN or infinity")
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     array.setflags(write=False)
     return array
 
@@ -42,9 +49,9 @@ def same_dtype(**named: Any) -> None:
 
 
 def as_points(x: Any, d: int) -> np.ndarray:
-    """Inputs of shape (n, d); a clear error where the width is wrong."""
-    x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] != d:
+    """Finite inputs of shape (n, d), n >= 1."""
+    x = finite_array("x", x, 2)
+    if x.shape[1] != d:
         raise ValueError(f"x: expected shape (n, {d}), got {x.shape}")
     return x
 
@@ -76,7 +83,7 @@ class ShallowReLU:
 
     def __init__(self, A: Any, C: Any) -> None:
         same_dtype(A=A, C=C)
-        A, C = as_weights("A", A, 2), as_weights("C", C, 2)
+        A, C = finite_array("A", A, 2), finite_array("C", C, 2)
         if A.shape[0] != C.shape[1]:
             raise ValueError(
                 f"A, C: expected A (m, d) and C (D, m), got {A.shape} and {C.shape}"
@@ -104,6 +111,11 @@ class ShallowReLU:
         """The largest absolute weight."""
         return float(max(np.abs(self.A).max(), np.abs(self.C).max()))
 
+    @property
+    def live(self) -> np.ndarray:
+        """Indices of the neurons whose inner and outer weights are both non-zero."""
+        return np.flatnonzero(self.A.any(axis=1) & self.C.any(axis=0))
+
     def __call__(self, x: Any) -> np.ndarray:
         """Outputs of shape (n, D) at inputs of shape (n, d)."""
         return np.maximum(as_points(x, self.d) @ self.A.T, 0.0) @ self.C.T
@@ -120,13 +132,72 @@ class ShallowReLU:
 
     def pad(self, m: int) -> ShallowReLU:
         """The same function with zero neurons appended up to width `m`."""
-        if m < self.m:
-            raise ValueError(f"m: expected at least the width {self.m}, got {m}")
-        extra = m - self.m
-        return ShallowReLU(
-            np.vstack([self.A, np.zeros((extra, self.d))]),
-            np.hstack([self.C, np.zeros((self.D, extra))]),
-        )
+        expect(m >= self.m, "m", f"at least the width {self.m}", m)
+        A, C = np.zeros((m, self.d)), np.zeros((self.D, m))
+        A[: self.m], C[:, : self.m] = self.A, self.C
+        return ShallowReLU(A, C)
+
+    def balance(self) -> ShallowReLU:
+        r"""Rescale every neuron so that both its sides have the same largest entry.
+
+        .. math:: (a_i, c_i) \mapsto (s a_i, c_i / s), \qquad
+            s = \sqrt{\|c_i\|_\infty / \|a_i\|_\infty}
+
+        A neuron with a zero side contributes nothing and becomes the zero neuron.
+
+        Examples:
+            >>> f = ShallowReLU([[8.0, 0.0]], [[2.0]]).balance()
+            >>> f.A, f.C
+            (array([[4., 0.]]), array([[4.]]))
+        """
+        a, c = np.abs(self.A).max(axis=1), np.abs(self.C).max(axis=0)
+        live = (a > 0) & (c > 0)
+        a, c = np.where(live, a, 1.0), np.where(live, c, 1.0)
+        t = np.where(live, np.sqrt(a) * np.sqrt(c), 0.0)
+        return ShallowReLU(self.A / a[:, None] * t[:, None], self.C / c * t)
+
+    def merge_parallel(self, tol: float = TOLERANCE) -> ShallowReLU:
+        r"""Replace neurons with positively parallel inner weights by one, then balance.
+
+        .. math:: c_1\rho(\langle a, x\rangle) + c_2\rho(\langle \lambda a, x\rangle)
+            = (c_1 + \lambda c_2)\,\rho(\langle a, x\rangle), \qquad \lambda > 0
+
+        The width stays the same: freed slots hold zero neurons, at the end. `tol` is
+        the largest entrywise difference of two unit directions that count as equal.
+
+        Examples:
+            >>> f = ShallowReLU([[1.0, 0.0], [3.0, 0.0]], [[1.0, 1.0]])
+            >>> f.merge_parallel().A
+            array([[2., 0.],
+                   [0., 0.]])
+        """
+        if not len(live := self.live):
+            return ShallowReLU.zeros(self.m, self.d, self.D)
+        labels, _ = parallel_classes(unit_rows(self.A[live]), tol)
+        first = live[np.unique(labels, return_index=True)[1]]
+        top = np.abs(self.A).max(axis=1)
+        C = np.zeros((self.D, len(first)))
+        np.add.at(C.T, labels, (self.C[:, live] * top[live]).T)
+        merged = ShallowReLU(self.A[first] / top[first, None], C).balance()
+        keep = np.argsort(~merged.A.any(axis=1), kind="stable")  # cancelled ones last
+        return ShallowReLU(merged.A[keep], merged.C[:, keep]).pad(self.m)
+
+    def perturb(self, rng: np.random.Generator, amount: float) -> ShallowReLU:
+        """The same directions, with sizes and outer weights changed by `amount`.
+
+        Sizes are multiplied by 1 + amount N(0, 1), outer weights entry by entry
+        likewise, and every neuron is balanced again. Close functions with matched kinks
+        arise so.
+
+        Examples:
+            >>> f = ShallowReLU([[1.0, 1.0]], [[1.0]])
+            >>> g = f.perturb(np.random.default_rng(0), 0.01)
+            >>> bool(abs(g.A - f.A).max() < 0.05)
+            True
+        """
+        A = self.A * (1 + amount * rng.normal(size=(self.m, 1)))
+        C = self.C * (1 + amount * rng.normal(size=self.C.shape))
+        return ShallowReLU(A, C).balance()
 
     @classmethod
     def zeros(cls, m: int, d: int, D: int = 1) -> ShallowReLU:
@@ -136,17 +207,22 @@ class ShallowReLU:
     @classmethod
     def from_module(cls, module: nn.Module) -> ShallowReLU:
         """Read `nn.Sequential(Linear, ReLU, Linear)` without biases."""
-        layers = list(module.children()) if isinstance(module, nn.Sequential) else []
-        kinds = [type(layer) for layer in layers]
-        if kinds != [nn.Linear, nn.ReLU, nn.Linear] or any(
-            layers[i].bias is not None for i in (0, 2)
-        ):
-            raise ValueError(
-                "module: expected nn.Sequential(Linear, ReLU, Linear) with bias=False "
-                "(for biases see BiasedReLU), got "
-                f"{[k.__name__ for k in kinds] or type(module).__name__}"
-            )
-        return cls(layers[0].weight, layers[2].weight)
+        kinds = [type(layer).__name__ for layer in module.children()]
+        try:
+            head, stages = read_stages(module)
+        except TypeError as error:
+            raise ValueError(f"module: expected {_PLAIN}; {error}") from error
+        linears = [s.linear for s in stages]
+        plain = not head and len(stages) == 2 and not stages[1].tail
+        plain &= all(type(s) is nn.Linear and s.bias is None for s in linears)
+        tail = [type(t) for s in stages for t in (s.norm, *s.tail) if t is not None]
+        expect(plain and tail == [nn.ReLU], "module", _PLAIN, kinds)
+        return cls(linears[0].weight, linears[1].weight)
+
+
+_PLAIN = (
+    "nn.Sequential(Linear, ReLU, Linear) with bias=False (for biases see BiasedReLU)"
+)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -161,9 +237,10 @@ class BiasedReLU:
         C: outer weights, shape (D, m).
 
     Raises:
-        TypeError, ValueError: as `ShallowReLU`.
+        TypeError: as `ShallowReLU`.
+        ValueError: as `ShallowReLU`.
 
-    Source: Elbraechter, Berner and Grohs 2019, section on learning (recalled).
+    Source: Elbraechter, Berner and Grohs 2019, on learning.
 
     Examples:
         >>> hat = BiasedReLU([[1.0], [1.0]], [0.0, -1.0], [[1.0, -1.0]])
@@ -177,16 +254,15 @@ class BiasedReLU:
 
     def __init__(self, W: Any, b: Any, C: Any) -> None:
         same_dtype(W=W, b=b, C=C)
-        W, C = as_weights("W", W, 2), as_weights("C", C, 2)
-        b = as_weights("b", b, 1)
+        W, C = finite_array("W", W, 2), finite_array("C", C, 2)
+        b = finite_array("b", b, 1)
         if not W.shape[0] == b.shape[0] == C.shape[1]:
             raise ValueError(
                 "W, b, C: expected (m, d), (m,) and (D, m), got "
                 f"{W.shape}, {b.shape} and {C.shape}"
             )
-        object.__setattr__(self, "W", W)
-        object.__setattr__(self, "b", b)
-        object.__setattr__(self, "C", C)
+        for name, value in {"W": W, "b": b, "C": C}.items():
+            object.__setattr__(self, name, value)
 
     def __call__(self, x: Any) -> np.ndarray:
         """Outputs of shape (n, D) at inputs of shape (n, d)."""

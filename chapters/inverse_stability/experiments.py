@@ -1,0 +1,442 @@
+"""The chapter's experiments: a search that attacks the constants, and a test bed.
+
+`search_extremal` and `search_lipschitz` look for pairs that break the constants of the
+second and the fourth notebook; `Staircase` is the one-dimensional space in which the
+third one tests almost optimality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from geolib.inverse_stability import ShallowReLU
+
+Rng = np.random.Generator
+SMALLEST_GAP = 1e-4  # delta over mu^2 below which rounding would blur the ratio
+
+
+def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
+    """Refuse an argument by name; a comparison with NaN does not hold."""
+    if not holds:
+        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """Ratios of all restarts after the search, and the pair that won.
+
+    Attributes:
+        ratios: final ratio of each restart, shape (restarts,).
+        start: ratio of each restart before the search.
+        f, g: the pair with the largest ratio.
+    """
+
+    ratios: np.ndarray
+    start: np.ndarray
+    f: ShallowReLU
+    g: ShallowReLU
+
+    @property
+    def best(self) -> float:
+        """The largest ratio found."""
+        return float(self.ratios.max())
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """A batch of n pairs of balanced planar networks of width m with D outputs.
+
+    Neuron i of network k of a pair has the inner weights t (±1, e^slope) / max(1,
+    e^slope) and the outer ones t w with largest entry |w| = 1. Axes: pair, network,
+    neuron.
+
+    Attributes:
+        size: log t, shape (n, 2, m).
+        slope: log of the second inner weight over the first, shape (n, 2, m).
+        first: sign of the first inner weight, shape (n, 2, m).
+        outer: w, shape (n, 2, m, D).
+    """
+
+    size: np.ndarray
+    slope: np.ndarray
+    first: np.ndarray
+    outer: np.ndarray
+
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inner weights (n, 2, m, 2) and outer weights (n, 2, m, D)."""
+        steep, t = np.exp(self.slope), np.exp(self.size)
+        rows = np.stack([self.first, steep], axis=-1)
+        return rows * (t / np.maximum(1.0, steep))[..., None], self.outer * t[..., None]
+
+    def replaced(self, better: np.ndarray, trial: _Pairs) -> _Pairs:
+        """The trial's pairs where they are better."""
+        both = zip(vars(trial).values(), vars(self).values(), strict=True)
+        return _Pairs(
+            *(np.where(better.reshape(-1, *[1] * (t.ndim - 1)), t, s) for t, s in both)
+        )
+
+    def share(self, shared: int) -> _Pairs:
+        """Copy the directions of the first neurons to the second network."""
+        slope, first = self.slope.copy(), self.first.copy()
+        slope[:, 1, :shared] = slope[:, 0, :shared]
+        first[:, 1, :shared] = first[:, 0, :shared]
+        return _Pairs(self.size, slope, first, self.outer)
+
+    def networks(self, n: int) -> tuple[ShallowReLU, ShallowReLU]:
+        """The two networks of pair n."""
+        A, C = self.weights()
+        return ShallowReLU(A[n, 0], C[n, 0].T), ShallowReLU(A[n, 1], C[n, 1].T)
+
+
+def search_extremal(
+    m: int, restarts: int = 400, steps: int = 2000, seed: int = 0
+) -> SearchResult:
+    r"""A (1+1) evolution strategy for the constant of inverse stability in the plane.
+
+    .. math:: \max\ \operatorname{dist}(\Gamma, \Theta) \Big/
+        \sqrt{|R(\Gamma) - R(\Theta)|_{W^{1,\infty}}}
+
+    over balanced pairs of width m with inner weights in the upper half-plane and one
+    output. Restart r shares r mod (m + 1) directions between both networks, since
+    shared kinks have probability zero otherwise. Sizes, slopes and signs mutate; step
+    lengths follow the one-fifth rule; all restarts advance together.
+
+    Args:
+        m: width, 1 to 4 (all m! matchings are tried).
+        restarts: number of independent searches, at least 1.
+        steps: mutations of each.
+        seed: of the NumPy generator.
+
+    Returns:
+        a `SearchResult`: ratios before and after, and the best pair.
+
+    Raises:
+        ValueError: a width above 4, or no restarts.
+
+    Cost: O(restarts steps m! m). The semi-norm is exact: partial sums of the jumps in
+    the order of the kinks' angles.
+
+    Source: :eq:`drv-inverse_stability-sharp` (derivations) is what it attacks; the
+    semi-norm in the plane: :eq:`drv-inverse_stability-partial-sums`.
+
+    Examples:
+        >>> search_extremal(1, restarts=20, steps=200).best <= 2 + 1e-12
+        True
+    """
+    expect(1 <= m <= 4, "m", "a width from 1 to 4", m)
+    expect(restarts >= 1, "restarts", "a positive number", restarts)
+    rng = np.random.default_rng(seed)
+    parts = []
+    for shared in range(m + 1):
+        n = len(range(shared, restarts, m + 1))
+        if n:
+            ratio = _ratio_to_root(shared)
+            start = _random_start(rng, n, m, shared)
+            parts.append(_climb(rng, start, _with_flips(shared), ratio, steps))
+    return _best_of(parts)
+
+
+def search_lipschitz(
+    D: int = 2, restarts: int = 100, steps: int = 1000, seed: int = 0
+) -> SearchResult:
+    r"""A (1+1) evolution strategy for the Lipschitz constant away from zero.
+
+    .. math:: \max\ \frac{\mu\, \operatorname{dist}(\Gamma, \Theta)}{\delta}, \qquad
+        10^{-4} \mu^2 \le \delta = |R(\Gamma) - R(\Theta)|_{W^{1,\infty}} < \mu^2 / 2
+
+    over balanced planar pairs of three neurons each, all kinks matched. Half of the
+    restarts begin at random, the other half near the pair that attains 3 in the limit.
+
+    Args:
+        D: outputs, at least 1.
+        restarts: number of independent searches, at least 1.
+        steps: mutations of each.
+        seed: of the NumPy generator.
+
+    Returns:
+        a `SearchResult`: ratios before and after, and the best pair.
+
+    Raises:
+        ValueError: no outputs or no restarts.
+
+    Cost: O(restarts steps D).
+
+    Source: :eq:`drv-inverse_stability-lipschitz` (derivations) is what it attacks.
+
+    Examples:
+        >>> search_lipschitz(1, restarts=20, steps=200).best <= 1 + 1e-9
+        True
+    """
+    expect(D >= 1, "D", "a positive number of outputs", D)
+    expect(restarts >= 1, "restarts", "a positive number", restarts)
+    rng = np.random.default_rng(seed)
+    start = _matched_start(rng, restarts, D)
+    return _best_of([_climb(rng, start, _matched_step, _ratio_to_gap, steps)])
+
+
+_Part = tuple[np.ndarray, np.ndarray, _Pairs]
+
+
+def _best_of(parts: list[_Part]) -> SearchResult:
+    top = max(parts, key=lambda p: p[0].max())
+    pair = top[2].networks(int(top[0].argmax()))
+    ratios, start = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    return SearchResult(ratios, start, *pair)
+
+
+def _climb(
+    rng: Rng,
+    now: _Pairs,
+    mutate: Callable[[Rng, _Pairs, np.ndarray], _Pairs],
+    ratio: Callable[[_Pairs], np.ndarray],
+    steps: int,
+) -> _Part:
+    """Keep a mutant where its ratio is not smaller; lengthen steps that succeed."""
+    value = start = ratio(now)
+    sigma = np.full((len(value), 1, 1), 0.5)
+    for _ in range(steps):
+        trial = mutate(rng, now, sigma)
+        score = ratio(trial)
+        better = score >= value
+        value = np.where(better, score, value)
+        now = now.replaced(better, trial)
+        sigma = np.clip(sigma * np.where(better[:, None, None], 1.5, 0.9), 1e-7, 1.0)
+    return value, start, now
+
+
+def _random_start(rng: Rng, n: int, m: int, shared: int) -> _Pairs:
+    shape = (n, 2, m)
+    size, slope = rng.normal(size=shape), 2 * rng.normal(size=shape)
+    first, outer = (rng.choice([-1.0, 1.0], size=shape) for _ in "ab")
+    # Shared neurons start large and nearly equal, so that their jumps are moderate.
+    size[:, 0, :shared] += 1.0
+    size[:, 1, :shared] = size[:, 0, :shared] + 0.1 * rng.normal(size=(n, shared))
+    outer[:, 1, :shared] = outer[:, 0, :shared]
+    return _Pairs(size, slope, first, outer[..., None]).share(shared)
+
+
+def _with_flips(shared: int) -> Callable[[Rng, _Pairs, np.ndarray], _Pairs]:
+    def mutate(rng: Rng, now: _Pairs, sigma: np.ndarray) -> _Pairs:
+        shape = now.size.shape
+        flip = np.where(rng.random((2, *shape)) < 0.15 / shape[2], -1.0, 1.0)
+        mask = rng.random(shape) < 0.5
+        size, slope = rng.normal(size=(2, *shape))
+        return _Pairs(
+            now.size + sigma * size * mask,
+            np.clip(now.slope + 2 * sigma * slope * mask, -9, 9),
+            now.first * flip[0],
+            now.outer * flip[1][..., None],
+        ).share(shared)
+
+    return mutate
+
+
+def _matched_start(rng: Rng, n: int, D: int) -> _Pairs:
+    """Random nearly equal pairs; every second one near the pair of the derivation."""
+    m, near = 3, np.arange(n) % 2 == 1
+    size, slope = (np.repeat(rng.normal(size=(n, 1, m)), 2, axis=1) for _ in "ab")
+    first = np.repeat(rng.choice([-1.0, 1.0], size=(n, 1, m)), 2, axis=1)
+    outer = np.repeat(rng.normal(size=(n, 1, m, D)), 2, axis=1)
+    size[:, 1] += 0.02 * rng.normal(size=(n, m))
+    outer[:, 1] += 0.02 * rng.normal(size=(n, m, D))
+    d = 10.0 ** rng.uniform(-3, -0.5, size=near.sum())
+    big, middle = np.log([4 - d, 1 + 2 * d]) / 2
+    size[near] = np.log([2.0, 1.0, 2.0])
+    size[near, 1] = np.stack([big, middle, big], axis=1)
+    slope[near], first[near] = np.log([0.49, 0.5, 0.51]), 1.0
+    outer[near] = 1.0
+    outer[near, 0, 1, 1:] = -1.0
+    outer[near, 1, 1, 1:] = ((2 * d - 1) / (1 + 2 * d))[:, None]
+    return _normalized(_Pairs(size, slope, first, outer))
+
+
+def _matched_step(rng: Rng, now: _Pairs, sigma: np.ndarray) -> _Pairs:
+    """Move both networks alike, and the second by a hundredth of that on its own."""
+    (n, _, m), D = now.size.shape, now.outer.shape[3]
+    mask = rng.random((n, 2, m)) < 0.5
+    scale = sigma * mask * np.array([1.0, 0.01])[:, None]
+    size = np.cumsum(scale * rng.normal(size=(n, 2, m)), axis=1)
+    outer = np.cumsum(scale[..., None] * rng.normal(size=(n, 2, m, D)), axis=1)
+    turn = 2 * sigma * mask[:, :1] * rng.normal(size=(n, 1, m))
+    slope = np.clip(now.slope + turn, -9, 9)
+    return _normalized(_Pairs(now.size + size, slope, now.first, now.outer + outer))
+
+
+def _normalized(p: _Pairs) -> _Pairs:
+    outer = p.outer / np.abs(p.outer).max(axis=3, keepdims=True)
+    return _Pairs(p.size, p.slope, p.first, outer)
+
+
+def _ratio_to_root(shared: int) -> Callable[[_Pairs], np.ndarray]:
+    def ratio(p: _Pairs) -> np.ndarray:
+        A, C = p.weights()
+        return _distance(A, C) / np.sqrt(_seminorm(A, C, shared))
+
+    return ratio
+
+
+def _ratio_to_gap(p: _Pairs) -> np.ndarray:
+    """dist mu / delta, and minus one outside the regime of the theorem."""
+    A, C = p.weights()
+    mu, delta = np.exp(p.size).min(axis=(1, 2)), _seminorm(A, C, p.size.shape[2])
+    inside = (delta >= SMALLEST_GAP * mu**2) & (delta < mu**2 / 2)
+    return np.where(inside, _distance(A, C) * mu / np.where(inside, delta, 1.0), -1.0)
+
+
+def _seminorm(A: np.ndarray, C: np.ndarray, shared: int) -> np.ndarray:
+    """W^{1,inf} distance: partial sums of the jumps in the order of their angles."""
+    J = C[..., None] * A[..., None, :]
+    J[:, 1] *= -1
+    own = [J[:, 0, shared:], J[:, 1, shared:]]
+    jumps = np.concatenate([J[:, 0, :shared] + J[:, 1, :shared], *own], axis=1)
+    rows = np.concatenate([A[:, 0], A[:, 1, shared:]], axis=1)
+    order = np.argsort(np.arctan2(rows[..., 1], rows[..., 0]), axis=1)
+    on = np.cumsum(np.take_along_axis(jumps, order[..., None, None], axis=1), axis=1)
+    return np.maximum(np.abs(on), np.abs(on[:, -1:] - on)).max(axis=(1, 2, 3))
+
+
+def _distance(A: np.ndarray, C: np.ndarray) -> np.ndarray:
+    """Max-norm distance of the two networks of each pair over all permutations."""
+    theta = np.concatenate([A, C], axis=3)
+    cost = np.abs(theta[:, 0, :, None] - theta[:, 1, None, :]).max(axis=-1)
+    rows = np.arange(A.shape[2])
+    orders = permutations(range(A.shape[2]))
+    return np.min([cost[:, rows, list(p)].max(axis=1) for p in orders], axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Staircase:
+    r"""A function on [0, 1] with f(0) = 0 and a piecewise constant derivative.
+
+    .. math:: f'(x) = s_i \text{ for } b_{i-1} < x < b_i, \qquad
+        |f|_{W^{1,\infty}} = \max_i |s_i|
+
+    Attributes:
+        breaks: interior break points, increasing, shape (n,).
+        slopes: the values of f', shape (n + 1,).
+
+    Raises:
+        ValueError: shapes that do not fit, break points that do not increase inside
+            (0, 1), slopes that are not finite.
+
+    Source: :eq:`drv-inverse_stability-staircase` (derivations).
+
+    Examples:
+        >>> f = Staircase([0.25, 0.5], [0.0, 1.0, 4.0])
+        >>> f.best_approximation(1)[1]
+        0.5
+    """
+
+    breaks: np.ndarray
+    slopes: np.ndarray
+
+    def __post_init__(self) -> None:
+        b, s = (np.asarray(v, dtype=np.float64) for v in (self.breaks, self.slopes))
+        if b.ndim != 1 or s.shape != (len(b) + 1,):
+            raise ValueError(
+                f"breaks, slopes: expected (n,) and (n + 1,), got {b.shape}, {s.shape}"
+            )
+        edges = np.concatenate([[0.0], b, [1.0]])
+        if not (np.isfinite(s).all() and (np.diff(edges) > 0).all()):
+            raise ValueError("breaks: expected increasing points inside (0, 1)")
+        object.__setattr__(self, "breaks", b)
+        object.__setattr__(self, "slopes", s)
+
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """Derivative at points x that are not break points."""
+        return self.slopes[np.searchsorted(self.breaks, x)]
+
+    def combine(self, other: Staircase, weight: float) -> Staircase:
+        """(1 - weight) f + weight g, on the union of the breaks."""
+        breaks = np.union1d(self.breaks, other.breaks)
+        edges = np.concatenate([[0.0], breaks, [1.0]])
+        middle = (edges[1:] + edges[:-1]) / 2
+        mixed = (1 - weight) * self.at(middle) + weight * other.at(middle)
+        return Staircase(breaks, mixed)
+
+    def distance(self, other: Staircase) -> float:
+        """The W^{1,inf} distance."""
+        edges = np.concatenate([[0.0], np.union1d(self.breaks, other.breaks), [1.0]])
+        middle = (edges[1:] + edges[:-1]) / 2
+        return float(np.abs(self.at(middle) - other.at(middle)).max())
+
+    def best_approximation(self, pieces: int) -> tuple[Staircase, float]:
+        r"""The nearest staircase with at most `pieces` breaks, and its distance; exact.
+
+        .. math:: \min_{h \in \Omega_m} |f - h|_{W^{1,\infty}}
+
+        A level e is feasible when greedily grown runs of slopes with range at most 2e
+        number at most m + 1. The smallest feasible level is half the range of some run;
+        all of these are tried by bisection. Mid-range values do not increase the total
+        variation.
+
+        Raises:
+            ValueError: a negative number of breaks.
+
+        Cost: O(n^2) candidate levels for n slopes and O(log n) greedy passes.
+        """
+        expect(pieces >= 0, "pieces", "a non-negative number", pieces)
+        s = self.slopes
+        rows = np.triu(np.tile(s, (len(s), 1)))
+        high = np.maximum.accumulate(rows + _lower(s), axis=1)
+        low = np.minimum.accumulate(rows - _lower(s), axis=1)
+        levels = np.unique(np.triu(high - low) / 2)
+        first, last = 0, len(levels) - 1
+        while first < last:
+            middle = (first + last) // 2
+            if len(_runs(s, levels[middle])) <= pieces + 1:
+                last = middle
+            else:
+                first = middle + 1
+        runs = _runs(s, levels[first])
+        values = np.array([(s[i:j].max() + s[i:j].min()) / 2 for i, j in runs])
+        breaks = np.array([self.breaks[i - 1] for i, _ in runs[1:]])
+        return Staircase(breaks, values), float(levels[first])
+
+    def realization_move(
+        self, target: Staircase, radius: float, pieces: int
+    ) -> Staircase:
+        r"""The step from this local minimum in the proof of almost optimality.
+
+        .. math:: \lambda = \min\Bigl(1, \frac{r'}{2|g - g_*|}\Bigr), \quad
+            f = (1 - \lambda) g_* + \lambda g, \quad
+            h = \operatorname*{arg\,min}_{\Omega_m} |f - h|
+
+        For a convex, c-Lipschitz loss,
+        :math:`L(h) \le (1 - \lambda) L(g_*) + \lambda L(g) + c\,\eta`. Here g_* is
+        this function, minimal within the radius r', g the target, and m = `pieces`.
+
+        Raises:
+            ValueError: a radius that is not positive.
+
+        Examples:
+            >>> flat, steep = Staircase([], [0.0]), Staircase([], [4.0])
+            >>> flat.realization_move(steep, 2.0, 3).slopes
+            array([1.])
+        """
+        expect(radius > 0, "radius", "a positive number", radius)
+        gap = self.distance(target)
+        weight = min(1.0, radius / (2 * gap)) if gap > 0 else 1.0
+        return self.combine(target, weight).best_approximation(pieces)[0]
+
+
+def _lower(s: np.ndarray) -> np.ndarray:
+    """Minus infinity below the diagonal, so that runs start there."""
+    return np.where(np.tri(len(s), k=-1, dtype=bool), -np.inf, 0.0)
+
+
+def _runs(s: np.ndarray, level: float) -> list[tuple[int, int]]:
+    """Greedy runs of slopes whose range is at most 2 level."""
+    runs, start = [], 0
+    low = high = s[0]
+    for i, value in enumerate(s):
+        low, high = min(low, value), max(high, value)
+        if (high - low) / 2 > level:
+            runs.append((start, i))
+            start, low, high = i, value, value
+    return [*runs, (start, len(s))]

@@ -1,0 +1,307 @@
+"""The W^{1,inf} semi-norm: exact, by MILP, or bracketed; other norms in the plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+from geolib.inverse_stability.arrangement import (
+    RAY_TOLERANCE,
+    enumerate_cells,
+    essential,
+    generic_cell_count,
+)
+from geolib.inverse_stability.collinear import TOLERANCE
+from geolib.inverse_stability.kinks import ROUNDING, Kinks, kinks
+from geolib.inverse_stability.shallow_relu import ShallowReLU, expect
+
+MAX_WORK = 300_000_000  # signs written while enumerating: seconds, and 0.3 GB
+MILP_HYPERPLANES, MILP_ENTRIES = 40, 64
+MARGIN, NODES = 1e-6, 20_000
+METHODS = ("auto", "cells", "milp", "bounds")
+
+
+@dataclass(frozen=True)
+class Seminorm:
+    """A semi-norm, or a certified bracket of it, and how it was found.
+
+    Attributes:
+        lower, upper: equal when the value is exact (up to rounding).
+        method: `cells`, `separable`, `milp` or `bounds`.
+        hyperplanes: number of distinct break hyperplanes.
+        cells: number of cells enumerated, None where none were.
+        tolerance: the angle below which directions count as one and cells are not seen.
+            Directions that agree up to rounding leave the value exact; where others
+            were treated as one, `lower` and `upper` hold for the network as it stands.
+    """
+
+    lower: float
+    upper: float
+    method: str
+    hyperplanes: int
+    cells: int | None = None
+    tolerance: float = TOLERANCE
+
+    @property
+    def exact(self) -> bool:
+        """Whether both bounds agree to 1e-9 relative."""
+        return self.upper - self.lower <= 1e-9 * self.upper
+
+    @property
+    def value(self) -> float:
+        """The semi-norm; a `ValueError` where only a bracket is known."""
+        if not self.exact:
+            raise ValueError(
+                f"only a bracket is known: [{self.lower:.6g}, {self.upper:.6g}] "
+                f"by method {self.method!r} with tolerance {self.tolerance:.0e}"
+            )
+        return self.lower
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def w1inf_seminorm(
+    net: ShallowReLU,
+    method: str = "auto",
+    *,
+    tol: float = TOLERANCE,
+    samples: int = 4096,
+    seed: int = 0,
+) -> Seminorm:
+    r"""The largest partial derivative of a realization; for a distance give `f - g`.
+
+    .. math:: |f|_{W^{1,\infty}} = \operatorname*{ess\,sup}_x\
+        \max_{o,j} |\partial_j f_o(x)|
+
+    The realization is 1-homogeneous, so that the value is the same on every
+    neighbourhood of the origin, and it is a norm on realizations.
+
+    Args:
+        net: the network.
+        method: `cells` enumerates the linear regions and is exact; `milp` solves
+            one mixed-integer program an entry; `bounds` brackets in any dimension;
+            `auto` takes the first of these that is affordable.
+        tol: directions closer than this count as one, see `Seminorm.tolerance`.
+        samples, seed: directions drawn for the lower bound of `bounds`.
+
+    Raises:
+        ValueError: an unknown method, a tolerance outside [0, 1), no samples, or
+            `cells` where the enumeration is too large.
+
+    Cost: `cells` binom(h, r-1) rays for h hyperplanes of rank r; `milp` 2 d D programs
+    with h binaries; `bounds` O(samples m (1 + d D)).
+
+    Source: Elbraechter, Berner and Grohs 2019, section 1 (the norm); the algorithm and
+    the bracket beyond the tolerance: :eq:`drv-inverse_stability-tolerance`
+    (derivations).
+
+    Examples:
+        >>> f = ShallowReLU([[1.0, 0.0], [0.0, 1.0]], [[2.0, -3.0]])
+        >>> w1inf_seminorm(f).value
+        3.0
+        >>> close = ShallowReLU([[1.0, 0.0], [1.0, 1e-13]], [[5.0, -5.0]])
+        >>> found = w1inf_seminorm(close)  # five on the sliver between the two kinks
+        >>> found.exact, found.lower <= 5 <= found.upper
+        (False, True)
+    """
+    expect(method in METHODS, "method", f"one of {METHODS}", method)
+    expect(samples >= 1, "samples", "a positive number", samples)
+    k = kinks(net, tol)
+    h = len(k.normals)
+    if h == 0:
+        return Seminorm(0.0, 0.0, "cells", 0, 1, tol)
+    found = _measure(k, method, tol, samples, seed)
+    if not k.blur.any():
+        return found
+    lower = kinks(net, min(tol, ROUNDING)).half_jump
+    upper = found.upper + float(k.blur.max())
+    return Seminorm(lower, upper, found.method, h, found.cells, found.tolerance)
+
+
+def _measure(k: Kinks, method: str, tol: float, samples: int, seed: int) -> Seminorm:
+    """The semi-norm as if directions within `tol` were one."""
+    h, D, d = k.on.shape
+    rank = essential(k.normals).shape[1]
+    top = _entrywise(k)
+    if method == "auto":
+        if rank == h:  # every sign vector occurs, so each entry is maximal on its own
+            return Seminorm(top, top, "separable", h, None, tol)
+        small = h <= MILP_HYPERPLANES and D * d <= MILP_ENTRIES
+        method = "cells" if enumerable(h, rank) else "milp" if small else "bounds"
+    if method == "bounds":
+        return Seminorm(_sampled(k, samples, seed), top, "bounds", h, None, tol)
+    if method == "milp":
+        lower, upper = milp_bracket(k)
+        tol = max(tol, MARGIN)
+        return Seminorm(max(lower, k.half_jump), upper, "milp", h, None, tol)
+    if not enumerable(h, rank):
+        raise ValueError(
+            f"method: d too large for exact enumeration: {h} hyperplanes of rank "
+            f"{rank} have up to {generic_cell_count(h, rank)} cells; use 'milp' or "
+            "'bounds'"
+        )
+    signs, narrow = enumerate_cells(k.normals)
+    value = k.largest(signs)
+    tol = max(tol, RAY_TOLERANCE) if rank > 2 else tol
+    upper = top if narrow else value
+    return Seminorm(value, upper, "cells", h, len(signs), tol)
+
+
+def enumerable(h: int, rank: int) -> bool:
+    """Whether the cells of h hyperplanes of this rank can be listed in seconds."""
+    rays = comb(h, rank - 1) * 2**rank if rank > 2 else 2 * h
+    return rays * h <= MAX_WORK
+
+
+def _entrywise(k: Kinks) -> float:
+    """The largest value that any sign vector, cell or not, could give an entry."""
+    high = np.maximum(k.on, k.off).sum(axis=0)
+    low = np.minimum(k.on, k.off).sum(axis=0)
+    return float(np.abs([high, low]).max())
+
+
+def _sampled(k: Kinks, samples: int, seed: int) -> float:
+    """The largest derivative at sampled cells and their nearest neighbours."""
+    rng = np.random.default_rng(seed)
+    lower = k.half_jump
+    for start in range(0, samples, 512):
+        x = rng.normal(size=(min(512, samples - start), k.normals.shape[1]))
+        z = x @ k.normals.T
+        signs = np.where(z > 0, 1, -1).astype(np.int8)
+        across = signs.copy()
+        # The ball around x up to its nearest hyperplane meets no other one.
+        nearest = np.abs(z).argmin(axis=1)
+        across[np.arange(len(x)), nearest] *= -1
+        both = np.concatenate([signs, across, -signs, -across])
+        lower = max(lower, k.largest(both))
+    return lower
+
+
+def milp_bracket(k: Kinks, margin: float = MARGIN) -> tuple[float, float]:
+    r"""Lower and upper bounds of the semi-norm from HiGHS.
+
+    For each entry (o, j) and each sign, with binaries s_h = [x on the positive side],
+
+    .. math:: \max_{x \in [-1,1]^d,\, s}\ \pm\sum_h \bigl(s_h P_h + (1 - s_h) Q_h
+        \bigr)_{oj} \quad\text{s.t.}\quad s_h = 1 \Leftrightarrow
+        \langle n_h, x\rangle \ge \text{margin}
+
+    The lower bound is the largest gradient at the points found, computed afresh from
+    their signs; the upper bound is the solver's own dual bound. A cell that holds no
+    point at distance `margin` from all hyperplanes is not seen: its gradient counts
+    in neither bound.
+
+    Args:
+        k: the break hyperplanes of the network.
+        margin: smallest |<n_h, x>| of an admissible point of the unit cube.
+
+    Cost: 2 d D programs with h binaries each; exponential in h at worst, cut off (and
+    then only a bracket) at 20 000 branch-and-bound nodes.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    h, d = k.normals.shape
+    big = np.abs(k.normals).sum(axis=1) + margin
+    # n.x - big s >= margin - big  and  n.x - big s <= -margin
+    rows = np.hstack([k.normals, -np.diag(big)])
+    limits = LinearConstraint(rows, margin - big, np.full(h, -margin))
+    box = Bounds(np.concatenate([-np.ones(d), np.zeros(h)]), np.ones(d + h))
+    kind = np.concatenate([np.zeros(d), np.ones(h)])
+    options = {"mip_rel_gap": 0.0, "node_limit": NODES}
+    lower, upper = 0.0, 0.0
+    gain = k.jumps.reshape(h, -1).T
+    base = k.off.reshape(h, -1).sum(axis=0)
+    for sign in (1.0, -1.0):
+        for value, shift in zip(sign * gain, sign * base, strict=True):
+            cost = np.concatenate([np.zeros(d), -value])
+            found = milp(
+                cost, integrality=kind, bounds=box, constraints=limits, options=options
+            )
+            bound = found.mip_dual_bound
+            if bound is None or not np.isfinite(bound):
+                bound = -np.maximum(value, 0.0).sum()
+            upper = max(upper, shift - bound)
+            if found.x is not None:
+                signs = np.where(k.normals @ found.x[:d] > 0, 1, -1)[None, :]
+                lower = max(lower, k.largest(signs))
+    return lower, max(lower, float(upper))
+
+
+@dataclass(frozen=True)
+class PlanarNorms:
+    """Four norms of one function of the plane.
+
+    Attributes:
+        uniform: sup of |f| over the square (-1, 1)^2.
+        w1inf: the W^{1,inf} semi-norm.
+        h1: 2-norm of the gradient over the unit disc.
+        l2: 2-norm of the function over the unit disc.
+    """
+
+    uniform: float
+    w1inf: float
+    h1: float
+    l2: float
+
+
+def planar_norms(net: ShallowReLU) -> PlanarNorms:
+    r"""Integrate over the sectors of the plane on which the network is linear.
+
+    A 1-homogeneous function with gradient G on the sector of angles (s, t) has
+
+    .. math:: \int \|\nabla f\|^2 = \tfrac12 (t - s)\,\|G\|_F^2, \qquad
+        \int \|f\|^2 = \tfrac14 \operatorname{tr} G M G^T, \quad
+        M = \int_s^t e_\phi e_\phi^T\,d\phi
+
+    over the unit disc; the uniform norm is attained at a corner of the square or where
+    a kink leaves it.
+
+    Args:
+        net: a network of two inputs.
+
+    Returns:
+        the `PlanarNorms`: uniform on the square, W^{1,inf}, H^1 and L^2 on the disc.
+
+    Raises:
+        ValueError: the input dimension is not two.
+
+    Cost: O(m^2 D).
+
+    Source: :eq:`drv-inverse_stability-planar` (derivations).
+
+    Examples:
+        >>> n = planar_norms(ShallowReLU([[1.0, 0.0]], [[1.0]]))
+        >>> n.uniform, n.w1inf, round(n.h1**2 / np.pi, 6), round(n.l2**2 / np.pi, 6)
+        (1.0, 1.0, 0.5, 0.125)
+    """
+    expect(net.d == 2, "net", "input dimension 2", net.d)
+    k = kinks(net)
+    if not len(k.normals):
+        return PlanarNorms(0.0, 0.0, 0.0, 0.0)
+    # Directions of the kink lines: both rays of each, sorted by angle.
+    along = np.column_stack([-k.normals[:, 1], k.normals[:, 0]])
+    rays = np.concatenate([along, -along])
+    angle = np.sort(np.arctan2(rays[:, 1], rays[:, 0]))
+    width = np.diff(np.append(angle, angle[0] + 2 * np.pi))
+    middle = angle + width / 2
+    inside = np.column_stack([np.cos(middle), np.sin(middle)])
+    signs = np.where(inside @ k.normals.T > 0, 1, -1)
+    G = k.gradients(signs)
+    energy = (G**2).sum(axis=(1, 2))
+    # M in the frame of the bisector: diag(w + sin w, w - sin w) / 2.
+    across = np.column_stack([-inside[:, 1], inside[:, 0]])
+    u = (np.einsum("kod,kd->ko", G, inside) ** 2).sum(axis=1)
+    v = (np.einsum("kod,kd->ko", G, across) ** 2).sum(axis=1)
+    sin = np.sin(width)
+    mass = (u * (width + sin) + v * (width - sin)) / 2
+    corners = np.array([[s, t] for s in (-1.0, 1.0) for t in (-1.0, 1.0)])
+    ends = rays / np.abs(rays).max(axis=1, keepdims=True)
+    return PlanarNorms(
+        uniform=float(np.abs(net(np.concatenate([corners, ends]))).max()),
+        w1inf=float(np.abs(G).max()),
+        h1=float(np.sqrt((width * energy).sum() / 2)),
+        l2=float(np.sqrt(mass.sum() / 4)),
+    )
