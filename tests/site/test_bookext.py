@@ -76,6 +76,20 @@ def test_a_page_lists_the_door_and_nothing_else(bookext, room):
         assert sorted(listed) == sorted(module.__all__)
 
 
+def test_source_links_name_the_lines_of_the_definition(bookext):
+    place = bookext.source_place("geolib.claims", "claim")
+    file, lines = place.split("#L")
+    first, last = (int(n.strip("L")) for n in lines.split("-"))
+    text = (ROOT / file).read_text().splitlines()[first - 1 : last]
+    assert text[0].startswith("def claim(")
+    ast.parse("\n".join(text))
+    for module, name in (
+        ("geolib.claims", "none_such"), ("geolib.claims", "MIMETYPE"),
+        ("geolib.data", "json.loads"), ("no_such_module", "x"),
+    ):  # fmt: skip
+        assert bookext.source_place(module, name) is None
+
+
 def docstrings():
     """All docstrings of the package, spaces removed."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)

@@ -50,9 +50,7 @@ def _pages():
     names = sorted(
         p.relative_to(SITE).with_suffix("").as_posix() for p in SITE.rglob("*.html")
     )
-    return [
-        n for n in names if n not in skip and not n.startswith(("_static", "_modules"))
-    ]
+    return [n for n in names if n not in skip and not n.startswith("_static")]
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +219,6 @@ def test_every_internal_link_and_anchor_resolves(address):
     broken = []
     for page, text in pages.items():
         here = page.relative_to(SITE).as_posix()
-        if here.startswith("_modules/"):  # Sphinx's source views, not pages of the book
-            continue
         for link in re.findall(r'<a [^>]*href="([^"]+)"', text):
             target, fragment = urldefrag(urljoin(f"http://site/{here}", link))
             parts = urlparse(target)
