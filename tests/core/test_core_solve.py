@@ -12,11 +12,12 @@ from geolib.core import (
     Categorical,
     PullbackMetric,
     Realization,
+    conjugate_gradient,
     init_,
     normal,
     rng,
 )
-from geolib.core.linear_solvers import conjugate_gradient, lanczos
+from geolib.core.linear_solvers import lanczos
 
 METHODS = ["cholesky", "woodbury", "cg"]  # those with a pseudo-inverse
 

@@ -13,9 +13,11 @@ from geolib.geodesics import (
     BezierBasis,
     FunctionSpace,
     LinearSplineBasis,
+    Profile,
     SineBasis,
     WeightPath,
     bvp,
+    calibration_error,
     certify_path,
     geodesic,
     lengths,
@@ -23,7 +25,6 @@ from geolib.geodesics import (
     trained_curve,
 )
 from geolib.geodesics.bvp import difference_energy
-from geolib.geodesics.measures import Profile, calibration_error
 from geolib.networks import mlp
 
 

@@ -8,13 +8,15 @@ from geodesics_cases import digits, smooth, trained
 from torch import nn
 
 from geolib.core import Realization
-from geolib.geodesics import METHODS, FunctionSpace, sparse_path, sparsify
-from geolib.geodesics.magnitude_masks import (
-    cubic_sparsity,
+from geolib.geodesics import (
+    METHODS,
+    FunctionSpace,
     density,
     magnitude_mask,
-    matrices,
+    sparse_path,
+    sparsify,
 )
+from geolib.geodesics.magnitude_masks import cubic_sparsity, matrices
 from geolib.geodesics.pruning import (
     VARIANTS,
     invariant_path,

@@ -14,12 +14,12 @@ from geolib.inverse_stability import (
     BiasedReLU,
     Pathology,
     ShallowReLU,
+    cells,
     kinks,
     planar_norms,
     seminorm_on_box,
     w1inf_seminorm,
 )
-from geolib.inverse_stability.arrangement import cells
 
 
 def draw(seed, m, d, D=1):
