@@ -109,6 +109,7 @@ def test_repair_is_the_dense_constrained_solution():
     assert bool((found[~free] == 0).all())
 
 
+@pytest.mark.slow
 def test_metric_scores_against_the_dense_diagonal():
     R, w, x = smooth()
     exact = w.square() * FunctionSpace(R, x).metric(w).dense().diagonal()
