@@ -79,7 +79,7 @@ def test_seeds_meet_their_rule(seed):
 
 
 @pytest.mark.slow_for(
-    "newton-coupling-*",
+    "covariant-newton-coupling-*",
     "n*-coupling-*",
     "lift-*",
     "function-*",
