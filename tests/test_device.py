@@ -24,9 +24,8 @@ from geolib.core import (
     normal,
 )
 from geolib.core.solve_cost import GPU_CALL
-from geolib.geodesics import METHODS
+from geolib.geodesics import METHODS, VARIANTS
 from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.pruning import VARIANTS
 from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
 
 

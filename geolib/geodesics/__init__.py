@@ -30,6 +30,7 @@ from geolib.geodesics.learners import LEARNERS as LEARNERS
 from geolib.geodesics.magnitude_masks import (
     density as density,
     magnitude_mask as magnitude_mask,
+    matrices as matrices,
 )
 from geolib.geodesics.measures import (
     Lengths as Lengths,
@@ -45,7 +46,7 @@ from geolib.geodesics.path import (
     SineBasis as SineBasis,
     WeightPath as WeightPath,
 )
-from geolib.geodesics.pruning import METHODS as METHODS
+from geolib.geodesics.pruning import METHODS as METHODS, VARIANTS as VARIANTS
 from geolib.geodesics.sparse_path import (
     bhattacharyya as bhattacharyya,
     sparse_path as sparse_path,

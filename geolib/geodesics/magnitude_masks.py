@@ -31,6 +31,8 @@ def matrices(R: Realization) -> Tensor:
 
     Biases and BatchNorm's scales are never pruned and not counted.
 
+    Source: the convention of Frankle and Carbin (2019), arXiv 1803.03635.
+
     Examples:
         >>> matrices(Realization(torch.nn.Linear(2, 1))).tolist()
         [True, True, False]

@@ -16,6 +16,7 @@ address; the code of a sweep does not know which.
 from geolib.files import exported as _exported
 
 from .engines import Options as Options
+from .registry import find as find
 from .runner import Sweep as Sweep
 from .runner import run_sweep as run_sweep
 from .spec import grid as grid

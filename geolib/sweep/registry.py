@@ -26,6 +26,10 @@ def find(name: str) -> Sweep:
 
     Raises:
         ValueError: there is no such sweep, module or attribute.
+
+    Examples:
+        >>> find("phase-map").name
+        'phase-map'
     """
     module, _, attribute = name.partition(":")
     if attribute:

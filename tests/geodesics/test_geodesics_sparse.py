@@ -13,10 +13,11 @@ from geolib.geodesics import (
     FunctionSpace,
     density,
     magnitude_mask,
+    matrices,
     sparse_path,
     sparsify,
 )
-from geolib.geodesics.magnitude_masks import cubic_sparsity, matrices
+from geolib.geodesics.magnitude_masks import cubic_sparsity
 from geolib.geodesics.pruning import (
     VARIANTS,
     invariant_path,

@@ -15,9 +15,14 @@ sys.path.insert(0, str(HERE))
 import sweep_cases  # noqa: E402
 from sweep_cases import Spec, run  # noqa: E402
 
-from geolib.sweep import Store, Sweep, shipped  # noqa: E402
+from geolib.sweep import (  # noqa: E402
+    Store,
+    Sweep,
+    find,
+    shipped,
+)
 from geolib.sweep.cli import sweep as command  # noqa: E402
-from geolib.sweep.registry import find, names  # noqa: E402
+from geolib.sweep.registry import names  # noqa: E402
 
 FINE = Sweep("fine", run, {"small": lambda: [Spec(1), Spec(2)]}, text="Squares.")
 POISON = Sweep("poison", run, {"small": lambda: [Spec(1), Spec(2, "raises")]})

@@ -10,8 +10,8 @@ import pytest
 from geolib.press import Build
 from geolib.press.checkout import discover
 from geolib.press.notebook import CHECKED, tags
-from geolib.sweep import Store, means, sweep_rows
-from geolib.sweep.registry import find, names
+from geolib.sweep import Store, find, means, sweep_rows
+from geolib.sweep.registry import names
 from geolib.sweep.spec import fields_of, key_of
 
 ROOT = Path(__file__).resolve().parents[2]

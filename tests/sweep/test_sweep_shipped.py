@@ -4,8 +4,7 @@ import functools
 
 import pytest
 
-from geolib.sweep import Options, Store, run_sweep
-from geolib.sweep.registry import find
+from geolib.sweep import Options, Store, find, run_sweep
 from geolib.sweep.runner import collect
 
 pytestmark = pytest.mark.slow
