@@ -2,6 +2,7 @@
 
 import os
 import signal
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`slow_for("a-*")`: the parameters of that name only repeat, in the slow layer."""
+    for item in items:
+        for mark in item.iter_markers("slow_for"):
+            if any(fnmatch(item.callspec.id, pattern) for pattern in mark.args):
+                item.add_marker(pytest.mark.slow)
+
 
 HEADER = """\
 ---

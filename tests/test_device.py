@@ -24,8 +24,9 @@ from geolib.core import (
     normal,
 )
 from geolib.core.solve_cost import GPU_CALL
+from geolib.geodesics import METHODS
 from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.pruning import METHODS, VARIANTS
+from geolib.geodesics.pruning import VARIANTS
 from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
 
 
@@ -121,6 +122,7 @@ def test_the_metric(output):
     assert G.problem_size.call == GPU_CALL
 
 
+@pytest.mark.slow_for("12-nystrom", "12-cg")
 @pytest.mark.parametrize("method", ["cholesky", "woodbury", "nystrom", "cg", "auto"])
 @pytest.mark.parametrize("batch", [None, 12])
 def test_a_solve(method, batch):
@@ -139,6 +141,7 @@ def test_a_flow(method):
     assert found.states.device == GPU
 
 
+@pytest.mark.slow_for("cg")
 @pytest.mark.parametrize("method", ["woodbury", "nystrom", "cg"])
 def test_a_solve_with_convolutions(method):
     R = Realization(lenet(side=8, widths=(2, 3, 4)).to("cuda"))
@@ -180,6 +183,7 @@ def test_sparse_networks(name):
     assert found.weights.device == GPU
 
 
+@pytest.mark.slow_for("class-*")
 @pytest.mark.parametrize("method", KNOWN)
 @pytest.mark.parametrize("scenario", ["class", "task"])
 def test_sequences(method, scenario):
@@ -335,6 +339,7 @@ DAMPED = """FunctionMomentum GeodesicNaturalGradient NaturalAdaGrad NaturalAdam
 NaturalGradient NaturalMomentum ProximalNatural RetractedNaturalGradient""".split()
 
 
+@pytest.mark.slow_for("Retracted*", "Proximal*")
 @pytest.mark.parametrize("name", [*DAMPED, "FunctionalLift", "KFAC"])
 def test_natural_optimizers(name):
     module, x, t = net(), there((20, 5), 1), there((20, 3), 2)
@@ -356,6 +361,14 @@ def test_natural_optimizers(name):
     assert all(p.device == GPU for p in module.parameters())
 
 
+@pytest.mark.slow_for(
+    "natural-momentum-covector",
+    "covariant-newton",
+    "bfgs-natural",
+    "muon-polar",
+    "shampoo*",
+    "sign",
+)
 @pytest.mark.parametrize(
     "optimizer",
     [

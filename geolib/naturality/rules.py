@@ -3,6 +3,7 @@ r"""First-order rules: the velocity that each algorithm prescribes at a point.""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -100,12 +101,15 @@ def partial_traces(q: LocalGeometry) -> Tensor:
 
 def first_step(cls: type[TensorwiseOptimizer], **options: Any) -> Rule:
     """The velocity of a tensorwise optimizer's first step, from an empty state."""
-    blank = torch.zeros(1, requires_grad=True)
-    defaults = cls([blank], lr=1.0, **options).param_groups[0]  # type: ignore[call-arg]
+
+    @cache  # at the first use: an optimizer made while importing would load the compiler
+    def defaults() -> dict[str, Any]:
+        blank = torch.zeros(1, requires_grad=True)
+        return cls([blank], lr=1.0, **options).param_groups[0]  # type: ignore[call-arg]
 
     def direction(q: LocalGeometry) -> Tensor:
         grads = unflatten(q.g, q.params)
-        return flatten([-cls.change(g, {}, defaults) for g in grads])
+        return flatten([-cls.change(g, {}, defaults()) for g in grads])
 
     return direction
 

@@ -10,12 +10,12 @@ from geolib.core import (
     Categorical,
     PullbackMetric,
     Realization,
+    conjugate_gradient,
     init_,
     normal,
     rng,
     solve,
 )
-from geolib.core.linear_solvers import conjugate_gradient
 from geolib.core.solve_cost import (
     GPU_CALL,
     IterationBudget,

@@ -29,6 +29,7 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
+@pytest.mark.slow_for("sequence", "grouped_conv")
 @pytest.mark.parametrize("case", CASES)
 def test_a_recorded_graph_serves_as_a_run_of_ones_own(case):
     module, x = make(case)

@@ -101,6 +101,7 @@ def close(a, b, tol=1e-11):
     torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=tol)
 
 
+@pytest.mark.slow_for("sequence-[gbceh]*", "grouped_conv-*", "conv-[gceh]*")
 @pytest.mark.parametrize(("case", "metric"), PAIRS)
 def test_every_form_agrees_with_the_dense_reference(case, metric):
     R, x, G, blocks = build(case, metric)

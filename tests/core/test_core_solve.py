@@ -12,11 +12,12 @@ from geolib.core import (
     Categorical,
     PullbackMetric,
     Realization,
+    conjugate_gradient,
     init_,
     normal,
     rng,
 )
-from geolib.core.linear_solvers import conjugate_gradient, lanczos
+from geolib.core.linear_solvers import lanczos
 
 METHODS = ["cholesky", "woodbury", "cg"]  # those with a pseudo-inverse
 
@@ -115,6 +116,7 @@ def test_too_few_iterations_are_confessed():
     assert s.residual == pytest.approx(relative(H @ s.x, normal(G.p, 1)), rel=1e-9)
 
 
+@pytest.mark.slow_for("sequence", "grouped_conv")
 @pytest.mark.parametrize("case", ["mlp", "conv", "shared", "sequence", "grouped_conv"])
 def test_the_kronecker_preconditioner_keeps_the_answer(case):
     G = build(case)

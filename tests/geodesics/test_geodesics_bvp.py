@@ -13,9 +13,11 @@ from geolib.geodesics import (
     BezierBasis,
     FunctionSpace,
     LinearSplineBasis,
+    Profile,
     SineBasis,
     WeightPath,
     bvp,
+    calibration_error,
     certify_path,
     geodesic,
     lengths,
@@ -23,7 +25,6 @@ from geolib.geodesics import (
     trained_curve,
 )
 from geolib.geodesics.bvp import difference_energy
-from geolib.geodesics.measures import Profile, calibration_error
 from geolib.networks import mlp
 
 
@@ -55,6 +56,7 @@ def test_geodesic_removes_the_barrier_and_shortens_the_path():
     assert after.unevenness < before.unevenness
 
 
+@pytest.mark.slow
 def test_a_short_search_says_that_it_did_not_converge():
     _R, a, b, S = pair()
     found = geodesic(S, a, b, steps=3, batch=32)
@@ -148,6 +150,7 @@ def test_times_are_drawn_anew_and_keep_their_order():
         assert (gap.max() > 0.12) == jitter
 
 
+@pytest.mark.slow
 def test_knot_cheating_does_not_count_as_converged():
     # at its 16 fixed knots the polygon is nearly at rest; between them it is not
     _R, a, b, S = pair()
@@ -318,6 +321,7 @@ def test_certificate_holds_between_samples():
     assert (fine - fine[0]).norm(dim=1).max().item() <= line.bound
 
 
+@pytest.mark.slow
 def test_certificate_tightens_to_its_slack():
     R, w, x = smooth()
     S = FunctionSpace(R, x)

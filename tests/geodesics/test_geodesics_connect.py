@@ -104,6 +104,7 @@ def test_recalibration_is_the_mean_over_batches():
         recalibrate(net, x[:1])
 
 
+@pytest.mark.slow
 def test_connect_with_batch_norm_re_estimates_statistics():
     x, y = images()
     data = Table(x, y, x, y, x, y)

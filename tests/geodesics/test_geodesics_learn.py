@@ -18,6 +18,7 @@ def tasks(groups=TWO):
     return split_tasks(digits(), groups)
 
 
+@pytest.mark.slow_for("penalty*", "elastic*", "replay*", "fine*", "joint", "*chosen*")
 @pytest.mark.parametrize("method", sorted(KNOWN))
 def test_every_method_pays_the_same_compute(method):
     found = learn_sequence(

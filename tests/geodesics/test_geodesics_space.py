@@ -9,13 +9,13 @@ from torch import nn
 from geolib.geodesics import (
     FunctionSpace,
     WeightPath,
+    bhattacharyya,
     embed,
     lengths,
     noise_like,
 )
 from geolib.geodesics.embedding import SPACES, angle_length
 from geolib.geodesics.function_space import second_derivative
-from geolib.geodesics.sparse_path import bhattacharyya
 
 
 def dense_metric(R, w, x, space):

@@ -8,13 +8,15 @@ from geodesics_cases import digits, smooth, trained
 from torch import nn
 
 from geolib.core import Realization
-from geolib.geodesics import METHODS, FunctionSpace, sparse_path, sparsify
-from geolib.geodesics.magnitude_masks import (
-    cubic_sparsity,
+from geolib.geodesics import (
+    METHODS,
+    FunctionSpace,
     density,
     magnitude_mask,
-    matrices,
+    sparse_path,
+    sparsify,
 )
+from geolib.geodesics.magnitude_masks import cubic_sparsity, matrices
 from geolib.geodesics.pruning import (
     VARIANTS,
     invariant_path,
@@ -107,6 +109,7 @@ def test_repair_is_the_dense_constrained_solution():
     assert bool((found[~free] == 0).all())
 
 
+@pytest.mark.slow
 def test_metric_scores_against_the_dense_diagonal():
     R, w, x = smooth()
     exact = w.square() * FunctionSpace(R, x).metric(w).dense().diagonal()

@@ -100,6 +100,7 @@ def test_map_and_chart_agree_on_acceleration():
     assert (by_map - Chart(metric).acceleration(w, v)).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_shot_and_boundary_problem_are_inverse_on_the_sphere():
     S, a, v = sphere(), point(0.2, 0.1), point(0.8, 0.4)
     end = exponential_map(S, a, v, steps=60).end

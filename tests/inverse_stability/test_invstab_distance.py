@@ -125,6 +125,7 @@ def test_distance_to_line_against_a_grid():
         assert d == pytest.approx(np.abs(p - grid * v).max(1).min(), abs=1e-4)
 
 
+@pytest.mark.slow_for("redundant-*", "unbalanced-*", "exploding*")
 @pytest.mark.parametrize(
     ("make", "slopes"),
     [
@@ -192,6 +193,7 @@ def test_l2_norm_uses_the_sum_assignment():
     assert parameter_distance(f, g, norm="l2") == pytest.approx(brute, rel=1e-14)
 
 
+@pytest.mark.slow
 def test_normal_forms_are_close():
     """Theorem C on unrestricted pairs, opposite and shared directions included."""
     rng = np.random.default_rng(0)

@@ -14,12 +14,12 @@ from geolib.inverse_stability import (
     BiasedReLU,
     Pathology,
     ShallowReLU,
+    cells,
     kinks,
     planar_norms,
     seminorm_on_box,
     w1inf_seminorm,
 )
-from geolib.inverse_stability.arrangement import cells
 
 
 def draw(seed, m, d, D=1):
@@ -27,6 +27,7 @@ def draw(seed, m, d, D=1):
     return ShallowReLU(rng.normal(size=(m, d)), rng.normal(size=(D, m)))
 
 
+@pytest.mark.slow_for("3-10-*", "4-*")
 @pytest.mark.parametrize(("d", "m", "D"), [(2, 8, 1), (3, 8, 1), (3, 10, 2), (4, 8, 2)])
 def test_exact_equals_sampling_and_milp(d, m, D):
     net = draw(m, m, d, D)

@@ -62,6 +62,7 @@ def test_theorem_on_random_pairs(seed, m, d, D, shared):
     assert big.delta.value == pytest.approx(s * s * found.delta.value, rel=1e-9)
 
 
+@pytest.mark.slow_for("[23]-*")
 @pytest.mark.parametrize(("D", "bound"), [(1, 1.0), (2, 3.0), (3, 3.0)])
 def test_lipschitz_regime(D, bound):
     """When both nets are larger than the jump, distance is linear in delta."""
@@ -129,6 +130,7 @@ def test_counts_of_matched_directions():
     assert (found.matched, found.unmatched) == (2, 2)
 
 
+@pytest.mark.slow_for("[23]")
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_search_never_beats_the_constant_and_is_confirmed(m):
     found = EXPERIMENTS.search_extremal(m, restarts=60, steps=400, seed=1)
@@ -169,6 +171,7 @@ def test_search_never_beats_the_lipschitz_constant(D, bound):
     assert ratio == pytest.approx(found.best, rel=1e-8)
 
 
+@pytest.mark.slow_for("3")
 @pytest.mark.parametrize("d", [1, 3])
 def test_a_single_kink_needs_no_exception(d):
     """Both networks on one hyperplane: the ratio is at most s(1) = 2."""

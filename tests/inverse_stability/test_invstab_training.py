@@ -43,6 +43,7 @@ def test_gradient_equals_autograd():
     np.testing.assert_allclose(gC, C.grad.numpy(), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_descent_lowers_the_loss_and_stays_in_the_ball():
     net, centre = draw(0, 4, 2, 1), draw(0, 4, 2, 1)
     x = np.random.default_rng(1).normal(size=(50, 2))
@@ -64,6 +65,7 @@ def grid():
     return x, y
 
 
+@pytest.mark.slow
 def test_degenerate_minimum_and_its_escape():
     """E3 in small: nothing in the ball of radius one is better, the escape is."""
     x, y = grid()

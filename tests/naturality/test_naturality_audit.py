@@ -20,10 +20,10 @@ from geolib.naturality import (
     Verdict,
     affine_mlp,
     audit,
+    cli,
     naturality_class,
     regression_problem,
 )
-from geolib.naturality.cli import audit as command
 from geolib.naturality.cli import read_data, resolve_model
 
 QUICK = Protocol(horizon=0.1, counts=(8, 16))
@@ -170,7 +170,7 @@ def test_table_is_filled_resumed_and_recomputed(tmp_path):
 
 def run(*arguments):
     app = typer.Typer()
-    app.command()(command)
+    app.command()(cli.audit)
     return CliRunner().invoke(app, list(arguments))
 
 

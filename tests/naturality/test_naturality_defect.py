@@ -42,6 +42,7 @@ RATIOS = {
 }
 
 
+@pytest.mark.slow_for("proximal-*", "n*-coupling-*")
 @pytest.mark.parametrize(
     "seed", [SEEDS[0], pytest.param(SEEDS[1], marks=pytest.mark.slow)]
 )
@@ -77,6 +78,14 @@ def test_seeds_meet_their_rule(seed):
     assert float(torch.linalg.eigvalsh(hessian(q))[0]) > 1e-3
 
 
+@pytest.mark.slow_for(
+    "covariant-newton-coupling-*",
+    "n*-coupling-*",
+    "lift-*",
+    "function-*",
+    "block-*-[ro]*",
+    "diagonal-*",
+)
 @pytest.mark.parametrize(
     ("name", "family", "letter"),
     [

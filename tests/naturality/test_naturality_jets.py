@@ -33,6 +33,7 @@ LAWS = {  # (1-jets, 2-jets): whether they pass
 }
 
 
+@pytest.mark.slow_for("natural-*", "covariant-*", "heavy-*", "function-*")
 @pytest.mark.parametrize("name", LAWS)
 def test_jets_decide(name):
     for order, passes in zip((1, 2), LAWS[name], strict=True):
@@ -54,6 +55,7 @@ def linear():
     return linear_model(X, y, torch.tensor(rng.standard_normal((2, 2))))
 
 
+@pytest.mark.slow_for("natural-*", "damped-*")
 @pytest.mark.parametrize(
     ("name", "dim"), [("gradient", 6), ("damped", 6), ("natural", 16)]
 )

@@ -10,16 +10,11 @@ from geolib.naturality import (
     Reparameterization,
     affine_mlp,
     families,
+    random_affine,
     standard_suite,
 )
 from geolib.naturality.affine_layers import blocks, in_chart
-from geolib.naturality.families import (
-    orthogonal,
-    permutation,
-    radial,
-    random_affine,
-    relu_rescaling,
-)
+from geolib.naturality.families import orthogonal, permutation, radial, relu_rescaling
 from geolib.naturality.reparameterization import compose
 
 

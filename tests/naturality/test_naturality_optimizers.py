@@ -77,6 +77,7 @@ def setting(seed=12):
     return P, leaves, closure
 
 
+@pytest.mark.slow_for("proximal")
 @pytest.mark.parametrize("name", OURS)
 def test_every_optimizer_learns_and_resumes_from_its_state(name):
     _, leaves, closure = setting()
@@ -125,6 +126,7 @@ def fit(module, opt, steps, n=40):
     return torch.cat([t.detach().reshape(-1) for t in module.parameters()])
 
 
+@pytest.mark.slow_for("proximal", "retraction")
 @pytest.mark.parametrize("name", FROM_MODULE)
 def test_optimizers_made_from_a_module_resume_and_copy(name):
     module = network()
@@ -144,6 +146,7 @@ SAME = [(k, 0.01, 9) for k in OURS if "newton" not in k and k != "bfgs"]
 SAME += [(k, 0.0, 40) for k in OURS if k not in ("newton", "proximal", "retraction")]
 
 
+@pytest.mark.slow_for("retraction-0.01-*", "proximal-0.01-*")
 @pytest.mark.parametrize(("name", "damping", "n"), SAME)
 def test_a_module_and_its_parameters_give_the_same_steps(name, damping, n):
     # core's solve (in parameters or functions) against the dense eigendecomposition
@@ -283,6 +286,7 @@ def bent(P):
     return phi
 
 
+@pytest.mark.slow_for("ngd-rk4-*", "ngd-geodesic-*")
 @pytest.mark.parametrize(
     ("name", "order"),
     [("ngd", 1), ("ngd-midpoint", 2), ("ngd-rk4", 4), ("ngd-geodesic", 1)],
@@ -325,6 +329,7 @@ def test_momentum_is_the_damped_oscillator(name):
     assert ends[1] < 0.05
 
 
+@pytest.mark.slow
 def test_a_free_particle_moves_straight_and_without_connection_does_not():
     P, _ = linear()
     no_force = Loss(lambda z: 0.0 * z.sum(), Euclidean())

@@ -121,6 +121,7 @@ def test_weight_normalisation_and_horizontal_lifts():
         Projection(lambda t: t[:2] * 0).horizontal_lift(x, v[:2])
 
 
+@pytest.mark.slow
 def test_polynomials_commute_with_the_orthogonal_projection_only():
     wide, narrow, orthogonal, truncation = polynomial_tower(6, 3)
     for pi, name, letter in (

@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from geolib.core import init_
-from geolib.networks import align
-from geolib.networks.sequential import read_stages
-from geolib.networks.weight_matching import permute_channels
+from geolib.networks import align, permute_channels, read_stages
 
 
 def network(seed=0):

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from geolib.press import Build
+from geolib.press import Build, PressError
 from geolib.press.checkout import discover, parameters
-from geolib.press.notebook import PressError
 from geolib.press.pool import Settings, press
 
 CHAPTERS = ("geodesics", "inverse_stability", "naturality", "regimes", "stratifolds")

@@ -7,10 +7,9 @@ import nbformat
 import pytest
 from conftest import cell
 
-from geolib.press import Build
+from geolib.press import Build, PressError
 from geolib.press.checkout import discover, parameters
 from geolib.press.ledger import collect
-from geolib.press.notebook import PressError
 from geolib.press.pool import Settings, press
 from geolib.press.references import refresh
 from geolib.sweep import Store

@@ -178,6 +178,7 @@ SETUPS = {
 }
 
 
+@pytest.mark.slow_for("interior", "free")
 @pytest.mark.parametrize("name", SETUPS)
 def test_predict_picks_the_face_and_its_bar_covers_the_simulation(name):
     setup = SETUPS[name]

@@ -75,6 +75,7 @@ def test_scalar_case_equals_gaussian_moments(kind, order):
     assert ours == by_sympy(kind, order, 1, 1, 1, sigma2)
 
 
+@pytest.mark.slow_for("1-*", "2-sizes4-*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("order", "sizes"),
@@ -122,6 +123,7 @@ def series_of_draw(W, X, orders):
     )
 
 
+@pytest.mark.slow_for("sizes[01]")
 @pytest.mark.parametrize("sizes", [(3, 2, 4, 0.2), (4, 6, 2, 0.1), (2, 1, 3, 0.5)])
 def test_monte_carlo_of_the_matrix_flow(sizes):
     d, h, n, sigma2 = sizes
@@ -143,6 +145,7 @@ def test_monte_carlo_of_the_matrix_flow(sizes):
             assert error[row, s] < (0.1, 0.3, 0.5)[s] * abs(exact)
 
 
+@pytest.mark.slow_for("5-train")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", range(SMALL + 1))
 def test_planar_part_of_exact_is_planar_and_is_the_pareto_front(kind, order):
@@ -245,6 +248,7 @@ def test_hull_of_known_bodies():
         hull([])
 
 
+@pytest.mark.slow_for("train-large-data")
 @pytest.mark.parametrize("name", SOLVED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_face_monomials_are_the_taylor_coefficients_of_the_theory(name, kind):

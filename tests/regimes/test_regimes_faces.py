@@ -36,6 +36,7 @@ def covariance(d, n, seed=0):
     return X @ X.T / n
 
 
+@pytest.mark.slow_for("9")
 @pytest.mark.parametrize("h", [4, 9])
 def test_large_data_is_exact_for_identity_covariance(h):
     d = 7
@@ -47,6 +48,7 @@ def test_large_data_is_exact_for_identity_covariance(h):
     assert np.abs(run.population[0] / d - theory).max() < 1e-10
 
 
+@pytest.mark.slow_for("*-0.3", "20-*")
 @pytest.mark.parametrize("rho", [0.3, 2.0])
 @pytest.mark.parametrize("n", [4, 20])
 def test_mean_field_is_exact_for_orthogonal_weights(rho, n):
@@ -64,6 +66,7 @@ def test_mean_field_is_exact_for_orthogonal_weights(rho, n):
     assert np.abs(run.population[0] / d - theory.population).max() < 1e-10
 
 
+@pytest.mark.slow_for("0.5", "6.0")
 @pytest.mark.parametrize("kappa", [0.5, 1.7, 6.0])
 def test_narrow_is_exact_for_one_latent(kappa):
     d = 7
@@ -105,6 +108,7 @@ def golub_kahan(W, e):
     return B
 
 
+@pytest.mark.slow_for("5")
 @pytest.mark.parametrize("h", [3, 5])
 def test_small_data_is_exact_for_one_sample(h):
     d = 6
@@ -184,6 +188,7 @@ def test_small_data_plateaus(rho, kappa, plateau):
     assert got.train[1] < 1e-6
 
 
+@pytest.mark.slow_for("16")
 @pytest.mark.parametrize("order", [3, 4, 6, 8, 12, 16])
 def test_the_cut_hierarchy_fails_at_every_order(experiments, order):
     tau = np.linspace(0, 4, 41)
@@ -245,6 +250,7 @@ def test_next_order_beats_leading_order_in_large_data():
         assert np.abs(run.population[0] / d - better).max() < error / gain
 
 
+@pytest.mark.slow
 def test_generalisation_gap_has_the_predicted_size_and_shape():
     setup = Setup(128, 256, 8 * 128, 1 / 256)
     t = setup.times(21, 2.0)

@@ -102,6 +102,7 @@ def test_a_law_stands_in_for_c():
     assert np.allclose(by_law.population, by_ratio.population, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_any_spectrum_agrees_with_simulation():
     d = h = 150
     setup = Setup(d, h, d, 0.6 / h)
@@ -117,6 +118,7 @@ def test_any_spectrum_agrees_with_simulation():
     assert np.abs(run.train[0] / d - wrong.train).max() > 0.04 * theory.train[0]
 
 
+@pytest.mark.slow_for("0.25-*", "1.0-*")
 @pytest.mark.parametrize(("eta", "c"), [(2.0, 0.5), (1.0, 2.0), (0.25, 1.0)])
 def test_interior_agrees_with_simulation(eta, c):
     setup = Setup.from_ratios(128, eta=eta, c=c, kappa=0.5)

@@ -70,6 +70,7 @@ def test_first_order_effect_of_an_error_is_the_directional_derivative(form):
         assert float(here[2 + k]) == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.slow_for("sizes[01]")
 @pytest.mark.parametrize("sizes", SIZES)
 def test_forms_follow_the_same_curve(sizes):
     setup = Setup(*sizes, 1 / sizes[0])
@@ -114,6 +115,7 @@ def test_wishart_draw_has_the_law_of_the_sampled_one():
     assert np.allclose(a.train.mean(0), b.train.mean(0), rtol=0.05)
 
 
+@pytest.mark.slow_for("setup[1-4]-*", "setup0-1e-0[48]", "*-0.0001")
 @pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8])
 @pytest.mark.parametrize(
     "setup",

@@ -51,6 +51,7 @@ def loop_with_autograd(kl, chart, start, lr, steps, tol):
     return -1, eta[0]
 
 
+@pytest.mark.slow_for("chart1")
 @pytest.mark.parametrize("chart", [mixture_a().chart, MixtureTube(0.1)])
 def test_batch_equals_a_python_loop_over_starts(chart):
     kl = A.objective(teacher(0.3, 2.0))
@@ -113,6 +114,7 @@ def test_hit_counts_equal_a_numpy_descent_with_complex_steps():
     assert run.rate() > 0.5
 
 
+@pytest.mark.slow_for("*-truth[12]", "0.1-*")
 @pytest.mark.parametrize("truth", TEACHERS)
 @pytest.mark.parametrize("eps", [0.05, 0.1])
 def test_e1_resolution_never_misses(truth, eps):
@@ -155,6 +157,7 @@ def test_e1_width_of_the_collar_hardly_matters():
     assert max(medians) / min(medians) < 1.05
 
 
+@pytest.mark.slow_for("0.25")
 @pytest.mark.parametrize("v", [1.0, 0.25])
 def test_e2_escape_law(v):
     half, lr = math.sqrt(v), 0.1
@@ -170,6 +173,7 @@ def test_e2_escape_law(v):
     assert flat.max() - flat.min() <= 3
 
 
+@pytest.mark.slow
 def test_e3_moduli_beat_logit_near_overlap_and_gap_beats_no_gap():
     kl = B.objective(teacher(0.3, -1.0, 1.0))
     rng = np.random.default_rng(1)
@@ -209,6 +213,7 @@ def test_e5_cone():
         assert run.rate() >= 0.99
 
 
+@pytest.mark.slow
 def test_natural_flow_does_not_see_the_chart_and_gradient_flow_does():
     kl = B.objective(teacher(0.3, -1.0, 1.0))
     theta = torch.tensor([[0.4, -0.6, 0.9]], dtype=F64)

@@ -154,6 +154,7 @@ def test_grid_is_converged():
     assert abs(coarse - fine) * posterior.weight < 1e-3
 
 
+@pytest.mark.slow
 def test_mala_on_a_gaussian_has_the_right_moments():
     n, P = 1000, 3
     scale = torch.tensor([1.0, 4.0, 0.25], dtype=F64)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import erf
 
-from geolib.networks.erf_kernel import ErfKernel
+from geolib.networks import ErfKernel
 from geolib.stratifolds import (
     CentralUnits,
     PairSurgery,

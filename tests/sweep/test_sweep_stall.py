@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from geolib.sweep import cluster
+from geolib.sweep import Options, cluster
 from geolib.sweep.attempt import Outcome
-from geolib.sweep.engines import Options
 
 
 class DeafClient:
