@@ -1,0 +1,148 @@
+"""What cells and their children print or end with, and files that are not as written."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import HEADER, ROOT, cell
+from typer.testing import CliRunner
+
+from geolib.press import Build, cli
+from geolib.press.notebook import Notebook
+from geolib.press.pool import Settings, press
+
+CELLS = {
+    "01-exit": "import sys\nsys.exit()",
+    "02-child": (
+        "import subprocess\n"
+        "for line in ('{', '{\"name\": 1}', '{\"started\": 9}'):\n"
+        "    subprocess.run(['sh', '-c', 'echo \"$0\"; echo \"$0\" >&2', line])"
+    ),
+    "03-huge": "for i in range(200_000):\n    print('a line of some length, number', i)",
+}
+
+
+@pytest.fixture(scope="module")
+def pressed(tmp_path_factory):
+    """One press of a little book for several tests: `(build, outcomes, notebooks)`."""
+    root = tmp_path_factory.mktemp("book")
+    chapter = root / "chapters" / "demo"
+    chapter.mkdir(parents=True)
+    (root / "chapters" / "profiles.yml").write_text("{}\n")
+    for name, source in CELLS.items():
+        (chapter / f"{name}.md").write_text(HEADER + cell(source))
+    notebooks = {n: Notebook(root, f"demo/{n}") for n in CELLS}
+    settings = Settings("small", "cpu", jobs=2)
+    done = press(list(notebooks.values()), settings, report=lambda line: None)
+    return Build(root, "small"), dict(zip(CELLS, done, strict=True)), notebooks
+
+
+@pytest.mark.press
+@pytest.mark.slow
+def test_a_cell_that_exits_is_a_failure(pressed):
+    build, done, notebooks = pressed
+    outcome = done["01-exit"]
+    assert outcome.status == "failed"
+    assert "SystemExit" in outcome.error
+    assert "a cell must not end the kernel" in outcome.error
+    assert not build.stage(notebooks["01-exit"]).exists()
+
+
+@pytest.mark.press
+@pytest.mark.slow
+def test_lines_of_a_child_process_are_no_report(pressed):
+    build, done, notebooks = pressed
+    assert done["02-child"].status == "ok", done["02-child"].message
+    assert done["02-child"].name == "demo/02-child"
+    assert build.page(notebooks["02-child"]).state == "whole"
+
+
+@pytest.mark.press
+@pytest.mark.slow
+def test_output_without_end_is_bounded(pressed):
+    from geolib.press.kernel import LIMIT
+
+    build, done, notebooks = pressed
+    outcome = done["03-huge"]
+    assert outcome.status == "failed"
+    assert "the notebook printed" in outcome.error
+    assert not build.stage(notebooks["03-huge"]).exists()
+    assert build.failed(notebooks["03-huge"]).stat().st_size < 2 * LIMIT
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0,
+    reason="root may write everywhere; for root `_build` as a file stands for this",
+)
+def test_a_read_only_checkout_is_one_sentence(book, monkeypatch):
+    book.add("demo/01-a", cell("x = 1"))
+    monkeypatch.chdir(book.root)
+    book.root.chmod(0o500)
+    try:
+        done = CliRunner().invoke(cli.app, ["run"])
+    finally:
+        book.root.chmod(0o700)
+    assert done.exit_code == 1
+    assert "geolib: cannot write below" in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocked", [False, True])
+def test_the_report_of_an_audit_goes_into_a_missing_folder_or_says_why_not(
+    tmp_path, blocked
+):
+    if blocked:
+        (tmp_path / "missing").write_text("a file where a folder should be")
+    target = tmp_path / "missing" / "report.json"
+    little = ["--model", "mlp:2", "--samples", "6", "--fast", "--counts", "2,4"]
+    done = CliRunner().invoke(
+        cli.app, ["audit", "torch.optim.SGD", *little, "--json", str(target)]
+    )
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert "Traceback" not in done.output
+    assert target.is_file() is not blocked
+    assert done.exit_code == int(blocked), done.output
+    assert ("missing" in done.output) or not blocked
+
+
+def compared(root):
+    """Exit code and output of nbval with our plugin, in a checkout of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "nbval_recorded"]
+    command += ["-o", "addopts=", "-p", "no:cacheprovider"]
+    command += ["--nbval-lax", "--nbval-current-env", "chapters"]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=dict(os.environ, PYTHONPATH=str(root / "tests")),
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_an_altered_reference_is_caught_by_the_comparison(tmp_path):
+    code = nbformat.v4.new_code_cell("print(6 * 7)", execution_count=1)
+    code.metadata["tags"] = ["nbval-check-output"]
+    code.outputs = [nbformat.v4.new_output("stream", name="stdout", text="42\n")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb = nbformat.v4.new_notebook(cells=[code], metadata={"kernelspec": kernel})
+    pair = tmp_path / "chapters" / "demo" / "01-a.ipynb"
+    stage = tmp_path / "_build" / "small" / "stage" / "chapters" / "demo"
+    for folder in (pair.parent, stage, tmp_path / "tests"):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "nbval_recorded.py", tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    text = nbformat.writes(nb)
+    pair.write_text(text)
+    (stage / "01-a.reference").write_text(text)
+    rc, said = compared(tmp_path)
+    assert rc == 0, said
+    (stage / "01-a.reference").write_text(text.replace("42", "43"))
+    rc, said = compared(tmp_path)
+    assert rc == 1, said
+    assert "43" in said
