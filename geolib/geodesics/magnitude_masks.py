@@ -31,7 +31,7 @@ def matrices(R: Realization) -> Tensor:
 
     Biases and BatchNorm's scales are never pruned and not counted.
 
-    Source: the convention of Frankle and Carbin (2019), arXiv 1803.03635.
+    Source: a definition; the tables of the chapter count sparsity over these entries.
 
     Examples:
         >>> matrices(Realization(torch.nn.Linear(2, 1))).tolist()

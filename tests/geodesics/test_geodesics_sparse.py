@@ -19,7 +19,6 @@ from geolib.geodesics import (
 )
 from geolib.geodesics.magnitude_masks import cubic_sparsity
 from geolib.geodesics.pruning import (
-    VARIANTS,
     invariant_path,
     path_then_labels,
     prune_and_finetune,
