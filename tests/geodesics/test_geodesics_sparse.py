@@ -10,6 +10,7 @@ from torch import nn
 from geolib.core import Realization
 from geolib.geodesics import (
     METHODS,
+    VARIANTS,
     FunctionSpace,
     density,
     magnitude_mask,
