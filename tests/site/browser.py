@@ -41,4 +41,6 @@ def turn(page, view):
     page.set_viewport_size({"width": page.width, "height": height})
     page.emulate_media(color_scheme=page.mode)
     page.evaluate("() => new Promise(requestAnimationFrame)")
-    page.wait_for_timeout(500)  # 300 ms after a change the theme sets its tab stops anew
+    page.wait_for_timeout(
+        500
+    )  # 300 ms after a change the theme sets its tab stops anew
