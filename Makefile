@@ -53,7 +53,7 @@ test: setup ## everything: linters, types, units, doctests, notebooks, browser
 test-fast: setup ## linters, types and the quick unit tests
 	$(BESIDE) lint units
 
-test-data: setup ## tests that read fetched data sets, from the folder GEOLIB_DATA
+test-data: setup ## tests that read fetched data sets (folder GEOLIB_DATA), or thousands of cases
 	$(BIN)/python -m pytest -m data -rs tests
 
 lint: setup
