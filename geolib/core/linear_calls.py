@@ -244,9 +244,9 @@ def exact_calls(
     ]
 
 
-def graph_nodes(z: Tensor) -> Iterator[Node]:
-    """The nodes of the autograd graph of z, each once."""
-    stack, seen = [z.grad_fn], {z.grad_fn, None}
+def graph_nodes(z: Tensor, end: Node | None = None) -> Iterator[Node]:
+    """The nodes of the autograd graph of z, each once, down to the node `end`."""
+    stack, seen = [z.grad_fn], {z.grad_fn, end, None}
     while stack:
         node = stack.pop()
         if node is not None:

@@ -40,7 +40,7 @@ class _Implicit(GeometricOptimizer):
 
     def update(self, q: LocalGeometry) -> Tensor:
         h, x = self.options["lr"], self.position()
-        v = -h * self.solve(q, q.dl)
+        v = -h * self.solve(q, q.covector)
         dx, size = v, float(v.norm() + x.norm())
         target = self.target(q, v)  # before the parameters of q's graph move
         self.converged = False

@@ -11,8 +11,18 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
-from geolib.core import Linearization, Metric, OutputMetric, Solution
+from geolib.core import (
+    Bernoulli,
+    Categorical,
+    Euclidean,
+    Linearization,
+    Metric,
+    OutputMetric,
+    Solution,
+)
+from geolib.core.linear_calls import graph_nodes
 from geolib.core.output_metrics import LocalMetric
 
 
@@ -97,17 +107,34 @@ class LocalGeometry:
         (dl,) = torch.autograd.grad(
             loss, outputs, retain_graph=True, materialize_grads=True
         )
-        self.dl = dl.detach()
+        self._dl = dl.detach()
+        self._direct = direct_gradient(loss, outputs, self.params)
         # At scale the parameters' gradient is not formed: a step that is not finite is
         # refused anyway.
-        seen = self.dl if self.metric is not None else self.g
+        seen = self._dl if self.metric is not None else self.g
         if not bool(torch.isfinite(seen).all()):
             raise Diverged("closure: the gradient has entries that are not finite")
 
     @cached_property
     def g(self) -> Tensor:
         """The gradient of the loss, (p,)."""
-        return self.vjp(self.dl)
+        g = self.vjp(self._dl)
+        return g if self._direct is None else g + self._direct
+
+    @property
+    def dl(self) -> Tensor:
+        """The gradient of the loss in the outputs, (n, c), all that there is of it."""
+        if self._direct is not None:
+            raise ValueError(
+                "loss: a part of it does not pass through the outputs (a penalty on "
+                "the weights), and this optimizer is driven by the outputs alone"
+            )
+        return self._dl
+
+    @property
+    def covector(self) -> Tensor:
+        """The gradient in the outputs, (n, c); with a penalty, in the weights, (p,)."""
+        return self._dl if self._direct is None else self.g
 
     @cached_property
     def local(self) -> LocalMetric:
@@ -286,6 +313,50 @@ class LocalGeometry:
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
         return _small_eigen(self.A)
+
+
+def _nodes(loss: Tensor, outputs: Tensor) -> list[Node]:
+    """The graph of a loss down to the outputs."""
+    return list(graph_nodes(loss, outputs.grad_fn))
+
+
+def direct_gradient(
+    loss: Tensor, outputs: Tensor, params: Sequence[Tensor]
+) -> Tensor | None:
+    """The gradient of what in the loss goes around the outputs, (p,); None if nothing.
+
+    Examples:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> z = 2 * x
+        >>> direct_gradient(z.sum() + x.square().sum(), z, [x])
+        tensor([6.])
+    """
+    leaves = {id(getattr(node, "variable", None)) for node in _nodes(loss, outputs)}
+    if not leaves & set(map(id, params)) or outputs.grad_fn is None:
+        return None
+    cut = outputs.register_hook(torch.zeros_like)
+    try:
+        found = torch.autograd.grad(
+            loss, params, retain_graph=True, materialize_grads=True
+        )
+    finally:
+        cut.remove()
+    return flatten(found).detach()
+
+
+def metric_of_loss(loss: Tensor, outputs: Tensor) -> OutputMetric:
+    """The metric whose matrix is the loss's Hessian, as its graph tells; or Euclidean.
+
+    Examples:
+        >>> z = torch.zeros(2, 3, requires_grad=True)
+        >>> y = torch.tensor([0, 1])
+        >>> metric_of_loss(torch.nn.functional.cross_entropy(z, y), z)
+        Categorical()
+    """
+    names = " ".join(node.name() for node in _nodes(loss, outputs))
+    if "NllLoss" in names:
+        return Categorical()
+    return Bernoulli() if "BinaryCrossEntropyWithLogits" in names else Euclidean()
 
 
 def solve_weighted(
