@@ -122,6 +122,7 @@ class CollarSurgery:
     and re-entered along the direction in which the second-order forms
     (`overlap_forms`) promise the largest decrease. A move is kept only if the loss on
     (x, y) ends below ``(1 + max_rise)`` times what it was and below every other trial.
+    A layer with a frozen parameter that a move would change is left alone.
 
     Args:
         module: an `nn.Sequential` perceptron; changed in place.
@@ -210,6 +211,9 @@ class CollarSurgery:
         """Try every pair in the collar now; returns what was tried."""
         tried = []
         for k, layer in enumerate(self.layers):
+            touched = (layer.before.weight, layer.before.bias, layer.after.weight)
+            if not all(t is None or t.requires_grad for t in touched):
+                continue  # a frozen parameter never moves
             distance, sign = overlap_distances(layer)
             order = torch.argsort(distance.flatten()).tolist()
             used: set[int] = set()

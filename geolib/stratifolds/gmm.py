@@ -46,6 +46,8 @@ class GaussianMixture:
                 f"means, covariances: expected shapes ({K}, d) and ({K}, d, d), got "
                 f"{tuple(m.shape)} and {tuple(S.shape)}"
             )
+        for name in ("weights", "means", "covariances"):
+            check_finite(getattr(self, name), name)
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
         if bool(torch.linalg.cholesky_ex(S)[1].any()):
@@ -90,6 +92,8 @@ class MixtureFit:
         iterations: passes over the data (each one evaluation of all densities).
         converged: whether the gain per iteration fell below `tol`.
         rejected: natural steps that would have lowered the likelihood.
+        collapsed: components that have become as thin as a point or a plane, whose
+            likelihood has no bound; with one the fit is not `converged`.
     """
 
     mixture: GaussianMixture
@@ -97,6 +101,7 @@ class MixtureFit:
     iterations: int
     converged: bool
     rejected: int = 0
+    collapsed: tuple[int, ...] = ()
 
 
 def check_fit(x: Tensor, start: GaussianMixture) -> None:
@@ -112,6 +117,19 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
             f"start: expected means in {x.shape[1]} dimensions like the data, got "
             f"{start.means.shape[1]}"
         )
+
+
+def collapsed(covariances: Tensor, x: Tensor) -> tuple[int, ...]:
+    """Return the components that are thinner than a millionth of the data's spread.
+
+    Examples:
+        >>> S = torch.tensor([1.0, 1e-13]).double()[:, None, None]
+        >>> collapsed(S, torch.tensor([[0.0], [2.0]]).double())
+        (1,)
+    """
+    spread = x.var(0, correction=0).sum()
+    least = torch.linalg.eigvalsh(covariances)[:, 0]
+    return tuple(torch.nonzero(~(least > 1e-12 * spread))[:, 0].tolist())
 
 
 def _gain(trace: list[float]) -> float:
@@ -165,6 +183,7 @@ def em_fit(
             f"covariance: expected 'full', 'tied' or 'fixed', got {covariance!r}"
         )
     current, trace, converged = start, [], False
+    thin: tuple[int, ...] = ()
     d = x.shape[1]
     for it in range(steps + 1):
         y, log_f = current.whiten(x)
@@ -190,5 +209,7 @@ def em_fit(
             if covariance == "tied":
                 S = torch.einsum("k,kij->ij", mass, S).expand(len(mass), d, d)
             S = (S + S.transpose(1, 2)) / 2
+            if thin := collapsed(S, x):
+                break
         current = GaussianMixture(mass / mass.sum(), means, S)
-    return MixtureFit(current, tuple(trace), len(trace) - 1, converged)
+    return MixtureFit(current, tuple(trace), len(trace) - 1, converged, 0, thin)

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from geolib.stratifolds.descent import natural_step
-from geolib.stratifolds.gmm import GaussianMixture, MixtureFit, check_fit, em_fit
+from geolib.stratifolds.gmm import (
+    GaussianMixture,
+    MixtureFit,
+    check_fit,
+    collapsed,
+    em_fit,
+)
 
 
 def whitened_step(current: GaussianMixture, step: Tensor) -> GaussianMixture:
@@ -206,12 +212,16 @@ def natural_fit(
             continue
         current, damping = trial, max(damping / 5, 1e-9)
         trace.append(value)
+        if collapsed(current.covariances, x):
+            break
         if trace[-1] - trace[-2] < tol:
             converged = True
             break
         g, F, H = score_and_information(current, y, r)
     reached = target is not None and trace[-1] >= target
-    return MixtureFit(current, tuple(trace), passes, converged or reached, rejected)
+    thin = collapsed(current.covariances, x)
+    converged = (converged or reached) and not thin
+    return MixtureFit(current, tuple(trace), passes, converged, rejected, thin)
 
 
 def _expectation(current: GaussianMixture, x: Tensor) -> tuple[float, Tensor, Tensor]:

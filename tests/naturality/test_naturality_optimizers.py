@@ -9,7 +9,7 @@ import torch
 from naturality_chapter import EXPERIMENTS
 from torch import nn
 
-from geolib.core import Categorical, Euclidean, init_
+from geolib.core import Bernoulli, Categorical, Euclidean, PullbackMetric, init_
 from geolib.naturality import (
     KFAC,
     OPTIMIZERS,
@@ -547,3 +547,112 @@ def test_optimizers_pickle_and_homogeneous_layers_see_charts():
     assert torch.equal(twin.memory["velocity"], opt.memory["velocity"])
     layer = AffineLayer(torch.ones(2, 3), torch.eye(2), torch.eye(3))
     assert torch.equal(layer(torch.ones(1, 2)), torch.full((1, 2), 3.0))
+
+
+# ---- every part of the loss, every option, the loss's own metric ---------------------
+
+SMALL = {
+    "x": torch.tensor(np.random.default_rng(1).standard_normal((6, 3))),
+    "y": torch.tensor(np.random.default_rng(2).standard_normal((6, 2))),
+}
+
+
+def regression(loss=None, penalty=None):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    init_(net, 0, bias_scale=0.3)
+
+    def closure():
+        z = net(SMALL["x"])
+        value = 0.5 * (z - SMALL["y"]).square().sum() / 6 if loss is None else loss(z)
+        return z, value if penalty is None else value + penalty(net)
+
+    return net, closure
+
+
+def displacement(net, closure, build):
+    start = flatten([p.detach() for p in net.parameters()]).clone()
+    build(net).step(closure)
+    return flatten([p.detach() for p in net.parameters()]) - start, start
+
+
+@pytest.mark.parametrize(
+    ("penalty", "gradient"),
+    [
+        (lambda net: 0.3 * sum(p.square().sum() for p in net.parameters()), 0.6),
+        (lambda net: 0.3 * net[0].weight.square().sum(), 0.6),
+        (lambda net: net[2].bias.sum(), None),
+    ],
+)
+@pytest.mark.parametrize("of", [lambda net: net, lambda net: list(net.parameters())])
+def test_a_penalty_on_the_weights_enters_the_step(of, penalty, gradient):
+    net, closure = regression()
+    plain, w = displacement(
+        net, closure, lambda n: NaturalGradient(of(n), 0.1, damping=0.2)
+    )
+    net, closure = regression(penalty=penalty)
+    both, _ = displacement(
+        net, closure, lambda n: NaturalGradient(of(n), 0.1, damping=0.2)
+    )
+    net, _ = regression()
+    g = torch.autograd.grad(
+        penalty(net), list(net.parameters()), materialize_grads=True
+    )
+    F = PullbackMetric(net, SMALL["x"]).at(w).dense()
+    step = torch.linalg.solve(F + 0.2 * torch.eye(len(w), dtype=F.dtype), flatten(g))
+    assert torch.allclose(both - plain, -0.1 * step, rtol=1e-9, atol=1e-12)
+    assert float(step.norm()) > 0.01
+
+
+@pytest.mark.parametrize("build", [NaturalMomentum, FunctionMomentum, ProximalNatural])
+def test_an_optimizer_driven_by_outputs_alone_refuses_a_penalty(build):
+    net, closure = regression(penalty=lambda net: net[0].weight.square().sum())
+    with pytest.raises(ValueError, match="does not pass through the outputs"):
+        build(net, 0.1).step(closure)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "named"),
+    [
+        (NaturalGradient, {"weight_decay": 0.1, "momentum": 0.9}, "momentum"),
+        (NaturalGradient, {"dampng": 0.1}, "dampng"),
+        (NaturalGradient, {"friction": 0.1}, "friction"),
+        (NaturalMomentum, {"betas": (0.9, 0.99)}, "betas"),
+        (KFAC, {"kl_clip": 1e-3}, "kl_clip"),
+    ],
+)
+def test_an_option_that_it_does_not_have_is_refused(build, options, named):
+    with pytest.raises(TypeError, match=f"unknown options .*{named}"):
+        build(regression()[0], 0.1, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric"),
+    [
+        (lambda z: nn.functional.cross_entropy(z, torch.arange(6) % 2), Categorical()),
+        (
+            lambda z: nn.functional.nll_loss(z.log_softmax(1), torch.arange(6) % 2),
+            Categorical(),
+        ),
+        (
+            lambda z: nn.functional.binary_cross_entropy_with_logits(
+                z, SMALL["y"].sigmoid()
+            ),
+            Bernoulli(),
+        ),
+        (lambda z: nn.functional.mse_loss(z, SMALL["y"]), Euclidean()),
+    ],
+)
+def test_the_metric_follows_from_the_loss(loss, metric):
+    steps = []
+    for given in (None, metric):
+        net, closure = regression(loss)
+        steps.append(
+            displacement(
+                net,
+                closure,
+                lambda n, g=given: NaturalGradient(
+                    n, 0.1, damping=0.1, output_metric=g
+                ),
+            )[0]
+        )
+    assert torch.equal(*steps)

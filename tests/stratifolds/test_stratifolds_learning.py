@@ -283,3 +283,18 @@ def test_devinterp_agrees_on_a_regular_network():
     assert 2.0 < exact < 2.5
     assert error < 0.15
     assert abs(estimator.get_results()["llc/mean"] - exact) < 3 * error
+
+
+@pytest.mark.parametrize("points", [(200, 200), (203, 203), (201, 100)])
+@pytest.mark.parametrize("n", [10**7, 10**8])
+def test_a_grid_that_does_not_resolve_the_posterior_is_refused(n, points):
+    box = torch.tensor([-1.0, -1.0], dtype=F64), torch.tensor([1.0, 1.0], dtype=F64)
+
+    def regular(t):
+        return (t**2).sum(1)
+
+    with pytest.raises(ValueError, match="points: .* do not resolve"):
+        learning_coefficient(regular, n, *box, base=0.0, points=points)
+    small = tuple(side * 30 / math.sqrt(n) for side in box)
+    found = learning_coefficient(regular, n, *small, base=0.0, points=points)
+    assert abs(found.value - 1.0) < 1e-6  # two regular directions: 1/2 each
