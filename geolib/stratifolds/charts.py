@@ -65,6 +65,10 @@ class Chart:
             ]
         return torch.stack(rows, 1)
 
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once: natural parameters (b, A) and Jacobian (b, A, P)."""
+        return self.embed(eta), self.jacobian(eta)
+
     def project(self, eta: Tensor) -> Tensor:
         """The nearest admissible coordinates, one row at a time."""
         return eta
@@ -187,11 +191,15 @@ class Logit(Chart):
         return self.chart.embed(self._inner(eta))
 
     def jacobian(self, eta: Tensor) -> Tensor:
+        return self.linearize(eta)[1]
+
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         inner = self._inner(eta)
+        natural, J = self.chart.linearize(inner)
+        slope = torch.ones_like(inner)
         w = inner[:, self.column]
-        J = self.chart.jacobian(inner).clone()
-        J[:, :, self.column] *= (w * (1 - w))[:, None]
-        return J
+        slope[:, self.column] = w * (1 - w)
+        return natural, J * slope[:, None]
 
     def to_chart(self, theta: Tensor) -> Tensor:
         inner = self.chart.to_chart(theta)

@@ -67,7 +67,10 @@ class GaussianMixture:
         """Whitened residuals (K, d, n) and log of the weighted densities (K, n)."""
         L = torch.linalg.cholesky(self.covariances)
         inverse = torch.linalg.inv(L)
-        y = inverse @ x.T - (inverse @ self.means[..., None])
+        centre = (inverse @ self.means[..., None]).reshape(-1, 1)
+        # one product for all components: (K d, d) against (d, n)
+        y = torch.addmm(centre, inverse.reshape(len(centre), -1), x.T, beta=-1)
+        y = y.reshape(*self.means.shape, -1)
         log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         tiny = torch.finfo(x.dtype).tiny
         constant = self.weights.clamp_min(tiny).log() - log_det
@@ -75,9 +78,17 @@ class GaussianMixture:
         log_f = (y * y).sum(1).mul_(-0.5).add_(constant[:, None])
         return y, log_f
 
+    def expectation(self, x: Tensor) -> tuple[float, Tensor, Tensor]:
+        """One pass: mean log density, whitened residuals, responsibilities (K, n)."""
+        y, log_f = self.whiten(x)
+        top = log_f.amax(0)
+        r = log_f.sub_(top).exp_()
+        total = r.sum(0)
+        return float((total.log() + top).mean()), y, r.div_(total)
+
     def log_likelihood(self, x: Tensor) -> float:
         """Mean log density of the data."""
-        return float(torch.logsumexp(self.whiten(x)[1], 0).mean())
+        return self.expectation(x)[0]
 
 
 @dataclass(frozen=True)
@@ -167,23 +178,21 @@ def em_fit(
     current, trace, converged = start, [], False
     d = x.shape[1]
     for it in range(steps + 1):
-        y, log_f = current.whiten(x)
-        log_p = torch.logsumexp(log_f, 0)
-        trace.append(float(log_p.mean()))
+        value, y, r = current.expectation(x)
+        trace.append(value)
         reached = target is not None and trace[-1] >= target
         small = it > 0 and _gain(trace) < tol
         slow = rate is not None and it > 1 and _gain(trace) > rate * _gain(trace[:-1])
         if reached or small or slow or it == steps:
             converged = reached or small
             break
-        r = log_f.sub_(log_p).exp_()
-        mass = r.mean(1)
+        mass, share = r.mean(1), y * r[:, None]
         L = torch.linalg.cholesky(current.covariances)
-        shift = torch.einsum("kn,kdn->kd", r, y) / (len(x) * mass[:, None])
+        shift = share.mean(2) / mass[:, None]
         means = current.means + torch.einsum("kij,kj->ki", L, shift)
         S = current.covariances
         if covariance != "fixed":
-            second = (y * r[:, None]) @ y.transpose(1, 2) / len(x)
+            second = share @ y.transpose(1, 2) / len(x)
             second = second / mass[:, None, None]
             second = second - shift[:, :, None] * shift[:, None]
             S = L @ second @ L.transpose(1, 2)

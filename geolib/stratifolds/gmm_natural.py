@@ -186,7 +186,7 @@ def natural_fit(
             f"information: expected 'fisher' or 'observed', got {information!r}"
         )
     current, rejected, converged = start, 0, False
-    value, y, r = _expectation(current, x)
+    value, y, r = current.expectation(x)
     trace, passes = [value], 1
     g, F, H = score_and_information(current, y, r)
     while passes < steps:
@@ -196,7 +196,7 @@ def natural_fit(
         step = _direction(g, F, H if information == "observed" else None, damping)
         step = step * min(1.0, reach / float(step.abs().max().clamp_min(1e-300)))
         trial = whitened_step(current, step)
-        value, y, r = _expectation(trial, x)
+        value, y, r = trial.expectation(x)
         passes += 1
         if not value >= trace[-1]:
             rejected, damping = rejected + 1, damping * 10
@@ -212,13 +212,6 @@ def natural_fit(
         g, F, H = score_and_information(current, y, r)
     reached = target is not None and trace[-1] >= target
     return MixtureFit(current, tuple(trace), passes, converged or reached, rejected)
-
-
-def _expectation(current: GaussianMixture, x: Tensor) -> tuple[float, Tensor, Tensor]:
-    """One pass: mean log-likelihood, whitened residuals, responsibilities."""
-    y, log_f = current.whiten(x)
-    log_p = torch.logsumexp(log_f, 0)
-    return float(log_p.mean()), y, log_f.sub_(log_p).exp_()
 
 
 def _direction(g: Tensor, F: Tensor, H: Tensor | None, damping: float) -> Tensor:
