@@ -162,6 +162,7 @@ CALLS = [
     (lambda: stab.train_shallow(X2, Y2, -1), "width: expected"),
     (lambda: stab.train_shallow(X2, Y2, 2, lr=NAN), "lr: expected"),
     (lambda: stab.train_shallow(X2, Y2, 2, steps=0), "steps: expected"),
+    (lambda: stab.train_shallow(X2, Y2, 2, seeds=[]), "seeds: expected"),
     (lambda: stab.train_shallow(X2, Y2, 2, device="abacus"), "device: cannot use"),
     (
         lambda: stab.train_shallow(X2, [0, -1, 1], 2, loss="cross_entropy"),
@@ -222,7 +223,7 @@ def test_canonicalize_refuses_by_name(layer):
 
 def test_training_takes_tensors_that_require_gradients():
     x = torch.arange(6.0, dtype=torch.float64).reshape(3, 2).requires_grad_()
-    run = stab.train_shallow(x, torch.ones(3, 1), 2, steps=2)
+    (run,) = stab.train_shallow(x, torch.ones(3, 1), 2, steps=2)
     assert np.isfinite(run.losses).all()
 
 
