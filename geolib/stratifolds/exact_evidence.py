@@ -133,7 +133,7 @@ def log_axis(
 
 
 def divergence_from_null(
-    natural: Tensor, grid: Grid | None = None, chunk: int = 20000
+    natural: Tensor, grid: Grid | None = None, chunk: int = 500
 ) -> Tensor:
     r"""The divergence KL(N(0,1) || p) to full relative accuracy, however small.
 
@@ -146,7 +146,7 @@ def divergence_from_null(
     Args:
         natural: (b, 2K) weights summing to 1, then locations.
         grid: quadrature.
-        chunk: rows at a time.
+        chunk: rows at a time; few enough to stay in a processor's cache.
 
     Raises:
         ValueError: `natural` is malformed or not finite.
@@ -166,14 +166,14 @@ def divergence_from_null(
     q = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) * grid.step
     out = []
     for part in natural.split(chunk):
-        k = part.shape[1] // 2
-        a, c = part[:, :k, None], part[:, k:, None]
-        small = torch.expm1(c * x - 0.5 * c * c)
-        r = (a * small).sum(1)
+        a, c = part[..., None].chunk(2, 1)
+        exponent = c * x - 0.5 * c * c
+        r = (a * torch.expm1(exponent)).sum(1)
         series = r * r * (0.5 - r * (1 / 3 - r * (0.25 - r * (0.2 - r / 6))))
-        # far out 1 + r would round to 0: sum the positive terms instead
-        log_p = torch.where(
-            r < -0.5, (a * torch.exp(c * x - 0.5 * c * c)).sum(1).log(), torch.log1p(r)
-        )
+        log_p, far = torch.log1p(r), r < -0.5
+        rows = far.any(1)
+        if bool(rows.any()):  # 1 + r would round to 0: sum the positive terms instead
+            p = (a[rows] * torch.exp(exponent[rows])).sum(1)
+            log_p[rows] = torch.where(far[rows], p.log(), log_p[rows])
         out.append(torch.where(r.abs() < 1e-3, series, r - log_p) @ q)
     return torch.cat(out)

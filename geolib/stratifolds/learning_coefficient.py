@@ -59,7 +59,7 @@ class ChartLoss:
     chart: Chart
 
     def __call__(self, eta: Tensor) -> Tensor:
-        return self.objective.evaluate(self.chart.embed(eta))[0]
+        return self.objective.value(self.chart.embed(eta))
 
     def with_gradient(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (b,) and gradient (b, P)."""
@@ -163,7 +163,7 @@ def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float
         for lo, hi, k in zip(posterior.lower, posterior.upper, points, strict=True)
     ]
     nodes = torch.cartesian_prod(*axes).reshape(-1, P)
-    loss = torch.cat([posterior.loss(part) for part in nodes.split(4096)])
+    loss = torch.cat([posterior.loss(part) for part in nodes.split(256)])
     weight = torch.softmax(-posterior.energy(nodes, loss), 0)
     return float((weight * loss).sum())
 
