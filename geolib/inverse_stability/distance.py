@@ -235,8 +235,7 @@ def scale_costs(
     low = np.zeros((len(a), len(u)))
     # Scaling (u, w) to (‖a‖, .) or (., ‖c‖) is admissible, which brackets the level.
     high = np.maximum(
-        size_a[:, None] + np.abs(u).max(axis=1),
-        size_c[:, None] + np.abs(w).max(axis=1),
+        size_a[:, None] + np.abs(u).max(axis=1), size_c[:, None] + np.abs(w).max(axis=1)
     )
     for _ in range(64):
         level = (low + high) / 2
