@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_finite
+from geolib.stratifolds.charts import check_finite
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
