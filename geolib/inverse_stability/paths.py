@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 from torch import nn
 
+from geolib.inverse_stability.shallow_relu import expect
 from geolib.networks.sequential import read_stages, to_numpy, weight_blocks
 
 MAX_PATHS = 5_000_000
@@ -89,8 +90,5 @@ def path_metric(module_a: nn.Module, module_b: nn.Module) -> float:
         3.0
     """
     a, b = path_lifting(module_a), path_lifting(module_b)
-    if a.shape != b.shape:
-        raise ValueError(
-            f"module_a, module_b: expected as many paths, got {a.size} and {b.size}"
-        )
+    expect(a.size == b.size, "module_a, module_b", "as many paths", (a.size, b.size))
     return float(np.abs(a - b).sum())

@@ -24,10 +24,7 @@ def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    if array.ndim != ndim:
-        raise ValueError(
-            f"{name}: expected an array with {ndim} axes, got shape {array.shape}"
-        )
+    expect(array.ndim == ndim, name, f"an array with {ndim} axes", array.shape)
     if 0 in array.shape:
         raise ValueError(f"{name}: zero-width or empty array, got shape {array.shape}")
     array = array.astype(np.float64)
@@ -50,8 +47,7 @@ def same_dtype(**named: Any) -> None:
 def as_points(x: Any, d: int) -> np.ndarray:
     """Finite inputs of shape (n, d), n >= 1."""
     x = finite_array("x", x, 2)
-    if x.shape[1] != d:
-        raise ValueError(f"x: expected shape (n, {d}), got {x.shape}")
+    expect(x.shape[1] == d, "x", f"shape (n, {d})", x.shape)
     return x
 
 
@@ -83,10 +79,8 @@ class ShallowReLU:
     def __init__(self, A: Any, C: Any) -> None:
         same_dtype(A=A, C=C)
         A, C = finite_array("A", A, 2), finite_array("C", C, 2)
-        if A.shape[0] != C.shape[1]:
-            raise ValueError(
-                f"A, C: expected A (m, d) and C (D, m), got {A.shape} and {C.shape}"
-            )
+        shapes = A.shape, C.shape
+        expect(len(A) == C.shape[1], "A, C", "A (m, d) and C (D, m)", shapes)
         object.__setattr__(self, "A", A)
         object.__setattr__(self, "C", C)
 
@@ -235,11 +229,8 @@ class BiasedReLU:
         same_dtype(W=W, b=b, C=C)
         W, C = finite_array("W", W, 2), finite_array("C", C, 2)
         b = finite_array("b", b, 1)
-        if not W.shape[0] == b.shape[0] == C.shape[1]:
-            raise ValueError(
-                "W, b, C: expected (m, d), (m,) and (D, m), got "
-                f"{W.shape}, {b.shape} and {C.shape}"
-            )
+        fits, shapes = len(W) == len(b) == C.shape[1], (W.shape, b.shape, C.shape)
+        expect(fits, "W, b, C", "(m, d), (m,) and (D, m)", shapes)
         for name, value in {"W": W, "b": b, "C": C}.items():
             object.__setattr__(self, name, value)
 
@@ -255,8 +246,6 @@ class BiasedReLU:
 
 def same_architecture(f: ShallowReLU, g: ShallowReLU) -> None:
     """Refuse two networks whose input or output dimensions differ."""
-    if (f.d, f.D) != (g.d, g.D):
-        raise ValueError(
-            "f, g: expected equal input and output dimensions, got "
-            f"(d, D) = {(f.d, f.D)} and {(g.d, g.D)}"
-        )
+    sizes = (f.d, f.D), (g.d, g.D)
+    wanted = "equal input and output dimensions (d, D)"
+    expect(sizes[0] == sizes[1], "f, g", wanted, sizes)

@@ -125,8 +125,7 @@ def _square_gradient(
 
 def _targets(name: str, y: Any, shape: tuple[int, ...]) -> np.ndarray:
     y = finite_array(name, y, np.ndim(y))
-    if y.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")
+    expect(y.shape == shape, name, f"shape {shape}", y.shape)
     return y
 
 
@@ -258,12 +257,9 @@ def train_shallow(
     expect(0 < lr < np.inf, "lr", "a positive number", lr)
     expect(len(seeds), "seeds", "one seed or more", seeds)
     axes = 2 if loss == "mse" else 1
-    if np.ndim(x) != 2 or np.ndim(y) != axes or len(y) != len(x):
-        shape = "(n, D)" if axes == 2 else "(n,)"
-        raise ValueError(
-            f"x, y: expected shapes (n, d) and {shape}, got {np.shape(x)} and "
-            f"{np.shape(y)}"
-        )
+    wanted = f"shapes (n, d) and {'(n, D)' if axes == 2 else '(n,)'}"
+    fits = np.ndim(x) == 2 and np.ndim(y) == axes and len(y) == len(x)
+    expect(fits, "x, y", wanted, (np.shape(x), np.shape(y)))
     x, y = finite_array("x, y", x, 2), finite_array("x, y", y, axes)
     if axes == 1:
         whole = (y >= 0).all() and (y == y.round()).all()

@@ -340,10 +340,8 @@ def seminorm_on_box(
     d = net.W.shape[1]
     below = np.broadcast_to(np.asarray(low, dtype=np.float64), (d,))
     above = np.broadcast_to(np.asarray(high, dtype=np.float64), (d,))
-    if not (np.isfinite([below, above]).all() and (below < above).all()):
-        raise ValueError(
-            f"low, high: expected finite corners with low < high, got {low} and {high}"
-        )
+    good = np.isfinite([below, above]).all() and (below < above).all()
+    expect(good, "low, high", "finite corners with low < high", (low, high))
     live = np.flatnonzero(net.W.any(axis=1) & net.C.any(axis=0))
     sides = [
         np.column_stack([s * np.eye(d), -s * c]) for s, c in ((1, below), (-1, above))
