@@ -101,15 +101,10 @@ def canonicalize(
     sweeps, converged = work.balance(max_sweeps)
     if sort:
         work.sort()
-    return Canonical(
-        _rebuild(head, stages, work),
-        sum(s.norm is not None for s in stages),
-        work.dropped,
-        work.merged,
-        sweeps,
-        converged,
-        (before, work.energy()),
-    )
+    counts = sum(s.norm is not None for s in stages), work.dropped, work.merged
+    energy = before, work.energy()
+    found = _rebuild(head, stages, work)
+    return Canonical(found, *counts, sweeps, converged, energy)
 
 
 class _Work:
@@ -253,11 +248,10 @@ def _pads(layer: nn.Module) -> bool:
 
 
 def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequential:
-    layers: list[nn.Module] = [deepcopy(layer) for layer in head]
+    layers = list(head)
     for stage, w, b in zip(stages, work.W, work.b, strict=True):
-        layers.append(_linear(stage, w, b))
-        layers += [deepcopy(layer) for layer in stage.tail]
-    return nn.Sequential(*layers).eval()
+        layers += [_linear(stage, w, b), *stage.tail]
+    return deepcopy(nn.Sequential(*layers)).eval()
 
 
 @torch.no_grad()

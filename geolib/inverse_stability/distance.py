@@ -9,7 +9,6 @@ import numpy as np
 from geolib.inverse_stability.shallow_relu import ShallowReLU, expect, same_architecture
 
 MAX_FLIPS = 12
-FEW = 64  # neurons matched faster by the dense algorithm than as a graph
 GAUGES = ("permutation", "scale", "sign")
 
 
@@ -166,7 +165,7 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
     Returns:
         the value and the columns assigned to rows 0..m-1.
 
-    Cost: O(log m) bipartite matchings.
+    Cost: O(log m) matchings of O(m^3) at worst.
 
     Source: :eq:`drv-inverse_stability-bottleneck` (derivations).
 
@@ -189,17 +188,11 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
 
 def _matching(cost: np.ndarray, level: float) -> np.ndarray:
     """As many rows as possible get a column of at most this cost, the others -1."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     allowed = cost <= level
-    if len(cost) <= FEW:
-        from scipy.optimize import linear_sum_assignment  # slow to import
-
-        rows, columns = linear_sum_assignment(~allowed)
-        return np.where(allowed[rows, columns], columns, -1)
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_bipartite_matching
-
-    graph = csr_array(allowed.astype(np.int8))
-    return maximum_bipartite_matching(graph, perm_type="column")
+    rows, columns = linear_sum_assignment(~allowed)
+    return np.where(allowed[rows, columns], columns, -1)
 
 
 def scale_costs(
