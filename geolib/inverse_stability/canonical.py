@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.inverse_stability.shallow_relu import expect
 from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
 from geolib.networks.weight_matching import permute_channels
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geolib.inverse_stability.shallow_relu import ShallowReLU, expect, same_architecture
+from geolib.core.validation import expect
+from geolib.inverse_stability.shallow_relu import ShallowReLU, same_architecture
 
 MAX_FLIPS = 12
 GAUGES = ("permutation", "scale", "sign")

@@ -6,7 +6,8 @@ from math import sqrt
 
 import numpy as np
 
-from geolib.inverse_stability.shallow_relu import ShallowReLU, expect
+from geolib.core.validation import expect
+from geolib.inverse_stability.shallow_relu import ShallowReLU
 
 
 def extremal_pair(

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from torch import nn
 
-from geolib.inverse_stability.shallow_relu import expect
+from geolib.core.validation import expect
 from geolib.networks.sequential import read_stages, to_numpy, weight_blocks
 
 MAX_PATHS = 5_000_000

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.shallow_relu import (
     BiasedReLU,
     ShallowReLU,
-    expect,
     finite_array,
 )
 

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-
-
-def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
-    """Refuse an argument by name; a comparison with NaN does not hold."""
-    if not holds:
-        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
 
 
 def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:

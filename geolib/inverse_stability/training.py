@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE
 from geolib.inverse_stability.restricted import lift_inputs, lift_to_restricted
 from geolib.inverse_stability.shallow_relu import (
     BiasedReLU,
     ShallowReLU,
     as_points,
-    expect,
     finite_array,
     same_architecture,
 )
@@ -352,14 +352,10 @@ class _Model:
         A *= (t / a)[..., None]
         C *= torch.where(c > 0, t / c.clamp_min(1e-300), c)[:, None]
 
-    @torch.no_grad()
     def networks(self) -> Iterator[BiasedReLU | ShallowReLU]:
-        A, b, C = (None if w is None else w.double() for w in self.weights())
+        A, b, C = self.weights()
         for k in range(len(A)):
-            if b is None:
-                yield ShallowReLU(A[k], C[k])
-            else:
-                yield BiasedReLU(A[k], b[k], C[k])
+            yield ShallowReLU(A[k], C[k]) if b is None else BiasedReLU(A[k], b[k], C[k])
 
 
 def escape_degenerate(

@@ -8,6 +8,7 @@ from math import comb
 
 import numpy as np
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.arrangement import (
     RAY_TOLERANCE,
     enumerate_cells,
@@ -16,7 +17,7 @@ from geolib.inverse_stability.arrangement import (
 )
 from geolib.inverse_stability.collinear import TOLERANCE
 from geolib.inverse_stability.kinks import ROUNDING, Kinks, collect, kinks
-from geolib.inverse_stability.shallow_relu import BiasedReLU, ShallowReLU, expect
+from geolib.inverse_stability.shallow_relu import BiasedReLU, ShallowReLU
 
 MAX_WORK = 300_000_000  # signs written while enumerating: seconds, and 0.3 GB
 MILP_HYPERPLANES, MILP_ENTRIES = 40, 64

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
+
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -234,10 +236,9 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
         Traceback (most recent call last):
         ValueError: theta: weight w (column 0) must lie in [0, 1]; got 1.5 in row 0
     """
-    if theta.ndim != 2 or theta.shape[1] != width:
-        raise ValueError(
-            f"theta: expected shape (batch, {width}), got {tuple(theta.shape)}"
-        )
+    shape = tuple(theta.shape)
+    fits = len(shape) == 2 and shape[1] == width
+    expect(fits, "theta", f"shape (batch, {width})", shape)
     check_finite(theta, "theta")
     if weight is not None:
         w = theta[:, weight]
@@ -336,6 +337,5 @@ def check_eps(eps: float) -> float:
         >>> check_eps(1)
         1.0
     """
-    if not 0 < float(eps) < float("inf"):
-        raise ValueError(f"eps: expected a positive finite width, got {eps!r}")
+    expect(0 < float(eps) < float("inf"), "eps", "a positive finite width", eps)
     return float(eps)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, check_eps, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
@@ -34,8 +35,7 @@ class Cone(Chart):
     names = ("xi", "omega")
 
     def __init__(self, c: float = 2.0) -> None:
-        if not c > 0:
-            raise ValueError(f"c: expected a positive slope, got {c!r}")
+        expect(c > 0, "c", "a positive slope", c)
         self.c = float(c)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:

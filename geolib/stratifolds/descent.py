@@ -10,11 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, Surgery, real_part
 
 
 class Objective(Protocol):
     """A loss on natural parameters: value, gradient and Fisher matrix."""
+
+    def value(self, natural: Tensor) -> Tensor:
+        """The loss only, (b,)."""
+        ...
 
     def evaluate(
         self, natural: Tensor, fisher: bool = False
@@ -158,8 +163,7 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
         >>> natural_step(2 * torch.eye(2)[None], torch.ones(1, 2), 0.0)
         tensor([[0.5000, 0.5000]])
     """
-    if not damping >= 0:
-        raise ValueError(f"damping: expected a number >= 0, got {damping!r}")
+    expect(damping >= 0, "damping", "a number >= 0", damping)
     eye = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     factor, info = torch.linalg.cholesky_ex(G + damping * eye)
     pivots = factor.diagonal(dim1=-2, dim2=-1).abs()
@@ -278,13 +282,10 @@ def descend(
         >>> descend(kl, A.chart, eta0, lr=0.3).success.tolist()
         [True, False]
     """
-    if method not in ("gd", "ngd"):
-        raise ValueError(f"method: expected 'gd' or 'ngd', got {method!r}")
-    if eta0.ndim != 2 or not bool(torch.isfinite(eta0).all()) or not len(eta0):
-        raise ValueError(
-            f"eta0: expected finite starts of shape (batch >= 1, P), got shape "
-            f"{tuple(eta0.shape)}"
-        )
+    expect(method in ("gd", "ngd"), "method", "'gd' or 'ngd'", method)
+    good = eta0.ndim == 2 and bool(torch.isfinite(eta0).all()) and len(eta0)
+    wanted = "finite starts of shape (batch >= 1, P)"
+    expect(good, "eta0", wanted, tuple(eta0.shape))
     natural = method == "ngd"
     eta = chart.project(eta0.clone())
     log, kept = RunLog(eta, steps, tol, plateau), []

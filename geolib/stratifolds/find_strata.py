@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import expect
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -322,11 +323,9 @@ def find_strata(
     """
     layers = hidden_layers(module)
     check_inputs(data, module)
-    if not near > 0 or limit < 1 or probes < 2:
-        raise ValueError(
-            f"near, limit, probes: expected near > 0, limit >= 1, probes >= 2; "
-            f"got {near}, {limit}, {probes}"
-        )
+    good = near > 0 and limit >= 1 and probes >= 2
+    wanted = "near > 0, limit >= 1, probes >= 2"
+    expect(good, "near, limit, probes", wanted, (near, limit, probes))
     proposals = [
         (c, k) for k, layer in enumerate(layers) for c in candidates(layer, data, near)
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import check_finite
 from geolib.stratifolds.descent import natural_step
 
@@ -42,11 +43,10 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         a, m, S = self.weights, self.means, self.covariances
         K = len(a)
-        if m.ndim != 2 or len(m) != K or S.shape != (K, m.shape[1], m.shape[1]):
-            raise ValueError(
-                f"means, covariances: expected shapes ({K}, d) and ({K}, d, d), got "
-                f"{tuple(m.shape)} and {tuple(S.shape)}"
-            )
+        shapes = tuple(m.shape), tuple(S.shape)
+        fits = m.ndim == 2 and len(m) == K and shapes[1] == (*m.shape, m.shape[1])
+        wanted = f"shapes ({K}, d) and ({K}, d, d)"
+        expect(fits, "means, covariances", wanted, shapes)
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
         if bool(torch.linalg.cholesky_ex(S)[1].any()):
@@ -113,17 +113,12 @@ class MixtureFit:
 
 def check_fit(x: Tensor, start: GaussianMixture) -> None:
     """Refuse data that cannot determine a mixture, or do not fit the start."""
-    if x.ndim != 2 or len(x) < 2:
-        raise ValueError(
-            f"data: expected shape (n >= 2, d), got {tuple(x.shape)}; "
-            "one point has no maximum-likelihood mixture"
-        )
+    # one point has no maximum-likelihood mixture
+    fits = x.ndim == 2 and len(x) >= 2
+    expect(fits, "data", "shape (n >= 2, d)", tuple(x.shape))
     check_finite(x, "data")
-    if x.shape[1] != start.means.shape[1]:
-        raise ValueError(
-            f"start: expected means in {x.shape[1]} dimensions like the data, got "
-            f"{start.means.shape[1]}"
-        )
+    d, got = x.shape[1], start.means.shape[1]
+    expect(d == got, "start", f"means in {d} dimensions like the data", got)
 
 
 def _gain(trace: list[float]) -> float:
@@ -172,10 +167,8 @@ def em_fit(
         (2.0, 2.666667)
     """
     check_fit(x, start)
-    if covariance not in ("full", "tied", "fixed"):
-        raise ValueError(
-            f"covariance: expected 'full', 'tied' or 'fixed', got {covariance!r}"
-        )
+    kinds = ("full", "tied", "fixed")
+    expect(covariance in kinds, "covariance", f"one of {kinds}", covariance)
     current, trace, converged = start, [], False
     d = x.shape[1]
     for it in range(steps + 1):
@@ -374,10 +367,8 @@ def natural_fit(
     check_fit(x, start)
     if not bool((start.weights > 0).all()) or damping <= 0:
         raise ValueError("start, damping: expected positive weights and damping")
-    if information not in ("fisher", "observed"):
-        raise ValueError(
-            f"information: expected 'fisher' or 'observed', got {information!r}"
-        )
+    kinds = ("fisher", "observed")
+    expect(information in kinds, "information", f"one of {kinds}", information)
     current, rejected, converged = start, 0, False
     value, y, r = current.expectation(x)
     trace, passes = [value], 1

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart
 from geolib.stratifolds.descent import Objective, pull_back
 from geolib.stratifolds.mixture_kl import Grid, check_mixture
@@ -95,12 +96,11 @@ class TemperedPosterior:
     beta: float | None = None
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise ValueError(f"n: expected at least 2 observations, got {self.n}")
-        if self.lower.shape != self.upper.shape or not bool(
-            (self.lower < self.upper).all()
-        ):
-            raise ValueError("lower, upper: expected lower < upper in each coordinate")
+        expect(self.n >= 2, "n", "at least 2 observations", self.n)
+        low, high = self.lower, self.upper
+        ordered = low.shape == high.shape and bool((low < high).all())
+        wanted = "lower < upper in each coordinate"
+        expect(ordered, "lower, upper", wanted, (low.tolist(), high.tolist()))
 
     @property
     def weight(self) -> float:
@@ -140,11 +140,8 @@ def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float
     Cost: the product of `points` losses.
     """
     P = len(posterior.lower)
-    if len(points) != P or P > 3:
-        raise ValueError(
-            f"points: expected one number for each of {P} <= 3 coordinates, got "
-            f"{list(points)}; use the sampler in higher dimension"
-        )
+    wanted = f"one number for each of {P} <= 3 coordinates (else use the sampler)"
+    expect(len(points) == P <= 3, "points", wanted, list(points))
     axes = [
         lo + (hi - lo) * (torch.arange(k, dtype=lo.dtype, device=lo.device) + 0.5) / k
         for lo, hi, k in zip(posterior.lower, posterior.upper, points, strict=True)
@@ -295,8 +292,7 @@ def learning_coefficient(
     if sampler == "grid":
         mean = grid_mean_loss(posterior, points)
         return LearningCoefficient(posterior.weight * (mean - base), 0.0, "grid", 1.0)
-    if sampler != "mala":
-        raise ValueError(f"sampler: expected 'grid' or 'mala', got {sampler!r}")
+    expect(sampler == "mala", "sampler", "'grid' or 'mala'", sampler)
     if theta0 is None:
         raise ValueError("theta0: the sampler needs starts of shape (chains, P)")
     out = mala(posterior, theta0, steps=steps, step=step, seed=seed)
@@ -372,10 +368,8 @@ def evidence_curve(K: Tensor, log_mass: Tensor, n: Tensor) -> EvidenceCurve:
         >>> round(curve.fit(multiplicity=1)[0], 3)      # K = t^2: lambda = 1/2
         0.5
     """
-    if K.shape != log_mass.shape or K.ndim != 1:
-        raise ValueError(
-            f"log_mass: expected shape {tuple(K.shape)}, got {tuple(log_mass.shape)}"
-        )
+    shape, got = tuple(K.shape), tuple(log_mass.shape)
+    expect(len(shape) == 1 and shape == got, "log_mass", f"shape {shape}", got)
     if not bool(torch.isfinite(K).all()) or bool((K < 0).any()):
         raise ValueError("K: expected finite divergences >= 0")
     log_mass = log_mass - torch.logsumexp(log_mass, 0)
@@ -413,11 +407,8 @@ def log_axis(
         >>> round(float((t**2 * log_mass.exp()).sum()), 3)     # 8/3
         2.667
     """
-    if not 0 < low < high or count < 2:
-        raise ValueError(
-            f"low, high, count: expected 0 < low < high and count >= 2, got "
-            f"{low}, {high}, {count}"
-        )
+    good, wanted = 0 < low < high and count >= 2, "0 < low < high and count >= 2"
+    expect(good, "low, high, count", wanted, (low, high, count))
     u = torch.linspace(math.log(low), math.log(high), count, dtype=dtype)
     mass = u + math.log(float(u[1] - u[0]))
     # trapezoid end, plus the stretch (0, low]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
@@ -47,8 +48,7 @@ class RelativeMixture(AffineChart):
     """
 
     def __init__(self, gap: float = 0.05) -> None:
-        if not gap >= 0:
-            raise ValueError(f"gap: expected a number >= 0, got {gap!r}")
+        expect(gap >= 0, "gap", "a number >= 0", gap)
         rows = [[0, 0, -1], [0, 0, 1], [1, 0, 0], [1, 1, 0]]
         super().__init__(("mu1", "delta", "w"), rows, [1, 0, 0, 0], weight=2)
         self.gap = float(gap)

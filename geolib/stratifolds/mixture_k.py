@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, check_theta, with_columns
 from geolib.stratifolds.mixture_free import MixtureModuli, moduli_of
 from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
@@ -72,8 +73,8 @@ class PairModuli(Chart):
 
     def __init__(self, K: int, pair: tuple[int, int] = (0, 1)) -> None:
         i, j = pair
-        if K < 2 or i == j or not (0 <= i < K and 0 <= j < K):
-            raise ValueError(f"pair: expected two of {K} components, got {pair}")
+        good = K >= 2 and i != j and 0 <= i < K and 0 <= j < K
+        expect(good, "pair", f"two of {K} components", pair)
         self.K, self.pair = K, (i, j)
         self.rest = [k for k in range(K) if k not in pair]
         self.names = (

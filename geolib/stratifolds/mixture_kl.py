@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import check_finite
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
@@ -51,11 +52,9 @@ class Grid:
 
 def check_mixture(natural: Tensor, name: str = "natural") -> None:
     """Refuse what is not finite rows of K weights followed by K locations."""
-    if natural.ndim != 2 or natural.shape[1] % 2:
-        raise ValueError(
-            f"{name}: expected shape (batch, 2K), K weights then K locations; "
-            f"got {tuple(natural.shape)}"
-        )
+    shape = tuple(natural.shape)
+    fits = len(shape) == 2 and shape[1] % 2 == 0
+    expect(fits, name, "shape (batch, 2K), K weights then K locations", shape)
     check_finite(natural, name)
 
 
@@ -158,11 +157,9 @@ class MixtureKL:
         truth = self.teacher.reshape(1, -1)
         check_mixture(truth, "teacher")
         weights = truth[0, : truth.shape[1] // 2]
-        if bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > 1e-9:
-            raise ValueError(
-                "teacher: expected weights that are >= 0 and sum to 1, "
-                f"got {weights.tolist()}"
-            )
+        good = bool((weights >= 0).all()) and abs(float(weights.sum()) - 1) <= 1e-9
+        wanted = "weights that are >= 0 and sum to 1"
+        expect(good, "teacher", wanted, weights.tolist())
         if self.data is None:
             points = self.grid.nodes(self.teacher)
             q = mixture_density(truth, points)[0]
@@ -230,9 +227,6 @@ class MixtureKL:
 
 def check_data(points: Tensor) -> None:
     """Refuse data that cannot determine a mixture: empty, one point, or not finite."""
-    if len(points) < 2:
-        raise ValueError(
-            f"data: expected at least 2 observations, got {len(points)}; "
-            "one point has no maximum-likelihood mixture"
-        )
+    # one point has no maximum-likelihood mixture
+    expect(len(points) >= 2, "data", "at least 2 observations", len(points))
     check_finite(points, "data")
