@@ -1,4 +1,4 @@
-"""A canonical form of deep sequential ReLU networks: fold, reduce, balance, sort."""
+"""A canonical form of deep sequential ReLU networks, and random gauges to try it on."""
 
 from __future__ import annotations
 

@@ -41,11 +41,9 @@ def path_lifting(module: nn.Module) -> np.ndarray:
     """
     head, stages = read_stages(module)
     layers = [*head, *(t for s in stages for t in (s.linear, s.norm, *s.tail))]
-    for layer in layers:
-        if type(layer) not in (nn.Linear, nn.ReLU, type(None)):
-            raise TypeError(
-                f"module: expected Linear and ReLU only, got {type(layer).__name__}"
-            )
+    odd = {type(t).__name__ for t in layers} - {"Linear", "ReLU", "NoneType"}
+    if odd:
+        raise TypeError(f"module: expected Linear and ReLU only, got {min(odd)}")
     if head or stages[-1].tail:
         raise TypeError("module: expected Linear first and last, got ReLU")
     W = [w[:, :, 0] for w in weight_blocks(stages)]

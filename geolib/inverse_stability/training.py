@@ -1,4 +1,4 @@
-"""Training shallow networks: in a ball, freely, or inside the restricted set."""
+"""Training shallow networks in a ball, freely, or restricted; leaving a degenerate minimum."""
 
 from __future__ import annotations
 

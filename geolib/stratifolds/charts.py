@@ -1,4 +1,4 @@
-"""Charts: the coordinates in which an optimizer walks, over natural parameters."""
+"""Charts, the coordinates in which an optimizer walks, and the bump of their collars."""
 
 from __future__ import annotations
 

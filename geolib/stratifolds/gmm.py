@@ -1,4 +1,4 @@
-"""Full Gaussian mixtures in any dimension, and expectation-maximization."""
+"""Full Gaussian mixtures in any dimension: EM, the natural gradient, and their hybrid."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from geolib.stratifolds.charts import (
     check_theta,
     smooth_modulus,
 )
-from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
-from geolib.stratifolds.strata import Stratifold, coordinate_stratum
+from geolib.stratifolds.mixture_kl import mixture_stratifold
+from geolib.stratifolds.strata import Charts, Stratifold, coordinate_stratum
 
 
 class MixtureTube(Chart):
@@ -106,16 +106,8 @@ def mixture_a() -> Stratifold:
     def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         return np.stack([rng.uniform(0.05, 0.95, n), rng.uniform(-3, 3, n)], 1)
 
-    return Stratifold(
-        name="mixture A",
-        chart=raw,
-        strata=(
-            coordinate_stratum("origin", 0, 2, {0: 0.0, 1: 0.0}, draw),
-            coordinate_stratum("wall w = 0", 1, 2, {0: 0.0}, draw),
-            coordinate_stratum("line mu = 0", 1, 2, {1: 0.0}, draw),
-        ),
-        objective=lambda theta: MixtureKL(raw.embed(theta[None])[0]),
-        information=mixture_fisher,
-        draw=draw,
-        charts={"tube": MixtureTube, "logit": Logit(raw)},
-    )
+    origin = coordinate_stratum("origin", 0, 2, {0: 0.0, 1: 0.0}, draw)
+    wall = coordinate_stratum("wall w = 0", 1, 2, {0: 0.0}, draw)
+    line = coordinate_stratum("line mu = 0", 1, 2, {1: 0.0}, draw)
+    charts: Charts = {"tube": MixtureTube, "logit": Logit(raw)}
+    return mixture_stratifold("mixture A", raw, (origin, wall, line), draw, charts)

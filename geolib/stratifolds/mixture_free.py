@@ -16,16 +16,12 @@ from geolib.stratifolds.charts import (
     smooth_modulus,
     smooth_step,
 )
-from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
-from geolib.stratifolds.strata import Stratifold, Stratum, coordinate_stratum
+from geolib.stratifolds.mixture_kl import mixture_stratifold
+from geolib.stratifolds.strata import Charts, Stratifold, Stratum, coordinate_stratum
 
 FLOOR = 1e-10  # added to D^2: the model at v + FLOOR/4, so that derivatives stay finite
-RAW = AffineChart(
-    ("w", "mu1", "mu2"),
-    [[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    [1, 0, 0, 0],
-    weight=0,
-)
+ROWS = [[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+RAW = AffineChart(("w", "mu1", "mu2"), ROWS, [1, 0, 0, 0], weight=0)
 
 
 class RelativeMixture(AffineChart):
@@ -231,32 +227,24 @@ def mixture_b() -> Stratifold:
         w, zero = theta[:, 0], torch.zeros_like(theta[:, 0])
         return torch.stack([zero, -w, 1 - w], 1)[..., None]
 
-    overlap = Stratum(
-        "overlap mu1 = mu2",
-        rank=1,
-        dim=2,
-        distance=lambda t: (t[:, 2] - t[:, 1]).abs(),
-        retract=merge,
-        fibre=apart,
-        draw=lambda rng, n: draw(rng, n)[:, [0, 1, 1]],
-    )
+    def distance(theta: Tensor) -> Tensor:
+        return (theta[:, 2] - theta[:, 1]).abs()
+
+    def together(rng: np.random.Generator, n: int) -> np.ndarray:
+        return draw(rng, n)[:, [0, 1, 1]]
+
+    overlap = Stratum("overlap mu1 = mu2", 1, 2, distance, merge, apart, together)
     eliminations = (
         coordinate_stratum(
             f"elimination w = {end:g}", 2, 3, {0: end}, draw, inward=1 - 2 * end
         )
         for end in (0.0, 1.0)
     )
-    return Stratifold(
-        name="mixture B",
-        chart=RAW,
-        strata=(overlap, *eliminations),
-        objective=lambda theta: MixtureKL(RAW.embed(theta[None])[0]),
-        information=mixture_fisher,
-        draw=draw,
-        charts={
-            "moduli": MixtureModuli(),
-            "tube": GluedModuli,
-            "metric": RidgedModuli,
-            "logit": Logit(RAW),
-        },
-    )
+    charts: Charts = {
+        "moduli": MixtureModuli(),
+        "tube": GluedModuli,
+        "metric": RidgedModuli,
+        "logit": Logit(RAW),
+    }
+    strata = (overlap, *eliminations)
+    return mixture_stratifold("mixture B", RAW, strata, draw, charts)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from geolib.core.validation import expect
-from geolib.stratifolds.charts import check_finite
+from geolib.stratifolds.charts import Chart, check_finite
+from geolib.stratifolds.strata import Charts, Draw, Stratifold, Stratum
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -223,6 +224,17 @@ class MixtureKL:
     def fisher(self, natural: Tensor) -> Tensor:
         """The Fisher matrix in natural parameters, (b, 2K, 2K)."""
         return mixture_fisher(natural, self.grid)
+
+
+def mixture_stratifold(
+    name: str, chart: Chart, strata: tuple[Stratum, ...], draw: Draw, charts: Charts
+) -> Stratifold:
+    """A mixture as a stratifold: the loss is the divergence from a teacher."""
+
+    def objective(theta: Tensor) -> MixtureKL:
+        return MixtureKL(chart.embed(theta[None])[0])
+
+    return Stratifold(name, chart, strata, objective, mixture_fisher, draw, charts)
 
 
 def check_data(points: Tensor) -> None:

@@ -434,22 +434,14 @@ class CollarSurgery:
 
         bound = b.new_tensor([before * (1 + self.max_rise)], dtype=torch.float64)
         (best,), (after,) = best_reentry(_trials(A, B, b, V), loss, bound)
-        accepted = best is not None
         if best is None:
             for unit, w, v in old:
                 layer.write(unit, w, v)
         else:
             enter(best)
-        return SurgeryRecord(
-            self._count,
-            k,
-            (i, j),
-            best.move if best else "none",
-            distance,
-            before,
-            float(after) if accepted else before,
-            accepted,
-        )
+        move, end = ("none", before) if best is None else (best.move, float(after))
+        where = self._count, k, (i, j)
+        return SurgeryRecord(*where, move, distance, before, end, best is not None)
 
 
 def _trials(A: Tensor, B: Tensor, b: Tensor, V: Tensor) -> Iterator[Reentry]:

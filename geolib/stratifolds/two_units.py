@@ -14,7 +14,13 @@ from geolib.stratifolds.charts import (
     check_eps,
     check_theta,
 )
-from geolib.stratifolds.strata import Draw, Stratifold, Stratum, coordinate_stratum
+from geolib.stratifolds.strata import (
+    Charts,
+    Draw,
+    Stratifold,
+    Stratum,
+    coordinate_stratum,
+)
 from geolib.stratifolds.surgery import PairSurgery
 from geolib.stratifolds.unit_loss import (
     Kernel,
@@ -289,19 +295,17 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
         v, w = split_units(theta[None], 2)
         return UnitLoss(kernel, v[0], w[0])
 
+    def information(natural: Tensor) -> Tensor:
+        return unit_fisher(kernel, natural)
+
     central: Chart = CentralUnits(n)
     prony = {"prony": PronyUnits()} if n == 1 else {}
-    return Stratifold(
-        name=f"two {kind} units, {n}-D",
-        chart=RawUnits(2, n),
-        strata=tuple(sorted(strata, key=lambda stratum: stratum.rank)),
-        objective=objective,
-        information=lambda natural: unit_fisher(kernel, natural),
-        draw=draw,
-        charts={
-            "central": central,
-            "moduli": prony.get("prony", central),
-            **prony,
-            "surgery": lambda eps: SurgicalUnits(eps, n),
-        },
-    )
+    charts: Charts = {
+        "central": central,
+        "moduli": prony.get("prony", central),
+        **prony,
+        "surgery": lambda eps: SurgicalUnits(eps, n),
+    }
+    name, raw = f"two {kind} units, {n}-D", RawUnits(2, n)
+    ordered = tuple(sorted(strata, key=lambda stratum: stratum.rank))
+    return Stratifold(name, raw, ordered, objective, information, draw, charts)
