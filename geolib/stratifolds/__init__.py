@@ -14,7 +14,6 @@ from geolib.stratifolds.surgery import CollarSurgery as CollarSurgery
 from geolib.stratifolds.surgery import overlap_forms as overlap_forms
 from geolib.stratifolds.cone import cone as cone
 from geolib.stratifolds.descent import CollarWarning as CollarWarning
-from geolib.stratifolds.descent import SingularMetricError as SingularMetricError
 from geolib.stratifolds.descent import descend as descend
 from geolib.stratifolds.descent import natural_step as natural_step
 from geolib.stratifolds.descent import pull_back as pull_back
