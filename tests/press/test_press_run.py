@@ -162,7 +162,7 @@ def test_a_claim_becomes_a_box_a_glue_value_and_a_row(book):
     a = book.add("demo/01-a", CLAIM)
     run([a])
     outputs = (
-        nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells[-1].outputs
+        nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells[-2].outputs
     )
     assert 'id="claim-demo-n"' in outputs[0].data["text/html"]
     assert outputs[1].metadata.scrapbook.name == "demo.n"
@@ -224,7 +224,7 @@ def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
     a = book.add("demo/01-a", CLAIM, alone)
     run([a])
     cells = nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells
-    folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-2:]]
+    folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-3:-1]]
     assert folded == [False, True]
 
 
