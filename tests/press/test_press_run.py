@@ -221,7 +221,11 @@ def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
     alone = cell(
         'claim("demo.m", "m", measured=size, bound="<= 9")\nquote("demo.s", 1)'
     )
-    a = book.add("demo/01-a", CLAIM, alone)
+    computes = cell(
+        "from geolib.claims import claim, quote\nfor _ in range(3):\n    size += 1\n"
+        'claim("demo.n", "n is small", measured=size, bound="<= 9")'
+    )
+    a = book.add("demo/01-a", computes, alone)
     run([a])
     cells = nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells
     folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-3:-1]]
