@@ -9,7 +9,7 @@ from typing import Any
 from .build import Build, Page
 from .device_ledger import DeviceLedger
 from .ledger import Ledger
-from .verdict import anchor, kind, shown, typeset
+from .verdict import anchor, found, kind, typeset
 
 COLUMNS = ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
 GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
@@ -28,13 +28,14 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
     if len(devices) == 1:
         about += f" Device: {devices[0]}."
         heads = COLUMNS[:-1]
-    parts = [f"<p>{html.escape(about)}</p>"]
+    parts = [f'<p>{html.escape(about)}</p><div class="ledger-filter"></div>']
     if gpu is not None:
         parts.append(f"<p>{html.escape(gpu.about)}</p>")
         heads = (*heads, f"On {gpu.device}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
+        rows.sort(key=lambda r: r["verdict"] == "holds")  # exceptions first
         title = chapter.replace("_", " ").capitalize()
         parts.append(
             f'<h2 id="ledger-{chapter}">{title}</h2>'
@@ -49,25 +50,26 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
 
 
 def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
-    there = "" if r["measured"] is None else f"#{anchor(r['key'])}"
-    link = f"../chapters/{r['notebook']}.html{there}"
+    place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
+    link = f"../chapters/{r['notebook']}.html{place}"
     reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
     cells = [
         f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
         html.escape(r["paper"] or ""),
-        html.escape(shown(r)),
+        html.escape(found(r)),
         typeset(r["bound"]),
         _badge(r["verdict"]),
     ]
     if device:
         cells.append(html.escape(r["device"]))
     if gpu is not None:
-        found = gpu.claims.get(r["key"])
+        there = gpu.claims.get(r["key"])
         badge = (
-            f"{html.escape(shown(found))} {_badge(found['verdict'])}" if found else ""
+            f"{html.escape(found(there))} {_badge(there['verdict'])}" if there else ""
         )
         cells.append(badge)
-    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
+    return f"<tr {tags}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 
 def _badge(verdict: str) -> str:

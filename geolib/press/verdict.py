@@ -39,7 +39,7 @@ def shown(row: dict[str, Any]) -> str:
     """The measured value as a reader sees it."""
     if row["measured"] is None:
         return ""
-    return str(row["shown"]) or f"{float(row['measured']):.1e}"
+    return str(row["shown"]) or _power(float(f"{float(row['measured']):.2g}"))
 
 
 def anchor(key: str) -> str:
@@ -70,11 +70,11 @@ def _human(m: re.Match[str]) -> str:
 
 
 def _power(value: float) -> str:
-    if value == 0 or 1e-2 <= value < 1e4:
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
         return f"{value:g}"
     digits, exponent = f"{value:.0e}".split("e")
     power = "10" + str(int(exponent)).translate(SUPERSCRIPT)
-    return power if digits == "1" else f"{digits}·{power}"
+    return power if digits == "1" else f"{digits}·{power}".replace("-1·", "-")
 
 
 def kind(verdict: str) -> str:
