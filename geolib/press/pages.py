@@ -11,7 +11,7 @@ from .device_ledger import DeviceLedger
 from .ledger import Ledger
 from .verdict import anchor, found, kind, typeset
 
-COLUMNS = ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
+COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Device")
 GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 

@@ -128,12 +128,15 @@ def _fill(
 
 
 def counted(ledger: Ledger, pages: int) -> str:
-    """How many pages are marked and how many claims broke, in one sentence."""
+    """How many pages are marked and how many claims broke, in few sentences."""
     if not ledger.marked:
         return f"{pages} of {pages} notebooks are whole. {ledger.summary}."
-    names = "; ".join(f"{name}: {why}" for name, why in ledger.marked.items())
+    by_reason: dict[str, list[str]] = {}
+    for name, why in ledger.marked.items():
+        by_reason.setdefault(why, []).append(name)
+    reasons = " ".join(f"{', '.join(n)}: {why}" for why, n in by_reason.items())
     return (
-        f"{len(ledger.marked)} of {pages} notebooks are not whole ({names}) "
+        f"{len(ledger.marked)} of {pages} notebooks are not whole. {reasons} "
         f"{ledger.summary}."
     )
 
