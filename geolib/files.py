@@ -12,6 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Names of the data sets that this process has read, in order: what a claim rests on.
+DATA_READ: dict[str, None] = {}
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step; on any error the old file stays.

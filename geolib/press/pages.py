@@ -11,7 +11,7 @@ from .device_ledger import DeviceLedger
 from .ledger import Ledger
 from .verdict import anchor, found, kind, typeset
 
-COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Device")
+COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 
@@ -59,6 +59,7 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
         html.escape(found(r)),
         typeset(r["bound"]),
         _badge(r["verdict"]),
+        html.escape(", ".join(r["data"])),
     ]
     if device:
         cells.append(html.escape(r["device"]))
@@ -69,6 +70,7 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
         )
         cells.append(badge)
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
+    tags += f' data-data="{html.escape(", ".join(r["data"]))}"'
     return f"<tr {tags}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 

@@ -21,6 +21,8 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
     """
     blank = {"text": "", "measured": None, "shown": "", "bound": "", "paper": None}
     row = blank | {"key": "?", "reproduces": True, "reason": None} | entry
+    data = row.get("data")
+    row["data"] = [str(name) for name in data] if isinstance(data, list) else []
     try:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
