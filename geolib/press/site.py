@@ -22,7 +22,16 @@ from .pages import banner, below_the_heading, ledger_page, marked_page
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
 CPU_MARK = "<!-- cpu-notebooks -->"
-MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
+MATHJAX = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts/tex.js",
+    "output/chtml/fonts/woff-v2",
+    "a11y/assistive-mml.js",
+)
 SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
 LAUNCH = "from jupyter_book.cli.main import main; main()"
 
