@@ -52,10 +52,10 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
 def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
     place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
     link = f"../chapters/{r['notebook']}.html{place}"
-    reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
+    notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
+    small = "".join(f"<br><small>{html.escape(n)}</small>" for n in notes if n)
     cells = [
-        f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
-        html.escape(r["paper"] or ""),
+        f'<a href="{link}">{html.escape(r["text"])}</a>{small}',
         html.escape(found(r)),
         typeset(r["bound"]),
         _badge(r["verdict"]),
