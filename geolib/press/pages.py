@@ -75,6 +75,8 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
 
 
 def _badge(verdict: str) -> str:
+    if verdict == "holds":
+        return '<span class="verdict-holds" role="img" aria-label="holds">✓</span>'
     return f'<span class="claim-verdict verdict-{kind(verdict)}">{verdict}</span>'
 
 

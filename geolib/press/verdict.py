@@ -11,6 +11,7 @@ from geolib.claims import Bound
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+NUMBER = r"\d+\.?\d*(e[-+]?\d+)?"
 YES_NO = {"is True": "yes", "is False": "no"}
 
 
@@ -55,7 +56,7 @@ def typeset(bound: str) -> str:
         return YES_NO[bound]
     for plain, sign in (("<=", "≤"), (">=", "≥"), ("+-", "±"), ("==", "=")):
         bound = bound.replace(plain, sign)
-    return html.escape(re.sub(r"\d+\.?\d*(e[-+]?\d+)?", _human, bound))
+    return html.escape(re.sub(NUMBER, _human, bound))
 
 
 def _human(m: re.Match[str]) -> str:
@@ -122,7 +123,7 @@ def found(entry: dict[str, Any]) -> str:
     value = entry["measured"]
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return shown(entry)
+    return re.sub(NUMBER, _human, shown(entry))
 
 
 def _loud(entry: dict[str, Any]) -> str:
