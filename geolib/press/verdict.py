@@ -18,6 +18,11 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
     """
     blank = {"text": "", "measured": None, "shown": "", "bound": "", "paper": None}
     row = blank | {"key": "?", "reproduces": True, "reason": None} | entry
+    texts = {k: v for k, v in row.items() if k not in ("measured", "reproduces")}
+    row |= {k: v if v is None else str(v) for k, v in texts.items()}
+    row |= {k: row[k] or "" for k in ("key", "text", "shown", "bound")}
+    if not isinstance(row["measured"], int | float):
+        row["measured"] = None
     try:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
