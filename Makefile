@@ -7,6 +7,9 @@ JOBS ?= 2
 WORKERS ?= 3
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# Some containers set this. Then each of the hundred processes of a test run would compile
+# torch and the rest anew, for two to four seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup book test test-fast test-data lint units small site compare nbval nbval-live refs \
   serve bench clean

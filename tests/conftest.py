@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, and a small book to press."""
 
+import json
 import os
 import signal
 from fnmatch import fnmatch
@@ -77,3 +78,22 @@ def book(tmp_path):
 def root():
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def mini_book(tmp_path_factory):
+    """`(site, story)` of the mini book, made once for all processes of a test run."""
+    import mini
+
+    from geolib.files import locked, write_whole
+
+    if not (ROOT / "node_modules" / "mathjax").is_dir():
+        pytest.skip("MathJax is not installed: `npm ci` was not run")
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "a 'b' {c}"  # a path that has fooled templates and shells
+    with locked(base / "mini.lock", lambda: None):
+        if not (base / "mini.json").exists():
+            write_whole(base / "mini.json", json.dumps(mini.pressed(folder)))
+    site = folder / "_build" / "small" / "html"
+    return site, json.loads((base / "mini.json").read_text())

@@ -22,6 +22,8 @@ CELLS = {
         "    subprocess.run(['sh', '-c', 'echo \"$0\"; echo \"$0\" >&2', line])"
     ),
     "03-huge": "for i in range(200_000):\n    print('a line of some length, number', i)",
+    "04-at-once": "print('x' * 50_000_000)",
+    "05-worker": "import os\nos.kill(os.getppid(), 9)",
 }
 
 
@@ -62,15 +64,25 @@ def test_lines_of_a_child_process_are_no_report(pressed):
 
 @pytest.mark.press
 @pytest.mark.slow
-def test_output_without_end_is_bounded(pressed):
+@pytest.mark.parametrize("name", ["03-huge", "04-at-once"])
+def test_output_without_end_is_bounded(pressed, name):
     from geolib.press.kernel import LIMIT
 
     build, done, notebooks = pressed
-    outcome = done["03-huge"]
+    outcome = done[name]
     assert outcome.status == "failed"
     assert "the notebook printed" in outcome.error
-    assert not build.stage(notebooks["03-huge"]).exists()
-    assert build.failed(notebooks["03-huge"]).stat().st_size < 2 * LIMIT
+    assert not build.stage(notebooks[name]).exists()
+    assert build.failed(notebooks[name]).stat().st_size < 2 * LIMIT
+
+
+@pytest.mark.press
+@pytest.mark.slow
+def test_a_worker_that_dies_without_a_word_is_a_failure(pressed):
+    build, done, notebooks = pressed
+    assert done["05-worker"].status == "failed"
+    assert "the worker process ended with code -9" in done["05-worker"].error
+    assert not build.stage(notebooks["05-worker"]).exists()
 
 
 @pytest.mark.skipif(
