@@ -50,28 +50,33 @@ def cell(source, *tags):
     return f"\n```{{code-cell}} ipython3\n{head}{source}\n```\n"
 
 
-@pytest.fixture
-def book(tmp_path):
+def new_book(folder):
     """An empty book; `book.add('demo/01-a', cells...)` adds a notebook to it."""
 
     class Book:
-        root = tmp_path
+        root = folder
 
         def add(self, name, *cells, header=HEADER):
-            path = tmp_path / "chapters" / f"{name}.md"
+            path = folder / "chapters" / f"{name}.md"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(header + "".join(cells))
             from geolib.press.notebook import Notebook
 
-            return Notebook(tmp_path, name)
+            return Notebook(folder, name)
 
         def profiles(self, text):
-            (tmp_path / "chapters" / "profiles.yml").write_text(text)
+            (folder / "chapters" / "profiles.yml").write_text(text)
 
-    (tmp_path / "chapters").mkdir()
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    (folder / "chapters").mkdir()
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     Book().profiles("{}\n")
     return Book()
+
+
+@pytest.fixture
+def book(tmp_path):
+    """An empty book for one test."""
+    return new_book(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,9 @@ def test_the_rows_of_the_ledger_say_so_and_lead_to_the_page(site):
     for _ in looks(page, address, "book/claims"):
         rows = page.locator(".ledger tbody tr")
         seen = [r.locator("td") for r in rows.all()]
-        assert {c.first.text_content(): c.nth(4).text_content() for c in seen} == verdicts
+        assert {
+            c.first.text_content(): c.nth(4).text_content() for c in seen
+        } == verdicts
         assert all(c.nth(4).locator(".claim-verdict").count() for c in seen)
     page.get_by_role("link", name="two is big").click()
     page.wait_for_load_state("networkidle")
