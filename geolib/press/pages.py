@@ -52,6 +52,7 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
 def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
     place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
     link = f"../chapters/{r['notebook']}.html{place}"
+    data = html.escape(", ".join(r.get("data", [])))
     notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
     small = "".join(f"<br><small>{html.escape(n)}</small>" for n in notes if n)
     cells = [
@@ -59,7 +60,7 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
         html.escape(found(r)),
         typeset(r["bound"]),
         _badge(r["verdict"]),
-        html.escape(", ".join(r["data"])),
+        data,
     ]
     if device:
         cells.append(html.escape(r["device"]))
@@ -70,7 +71,7 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
         )
         cells.append(badge)
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
-    tags += f' data-data="{html.escape(", ".join(r["data"]))}"'
+    tags += f' data-data="{data}"'
     return f"<tr {tags}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 

@@ -91,7 +91,10 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
     _copy_book(build, source)
     write_json(ledger, build.root / "_build" / "claims.json")
     _fill(build, source, ledger, pages, landing)
-    machinery = digest_tree(build.root / "book" / "_ext", (".py",))
+    sidebar = (build.root / "_toc.yml").read_bytes()  # every page shows it
+    machinery = digest(
+        digest_tree(build.root / "book" / "_ext", (".py",)).encode(), sidebar
+    )
     code = json.dumps(build.code, sort_keys=True).encode()  # the API pages show it
     key = digest(digest_tree(source, SOURCES).encode(), code, machinery.encode())
     record = build.folder / "html.key"
@@ -164,7 +167,8 @@ def _write_if_changed(path: Path, text: str) -> None:
 def _render(build: Build, source: Path, machinery: str, whole: bool) -> None:
     """Let Jupyter Book read what changed. Of a whole book any warning is an error."""
     out = build.folder / "sphinx"
-    # Sphinx does not notice a change of its own extension: then build from nothing.
+    # Sphinx notices no change of its own extension or of what is in the sidebar of pages
+    # that did not change: then build from nothing.
     record = build.folder / "sphinx.key"
     if not record.exists() or record.read_text() != machinery:
         shutil.rmtree(out, ignore_errors=True)

@@ -22,6 +22,13 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
     """
     blank = {"text": "", "measured": None, "shown": "", "bound": "", "paper": None}
     row = blank | {"key": "?", "reproduces": True, "reason": None} | entry
+    texts = {
+        k: v for k, v in row.items() if k not in ("measured", "reproduces", "data")
+    }
+    row |= {k: v if v is None else str(v) for k, v in texts.items()}
+    row |= {k: row[k] or "" for k in ("key", "text", "shown", "bound")}
+    if not isinstance(row["measured"], int | float):
+        row["measured"] = None
     data = row.get("data")
     row["data"] = [str(name) for name in data] if isinstance(data, list) else []
     try:
