@@ -123,7 +123,7 @@ def publish(name: str, size: str, store: Store) -> list[Path]:
     for key, row in zip(keys, store.rows(sweep.name, keys), strict=True):
         title, entry, figures = sweep.entry(key, row)
         files.setdefault(title, {})[entry] = figures
-    about = {
+    about: dict[str, Any] = {
         "sweep": sweep.name,
         "version": sweep.version,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -132,7 +132,7 @@ def publish(name: str, size: str, store: Store) -> list[Path]:
     }
     paths = [Path(file).parent / "measured" / f"{title}.json" for title in files]
     for path, entries in zip(paths, files.values(), strict=True):
-        keep(path, entries, about | sweep.about)
+        keep(path, entries, about | dict(sweep.about))
     return paths
 
 
