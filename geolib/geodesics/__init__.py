@@ -9,6 +9,7 @@ from geolib.files import exported as _exported
 from geolib.geodesics.bvp import (
     Geodesic as Geodesic,
     geodesic as geodesic,
+    geodesics as geodesics,
 )
 from geolib.geodesics.certificate import (
     PathCertificate as PathCertificate,
@@ -19,7 +20,10 @@ from geolib.geodesics.continual import (
     Learned as Learned,
     learn_sequence as learn_sequence,
 )
-from geolib.geodesics.curves import trained_curve as trained_curve
+from geolib.geodesics.curves import (
+    trained_curve as trained_curve,
+    trained_curves as trained_curves,
+)
 from geolib.geodesics.embedding import embed as embed, noise_like as noise_like
 from geolib.geodesics.function_space import FunctionSpace as FunctionSpace
 from geolib.geodesics.ivp import (
