@@ -45,6 +45,7 @@ from comparisons import (
     validation_barrier,
 )
 from torch import nn
+from variants import PRUNING_VARIANTS as PRUNING_VARIANTS
 
 from geolib.core import Realization
 from geolib.files import write_whole

@@ -84,38 +84,27 @@ def geodesic(
     a: Tensor,
     b: Tensor,
     *,
-    basis: Basis | None = None,
-    segments: int = 4,
-    jitter: bool = True,
-    steps: int = 2000,
-    batch: int = 256,
-    lr: float = 1e-2,
-    seed: int = 0,
     optimizer: str = "adam",
-    checkpoint: bool = False,
-    tol: float = 0.01,
+    seed: int = 0,
     start: Tensor | None = None,
+    **options,
 ) -> Geodesic:
     r"""The path of least energy from `a` to `b` within a family of bends.
 
     .. math:: \min_c \tfrac12 \int_0^1 g_{W}(\dot W, \dot W)\,dt, \qquad
               W(t) = (1-t)a + tb + \sum_k \beta_k(t)\,c_k
 
-    `adam`, for networks: each step draws a batch of inputs and, with `jitter`, new
-    times :math:`t_i = (i + u_i)/n`, :math:`|u_i| \le \frac12`, so that the curve cannot
-    be good at fixed knots and bad between them.
+    `adam`, for networks: each step draws a batch of inputs and new times; see
+    `geodesics`, whose options it takes.
     `lbfgs`, for surfaces and small smooth networks: Gauss quadrature of the speed,
-    no randomness, machine precision.
+    no randomness, machine precision; it takes `basis` (`LegendreBasis(16)` by default),
+    `segments` (of sixteen quadrature nodes each), `steps` and `tol`.
 
     Args:
-        basis: `SineBasis(4)` by default (`LegendreBasis(16)` for `lbfgs`); for
-            comparison `BezierBasis(1)` or the free knots `HatBasis(segments - 1)`.
-        segments: pieces the curve is cut into at each step (for `lbfgs`,
-            a sixteenth of the quadrature nodes).
-        checkpoint: recompute each network in the backward pass, one at a time, so
-            that memory is that of one network whatever the number of segments.
-        tol: `stationarity` below which the result counts as converged.
+        optimizer: `adam` or `lbfgs`.
+        seed: of all draws.
         start: initial coefficients, shape (basis.size, p); zero by default.
+        options: of the search.
 
     Raises:
         ValueError: ends that no path can join (other sizes, equal, NaN), or options
@@ -133,26 +122,13 @@ def geodesic(
         >>> found.converged
         True
     """
-    if optimizer not in ("adam", "lbfgs"):
+    if optimizer == "lbfgs":
+        return _smooth_geodesic(space, a, b, start, **options)
+    if optimizer != "adam":
         raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
-    lbfgs = optimizer == "lbfgs"
-    if basis is None:
-        basis = LegendreBasis(16) if lbfgs else SineBasis(4)
-    options = {"segments": segments, "steps": steps, "batch": batch, "lr": lr}
-    if not lbfgs:
-        options |= {"jitter": jitter, "checkpoint": checkpoint, "tol": tol}
-        starts = None if start is None else start[None]
-        ends = a[None], b[None]
-        return geodesics(
-            space, *ends, basis=basis, seeds=[seed], start=starts, **options
-        )[0]
-    path = _checked(a, b, basis, start, tol=tol, **options)
-    found, energies, passes = _lbfgs(space, path, NODES * segments, steps)
-
-    def norm(control: Tensor) -> float:
-        return _smooth_norm(space, replace(path, control=control), segments)
-
-    return _judged(path, found, energies, passes, norm, tol)
+    starts = None if start is None else start[None]
+    ends = a[None], b[None]
+    return geodesics(space, *ends, seeds=[seed], start=starts, **options)[0]
 
 
 def geodesics(
@@ -160,13 +136,13 @@ def geodesics(
     a: Tensor,
     b: Tensor,
     *,
+    seeds: Sequence[int],
     basis: Basis | None = None,
     segments: int = 4,
     jitter: bool = True,
     steps: int = 2000,
     batch: int = 256,
     lr: float = 1e-2,
-    seeds: Sequence[int],
     checkpoint: bool = False,
     tol: float = 0.01,
     start: Tensor | None = None,
@@ -177,13 +153,22 @@ def geodesics(
 
     Each path is the one that `geodesic` finds from its seed: no search sees another's
     weights, inputs or times. Small networks cost little arithmetic and much overhead a
-    step, which all pairs then pay once.
+    step, which all pairs then pay once. A step draws a batch of inputs for each pair
+    and, with `jitter`, new times :math:`t_i = (i + u_i)/n`, :math:`|u_i| \le \frac12`,
+    so that no curve can be good at fixed knots and bad between them.
 
     Args:
         space: in which all paths are measured.
         a, b: the ends, shape (k, p).
         seeds: one for each pair.
-        basis, segments, jitter, steps, batch, lr, checkpoint, tol: as in `geodesic`.
+        basis: `SineBasis(4)` by default; for comparison `BezierBasis(1)` or the free
+            knots `LinearSplineBasis(segments - 1)`.
+        segments: pieces the curve is cut into at each step.
+        jitter: draw the times of the cuts.
+        steps, batch, lr: as in `geolib.networks.train`.
+        checkpoint: recompute each network in the backward pass, one at a time, so
+            that memory is that of one network whatever the number of segments.
+        tol: `stationarity` below which a result counts as converged.
         start: initial coefficients, shape (k, basis.size, p); zero by default.
 
     Raises:
@@ -202,13 +187,11 @@ def geodesics(
     """
     if len(seeds) != len(a):
         raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
+    check_positive(steps=steps, batch=batch, lr=lr, tol=tol)
     basis = SineBasis(4) if basis is None else basis
-    starts = [None] * len(a) if start is None else start
-    options = {"segments": segments, "steps": steps, "batch": batch, "lr": lr}
-    paths = [
-        _checked(*ends, basis, control, tol=tol, **options)
-        for *ends, control in zip(a, b, starts, strict=True)
-    ]
+    starts = [None] * len(a) if start is None else list(start)
+    pairs = zip(a, b, starts, strict=True)
+    paths = [_first_path(u, v, basis, control, segments) for u, v, control in pairs]
     search = _Search(space, paths, segments, jitter, batch, seeds, checkpoint)
     bends, energies, passes = search.run(steps, lr)
     results = []
@@ -220,18 +203,34 @@ def geodesics(
     return results
 
 
-def _checked(
+def _smooth_geodesic(
+    space: Space,
     a: Tensor,
     b: Tensor,
-    basis: Basis,
     start: Tensor | None,
     *,
-    segments: int,
-    **options,
+    basis: Basis | None = None,
+    segments: int = 4,
+    steps: int = 2000,
+    tol: float = 0.01,
+) -> Geodesic:
+    """The search of `geodesic` without randomness."""
+    check_positive(steps=steps, tol=tol)
+    basis = LegendreBasis(16) if basis is None else basis
+    path = _first_path(a, b, basis, start, segments)
+    found, energies, passes = _lbfgs(space, path, NODES * segments, steps)
+
+    def norm(control: Tensor) -> float:
+        return _smooth_norm(space, replace(path, control=control), segments)
+
+    return _judged(path, found, energies, passes, norm, tol)
+
+
+def _first_path(
+    a: Tensor, b: Tensor, basis: Basis, start: Tensor | None, segments: int
 ) -> WeightPath:
-    """The path that a search starts from, after a look at all that was asked for."""
+    """The path that a search starts from."""
     check_ends(a, b, distinct=True)
-    check_positive(**options)
     if segments < 2:
         raise ValueError(f"segments: expected at least 2, got {segments}")
     if start is None:

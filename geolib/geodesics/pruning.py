@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,12 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import cubic_sparsity, magnitude_mask, matrices
+from geolib.geodesics.magnitude_masks import (
+    WARM,
+    cubic_sparsity,
+    magnitude_mask,
+    matrices,
+)
 from geolib.geodesics.sparse_path import (
     Chooser,
     Sparse,
@@ -61,6 +65,59 @@ def metric_chooser(
     return choose
 
 
+# maps (weights, rows of the step, number of the step from 1) to the mask from there on
+Masks = Callable[[Tensor, Tensor, int], Tensor]
+# maps (outputs, rows of the step) to a loss
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def train_under_masks(
+    R: Realization,
+    w: Tensor,
+    x: Tensor,
+    masks: Masks,
+    loss: RowLoss,
+    *,
+    lr: float = 3e-3,
+    steps: int = 400,
+    batch: int = 256,
+    seed: int = 0,
+    flat: bool = False,
+) -> Sparse:
+    """Adam on the weights that a mask keeps; the mask may change from step to step.
+
+    Args:
+        masks: the mask of each step.
+        loss: of the outputs on a step's rows.
+        lr, steps, batch, seed: as in `geolib.networks.train`.
+        flat: keep the learning rate while weights are dropped, and let it fall only
+            afterwards; else let it fall along a cosine from the start.
+
+    Cost: steps * batch gradient evaluations.
+    """
+    leaf = w.detach().clone().requires_grad_(True)
+    draws = batches(len(x), batch, steps, seed, x.device)
+    mask = torch.ones_like(w, dtype=torch.bool)
+
+    def put_under_mask(*_: object) -> None:
+        with torch.no_grad():
+            leaf.mul_(mask)
+
+    def step_loss(step: int) -> Tensor:
+        nonlocal mask
+        rows = next(draws)
+        mask = masks(leaf.detach(), rows, step + 1)
+        put_under_mask()
+        return loss(R(leaf * mask, x[rows]), rows)
+
+    def rate(lr: float, step: int, steps: int) -> float:
+        late = max(0.0, (step + 1) / steps - WARM) / (1 - WARM) * steps
+        return cosine(lr, late if flat else step, steps)
+
+    minimize([leaf], step_loss, steps, lr, schedule=rate, after=put_under_mask)
+    return Sparse(leaf.detach(), mask, steps * min(batch, len(x)))
+
+
 def prune_and_finetune(
     R: Realization,
     w: Tensor,
@@ -69,66 +126,42 @@ def prune_and_finetune(
     *,
     gradual: bool = False,
     distil: bool = False,
-    metric_mask: bool = False,
-    flat: bool = False,
-    lr: float = 3e-3,
     steps: int = 400,
-    batch: int = 256,
-    seed: int = 0,
-    every: int = 1,
+    **plan,
 ) -> Sparse:
     """Magnitude pruning, at once or gradually, with Adam on the kept weights.
 
     Args:
-        gradual: grow the number of zeros along `cubic_sparsity`, masks re-chosen every
-            `every` steps; else prune at the start.
+        gradual: grow the number of zeros along `cubic_sparsity`, the smallest weights
+            chosen anew at each step; else prune at the start.
         distil: match the dense network's outputs instead of the labels.
-        metric_mask: masks by `metric_chooser` with one probe, not by magnitude.
-        flat: keep the learning rate while pruning, let it fall only afterwards; else
-            let it fall along a cosine from the start.
+        steps, plan: of `train_under_masks`.
 
-    Cost: steps * batch gradient evaluations, and steps / every * batch more with
-    `metric_mask`.
+    Cost: steps * batch gradient evaluations.
 
     Source: Han et al. 2015 (at once); Zhu and Gupta 2017 (gradual).
     """
-    prunable, meter, x = matrices(R), Meter(), data.x
-    reference = outputs_in_pieces(R, w, x) if distil else None
-    choose = None
-    if metric_mask:
-        choose = metric_chooser(FunctionSpace(R, x), meter, 1, by_step=True)
-    mask = torch.ones_like(prunable)
-    if not gradual:
-        mask = magnitude_mask(w, prunable, sparsity)
-    leaf = w.detach().clone().requires_grad_(True)
-    draws = batches(len(x), batch, steps, seed, x.device)
+    prunable = matrices(R)
+    at_once = magnitude_mask(w, prunable, sparsity)
 
-    def loss(step: int) -> Tensor:
-        nonlocal mask
-        rows, number = next(draws), step + 1
-        if gradual and (number % every == 0 or number == steps):
-            level, now = cubic_sparsity(sparsity, number, steps), leaf.detach()
-            if choose is None:
-                mask = magnitude_mask(now, prunable, level)
-            else:
-                mask = choose(now, level, rows, number)
-        put_under_mask()
-        meter.add(len(rows))
-        z = R(leaf * mask, x[rows])
-        if reference is None:
-            return F.cross_entropy(z, data.y[rows])
-        return distillation(z, reference[rows])
+    def masks(now: Tensor, _rows: Tensor, step: int) -> Tensor:
+        if not gradual:
+            return at_once
+        return magnitude_mask(now, prunable, cubic_sparsity(sparsity, step, steps))
 
-    def put_under_mask(*_: object) -> None:
-        with torch.no_grad():
-            leaf.mul_(mask)
+    dense = outputs_in_pieces(R, w, data.x) if distil else None
+    loss = label_loss(data.y) if dense is None else distillation_loss(dense)
+    return train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
 
-    def rate(lr: float, step: int, steps: int) -> float:
-        late = max(0.0, (step + 1) / steps - 0.7) / 0.3 * steps
-        return cosine(lr, late if flat else step, steps)
 
-    minimize([leaf], loss, steps, lr, schedule=rate, after=put_under_mask)
-    return Sparse(leaf.detach(), mask, meter.gradient_evaluations)
+def label_loss(y: Tensor) -> RowLoss:
+    """The mean cross-entropy of outputs and the labels of their rows."""
+    return lambda z, rows: F.cross_entropy(z, y[rows])
+
+
+def distillation_loss(dense: Tensor) -> RowLoss:
+    """The mean divergence of outputs and the dense network's on their rows."""
+    return lambda z, rows: distillation(z, dense[rows])
 
 
 def distillation(z: Tensor, reference: Tensor) -> Tensor:
@@ -140,12 +173,8 @@ def distillation(z: Tensor, reference: Tensor) -> Tensor:
         >>> distillation(torch.zeros(1, 2), torch.ones(1, 2)).item()
         0.0
     """
-    return F.kl_div(
-        torch.log_softmax(z, -1),
-        torch.log_softmax(reference, -1),
-        log_target=True,
-        reduction="batchmean",
-    )
+    old, new = torch.log_softmax(reference, -1), torch.log_softmax(z, -1)
+    return F.kl_div(new, old, log_target=True, reduction="batchmean")
 
 
 def optimal_brain_surgeon(
@@ -184,53 +213,10 @@ def labelled_reference(space: FunctionSpace, w: Tensor, y: Tensor, pull: float):
 
 
 def invariant_path(
-    R: Realization,
-    w: Tensor,
-    data: Table,
-    sparsity: float,
-    *,
-    labels: float = 0.0,
-    metric_mask: bool = False,
-    **settings,
+    R: Realization, w: Tensor, data: Table, sparsity: float, **settings
 ) -> Sparse:
-    """The invariant path of `sparse_path`, and our variants of it.
-
-    Args:
-        labels: move the reference this part of the way to the labels.
-        metric_mask: drop the weights whose loss the metric says costs least.
-        settings: of `sparse_path`.
-    """
-    space, meter = FunctionSpace(R, data.x), Meter()
-    choose = metric_chooser(space, meter) if metric_mask else None
-    reference = labelled_reference(space, w, data.y, labels) if labels else None
-    found = sparse_path(
-        space, w, sparsity, choose=choose, reference=reference, **settings
-    )
-    paid = found.gradient_evaluations + meter.gradient_evaluations
-    return Sparse(found.weights, found.mask, paid, found.points, found.drifts)
-
-
-def path_then_labels(
-    R: Realization,
-    w: Tensor,
-    data: Table,
-    sparsity: float,
-    *,
-    path: Mapping[str, Any],
-    **settings,
-) -> Sparse:
-    """Walk to the sparse subspace, then train the weights that are left on labels.
-
-    Args:
-        path: settings of the walk, `invariant_path`.
-        settings: of `prune_and_finetune`; the mask stays that of the walk.
-    """
-    seed = settings.get("seed", 0)
-    walked = invariant_path(R, w, data, sparsity, seed=seed, **path)
-    # the dropped weights are zero, so the smallest magnitudes are the walk's mask
-    found = prune_and_finetune(R, walked.weights, data, sparsity, **settings)
-    paid = walked.gradient_evaluations + found.gradient_evaluations
-    return Sparse(found.weights, found.mask, paid)
+    """The invariant path of `sparse_path` on the table's inputs."""
+    return sparse_path(FunctionSpace(R, data.x), w, sparsity, **settings)
 
 
 def _penalty(R: Realization, w: Tensor, data: Table, sparsity: float, **k) -> Sparse:
@@ -246,12 +232,4 @@ METHODS: dict[str, Callable[..., Sparse]] = {
     "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
     "penalty path": _penalty,
     "invariant path": invariant_path,
-}
-VARIANTS: dict[str, Callable[..., Sparse]] = {  # our own, against the baselines' wins
-    "metric mask": lambda *a, **k: invariant_path(*a, metric_mask=True, **k),
-    "labels in the metric": invariant_path,
-    "metric path, then labels": path_then_labels,
-    "gradual + labels, metric mask": partial(
-        prune_and_finetune, gradual=True, metric_mask=True, every=10
-    ),
 }

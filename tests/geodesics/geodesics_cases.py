@@ -4,10 +4,15 @@ import functools
 
 import numpy as np
 import torch
+from chapter_experiments import chapter_module
 from torch import nn
 
 from geolib.core import Realization
+from geolib.geodesics import LEARNERS
 from geolib.networks import mlp, table, train
+
+VARIANTS = chapter_module("geodesics", "variants")
+KNOWN = {**LEARNERS, **VARIANTS.LEARNER_VARIANTS}
 
 
 @functools.cache

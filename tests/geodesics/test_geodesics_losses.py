@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from geodesics_cases import digits, smooth, trained, vector
+from geodesics_cases import KNOWN, digits, smooth, trained, vector
 from torch.nn import functional as F
 
 from geolib.geodesics import FunctionSpace, learn_sequence, magnitude_mask, matrices
-from geolib.geodesics.continual import KNOWN
 from geolib.geodesics.pruning import optimal_brain_surgeon, prune_and_finetune
 from geolib.geodesics.sparse_path import penalty_path
 from geolib.networks import Table, Task, mlp, split_tasks
