@@ -10,10 +10,8 @@ from geodesics_cases import digits, smooth, trained, vector
 
 from geolib.core import Realization
 from geolib.geodesics import (
-    BezierBasis,
     FunctionSpace,
     LinearSplineBasis,
-    Profile,
     SineBasis,
     WeightPath,
     bvp,
@@ -27,6 +25,8 @@ from geolib.geodesics import (
     trained_curves,
 )
 from geolib.geodesics.bvp import difference_energy
+from geolib.geodesics.measures import Profile
+from geolib.geodesics.path import BezierBasis
 from geolib.networks import mlp
 
 

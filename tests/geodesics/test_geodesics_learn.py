@@ -63,7 +63,7 @@ def test_task_scenario_answers_only_the_task_classes():
 
 
 def test_forgetting_by_hand():
-    from geolib.geodesics import Learned
+    from geolib.geodesics.continual import Learned
 
     table = np.array([[0.9, np.nan, np.nan], [0.8, 0.7, np.nan], [0.5, 0.75, 0.6]])
     found = Learned(torch.zeros(1), table, 0, 0, "x", "class")
