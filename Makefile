@@ -89,7 +89,7 @@ serve: setup ## serve the rendered site on this machine
 	$(BIN)/geolib serve
 
 bench: setup ## time everything against its named peers
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/geolib bench
 
 clean: ## remove everything that was built, and the environment
 	rm -rf _build .venv node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,8 +13,13 @@ from types import ModuleType
 from typing import Any
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, sync: bool = True) -> None:
     """Replace `path` by `text` in one step; on any error the old file stays.
+
+    Args:
+        path: the file.
+        text: its new content.
+        sync: wait for the disk, so that a power cut costs nothing either.
 
     Raises:
         OSError: the folder is read-only or the disk is full; no fragment is left.
@@ -24,8 +29,9 @@ def write_whole(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -82,3 +88,11 @@ def exported(names: dict[str, Any]) -> list[str]:
         for n, o in names.items()
         if not n.startswith("_") and not isinstance(o, ModuleType)
     )
+
+
+def find_checkout(start: Path) -> Path | None:
+    """The folder from `start` upwards that holds the book; None outside a checkout."""
+    for folder in (start, *start.parents):
+        if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
+            return folder
+    return None

@@ -52,6 +52,19 @@ def test_ci_runs_both_commands_in_a_clone_and_hides_nothing():
     assert "shared/data" not in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.slow
+def test_the_sweep_of_the_readme_runs_from_its_file(tmp_path):
+    (code,) = [c for c in EXAMPLES if c.startswith("# my_sweep.py\n")]
+    (tmp_path / "my_sweep.py").write_text(code)
+    store = {"GEOLIB_SWEEPS": str(tmp_path / "store"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "geolib", "sweep", "my_sweep.py:SWEEP"]
+    done = subprocess.run(
+        [*command, "--scheduler", "inline"],
+        cwd=tmp_path, env=os.environ | store, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "6 runs: 0 stored before, 6 done now, 0 failed" in done.stdout
+
+
 def test_the_wheel_is_tried_on_every_example_that_the_readme_prints():
     text = (ROOT / "README.md").read_text()
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.S))
