@@ -20,5 +20,9 @@ def chapter_module(chapter, module):
         spec = importlib.util.spec_from_file_location(name, path)
         found = importlib.util.module_from_spec(spec)
         sys.modules[name] = found
-        spec.loader.exec_module(found)
+        sys.path.insert(0, str(path.parent))  # they import each other by name
+        try:
+            spec.loader.exec_module(found)
+        finally:
+            sys.path.remove(str(path.parent))
     return sys.modules[name]

@@ -25,11 +25,12 @@ from geolib.core import (
     normal,
 )
 from geolib.core.solve_cost import GPU_CALL
-from geolib.geodesics import LEARNERS, METHODS
+from geolib.geodesics import LEARNERS
 from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
 
+BASELINES = chapter_module("geodesics", "pruners")
 VARIANTS = chapter_module("geodesics", "variants")
-PRUNERS = METHODS | VARIANTS.PRUNING_VARIANTS
+PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
 KNOWN = LEARNERS | VARIANTS.LEARNER_VARIANTS
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pruners import METHODS
 from torch import Tensor
 from torch.nn import functional as F
 from variants import LEARNER_VARIANTS, PRUNING_VARIANTS
@@ -23,7 +24,6 @@ from variants import LEARNER_VARIANTS, PRUNING_VARIANTS
 from geolib.core import Realization
 from geolib.geodesics import (
     LEARNERS,
-    METHODS,
     FunctionSpace,
     Geodesic,
     LinearSplineBasis,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pruners import label_loss, prune_and_finetune, train_under_masks
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,14 +25,11 @@ from geolib.geodesics.learners import (
     restrict,
 )
 from geolib.geodesics.magnitude_masks import cubic_sparsity
-from geolib.geodesics.pruning import (
-    label_loss,
+from geolib.geodesics.sparse_path import (
+    Sparse,
     labelled_reference,
     metric_chooser,
-    prune_and_finetune,
-    train_under_masks,
 )
-from geolib.geodesics.sparse_path import Sparse
 from geolib.networks import Meter, Table, Task
 
 # ---- learning in turn ----------------------------------------------------------------

@@ -38,7 +38,6 @@ from geolib.geodesics.path import (
     SineBasis as SineBasis,
     WeightPath as WeightPath,
 )
-from geolib.geodesics.pruning import METHODS as METHODS
 from geolib.geodesics.sparse_path import (
     bhattacharyya as bhattacharyya,
     sparse_path as sparse_path,

@@ -49,36 +49,6 @@ class Geodesic:
     message: str
 
 
-def difference_energy(
-    space: Space, points: Tensor, times: Tensor, rows: Tensor | None = None
-) -> Tensor:
-    r"""Energy of a polygon in function space.
-
-    .. math:: E = \frac12 \sum_i \frac{|\Phi(w_{i+1}) - \Phi(w_i)|^2
-              + \lambda |w_{i+1} - w_i|^2}{t_{i+1} - t_i}
-
-    It never exceeds the energy of any curve through the same points, and grows to it
-    as the times are refined.
-
-    Args:
-        points: weights, shape (k, p).
-        times: increasing, shape (k,).
-        rows: which inputs to use; None for all.
-
-    Source: standard; the ridge term is the appended map of `FunctionSpace`.
-
-    Examples:
-        >>> from geolib.geodesics.surfaces import cylinder
-        >>> w = torch.tensor([[0.0, 0.0], [0.0, 3.0]])
-        >>> difference_energy(cylinder(), w, torch.tensor([0.0, 1.0])).item()
-        4.5
-    """
-    square = space(points, rows).diff(dim=0).flatten(1).square().sum(1)
-    if space.ridge:
-        square = square + space.ridge * points.diff(dim=0).square().sum(1)
-    return 0.5 * (square / times.diff()).sum()
-
-
 def geodesic(
     space: Space,
     a: Tensor,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from geodesics_cases import digits, smooth, trained, vector
+from geodesics_cases import difference_energy, digits, smooth, trained, vector
 
 from geolib.core import Realization
 from geolib.geodesics import (
@@ -24,7 +24,6 @@ from geolib.geodesics import (
     trained_curve,
     trained_curves,
 )
-from geolib.geodesics.bvp import difference_energy
 from geolib.geodesics.measures import Profile
 from geolib.geodesics.path import BezierBasis
 from geolib.networks import mlp

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from geodesics_cases import VARIANTS, digits, smooth, trained
+from geodesics_cases import PRUNERS as BASELINES
+from geodesics_cases import PRUNING as PRUNERS
+from geodesics_cases import digits, smooth, trained
 from torch import nn
 
 from geolib.core import Realization
 from geolib.geodesics import (
-    METHODS,
     FunctionSpace,
     density,
     magnitude_mask,
@@ -18,7 +19,6 @@ from geolib.geodesics import (
     sparsify,
 )
 from geolib.geodesics.magnitude_masks import cubic_sparsity
-from geolib.geodesics.pruning import prune_and_finetune
 from geolib.geodesics.sparse_path import (
     Sparse,
     gauss_newton_correction,
@@ -33,7 +33,7 @@ from geolib.geodesics.structured import (
 )
 from geolib.networks import accuracy, lenet, mlp, vgg
 
-PRUNERS = {**METHODS, **VARIANTS.PRUNING_VARIANTS}
+prune_and_finetune = BASELINES.prune_and_finetune
 
 
 def net_of(seed=0):
@@ -84,7 +84,7 @@ def test_invariant_path_beats_one_shot_and_the_surgeon():
     R, w = trained(0)
     data = digits()
     score = {
-        name: accuracy(R, METHODS[name](R, w, data, 0.9).weights, data.x, data.y)
+        name: accuracy(R, PRUNERS[name](R, w, data, 0.9).weights, data.x, data.y)
         for name in ("one-shot", "surgeon", "invariant path")
     }
     assert score["invariant path"] > 0.85

@@ -1,4 +1,7 @@
-"""The baselines of sparsification, in the harness of the path."""
+"""The baselines of sparsification, in the harness of the path.
+
+Each maps (network, weights, table, sparsity) to a sparse network and its compute.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import (
-    WARM,
-    cubic_sparsity,
+from geolib.geodesics import (
+    FunctionSpace,
+    bhattacharyya,
     magnitude_mask,
     matrices,
-)
-from geolib.geodesics.sparse_path import (
-    Chooser,
-    Sparse,
-    metric_scores,
-    outputs_in_pieces,
-    penalty_path,
     sparse_path,
 )
-from geolib.networks.splits import Table
-from geolib.networks.training import Meter, batches, cosine, minimize
+from geolib.geodesics.magnitude_masks import WARM, cubic_sparsity
+from geolib.geodesics.sparse_path import Sparse, outputs_in_pieces
+from geolib.networks import Table
+from geolib.networks.training import batches, cosine, minimize
 
 
 def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
@@ -40,29 +37,6 @@ def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
     """
     mask = magnitude_mask(w, matrices(R), sparsity)
     return Sparse(w * mask, mask, 0)
-
-
-def metric_chooser(
-    space: FunctionSpace, meter: Meter, probes: int = 4, by_step: bool = False
-) -> Chooser:
-    """Masks of the weights whose loss the metric says costs most; see `metric_scores`.
-
-    Args:
-        space: its metric.
-        meter: pays for the probes.
-        probes: random signs of a diagonal.
-        by_step: new signs at each step; else the same ones for rows of one number.
-    """
-    prunable = matrices(space.realization)
-
-    def choose(w: Tensor, sparsity: float, rows: Tensor, step: int) -> Tensor:
-        seed = step if by_step else len(rows)
-        score = metric_scores(space, w, rows, probes, seed)
-        meter.add(probes * len(rows))
-        # a weight that is already zero stays the first to go
-        return magnitude_mask(w, prunable, sparsity, score)
-
-    return choose
 
 
 # maps (weights, rows of the step, number of the step from 1) to the mask from there on
@@ -205,13 +179,6 @@ def optimal_brain_surgeon(
     return Sparse((w + step) * mask, mask, (iterations + 2) * len(rows))
 
 
-def labelled_reference(space: FunctionSpace, w: Tensor, y: Tensor, pull: float):
-    """The outputs of w on the sphere, moved part of the way to those of the labels."""
-    dense = space.embed(outputs_in_pieces(space.realization, w, space.x))
-    corners = 2 * F.one_hot(y, dense.shape[1]).to(dense)
-    return (1 - pull) * dense + pull * corners
-
-
 def invariant_path(
     R: Realization, w: Tensor, data: Table, sparsity: float, **settings
 ) -> Sparse:
@@ -219,8 +186,42 @@ def invariant_path(
     return sparse_path(FunctionSpace(R, data.x), w, sparsity, **settings)
 
 
-def _penalty(R: Realization, w: Tensor, data: Table, sparsity: float, **k) -> Sparse:
-    return penalty_path(R, w, data.x, sparsity, **k)
+def penalty_path(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    steps: int = 400,
+    batch: int = 256,
+    eta: float = 0.8,
+    penalty: float = 300.0,
+    seed: int = 0,
+) -> Sparse:
+    r"""The published form of the path: unit steps down a penalised objective.
+
+    .. math:: u = \nabla \sum_x \mathrm{BD}(f_w, f_{w_0}) + \lambda\,(w - P_p w),
+              \qquad w \leftarrow w - \eta\,u/|u|
+
+    where P zeroes the smallest weights, chosen anew each step. It approaches the sparse
+    subspace and does not reach it; the weights returned are the hard projection.
+
+    Cost: steps * batch gradient evaluations.
+
+    Source: public code of Raghavan et al. 2024 (`FlexibleMachineLearning`), as read.
+    """
+    prunable, start, x = matrices(R), w, data.x
+    reference = outputs_in_pieces(R, start, x)
+    for rows in batches(len(x), batch, steps, seed, x.device):
+        mask = magnitude_mask(w, prunable, sparsity)
+        leaf = w.detach().requires_grad_(True)
+        loss = bhattacharyya(R(leaf, x[rows]), reference[rows]).sum()
+        (grad,) = torch.autograd.grad(loss, leaf)
+        u = grad + penalty * (w - w * mask)
+        w = w - eta * u / u.norm().clamp_min(1e-30)
+    mask = magnitude_mask(w, prunable, sparsity)
+    paid = steps * min(batch, len(x))
+    return Sparse(w * mask, mask, paid, (start, w, w * mask))
 
 
 METHODS: dict[str, Callable[..., Sparse]] = {
@@ -230,6 +231,6 @@ METHODS: dict[str, Callable[..., Sparse]] = {
     "magnitude + distillation": partial(prune_and_finetune, distil=True),
     "gradual + labels": partial(prune_and_finetune, gradual=True),
     "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
-    "penalty path": _penalty,
+    "penalty path": penalty_path,
     "invariant path": invariant_path,
 }
