@@ -118,6 +118,8 @@ class FunctionSpace:
         # outputs that depend on the other inputs of a batch must not be stored
         modules = realization.module.modules()
         self.cacheable = not any(isinstance(m, BatchStatistics) for m in modules)
+        w = realization.theta0.to(x.device)
+        realization.check(w.to(x.dtype) if x.is_floating_point() else w, x)
 
     def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
