@@ -9,6 +9,7 @@ import numpy as np
 from geolib.inverse_stability.shallow_relu import ShallowReLU, expect, same_architecture
 
 MAX_FLIPS = 12
+FEW = 64  # neurons matched faster by the dense algorithm than as a graph
 GAUGES = ("permutation", "scale", "sign")
 
 
@@ -187,10 +188,17 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _matching(cost: np.ndarray, level: float) -> np.ndarray:
-    from scipy.sparse import csr_array  # slow to import
+    """As many rows as possible get a column of at most this cost, the others -1."""
+    allowed = cost <= level
+    if len(cost) <= FEW:
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
+        rows, columns = linear_sum_assignment(~allowed)
+        return np.where(allowed[rows, columns], columns, -1)
+    from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    graph = csr_array((cost <= level).astype(np.int8))
+    graph = csr_array(allowed.astype(np.int8))
     return maximum_bipartite_matching(graph, perm_type="column")
 
 
@@ -227,8 +235,7 @@ def scale_costs(
     low = np.zeros((len(a), len(u)))
     # Scaling (u, w) to (‖a‖, .) or (., ‖c‖) is admissible, which brackets the level.
     high = np.maximum(
-        size_a[:, None] + np.abs(u).max(axis=1),
-        size_c[:, None] + np.abs(w).max(axis=1),
+        size_a[:, None] + np.abs(u).max(axis=1), size_c[:, None] + np.abs(w).max(axis=1)
     )
     for _ in range(64):
         level = (low + high) / 2

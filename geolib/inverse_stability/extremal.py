@@ -44,10 +44,7 @@ def extremal_pair(
     # One row a neuron: size, sign of its first weight, slope over eps, sign of c.
     shapes: dict[int, tuple[list[tuple], list[tuple]]] = {
         1: ([(1, 1, 1, 1)], [(1, -1, 1, -1)]),
-        2: (
-            [(two, -1, 2, 1), (2, -1, 1, 1)],
-            [(1, 1, 1, -1), (five, -1, 1, 1)],
-        ),
+        2: ([(two, -1, 2, 1), (2, -1, 1, 1)], [(1, 1, 1, -1), (five, -1, 1, 1)]),
         3: (
             [(two, 1, 2, 1), (2, -1, 1, 1), (2, 1, 1, 1)],
             [(two, -1, 2, -1), (five, -1, 1, 1), (five, 1, 1, 1)],

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.networks.sequential import read_stages
 
 
 def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
@@ -203,26 +202,6 @@ class ShallowReLU:
     def zeros(cls, m: int, d: int, D: int = 1) -> ShallowReLU:
         """The network of `m` zero neurons."""
         return cls(np.zeros((m, d)), np.zeros((D, m)))
-
-    @classmethod
-    def from_module(cls, module: nn.Module) -> ShallowReLU:
-        """Read `nn.Sequential(Linear, ReLU, Linear)` without biases."""
-        kinds = [type(layer).__name__ for layer in module.children()]
-        try:
-            head, stages = read_stages(module)
-        except TypeError as error:
-            raise ValueError(f"module: expected {_PLAIN}; {error}") from error
-        linears = [s.linear for s in stages]
-        plain = not head and len(stages) == 2 and not stages[1].tail
-        plain &= all(type(s) is nn.Linear and s.bias is None for s in linears)
-        tail = [type(t) for s in stages for t in (s.norm, *s.tail) if t is not None]
-        expect(plain and tail == [nn.ReLU], "module", _PLAIN, kinds)
-        return cls(linears[0].weight, linears[1].weight)
-
-
-_PLAIN = (
-    "nn.Sequential(Linear, ReLU, Linear) with bias=False (for biases see BiasedReLU)"
-)
 
 
 @dataclass(frozen=True, eq=False, init=False)

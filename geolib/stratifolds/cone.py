@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps, smooth_modulus
-from geolib.stratifolds.charts import Chart, check_theta
+from geolib.stratifolds.charts import Chart, check_eps, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
 

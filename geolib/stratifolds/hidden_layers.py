@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.networks.sequential import named_layers
-from geolib.stratifolds.bump import check_finite
+from geolib.stratifolds.charts import check_finite
 
 PASSIVE = (nn.Identity, nn.Flatten, nn.Dropout)
 

@@ -6,8 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps, smooth_modulus, smooth_step
-from geolib.stratifolds.charts import AffineChart, Chart, Logit, check_theta
+from geolib.stratifolds.charts import (
+    AffineChart,
+    Chart,
+    Logit,
+    check_eps,
+    check_theta,
+    smooth_modulus,
+    smooth_step,
+)
 from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
 from geolib.stratifolds.strata import Stratifold, Stratum, coordinate_stratum
 

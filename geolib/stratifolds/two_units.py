@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from geolib.networks.erf_kernel import ErfKernel
-from geolib.stratifolds.bump import check_eps
-from geolib.stratifolds.charts import AffineChart, Chart, Surgery, check_theta
+from geolib.stratifolds.charts import (
+    AffineChart,
+    Chart,
+    Surgery,
+    check_eps,
+    check_theta,
+)
 from geolib.stratifolds.strata import Draw, Stratifold, Stratum, coordinate_stratum
 from geolib.stratifolds.surgery import PairSurgery
 from geolib.stratifolds.unit_loss import (

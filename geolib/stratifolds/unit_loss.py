@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from geolib.networks.erf_kernel import ErfKernel
-from geolib.stratifolds.bump import check_finite
-from geolib.stratifolds.charts import real_part
+from geolib.stratifolds.charts import check_finite, real_part
 
 
 class RBFKernel:
