@@ -170,9 +170,25 @@ class Linearization:
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
+        out = self._by_transpose(v)
+        return self._forward_mode(v) if out is None else out
+
+    def transpose(self) -> tuple[Tensor, Tensor]:
+        """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
+
+        For second derivatives of graphs without recorded calls.
+        """
+        with differentiation():
+            sources, u, g = self._transposed()
+            if u is None or sources.calls:
+                raise ValueError("transpose: this graph cannot be differentiated twice")
+            return u, torch.cat([t.reshape(-1) for t in g])
+
+    def _by_transpose(self, v: Tensor) -> Tensor | None:
+        """J v by the transpose of the transpose; None where it has no derivative."""
         sources, u, g = self._transposed()
         if u is None:
-            return self._forward_mode(v)
+            return None
         pairs = zip(g, self._tangents(sources, v), strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
         try:
@@ -187,7 +203,7 @@ class Linearization:
             if not _NO_SECOND_DERIVATIVE.search(str(error)):
                 raise
             self._transpose = (sources, None, [])
-            return self._forward_mode(v)
+            return None
         return out
 
     def vjp(self, u: Tensor) -> Tensor:
@@ -209,11 +225,15 @@ class Linearization:
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
 
     def jacobian(self, chunk: int = 256) -> Tensor:
-        """The dense Jacobian, shape (n, o, p), `chunk` rows at a time.
+        """The dense Jacobian, shape (n, o, p), `chunk` rows or columns at a time.
 
-        Cost: n*o*p numbers of memory and n*o backward passes, batched.
+        Cost: n*o*p numbers of memory; min(p, n*o) backward passes, batched.
         """
         n, o = self.outputs.shape
+        if self.p < n * o and self._z.requires_grad:
+            columns = self._columns(chunk)
+            if columns is not None:
+                return columns
         rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))
@@ -221,6 +241,19 @@ class Linearization:
             seeds[torch.arange(len(index)), index] = 1.0
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
+
+    def _columns(self, chunk: int) -> Tensor | None:
+        """The Jacobian column by column, where jvp needs no forward mode."""
+        out = self.outputs.new_empty(self.p, *self.outputs.shape)
+        for start in range(0, self.p, chunk):
+            unit = self.outputs.new_zeros(min(chunk, self.p - start), self.p)
+            unit.diagonal(start).fill_(1.0)
+            with differentiation():
+                part = self._by_transpose(unit)
+            if part is None:
+                return None
+            out[start : start + len(unit)] = part
+        return out.permute(1, 2, 0)
 
     def linear_calls(self) -> list[LinearCall]:
         """The recorded calls of the weights that only linear layers use."""

@@ -88,6 +88,9 @@ class Realization:
         ]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._keywords = _keyword_names(module)
+        every = [p for _, p in module.named_parameters(remove_duplicate=False)]
+        every += [b for _, b in module.named_buffers(remove_duplicate=False)]
+        self._tied = len({id(t) for t in every}) < len(every)
         constants = {n: b for n, b in module.named_buffers()}
         constants |= {n: q for n, q in module.named_parameters() if n not in named}
         self._constants = {n: c.detach().clone() for n, c in constants.items()}
@@ -129,7 +132,9 @@ class Realization:
         fixed = self._constants_like(like) if constants is None else constants
         state = {**fixed, **parameters}
         with _differentiable_kernels(self._recurrent and like.is_cuda):
-            z = torch.func.functional_call(self.module, state, args, kwargs)
+            z = torch.func.functional_call(
+                self.module, state, args, kwargs, tie_weights=self._tied
+            )
         if not isinstance(z, Tensor) or z.ndim == 0:
             raise TypeError(
                 "module: expected its output to be one tensor with a leading sample "
