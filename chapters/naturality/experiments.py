@@ -9,6 +9,7 @@ The sweep may be stopped and started again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core import integrate
 from geolib.data import load as load_data
 from geolib.naturality import (
     OPTIMIZERS,
@@ -195,15 +197,18 @@ def width_data(n: int = 12, d: int = 3, m: int = 20) -> tuple[Tensor, Tensor, Te
     return x, probe, torch.sin(x[:, :1]) + 0.5 * x[:, 1:2]
 
 
+def erf_weights(width: int, seed: int, scaling: str) -> tuple[Tensor, Tensor]:
+    """Weights (N, d) and readout (1, N) of a random network on `width_data`."""
+    draw = np.random.default_rng(seed)
+    w = torch.tensor(draw.standard_normal((width, width_data()[0].shape[1])))
+    a = torch.tensor(draw.standard_normal((1, width)))
+    return w, a / width**0.5 if scaling == "standard" else a
+
+
 def erf_network(width: int, seed: int, scaling: str) -> Problem:
     """A random erf network on `width_data`."""
     x, probe, y = width_data()
-    draw = np.random.default_rng(seed)
-    w = torch.tensor(draw.standard_normal((width, x.shape[1])))
-    a = torch.tensor(draw.standard_normal((1, width)))
-    if scaling == "standard":
-        a = a / width**0.5
-    return two_layer(x, y, w, a, scaling, "erf", probe)
+    return two_layer(x, y, *erf_weights(width, seed, scaling), scaling, "erf", probe)
 
 
 @dataclass(frozen=True)
@@ -222,34 +227,75 @@ class WidthRun:
     nngp: float
 
 
-def width_run(
+def width_runs(
     width: int,
-    seed: int,
+    seeds: Sequence[int],
     scaling: str = "ntk",
-    optimizer: str = "ngd-rk4",
+    optimizer: str | None = None,
     horizon: float = 1.0,
     steps: int = 12,
-) -> WidthRun:
-    r"""Train one network and compare with the closed forms.
+) -> list[WidthRun]:
+    r"""Train a network a seed by the natural flow and compare with the closed forms.
 
     The natural flow on training outputs obeys :math:`\dot f = -(f - y)` at every
     width:
 
     .. math:: f_T = y + e^{-T}(f_0 - y), \qquad
         f_T(x) \approx f_0(x) + (1 - e^{-T})\,k(x)^TK^{-1}(y - f_0) .
+
+    All seeds are integrated at once; an `optimizer` trains them one after the other.
     """
-    problem = erf_network(width, seed, scaling)
-    x, probe, y = width_data()
-    f0, p0 = problem.outputs(problem.theta0), _probe(problem, problem.theta0)
-    end = run_optimizer(optimizer, problem, horizon / steps, steps)
+    problems = [erf_network(width, s, scaling) for s in seeds]
+    start = torch.stack([p.theta0 for p in problems])
+    if optimizer is None:
+        times, field = [0.0, horizon], natural_field(width, scaling)
+        step = horizon / steps
+        ends = integrate(field, start, times, method="rk4", step=step).final
+    else:
+        h = horizon / steps
+        ends = torch.stack([run_optimizer(optimizer, p, h, steps) for p in problems])
     decay = float(np.exp(-horizon))
-    law = y + decay * (f0 - y)
-    gaps = []
-    for K, k in zip(erf_kernels(x, x), erf_kernels(probe, x), strict=True):
-        predicted = p0 + (1 - decay) * k @ torch.linalg.solve(K, y - f0)
-        gaps.append(float((_probe(problem, end) - predicted).square().mean().sqrt()))
-    train_gap = float((problem.outputs(end) - law).norm() / (f0 - y).norm())
-    return WidthRun(width, train_gap, gaps[1], gaps[0])
+    x, probe, y = width_data()
+    kernels = list(zip(erf_kernels(x, x), erf_kernels(probe, x), strict=True))
+    runs = []
+    for problem, end in zip(problems, ends, strict=True):
+        f0, p0 = problem.outputs(problem.theta0), _probe(problem, problem.theta0)
+        train_gap = problem.outputs(end) - y - decay * (f0 - y)
+        nngp, ntk = (
+            p0 + (1 - decay) * k @ torch.linalg.solve(K, y - f0) for K, k in kernels
+        )
+        gaps = [_probe(problem, end) - predicted for predicted in (ntk, nngp)]
+        rms = [float(gap.square().mean().sqrt()) for gap in gaps]
+        runs.append(WidthRun(width, float(train_gap.norm() / (f0 - y).norm()), *rms))
+    return runs
+
+
+def natural_field(width: int, scaling: str) -> Callable[[float, Tensor], Tensor]:
+    r"""The natural flow of many erf networks at once, (seeds, p) to the same.
+
+    .. math:: \dot a = h^T v, \quad \dot w = (\delta \circ v)^T x, \qquad
+        K v = y - f, \quad K = h h^T + \delta\delta^T \circ x x^T,
+
+    with activations h and their gradients :math:`\delta`, scaling included. A kernel
+    of the samples stands in for F: no Jacobian is formed.
+    """
+    x, _, y = width_data()
+    s = {"standard": 1.0, "ntk": width**-0.5}[scaling]
+    size, inputs = width * x.shape[1], x @ x.T
+
+    def field(_: float, theta: Tensor) -> Tensor:
+        w = theta[:, :size].view(len(theta), width, -1)
+        a = theta[:, None, size:]
+        u = x @ w.mT
+        h = s * torch.erf(u)
+        slope = s * 2 / math.pi**0.5 * (-u * u).exp() * a
+        K = h @ h.mT + slope @ slope.mT * inputs
+        residual = y - h @ a.mT
+        v = torch.linalg.pinv(K, hermitian=True, rtol=1e-10) @ residual
+        dw = (slope * v).mT @ x
+        return torch.cat([dw.flatten(1), (h.mT @ v)[..., 0]], dim=1)
+
+    return field
 
 
 def _probe(problem: Problem, theta: Tensor) -> Tensor:

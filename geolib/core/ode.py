@@ -226,7 +226,9 @@ class _Run:
         writes = 0 if y.is_inference() else y._version
         k = self.field(t, y)
         if not y.is_inference() and y._version != writes:
-            raise ValueError("field: it writes to the state; return a tensor of its own")
+            raise ValueError(
+                "field: it writes to the state; return a tensor of its own"
+            )
         if k.shape != y.shape:
             raise ValueError(
                 f"field: expected shape {tuple(y.shape)}, got {tuple(k.shape)}"

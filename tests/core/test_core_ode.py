@@ -211,7 +211,8 @@ def test_a_field_may_reuse_its_buffer(method, seen):
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "euler"])
 @pytest.mark.parametrize(
-    "field", [lambda t, y: y.neg_(), lambda t, y: -y.mul_(1.0), lambda t, y: y.copy_(-y)]
+    "field",
+    [lambda t, y: y.neg_(), lambda t, y: -y.mul_(1.0), lambda t, y: y.copy_(-y)],
 )
 def test_a_field_that_writes_to_the_state_is_refused(field, method):
     y0 = torch.ones(2, dtype=torch.float64)
