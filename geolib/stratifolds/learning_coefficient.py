@@ -70,10 +70,10 @@ class ChartLoss:
 
 @dataclass(frozen=True)
 class TemperedPosterior:
-    r"""A tempered posterior over a box may be tied to an anchor.
+    r"""A tempered posterior over a box takes the loss at an inverse temperature.
 
-    .. math:: \pi(\theta) \propto \exp\bigl(-n\beta\,L(\theta)
-              - \tfrac\gamma2|\theta - \theta_0|^2\bigr)\,[\,l \le \theta \le u\,]
+    .. math:: \pi(\theta) \propto \exp\bigl(-n\beta\,L(\theta)\bigr)
+              \,[\,l \le \theta \le u\,]
 
     Args:
         loss: (b, P) -> (b,) mean loss over the data; it may offer
@@ -81,12 +81,11 @@ class TemperedPosterior:
         n: number of data.
         lower, upper: (P,) the box.
         beta: inverse temperature; default 1/log n (Watanabe's WBIC).
-        anchor, gamma: centre and strength of the tie.
 
     Raises:
-        ValueError: n < 2, the box is empty, or gamma comes without an anchor.
+        ValueError: n < 2, or the box is empty.
 
-    Source: Watanabe 2013 (WBIC); the tie from Lau et al. 2023.
+    Source: Watanabe 2013 (WBIC).
     """
 
     loss: Callable[[Tensor], Tensor]
@@ -94,8 +93,6 @@ class TemperedPosterior:
     lower: Tensor
     upper: Tensor
     beta: float | None = None
-    anchor: Tensor | None = None
-    gamma: float = 0.0
 
     def __post_init__(self) -> None:
         if self.n < 2:
@@ -104,24 +101,16 @@ class TemperedPosterior:
             (self.lower < self.upper).all()
         ):
             raise ValueError("lower, upper: expected lower < upper in each coordinate")
-        if self.gamma and self.anchor is None:
-            raise ValueError("anchor: gamma > 0 needs a point to be tied to")
-        if self.beta is None:
-            object.__setattr__(self, "beta", 1 / math.log(self.n))
 
     @property
     def weight(self) -> float:
         """n beta."""
-        assert self.beta is not None
-        return self.n * self.beta
+        return self.n * (1 / math.log(self.n) if self.beta is None else self.beta)
 
     def energy(self, theta: Tensor, loss: Tensor) -> Tensor:
         """Minus the log density, infinite outside the box."""
         inside = ((theta >= self.lower) & (theta <= self.upper)).all(1)
-        energy = self.weight * loss
-        if self.anchor is not None:
-            energy = energy + self.gamma / 2 * ((theta - self.anchor) ** 2).sum(1)
-        return torch.where(inside, energy, torch.inf)
+        return torch.where(inside, self.weight * loss, torch.inf)
 
     def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, energy and the energy's gradient."""
@@ -133,10 +122,7 @@ class TemperedPosterior:
                 loss = self.loss(leaf)
                 (g,) = torch.autograd.grad(loss.sum(), leaf)
             loss = loss.detach()
-        g = self.weight * g
-        if self.anchor is not None:
-            g = g + self.gamma * (theta - self.anchor)
-        return loss, self.energy(theta, loss), g
+        return loss, self.energy(theta, loss), self.weight * g
 
 
 def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float:
@@ -177,13 +163,11 @@ class Sampled:
         mean: mean loss over chains and steps.
         error: standard error from the spread of the chains' means.
         acceptance: fraction of accepted proposals.
-        theta: (chains, P) last states.
     """
 
     mean: float
     error: float
     acceptance: float
-    theta: Tensor
 
 
 def mala(
@@ -254,7 +238,7 @@ def mala(
             kept += 1
     means = total / kept
     error = float(means.std() / math.sqrt(b)) if b > 1 else float("nan")
-    return Sampled(float(means.mean()), error, accepted / steps, theta)
+    return Sampled(float(means.mean()), error, accepted / steps)
 
 
 def learning_coefficient(
@@ -268,8 +252,6 @@ def learning_coefficient(
     beta: float | None = None,
     points: Sequence[int] = (200, 200),
     theta0: Tensor | None = None,
-    anchor: Tensor | None = None,
-    gamma: float = 0.0,
     steps: int = 4000,
     step: float = 0.1,
     seed: int = 0,
@@ -292,16 +274,14 @@ def learning_coefficient(
         beta: inverse temperature.
         points: grid size along each coordinate.
         theta0: (chains, P) starts of the sampler.
-        anchor, gamma: optional tie to a point, as for networks.
         steps, step, seed: of the sampler.
 
     Raises:
         ValueError: the sampler is unknown or has no starts, the grid has more than
-            three dimensions, n < 2, the box is empty, or gamma has no anchor.
+            three dimensions, n < 2, or the box is empty.
 
     Cost: the grid's nodes, or steps x chains losses.
-    Source: Watanabe 2013 (WBIC), Lau et al. 2023 (local version);
-    :eq:`drv-stratifolds-wbic` (derivations).
+    Source: Watanabe 2013 (WBIC); :eq:`drv-stratifolds-wbic` (derivations).
 
     Examples:
         >>> square = lambda t: (t**2).sum(1)                 # K = t^2: 1/2
@@ -311,7 +291,7 @@ def learning_coefficient(
         >>> round(out.value, 3)
         0.5
     """
-    posterior = TemperedPosterior(loss, n, lower, upper, beta, anchor, gamma)
+    posterior = TemperedPosterior(loss, n, lower, upper, beta)
     if sampler == "grid":
         mean = grid_mean_loss(posterior, points)
         return LearningCoefficient(posterior.weight * (mean - base), 0.0, "grid", 1.0)
@@ -319,13 +299,10 @@ def learning_coefficient(
         raise ValueError(f"sampler: expected 'grid' or 'mala', got {sampler!r}")
     if theta0 is None:
         raise ValueError("theta0: the sampler needs starts of shape (chains, P)")
-    out, scale = (
-        mala(posterior, theta0, steps=steps, step=step, seed=seed),
-        posterior.weight,
-    )
-    return LearningCoefficient(
-        scale * (out.mean - base), scale * out.error, "mala", out.acceptance
-    )
+    out = mala(posterior, theta0, steps=steps, step=step, seed=seed)
+    scale = posterior.weight
+    value, error = scale * (out.mean - base), scale * out.error
+    return LearningCoefficient(value, error, "mala", out.acceptance)
 
 
 @dataclass(frozen=True)
