@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 CHAPTERS = "chapters/"
+MOVES = '<div class="moving"'
 # Directives whose content is no prose; it may begin on the directive's own line.
 VERBATIM = re.compile(r"\.\. (math|code|code-block|sourcecode|parsed-literal)::")
 
@@ -101,6 +104,41 @@ class PackageSummary(SphinxDirective):
             body = nodes.definition("", nodes.paragraph(text=text))
             rows += nodes.definition_list_item("", term, body)
         return [nodes.paragraph(text=_first_line(top)), rows]
+
+
+class MovingFigure(SphinxDirective):
+    """A figure that moves, out of the executed notebook that made it.
+
+    `.. moving-figure:: chapters/start/01-five-questions` takes the first one there;
+    `:number: 2` the second.
+    """
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {"number": directives.positive_int}
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / f"{self.arguments[0]}.ipynb"
+        self.env.note_dependency(str(path))
+        cells = json.loads(path.read_text())["cells"] if path.exists() else []
+        found = [
+            text
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if MOVES in (text := "".join(output.get("data", {}).get("text/html", "")))
+        ]
+        number = self.options.get("number", 1)
+        if len(found) < number:  # its page is marked: say nothing twice
+            return [nodes.paragraph(text="This figure's page could not be made.")]
+        return [nodes.raw("", found[number - 1], format="html")]
+
+
+def where_it_moves(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any
+) -> None:
+    """Only a page with a figure that moves carries the script and its style."""
+    if MOVES in context.get("body", ""):
+        app.add_js_file("figures.js", loading_method="defer")
+        app.add_css_file("figures.css")
 
 
 def once(
@@ -239,11 +277,13 @@ def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("package-reference", PackageReference)
     app.add_directive("package-summary", PackageSummary)
+    app.add_directive("moving-figure", MovingFigure)
     app.connect("config-inited", repository)
     app.connect("config-inited", spare_the_sidebar)
     app.connect("config-inited", source_links, priority=900)
     app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
     app.connect("build-finished", name_the_nameless)
     app.connect("html-page-context", edit_the_text, priority=100)
+    app.connect("html-page-context", where_it_moves, priority=200)
     app.connect("html-page-context", once, priority=999)
     return {"parallel_read_safe": True, "version": "1"}
