@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import dataclass
+import math
 from html import escape
 from typing import Any
 
@@ -83,55 +83,19 @@ def slope_guide(ax: Any, x: Any, y0: float, slope: float, label: str) -> None:
 
 LIMIT = 200_000  # bytes of the data of one figure
 LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
+FIGURE = """<div class="moving" style="{shape}"><div class="moving-stage">
+<img class="moving-still" alt="{alt}" src="data:image/png;base64,{still}"></div>
+<div class="moving-controls" hidden>{sliders}<p class="moving-told">{told}</p></div>
+<script type="application/json">{data}</script></div>"""
+SLIDER = """<div><label><span>{label}</span><input type="range" name="{name}" min="0"
+max="{last}" value="{start}" autocomplete="off"></label><output>–</output>{button}</div>"""
+TOLD = "<span>{} <output data-readout>–</output></span>"
 
 
-@dataclass(frozen=True)
-class Moving:
-    """A figure whose sliders choose among states that the notebook has computed.
+def moving(data: dict[str, Any], still: Any, alt: str) -> Any:
+    """A figure that moves has sliders that choose among states that were computed.
 
     Outside the book, without JavaScript and in print the still picture stands for it.
-
-    Attributes:
-        data: its JSON.
-        still: the picture, as base64 of a PNG.
-        alt: what the picture shows, for those who do not see it.
-    """
-
-    data: str
-    still: str
-    alt: str
-
-    def __repr__(self) -> str:
-        return "a figure that moves"
-
-    def _repr_html_(self) -> str:
-        data = json.loads(self.data)
-        shape = [p.get("shape", 1.2) for p in data["panels"]]
-        tower = [
-            1 / p.get("narrow", s) for p, s in zip(data["panels"], shape, strict=True)
-        ]
-        tall, wide = 1 / sum(tower), sum(shape)
-        columns = " ".join(f"{s}fr" for s in shape)
-        rows = " ".join(f"{s:.3g}fr" for s in tower)
-        sliders = "".join(map(_slider, data["controls"]))
-        told = "".join(
-            f"<span>{escape(r['label'])} <output data-readout>–</output></span>"
-            for r in data.get("readouts", [])
-        )
-        return (
-            f'<div class="moving" style="--wide:{wide:.3g};--tall:{tall:.3g};'
-            f'--columns:{columns};--rows:{rows}"><div class="moving-stage">'
-            f'<img class="moving-still" alt="{escape(self.alt)}" '
-            f'src="data:image/png;base64,{self.still}"></div>'
-            f'<div class="moving-controls" hidden>{sliders}<p class="moving-told">{told}'
-            '</p></div><script type="application/json">'
-            + self.data.replace("</", "<\\/")
-            + "</script></div>"
-        )
-
-
-def moving(data: dict[str, Any], still: Any, alt: str) -> Moving:
-    """A figure that moves is made of sliders, panels that depend on them, and numbers.
 
     Args:
         data: `controls` are sliders, each with a `name`, a `label`, its `values` and
@@ -149,55 +113,53 @@ def moving(data: dict[str, Any], still: Any, alt: str) -> Moving:
         ValueError: a list that does not fit its controls, or more than 200 kB.
     """
     import matplotlib.pyplot as plt
+    from IPython.display import HTML
 
     sizes = {c["name"]: len(c["values"]) for c in data["controls"]}
-    layers = [layer for panel in data["panels"] for layer in panel["layers"]]
-    layers += [layer["lit"] for layer in layers if "lit" in layer]
-    for part in (*layers, *data.get("readouts", [])):
-        count = 1
-        for name in part.get("by", ()):
-            count *= sizes[name]
+    parts = [layer for panel in data["panels"] for layer in panel["layers"]]
+    parts += [layer["lit"] for layer in parts if "lit" in layer]
+    for part in (*parts, *data.get("readouts", [])):
+        count = math.prod(sizes[name] for name in part.get("by", ()))
         if "by" in part and len(part["data"]) != count:
-            raise ValueError(
-                f"data by {part['by']}: expected {count}, got {len(part['data'])}"
-            )
-    text = json.dumps(_rounded(data), separators=(",", ":"), allow_nan=False)
+            found = len(part["data"])
+            raise ValueError(f"data by {part['by']}: expected {count}, got {found}")
+    data = json.loads(
+        json.dumps(data, default=lambda array: array.tolist()),
+        parse_float=lambda number: float(f"{float(number):.4g}"),
+        parse_constant=lambda _: None,  # JSON has no NaN
+    )
+    text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     if len(text) > LIMIT:
         raise ValueError(f"data: expected at most {LIMIT} bytes, got {len(text)}")
     picture = io.BytesIO()
     still.savefig(picture, format="png", dpi=110)
     plt.close(still)
-    return Moving(text, base64.b64encode(picture.getvalue()).decode(), alt)
+    wide = [panel.get("shape", 1.2) for panel in data["panels"]]
+    high = [1 / p.get("narrow", w) for p, w in zip(data["panels"], wide, strict=True)]
+    fr = ["fr ".join(f"{size:.3g}" for size in sizes) for sizes in (wide, high)]
+    html = FIGURE.format(
+        shape=f"--wide:{sum(wide)};--tall:{1 / sum(high)};"
+        f"--columns:{fr[0]}fr;--rows:{fr[1]}fr",
+        still=base64.b64encode(picture.getvalue()).decode(),
+        sliders="".join(map(_slider, data["controls"])),
+        told="".join(TOLD.format(escape(r["label"])) for r in data.get("readouts", [])),
+        alt=escape(alt),
+        data=text,
+    )
+    return HTML(html)
 
 
 def shades(values: Any, low: float, high: float) -> str:
     """An array as one letter a value, for a `heat` layer; a blank where it is none."""
-    import numpy as np
-
-    v = np.asarray(values, float).ravel()
-    place = np.clip((v - low) / (high - low), 0, 1) * (len(LEVELS) - 1)
-    return "".join(" " if np.isnan(p) else LEVELS[round(float(p))] for p in place)
+    places = [(v - low) / (high - low) * 35 for v in values.ravel().tolist()]
+    return "".join(
+        " " if math.isnan(p) else LEVELS[round(min(max(p, 0), 35))] for p in places
+    )
 
 
 def _slider(control: dict[str, Any]) -> str:
     play = '<button type="button">Play</button>' if control.get("play") else ""
-    return (
-        f"<div><label><span>{escape(control['label'])}</span>"
-        f'<input type="range" min="0" max="{len(control["values"]) - 1}" '
-        f'value="{control["start"]}" autocomplete="off" name="{control["name"]}">'
-        f"</label><output>–</output>{play}</div>"
+    last = len(control["values"]) - 1
+    return SLIDER.format(
+        **control | {"label": escape(control["label"])}, last=last, button=play
     )
-
-
-def _rounded(x: Any) -> Any:
-    """Arrays as lists, numbers with four digits, and none for what is no number."""
-    if isinstance(x, dict):
-        return {k: _rounded(v) for k, v in x.items()}
-    if hasattr(x, "tolist"):
-        x = x.tolist()
-    if isinstance(x, list | tuple):
-        return [_rounded(v) for v in x]
-    if isinstance(x, float):
-        short = float(f"{x:.4g}") if abs(x) < float("inf") else None
-        return int(short) if short is not None and short == int(short) else short
-    return x

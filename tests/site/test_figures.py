@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import browser
+import numpy as np
 import pytest
 import test_site_pages as site
 
@@ -37,7 +38,7 @@ def sample():
         "y": {"range": [0, 0.3], "label": "b"},
         "layers": [
             {"type": "heat", "box": [0, 3, 0, 0.3], "columns": 2, "by": ["a"],
-             "data": [shades([0, 1, a / 3, math.nan], 0, 1) for a in range(4)]},
+             "data": [shades(np.array([0, 1, a / 3, math.nan]), 0, 1) for a in range(4)]},
             {"type": "line", "by": by, "color": "blue", "label": "ray",
              "data": [[[0, 0], [a + b / 10, b / 10]] for a, b in grid]},
             {"type": "ellipse", "color": "green", "by": ["b"],
