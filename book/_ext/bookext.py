@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
@@ -12,9 +13,10 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from page_weight import subset_icons, without_scripts
 
 CHAPTERS = "chapters/"
+MOVES = '<div class="moving"'
 # Directives whose content is no prose; it may begin on the directive's own line.
 VERBATIM = re.compile(r"\.\. (math|code|code-block|sourcecode|parsed-literal)::")
 
@@ -107,6 +110,41 @@ class PackageSummary(SphinxDirective):
             body = nodes.definition("", nodes.paragraph(text=text))
             rows += nodes.definition_list_item("", term, body)
         return [nodes.paragraph(text=_first_line(top)), rows]
+
+
+class MovingFigure(SphinxDirective):
+    """A figure that moves, out of the executed notebook that made it.
+
+    `.. moving-figure:: chapters/start/01-five-questions` takes the first one there;
+    `:number: 2` the second.
+    """
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {"number": directives.positive_int}
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / f"{self.arguments[0]}.ipynb"
+        self.env.note_dependency(str(path))
+        cells = json.loads(path.read_text())["cells"] if path.exists() else []
+        found = [
+            text
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if MOVES in (text := "".join(output.get("data", {}).get("text/html", "")))
+        ]
+        number = self.options.get("number", 1)
+        if len(found) < number:  # its page is marked: say nothing twice
+            return [nodes.paragraph(text="This figure's page could not be made.")]
+        return [nodes.raw("", found[number - 1], format="html")]
+
+
+def where_it_moves(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any
+) -> None:
+    """Only a page with a figure that moves carries the script and its style."""
+    if MOVES in context.get("body", ""):
+        app.add_js_file("figures.js", loading_method="defer")
+        app.add_css_file("figures.css")
 
 
 def once(
@@ -294,6 +332,7 @@ def name_the_nameless(text: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("package-reference", PackageReference)
     app.add_directive("package-summary", PackageSummary)
+    app.add_directive("moving-figure", MovingFigure)
     app.connect("config-inited", repository)
     app.connect("config-inited", footer, priority=900)
     app.connect("config-inited", spare_the_sidebar)
@@ -302,5 +341,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", finish_pages)
     app.connect("html-page-context", edit_the_text, priority=100)
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", where_it_moves, priority=200)
     app.connect("html-page-context", once, priority=999)
     return {"parallel_read_safe": True, "version": "1"}

@@ -540,3 +540,50 @@ def heat_map(
     ax.tick_params(length=0)
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
+
+
+def moving_table(
+    table: dict[str, Any], names: Sequence[str], families: Sequence[str]
+) -> dict[str, Any]:
+    """The audit as a table to sort and filter, with the defects of the chosen cell."""
+    by, about = ["optimizer", "family"], table["about"]
+    steps = [about["horizon"] / k for k in about["counts"]]
+    pairs = [(n, f) for n in names for f in families]
+    seeds = list(table["cells"])
+
+    def curve(seed: str, name: str, family: str) -> list[list[float]]:
+        cell = table["cells"][seed].get(name, {}).get(family, {"values": []})
+        return [
+            [h, max(v, 1e-17)]
+            for h, v in zip(steps, cell["values"], strict=False)
+            if v is not None and math.isfinite(v)
+        ]
+
+    lines = [
+        {"type": "line", "by": by, "color": color, "label": f"problem {seed}",
+         "data": [curve(seed, *pair) for pair in pairs]}
+        for seed, color in zip(seeds, ("blue", "orange", "green"), strict=False)
+    ]  # fmt: skip
+    words = [letters(consensus(table, *pair)) for pair in pairs]
+    verdicts = [", ".join(sorted(consensus(table, *pair))) for pair in pairs]
+    colors = {"E": "#56b4e9", "N": "#2fbf95", "U": "#e8915c", "?": "#d9d9d9"}
+    controls = [
+        {"name": name, "label": name, "values": list(range(len(shown))),
+         "shown": list(shown), "start": start}
+        for name, shown, start in (("optimizer", names, 0), ("family", families, 7))
+    ]  # fmt: skip
+    return {
+        "controls": controls,
+        "panels": [
+            {"title": "verdicts", "shape": 1.0, "table": by,
+             "hint": "Filter by name or verdict",
+             "layers": [{"type": "cells", "data": words, "colors": colors,
+                         "order": "ENU?-"}]},
+            {"title": "the defect of the chosen cell", "shape": 0.7, "narrow": 1.2,
+             "x": {"range": [steps[-1] / 1.3, steps[0] * 1.3], "label": "step h",
+                   "log": True, "ticks": steps[::2]},
+             "y": {"range": [1e-17, 10], "label": "defect", "log": True},
+             "layers": lines},
+        ],
+        "readouts": [{"label": "verdict:", "by": by, "data": verdicts}],
+    }  # fmt: skip
