@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,15 @@ def test_the_two_commands_are_targets_of_the_makefile():
     text, rules = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([a-z-]+)", text, re.M):
         assert re.search(rf"^{target}:.*## ", rules, re.M), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lets_python_keep_what_it_compiled():
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    probe = ["make", "--silent", "--eval", "probe: ; @env", "probe"]
+    done = subprocess.run(probe, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "OMP_NUM_THREADS=1" in done.stdout, done.stderr
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
 
 
 def test_ci_runs_both_commands_in_a_clone_and_hides_nothing():
