@@ -41,7 +41,7 @@ def _room(path):
 def _imports(path):
     """Rooms of geolib that a file imports, at any level of the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(house_rules.tree(path)):
         names = []
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pruners import METHODS
 from torch import Tensor
 from torch.nn import functional as F
+from variants import LEARNER_VARIANTS, PRUNING_VARIANTS
 
 from geolib.core import Realization
 from geolib.geodesics import (
-    METHODS,
+    LEARNERS,
     FunctionSpace,
     Geodesic,
     LinearSplineBasis,
@@ -34,8 +36,7 @@ from geolib.geodesics import (
     profile,
     trained_curve,
 )
-from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.pruning import VARIANTS
+from geolib.geodesics.learners import Learner
 from geolib.networks import (
     Table,
     Task,
@@ -198,7 +199,7 @@ def prune_score(
     options = standard(setting)
     if method not in ("one-shot", "surgeon"):
         options["seed"] = seed
-    found = {**METHODS, **VARIANTS}[method](R, w, data, level, **options)
+    found = {**METHODS, **PRUNING_VARIANTS}[method](R, w, data, level, **options)
     x, y = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
     score = accuracy(R, found.weights, x, y)
     return {"accuracy": score, "passes": found.gradient_evaluations}
@@ -244,7 +245,7 @@ def learn_score(
     found = learn_sequence(
         net,
         tasks,
-        method_of(method),
+        learner_of(method),
         scenario=scenario,
         memory=memory,
         gradient_evaluations=plan["passes"],
@@ -281,7 +282,17 @@ def uses_memory(label: str) -> bool:
         >>> uses_memory("replay"), uses_memory("joint")
         (True, False)
     """
-    return KNOWN[method_of(label)].needs_memory
+    return learner_of(label).needs_memory
+
+
+def learner_of(label: str) -> type[Learner]:
+    """The class of a method of the library or of our variants.
+
+    Examples:
+        >>> learner_of("invariant path (Fisher)").__name__
+        'InvariantPath'
+    """
+    return {**LEARNERS, **LEARNER_VARIANTS}[method_of(label)]
 
 
 def best_setting(

@@ -57,7 +57,7 @@ def parallel_classes(
     if not near.any():
         return np.arange(m), np.ones(m, dtype=int)
     i, j = i[near], j[near]
-    labels, before = np.arange(m), np.zeros(0, dtype=int)
+    labels, before = np.arange(m), np.empty(0, dtype=int)
     while not np.array_equal(labels, before):  # the first row of a class spreads
         before = labels.copy()
         np.minimum.at(labels, i, before[j])

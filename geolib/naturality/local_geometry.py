@@ -98,10 +98,9 @@ class LocalGeometry:
             loss, outputs, retain_graph=True, materialize_grads=True
         )
         self.dl = dl.detach()
-        # At scale the parameters' gradient is not formed: a step that is not finite is
+        # The parameters' gradient is formed when asked for: a step that is not finite is
         # refused anyway.
-        seen = self.dl if self.metric is not None else self.g
-        if not bool(torch.isfinite(seen).all()):
+        if not bool(torch.isfinite(self.dl).all()):
             raise Diverged("closure: the gradient has entries that are not finite")
 
     @cached_property
@@ -115,7 +114,9 @@ class LocalGeometry:
         return self.output_metric.at(self.z, slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
-        r"""Return the covector :math:`J^T u`, (p,)."""
+        r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
+        if "J" in self.__dict__:
+            return u.reshape(-1) @ self.J
         try:
             return self.linearization.vjp(u)
         except RuntimeError as error:
@@ -183,6 +184,8 @@ class LocalGeometry:
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
         """s(u) = J^T u as a graph in both u and the parameters."""
+        if self.metric is None:  # the graph that J's columns come from
+            return self.linearization.transpose()
         u = torch.zeros_like(self.z, requires_grad=True)
         return u, flatten(self._grad(self.graph, u))
 
@@ -258,11 +261,12 @@ class LocalGeometry:
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
             return s.x
+        A = self.A  # forms J, and with it every vjp is a product
         v = self.vjp(v) if v.ndim == 2 else v
         if metric is None:
-            return _pseudo_solve(self.A, self._eigen, v, damping, self.rtol)
+            return _pseudo_solve(A, self._eigen, v, damping, self.rtol)
         M = metric() if callable(metric) else metric
-        return solve_weighted(self.A, v, damping, M, self.rtol)
+        return solve_weighted(A, v, damping, M, self.rtol)
 
     def minibatch_gradient(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from geolib.naturality.catalogue import as_spec
-from geolib.naturality.defect import Defect, check_steps, run_optimizer, summarize
+from geolib.naturality.defect import Defect, Runs, check_steps, home_runs, summarize
 from geolib.naturality.problem import Problem
 
 Map = Callable[[Tensor], Tensor]
@@ -130,6 +130,7 @@ def projection_defect(
     horizon: float,
     space: str = "outputs",
     wide_optimizer: Any = None,
+    below: Runs | None = None,
 ) -> Defect:
     r"""Train wide and narrow, and measure whether the link carries one to the other.
 
@@ -145,6 +146,8 @@ def projection_defect(
         space: `outputs` (of the narrow model, for a projection; of both, for an
             embedding) or `parameters`.
         wide_optimizer: if the wide model needs other hyper-parameters.
+        below: ends of the narrow runs by step size, to save time (for an embedding,
+            where the narrow model keeps its start).
 
     Raises:
         ValueError: bad step sizes, or starts whose size does not fit the link.
@@ -168,8 +171,8 @@ def projection_defect(
         wide = target = wide.at(link(narrow.theta0).detach())
     # Everything is compared in the target of the link, and the narrow run's way
     # is what the defect is divided by.
-    below = {h: run_optimizer(small, narrow, h, round(horizon / h)) for h in hs}
-    above = {h: run_optimizer(large, wide, h, round(horizon / h)) for h in hs}
+    below = home_runs(small, narrow, hs, horizon) if below is None else below
+    above = home_runs(large, wide, hs, horizon)
     carried = link if down else (lambda t: t)
     same = (lambda t: t) if down else link
 

@@ -252,6 +252,25 @@ def claims(
         raise typer.Exit(1)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+@_mendable
+def bench(context: typer.Context) -> None:
+    """Time everything against its named peers, in a checkout.
+
+    Example: geolib bench core --missing
+    """
+    root = find_root()
+    if not (root / "benchmarks" / "run.py").is_file():
+        raise PressError(f"bench: {root} has no benchmarks")
+    sys.path.insert(0, str(root))
+    from benchmarks.run import main
+
+    raise typer.Exit(main(context.args))
+
+
 def _known(profile: str) -> str:
     if profile not in PROFILES:
         raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")

@@ -173,15 +173,22 @@ def test_erf_kernels_are_those_of_wide_networks():
 
 @pytest.mark.slow
 def test_the_natural_flow_obeys_the_same_law_at_every_width():
-    runs = [EXPERIMENTS.width_run(N, 0) for N in (32, 512)]
-    assert max(r.train for r in runs) < 1e-6
-    assert EXPERIMENTS.width_run(512, 0, optimizer="gd").train > 1e-2
-    wide = [
-        np.mean([EXPERIMENTS.width_run(N, s).ntk for s in range(4)]) for N in (32, 1024)
-    ]
+    runs = EXPERIMENTS.width_runs
+    assert max(r.train for N in (32, 512) for r in runs(N, [0])) < 1e-6
+    assert runs(512, [0], optimizer="gd")[0].train > 1e-2
+    wide = [np.mean([r.ntk for r in runs(N, range(4))]) for N in (32, 1024)]
     assert wide[1] < 0.5 * wide[0]
-    standard = EXPERIMENTS.width_run(1024, 0, "standard")
+    standard = runs(1024, [0], "standard")[0]
     assert standard.nngp < standard.ntk
+
+
+@pytest.mark.parametrize("scaling", ["ntk", "standard"])
+def test_the_flow_of_many_networks_at_once_is_the_runge_kutta_optimizer(scaling):
+    at_once = EXPERIMENTS.width_runs(16, [0, 3], scaling, steps=4)
+    trained = EXPERIMENTS.width_runs(16, [0, 3], scaling, "ngd-rk4", steps=4)
+    for a, b in zip(at_once, trained, strict=True):
+        gap = np.subtract([a.train, a.ntk, a.nngp], [b.train, b.ntk, b.nngp])
+        assert np.abs(gap).max() < 1e-11
 
 
 def test_bad_arguments_are_named():
