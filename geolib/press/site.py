@@ -21,7 +21,7 @@ from .pages import banner, below_the_heading, ledger_page, marked_page
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
 CPU_MARK = "<!-- cpu-notebooks -->"
-MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
+MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2/*")
 SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
 LAUNCH = "from jupyter_book.cli.main import main; main()"
 
@@ -97,13 +97,9 @@ def _copy_book(build: Build, source: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         _copy(build.root / name, source / name)
     generated = {"book/claims.md", "book/gpu.md"}
-    for file in (build.root / "book").rglob("*"):
+    for file in filter(Path.is_file, (build.root / "book").rglob("*")):
         inside = file.relative_to(build.root)
-        if (
-            file.is_file()
-            and "__pycache__" not in file.parts
-            and inside.as_posix() not in generated
-        ):
+        if inside.as_posix() not in generated and "__pycache__" not in file.parts:
             _copy(file, source / inside)
     if (build.root / "CHANGELOG.md").exists():
         _copy(build.root / "CHANGELOG.md", source / "book" / "changelog.md")
@@ -190,10 +186,8 @@ def _mathjax(root: Path, target: Path) -> None:
         raise PressError(
             f"MathJax is not installed in {root}: run `npm ci` there first"
         )
-    for name in MATHJAX:
-        files = [source / name] if (source / name).is_file() else []
-        for file in files or (p for p in (source / name).rglob("*") if p.is_file()):
-            _copy(file, target / file.relative_to(source))
+    for file in (p for name in MATHJAX for p in source.glob(name)):
+        _copy(file, target / file.relative_to(source))
 
 
 def _publish(built: Path, site: Path) -> None:
