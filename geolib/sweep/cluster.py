@@ -75,6 +75,8 @@ class DaskRun:
         self.in_flight: dict[str, tuple[Try, Any]] = {}  # by Dask's key
         self.moved = time.monotonic()  # when a run was last sent or ended
         self.manned = time.monotonic()  # when there last was a worker
+        self.looked = 0.0  # when the cluster was last looked at
+        self.threads = 0  # that it had then
 
     @property
     def busy(self) -> bool:
@@ -84,8 +86,7 @@ class DaskRun:
         """Keep enough runs in flight; a suspect only when nothing else flies."""
         batch: list[Try] = []
         if not any(one.alone for one, _ in self.in_flight.values()):
-            threads = sum(self.client.nthreads().values()) if self.waiting else 0
-            batch = self._taken(max(128, 8 * threads) - len(self.in_flight))
+            batch = self._taken(max(128, 8 * self.threads) - len(self.in_flight))
         if self.suspects and not batch and not self.in_flight:
             batch = [self.suspects.popleft()]
         if not batch:
@@ -137,7 +138,8 @@ class DaskRun:
                 yield Finished(one.key, outcome, one.number)
             else:
                 self.waiting.append(one.again())
-        self._check_on_cluster()
+        if time.monotonic() - self.looked > PULSE:
+            self._look_at_cluster()
 
     def _outcome(self, result: Any) -> tuple[Outcome, bool]:
         """What a run came to, and whether it was by its worker's death."""
@@ -157,7 +159,7 @@ class DaskRun:
         error = f"WorkerDied: the worker was killed (signal, memory{past})"
         return Outcome(error=error), True
 
-    def _check_on_cluster(self) -> None:
+    def _look_at_cluster(self) -> None:
         """Replace workers, notice that there are none, send silent runs again.
 
         Every run that flies ends within its limit; silence for much longer means that
@@ -167,15 +169,17 @@ class DaskRun:
             raise self.lost()
         if self.client.cluster is not None:
             heal(self.client.cluster)
-        now, limit = time.monotonic(), self.options.limit
-        if self.client.nthreads():
+        self.threads = sum(self.client.nthreads().values())
+        self.looked = now = time.monotonic()
+        limit = self.options.limit
+        if self.threads:
             self.manned = now
         elif now - self.manned > self.options.patience:
             raise SweepError(
                 f"no worker at {self.options.scheduler} for "
                 f"{self.options.patience:g} s; start some and run the same again"
             )
-        if limit and self.manned == now and now - self.moved > 2 * limit + STALL:
+        if limit and self.threads and now - self.moved > 2 * limit + STALL:
             self.cancel()
             self.waiting.extend(one for one, _ in self.in_flight.values())
             self.in_flight.clear()
