@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from geolib.sweep.attempt import Outcome, attempt, describe
@@ -45,6 +46,7 @@ def drive_dask(
             dask_run.cancel()
 
 
+@dataclass
 class DaskRun:
     """The runs of a sweep on their way through a cluster, by their state.
 
@@ -60,18 +62,15 @@ class DaskRun:
     a suspect flies alone; if its worker dies then, it was the run, and it has failed.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        ends: Any,
-        run: Run,
-        specs: Mapping[str, Any],
-        options: Options,
-        wanted: Wanted,
-    ) -> None:
-        self.client, self.ends, self.run, self.specs = client, ends, run, specs
-        self.options, self.wanted = options, wanted
-        self.waiting = deque(map(Try, specs))
+    client: Any
+    ends: Any
+    run: Run
+    specs: Mapping[str, Any]
+    options: Options
+    wanted: Wanted
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(map(Try, self.specs))
         self.suspects: deque[Try] = deque()
         self.in_flight: dict[str, tuple[Try, Any]] = {}  # by Dask's key
         self.moved = time.monotonic()  # when a run was last sent or ended
