@@ -38,6 +38,7 @@ from comparisons import (
     best_setting,
     data_table as data_table,
     dense as dense,
+    dense_each as dense_each,
     learn_score as learn_score,
     path_score as path_score,
     prune_score as prune_score,
