@@ -95,18 +95,18 @@ class LocalGeometry:
         self.solution: Solution | None = None
         self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(
-            loss, outputs, retain_graph=True, materialize_grads=True
+            loss, outputs, retain_graph=True, allow_unused=True
         )
-        self.dl = dl.detach()
-        # The parameters' gradient is formed when asked for: a step that is not finite is
-        # refused anyway.
-        if not bool(torch.isfinite(self.dl).all()):
-            raise Diverged("closure: the gradient has entries that are not finite")
+        if dl is None:
+            raise ValueError(
+                "closure: expected a loss that is computed from the outputs it returns"
+            )
+        self.dl = _finite(dl.detach())
 
     @cached_property
     def g(self) -> Tensor:
         """The gradient of the loss, (p,)."""
-        return self.vjp(self.dl)
+        return _finite(self.vjp(self.dl))
 
     @cached_property
     def local(self) -> LocalMetric:
@@ -262,7 +262,7 @@ class LocalGeometry:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
             return s.x
         A = self.A  # forms J, and with it every vjp is a product
-        v = self.vjp(v) if v.ndim == 2 else v
+        v = _finite(self.vjp(v) if v.ndim == 2 else v)
         if metric is None:
             return _pseudo_solve(A, self._eigen, v, damping, self.rtol)
         M = metric() if callable(metric) else metric
@@ -290,6 +290,12 @@ class LocalGeometry:
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
         return _small_eigen(self.A)
+
+
+def _finite(gradient: Tensor) -> Tensor:
+    if not bool(torch.isfinite(gradient).all()):
+        raise Diverged("closure: the gradient has entries that are not finite")
+    return gradient
 
 
 def solve_weighted(

@@ -2,7 +2,7 @@ r"""A training problem, and the same problem in other coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geolib.core import Realization
+from geolib.core import Linearization, Realization
 from geolib.naturality.affine_layers import affine_mlp
 from geolib.naturality.local_geometry import LocalGeometry, flatten
 from geolib.naturality.losses import Loss, cross_entropy, mse
@@ -89,20 +89,44 @@ class Problem:
 
     def leaves(self) -> list[Tensor]:
         """Return the starting point cut into fresh leaf tensors of the module's shapes."""
-        pieces = self.theta0.split([s.numel() for s in self.shapes])
-        return [
-            q.detach().clone().view(s).requires_grad_()
-            for q, s in zip(pieces, self.shapes, strict=True)
-        ]
+        return [q.detach().clone().requires_grad_() for q in self._cut(self.theta0)]
 
     def point(self, theta: Tensor, rtol: float = 1e-10) -> LocalGeometry:
         """Return the geometry at theta."""
-        leaf = theta.detach().clone().requires_grad_()
-        pieces = leaf.split([s.numel() for s in self.shapes])
-        parts = [q.view(s) for q, s in zip(pieces, self.shapes, strict=True)]
-        parts = [q.detach().requires_grad_() for q in parts]
+        parts = self.at(theta).leaves()
         z = self.outputs(flatten(parts))
         return LocalGeometry(z, self.loss(z), parts, self.loss.output_metric, rtol)
+
+    def points_in(
+        self, maps: Sequence[Reparameterization], ys: Sequence[Tensor]
+    ) -> list[LocalGeometry]:
+        """Return the geometry at each y in the chart of its map, by one forward pass.
+
+        Args:
+            maps: the charts.
+            ys: a point in each, (p,).
+
+        Raises:
+            ValueError: a point of another shape.
+
+        Cost: one batched forward pass, and p batched tangents for all Jacobians.
+        """
+        leaf = torch.stack([self.at(y).theta0 for y in ys]).detach().requires_grad_()
+        parts = [self._cut(y) for y in leaf]
+        back = [f.inverse(flatten(q)) for f, q in zip(maps, parts, strict=True)]
+        outputs = torch.func.vmap(self.outputs)(torch.stack(back))
+        k, p = leaf.shape
+        unit = torch.eye(p).to(leaf)[:, None].expand(p, k, p).reshape(p, -1)
+        tangents = Linearization(outputs, {"y": leaf}).jvp(unit)
+        found = []
+        for z, q, J in zip(outputs, parts, tangents.unbind(1), strict=True):
+            found.append(LocalGeometry(z, self.loss(z), q, self.loss.output_metric))
+            found[-1].J = J.T
+        return found
+
+    def _cut(self, theta: Tensor) -> list[Tensor]:
+        pieces = theta.split([s.numel() for s in self.shapes])
+        return [q.view(s) for q, s in zip(pieces, self.shapes, strict=True)]
 
 
 # The first three seeds whose Hessian at the start has all eigenvalues above 1e-3 (so
