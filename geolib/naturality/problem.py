@@ -199,3 +199,82 @@ def small_problem(seed: int = 0) -> Problem:
     y = torch.tensor(rng.standard_normal((12, 1)))
     start = 1.3 * torch.tensor(rng.standard_normal(R.p))
     return Problem.from_realization(R, x, mse(y)).at(start)
+
+
+SCALINGS = ("standard", "mean-field", "ntk")
+
+
+def two_layer(
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    readout: Tensor,
+    scaling: str = "standard",
+    activation: str = "tanh",
+    probe: Tensor | None = None,
+) -> Problem:
+    r"""Make a two-layer network without output bias a problem with squared loss.
+
+    .. math:: f(x) = s_k \sum_{i \le k} a_i\, \sigma(w_i \cdot x), \qquad
+        s_k = 1,\ 1/k,\ 1/\sqrt{k} .
+
+    Args:
+        x, y: (n, d) and (n, c).
+        weights, readout: the start, (k, d) and (c, k).
+        scaling: `standard`, `mean-field` or `ntk`.
+        activation: `tanh`, `erf` or `relu`.
+        probe: further inputs, (m, d).
+
+    Raises:
+        ValueError: an unknown scaling.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> x = torch.ones(1, 1)
+        >>> two_layer(x, x, x, 2 * x, activation="relu").outputs(torch.tensor([1.0, 2.0]))
+        tensor([[2.]])
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling: expected one of {SCALINGS}, got {scaling!r}")
+    k, d = weights.shape
+    c = readout.shape[0]
+    s = {"standard": 1.0, "mean-field": 1.0 / k, "ntk": k**-0.5}[scaling]
+    sigma = {"tanh": torch.tanh, "erf": torch.erf, "relu": torch.relu}[activation]
+
+    def on(inputs: Tensor):
+        def f(theta: Tensor) -> Tensor:
+            w, a = theta[: k * d].view(k, d), theta[k * d :].view(c, k)
+            return s * sigma(inputs @ w.T) @ a.T
+
+        return f
+
+    theta0 = torch.cat([weights.reshape(-1), readout.reshape(-1)])
+    shapes = (torch.Size((k, d)), torch.Size((c, k)))
+    return Problem(
+        on(x), mse(y), theta0, shapes, probe=None if probe is None else on(probe)
+    )
+
+
+def linear_model(features: Tensor, y: Tensor, start: Tensor) -> Problem:
+    """Make least squares on fixed features a problem.
+
+    Args:
+        features: (n, q).
+        y: targets, (n, c).
+        start: weights, (c, q).
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> P = linear_model(torch.eye(2), torch.ones(2, 1), torch.zeros(1, 2))
+        >>> P.outputs(torch.tensor([3.0, 4.0])).T
+        tensor([[3., 4.]])
+    """
+    c, q = start.shape
+    return Problem(
+        lambda t: features @ t.view(c, q).T,
+        mse(y),
+        start.reshape(-1),
+        (torch.Size((c, q)),),
+    )

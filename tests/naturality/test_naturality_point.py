@@ -232,9 +232,9 @@ def test_bad_input_is_named():
     u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
         _ = LocalGeometry(u, u.sum(), [bad], Euclidean()).g
+    steep = LocalGeometry(u, u.sum(), [bad], Euclidean())
     with pytest.raises(ValueError, match="gradient"):
-        q_bad = LocalGeometry(u, u.sum(), [bad], Euclidean())
-        q_bad.solve(q_bad.dl)
+        steep.solve(steep.dl)
     with pytest.raises(ValueError, match="computed from the outputs"):
         LocalGeometry(z, (2 * x).sum(), [x], Euclidean())
 
