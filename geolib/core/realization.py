@@ -88,9 +88,12 @@ class Realization:
         ]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._keywords = _keyword_names(module)
-        every = [p for _, p in module.named_parameters(remove_duplicate=False)]
-        every += [b for _, b in module.named_buffers(remove_duplicate=False)]
-        self._tied = len({id(t) for t in every}) < len(every)
+        every = [
+            id(t)
+            for named_tensors in (module.named_parameters, module.named_buffers)
+            for _, t in named_tensors(remove_duplicate=False)
+        ]
+        self._tied = len(set(every)) < len(every)
         constants = {n: b for n, b in module.named_buffers()}
         constants |= {n: q for n, q in module.named_parameters() if n not in named}
         self._constants = {n: c.detach().clone() for n, c in constants.items()}

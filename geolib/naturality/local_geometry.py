@@ -116,8 +116,12 @@ class LocalGeometry:
         r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
         if "J" in self.__dict__:
             return u.reshape(-1) @ self.J
+        return self._dense(self.linearization.vjp, u)
+
+    @staticmethod
+    def _dense(derivative: Callable[..., Tensor], *at: Tensor) -> Tensor:
         try:
-            return self.linearization.vjp(u)
+            return derivative(*at)
         except RuntimeError as error:
             if "sparse" not in str(error).lower():
                 raise
@@ -144,7 +148,7 @@ class LocalGeometry:
     @cached_property
     def J(self) -> Tensor:
         """The Jacobian of the outputs, (n c, p)."""
-        return self.linearization.jacobian().flatten(0, 1)
+        return self._dense(self.linearization.jacobian).flatten(0, 1)
 
     @cached_property
     def W(self) -> Tensor:
