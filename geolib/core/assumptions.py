@@ -50,10 +50,10 @@ class ModuleTrial:
     def __init__(
         self, R: Any, theta: Tensor, x: Inputs, constants: Mapping[str, Tensor]
     ) -> None:
-        self.R, self.constants, self.theta = R, constants, theta.clone()
+        self.R, self.constants, self.theta = R, constants, theta
         self.x, self.distinct = _two_samples(x)
         self.eps = torch.finfo(theta.dtype).eps
-        self.size = max(float(theta.square().mean().sqrt()), 0.01)
+        self.size = max(float(theta.norm()) / theta.numel() ** 0.5, 0.01)
 
     def check(self) -> bool:
         """Ask for all of them; return whether `jvp` has to run in forward mode.
@@ -64,7 +64,7 @@ class ModuleTrial:
         Cost: a dozen forward passes of two samples.
         """
         with torch.random.fork_rng(_cards()):
-            near = self.theta + NEAR * self.size * _pattern(self.theta, 0)
+            near = self.theta.add(_pattern(self.theta, 0), alpha=NEAR * self.size)
             z = self.state(near)
             if bool(torch.isfinite(z).all()):
                 self.theta = near
@@ -89,7 +89,7 @@ class ModuleTrial:
 
     def leaves(self, theta: Tensor) -> dict[str, Tensor]:
         named = self.R.unflatten(theta).items()
-        return {n: t.detach().clone().requires_grad_() for n, t in named}
+        return {n: t.detach().requires_grad_() for n, t in named}
 
     def linearize(self, theta: Tensor) -> Linearization:
         return Rerun(self.run, self.x).linearize(self.leaves(theta), self.x)
@@ -153,7 +153,7 @@ class ModuleTrial:
         Returns whether only forward mode gives J v; None if neither mode does.
         """
         v, h = _pattern(self.theta, seed), self.eps ** (1 / 3) * self.size
-        up, down = self.outputs(L.theta + h * v), self.outputs(L.theta - h * v)
+        up, down = (self.outputs(L.theta.add(v, alpha=k)) for k in (h, -h))
         d = ((up - down) / (2 * h)).reshape(L.outputs.shape)
         g, noise = L.vjp(d), 30 * self.eps * float(up.norm()) / h
         for forward, product in enumerate((L.jvp, L.forward_mode)):

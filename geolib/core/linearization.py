@@ -183,6 +183,17 @@ class Linearization:
         )
         return out
 
+    def transpose(self) -> tuple[Tensor, Tensor]:
+        """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
+
+        For second derivatives of graphs without recorded calls.
+        """
+        with differentiation():
+            if self._sources().calls:
+                raise ValueError("transpose: this graph cannot be differentiated twice")
+            u, g = self._transposed()
+            return u, torch.cat([t.reshape(-1) for t in g])
+
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u for u of shape (n, o), shape (p,); a batch (k, n, o) gives (k, p)."""
         self._check("u", u, tuple(self.outputs.shape))
@@ -202,11 +213,16 @@ class Linearization:
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
 
     def jacobian(self, chunk: int = 256) -> Tensor:
-        """The dense Jacobian, shape (n, o, p), `chunk` rows at a time.
+        """The dense Jacobian, shape (n, o, p), `chunk` rows or columns at a time.
 
-        Cost: n*o*p numbers of memory and n*o backward passes, batched.
+        Cost: n*o*p numbers of memory; min(p, n*o) backward passes, batched.
         """
         n, o = self.outputs.shape
+        if self.p < n * o and self.graph.requires_grad:
+            try:
+                return self._columns(chunk)
+            except (RuntimeError, NotImplementedError):
+                pass  # an operation without a second derivative: row by row
         rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))
@@ -214,6 +230,15 @@ class Linearization:
             seeds[torch.arange(len(index)), index] = 1.0
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
+
+    def _columns(self, chunk: int) -> Tensor:
+        """The Jacobian column by column."""
+        out = self.outputs.new_empty(self.p, *self.outputs.shape)
+        for start in range(0, self.p, chunk):
+            unit = self.outputs.new_zeros(min(chunk, self.p - start), self.p)
+            unit.diagonal(start).fill_(1.0)
+            out[start : start + len(unit)] = self.jvp(unit)
+        return out.permute(1, 2, 0)
 
     def linear_calls(self) -> list[LinearCall]:
         """The recorded calls of the weights that only linear layers use."""

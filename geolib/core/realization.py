@@ -98,11 +98,17 @@ class Realization:
         ]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._keywords = _keyword_names(module)
+        every = [
+            id(t)
+            for named_tensors in (module.named_parameters, module.named_buffers)
+            for _, t in named_tensors(remove_duplicate=False)
+        ]
+        self._tied = len(set(every)) < len(every)
         constants = {n: b for n, b in module.named_buffers()}
         constants |= {n: q for n, q in module.named_parameters() if n not in named}
         with torch.inference_mode(False):
             self._constants = {n: c.detach().clone() for n, c in constants.items()}
-            self.theta0 = self.flatten(p.detach() for p in named.values()).clone()
+            self.theta0 = self.flatten(p.detach() for p in named.values())
         self._cast: dict[tuple, dict[str, Tensor]] = {}
         self._certificates: dict[tuple, list[bool]] = {}
         self._rewritten = [m for m in self._layers if m._forward_pre_hooks]
@@ -144,7 +150,9 @@ class Realization:
         kept = [(m, dict(vars(m))) for m in self._rewritten]
         with _differentiable_kernels(self._recurrent and like.is_cuda):
             try:
-                z = torch.func.functional_call(self.module, state, args, kwargs)
+                z = torch.func.functional_call(
+                    self.module, state, args, kwargs, tie_weights=self._tied
+                )
             finally:
                 for m, was in kept:
                     _restore(m, was)

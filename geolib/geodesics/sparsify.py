@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from geolib.core import Realization
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.magnitude_masks import WARM, check_sparsity, matrices
-from geolib.geodesics.pruning import labelled_reference, metric_chooser
-from geolib.geodesics.sparse_path import Chooser, Sparse, sparse_path
+from geolib.geodesics.sparse_path import (
+    Chooser,
+    Sparse,
+    labelled_reference,
+    metric_chooser,
+    sparse_path,
+)
 from geolib.geodesics.structured import (
     choose_units,
     removable_units,
