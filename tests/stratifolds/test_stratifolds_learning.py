@@ -282,7 +282,7 @@ def test_a_grid_that_does_not_resolve_the_posterior_is_refused(n, points):
     def regular(t):
         return (t**2).sum(1)
 
-    with pytest.raises(ValueError, match="points: .* do not resolve"):
+    with pytest.raises(ValueError, match="points: expected a grid that resolves"):
         learning_coefficient(regular, n, *box, base=0.0, points=points)
     small = tuple(side * 30 / math.sqrt(n) for side in box)
     found = learning_coefficient(regular, n, *small, base=0.0, points=points)
