@@ -12,9 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Names of the data sets that this process has read, in order: what a claim rests on.
+DATA_READ: dict[str, None] = {}
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step; on any error the old file stays.
+
+def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
+    """Replace `path` by `content` in one step; on any error the old file stays.
+
+    Args:
+        path: the file.
+        content: its new content.
+        sync: wait for the disk, so that a power cut costs nothing either.
 
     Raises:
         OSError: the folder is read-only or the disk is full; no fragment is left.
@@ -22,10 +30,11 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -82,3 +91,11 @@ def exported(names: dict[str, Any]) -> list[str]:
         for n, o in names.items()
         if not n.startswith("_") and not isinstance(o, ModuleType)
     )
+
+
+def find_checkout(start: Path) -> Path | None:
+    """The folder from `start` upwards that holds the book; None outside a checkout."""
+    for folder in (start, *start.parents):
+        if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
+            return folder
+    return None

@@ -1,21 +1,17 @@
 r"""The experiments of the chapter on naturality: tasks, the stored audit, drawings.
 
     geolib run naturality                     # reads the stored audit
-    python experiments.py regression          # a quarter of an hour of one core
-    python experiments.py softmax             # five minutes
+    geolib sweep audit --size full            # twenty minutes of one core
+    geolib sweep audit --size full --publish  # writes `measured/audit-*.json` from it
 
-The last two fill `audit.json` and `audit-softmax.json` with what they lack; they may be
-stopped and started again.
+The sweep may be stopped and started again.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from torch import Tensor
 
 from geolib.core import integrate
 from geolib.data import load as load_data
-from geolib.files import write_whole
 from geolib.naturality import (
     OPTIMIZERS,
     SEEDS,
@@ -43,6 +38,7 @@ from geolib.naturality import (
     cross_entropy,
     linear_model,
     mse,
+    naturality_class,
     regression_problem,
     run_optimizer,
     softmax_problem,
@@ -50,6 +46,7 @@ from geolib.naturality import (
 )
 from geolib.networks import erf_kernels
 from geolib.plotting import COLORS
+from geolib.sweep import Sweep, grid, measured
 
 # ---- problems ------------------------------------------------------------------------
 
@@ -534,100 +531,101 @@ TASKS = {  # the problem of a seed, and the seeds of the stored table
     "regression": (regression_problem, SEEDS),
     "softmax": (softmax_problem, (102,)),
 }
-
-
-def fill(
-    path: Path,
-    task: str = "regression",
-    seeds: Sequence[int] | None = None,
-    names: Sequence[str] = tuple(OPTIMIZERS),
-    protocol: Protocol = PROTOCOL,
-) -> dict[str, Any]:
-    """Fill the file with every cell it lacks; the table as `stored_audit` gives it.
-
-    Raises:
-        ValueError: an unknown task, or a file that holds the table of another one.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task: expected one of {list(TASKS)}, got {task!r}")
-    make, usual = TASKS[task]
-    seeds = usual if seeds is None else seeds
-    about = {
-        "task": task,
-        "problem": f"{make.__name__}(seed): tanh 2-2-2, p = 12, n = 60",
-        "seeds": list(seeds),
-        "maps_seed": protocol.seed,
-        "horizon": protocol.horizon,
-        "counts": list(protocol.counts),
-        "torch": torch.__version__.split("+")[0],
-        "date": datetime.now(UTC).date().isoformat(),
-        "cell": list(CELL),
-    }
-    table: dict[str, Any] = {"about": about, "cells": {}}
-    if path.exists():
-        table = stored_audit(path)
-        if table["about"]["task"] != task:
-            raise ValueError(f"path: {path} is of another task than {task}")
-        table["about"] = about
-    for seed in seeds:
-        problem = make(seed)
-        done = table["cells"].setdefault(str(seed), {})
-        for name in names:
-            if name not in done:
-                report = audit(name, problem, protocol=protocol)
-                done[name] = {k: _compact(d) for k, d in report.defects.items()}
-                save(path, table)
-                print(seed, name, report.letters, file=sys.stderr, flush=True)
-    return table
-
-
 CELL = ("verdict", "values", "slope", "plateau", "self")
 
 
-def _compact(d: Defect) -> dict[str, Any]:
-    def short(v: float) -> float | None:
-        return float(f"{v:.5g}") if math.isfinite(v) else None
+@dataclass(frozen=True)
+class Spec:
+    """One audit: an optimizer on the problem of a task and a seed."""
 
-    row = d.letter, [*map(short, d.values)], *map(short, (d.slope, d.plateau))
-    return dict(zip(CELL, (*row, short(d.self_convergence)), strict=True))
+    optimizer: str
+    problem: str = "regression"
+    seed: int = 12
+    steps: tuple[int, ...] = PROTOCOL.counts[:2]
 
 
-def save(path: Path, table: dict[str, Any]) -> None:
-    """Write the table, a cell as the list of its `CELL` entries."""
-    cells = {
-        seed: {
-            name: {family: [cell[k] for k in CELL] for family, cell in row.items()}
-            for name, row in rows.items()
-        }
-        for seed, rows in table["cells"].items()
+def run(spec: Spec) -> dict[str, Any]:
+    """The defects of one optimizer by family of reparameterizations.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    if spec.problem not in TASKS:
+        raise ValueError(f"problem: expected {list(TASKS)}, got {spec.problem!r}")
+    protocol = replace(PROTOCOL, counts=spec.steps)
+    problem = TASKS[spec.problem][0](spec.seed)
+    report = audit(spec.optimizer, problem, protocol=protocol)
+    return {
+        "letters": report.letters,
+        "verdict": naturality_class(report.verdicts),
+        "defects": {family: d.to_dict() for family, d in report.defects.items()},
     }
-    text = json.dumps(
-        {"about": table["about"], "cells": cells},
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    write_whole(path, text + "\n")
+
+
+def compact(_key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
+    """A row as the table keeps it: by seed and optimizer, each cell in `CELL` order."""
+
+    def short(v: float | None) -> float | None:
+        return None if v is None else float(f"{v:.5g}")
+
+    cells = {
+        family: [
+            Verdict(d["verdict"]).letter,
+            [*map(short, d["values"])],
+            *map(short, (d["slope"], d["plateau"], d["self_convergence"])),
+        ]
+        for family, d in row["defects"].items()
+    }
+    return f"audit-{row['problem']}", f"{row['seed']} | {row['optimizer']}", cells
+
+
+def every_audit() -> list[Spec]:
+    """All optimizers on all problems of the table, four step sizes."""
+    names, steps = list(OPTIMIZERS), [PROTOCOL.counts]
+    return [
+        spec
+        for task, (_, seeds) in TASKS.items()
+        for spec in grid(Spec, optimizer=names, problem=task, seed=seeds, steps=steps)
+    ]
+
+
+AUDIT = Sweep(
+    "audit",
+    run,
+    {
+        "small": lambda: grid(Spec, optimizer=["gd", "adam", "ngd"]),
+        "book": lambda: grid(Spec, optimizer=list(OPTIMIZERS)),
+        "full": every_audit,
+    },
+    text="Naturality of optimizers, over problems and step sizes.",
+    kept_as=compact,
+    about={"horizon": PROTOCOL.horizon, "maps_seed": PROTOCOL.seed, "cell": CELL},
+)
 
 
 def stored_audit(path: Path | str) -> dict[str, Any]:
-    """Read a table written by `fill`.
+    """A published table: `about` and `cells[seed][optimizer][family]`.
 
     Raises:
         ValueError: the file is missing or is no such table.
     """
+    cells: dict[str, Any] = {}
     try:
-        table = json.loads(Path(path).read_text())
-        table["cells"] = {
-            seed: {
-                name: {f: dict(zip(CELL, c, strict=True)) for f, c in row.items()}
-                for name, row in rows.items()
+        table = measured(path)
+        if not table.entries:
+            raise ValueError("there is nothing in it")
+        for key in sorted(table.entries, key=lambda k: int(k.partition(" | ")[0])):
+            seed, _, name = key.partition(" | ")
+            cells.setdefault(seed, {})[name] = {
+                family: dict(zip(CELL, cell, strict=True))
+                for family, cell in table.entries[key].items()
             }
-            for seed, rows in table["cells"].items()
-        }
-        table["about"]["task"]
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        steps = len(cells[seed][name]["affine"]["values"])
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"path: {path} is no audit table ({error})") from None
-    return table
+    task = Path(path).stem.removeprefix("audit-")
+    counts = list(PROTOCOL.counts[:steps])
+    return {"about": {**table.about, "task": task, "counts": counts}, "cells": cells}
 
 
 def cells_of(
@@ -765,7 +763,48 @@ def heat_map(
         ax.spines[side].set_visible(False)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    store = {"regression": "audit.json", "softmax": "audit-softmax.json"}
-    fill(Path(__file__).with_name(store[sys.argv[1]]), sys.argv[1])
+def moving_table(
+    table: dict[str, Any], names: Sequence[str], families: Sequence[str]
+) -> dict[str, Any]:
+    """The audit as a table to sort and filter, with the defects of the chosen cell."""
+    by, about = ["optimizer", "family"], table["about"]
+    steps = [about["horizon"] / k for k in about["counts"]]
+    pairs = [(n, f) for n in names for f in families]
+    seeds = list(table["cells"])
+
+    def curve(seed: str, name: str, family: str) -> list[list[float]]:
+        cell = table["cells"][seed].get(name, {}).get(family, {"values": []})
+        return [
+            [h, max(v, 1e-17)]
+            for h, v in zip(steps, cell["values"], strict=False)
+            if v is not None and math.isfinite(v)
+        ]
+
+    lines = [
+        {"type": "line", "by": by, "color": color, "label": f"problem {seed}",
+         "data": [curve(seed, *pair) for pair in pairs]}
+        for seed, color in zip(seeds, ("blue", "orange", "green"), strict=False)
+    ]  # fmt: skip
+    words = [letters(consensus(table, *pair)) for pair in pairs]
+    verdicts = [", ".join(sorted(consensus(table, *pair))) for pair in pairs]
+    colors = {"E": "#56b4e9", "N": "#2fbf95", "U": "#e8915c", "?": "#d9d9d9"}
+    controls = [
+        {"name": name, "label": name, "values": list(range(len(shown))),
+         "shown": list(shown), "start": start}
+        for name, shown, start in (("optimizer", names, 0), ("family", families, 7))
+    ]  # fmt: skip
+    return {
+        "controls": controls,
+        "panels": [
+            {"title": "verdicts", "shape": 1.0, "table": by,
+             "hint": "Filter by name or verdict",
+             "layers": [{"type": "cells", "data": words, "colors": colors,
+                         "order": "ENU?-"}]},
+            {"title": "the defect of the chosen cell", "shape": 0.7, "narrow": 1.2,
+             "x": {"range": [steps[-1] / 1.3, steps[0] * 1.3], "label": "step h",
+                   "log": True, "ticks": steps[::2]},
+             "y": {"range": [1e-17, 10], "label": "defect", "log": True},
+             "layers": lines},
+        ],
+        "readouts": [{"label": "verdict:", "by": by, "data": verdicts}],
+    }  # fmt: skip

@@ -23,7 +23,7 @@ from geolib.networks import (
     vgg,
     with_batch_statistics,
 )
-from geolib.sweep import Store
+from geolib.sweep import Store, registry
 
 CHAPTER = Path(__file__).resolve().parents[2] / "chapters" / "geodesics"
 
@@ -298,14 +298,25 @@ def test_every_measured_entry_belongs_to_a_sweep(experiments):
 
 def test_records_are_published_under_their_keys(tmp_path, monkeypatch, experiments):
     spec = experiments.Spec("paths-digits", "straight line | 0")
+    source = f"{tmp_path / 'experiments.py'}:PATHS"
+    monkeypatch.setattr(registry, "names", lambda: {"geodesics-paths": source})
+    monkeypatch.setattr(registry, "find", lambda name: experiments.PATHS)
     monkeypatch.setattr(experiments, "HERE", tmp_path)
     store, sweep = Store(tmp_path / "store"), experiments.PATHS
     (key,) = [k for k, s in sweep.specs("small").items() if s == spec]
     entry = {"spec": {"file": spec.file, "key": spec.key}, "record": {"arc": 1 / 3}}
     store.put(sweep.name, key, {"status": "done", **entry})
-    experiments.publish("PATHS", "small", tmp_path / "store")
+    registry.publish("geodesics-paths", "small", store)
     found = experiments.measured("paths-digits")
     assert found == {"straight line | 0": {"arc": 0.33333}}
+
+
+def test_a_worker_without_a_checkout_misses_no_setting_in_silence(
+    tmp_path, monkeypatch, experiments
+):
+    monkeypatch.setattr(experiments, "HERE", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="this machine has no"):
+        experiments.chosen("tuning-prune-digits", "surgeon")
 
 
 def test_constants_that_differ_are_refused():

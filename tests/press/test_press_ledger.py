@@ -25,7 +25,8 @@ def row(key, device="cpu", **changed):
 
 def cells(page):
     return [
-        re.findall(r"<td>(.*?)</td>", r) for r in re.findall("<tr>(.*?)</tr>", page)
+        re.findall(r"<td>(.*?)</td>", r)
+        for r in re.findall("<tr[^>]*>(.*?)</tr>", page)
     ]
 
 
@@ -45,17 +46,17 @@ def test_a_kept_gpu_run_is_a_column_of_the_cpus_page(tmp_path):
     )
     keep(there, tmp_path / GPU_LEDGER)
     second = kept(tmp_path / GPU_LEDGER)
-    assert second.device == "Some GPU <1>"
-    assert set(second.claims) == {"demo.a", "demo.b"}
-    assert {"Python", "torch"} == set(second.versions)
+    assert second.about["device"] == "Some GPU <1>"
+    assert set(second.entries) == {"demo.a", "demo.b"}
+    assert {"Python", "torch"} == set(second.about["versions"])
     page = page_table(here, second)
     assert '<th scope="col">On Some GPU &lt;1&gt;</th>' in page
     assert "profile full" in page
     a, b, only = cells(page)[1:]
-    assert a[2].startswith("0.5")
+    assert a[1].startswith("0.5")
     assert a[5].startswith("0.25 ")
     assert "verdict-holds" in a[5]
-    assert b[5].startswith("3.0e-09")
+    assert b[5].startswith("3·10⁻⁹")
     assert "verdict-fails" in b[5]
     assert only[5] == ""
 
