@@ -1,6 +1,5 @@
 """Shared by all tests: one thread, and a small book to press."""
 
-import gc
 import json
 import os
 import signal
@@ -25,12 +24,6 @@ def pytest_collection_modifyitems(items):
         for mark in item.iter_markers("slow_for"):
             if any(fnmatch(item.callspec.id, pattern) for pattern in mark.args):
                 item.add_marker(pytest.mark.slow)
-
-
-def pytest_collection_finish():
-    """What was imported stays: no collection of garbage needs to walk through it again."""
-    gc.collect()
-    gc.freeze()
 
 
 HEADER = """\

@@ -162,14 +162,34 @@ def data_table(name: str, rows: int | None = None, halve: bool = False) -> Table
     return Table(x, data.y, x_val, data.y_val, x_test, data.y_test, name)
 
 
-@functools.lru_cache(maxsize=64)
+TRAINED: dict[tuple[Any, ...], tuple[Realization, Tensor]] = {}
+
+
 def dense(
     name: str, sizes: tuple[int, ...], seed: int, steps: int, rows: int | None = None
 ) -> tuple[Realization, Tensor]:
     """A trained network: its realization and its weights."""
-    data = data_table(name, rows)
-    R = Realization(mlp(sizes, seed, dtype=data.x.dtype))
-    return R, train(R, data.x, data.y, steps=steps, seed=seed)
+    return dense_each(name, sizes, [seed], steps, rows)[0]
+
+
+def dense_each(
+    name: str,
+    sizes: tuple[int, ...],
+    seeds: Sequence[int],
+    steps: int,
+    rows: int | None = None,
+) -> list[tuple[Realization, Tensor]]:
+    """As `dense` for several seeds: those not trained yet are, side by side."""
+    keys = {seed: (name, sizes, seed, steps, rows) for seed in seeds}
+    new = [seed for seed, key in keys.items() if key not in TRAINED]
+    if new:
+        data = data_table(name, rows)
+        nets = [Realization(mlp(sizes, seed, dtype=data.x.dtype)) for seed in new]
+        start = torch.stack([R.theta0 for R in nets])
+        found = train(nets[0], data.x, data.y, w=start, steps=steps, seed=new)
+        for seed, R, w in zip(new, nets, found, strict=True):
+            TRAINED[keys[seed]] = R, w
+    return [TRAINED[keys[seed]] for seed in seeds]
 
 
 PRUNE_NET: dict[str, dict[str, Any]] = {

@@ -38,6 +38,7 @@ from comparisons import (
     best_setting,
     data_table as data_table,
     dense as dense,
+    dense_each as dense_each,
     learn_score as learn_score,
     path_score as path_score,
     prune_score as prune_score,
@@ -187,7 +188,14 @@ def kept(folder: str | Path, key: str, work: Callable[[], dict[str, Any]]) -> di
 
 
 def measured(file: str) -> dict[str, dict[str, Any]]:
-    """The entries of a file of measured results; none if it is not there."""
+    """The entries of a file of measured results; none if it is not there.
+
+    Raises:
+        FileNotFoundError: this machine has no checkout of the book, so that settings
+            which were chosen and stored there would be missed in silence.
+    """
+    if not HERE.is_dir():
+        raise FileNotFoundError(f"measured: this machine has no {HERE}")
     return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 

@@ -86,10 +86,12 @@ def geodesic(
     Source: own derivation; sine basis and jitter against "knot cheating".
 
     Examples:
-        >>> from geolib.geodesics.surfaces import sphere
-        >>> a, b = torch.tensor([[0.0, 0.5], [1.5, 0.5]], dtype=torch.float64)
-        >>> found = geodesic(sphere(), a, b, basis=SineBasis(8), optimizer="lbfgs")
-        >>> found.converged
+        >>> from geolib.geodesics import FunctionSpace
+        >>> from geolib.networks import mlp
+        >>> net = mlp([1, 2, 1], activation=torch.nn.Tanh)
+        >>> S = FunctionSpace(net, torch.tensor([[0.5], [1.0], [2.0]]).double(), "raw")
+        >>> a = S.realization.theta0
+        >>> geodesic(S, a, 1.5 * a, basis=SineBasis(8), optimizer="lbfgs").converged
         True
     """
     if optimizer == "lbfgs":
@@ -149,9 +151,11 @@ def geodesics(
     Source: own derivation; see `geodesic`.
 
     Examples:
-        >>> from geolib.geodesics.surfaces import cylinder
+        >>> from geolib.geodesics import FunctionSpace
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> flat = FunctionSpace(net, torch.tensor([[0.0, 1.0]]), "raw", ridge=0)
         >>> a, b = torch.zeros(2, 2), torch.tensor([[0.0, 2.0], [0.0, 1.0]])
-        >>> found = geodesics(cylinder(), a, b, seeds=[0, 1], steps=5)
+        >>> found = geodesics(flat, a, b, seeds=[0, 1], steps=5)
         >>> [round(f.energies[-1], 3) for f in found]
         [2.0, 0.5]
     """

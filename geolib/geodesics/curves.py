@@ -118,7 +118,8 @@ def trained_curves(
         if len(w) == 1:
             return F.cross_entropy(R(w[0], x[rows[0]]), y[rows[0]])[None]
         z = torch.vmap(R)(w, x[rows])
-        return F.cross_entropy(z.mT, y[rows], reduction="none").mean(1)
+        each = F.cross_entropy(z.flatten(0, 1), y[rows].flatten(), reduction="none")
+        return each.view(rows.shape).mean(1)
 
     losses: list[list[float]] = []
 

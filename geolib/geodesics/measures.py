@@ -70,9 +70,10 @@ def lengths(space: Space, path: WeightPath, grid: int = 129) -> Lengths:
     Source: :eq:`drv-geodesics-energy` (derivations).
 
     Examples:
-        >>> from geolib.geodesics.surfaces import cylinder
-        >>> line = WeightPath(torch.zeros(2), torch.tensor([0.0, 2.0]))
-        >>> lengths(cylinder(), line).output
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> flat = FunctionSpace(net, torch.ones(1, 1), "raw")
+        >>> line = WeightPath(torch.zeros(1), torch.tensor([2.0]))
+        >>> round(lengths(flat, line).output, 4)
         2.0
     """
     if grid < 2:

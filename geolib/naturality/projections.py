@@ -155,11 +155,16 @@ def projection_defect(
     Source: :eq:`drv-naturality-submersion` and :eq:`drv-naturality-twins` (derivations).
 
     Examples:
-        >>> from geolib.naturality import polynomial_tower
-        >>> wide, narrow, pi, _ = polynomial_tower(3, 2)
-        >>> d = projection_defect("ngd", wide, narrow, pi, [0.1, 0.05], horizon=0.2)
-        >>> d.letter
-        'E'
+        >>> from geolib.naturality import linear_model
+        >>> pi = Projection(lambda w: (w[0] * w[1]).reshape(1), "product")
+        >>> x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+        >>> narrow = linear_model(x, 3 * x, x[:1])
+        >>> wide = pi.pull(narrow, [(2,)], torch.tensor([1.0, 2.0]).double())
+        >>> steps = [1 / 32, 1 / 64]
+        >>> projection_defect("ngd", wide, narrow, pi, steps, horizon=0.5).letter
+        'N'
+        >>> projection_defect("gd", wide, narrow, pi, steps, horizon=0.5).letter
+        'U'
     """
     hs = check_steps(step_sizes)
     small = as_spec(optimizer)

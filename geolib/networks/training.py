@@ -178,8 +178,8 @@ def train(
 
     def loss(_step: int) -> Tensor:
         rows = torch.stack(next(draws))
-        if leaf.ndim == 1:
-            return F.cross_entropy(R(leaf, x[rows[0]]), y[rows[0]])
+        if len(rows) == 1:
+            return F.cross_entropy(R(leaf.view(-1), x[rows[0]]), y[rows[0]])
         return summed_losses(torch.vmap(R)(leaf, x[rows]), y[rows])
 
     minimize([leaf], loss, steps, lr)

@@ -247,7 +247,7 @@ def claims(
     print_table(found)
     if keep:
         kept = save_device_ledger(found, root / GPU_LEDGER)
-        typer.echo(f"{GPU_LEDGER}: {kept.about}")
+        typer.echo(f"{GPU_LEDGER}: {kept.sentence}")
     if check and not found.is_valid:
         raise typer.Exit(1)
 

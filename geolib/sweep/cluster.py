@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from geolib.sweep.attempt import Outcome, attempt, describe
@@ -45,6 +46,7 @@ def drive_dask(
             dask_run.cancel()
 
 
+@dataclass
 class DaskRun:
     """The runs of a sweep on their way through a cluster, by their state.
 
@@ -60,22 +62,21 @@ class DaskRun:
     a suspect flies alone; if its worker dies then, it was the run, and it has failed.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        ends: Any,
-        run: Run,
-        specs: Mapping[str, Any],
-        options: Options,
-        wanted: Wanted,
-    ) -> None:
-        self.client, self.ends, self.run, self.specs = client, ends, run, specs
-        self.options, self.wanted = options, wanted
-        self.waiting = deque(map(Try, specs))
+    client: Any
+    ends: Any
+    run: Run
+    specs: Mapping[str, Any]
+    options: Options
+    wanted: Wanted
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(map(Try, self.specs))
         self.suspects: deque[Try] = deque()
         self.in_flight: dict[str, tuple[Try, Any]] = {}  # by Dask's key
         self.moved = time.monotonic()  # when a run was last sent or ended
         self.manned = time.monotonic()  # when there last was a worker
+        self.looked = 0.0  # when the cluster was last looked at
+        self.threads = 0  # that it had then
 
     @property
     def busy(self) -> bool:
@@ -85,8 +86,7 @@ class DaskRun:
         """Keep enough runs in flight; a suspect only when nothing else flies."""
         batch: list[Try] = []
         if not any(one.alone for one, _ in self.in_flight.values()):
-            threads = sum(self.client.nthreads().values()) if self.waiting else 0
-            batch = self._taken(max(128, 8 * threads) - len(self.in_flight))
+            batch = self._taken(max(128, 8 * self.threads) - len(self.in_flight))
         if self.suspects and not batch and not self.in_flight:
             batch = [self.suspects.popleft()]
         if not batch:
@@ -138,7 +138,8 @@ class DaskRun:
                 yield Finished(one.key, outcome, one.number)
             else:
                 self.waiting.append(one.again())
-        self._check_on_cluster()
+        if time.monotonic() - self.looked > PULSE:
+            self._look_at_cluster()
 
     def _outcome(self, result: Any) -> tuple[Outcome, bool]:
         """What a run came to, and whether it was by its worker's death."""
@@ -158,7 +159,7 @@ class DaskRun:
         error = f"WorkerDied: the worker was killed (signal, memory{past})"
         return Outcome(error=error), True
 
-    def _check_on_cluster(self) -> None:
+    def _look_at_cluster(self) -> None:
         """Replace workers, notice that there are none, send silent runs again.
 
         Every run that flies ends within its limit; silence for much longer means that
@@ -168,15 +169,17 @@ class DaskRun:
             raise self.lost()
         if self.client.cluster is not None:
             heal(self.client.cluster)
-        now, limit = time.monotonic(), self.options.limit
-        if self.client.nthreads():
+        self.threads = sum(self.client.nthreads().values())
+        self.looked = now = time.monotonic()
+        limit = self.options.limit
+        if self.threads:
             self.manned = now
         elif now - self.manned > self.options.patience:
             raise SweepError(
                 f"no worker at {self.options.scheduler} for "
                 f"{self.options.patience:g} s; start some and run the same again"
             )
-        if limit and self.manned == now and now - self.moved > 2 * limit + STALL:
+        if limit and self.threads and now - self.moved > 2 * limit + STALL:
             self.cancel()
             self.waiting.extend(one for one, _ in self.in_flight.values())
             self.in_flight.clear()

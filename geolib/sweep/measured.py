@@ -65,11 +65,16 @@ def keep(
         {'a': 1.0, 'b': 2.0}
     """
     kept = measured(path).entries | dict(entries)
-    lines = [f"{json.dumps(k)}: {json.dumps(kept[k])}" for k in sorted(kept)]
-    body = ",\n".join(lines)
-    text = f'{{"about": {json.dumps(dict(about))},\n"entries": {{\n{body}\n}}}}\n'
-    write_whole(Path(path), text)
+    write(path, Measured(dict(about), kept))
     return measured(path)
+
+
+def write(path: str | Path, table: Measured) -> None:
+    """Write a file of measured results anew, one entry a line."""
+    entries = sorted(table.entries.items())
+    lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries]
+    head = f'{{"about": {json.dumps(table.about)},\n"entries": {{\n'
+    write_whole(Path(path), head + ",\n".join(lines) + "\n}}\n")
 
 
 @dataclass(frozen=True)

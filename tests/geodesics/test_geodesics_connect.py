@@ -311,6 +311,14 @@ def test_records_are_published_under_their_keys(tmp_path, monkeypatch, experimen
     assert found == {"straight line | 0": {"arc": 0.33333}}
 
 
+def test_a_worker_without_a_checkout_misses_no_setting_in_silence(
+    tmp_path, monkeypatch, experiments
+):
+    monkeypatch.setattr(experiments, "HERE", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="this machine has no"):
+        experiments.chosen("tuning-prune-digits", "surgeon")
+
+
 def test_constants_that_differ_are_refused():
     # no path of trainable weights ends in b if a frozen layer of b is another one
     a, b = mlp([4, 6, 6, 3], 0), mlp([4, 6, 6, 3], 1)

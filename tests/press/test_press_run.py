@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -227,3 +229,31 @@ def test_a_stream_that_the_kernel_cut_in_pieces_is_one_in_the_pair():
     checked.metadata["tags"] = ["nbval-check-output"]
     nb = nbformat.v4.new_notebook(cells=[checked])
     assert [o.text for o in reference(nb).cells[0].outputs] == ["a\nb\n"]
+
+
+def test_where_nothing_changed_nothing_heavy_is_imported(book):
+    """The seconds of a second `make book`: keys are compared without the libraries."""
+    a = book.add("demo/01-a", CLAIM)
+    assert run([a])[0].status == "ok"
+    heavy = (
+        "torch",
+        "papermill",
+        "nbclient",
+        "nbformat",
+        "jupytext",
+        "sphinx",
+        "numpy",
+    )
+    code = (
+        "import sys\n"
+        "from geolib.press.cli import app\n"
+        "try: app(['run', '--device', 'cpu'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=book.root, capture_output=True, text=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "0 executed, 1 unchanged, 0 failed (profile small)", done.stderr
+    assert second == "[]"
