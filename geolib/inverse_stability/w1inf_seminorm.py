@@ -61,6 +61,9 @@ class Seminorm:
             )
         return self.lower
 
+    def __float__(self) -> float:
+        return self.value
+
 
 def w1inf_seminorm(
     net: ShallowReLU,
