@@ -12,13 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Names of the data sets that this process has read, in order: what a claim rests on.
+DATA_READ: dict[str, None] = {}
 
-def write_whole(path: Path, text: str, sync: bool = True) -> None:
-    """Replace `path` by `text` in one step; on any error the old file stays.
+
+def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
+    """Replace `path` by `content` in one step; on any error the old file stays.
 
     Args:
         path: the file.
-        text: its new content.
+        content: its new content.
         sync: wait for the disk, so that a power cut costs nothing either.
 
     Raises:
@@ -27,8 +30,8 @@ def write_whole(path: Path, text: str, sync: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

@@ -12,9 +12,11 @@ settings were tuned, three sweeps take methods as they come, over more networks:
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from comparisons import (
     best_setting,
     data_table as data_table,
     dense as dense,
+    dense_each as dense_each,
     learn_score as learn_score,
     path_score as path_score,
     prune_score as prune_score,
@@ -43,11 +46,13 @@ from comparisons import (
     uses_memory as uses_memory,
     validation_barrier,
 )
+from pruners import METHODS as METHODS
 from torch import nn
+from variants import PRUNING_VARIANTS as PRUNING_VARIANTS
 
 from geolib import sweep as sweeps
 from geolib.core import Realization
-from geolib.geodesics import METHODS, connect, learn_sequence
+from geolib.geodesics import connect, learn_sequence
 from geolib.networks import (
     Table,
     accuracy,
@@ -118,53 +123,53 @@ def vgg_study(
         "geodesic": {"steps": bends, "batch": batch, "lr": 1e-3, "checkpoint": True},
     }
     for method, plan in plans.items():
-
-        def join(method: str = method, plan: dict[str, Any] = plan) -> dict[str, Any]:
-            found = connect(nets[0], nets[1], data.x, method=method, **plan)
-            scored = found.profile(data.x_val, data.y_val, grid)
-            return {
-                "barrier": scored.barrier,
-                "worst": scored.worst,
-                "middle": scored.middle,
-                "passes": found.gradient_evaluations,
-                "statistics": found.statistics,
-                "message": found.message,
-            }
-
-        record["paths"][method] = kept(folder, f"{tag}-{method}", join)
+        work = partial(_joined, nets, data, method, plan, grid)
+        record["paths"][method] = kept(folder, f"{tag}-{method}", work)
     record["sparse"] = _sparse_stages(
         data, folder, tag, nets[0], sparsities, batch, walk
     )
     return record
 
 
+def _joined(nets, data, method: str, plan: dict[str, Any], grid: int) -> dict[str, Any]:
+    """The path of one method between both networks, scored on the validation rows."""
+    found = connect(nets[0], nets[1], data.x, method=method, **plan)
+    scored = found.profile(data.x_val, data.y_val, grid)
+    return {
+        "barrier": scored.barrier,
+        "worst": scored.worst,
+        "middle": scored.middle,
+        "passes": found.gradient_evaluations,
+        "statistics": found.statistics,
+        "message": found.message,
+    }
+
+
 def _sparse_stages(data, folder, tag, net, sparsities, batch, walk) -> dict[str, Any]:
-    R = Realization(net)
+    """Every method at every sparsity."""
     record: dict[str, Any] = {}
     plans: dict[str, dict[str, Any]] = {
         "one-shot": {},
         "gradual + labels": {"batch": batch, "steps": 10 * walk},
         "invariant path": {"batch": batch, "steps": walk},
     }
-    for level in sparsities:
-        for method, plan in plans.items():
-
-            def cut(
-                method: str = method,
-                plan: dict[str, Any] = plan,
-                level: float = level,
-            ) -> dict[str, Any]:
-                found = METHODS[method](R, R.theta0, data, level, **plan)
-                twin = copy.deepcopy(net)
-                Realization(twin).load(found.weights)
-                recalibrate(twin, data.x)  # the statistics were the dense network's
-                own = Realization(twin)
-                score = accuracy(own, own.theta0, data.x_val, data.y_val, 512)
-                return {"accuracy": score, "passes": found.gradient_evaluations}
-
-            key = f"{tag}-{method.replace(' ', '-')}-{level:g}".replace(".", "_")
-            record.setdefault(method, {})[f"{level:g}"] = kept(folder, key, cut)
+    for level, (method, plan) in itertools.product(sparsities, plans.items()):
+        key = f"{tag}-{method.replace(' ', '-')}-{level:g}".replace(".", "_")
+        found = kept(folder, key, partial(_cut, net, data, method, plan, level))
+        record.setdefault(method, {})[f"{level:g}"] = found
     return record
+
+
+def _cut(net, data, method: str, plan: dict[str, Any], level: float) -> dict[str, Any]:
+    """One sparse network, its BatchNorm re-estimated, scored on the validation rows."""
+    R = Realization(net)
+    found = METHODS[method](R, R.theta0, data, level, **plan)
+    twin = copy.deepcopy(net)
+    Realization(twin).load(found.weights)
+    recalibrate(twin, data.x)  # the statistics were the dense network's
+    own = Realization(twin)
+    score = accuracy(own, own.theta0, data.x_val, data.y_val, 512)
+    return {"accuracy": score, "passes": found.gradient_evaluations}
 
 
 def kept(folder: str | Path, key: str, work: Callable[[], dict[str, Any]]) -> dict:

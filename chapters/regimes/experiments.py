@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from geolib.regimes import (
     Setup,
     classify_regime,
     marchenko_pastur,
+    planar_loss,
+    prism,
+    regime_of_facet,
     simulate,
     theory_curves,
 )
 from geolib.sweep import Sweep, grid
 
 SOLVED = REGIMES[:4]
+TINT = dict(zip(REGIMES, ("blue", "green", "orange", "pink", "gold"), strict=True))
 NEXT = ("large-data + next", "mean-field + next")
 
 
@@ -242,3 +247,63 @@ def small_data_cut(
     train[:reached] = 0.5 * (1 - 2 * out.y[0] + out.y[1])
     population[:reached] = out.y[-1]
     return train, population
+
+
+# ---- figures that move ---------------------------------------------------------------
+
+
+def solid_prism(order: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The faces of the training loss's prism in (l, m, k), and its lattice points."""
+    body = prism("train", order)
+    corners = np.array(body.vertices, float)[:, [0, 2, 1]]
+    faces = []
+    for facet in body.facets:
+        points = corners[sorted(facet.vertices)]
+        out = points - points.mean(0)
+        u, v = np.linalg.svd(out)[2][:2]
+        around = points[np.argsort(np.arctan2(out @ v, out @ u))]
+        name = regime_of_facet(facet)
+        faces.append({"name": name, "color": TINT[name], "points": around})
+    inside = planar_loss("train", order)[order]
+    return faces, np.array(list(inside), float)[:, [0, 2, 1]]
+
+
+def predicted_setups(
+    ds: list[int], sizes: list[int], variances: list[float], depth: int = 4
+) -> dict[str, list[Any]]:
+    """What is predicted for every setup of a grid of d, h, n and the start's variance.
+
+    Args:
+        ds: input dimensions.
+        sizes: widths, and numbers of samples.
+        variances: of one initial weight.
+        depth: of the Fock space, where no face is active.
+
+    Returns:
+        Lists over the product of the four: `active` faces, the `cell`, the `theory`
+        whose curves are shown, its `error` at the start, and both losses over their
+        first value, (times, loss) pairs with T t in [0, 3].
+    """
+    found: dict[str, list[Any]] = {
+        k: [] for k in ("active", "cell", "theory", "error", "train", "population")
+    }
+    known: dict[Any, Any] = {}
+    unit = 3 * np.linspace(0, 1, 15) ** 2  # denser where the curves are steep
+    for d, h, n, sigma2 in product(ds, sizes, sizes, variances):
+        setup = Setup(d, h, n, sigma2)
+        regime = classify_regime(setup)
+        theory = regime.best if regime.active else "interior"
+        key = (*setup.ratios, theory)
+        if key not in known:
+            curves = theory_curves(theory, unit / regime.rate, setup, depth=depth)
+            known[key] = [
+                np.stack([unit, loss / loss[0]], 1)
+                for loss in (curves.train, curves.population)
+            ]
+        found["active"].append(list(regime.active))
+        found["cell"].append(regime.name.replace(" x ", " \u00d7 "))
+        found["theory"].append(theory)
+        found["error"].append(regime.errors.get(theory))
+        found["train"].append(known[key][0])
+        found["population"].append(known[key][1])
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 from geolib.claims import MIMETYPE as CLAIM
 
 from .notebook import CHECKED, tags
-from .verdict import claim_box, settle
+from .verdict import checks_box, checks_table, settle
 
 QUOTE = "geolib.quote"
 GLUE = "application/papermill.record/"
@@ -20,12 +20,13 @@ def staged(executed: Any, page_source: str) -> Any:
 
     nb = _without_traces(executed)
     nb.metadata["geolib"] = {"source": page_source}
+    checks: list[dict[str, Any]] = []
     injected = any("injected-parameters" in tags(c) for c in nb.cells)
     for cell in nb.cells:
         if cell.cell_type != "code":
             continue
         names = tags(cell)
-        if _only_claims(cell.source):  # the boxes below say it better than the calls
+        if _bookkeeping(cell.source):  # the line below says it better than the calls
             cell.metadata["tags"] = names = [*names, "hide-input"]
         if "parameters" in names:  # shown only where nothing overrides it
             cell.metadata["tags"] = [
@@ -34,31 +35,50 @@ def staged(executed: Any, page_source: str) -> Any:
             ]
         if "injected-parameters" in names:
             cell.metadata["tags"] = [*names, "hide-input"]
-        outputs = []
+        outputs, claims = [], []
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 continue
-            extra = _decorate(output)
-            outputs += [output, *(from_dict(e) for e in extra)]
+            if CLAIM in output.get("metadata", {}):
+                claims.append(output)
+            outputs += [output, *(from_dict(g) for g in _for_the_prose(output))]
         cell.outputs = outputs
+        entries = [settle(o.metadata[CLAIM]) for o in claims]
+        if claims:
+            claims[0].data["text/html"] = checks_box(entries)
+        checks += entries
+    if checks:
+        nb.cells.append(_all_checks(checks))
     return nb
 
 
-def _only_claims(source: str) -> bool:
-    """Whether a cell does nothing but state claims and numbers for the prose."""
+def _all_checks(entries: list[dict[str, Any]]) -> Any:
+    """A folded table at the end of the page, each row linked to where it is checked."""
+    from nbformat.v4 import new_markdown_cell
+
+    count = len({e["key"] for e in entries})
+    cell = new_markdown_cell(
+        "## All checks of this page\n\n```{raw} html\n"
+        f'<details class="checks all-checks"><summary>{count} checks</summary>'
+        f"{checks_table(entries, link=True)}</details>\n```"
+    )
+    cell["id"] = "all-checks"
+    return cell
+
+
+def _bookkeeping(source: str) -> bool:
+    """Whether at least half of a cell's lines state claims and numbers for the prose."""
     try:
         body = ast.parse(source).body
     except SyntaxError:
         return False
-    calls = [
-        statement.value
-        for statement in body
-        if isinstance(statement, ast.Expr | ast.Assign)
-        and isinstance(statement.value, ast.Call)
-    ]
-    names = {getattr(call.func, "id", "") for call in calls}
-    whole = len(calls) == len(body) > 0
-    return whole and names <= {"claim", "quote"}
+    size = dict.fromkeys((True, False), 0)
+    for statement in body:
+        call = getattr(statement, "value", None)
+        name = getattr(getattr(call, "func", None), "id", "")
+        lines = (statement.end_lineno or statement.lineno) - statement.lineno + 1
+        size[name in ("claim", "quote")] += lines
+    return size[True] > 0 and size[True] >= size[False]
 
 
 def reference(executed: Any) -> Any:
@@ -117,18 +137,14 @@ def _without_traces(executed: Any) -> Any:
     return nb
 
 
-def _decorate(output: Any) -> list[dict[str, Any]]:
-    """Give a claim its box; return the glue outputs that the prose can quote."""
+def _for_the_prose(output: Any) -> list[dict[str, Any]]:
+    """Hide a claim or a quoted number; return the glue by which the prose shows it."""
     metadata = output.get("metadata", {})
-    if CLAIM in metadata:
-        entry = settle(metadata[CLAIM])
-        output.data["text/html"] = claim_box(entry)
-        return [_glue(entry["key"], entry["shown"])] if entry["shown"] else []
-    if QUOTE in metadata:
-        entry = metadata[QUOTE]
-        output.data["text/html"] = ""
-        return [_glue(entry["key"], entry["shown"])]
-    return []
+    if CLAIM not in metadata and QUOTE not in metadata:
+        return []
+    entry = settle(metadata[CLAIM]) if CLAIM in metadata else metadata[QUOTE]
+    output.data["text/html"] = ""
+    return [_glue(entry["key"], entry["shown"])] if entry["shown"] else []
 
 
 def _glue(key: str, shown: str) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import ast
 import html
 import importlib.util
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +122,39 @@ def test_formulas_of_the_reference_are_those_of_the_docstrings():
                     strays.append((page.name, formula))
     assert found > 50
     assert strays == []
+
+
+def moving_figure(bookext, folder, **options):
+    (folder / "chapters").mkdir(exist_ok=True)
+    figures = [f'{bookext.MOVES} style="">{n}</div>' for n in "ab"]
+    outputs = [{"data": {"text/html": [f]}} for f in (*figures, "<p>no figure</p>")]
+    cells = [{"cell_type": "markdown"}, *({"outputs": [o]} for o in outputs)]
+    (folder / "chapters" / "x.ipynb").write_text(json.dumps({"cells": cells}))
+    noted = []
+    env = SimpleNamespace(srcdir=folder, note_dependency=noted.append)
+    name = options.pop("name", "chapters/x")
+    asked = SimpleNamespace(env=env, arguments=[name], options=options)
+    (node,) = bookext.MovingFigure.run(asked)
+    assert noted == [str(folder / f"{name}.ipynb")]
+    return node
+
+
+def test_a_figure_is_shown_on_another_page_than_its_own(bookext, tmp_path):
+    assert moving_figure(bookext, tmp_path).astext().endswith(">a</div>")
+    assert moving_figure(bookext, tmp_path, number=2).astext().endswith(">b</div>")
+    for missing in ({"number": 3}, {"name": "chapters/none"}):
+        text = moving_figure(bookext, tmp_path, **missing).astext()
+        assert text == "This figure's page could not be made."
+
+
+def test_only_pages_with_a_figure_that_moves_load_the_script(bookext):
+    loaded = []
+    app = SimpleNamespace(
+        add_js_file=lambda name, **how: loaded.append((name, how)),
+        add_css_file=loaded.append,
+    )
+    bookext.where_it_moves(app, "p", "t", {"body": "<p>still</p>"}, None)
+    bookext.where_it_moves(app, "p", "t", {}, None)
+    assert loaded == []
+    bookext.where_it_moves(app, "p", "t", {"body": bookext.MOVES + ">"}, None)
+    assert loaded == [("figures.js", {"loading_method": "defer"}), "figures.css"]

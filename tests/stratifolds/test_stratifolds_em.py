@@ -15,7 +15,7 @@ from geolib.stratifolds import (
     natural_fit,
 )
 from geolib.stratifolds.em import em_step
-from geolib.stratifolds.gmm_natural import score_and_information, whitened_step
+from geolib.stratifolds.gmm import score_and_information, whitened_step
 
 F64 = torch.float64
 

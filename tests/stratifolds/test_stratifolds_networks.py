@@ -14,8 +14,8 @@ from geolib.stratifolds import (
     overlap_distances,
     overlap_forms,
 )
-from geolib.stratifolds.collar_surgery import extreme_pairs
 from geolib.stratifolds.find_strata import merged_unit
+from geolib.stratifolds.surgery import extreme_pairs
 
 F64 = torch.float64
 

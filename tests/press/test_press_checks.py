@@ -1,0 +1,191 @@
+"""How a page shows its claims: a quiet line for those that hold, the others in full."""
+
+import re
+
+import nbformat
+
+from geolib.claims import MIMETYPE, Claim
+from geolib.press.staging import staged
+from geolib.press.verdict import checks_box, settle, typeset
+
+
+def entry(key, measured, bound, **more):
+    return settle(
+        {
+            "key": key,
+            "text": f"sentence of {key}",
+            "measured": measured,
+            "bound": bound,
+            **more,
+        }
+    )
+
+
+def page(*cells):
+    """An executed notebook of cells, each `(source, [claims])`."""
+    nb = nbformat.v4.new_notebook()
+    for source, claims in cells:
+        outputs = [
+            nbformat.v4.new_output(
+                "display_data",
+                {"text/plain": c["key"]},
+                metadata={MIMETYPE: c},
+            )
+            for c in claims
+        ]
+        nb.cells.append(nbformat.v4.new_code_cell(source, outputs=outputs))
+    return staged(nb, "page.md")
+
+
+def shown(cell):
+    return [h for o in cell.outputs if (h := o.get("data", {}).get("text/html"))]
+
+
+def test_claims_of_a_cell_are_one_folded_line():
+    claims = [entry(f"demo.{k}", 1.0, "<= 2", shown="1") for k in "abc"]
+    cell = page(("claim('demo.a')", claims)).cells[0]
+    (html,) = shown(cell)
+    assert html.startswith('<details class="checks"><summary>3 checks hold</summary>')
+    for k in "abc":
+        assert html.count(f'id="claim-demo-{k}"') == 1
+    assert "open" not in html.split(">")[0]
+
+
+def test_one_check_is_said_in_the_singular():
+    assert "<summary>1 check holds</summary>" in checks_box(
+        [entry("demo.a", 1, "<= 2")]
+    )
+
+
+def test_what_does_not_hold_is_open_and_begins_with_the_paper():
+    differs = entry(
+        "demo.em",
+        3,
+        ">= 2",
+        paper="EM is never trapped",
+        reproduces=False,
+        reason="it is",
+    )
+    broken = entry("demo.broken", 3, "<= 2")
+    html = checks_box([entry("demo.a", 1, "<= 2"), differs, broken])
+    folded = html[html.index("<details") :]
+    assert "demo-em" not in folded
+    assert "demo-broken" not in folded
+    assert "1 check holds" in folded
+    assert html.index("Paper: EM is never trapped") < html.index(
+        "Found: sentence of demo.em"
+    )
+    assert html.index("Found: sentence of demo.em") < html.index("not reproduced")
+    assert "claim-fails" in html
+    assert "claim-differs" in html
+
+
+def test_the_page_ends_with_all_its_checks_each_linked_to_its_place():
+    nb = page(
+        ("claim('demo.a')", [entry("demo.a", 1, "<= 2")]),
+        ("claim('demo.b')", [entry("demo.b", 9, "<= 2")]),
+    )
+    text = nb.cells[-1].source
+    named = set(
+        re.findall(
+            r'id="(claim-[^"]+)"', "".join(h for c in nb.cells[:2] for h in shown(c))
+        )
+    )
+    assert (
+        set(re.findall(r'href="#(claim-[^"]+)"', text))
+        == named
+        == {"claim-demo-a", "claim-demo-b"}
+    )
+    assert "FAILS" in text
+    assert "All checks" not in page(("x = 1", [])).cells[-1].source
+
+
+def test_bookkeeping_is_folded_and_an_idea_is_not():
+    one = [entry("demo.a", 1, "<= 2")]
+    sources = {
+        "claim('demo.a', 'x',\n      measured=1)": True,
+        "ratio = a / b\nclaim('demo.a', 'x',\n      measured=ratio)": True,
+        "walk = run(1)\nmore = run(2)\nlast = run(3)\nclaim('demo.a')": False,
+        "x = 1": False,
+    }
+    for source, folded in sources.items():
+        cell = page((source, one if "claim" in source else [])).cells[0]
+        assert ("hide-input" in cell.metadata.get("tags", [])) is folded, source
+
+
+def test_bounds_have_the_digits_that_a_person_reads():
+    written = {
+        "<= 1e-9": "≤ 10⁻⁹",
+        "in [0.99, 1.000000001]": "in [0.99, 1 + 10⁻⁹]",
+        "== 2.82842712475 +- 1e-9": "= 2.8284 ± 10⁻⁹",
+        ">= 0.999999999999": "≥ 1 − 10⁻¹²",
+        "== -1.128375 +- 2e-6": "= -1.1284 ± 2·10⁻⁶",
+        "is True": "yes",
+        ">= 1e3": "≥ 1000",
+        "== 101376": "= 101376",
+        "<= 0.025": "≤ 0.025",
+    }
+    assert {b: typeset(b) for b in written} == written
+
+
+def test_a_boolean_reads_as_a_word():
+    claim = Claim("demo.a", "it does", True, "True", "is True", True)
+    assert "<td>yes</td><td>yes</td>" in checks_box([settle(claim.to_dict())])
+
+
+def test_a_row_names_the_data_that_had_been_read(monkeypatch):
+    from geolib import claims, files
+    from geolib.data import load
+    from geolib.press import Ledger
+    from geolib.press.pages import ledger_page
+
+    published = []
+    monkeypatch.setattr(claims, "_publish", lambda line, data: published.append(data))
+    monkeypatch.setattr(files, "DATA_READ", {})
+    monkeypatch.setattr(claims, "DATA_READ", {})
+    claims.claim("demo.a", "before", measured=1, bound="== 1")
+    monkeypatch.undo()
+    monkeypatch.setattr(claims, "_publish", lambda line, data: published.append(data))
+    load("digits", train=5)
+    claims.claim("demo.b", "after", measured=1, bound="== 1")
+    before, after = (p[MIMETYPE]["data"] for p in published)
+    assert before == []
+    assert "digits" in after
+    row = settle(published[1][MIMETYPE]) | {"notebook": "demo/01", "device": "cpu"}
+    assert 'data-data="' in ledger_page(Ledger("small", [row]))
+    assert "digits" in ledger_page(Ledger("small", [row]))
+
+
+def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
+    import base64
+
+    from geolib.press import Ledger
+    from geolib.press.build import Page
+    from geolib.press.front import filled
+
+    row = entry("demo.a", 0.25, "<= 1", shown="0.25") | {
+        "notebook": "demo/01",
+        "device": "",
+    }
+    drawn = {
+        "cells": [
+            {
+                "metadata": {"mystnb": {"figure": {"name": "fig-a"}}},
+                "outputs": [
+                    {"data": {"image/png": base64.b64encode(b"bytes").decode()}}
+                ],
+            }
+        ]
+    }
+    page = Page(None, "whole", None, drawn)
+    text = "{measured}`demo.a` {measured}`demo.b` ![a]({picture}`fig-a`) ![b]({picture}`fig-b`)"
+    got = filled(text, Ledger("small", [row]), [page], tmp_path / "_figures")
+    assert (
+        '<a class="verdict-holds" href="../chapters/demo/01.html#claim-demo-a">0.25</a>'
+        in got
+    )
+    assert "(not reached)" in got
+    assert "![a](_figures/fig-a.png)" in got
+    assert (tmp_path / "_figures" / "fig-a.png").read_bytes() == b"bytes"
+    assert "![b](_figures/fig-b.svg)" in got
+    assert b"not drawn" in (tmp_path / "_figures" / "fig-b.svg").read_bytes()
