@@ -7,9 +7,12 @@ JOBS ?= 2
 WORKERS ?= 3
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# Some containers set this. Then each of the hundred processes of a test run would compile
+# torch and the rest anew, for two to four seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup book test test-fast test-data lint units small site compare nbval nbval-live refs \
-  serve bench clean
+.PHONY: help setup book test test-fast test-data lint units layers small site \
+  browser compare nbval nbval-live refs serve bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,19 +45,20 @@ node_modules/ready: package.json package-lock.json
 book: setup ## execute every chapter and render the site
 	$(BIN)/geolib book --jobs $(JOBS)
 
-# What needs one core only (types, Sphinx) runs beside what needs the others.
+# What needs one core only (types, Sphinx, a browser) runs beside what needs the others.
 BESIDE := $(MAKE) --no-print-directory -j2
+PYTEST := $(BIN)/python -m pytest
+LAYERS := $(PYTEST) --dist worksteal
 
 test: setup ## everything: linters, types, units, doctests, notebooks, browser
 	$(BESIDE) lint small
-	$(BESIDE) site compare
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not data" tests geolib
+	$(BESIDE) browser layers
 
 test-fast: setup ## linters, types and the quick unit tests
 	$(BESIDE) lint units
 
 test-data: setup ## tests that read fetched data sets, from the folder GEOLIB_DATA
-	$(BIN)/python -m pytest -m data -rs tests
+	$(PYTEST) -m data -rs tests
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,8 +66,13 @@ lint: setup
 	$(BIN)/mypy
 
 units: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
-	  -m "not slow and not site and not press and not data" tests geolib
+	$(LAYERS) -n $(JOBS) -m "not slow and not site and not press and not data" tests geolib
+
+layers: compare
+	$(LAYERS) -n $(WORKERS) -m "not site and not data" tests geolib
+
+browser: site # shown when it has ended: other tests print at the same time
+	$(PYTEST) -m site tests > _build/browser.log 2>&1; code=$$?; cat _build/browser.log; exit $$code
 
 small: setup
 	$(BIN)/geolib run --profile small --jobs $(JOBS)
@@ -77,10 +86,10 @@ NBVAL := -o addopts= --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 nbval: small compare ## compare a small run with the committed notebooks
 
 compare: setup
-	PYTHONPATH=tests $(BIN)/python -m pytest -p nbval_recorded $(NBVAL) chapters
+	PYTHONPATH=tests $(PYTEST) -p nbval_recorded $(NBVAL) chapters
 
 nbval-live: setup ## replay every notebook once more, in kernels of nbval's own
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(NBVAL) chapters
+	$(PYTEST) -n $(JOBS) --dist loadfile $(NBVAL) chapters
 
 refs: setup ## rewrite the committed notebook pairs
 	$(BIN)/geolib refs --jobs $(JOBS)

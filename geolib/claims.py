@@ -14,6 +14,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from geolib.files import DATA_READ
+
 MIMETYPE = "geolib.claim"  # key in an output's metadata; nbval does not compare it
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?inf"
 KEY = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)+")
@@ -155,7 +157,7 @@ def claim(
         reproduces,
         reason,
     )
-    _publish(result.line, {MIMETYPE: result.to_dict()})
+    _publish(result.line, {MIMETYPE: result.to_dict() | {"data": list(DATA_READ)}})
     if not result.holds:
         raise ClaimFailed(f"{key}: {result.line} (full value {value!r})")
     return result

@@ -12,9 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Names of the data sets that this process has read, in order: what a claim rests on.
+DATA_READ: dict[str, None] = {}
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step; on any error the old file stays.
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` in one step; on any error the old file stays.
 
     Raises:
         OSError: the folder is read-only or the disk is full; no fragment is left.
@@ -22,8 +25,8 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

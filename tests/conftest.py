@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, and a small book to press."""
 
+import json
 import os
 import signal
 from fnmatch import fnmatch
@@ -49,31 +50,55 @@ def cell(source, *tags):
     return f"\n```{{code-cell}} ipython3\n{head}{source}\n```\n"
 
 
-@pytest.fixture
-def book(tmp_path):
+def new_book(folder):
     """An empty book; `book.add('demo/01-a', cells...)` adds a notebook to it."""
 
     class Book:
-        root = tmp_path
+        root = folder
 
         def add(self, name, *cells, header=HEADER):
-            path = tmp_path / "chapters" / f"{name}.md"
+            path = folder / "chapters" / f"{name}.md"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(header + "".join(cells))
             from geolib.press.notebook import Notebook
 
-            return Notebook(tmp_path, name)
+            return Notebook(folder, name)
 
         def profiles(self, text):
-            (tmp_path / "chapters" / "profiles.yml").write_text(text)
+            (folder / "chapters" / "profiles.yml").write_text(text)
 
-    (tmp_path / "chapters").mkdir()
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    (folder / "chapters").mkdir()
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     Book().profiles("{}\n")
     return Book()
+
+
+@pytest.fixture
+def book(tmp_path):
+    """An empty book for one test."""
+    return new_book(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def root():
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def mini_book(tmp_path_factory):
+    """`(site, story)` of the mini book, made once for all processes of a test run."""
+    import mini
+
+    from geolib.files import locked, write_whole
+
+    if not (ROOT / "node_modules" / "mathjax").is_dir():
+        pytest.skip("MathJax is not installed: `npm ci` was not run")
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "a 'b' {c}"  # a path that has fooled templates and shells
+    with locked(base / "mini.lock", lambda: None):
+        if not (base / "mini.json").exists():
+            write_whole(base / "mini.json", json.dumps(mini.pressed(folder)))
+    site = folder / "_build" / "small" / "html"
+    return site, json.loads((base / "mini.json").read_text())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import inspect
 import json
 import os
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +21,9 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
+
+sys.path.insert(0, str(Path(__file__).parent))
+from page_weight import subset_icons, without_scripts
 
 CHAPTERS = "chapters/"
 MOVES = '<div class="moving"'
@@ -163,6 +169,48 @@ def edit_the_text(
         context["page_source_suffix"] = ".md"
 
 
+def describe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any
+) -> None:
+    """What link previews and libraries read of a page: title, first sentence, book."""
+    if tree is None:
+        return
+    title = re.sub("<[^>]+>", "", context.get("title", ""))
+    first = next((p.astext() for p in tree.findall(nodes.paragraph)), title)
+    sentence = re.split(r"(?<=[.?!:])\s", " ".join(first.split()))[0][:200]
+    tags = {
+        "property": {
+            "og:title": title,
+            "og:description": sentence,
+            "og:site_name": app.config.project,
+            "og:type": "article",
+        },
+        "name": {
+            "description": sentence,
+            "citation_title": title,
+            "citation_inbook_title": app.config.project,
+            "citation_author": app.config.author,
+            "citation_publication_date": app.config.copyright,
+        },
+    }
+    for kind, values in tags.items():
+        for name, value in values.items():
+            content = html.escape(str(value), quote=True)
+            context["metatags"] += f'\n<meta {kind}="{name}" content="{content}" />'
+
+
+def footer(app: Sphinx, config: Any) -> None:
+    """Version, licence and citation on every page; on a forge's runner the commit too."""
+    commit = os.environ.get("GITHUB_SHA", "")[:10]
+    parts = [
+        f"Version {metadata.version('geometry-of-learning')}",
+        *([f"commit {commit}"] if commit else []),
+        "code under the MIT licence, text under CC BY 4.0",
+        "to cite it see Reproduce it",
+    ]
+    config.html_theme_options["extra_footer"] = f"<p>{' · '.join(parts)}</p>"
+
+
 def repository(app: Sphinx, config: Any) -> None:
     """On a forge's runner the repository's address is the runner's own."""
     name = os.environ.get("GITHUB_REPOSITORY")
@@ -253,25 +301,32 @@ def spare_the_bars(
             lines[i] = line
 
 
-def name_the_nameless(app: Sphinx, error: Exception | None) -> None:
-    """Accessibility of the theme's own markup: toggles get names, lists no false role."""
+def finish_pages(app: Sphinx, error: Exception | None) -> None:
+    """Repairs of the theme's own markup in all written pages, and lighter icons."""
     if error or app.builder.format != "html":
         return
-    for page in Path(app.outdir).rglob("*.html"):
+    site = Path(app.outdir)
+    pages = []
+    for page in site.rglob("*.html"):
         text = page.read_text()
-        better = text.replace(
-            '<summary><span class="toctree-toggle"',
-            '<summary aria-label="Show the pages of this section">'
-            '<span class="toctree-toggle"',
-        ).replace(
-            '<div role="list" class="citation-list">', '<div class="citation-list">'
-        )
-        # A table that scrolls on a phone must be reachable from the keyboard.
-        better = better.replace(
-            '<table class="table">', '<table class="table" tabindex="0">'
-        ).replace("<table><caption>", '<table tabindex="0"><caption>')
+        pages.append(text)
+        better = without_scripts(name_the_nameless(text))
         if better != text:
             page.write_text(better)
+    subset_icons(site, pages)
+
+
+def name_the_nameless(text: str) -> str:
+    """Accessibility of the theme's markup: toggles get names, lists no false role."""
+    text = text.replace(
+        '<summary><span class="toctree-toggle"',
+        '<summary aria-label="Show the pages of this section">'
+        '<span class="toctree-toggle"',
+    ).replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    # A table that scrolls on a phone must be reachable from the keyboard.
+    return text.replace(
+        '<table class="table">', '<table class="table" tabindex="0">'
+    ).replace("<table><caption>", '<table tabindex="0"><caption>')
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -279,11 +334,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("package-summary", PackageSummary)
     app.add_directive("moving-figure", MovingFigure)
     app.connect("config-inited", repository)
+    app.connect("config-inited", footer, priority=900)
     app.connect("config-inited", spare_the_sidebar)
     app.connect("config-inited", source_links, priority=900)
     app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
-    app.connect("build-finished", name_the_nameless)
+    app.connect("build-finished", finish_pages)
     app.connect("html-page-context", edit_the_text, priority=100)
+    app.connect("html-page-context", describe)
     app.connect("html-page-context", where_it_moves, priority=200)
     app.connect("html-page-context", once, priority=999)
     return {"parallel_read_safe": True, "version": "1"}

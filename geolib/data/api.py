@@ -12,6 +12,7 @@ from geolib.data.embedded import EMBEDDED
 from geolib.data.files import PATIENCE, download, fault
 from geolib.data.images import cifar10_from_npz, load_cifar, load_idx
 from geolib.data.tables import fetch_regression, load_table, regression_fault
+from geolib.files import DATA_READ
 
 
 def names() -> tuple[str, ...]:
@@ -57,6 +58,7 @@ def load(
             raise ValueError(f"{argument}: expected at least 1 row, got {count}")
     if split < 0:
         raise ValueError(f"split: expected 0 or more, got {split}")
+    DATA_READ[name] = None
     if name in IDX:
         return load_idx(name, train, test)
     if name in CIFAR:

@@ -9,9 +9,9 @@ from typing import Any
 from .build import Build, Page
 from .device_ledger import DeviceLedger
 from .ledger import Ledger
-from .verdict import anchor, kind, shown, typeset
+from .verdict import anchor, found, kind, typeset
 
-COLUMNS = ("Claim", "Paper", "Measured", "Bound", "Verdict", "Device")
+COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 
@@ -28,13 +28,14 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
     if len(devices) == 1:
         about += f" Device: {devices[0]}."
         heads = COLUMNS[:-1]
-    parts = [f"<p>{html.escape(about)}</p>"]
+    parts = [f'<p>{html.escape(about)}</p><div class="ledger-filter"></div>']
     if gpu is not None:
         parts.append(f"<p>{html.escape(gpu.about)}</p>")
         heads = (*heads, f"On {gpu.device}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
+        rows.sort(key=lambda r: r["verdict"] == "holds")  # exceptions first
         title = chapter.replace("_", " ").capitalize()
         parts.append(
             f'<h2 id="ledger-{chapter}">{title}</h2>'
@@ -49,28 +50,34 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
 
 
 def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
-    there = "" if r["measured"] is None else f"#{anchor(r['key'])}"
-    link = f"../chapters/{r['notebook']}.html{there}"
-    reason = f"<br><small>{html.escape(r['reason'])}</small>" if r["reason"] else ""
+    place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
+    link = f"../chapters/{r['notebook']}.html{place}"
+    data = html.escape(", ".join(r.get("data", [])))
+    notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
+    small = "".join(f"<br><small>{html.escape(n)}</small>" for n in notes if n)
     cells = [
-        f'<a href="{link}">{html.escape(r["text"])}</a>{reason}',
-        html.escape(r["paper"] or ""),
-        html.escape(shown(r)),
+        f'<a href="{link}">{html.escape(r["text"])}</a>{small}',
+        html.escape(found(r)),
         typeset(r["bound"]),
         _badge(r["verdict"]),
+        data,
     ]
     if device:
         cells.append(html.escape(r["device"]))
     if gpu is not None:
-        found = gpu.claims.get(r["key"])
+        there = gpu.claims.get(r["key"])
         badge = (
-            f"{html.escape(shown(found))} {_badge(found['verdict'])}" if found else ""
+            f"{html.escape(found(there))} {_badge(there['verdict'])}" if there else ""
         )
         cells.append(badge)
-    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
+    tags += f' data-data="{data}"'
+    return f"<tr {tags}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 
 def _badge(verdict: str) -> str:
+    if verdict == "holds":
+        return '<span class="verdict-holds" role="img" aria-label="holds">✓</span>'
     return f'<span class="claim-verdict verdict-{kind(verdict)}">{verdict}</span>'
 
 

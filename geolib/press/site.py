@@ -11,17 +11,27 @@ from pathlib import Path
 
 from geolib.files import digest, digest_tree, write_whole
 
-from .build import Build
+from .build import Build, Page
 from .checkout import discover, read_table
 from .device_ledger import GPU_LEDGER, load_device_ledger
+from .front import filled
 from .ledger import Ledger, of_pages, write_json
-from .notebook import Notebook, PressError
+from .notebook import PressError
 from .pages import banner, below_the_heading, ledger_page, marked_page
 
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
 CPU_MARK = "<!-- cpu-notebooks -->"
-MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
+MATHJAX = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts/tex.js",
+    "output/chtml/fonts/woff-v2",
+    "a11y/assistive-mml.js",
+)
 SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
 LAUNCH = "from jupyter_book.cli.main import main; main()"
 
@@ -80,8 +90,11 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
             _write_if_changed(target, marked_page(build, page))
     _copy_book(build, source)
     write_json(ledger, build.root / "_build" / "claims.json")
-    _fill(build, source, ledger, notebooks, landing)
-    machinery = digest_tree(build.root / "book" / "_ext", (".py",))
+    _fill(build, source, ledger, pages, landing)
+    sidebar = (build.root / "_toc.yml").read_bytes()  # every page shows it
+    machinery = digest(
+        digest_tree(build.root / "book" / "_ext", (".py",)).encode(), sidebar
+    )
     code = json.dumps(build.code, sort_keys=True).encode()  # the API pages show it
     key = digest(digest_tree(source, SOURCES).encode(), code, machinery.encode())
     record = build.folder / "html.key"
@@ -96,51 +109,46 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
 def _copy_book(build: Build, source: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         _copy(build.root / name, source / name)
-    generated = {"book/claims.md", "book/gpu.md"}
     for file in (build.root / "book").rglob("*"):
         inside = file.relative_to(build.root)
-        if (
-            file.is_file()
-            and "__pycache__" not in file.parts
-            and inside.as_posix() not in generated
-        ):
+        filled = inside.match("book/*.md")  # `_fill` writes these
+        if file.is_file() and "__pycache__" not in file.parts and not filled:
             _copy(file, source / inside)
     if (build.root / "CHANGELOG.md").exists():
         _copy(build.root / "CHANGELOG.md", source / "book" / "changelog.md")
 
 
 def _fill(
-    build: Build,
-    source: Path,
-    ledger: Ledger,
-    notebooks: list[Notebook],
-    landing: str,
+    build: Build, source: Path, ledger: Ledger, pages: list[Page], landing: str
 ) -> None:
-    """Put generated text where a page has its mark, and a count on the landing page."""
+    """Put numbers, pictures and tables where the book's own pages ask for them."""
     table = ledger_page(ledger, load_device_ledger(build.root / GPU_LEDGER))
-    idle = [n for n in notebooks if n.device("cuda") == "cpu"]
-    names = "\n".join(f"- {{doc}}`/{n.page}`" for n in idle) or "none."
-    for name, mark, text in (
-        ("book/claims.md", LEDGER_MARK, f"```{{raw}} html\n{table}\n```"),
-        ("book/gpu.md", CPU_MARK, names),
-    ):
-        if (build.root / name).exists():
-            page = (build.root / name).read_text()
-            _write_if_changed(source / name, page.replace(mark, text))
-    first = build.root / f"{landing}.md"
-    if ledger.marked and first.exists():
-        title, text = "This book is not whole", counted(ledger, len(notebooks))
-        page = below_the_heading(first.read_text(), banner(title, text))
-        _write_if_changed(source / f"{landing}.md", page)
+    idle = [p.notebook for p in pages if p.notebook.device("cuda") == "cpu"]
+    marks = {
+        LEDGER_MARK: f"```{{raw}} html\n{table}\n```",
+        CPU_MARK: "\n".join(f"- {{doc}}`/{n.page}`" for n in idle) or "none.",
+    }
+    folder = source / "book" / "_figures"
+    for file in (build.root / "book").glob("*.md"):
+        text = filled(file.read_text(), ledger, pages, folder)
+        for mark, content in marks.items():
+            text = text.replace(mark, content)
+        if ledger.marked and landing == f"book/{file.stem}":
+            about = counted(ledger, len(pages))
+            text = below_the_heading(text, banner("This book is not whole", about))
+        _write_if_changed(source / "book" / file.name, text)
 
 
 def counted(ledger: Ledger, pages: int) -> str:
-    """How many pages are marked and how many claims broke, in one sentence."""
+    """How many pages are marked and how many claims broke, in few sentences."""
     if not ledger.marked:
         return f"{pages} of {pages} notebooks are whole. {ledger.summary}."
-    names = "; ".join(f"{name}: {why}" for name, why in ledger.marked.items())
+    by_reason: dict[str, list[str]] = {}
+    for name, why in ledger.marked.items():
+        by_reason.setdefault(why, []).append(name)
+    reasons = " ".join(f"{', '.join(n)}: {why}" for why, n in by_reason.items())
     return (
-        f"{len(ledger.marked)} of {pages} notebooks are not whole ({names}) "
+        f"{len(ledger.marked)} of {pages} notebooks are not whole. {reasons} "
         f"{ledger.summary}."
     )
 
@@ -159,7 +167,8 @@ def _write_if_changed(path: Path, text: str) -> None:
 def _render(build: Build, source: Path, machinery: str, whole: bool) -> None:
     """Let Jupyter Book read what changed. Of a whole book any warning is an error."""
     out = build.folder / "sphinx"
-    # Sphinx does not notice a change of its own extension: then build from nothing.
+    # Sphinx notices no change of its own extension or of what is in the sidebar of pages
+    # that did not change: then build from nothing.
     record = build.folder / "sphinx.key"
     if not record.exists() or record.read_text() != machinery:
         shutil.rmtree(out, ignore_errors=True)

@@ -11,6 +11,7 @@ from geolib.claims import Bound
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+NUMBER = r"\d+\.?\d*(e[-+]?\d+)?"
 YES_NO = {"is True": "yes", "is False": "no"}
 
 
@@ -21,6 +22,15 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
     """
     blank = {"text": "", "measured": None, "shown": "", "bound": "", "paper": None}
     row = blank | {"key": "?", "reproduces": True, "reason": None} | entry
+    texts = {
+        k: v for k, v in row.items() if k not in ("measured", "reproduces", "data")
+    }
+    row |= {k: v if v is None else str(v) for k, v in texts.items()}
+    row |= {k: row[k] or "" for k in ("key", "text", "shown", "bound")}
+    if not isinstance(row["measured"], int | float):
+        row["measured"] = None
+    data = row.get("data")
+    row["data"] = [str(name) for name in data] if isinstance(data, list) else []
     try:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
@@ -39,7 +49,7 @@ def shown(row: dict[str, Any]) -> str:
     """The measured value as a reader sees it."""
     if row["measured"] is None:
         return ""
-    return str(row["shown"]) or f"{float(row['measured']):.1e}"
+    return str(row["shown"]) or _power(float(f"{float(row['measured']):.2g}"))
 
 
 def anchor(key: str) -> str:
@@ -53,7 +63,7 @@ def typeset(bound: str) -> str:
         return YES_NO[bound]
     for plain, sign in (("<=", "≤"), (">=", "≥"), ("+-", "±"), ("==", "=")):
         bound = bound.replace(plain, sign)
-    return html.escape(re.sub(r"\d+\.?\d*(e[-+]?\d+)?", _human, bound))
+    return html.escape(re.sub(NUMBER, _human, bound))
 
 
 def _human(m: re.Match[str]) -> str:
@@ -70,11 +80,11 @@ def _human(m: re.Match[str]) -> str:
 
 
 def _power(value: float) -> str:
-    if value == 0 or 1e-2 <= value < 1e4:
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
         return f"{value:g}"
     digits, exponent = f"{value:.0e}".split("e")
     power = "10" + str(int(exponent)).translate(SUPERSCRIPT)
-    return power if digits == "1" else f"{digits}·{power}"
+    return power if digits == "1" else f"{digits}·{power}".replace("-1·", "-")
 
 
 def kind(verdict: str) -> str:
@@ -120,7 +130,7 @@ def found(entry: dict[str, Any]) -> str:
     value = entry["measured"]
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return shown(entry)
+    return re.sub(NUMBER, _human, shown(entry))
 
 
 def _loud(entry: dict[str, Any]) -> str:

@@ -69,13 +69,15 @@ def test_what_does_not_hold_is_open_and_begins_with_the_paper():
     broken = entry("demo.broken", 3, "<= 2")
     html = checks_box([entry("demo.a", 1, "<= 2"), differs, broken])
     folded = html[html.index("<details") :]
-    assert "demo-em" not in folded and "demo-broken" not in folded
+    assert "demo-em" not in folded
+    assert "demo-broken" not in folded
     assert "1 check holds" in folded
     assert html.index("Paper: EM is never trapped") < html.index(
         "Found: sentence of demo.em"
     )
     assert html.index("Found: sentence of demo.em") < html.index("not reproduced")
-    assert "claim-fails" in html and "claim-differs" in html
+    assert "claim-fails" in html
+    assert "claim-differs" in html
 
 
 def test_the_page_ends_with_all_its_checks_each_linked_to_its_place():
@@ -129,3 +131,61 @@ def test_bounds_have_the_digits_that_a_person_reads():
 def test_a_boolean_reads_as_a_word():
     claim = Claim("demo.a", "it does", True, "True", "is True", True)
     assert "<td>yes</td><td>yes</td>" in checks_box([settle(claim.to_dict())])
+
+
+def test_a_row_names_the_data_that_had_been_read(monkeypatch):
+    from geolib import claims, files
+    from geolib.data import load
+    from geolib.press.ledger import Ledger
+    from geolib.press.pages import ledger_page
+
+    published = []
+    monkeypatch.setattr(claims, "_publish", lambda line, data: published.append(data))
+    monkeypatch.setattr(files, "DATA_READ", {})
+    monkeypatch.setattr(claims, "DATA_READ", {})
+    claims.claim("demo.a", "before", measured=1, bound="== 1")
+    monkeypatch.undo()
+    monkeypatch.setattr(claims, "_publish", lambda line, data: published.append(data))
+    load("digits", train=5)
+    claims.claim("demo.b", "after", measured=1, bound="== 1")
+    before, after = (p[MIMETYPE]["data"] for p in published)
+    assert before == []
+    assert "digits" in after
+    row = settle(published[1][MIMETYPE]) | {"notebook": "demo/01", "device": "cpu"}
+    assert 'data-data="' in ledger_page(Ledger("small", [row]))
+    assert "digits" in ledger_page(Ledger("small", [row]))
+
+
+def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
+    import base64
+
+    from geolib.press.build import Page
+    from geolib.press.front import filled
+    from geolib.press.ledger import Ledger
+
+    row = entry("demo.a", 0.25, "<= 1", shown="0.25") | {
+        "notebook": "demo/01",
+        "device": "",
+    }
+    drawn = {
+        "cells": [
+            {
+                "metadata": {"mystnb": {"figure": {"name": "fig-a"}}},
+                "outputs": [
+                    {"data": {"image/png": base64.b64encode(b"bytes").decode()}}
+                ],
+            }
+        ]
+    }
+    page = Page(None, "whole", None, drawn)
+    text = "{measured}`demo.a` {measured}`demo.b` ![a]({picture}`fig-a`) ![b]({picture}`fig-b`)"
+    got = filled(text, Ledger("small", [row]), [page], tmp_path / "_figures")
+    assert (
+        '<a class="verdict-holds" href="../chapters/demo/01.html#claim-demo-a">0.25</a>'
+        in got
+    )
+    assert "(not reached)" in got
+    assert "![a](_figures/fig-a.png)" in got
+    assert (tmp_path / "_figures" / "fig-a.png").read_bytes() == b"bytes"
+    assert "![b](_figures/fig-b.svg)" in got
+    assert b"not drawn" in (tmp_path / "_figures" / "fig-b.svg").read_bytes()

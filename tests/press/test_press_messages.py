@@ -7,10 +7,12 @@ import pytest
 from conftest import cell
 from typer.testing import CliRunner
 
+from geolib import files
 from geolib.press import Build, PressError, cli
 from geolib.press.checkout import parameters
 from geolib.press.job import Outcome
 from geolib.press.ledger import collect, print_table
+from geolib.press.pages import ledger_page
 from geolib.press.pool import Settings, press
 from geolib.press.verdict import settle
 
@@ -141,18 +143,16 @@ def test_a_scheduler_without_a_protocol_runs_nothing(book, monkeypatch):
     says(done, "scheduler: expected an address such as tcp://host:8786")
 
 
-def test_a_port_in_use_is_named(book, monkeypatch):
+def test_a_port_that_cannot_be_served_is_named(book, monkeypatch):
     site = Build(book.root, "book").site
     site.mkdir(parents=True)
     (site / "index.html").write_text("x")
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
-        port = busy.getsockname()[1]
-        says(
-            invoke(monkeypatch, book, "serve", "--port", str(port)),
-            f"port {port} cannot be served",
-        )
+        for port in (busy.getsockname()[1], 70000):
+            done = invoke(monkeypatch, book, "serve", "--port", str(port))
+            says(done, f"port {port} cannot be served")
 
 
 def test_an_unknown_profile_is_named_by_every_command(book, monkeypatch):
@@ -179,6 +179,17 @@ def test_a_thread_that_stumbles_fails_its_notebook_and_goes_on(book, monkeypatch
     assert [o.status for o in done] == ["failed", "ok", "ok"]
     assert "KeyError: 'odd'" in done[0].error
     assert len(seen) == 3
+
+
+def test_a_source_that_vanishes_during_the_run_fails_alone(book, monkeypatch):
+    from geolib.press import pool
+
+    gone, kept = book.add("demo/01-gone"), book.add("demo/02-kept")
+    monkeypatch.setattr(pool, "_check_data", lambda *_: gone.source.unlink())
+    monkeypatch.setattr(pool.Job, "run", lambda job, *_: Outcome(job.name, "failed"))
+    done = press([gone, kept], Settings("small", "cpu"), report=lambda line: None)
+    assert "could not be read: No such file or directory" in done[0].error
+    assert done[1].error == ""
 
 
 def entry(**changed):
@@ -280,11 +291,46 @@ def test_a_failure_of_an_older_text_does_not_win_over_a_good_page(book):
     assert not build.failed(a).exists()
 
 
-def test_the_version_and_a_full_disk(book, monkeypatch):
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"measured": "nine"},
+        {"measured": None, "shown": None},
+        {"measured": [1], "bound": 2},
+        {"key": 3, "text": None, "paper": 7},
+    ],
+)
+def test_odd_claims_and_damaged_pages_are_failures_that_every_command_can_show(
+    book, monkeypatch, odd
+):
+    build = Build(book.root, "small")
+    a, b = book.add("demo/01-a"), book.add("demo/02-b")
+    put(build, a, **odd)
+    put(build, b)
+    build.stage(b).write_bytes(b"\xff{")
+    found = collect(build, [a, b])
+    assert [r["verdict"] for r in found.rows] == ["FAILS"]
+    assert list(found.marked) == ["demo/02-b"]
+    assert "FAILS" in ledger_page(found)
+    done = invoke(monkeypatch, book, "claims", "--profile", "small", "--check")
+    says(done, "demo/02-b: This notebook was not executed.", "1 failed")
+
+
+@pytest.mark.parametrize(
+    ("command", "file"), [("run", "last.json"), ("claims", "claims.json")]
+)
+def test_a_disk_that_is_full_at_the_summary(book, monkeypatch, command, file):
+    real = files.os.replace
+
+    def full(source, target):
+        if str(target).endswith(file):
+            raise OSError(28, "No space left on device", str(target))
+        return real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    done = invoke(monkeypatch, book, command, "--profile", "small")
+    says(done, "geolib: No space left on device: ", file)
+
+
+def test_the_version(book, monkeypatch):
     assert "geolib 0." in invoke(monkeypatch, book, "--version").output
-
-    def full(*_):
-        raise OSError(28, "No space left on device", "last.json")
-
-    monkeypatch.setattr(cli, "_remember", full)
-    says(invoke(monkeypatch, book, "run"), "geolib: No space left on device: last.json")

@@ -7,70 +7,106 @@ import sys
 
 import nbformat
 import pytest
-from conftest import HEADER, ROOT, cell
+from conftest import ROOT, cell, new_book
 from typer.testing import CliRunner
 
 from geolib.press import Build, cli
 from geolib.press.notebook import Notebook
 from geolib.press.pool import Settings, press
 
+# How each notebook ends; the last one runs well, after all the others.
 CELLS = {
-    "01-exit": "import sys\nsys.exit()",
-    "02-child": (
+    "01-exit": ["import sys\nsys.exit()"],
+    "02-huge": [
+        "for i in range(200_000):\n    print('a line of some length, number', i)"
+    ],
+    "03-at-once": ["print('x' * 50_000_000)"],
+    "04-worker": ["import os\nos.kill(os.getppid(), 9)"],
+    "05-kernel": ["import os, signal\nos.kill(os.getpid(), 9)"],
+    "06-raises": ["x = 1", "y = x / 0\nz = 2", "w = 3"],
+    "07-full": [
+        'from geolib.claims import claim\n_ = claim("demo.n", "n", measured=2, bound="<= 9")',
+        "class OutOfMemoryError(RuntimeError): ...\nraise OutOfMemoryError('no room')",
+    ],
+    "08-child": [
         "import subprocess\n"
         "for line in ('{', '{\"name\": 1}', '{\"started\": 9}'):\n"
         "    subprocess.run(['sh', '-c', 'echo \"$0\"; echo \"$0\" >&2', line])"
-    ),
-    "03-huge": "for i in range(200_000):\n    print('a line of some length, number', i)",
+    ],
 }
 
 
 @pytest.fixture(scope="module")
 def pressed(tmp_path_factory):
-    """One press of a little book for several tests: `(build, outcomes, notebooks)`."""
-    root = tmp_path_factory.mktemp("book")
-    chapter = root / "chapters" / "demo"
-    chapter.mkdir(parents=True)
-    (root / "chapters" / "profiles.yml").write_text("{}\n")
-    for name, source in CELLS.items():
-        (chapter / f"{name}.md").write_text(HEADER + cell(source))
-    notebooks = {n: Notebook(root, f"demo/{n}") for n in CELLS}
+    """One press of a little book for several tests."""
+    book = new_book(tmp_path_factory.mktemp("book"))
+    notebooks = [book.add(f"demo/{n}", *map(cell, c)) for n, c in CELLS.items()]
     settings = Settings("small", "cpu", jobs=2)
-    done = press(list(notebooks.values()), settings, report=lambda line: None)
-    return Build(root, "small"), dict(zip(CELLS, done, strict=True)), notebooks
+    outcomes = press(notebooks, settings, report=lambda line: None)
+    return Build(book.root, "small"), dict(zip(CELLS, outcomes, strict=True))
+
+
+@pytest.fixture
+def failed(pressed):
+    """`failed(name)`: the outcome and partial notebook of a run that must have failed."""
+    build, outcomes = pressed
+
+    def look(name):
+        notebook = Notebook(build.root, f"demo/{name}")
+        assert outcomes[name].status == "failed"
+        assert not build.stage(notebook).exists()
+        return outcomes[name], build.failed(notebook)
+
+    return look
 
 
 @pytest.mark.press
 @pytest.mark.slow
-def test_a_cell_that_exits_is_a_failure(pressed):
-    build, done, notebooks = pressed
-    outcome = done["01-exit"]
-    assert outcome.status == "failed"
-    assert "SystemExit" in outcome.error
-    assert "a cell must not end the kernel" in outcome.error
-    assert not build.stage(notebooks["01-exit"]).exists()
+class TestOneBook:
+    def test_a_raising_cell_is_named_and_what_ended_before_is_kept(self, failed):
+        outcome, partial = failed("06-raises")
+        assert outcome.cell == 3
+        assert outcome.message.startswith(
+            "demo/06-raises, cell 3 `y = x / 0`: ZeroDivisionError"
+        )
+        assert nbformat.read(partial, as_version=4).cells
 
+    def test_the_others_go_on(self, pressed):
+        assert pressed[1]["08-child"].status == "ok", pressed[1]["08-child"].message
 
-@pytest.mark.press
-@pytest.mark.slow
-def test_lines_of_a_child_process_are_no_report(pressed):
-    build, done, notebooks = pressed
-    assert done["02-child"].status == "ok", done["02-child"].message
-    assert done["02-child"].name == "demo/02-child"
-    assert build.page(notebooks["02-child"]).state == "whole"
+    def test_a_cell_that_exits_is_a_failure(self, failed):
+        outcome, _ = failed("01-exit")
+        assert "SystemExit" in outcome.error
+        assert "a cell must not end the kernel" in outcome.error
 
+    def test_a_killed_kernel_is_reported(self, failed):
+        outcome, _ = failed("05-kernel")
+        assert "kernel died" in outcome.error
+        assert "import os, signal" in outcome.source
 
-@pytest.mark.press
-@pytest.mark.slow
-def test_output_without_end_is_bounded(pressed):
-    from geolib.press.kernel import LIMIT
+    def test_a_worker_that_dies_without_a_word_is_a_failure(self, failed):
+        outcome, _ = failed("04-worker")
+        assert "the worker process ended with code -9" in outcome.error
 
-    build, done, notebooks = pressed
-    outcome = done["03-huge"]
-    assert outcome.status == "failed"
-    assert "the notebook printed" in outcome.error
-    assert not build.stage(notebooks["03-huge"]).exists()
-    assert build.failed(notebooks["03-huge"]).stat().st_size < 2 * LIMIT
+    def test_a_full_device_is_answered_with_advice_and_loses_nothing(self, failed):
+        outcome, partial = failed("07-full")
+        assert "cell 3" in outcome.message
+        assert "OutOfMemoryError: no room" in outcome.error
+        assert "give the notebook smaller sizes" in outcome.error
+        assert "demo.n" in partial.read_text()  # what ended before is kept
+
+    def test_lines_of_a_child_process_are_no_report(self, pressed):
+        build, outcomes = pressed
+        assert outcomes["08-child"].name == "demo/08-child"
+        assert build.page(Notebook(build.root, "demo/08-child")).state == "whole"
+
+    @pytest.mark.parametrize("name", ["02-huge", "03-at-once"])
+    def test_output_without_end_is_bounded(self, failed, name):
+        from geolib.press.kernel import LIMIT
+
+        outcome, partial = failed(name)
+        assert "the notebook printed" in outcome.error
+        assert partial.stat().st_size < 2 * LIMIT
 
 
 @pytest.mark.skipif(

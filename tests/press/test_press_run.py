@@ -5,7 +5,7 @@ import re
 
 import nbformat
 import pytest
-from conftest import cell
+from conftest import cell, new_book
 
 from geolib.press import Build, PressError
 from geolib.press.checkout import discover, parameters
@@ -27,6 +27,24 @@ PLAIN = "---\nkernelspec: {display_name: Python 3, name: python3}\n---\n# A page
 
 def run(notebooks, settings=SMALL):
     return press(notebooks, settings, report=lambda line: None)
+
+
+ALONE = cell('claim("demo.m", "m", measured=size, bound="<= 9")\nquote("demo.s", 1)')
+
+
+@pytest.fixture(scope="module")
+def pressed(tmp_path_factory):
+    """One press for tests that only look: `(build, outcomes, notebooks)`."""
+    book = new_book(tmp_path_factory.mktemp("pressed"))
+    a = book.add(
+        "demo/01-a", CLAIM, cell("import sys; print('x', file=sys.stderr)"), ALONE
+    )
+    b = book.add(
+        "demo/02-b", CLAIM, cell("if size > 5:\n    claim('demo.big', '', m=1)")
+    )
+    notebooks = [a, b, book.add("demo/03-c", cell("x = 3"))]
+    outcomes = run(notebooks, Settings(profile="small", device="cpu", jobs=3))
+    return Build(book.root, "small"), outcomes, notebooks
 
 
 def test_an_unchanged_notebook_is_not_run_again_and_a_changed_one_is(book):
@@ -109,20 +127,6 @@ def test_a_notebook_that_uses_no_device_is_a_cpus_wherever_it_is_asked_for(book)
     assert parameters(idle, "small", idle.device("cuda")) == {}
 
 
-def test_a_full_device_is_answered_with_advice_and_loses_nothing(book):
-    full = (
-        "class OutOfMemoryError(RuntimeError): ...\nraise OutOfMemoryError('no room')"
-    )
-    a = book.add("demo/01-a", CLAIM, cell(full))
-    outcome = run([a])[0]  # others go on: see the tests of faults
-    assert outcome.status == "failed"
-    assert "cell 3" in outcome.message
-    assert "OutOfMemoryError: no room" in outcome.error
-    assert "give the notebook smaller sizes" in outcome.error
-    partial = book.root / "_build/small/failed/demo/01-a.ipynb"
-    assert "demo.n" in partial.read_text()  # what ended before is kept
-
-
 def test_an_absent_data_set_is_named_before_anything_runs(book, monkeypatch, tmp_path):
     monkeypatch.setenv("GEOLIB_DATA", str(tmp_path / "empty"))
     a = book.add("demo/01-a", cell('name = "digits"', "parameters"), header=PLAIN)
@@ -142,43 +146,35 @@ def test_two_parameter_cells_are_refused(book):
         run([a])
 
 
-def test_the_staged_page_holds_no_path_time_or_random_id(book):
-    a = book.add("demo/01-a", CLAIM, cell("import sys; print('x', file=sys.stderr)"))
-    run([a])
-    text = Build(a.root, "small").stage(a).read_text()
+def test_the_staged_page_holds_no_path_time_or_random_id(pressed):
+    build, _, notebooks = pressed
+    text = build.stage(notebooks[0]).read_text()
     nb = nbformat.reads(text, as_version=4)
-    assert str(book.root) not in text
+    assert str(build.root) not in text
     assert "start_time" not in text
     assert not any(c.metadata.get("papermill") for c in nb.cells)
-    assert [c["id"] for c in nb.cells] == [
-        f"cell-{i:03d}" for i in range(len(nb.cells))
-    ]
+    *own, checks = [c["id"] for c in nb.cells]
+    assert own == [f"cell-{i:03d}" for i in range(len(own))]
+    assert checks == "all-checks"
     assert not any(
         o.get("name") == "stderr" for c in nb.cells for o in c.get("outputs", [])
     )
 
 
-def test_a_claim_becomes_a_box_a_glue_value_and_a_row(book):
-    a = book.add("demo/01-a", CLAIM)
-    run([a])
-    outputs = (
-        nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells[-2].outputs
-    )
+def test_a_claim_becomes_a_box_a_glue_value_and_a_row(pressed):
+    build, _, notebooks = pressed
+    outputs = nbformat.read(build.stage(notebooks[1]), as_version=4).cells[-3].outputs
     assert 'id="claim-demo-n"' in outputs[0].data["text/html"]
     assert outputs[1].metadata.scrapbook.name == "demo.n"
-    ledger = collect(Build(book.root, "small"), [a])
+    ledger = collect(build, notebooks[:1])
     assert ledger.is_valid
     assert ledger.rows[0]["measured"] == 2
-    assert ledger.summary == "1 claims: 1 hold"
+    assert ledger.summary == "2 claims: 2 hold"
 
 
-def test_a_claim_that_did_not_run_is_missing_and_a_key_used_twice_is_named(book):
-    a = book.add(
-        "demo/01-a", CLAIM, cell("if size > 5:\n    claim('demo.big', '', m=1)")
-    )
-    b = book.add("demo/02-b", CLAIM)
-    run([a, b])
-    ledger = collect(Build(book.root, "small"), [a, b])
+def test_a_claim_that_did_not_run_is_missing_and_a_key_used_twice_is_named(pressed):
+    build, _, notebooks = pressed
+    ledger = collect(build, notebooks)
     assert ledger.missing == ["demo.big"]
     assert ledger.repeated == ["demo.n"]
     assert not ledger.is_valid
@@ -209,27 +205,11 @@ def test_the_pair_keeps_outputs_of_checked_cells_only_and_repeats(book):
     assert a.pair.read_text() == first
 
 
-def test_jobs_run_side_by_side_and_report_in_the_order_given(book):
-    nbs = [book.add(f"demo/0{i}-n", cell(f"x = {i}")) for i in range(1, 4)]
-    outcomes = run(nbs, Settings(profile="small", device="cpu", jobs=3))
-    assert [o.name for o in outcomes] == [n.name for n in nbs]
+def test_jobs_run_side_by_side_and_report_in_the_order_given(pressed):
+    build, outcomes, notebooks = pressed
+    assert [o.name for o in outcomes] == [n.name for n in notebooks]
     assert {o.status for o in outcomes} == {"ok"}
-    assert not list((Build(book.root, "small").folder / "work").rglob("*.ipynb"))
-
-
-def test_a_cell_of_claims_alone_is_folded_and_one_that_computes_is_not(book):
-    alone = cell(
-        'claim("demo.m", "m", measured=size, bound="<= 9")\nquote("demo.s", 1)'
-    )
-    computes = cell(
-        "from geolib.claims import claim, quote\nfor _ in range(3):\n    size += 1\n"
-        'claim("demo.n", "n is small", measured=size, bound="<= 9")'
-    )
-    a = book.add("demo/01-a", computes, alone)
-    run([a])
-    cells = nbformat.read(Build(a.root, "small").stage(a), as_version=4).cells
-    folded = ["hide-input" in c.metadata.get("tags", []) for c in cells[-3:-1]]
-    assert folded == [False, True]
+    assert not list((build.folder / "work").rglob("*.ipynb"))
 
 
 def test_a_stream_that_the_kernel_cut_in_pieces_is_one_in_the_pair():

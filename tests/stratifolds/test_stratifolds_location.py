@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
-from scipy.stats import norm
 
 from geolib.stratifolds import (
     Grid,
@@ -76,6 +75,8 @@ def test_two_implementations_agree_on_loss_gradient_and_fisher():
 
 
 def test_kl_matches_adaptive_quadrature():
+    from scipy.stats import norm
+
     kl = MixtureKL(torch.tensor(TEACHER))
 
     def integrand(x):

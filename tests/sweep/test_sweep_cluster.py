@@ -368,9 +368,13 @@ def test_full_disk_in_mid_sweep_calls_the_runs_back(tmp_path, folder, monkeypatc
     assert (report.stored, report.done) == (5, 55)
 
 
-def test_ten_thousand_trivial_specs(tmp_path, record_property):
-    """Overhead a spec, and that it does not grow with their number."""
-    n, clock = 10_000, []
+def test_four_thousand_trivial_specs(tmp_path, record_property):
+    """Overhead a spec, and that it does not grow with their number.
+
+    The benchmark `sweep.growth` goes to ten thousand. A growth that would make the last of
+    these 2.5 times as dear as the first makes the last of four thousand 1.5 times as dear.
+    """
+    n, clock = 4_000, []
     store, specs = Store(tmp_path), [Spec(i) for i in range(n)]
     keep = store.put
 
@@ -386,9 +390,9 @@ def test_ten_thousand_trivial_specs(tmp_path, record_property):
     last = (clock[-1] - clock[-1_000]) / 1_000
     record_property("cpu_seconds_per_spec", (first, last))
     assert last < 0.02
-    assert last < 2.5 * first
+    assert last < 1.5 * first
     again = run_sweep(sweep_of(*specs), "small", store, options)
     assert (again.stored, again.done) == (n, 0)
-    assert again.seconds < 30
+    assert again.seconds < 12
     rows = store.rows("test")
     assert sorted(row["value"] for row in rows) == [i * i for i in range(n)]

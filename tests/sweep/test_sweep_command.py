@@ -4,7 +4,6 @@ import ast
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -40,6 +39,8 @@ def geolib(tmp_path, monkeypatch):
 
 
 def test_run_status_export_and_resume(geolib, tmp_path):
+    import pandas as pd
+
     name = "sweep_cases:FINE"
     assert "0 of 2 done, 0 failed" in geolib(name, "--status").stdout
     first = geolib(name, "--scheduler", "inline")

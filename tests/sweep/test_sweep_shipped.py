@@ -78,10 +78,10 @@ def test_singular_starts():
 
 
 def test_a_shipped_sweep_gives_the_same_on_dask_and_in_process(tmp_path):
-    pytest.importorskip("geolib.regimes.predict")
+    pytest.importorskip("geolib.geodesics.pruning")
     pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
-    sweep, store = find("phase-map"), Store(tmp_path)
+    sweep, store = find("sparsification"), Store(tmp_path)
     report = run_sweep(sweep, "small", store, Options("local", workers=2))
     assert report.failed == {}
     stored = collect(sweep, "small", store)
-    assert stored == rows("phase-map")
+    assert stored == rows("sparsification")

@@ -1,13 +1,10 @@
-"""A small book that fails in every way, pressed and rendered; for tests of the site too.
+"""A small book that fails in every way, pressed and rendered; for tests of the site too."""
 
-`rendered(folder)` returns the result of `geolib book` there: `(code, output, site)`.
-"""
-
+import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from conftest import HEADER, ROOT, cell
 
@@ -74,8 +71,51 @@ def geolib(folder, *arguments):
     return done.returncode, done.stdout
 
 
-def rendered(folder):
-    """Make the book there and render it."""
+def shown(folder):
+    """The article of every rendered page."""
+    site = folder / "_build" / "small" / "html"
+    texts = {
+        p: p.read_text() for p in site.rglob("*.html") if "<article" in p.read_text()
+    }
+    return {
+        p.relative_to(site).with_suffix("").as_posix(): t[t.index("<article") :]
+        for p, t in texts.items()
+    }
+
+
+def pressed(folder):
+    """Write and press the book, then change it; what the commands said and showed.
+
+    Returns:
+        `first`, after `geolib book`, `strict`, after `html --strict`, and `second`, after a
+        page was added that no run executed and another was altered: each with `code` and
+        `text` of the command; the first and the second with `pages`.
+    """
+    html = ("html", "--profile", "small")
+    site = folder / "_build" / "small" / "html"
     make(folder)
-    code, text = geolib(folder, "book", "--profile", "small", "--jobs", "2")
-    return code, text, Path(folder) / "_build" / "small" / "html"
+    story = {}
+
+    def command(name, *arguments):
+        before = site.stat().st_ino if site.exists() else 0
+        code, text = geolib(folder, *arguments)
+        rendered = site.stat().st_ino != before  # a new tree takes the old one's place
+        story[name] = {"code": code, "text": text, "rendered": rendered}
+
+    command("first", "book", "--profile", "small", "--jobs", "2")
+    story["first"]["pages"] = shown(folder)
+    ledger = (folder / "_build" / "claims.json").read_text()
+    story["first"]["rows"] = {
+        r["key"]: r["verdict"] for r in json.loads(ledger)["rows"]
+    }
+    command("strict", *html, "--strict")
+    chapter = folder / "chapters" / "demo"
+    (chapter / "05-new.md").write_text(page("five", cell("z = 1")))
+    with (folder / "_toc.yml").open("a") as toc:
+        toc.write("      - file: chapters/demo/05-new\n")
+    with (chapter / "01-whole.md").open("a") as whole:
+        whole.write("\nOne more word.\n")
+    command("second", *html)
+    story["second"]["pages"] = shown(folder)
+    command("again", *html)
+    return story

@@ -1,0 +1,102 @@
+"""The pages of a book that is not whole, in a real browser: the mini book's."""
+
+import browser
+import pytest
+import test_site_pages as pages
+
+from geolib.press.serve import served
+
+pytestmark = [
+    pytest.mark.press,
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.executable() is None, reason="NO BROWSER: no Chromium"),
+]
+# What each banner names, how far its page is shown, and what must not be on it.
+SHOWN = {
+    "01-whole": ("changed after it was executed", "HOLDS", "not whole: "),
+    "02-claim": ("ClaimFailed: demo.broken", "FAILS", "never said"),
+    "03-raises": ("cell 4 `raise ValueError", "ValueError: no `such` <thing>", "a = b"),
+    "04-magic": ("cell 3 `%matplotlib inline`", "y = 1", "Traceback"),
+    "05-new": ("was not executed", "The page five", "z = 1"),
+}
+
+
+@pytest.fixture(scope="module")
+def site(mini_book):
+    """`(page, address)`: one page object for all tests, and where the site is."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p, served(mini_book[0]) as address:
+        running = browser.start(p)
+        yield pages.opened(running, "light-wide"), address
+        running.close()
+
+
+def looks(page, address, name):
+    """Show a document in each view, and check there what must hold of every page."""
+    page.complaints.clear()
+    browser.turn(page, "light-wide")
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    for view in browser.VIEWS:
+        browser.turn(page, view)
+        pages.check(page)
+        yield view
+    assert page.complaints == []
+
+
+def banner(page):
+    """The banner's text, once it is seen whole, above everything but the heading."""
+    mark = page.locator("article .press-mark")
+    assert mark.count() == 1
+    assert mark.is_visible()
+    box = mark.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= page.width
+    cut = "e => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight"
+    assert not mark.evaluate(cut)
+    before = "e => e.previousElementSibling.tagName"
+    assert mark.evaluate(before) == "H1"
+    assert "danger" in mark.get_attribute("class")
+    return mark.inner_text()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_page_that_is_not_whole_is_shown_so_far_under_its_banner(site, name):
+    page, address = site
+    named, shown, absent = SHOWN[name]
+    for _ in looks(page, address, f"chapters/demo/{name}"):
+        text = banner(page)
+        assert text.startswith("This page is not whole")
+        assert named in text
+        article = page.locator("article").inner_text().replace(text, "")
+        assert shown in article
+        assert absent not in article
+        assert "The page five" in page.locator("nav.bd-links").text_content()
+
+
+def test_the_landing_page_counts_what_is_not_whole_and_names_it(site):
+    page, address = site
+    for _ in looks(page, address, "book/intro"):
+        text = banner(page)
+        assert text.startswith("This book is not whole")
+        assert "5 of 5 notebooks are not whole" in text
+        for name in SHOWN:
+            assert f"demo/{name}" in text
+
+
+def test_the_rows_of_the_ledger_say_so_and_lead_to_the_page(site):
+    page, address = site
+    verdicts = {"it is kept": "holds", "two is big": "FAILS",
+                "demo.later": "not reached"}  # fmt: skip
+    for _ in looks(page, address, "book/claims"):
+        rows = page.locator(".ledger tbody tr")
+        seen = [r.locator("td") for r in rows.all()]
+        assert {
+            c.first.text_content(): c.nth(4).text_content() for c in seen
+        } == verdicts
+        assert all(c.nth(4).locator(".claim-verdict").count() for c in seen)
+    page.get_by_role("link", name="two is big").click()
+    page.wait_for_load_state("networkidle")
+    anchor = page.evaluate("location.hash.slice(1)")
+    assert page.url.startswith(f"{address}/chapters/demo/02-claim.html")
+    assert page.locator(f"#{anchor}.claim-fails").is_visible()
