@@ -60,6 +60,11 @@
       this.inputs = new Map([...root.querySelectorAll("input[type=range]")].map((i) => [i.name, i]));
       this.outputs = new Map([...this.inputs].map(([n, i]) => [n, i.closest("div").querySelector("output")]));
       this.told = [...root.querySelectorAll("[data-readout]")];
+      for (const [name, output] of this.outputs) {
+        const words = this.controls.get(name).shown || [];
+        const room = Math.max(0, ...words.map((w) => w.length));
+        if (room > 9) output.style.flexBasis = `${Math.min(22, room)}ch`; // the slider stays put
+      }
       for (const [name, input] of this.inputs) {
         input.value = this.controls.get(name).start;
         input.addEventListener("input", () => this.update());
@@ -360,7 +365,7 @@
       this.cells = [];
       this.rows = rows.map((name, r) => {
         const row = tag("tr", {}, body);
-        tag("th", { scope: "row" }, row, name);
+        tag("th", { scope: "row", title: name }, row, name);
         columns.forEach((_, c) => {
           const word = spec.layers[0].data[r * columns.length + c];
           const cell = tag("td", { tabindex: -1, style: `background:${spec.layers[0].colors[word[0]] || "#dddddd"}` }, row, word);
@@ -395,6 +400,10 @@
       this.chosen = chosen;
       this.cells[chosen].setAttribute("aria-selected", "true");
       this.cells[chosen].tabIndex = 0;
+      const row = this.cells[chosen].parentElement, around = this.box.querySelector(".moving-table");
+      const head = around.querySelector("thead").offsetHeight, high = around.clientHeight;
+      const top = Math.min(around.scrollTop, row.offsetTop - head);
+      around.scrollTop = Math.max(top, row.offsetTop + row.offsetHeight - high);
     }
   }
 
