@@ -118,9 +118,9 @@ class MixtureFit:
 
 def check_fit(x: Tensor, start: GaussianMixture) -> None:
     """Refuse data that cannot determine a mixture, or do not fit the start."""
-    # one point has no maximum-likelihood mixture
     fits = x.ndim == 2 and len(x) >= 2
-    expect(fits, "data", "shape (n >= 2, d)", tuple(x.shape))
+    wanted = "shape (n >= 2, d), as one point has no maximum-likelihood mixture"
+    expect(fits, "data", wanted, tuple(x.shape))
     check_finite(x, "data")
     d, got = x.shape[1], start.means.shape[1]
     expect(d == got, "start", f"means in {d} dimensions like the data", got)
