@@ -311,7 +311,7 @@ def test_learning_coefficients(way):
     low, high = torch.tensor([[0.0, -3.0], [1.0, 3.0]], **to)
     goal = st.MixtureKL(torch.tensor([1.0, 0.0], **to), data=there((50,), 1))
     plan = {
-        "grid": {"points": [8, 8]},
+        "grid": {"points": [24, 24]},
         "mala": {
             "sampler": "mala",
             "theta0": torch.tensor([[0.5, 0.1], [0.4, 0.0]], **to),
