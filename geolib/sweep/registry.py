@@ -79,7 +79,8 @@ def _module(name: str) -> ModuleType:
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name).resolve()
-    title = f"{path.parent.name}.{path.stem}"  # each chapter has its `experiments`
+    # Of no package that there is: plain pickle must fail, so that Dask sends by value.
+    title = f"_file_of_sweeps.{path.parent.name}_{path.stem}"
     if title in sys.modules:
         return sys.modules[title]
     spec = importlib.util.spec_from_file_location(title, path)

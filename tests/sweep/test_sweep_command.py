@@ -1,6 +1,9 @@
 """The command `geolib sweep` and the registry behind it."""
 
+import os
+import pickle
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,3 +176,24 @@ def test_a_sweep_in_a_file_is_run_from_there(geolib, tmp_path):
     missing = geolib(f"{tmp_path / 'none.py'}:MINE")
     assert missing.exit_code == 1
     assert "cannot read" in missing.stderr
+
+
+def test_what_is_in_a_file_is_sent_to_workers_whole(tmp_path):
+    """A name that happens to be importable here may not be importable there."""
+    cloudpickle = pytest.importorskip("cloudpickle", reason="no extra `sweep`")
+    found = find("phase-map")
+    sent = found.run, next(iter(found.specs("small").values()))
+    for one in sent:
+        with pytest.raises((pickle.PicklingError, ModuleNotFoundError)):
+            pickle.dumps(one)
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps(sent))
+    code = "import pickle; run, spec = pickle.load(open('sent', 'rb')); print(spec.d)"
+    env = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "16\n", done.stderr
