@@ -57,7 +57,7 @@ test: setup ## everything: linters, types, units, doctests, notebooks, browser
 test-fast: setup ## linters, types and the quick unit tests
 	$(BESIDE) lint units
 
-test-data: setup ## tests that read fetched data sets, from the folder GEOLIB_DATA
+test-data: setup ## tests that read fetched data sets (folder GEOLIB_DATA), or thousands of cases
 	$(PYTEST) -m data -rs tests
 
 lint: setup
@@ -98,7 +98,7 @@ serve: setup ## serve the rendered site on this machine
 	$(BIN)/geolib serve
 
 bench: setup ## time everything against its named peers
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/geolib bench
 
 clean: ## remove everything that was built, and the environment
 	rm -rf _build .venv node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -10,6 +10,7 @@ import pytest
 BIN = Path(os.environ["ALONE"])
 README = (Path(__file__).parent / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+FILES = {code.split()[1]: code for code in PYTHON if re.match(r"# \w+\.py\n", code)}
 # What the README prints as commands of `geolib` itself; a cluster is not at hand.
 COMMANDS = [
     line
@@ -39,7 +40,16 @@ def test_example(code):
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_as_printed(line):
+    for name, code in FILES.items():
+        Path(name).write_text(code)
     assert run("bash", "-c", line).stdout.strip()
+
+
+def test_without_a_checkout_the_chapters_sweeps_are_said_to_be_elsewhere():
+    said = run("geolib", "sweep").stdout.strip()
+    assert len(said.splitlines()) == 1
+    assert "live in a checkout" in said
+    assert "no sweep 'phase-map'" in run("geolib", "sweep", "phase-map", code=1).stderr
 
 
 def test_the_readme_shows_audit_sweep_and_data():

@@ -1,1 +1,1 @@
-"""Side by side with public libraries: `python -m benchmarks.run`."""
+"""Side by side with public libraries: `geolib bench`."""

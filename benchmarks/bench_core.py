@@ -163,6 +163,24 @@ def product_gradient() -> Result:
     return race(ours, {"torch gradient": lambda: c.gradient}, rounds=15)
 
 
+@benchmark("core.assumptions", bar="< 1", size=STEP)
+def assumptions() -> Result:
+    """What is assumed of a module, checked at first use, against one loss gradient"""
+    problem = million()
+
+    def ours() -> None:
+        R = Realization(problem.module)
+        R.check(R.theta0, problem.x)
+
+    def gradient() -> Callable:
+        def call() -> None:
+            problem.gradient()
+
+        return call
+
+    return race(ours, {"torch gradient": gradient}, rounds=11)
+
+
 @benchmark("core.product_curvlinops", bar="<= 0.3333", size=PRODUCT)
 def product_curvlinops() -> Result:
     """A Fisher product, linearised once, against curvlinops' GGN product"""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run [NAME ...]`: every benchmark in a process of its own.
+"""`geolib bench [NAME ...]`: every benchmark in a process of its own.
 
 Results go to `benchmarks/results.json` after each benchmark (a rerun of some replaces
 only those rows), and the page `book/benchmarks.md` is written from them.
@@ -207,7 +207,9 @@ def by_hand(names: list[str], figure: float, note: str) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; 1 when one failed, disagreed or missed its bar."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run")
+    parser = argparse.ArgumentParser(
+        prog="geolib bench", epilog="Example: geolib bench core --missing"
+    )
     parser.add_argument("names", nargs="*", help="names or chapters; default: all")
     parser.add_argument("--slow", action="store_true", help="also the slow ones")
     parser.add_argument(

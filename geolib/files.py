@@ -16,8 +16,13 @@ from typing import Any
 DATA_READ: dict[str, None] = {}
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
     """Replace `path` by `content` in one step; on any error the old file stays.
+
+    Args:
+        path: the file.
+        content: its new content.
+        sync: wait for the disk, so that a power cut costs nothing either.
 
     Raises:
         OSError: the folder is read-only or the disk is full; no fragment is left.
@@ -27,8 +32,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -85,3 +91,11 @@ def exported(names: dict[str, Any]) -> list[str]:
         for n, o in names.items()
         if not n.startswith("_") and not isinstance(o, ModuleType)
     )
+
+
+def find_checkout(start: Path) -> Path | None:
+    """The folder from `start` upwards that holds the book; None outside a checkout."""
+    for folder in (start, *start.parents):
+        if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
+            return folder
+    return None

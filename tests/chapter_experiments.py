@@ -9,11 +9,20 @@ CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
 
 def experiments(chapter):
     """The module chapters/<chapter>/experiments.py."""
-    name = f"experiments_of_{chapter}"
+    return chapter_module(chapter, "experiments")
+
+
+def chapter_module(chapter, module):
+    """The module chapters/<chapter>/<module>.py."""
+    name = f"{module}_of_{chapter}"
     if name not in sys.modules:
-        path = CHAPTERS / chapter / "experiments.py"
+        path = CHAPTERS / chapter / f"{module}.py"
         spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+        found = importlib.util.module_from_spec(spec)
+        sys.modules[name] = found
+        sys.path.insert(0, str(path.parent))  # they import each other by name
+        try:
+            spec.loader.exec_module(found)
+        finally:
+            sys.path.remove(str(path.parent))
     return sys.modules[name]

@@ -4,6 +4,7 @@ Used by tests/test_house.py; by hand it lists what a room still owes.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -24,18 +25,25 @@ DANGLING = re.compile(
 )
 
 
+@functools.cache
 def modules():
     """Every module of the package: dotted name and path."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        yield ".".join(p for p in parts if p != "__init__"), path
+    paths = sorted(PACKAGE.rglob("*.py"))
+    named = [(p.relative_to(ROOT).with_suffix("").parts, p) for p in paths]
+    return [(".".join(n for n in names if n != "__init__"), p) for names, p in named]
+
+
+@functools.cache
+def tree(path):
+    """The syntax of a file."""
+    return ast.parse(path.read_text())
 
 
 def imports(path, name):
     """Dotted names of our own modules that a file imports, wherever it does so."""
-    known = {n for n, _ in modules()}
+    known = dict(modules())
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -84,7 +92,7 @@ def code_lines(path):
     text = path.read_text()
     prose = set()
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree(path)):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
             first = node.body[0]
             prose.update(range(first.lineno, first.end_lineno + 1))

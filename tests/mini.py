@@ -88,8 +88,10 @@ def pressed(folder):
 
     Returns:
         `first`, after `geolib book`, `strict`, after `html --strict`, and `second`, after a
-        page was added that no run executed and another was altered: each with `code` and
-        `text` of the command; the first and the second with `pages`.
+        page was added that no run executed and another was altered, `again`, with nothing
+        changed, and `odd`, after the table of contents named a number: each with `code` and
+        `text` of the command and whether it `rendered`; the first and the second with
+        `pages`.
     """
     html = ("html", "--profile", "small")
     site = folder / "_build" / "small" / "html"
@@ -118,4 +120,7 @@ def pressed(folder):
     command("second", *html)
     story["second"]["pages"] = shown(folder)
     command("again", *html)
+    table = (folder / "_toc.yml").read_text()
+    (folder / "_toc.yml").write_text(table.replace("book/intro", "3"))
+    command("odd", *html)
     return story

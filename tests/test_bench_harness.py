@@ -384,3 +384,29 @@ def test_the_committed_page_is_that_of_the_committed_results():
 
 def test_every_benchmark_file_imports_without_its_peers(registry):
     assert run.discover() == []
+
+
+def test_the_command_stands_before_the_benchmarks_of_a_checkout(
+    registry, tmp_path, monkeypatch, capsys
+):
+    from typer.testing import CliRunner
+
+    from geolib.press.cli import app
+
+    monkeypatch.setattr(run, "discover", lambda folder: [])
+    benchmark("demo.one", size="1")(lambda: Result(1.0))
+    monkeypatch.chdir(ROOT / "chapters")
+    assert CliRunner().invoke(app, ["bench", "--list"]).output == "demo.one\n"
+    shown = CliRunner().invoke(app, ["bench", "--help"]).output
+    assert "usage: geolib bench" in shown
+    assert "Example: geolib bench" in shown
+    monkeypatch.chdir(tmp_path)
+    outside = CliRunner().invoke(app, ["bench"])
+    assert outside.exit_code == 1
+    assert outside.stderr.startswith(
+        "geolib: no book here: this command needs a checkout"
+    )
+    assert len(outside.stderr.splitlines()) == 1
+    (tmp_path / "_toc.yml").touch()
+    (tmp_path / "chapters").mkdir()
+    assert "has no benchmarks" in CliRunner().invoke(app, ["bench"]).stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from fake_device import CPU, GPU, Elsewhere, FakeDevice
 from torch import nn
 
@@ -24,9 +25,13 @@ from geolib.core import (
     normal,
 )
 from geolib.core.solve_cost import GPU_CALL
-from geolib.geodesics import METHODS, VARIANTS
-from geolib.geodesics.continual import KNOWN
+from geolib.geodesics import LEARNERS
 from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
+
+BASELINES = chapter_module("geodesics", "pruners")
+VARIANTS = chapter_module("geodesics", "variants")
+PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
+KNOWN = LEARNERS | VARIANTS.LEARNER_VARIANTS
 
 
 @pytest.fixture(autouse=True)
@@ -174,11 +179,11 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("name", [*METHODS, *VARIANTS])
+@pytest.mark.parametrize("name", PRUNERS)
 def test_sparse_networks(name):
     R = Realization(net())
     plan = SHORT.get(name, {"steps": 6})
-    found = (METHODS | VARIANTS)[name](R, R.theta0, rows((60, 5)), 0.5, **plan)
+    found = PRUNERS[name](R, R.theta0, rows((60, 5)), 0.5, **plan)
     assert found.weights.device == GPU
 
 
@@ -191,7 +196,7 @@ def test_sequences(method, scenario):
     found = geo.learn_sequence(
         net((5, 6, 4)),
         tasks,
-        method,
+        KNOWN[method],
         scenario=scenario,
         memory=4,
         gradient_evaluations=640,
@@ -397,8 +402,8 @@ def test_defects(optimizer):
 @pytest.mark.parametrize("mode", ["unrestricted", "projected", "reparametrised"])
 def test_restricted_training(mode):
     x = normal((30, 2), 1).numpy()
-    found = stab.train_shallow(
-        x, x[:, :1], 4, mode, steps=5, lr=0.02, seed=0, device="cuda"
+    (found,) = stab.train_shallow(
+        x, x[:, :1], 4, mode, steps=5, lr=0.02, seeds=[0], device="cuda"
     )
     assert found.predict(x).shape == (30, 1)
 

@@ -41,7 +41,7 @@ def _room(path):
 def _imports(path):
     """Rooms of geolib that a file imports, at any level of the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(house_rules.tree(path)):
         names = []
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
@@ -219,7 +219,7 @@ def test_no_text_names_a_path_of_one_machine_or_a_registry():
 
 # Not yet the sizes that are aimed at (14,500 lines of code in 150 modules, 250 names):
 # where the package stands, so that it only gets smaller.
-CODE, MODULES, PUBLIC = 18_400, 182, 266
+CODE, MODULES, PUBLIC = 17_960, 166, 251
 
 
 def test_no_import_goes_in_a_circle():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_the_two_commands_are_targets_of_the_makefile():
         assert re.search(rf"^{target}:.*## ", rules, re.M), target
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lets_python_keep_what_it_compiled():
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    probe = ["make", "--silent", "--eval", "probe: ; @env", "probe"]
+    done = subprocess.run(probe, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "OMP_NUM_THREADS=1" in done.stdout, done.stderr
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
+
+
 def test_ci_runs_both_commands_in_a_clone_and_hides_nothing():
     script = (ROOT / ".ci" / "run").read_text()
     wanted = ["apt-get install", 'git clone -q "$checkout"', 'HOME=$scratch/home',
@@ -73,6 +83,19 @@ def test_ci_runs_both_commands_in_a_clone_and_hides_nothing():
     assert "set -euo pipefail" in script
     assert "|| true" not in script
     assert "shared/data" not in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_readme_runs_from_its_file(tmp_path):
+    (code,) = [c for c in EXAMPLES if c.startswith("# my_sweep.py\n")]
+    (tmp_path / "my_sweep.py").write_text(code)
+    store = {"GEOLIB_SWEEPS": str(tmp_path / "store"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "geolib", "sweep", "my_sweep.py:SWEEP"]
+    done = subprocess.run(
+        [*command, "--scheduler", "inline"],
+        cwd=tmp_path, env=os.environ | store, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "6 runs: 0 stored before, 6 done now, 0 failed" in done.stdout
 
 
 def test_the_wheel_is_tried_on_every_example_that_the_readme_prints():

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pruners import METHODS
 from torch import Tensor
 from torch.nn import functional as F
+from variants import LEARNER_VARIANTS, PRUNING_VARIANTS
 
 from geolib.core import Realization
 from geolib.geodesics import (
-    METHODS,
+    LEARNERS,
     FunctionSpace,
     Geodesic,
     LinearSplineBasis,
@@ -34,8 +36,7 @@ from geolib.geodesics import (
     profile,
     trained_curve,
 )
-from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.pruning import VARIANTS
+from geolib.geodesics.learners import Learner
 from geolib.networks import (
     Table,
     Task,
@@ -161,14 +162,34 @@ def data_table(name: str, rows: int | None = None, halve: bool = False) -> Table
     return Table(x, data.y, x_val, data.y_val, x_test, data.y_test, name)
 
 
-@functools.lru_cache(maxsize=64)
+TRAINED: dict[tuple[Any, ...], tuple[Realization, Tensor]] = {}
+
+
 def dense(
     name: str, sizes: tuple[int, ...], seed: int, steps: int, rows: int | None = None
 ) -> tuple[Realization, Tensor]:
     """A trained network: its realization and its weights."""
-    data = data_table(name, rows)
-    R = Realization(mlp(sizes, seed, dtype=data.x.dtype))
-    return R, train(R, data.x, data.y, steps=steps, seed=seed)
+    return dense_each(name, sizes, [seed], steps, rows)[0]
+
+
+def dense_each(
+    name: str,
+    sizes: tuple[int, ...],
+    seeds: Sequence[int],
+    steps: int,
+    rows: int | None = None,
+) -> list[tuple[Realization, Tensor]]:
+    """As `dense` for several seeds: those not trained yet are, side by side."""
+    keys = {seed: (name, sizes, seed, steps, rows) for seed in seeds}
+    new = [seed for seed, key in keys.items() if key not in TRAINED]
+    if new:
+        data = data_table(name, rows)
+        nets = [Realization(mlp(sizes, seed, dtype=data.x.dtype)) for seed in new]
+        start = torch.stack([R.theta0 for R in nets])
+        found = train(nets[0], data.x, data.y, w=start, steps=steps, seed=new)
+        for seed, R, w in zip(new, nets, found, strict=True):
+            TRAINED[keys[seed]] = R, w
+    return [TRAINED[keys[seed]] for seed in seeds]
 
 
 PRUNE_NET: dict[str, dict[str, Any]] = {
@@ -198,7 +219,7 @@ def prune_score(
     options = standard(setting)
     if method not in ("one-shot", "surgeon"):
         options["seed"] = seed
-    found = {**METHODS, **VARIANTS}[method](R, w, data, level, **options)
+    found = {**METHODS, **PRUNING_VARIANTS}[method](R, w, data, level, **options)
     x, y = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
     score = accuracy(R, found.weights, x, y)
     return {"accuracy": score, "passes": found.gradient_evaluations}
@@ -244,7 +265,7 @@ def learn_score(
     found = learn_sequence(
         net,
         tasks,
-        method_of(method),
+        learner_of(method),
         scenario=scenario,
         memory=memory,
         gradient_evaluations=plan["passes"],
@@ -281,7 +302,17 @@ def uses_memory(label: str) -> bool:
         >>> uses_memory("replay"), uses_memory("joint")
         (True, False)
     """
-    return KNOWN[method_of(label)].needs_memory
+    return learner_of(label).needs_memory
+
+
+def learner_of(label: str) -> type[Learner]:
+    """The class of a method of the library or of our variants.
+
+    Examples:
+        >>> learner_of("invariant path (Fisher)").__name__
+        'InvariantPath'
+    """
+    return {**LEARNERS, **LEARNER_VARIANTS}[method_of(label)]
 
 
 def best_setting(

@@ -1,21 +1,22 @@
 """The comparisons of the chapter: specs, grids, seeds and tables, with one store.
 
-    cd chapters/geodesics; geolib sweep experiments:PRUNING --size book
+    geolib sweep geodesics-pruning --size book
 
-runs what the store lacks (`TUNING`, `PRUNING`, `LEARNING`, `PATHS`, `VGG`), and
-`python -c "import experiments; experiments.publish('PRUNING', 'book')"` writes the
-records into `measured/`, which the notebooks read, recompute in part, and check.
-What one entry means is in `comparisons.py`.
+runs what the store lacks (also `-tuning`, `-learning`, `-paths`, `-vgg`), and with
+`--publish` writes the records into `measured/`, which the notebooks read, recompute in
+part, and check. What one entry means is in `comparisons.py`. Beside these, whose
+settings were tuned, three sweeps take methods as they come, over more networks:
+`mode-connectivity`, `sparsification`, `continual-learning`.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import platform
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from comparisons import (
     best_setting,
     data_table as data_table,
     dense as dense,
+    dense_each as dense_each,
     learn_score as learn_score,
     path_score as path_score,
     prune_score as prune_score,
@@ -44,13 +46,25 @@ from comparisons import (
     uses_memory as uses_memory,
     validation_barrier,
 )
+from pruners import METHODS as METHODS
 from torch import nn
+from variants import PRUNING_VARIANTS as PRUNING_VARIANTS
 
+from geolib import sweep as sweeps
 from geolib.core import Realization
-from geolib.files import write_whole
-from geolib.geodesics import METHODS, connect
-from geolib.networks import Table, accuracy, recalibrate, table, train_module, vgg
-from geolib.sweep import Store, Sweep
+from geolib.geodesics import connect, learn_sequence
+from geolib.networks import (
+    Table,
+    accuracy,
+    mlp,
+    recalibrate,
+    split_tasks,
+    table,
+    train,
+    train_module,
+    vgg,
+)
+from geolib.sweep import Store, Sweep, grid
 
 HERE = Path(__file__).parent
 
@@ -109,53 +123,53 @@ def vgg_study(
         "geodesic": {"steps": bends, "batch": batch, "lr": 1e-3, "checkpoint": True},
     }
     for method, plan in plans.items():
-
-        def join(method: str = method, plan: dict[str, Any] = plan) -> dict[str, Any]:
-            found = connect(nets[0], nets[1], data.x, method=method, **plan)
-            scored = found.profile(data.x_val, data.y_val, grid)
-            return {
-                "barrier": scored.barrier,
-                "worst": scored.worst,
-                "middle": scored.middle,
-                "passes": found.gradient_evaluations,
-                "statistics": found.statistics,
-                "message": found.message,
-            }
-
-        record["paths"][method] = kept(folder, f"{tag}-{method}", join)
+        work = partial(_joined, nets, data, method, plan, grid)
+        record["paths"][method] = kept(folder, f"{tag}-{method}", work)
     record["sparse"] = _sparse_stages(
         data, folder, tag, nets[0], sparsities, batch, walk
     )
     return record
 
 
+def _joined(nets, data, method: str, plan: dict[str, Any], grid: int) -> dict[str, Any]:
+    """The path of one method between both networks, scored on the validation rows."""
+    found = connect(nets[0], nets[1], data.x, method=method, **plan)
+    scored = found.profile(data.x_val, data.y_val, grid)
+    return {
+        "barrier": scored.barrier,
+        "worst": scored.worst,
+        "middle": scored.middle,
+        "passes": found.gradient_evaluations,
+        "statistics": found.statistics,
+        "message": found.message,
+    }
+
+
 def _sparse_stages(data, folder, tag, net, sparsities, batch, walk) -> dict[str, Any]:
-    R = Realization(net)
+    """Every method at every sparsity."""
     record: dict[str, Any] = {}
     plans: dict[str, dict[str, Any]] = {
         "one-shot": {},
         "gradual + labels": {"batch": batch, "steps": 10 * walk},
         "invariant path": {"batch": batch, "steps": walk},
     }
-    for level in sparsities:
-        for method, plan in plans.items():
-
-            def cut(
-                method: str = method,
-                plan: dict[str, Any] = plan,
-                level: float = level,
-            ) -> dict[str, Any]:
-                found = METHODS[method](R, R.theta0, data, level, **plan)
-                twin = copy.deepcopy(net)
-                Realization(twin).load(found.weights)
-                recalibrate(twin, data.x)  # the statistics were the dense network's
-                own = Realization(twin)
-                score = accuracy(own, own.theta0, data.x_val, data.y_val, 512)
-                return {"accuracy": score, "passes": found.gradient_evaluations}
-
-            key = f"{tag}-{method.replace(' ', '-')}-{level:g}".replace(".", "_")
-            record.setdefault(method, {})[f"{level:g}"] = kept(folder, key, cut)
+    for level, (method, plan) in itertools.product(sparsities, plans.items()):
+        key = f"{tag}-{method.replace(' ', '-')}-{level:g}".replace(".", "_")
+        found = kept(folder, key, partial(_cut, net, data, method, plan, level))
+        record.setdefault(method, {})[f"{level:g}"] = found
     return record
+
+
+def _cut(net, data, method: str, plan: dict[str, Any], level: float) -> dict[str, Any]:
+    """One sparse network, its BatchNorm re-estimated, scored on the validation rows."""
+    R = Realization(net)
+    found = METHODS[method](R, R.theta0, data, level, **plan)
+    twin = copy.deepcopy(net)
+    Realization(twin).load(found.weights)
+    recalibrate(twin, data.x)  # the statistics were the dense network's
+    own = Realization(twin)
+    score = accuracy(own, own.theta0, data.x_val, data.y_val, 512)
+    return {"accuracy": score, "passes": found.gradient_evaluations}
 
 
 def kept(folder: str | Path, key: str, work: Callable[[], dict[str, Any]]) -> dict:
@@ -174,9 +188,15 @@ def kept(folder: str | Path, key: str, work: Callable[[], dict[str, Any]]) -> di
 
 
 def measured(file: str) -> dict[str, dict[str, Any]]:
-    """The entries of a file of measured results; none if it is not there."""
-    path = HERE / "measured" / f"{file}.json"
-    return json.loads(path.read_text())["entries"] if path.exists() else {}
+    """The entries of a file of measured results; none if it is not there.
+
+    Raises:
+        FileNotFoundError: this machine has no checkout of the book, so that settings
+            which were chosen and stored there would be missed in silence.
+    """
+    if not HERE.is_dir():
+        raise FileNotFoundError(f"measured: this machine has no {HERE}")
+    return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 
 def column(
@@ -408,65 +428,297 @@ def ablations() -> Iterator[Spec]:
                 yield Spec("ablation-paths-digits", key)
 
 
-def sweep(name: str, text: str, **sizes: Callable[[], Iterator[Spec]]) -> Sweep:
-    """A sweep over entries; its sizes are those of `geolib sweep`."""
-    grids = {size: (lambda make=make: list(make())) for size, make in sizes.items()}
-    return Sweep(f"geodesics-{name}", run, grids, text=text)
+def entry(_key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
+    """A record in its file and under its key, rounded to five digits."""
+    figures = {
+        k: round(v, 5) if isinstance(v, float) else v
+        for k, v in row.items()
+        if k not in ("file", "key")
+    }
+    # of the ablation only the barrier was ever kept
+    return row["file"], row["key"], figures.get("barrier", figures)
 
 
 IMAGES = ("mnist", "mnist-fashion")
-TUNING = sweep(
-    "tuning",
-    "Settings of all methods, chosen on validation rows.",
-    small=lambda: [Spec("tuning-paths-digits", "geodesic")],
-    book=lambda: tuning("digits"),
-    full=lambda: tuning("digits", *IMAGES),
+TUNING = Sweep(
+    "geodesics-tuning",
+    run,
+    {
+        "small": lambda: [Spec("tuning-paths-digits", "geodesic")],
+        "book": lambda: [*tuning("digits")],
+        "full": lambda: [*tuning("digits", *IMAGES)],
+    },
+    text="Settings of all methods, chosen on validation rows.",
+    kept_as=entry,
 )
-PRUNING = sweep(
-    "pruning",
-    "Accuracy of sparse networks over sparsities, methods and seeds.",
-    small=lambda: [s for s in pruning("digits", seeds=1) if "one-shot" in s.key],
-    book=lambda: pruning("digits"),
-    full=lambda: pruning("digits", "mnist"),
+PRUNING = Sweep(
+    "geodesics-pruning",
+    run,
+    {
+        "small": lambda: [s for s in pruning("digits", seeds=1) if "one-shot" in s.key],
+        "book": lambda: [*pruning("digits")],
+        "full": lambda: [*pruning("digits", "mnist")],
+    },
+    text="Accuracy of sparse networks over sparsities, methods and seeds.",
+    kept_as=entry,
 )
-LEARNING = sweep(
-    "learning",
-    "Accuracy left after tasks in turn, over protocols, methods and seeds.",
-    small=lambda: [s for s in learning("digits", seeds=1) if "2x5 | class" in s.key],
-    book=lambda: learning("digits"),
-    full=lambda: learning("digits", *IMAGES),
+LEARNING = Sweep(
+    "geodesics-learning",
+    run,
+    {
+        "small": lambda: [
+            s for s in learning("digits", seeds=1) if "2x5 | class" in s.key
+        ],
+        "book": lambda: [*learning("digits")],
+        "full": lambda: [*learning("digits", *IMAGES)],
+    },
+    text="Accuracy left after tasks in turn, over protocols, methods and seeds.",
+    kept_as=entry,
 )
-PATHS = sweep(
-    "paths",
-    "Barriers, lengths and costs of paths between trained networks.",
-    small=lambda: paths("digits", 1),
-    book=ablations,
-    full=lambda: [*ablations(), *paths("mnist", 1)],
+PATHS = Sweep(
+    "geodesics-paths",
+    run,
+    {
+        "small": lambda: [*paths("digits", 1)],
+        "book": lambda: [*ablations()],
+        "full": lambda: [*ablations(), *paths("mnist", 1)],
+    },
+    text="Barriers, lengths and costs of paths between trained networks.",
+    kept_as=entry,
 )
-VGG = sweep(
-    "vgg",
-    "A narrow VGG11 with BatchNorm: paths and sparsity.",
-    full=lambda: [Spec("vgg-cifar10", "vgg11-bn")],
+VGG = Sweep(
+    "geodesics-vgg",
+    run,
+    {"full": lambda: [Spec("vgg-cifar10", "vgg11-bn")]},
+    text="A narrow VGG11 with BatchNorm: paths and sparsity.",
+    kept_as=entry,
 )
 
+# ---- methods as they come, over more networks ----------------------------------------
 
-def publish(name: str, size: str, folder: str | Path | None = None) -> None:
-    """Write the stored records of a sweep into `measured/`, rounded to five digits."""
-    chosen_sweep = globals()[name]
-    specs, store = chosen_sweep.specs(size), Store(folder)
-    done = [key for key in specs if store.has(chosen_sweep.name, key)]
-    for row in store.rows(chosen_sweep.name, done):
-        path = HERE / "measured" / f"{row.pop('file')}.json"
-        now = json.loads(path.read_text()) if path.exists() else {"entries": {}}
-        figures = {
-            k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()
-        }
-        # of the ablation only the barrier was ever kept
-        now["entries"][figures.pop("key")] = figures.get("barrier", figures)
-        now["made"] = {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "torch": torch.__version__.split("+")[0],
-            "threads": torch.get_num_threads(),
-            "machine": f"{platform.machine()}, 2 cores, no GPU",
-        }
-        write_whole(path, json.dumps(now, indent=1, sort_keys=True) + "\n")
+
+@dataclass(frozen=True)
+class Trained:
+    """A data set, a perceptron, and where it trains (`auto`: a GPU if any)."""
+
+    dataset: str = "digits"
+    hidden: tuple[int, ...] = (32, 32)
+    device: str = "cpu"
+    dtype: str = "float64"
+
+    def data(self) -> Table:
+        """The data set in that precision, there."""
+        gpu = self.device == "auto" and torch.cuda.is_available()
+        device = "cuda" if gpu else self.device.replace("auto", "cpu")
+        return table(self.dataset, device=device, dtype=getattr(torch, self.dtype))
+
+    def network(self, data: Table, seed: int) -> Realization:
+        """A fresh perceptron for these inputs and classes, where the data is."""
+        sizes = [data.x[0].numel(), *self.hidden, int(data.y.max()) + 1]
+        made = mlp(sizes, seed=seed, dtype=data.x.dtype)
+        return Realization(made.to(data.x.device))
+
+
+IMAGE_NETS = {"hidden": [(256, 128)], "device": "auto", "dtype": "float32"}
+IMAGE_SETS = ["mnist", "fashion_mnist"]
+
+
+@dataclass(frozen=True)
+class PathSpec(Trained):
+    """One path: the two ends have the seeds 2 pair and 2 pair + 1.
+
+    `steps` is the budget of the geodesic; the curve gets as many passes.
+    """
+
+    pair: int = 0
+    method: str = "line"
+    train_steps: int = 600
+    steps: int = 2000
+
+
+def run_path(spec: PathSpec) -> dict[str, Any]:
+    """Train both ends, join them, and score the path on training and test data."""
+    data = spec.data()
+    seeds = (2 * spec.pair, 2 * spec.pair + 1)
+    a, b = (spec.network(data, seed) for seed in seeds)
+    for R, seed in zip((a, b), seeds, strict=True):
+        R.load(train(R, data.x, data.y, steps=spec.train_steps, seed=seed))
+    method = spec.method.removeprefix("aligned ")
+    options: dict[str, Any] = {
+        "line": {},
+        "curve": {"steps": 3 * spec.steps, "seed": spec.pair},
+        "geodesic": {"steps": spec.steps, "seed": spec.pair},
+    }[method]
+    align = spec.method != method
+    found = connect(
+        a.module, b.module, data.x, data.y, method=method, align=align, **options
+    )
+    train_part = found.profile(data.x, data.y)
+    test_part = found.profile(data.x_test, data.y_test)
+    return {
+        "barrier": train_part.barrier,
+        "test_barrier": test_part.barrier,
+        "worst": test_part.worst,
+        "middle": test_part.middle,
+        "ends": [test_part.accuracy[0].item(), test_part.accuracy[-1].item()],
+        "passes": found.gradient_evaluations,
+        "ran_on": data.x.device.type,
+    }
+
+
+JOINED = ["line", "aligned line", "curve", "geodesic", "aligned geodesic"]
+MODE_CONNECTIVITY = Sweep(
+    "mode-connectivity",
+    run_path,
+    {
+        "small": lambda: grid(
+            PathSpec, pair=range(2), method=["line", "geodesic"], hidden=[(16,)],
+            train_steps=150, steps=150,
+        ),
+        "book": lambda: grid(PathSpec, pair=range(3), method=JOINED),
+        "full": lambda: [
+            *grid(PathSpec, pair=range(8), method=JOINED),
+            *grid(
+                PathSpec, pair=range(5), method=JOINED, dataset=IMAGE_SETS,
+                train_steps=4000, steps=4000, **IMAGE_NETS,
+            ),
+        ],
+    },
+    text="Loss barriers of paths between trained networks, over pairs and methods.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SparseSpec(Trained):
+    """One network made sparse: `level` is the share of zeros in its matrices."""
+
+    seed: int = 0
+    level: float = 0.9
+    method: str = "one-shot"
+    train_steps: int = 600
+
+
+def run_sparse(spec: SparseSpec) -> dict[str, Any]:
+    """Train, prune, and score before and after on the test rows."""
+    data = spec.data()
+    R = spec.network(data, spec.seed)
+    w = train(R, data.x, data.y, steps=spec.train_steps, seed=spec.seed)
+    found = METHODS[spec.method](R, w, data, spec.level)
+    return {
+        "dense": accuracy(R, w, data.x_test, data.y_test),
+        "accuracy": accuracy(R, found.weights, data.x_test, data.y_test),
+        "zeros": int((found.weights == 0).sum()),
+        "weights": R.p,
+        "passes": found.gradient_evaluations,
+        "ran_on": data.x.device.type,
+    }
+
+
+PRUNED = [
+    "one-shot", "surgeon", "magnitude + labels", "gradual + labels",
+    "gradual + distillation", "penalty path", "invariant path",
+]  # fmt: skip
+LEVELS = [0.5, 0.8, 0.9, 0.95, 0.98]
+SPARSIFICATION = Sweep(
+    "sparsification",
+    run_sparse,
+    {
+        "small": lambda: grid(
+            SparseSpec, level=[0.5, 0.9], method=["one-shot", "invariant path"],
+            hidden=[(16,)], train_steps=150,
+        ),
+        "book": lambda: grid(
+            SparseSpec, seed=range(3), level=[0.9, 0.95, 0.98], method=PRUNED
+        ),
+        "full": lambda: [
+            *grid(SparseSpec, seed=range(5), level=LEVELS, method=PRUNED),
+            *grid(
+                SparseSpec, seed=range(5), level=LEVELS, method=PRUNED,
+                dataset=IMAGE_SETS, train_steps=4000, **IMAGE_NETS,
+            ),
+        ],
+    },
+    text="Accuracy against sparsity, over levels, seeds and methods.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TasksSpec(Trained):
+    """One sequence of five tasks of two classes.
+
+    `order` 0 is 0/1, 2/3, ...; any other is the seed of a permutation of the classes.
+    """
+
+    hidden: tuple[int, ...] = (64, 64, 64)
+    order: int = 0
+    seed: int = 0
+    method: str = "joint"
+    scenario: str = "class"
+    memory: int = 50
+    passes: int = 38_400
+    tasks: int = 5
+
+
+def groups(order: int, tasks: int = 5) -> list[list[int]]:
+    """The classes of each task.
+
+    Examples:
+        >>> groups(0)
+        [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    """
+    drawn = np.random.default_rng(order).permutation(10) if order else np.arange(10)
+    return drawn[: 2 * tasks].reshape(-1, 2).tolist()
+
+
+def run_tasks(spec: TasksSpec) -> dict[str, Any]:
+    """Learn the tasks in their order; accuracies are shares."""
+    data = spec.data()
+    found = learn_sequence(
+        spec.network(data, spec.seed).module,
+        split_tasks(data, groups(spec.order, spec.tasks)),
+        spec.method,
+        scenario=spec.scenario,
+        memory=spec.memory,
+        gradient_evaluations=spec.passes,
+        seed=spec.seed,
+    )
+    return {
+        "average": found.average,
+        "forgetting": found.forgetting,
+        "last": found.table[-1],
+        "spent": found.gradient_evaluations,
+        "stored": found.stored,
+        "converged": found.converged,
+        "ran_on": data.x.device.type,
+    }
+
+
+LEARNT = [
+    "joint", "fine-tuning", "elastic weights", "without forgetting", "replay",
+    "distilled logits", "penalty path", "invariant path",
+]  # fmt: skip
+CONTINUAL_LEARNING = Sweep(
+    "continual-learning",
+    run_tasks,
+    {
+        "small": lambda: grid(
+            TasksSpec, seed=range(2), hidden=[(32,)], passes=12_800,
+            method=["joint", "fine-tuning", "replay"],
+        ),
+        "book": lambda: grid(
+            TasksSpec, order=range(2), seed=range(1, 4), method=LEARNT
+        ),
+        "full": lambda: [
+            *grid(
+                TasksSpec, order=range(4), seed=range(5), method=LEARNT,
+                scenario=["class", "task"],
+            ),
+            *grid(
+                TasksSpec, order=range(4), seed=range(5), method=LEARNT,
+                dataset="mnist", passes=384_000,
+                **{**IMAGE_NETS, "hidden": [(256, 256)]},
+            ),
+        ],
+    },
+    text="Accuracy left after five tasks, over class orders, seeds and methods.",
+)  # fmt: skip

@@ -68,10 +68,15 @@ class _Pairs:
     outer: np.ndarray
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inner weights (n, 2, m, 2) and outer weights (n, 2, m, D)."""
+        """Inner weights (2, m, 2, n) and outer weights (2, m, D, n).
+
+        The pairs come last: reductions over neurons then run along whole batches.
+        """
         steep, t = np.exp(self.slope), np.exp(self.size)
         rows = np.stack([self.first, steep], axis=-1)
-        return rows * (t / np.maximum(1.0, steep))[..., None], self.outer * t[..., None]
+        inner = rows * (t / np.maximum(1.0, steep))[..., None]
+        both = np.moveaxis(inner, 0, -1), np.moveaxis(self.outer * t[..., None], 0, -1)
+        return np.ascontiguousarray(both[0]), np.ascontiguousarray(both[1])
 
     def replaced(self, better: np.ndarray, trial: _Pairs) -> _Pairs:
         """The trial's pairs where they are better."""
@@ -90,7 +95,8 @@ class _Pairs:
     def networks(self, n: int) -> tuple[ShallowReLU, ShallowReLU]:
         """The two networks of pair n."""
         A, C = self.weights()
-        return ShallowReLU(A[n, 0], C[n, 0].T), ShallowReLU(A[n, 1], C[n, 1].T)
+        f, g = (ShallowReLU(a[..., n], c[..., n].T) for a, c in zip(A, C, strict=True))
+        return f, g
 
 
 def search_extremal(
@@ -290,23 +296,20 @@ def _ratio_to_gap(p: _Pairs) -> np.ndarray:
 
 def _seminorm(A: np.ndarray, C: np.ndarray, shared: int) -> np.ndarray:
     """W^{1,inf} distance: partial sums of the jumps in the order of their angles."""
-    J = C[..., None] * A[..., None, :]
-    J[:, 1] *= -1
-    own = [J[:, 0, shared:], J[:, 1, shared:]]
-    jumps = np.concatenate([J[:, 0, :shared] + J[:, 1, :shared], *own], axis=1)
-    rows = np.concatenate([A[:, 0], A[:, 1, shared:]], axis=1)
-    order = np.argsort(np.arctan2(rows[..., 1], rows[..., 0]), axis=1)
-    on = np.cumsum(np.take_along_axis(jumps, order[..., None, None], axis=1), axis=1)
-    return np.maximum(np.abs(on), np.abs(on[:, -1:] - on)).max(axis=(1, 2, 3))
+    f, g = C[:, :, :, None] * A[:, :, None]
+    jumps = np.concatenate([f[:shared] - g[:shared], f[shared:], -g[shared:]])
+    rows = np.concatenate([A[0], A[1, shared:]])
+    order = np.argsort(np.arctan2(rows[:, 1], rows[:, 0]), axis=0)
+    on = np.cumsum(np.take_along_axis(jumps, order[:, None, None], axis=0), axis=0)
+    return np.maximum(np.abs(on), np.abs(on[-1] - on)).max(axis=(0, 1, 2))
 
 
 def _distance(A: np.ndarray, C: np.ndarray) -> np.ndarray:
     """Max-norm distance of the two networks of each pair over all permutations."""
-    theta = np.concatenate([A, C], axis=3)
-    cost = np.abs(theta[:, 0, :, None] - theta[:, 1, None, :]).max(axis=-1)
-    rows = np.arange(A.shape[2])
-    orders = permutations(range(A.shape[2]))
-    return np.min([cost[:, rows, list(p)].max(axis=1) for p in orders], axis=0)
+    f, g = np.concatenate([A, C], axis=2)
+    cost = np.abs(f[:, None] - g).max(axis=2)
+    orders = np.array(list(permutations(range(len(f)))))
+    return cost[np.arange(len(f)), orders].max(axis=1).min(axis=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,17 @@
 r"""The experiments of the chapter on naturality: tasks, the stored audit, drawings.
 
     geolib run naturality                     # reads the stored audit
-    python experiments.py regression          # a quarter of an hour of one core
-    python experiments.py softmax             # five minutes
+    geolib sweep audit --size full            # twenty minutes of one core
+    geolib sweep audit --size full --publish  # writes `measured/audit-*.json` from it
 
-The last two fill `audit.json` and `audit-softmax.json` with what they lack; they may be
-stopped and started again.
+The sweep may be stopped and started again.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +19,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core import integrate
 from geolib.data import load as load_data
-from geolib.files import write_whole
 from geolib.naturality import (
     OPTIMIZERS,
     SEEDS,
     Defect,
+    Embedding,
     GeometricOptimizer,
     LocalGeometry,
     OptimizerSpec,
     Problem,
+    Projection,
     Protocol,
     Verdict,
     affine_mlp,
     audit,
     cross_entropy,
+    linear_model,
     mse,
+    naturality_class,
     regression_problem,
     run_optimizer,
     softmax_problem,
-    twin_problem,
     two_layer,
 )
 from geolib.networks import erf_kernels
 from geolib.plotting import COLORS
+from geolib.sweep import Sweep, grid, measured
 
 # ---- problems ------------------------------------------------------------------------
 
@@ -111,6 +111,225 @@ def best_conditioned(seeds: Sequence[int], count: int = 3) -> list[int]:
         return float(w[-1] / w[0].clamp(min=1e-300))
 
     return sorted(sorted(seeds, key=cond)[:count])
+
+
+# ---- towers ----------------------------------------------------------------------
+
+
+def duplication(
+    k: int, d: int, c: int, copies: int, scaling: str = "standard"
+) -> Embedding:
+    r"""Replace every hidden unit by `copies` identical ones.
+
+    Standard scaling divides the outgoing weights, :math:`a_i \mapsto a_i/r`; in
+    mean-field scaling the empirical measure of units is the same, and nothing is
+    divided: this is the block embedding of the mean-field tower.
+
+    Args:
+        k, d, c: numbers of units, inputs and outputs.
+        copies: of each unit.
+        scaling: as in `two_layer`.
+
+    Raises:
+        ValueError: fewer than one copy.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> iota = duplication(1, 1, 1, 2)
+        >>> iota(torch.tensor([3.0, 4.0]))
+        tensor([3., 3., 2., 2.])
+    """
+    if copies < 1:
+        raise ValueError(f"copies: expected at least 1, got {copies}")
+    divide = {"standard": copies, "mean-field": 1, "ntk": copies**0.5}[scaling]
+
+    def iota(theta: Tensor) -> Tensor:
+        w, a = theta[: k * d].view(k, d), theta[k * d :].view(c, k)
+        wide = [w.repeat_interleave(copies, 0), a.repeat_interleave(copies, 1) / divide]
+        return torch.cat([t.reshape(-1) for t in wide])
+
+    return Embedding(iota, f"{copies} copies, {scaling}")
+
+
+def prune_dead(
+    x: Tensor, weights: Tensor, readout: Tensor, activation: str = "relu"
+) -> tuple[Tensor, Projection, Embedding]:
+    r"""Find the hidden units that are off on all of x, and maps that drop or add them.
+
+    A unit is dead when :math:`\sigma(w\cdot x) = 0` and
+    :math:`\sigma'(w\cdot x) = 0` on the data: neither it nor its weights can be felt.
+
+    Args:
+        x: the data, (n, d).
+        weights, readout: of the network, (k, d) and (c, k).
+        activation: `relu`, or another with :math:`\sigma(0) = 0`.
+
+    Returns:
+        A mask of the live units (k,), the projection that forgets dead units and the
+        embedding that puts these very ones back.
+
+    Source: :eq:`drv-naturality-dead` (derivations).
+
+    Examples:
+        >>> x = torch.ones(1, 1)
+        >>> live, pi, iota = prune_dead(x, torch.tensor([[1.0], [-1.0]]), torch.ones(1, 2))
+        >>> live, pi(torch.tensor([1.0, -1.0, 5.0, 6.0]))
+        (tensor([ True, False]), tensor([1., 5.]))
+    """
+    s = x @ weights.T
+    live = (s > 0).any(0) if activation == "relu" else (s.abs() > 0).any(0)
+    k, d = weights.shape
+    c = readout.shape[0]
+    m = int(live.sum())
+
+    def pi(theta: Tensor) -> Tensor:
+        w, a = theta[: k * d].view(k, d), theta[k * d :].view(c, k)
+        return torch.cat([w[live].reshape(-1), a[:, live].reshape(-1)])
+
+    where = torch.nonzero(live)[:, 0]
+
+    def iota(theta: Tensor) -> Tensor:
+        w = weights.index_copy(0, where, theta[: m * d].view(m, d))
+        a = readout.index_copy(1, where, theta[m * d :].view(c, m))
+        return torch.cat([w.reshape(-1), a.reshape(-1)])
+
+    return live, Projection(pi, "forget dead units"), Embedding(iota, "add dead units")
+
+
+def deep_linear(d: int, c: int, k: int) -> tuple[Projection, list[tuple[int, int]]]:
+    r"""Return the product :math:`\pi(W_2, W_1) = W_2W_1`, and the shapes upstairs.
+
+    A submersion onto all (c, d) matrices wherever :math:`k \ge \min(c, d)` and the
+    factors have full rank.
+
+    Args:
+        d, c, k: numbers of inputs, outputs and hidden units.
+
+    Source: :eq:`drv-naturality-submersion` (derivations).
+
+    Examples:
+        >>> pi, shapes = deep_linear(1, 1, 2)
+        >>> pi(torch.tensor([1.0, 2.0, 3.0, 4.0])), shapes
+        (tensor([11.]), [(1, 2), (2, 1)])
+    """
+
+    def pi(theta: Tensor) -> Tensor:
+        W2, W1 = theta[: c * k].view(c, k), theta[c * k :].view(k, d)
+        return (W2 @ W1).reshape(-1)
+
+    return Projection(pi, f"product through {k}"), [(c, k), (k, d)]
+
+
+def weight_norm(rows: int, d: int) -> tuple[Projection, list[tuple[int, ...]]]:
+    r"""Return weight normalisation, row by row, and the shapes upstairs.
+
+    .. math:: \pi(g, v) = g\,v/|v| .
+
+    Args:
+        rows, d: of the weight matrix.
+
+    Source: :eq:`drv-naturality-submersion` (derivations); Salimans and Kingma 2016.
+
+    Examples:
+        >>> weight_norm(1, 2)[0](torch.tensor([5.0, 3.0, 4.0]))
+        tensor([3., 4.])
+    """
+
+    def pi(theta: Tensor) -> Tensor:
+        g, v = theta[:rows], theta[rows:].view(rows, d)
+        return (g[:, None] * v / v.norm(dim=1, keepdim=True)).reshape(-1)
+
+    return Projection(pi, "weight normalisation"), [(rows,), (rows, d)]
+
+
+def polynomial_tower(
+    high: int, low: int, n: int = 60, seed: int = 0
+) -> tuple[Problem, Problem, Projection, Projection]:
+    r"""Return polynomials of degree `high` and `low` on a grid of [-1, 1].
+
+    Args:
+        high, low: degrees, high > low.
+        n: points of the grid.
+        seed: of noise and start.
+
+    Raises:
+        ValueError: `low` is not below `high`.
+
+    Source: :eq:`drv-naturality-polynomials` (derivations).
+
+    Examples:
+        >>> wide, narrow, orthogonal, truncation = polynomial_tower(2, 1)
+        >>> truncation(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([1., 2.])
+
+    Returns:
+        The wide and the narrow problem, the projection that is orthogonal in
+        :math:`L^2` of the grid, and the one that drops coefficients.
+    """
+    if not 0 <= low < high:
+        raise ValueError(f"low, high: expected 0 <= low < high, got {low}, {high}")
+    rng = np.random.default_rng(seed)
+    t = torch.linspace(-1, 1, n, dtype=torch.float64)
+    V = torch.stack([t**j for j in range(high + 1)], dim=1)
+    y = torch.tensor(np.sin(2.5 * t.numpy()) + 0.1 * rng.standard_normal(n))[:, None]
+    start = torch.tensor(rng.standard_normal((1, high + 1)))
+    S = torch.linalg.lstsq(V[:, : low + 1], V).solution  # narrow coefficients of V
+    wide = linear_model(V, y, start)
+    narrow = linear_model(V[:, : low + 1], y, start[:, : low + 1])
+    orthogonal = Projection(lambda c: S @ c, "orthogonal in L2")
+    truncation = Projection(lambda c: c[: low + 1], "dropping coefficients")
+    return wide, narrow, orthogonal, truncation
+
+
+def twin_problem(
+    seed: int,
+    copies: int,
+    scaling: str,
+    *,
+    k: int = 3,
+    d: int = 2,
+    c: int = 2,
+    n: int = 60,
+) -> tuple[Problem, Problem, Embedding]:
+    """Return a wide network of twins, its narrow one, and the embedding between them.
+
+    Args:
+        seed: of data, teacher and start.
+        copies: of each unit.
+        scaling: as in `two_layer`.
+        k, d, c: hidden units, inputs and outputs; n: samples.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> wide, narrow, iota = twin_problem(0, 2, "mean-field")
+        >>> gap = wide.outputs(iota(narrow.theta0)) - narrow.outputs(narrow.theta0)
+        >>> bool(gap.abs().max() < 1e-12)
+        True
+    """
+    rng = np.random.default_rng(seed)
+    x = torch.tensor(np.hstack([rng.standard_normal((n, d)), np.ones((n, 1))]))
+    w = torch.tensor(1.3 * rng.standard_normal((k, d + 1)))
+    a = torch.tensor(1.3 * rng.standard_normal((c, k)))
+    if scaling == "mean-field":
+        a = a * k
+    y = two_layer(x, torch.zeros(n, c).double(), w, a, scaling)
+    target = y.outputs(y.theta0) + 0.05 * torch.tensor(rng.standard_normal((n, c)))
+    w = w + 0.3 * torch.tensor(rng.standard_normal(w.shape))
+    a = a * (1 + 0.3 * torch.tensor(rng.standard_normal(a.shape)))
+    narrow = two_layer(x, target, w, a, scaling)
+    iota = duplication(k, d + 1, c, copies, scaling)
+    start = iota(narrow.theta0)
+    size = copies * k * (d + 1)
+    wide = two_layer(
+        x,
+        target,
+        start[:size].view(copies * k, d + 1),
+        start[size:].view(c, copies * k),
+        scaling,
+    )
+    return wide, narrow, iota
 
 
 # ---- minibatches -----------------------------------------------------------------
@@ -199,15 +418,18 @@ def width_data(n: int = 12, d: int = 3, m: int = 20) -> tuple[Tensor, Tensor, Te
     return x, probe, torch.sin(x[:, :1]) + 0.5 * x[:, 1:2]
 
 
+def erf_weights(width: int, seed: int, scaling: str) -> tuple[Tensor, Tensor]:
+    """Weights (N, d) and readout (1, N) of a random network on `width_data`."""
+    draw = np.random.default_rng(seed)
+    w = torch.tensor(draw.standard_normal((width, width_data()[0].shape[1])))
+    a = torch.tensor(draw.standard_normal((1, width)))
+    return w, a / width**0.5 if scaling == "standard" else a
+
+
 def erf_network(width: int, seed: int, scaling: str) -> Problem:
     """A random erf network on `width_data`."""
     x, probe, y = width_data()
-    draw = np.random.default_rng(seed)
-    w = torch.tensor(draw.standard_normal((width, x.shape[1])))
-    a = torch.tensor(draw.standard_normal((1, width)))
-    if scaling == "standard":
-        a = a / width**0.5
-    return two_layer(x, y, w, a, scaling, "erf", probe)
+    return two_layer(x, y, *erf_weights(width, seed, scaling), scaling, "erf", probe)
 
 
 @dataclass(frozen=True)
@@ -226,34 +448,75 @@ class WidthRun:
     nngp: float
 
 
-def width_run(
+def width_runs(
     width: int,
-    seed: int,
+    seeds: Sequence[int],
     scaling: str = "ntk",
-    optimizer: str = "ngd-rk4",
+    optimizer: str | None = None,
     horizon: float = 1.0,
     steps: int = 12,
-) -> WidthRun:
-    r"""Train one network and compare with the closed forms.
+) -> list[WidthRun]:
+    r"""Train a network a seed by the natural flow and compare with the closed forms.
 
     The natural flow on training outputs obeys :math:`\dot f = -(f - y)` at every
     width:
 
     .. math:: f_T = y + e^{-T}(f_0 - y), \qquad
         f_T(x) \approx f_0(x) + (1 - e^{-T})\,k(x)^TK^{-1}(y - f_0) .
+
+    All seeds are integrated at once; an `optimizer` trains them one after the other.
     """
-    problem = erf_network(width, seed, scaling)
-    x, probe, y = width_data()
-    f0, p0 = problem.outputs(problem.theta0), _probe(problem, problem.theta0)
-    end = run_optimizer(optimizer, problem, horizon / steps, steps)
+    problems = [erf_network(width, s, scaling) for s in seeds]
+    start = torch.stack([p.theta0 for p in problems])
+    if optimizer is None:
+        times, field = [0.0, horizon], natural_field(width, scaling)
+        step = horizon / steps
+        ends = integrate(field, start, times, method="rk4", step=step).final
+    else:
+        h = horizon / steps
+        ends = torch.stack([run_optimizer(optimizer, p, h, steps) for p in problems])
     decay = float(np.exp(-horizon))
-    law = y + decay * (f0 - y)
-    gaps = []
-    for K, k in zip(erf_kernels(x, x), erf_kernels(probe, x), strict=True):
-        predicted = p0 + (1 - decay) * k @ torch.linalg.solve(K, y - f0)
-        gaps.append(float((_probe(problem, end) - predicted).square().mean().sqrt()))
-    train_gap = float((problem.outputs(end) - law).norm() / (f0 - y).norm())
-    return WidthRun(width, train_gap, gaps[1], gaps[0])
+    x, probe, y = width_data()
+    kernels = list(zip(erf_kernels(x, x), erf_kernels(probe, x), strict=True))
+    runs = []
+    for problem, end in zip(problems, ends, strict=True):
+        f0, p0 = problem.outputs(problem.theta0), _probe(problem, problem.theta0)
+        train_gap = problem.outputs(end) - y - decay * (f0 - y)
+        nngp, ntk = (
+            p0 + (1 - decay) * k @ torch.linalg.solve(K, y - f0) for K, k in kernels
+        )
+        gaps = [_probe(problem, end) - predicted for predicted in (ntk, nngp)]
+        rms = [float(gap.square().mean().sqrt()) for gap in gaps]
+        runs.append(WidthRun(width, float(train_gap.norm() / (f0 - y).norm()), *rms))
+    return runs
+
+
+def natural_field(width: int, scaling: str) -> Callable[[float, Tensor], Tensor]:
+    r"""The natural flow of many erf networks at once, (seeds, p) to the same.
+
+    .. math:: \dot a = h^T v, \quad \dot w = (\delta \circ v)^T x, \qquad
+        K v = y - f, \quad K = h h^T + \delta\delta^T \circ x x^T,
+
+    with activations h and their gradients :math:`\delta`, scaling included. A kernel
+    of the samples stands in for F: no Jacobian is formed.
+    """
+    x, _, y = width_data()
+    s = {"standard": 1.0, "ntk": width**-0.5}[scaling]
+    size, inputs = width * x.shape[1], x @ x.T
+
+    def field(_: float, theta: Tensor) -> Tensor:
+        w = theta[:, :size].view(len(theta), width, -1)
+        a = theta[:, None, size:]
+        u = x @ w.mT
+        h = s * torch.erf(u)
+        slope = s * 2 / math.pi**0.5 * (-u * u).exp() * a
+        K = h @ h.mT + slope @ slope.mT * inputs
+        residual = y - h @ a.mT
+        v = torch.linalg.pinv(K, hermitian=True, rtol=1e-10) @ residual
+        dw = (slope * v).mT @ x
+        return torch.cat([dw.flatten(1), (h.mT @ v)[..., 0]], dim=1)
+
+    return field
 
 
 def _probe(problem: Problem, theta: Tensor) -> Tensor:
@@ -268,100 +531,101 @@ TASKS = {  # the problem of a seed, and the seeds of the stored table
     "regression": (regression_problem, SEEDS),
     "softmax": (softmax_problem, (102,)),
 }
-
-
-def fill(
-    path: Path,
-    task: str = "regression",
-    seeds: Sequence[int] | None = None,
-    names: Sequence[str] = tuple(OPTIMIZERS),
-    protocol: Protocol = PROTOCOL,
-) -> dict[str, Any]:
-    """Fill the file with every cell it lacks; the table as `stored_audit` gives it.
-
-    Raises:
-        ValueError: an unknown task, or a file that holds the table of another one.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task: expected one of {list(TASKS)}, got {task!r}")
-    make, usual = TASKS[task]
-    seeds = usual if seeds is None else seeds
-    about = {
-        "task": task,
-        "problem": f"{make.__name__}(seed): tanh 2-2-2, p = 12, n = 60",
-        "seeds": list(seeds),
-        "maps_seed": protocol.seed,
-        "horizon": protocol.horizon,
-        "counts": list(protocol.counts),
-        "torch": torch.__version__.split("+")[0],
-        "date": datetime.now(UTC).date().isoformat(),
-        "cell": list(CELL),
-    }
-    table: dict[str, Any] = {"about": about, "cells": {}}
-    if path.exists():
-        table = stored_audit(path)
-        if table["about"]["task"] != task:
-            raise ValueError(f"path: {path} is of another task than {task}")
-        table["about"] = about
-    for seed in seeds:
-        problem = make(seed)
-        done = table["cells"].setdefault(str(seed), {})
-        for name in names:
-            if name not in done:
-                report = audit(name, problem, protocol=protocol)
-                done[name] = {k: _compact(d) for k, d in report.defects.items()}
-                save(path, table)
-                print(seed, name, report.letters, file=sys.stderr, flush=True)
-    return table
-
-
 CELL = ("verdict", "values", "slope", "plateau", "self")
 
 
-def _compact(d: Defect) -> dict[str, Any]:
-    def short(v: float) -> float | None:
-        return float(f"{v:.5g}") if math.isfinite(v) else None
+@dataclass(frozen=True)
+class Spec:
+    """One audit: an optimizer on the problem of a task and a seed."""
 
-    row = d.letter, [*map(short, d.values)], *map(short, (d.slope, d.plateau))
-    return dict(zip(CELL, (*row, short(d.self_convergence)), strict=True))
+    optimizer: str
+    problem: str = "regression"
+    seed: int = 12
+    steps: tuple[int, ...] = PROTOCOL.counts[:2]
 
 
-def save(path: Path, table: dict[str, Any]) -> None:
-    """Write the table, a cell as the list of its `CELL` entries."""
-    cells = {
-        seed: {
-            name: {family: [cell[k] for k in CELL] for family, cell in row.items()}
-            for name, row in rows.items()
-        }
-        for seed, rows in table["cells"].items()
+def run(spec: Spec) -> dict[str, Any]:
+    """The defects of one optimizer by family of reparameterizations.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    if spec.problem not in TASKS:
+        raise ValueError(f"problem: expected {list(TASKS)}, got {spec.problem!r}")
+    protocol = replace(PROTOCOL, counts=spec.steps)
+    problem = TASKS[spec.problem][0](spec.seed)
+    report = audit(spec.optimizer, problem, protocol=protocol)
+    return {
+        "letters": report.letters,
+        "verdict": naturality_class(report.verdicts),
+        "defects": {family: d.to_dict() for family, d in report.defects.items()},
     }
-    text = json.dumps(
-        {"about": table["about"], "cells": cells},
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    write_whole(path, text + "\n")
+
+
+def compact(_key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
+    """A row as the table keeps it: by seed and optimizer, each cell in `CELL` order."""
+
+    def short(v: float | None) -> float | None:
+        return None if v is None else float(f"{v:.5g}")
+
+    cells = {
+        family: [
+            Verdict(d["verdict"]).letter,
+            [*map(short, d["values"])],
+            *map(short, (d["slope"], d["plateau"], d["self_convergence"])),
+        ]
+        for family, d in row["defects"].items()
+    }
+    return f"audit-{row['problem']}", f"{row['seed']} | {row['optimizer']}", cells
+
+
+def every_audit() -> list[Spec]:
+    """All optimizers on all problems of the table, four step sizes."""
+    names, steps = list(OPTIMIZERS), [PROTOCOL.counts]
+    return [
+        spec
+        for task, (_, seeds) in TASKS.items()
+        for spec in grid(Spec, optimizer=names, problem=task, seed=seeds, steps=steps)
+    ]
+
+
+AUDIT = Sweep(
+    "audit",
+    run,
+    {
+        "small": lambda: grid(Spec, optimizer=["gd", "adam", "ngd"]),
+        "book": lambda: grid(Spec, optimizer=list(OPTIMIZERS)),
+        "full": every_audit,
+    },
+    text="Naturality of optimizers, over problems and step sizes.",
+    kept_as=compact,
+    about={"horizon": PROTOCOL.horizon, "maps_seed": PROTOCOL.seed, "cell": CELL},
+)
 
 
 def stored_audit(path: Path | str) -> dict[str, Any]:
-    """Read a table written by `fill`.
+    """A published table: `about` and `cells[seed][optimizer][family]`.
 
     Raises:
         ValueError: the file is missing or is no such table.
     """
+    cells: dict[str, Any] = {}
     try:
-        table = json.loads(Path(path).read_text())
-        table["cells"] = {
-            seed: {
-                name: {f: dict(zip(CELL, c, strict=True)) for f, c in row.items()}
-                for name, row in rows.items()
+        table = measured(path)
+        if not table.entries:
+            raise ValueError("there is nothing in it")
+        for key in sorted(table.entries, key=lambda k: int(k.partition(" | ")[0])):
+            seed, _, name = key.partition(" | ")
+            cells.setdefault(seed, {})[name] = {
+                family: dict(zip(CELL, cell, strict=True))
+                for family, cell in table.entries[key].items()
             }
-            for seed, rows in table["cells"].items()
-        }
-        table["about"]["task"]
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        steps = len(cells[seed][name]["affine"]["values"])
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"path: {path} is no audit table ({error})") from None
-    return table
+    task = Path(path).stem.removeprefix("audit-")
+    counts = list(PROTOCOL.counts[:steps])
+    return {"about": {**table.about, "task": task, "counts": counts}, "cells": cells}
 
 
 def cells_of(
@@ -544,9 +808,3 @@ def moving_table(
         ],
         "readouts": [{"label": "verdict:", "by": by, "data": verdicts}],
     }  # fmt: skip
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    store = {"regression": "audit.json", "softmax": "audit-softmax.json"}
-    fill(Path(__file__).with_name(store[sys.argv[1]]), sys.argv[1])

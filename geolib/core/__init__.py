@@ -1,5 +1,6 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
+from geolib.core.assumptions import AssumptionError as AssumptionError
 from geolib.core.jacobian_factors import JacobianFactors as JacobianFactors
 from geolib.core.kronecker import KroneckerFactors as KroneckerFactors
 from geolib.core.linear_solvers import (

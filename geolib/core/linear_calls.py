@@ -9,16 +9,19 @@ are reported as such: nothing is guessed from the type of a module.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+FRESH = ("zeros_like", "ones_like", "empty_like", "full_like", "new_", "__get__")
 WATCHED = {F.linear: "linear", F.conv1d: "conv1d", F.conv2d: "conv2d"}
 
 
@@ -176,6 +179,50 @@ class CallRecorder(TorchFunctionMode):
         )
 
 
+class Call(NamedTuple):
+    """One call in one pass: who made it, with copies of what went in and out."""
+
+    where: str
+    is_layer: bool
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+def named_calls(
+    run: Callable[[], Any], label: Callable[[nn.Module], str]
+) -> list[Call]:
+    """Return the calls of layers and of torch's functions in one run, as they end."""
+    calls: list[Call] = []
+    running: list[tuple[str, list[Tensor]]] = []
+
+    class Noting(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            inputs, name = _copies((args, kwargs)), getattr(func, "__name__", "")
+            outputs = func(*args, **(kwargs or {}))
+            if running and not name.startswith(FRESH):
+                where = f"{running[-1][0]} in its call of {name!r}"
+                calls.append(Call(where, False, inputs, _copies(outputs)))
+            return outputs
+
+    def start(layer: nn.Module, args: Any) -> None:
+        running.append((label(layer), _copies(args)))
+
+    def end(layer: nn.Module, args: Any, outputs: Any) -> None:
+        where, inputs = running.pop()
+        calls.append(Call(where, True, inputs, _copies(outputs)))
+
+    before = hooks.register_module_forward_pre_hook(start)
+    with before, hooks.register_module_forward_hook(end), Noting():
+        run()
+    return calls
+
+
+def _copies(values: Any) -> list[Tensor]:
+    found = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
+    with torch._C.DisableTorchFunction():  # these calls are not the model's
+        return [t.detach().clone().requires_grad_(t.requires_grad) for t in found]
+
+
 def exact_calls(
     calls: list[LinearCall], leaves: Mapping[str, Tensor], z: Tensor
 ) -> list[LinearCall]:
@@ -197,22 +244,27 @@ def exact_calls(
     ]
 
 
+def graph_nodes(z: Tensor, end: Node | None = None) -> Iterator[Node]:
+    """The nodes of the autograd graph of z, each once, down to the node `end`."""
+    stack, seen = [z.grad_fn], {z.grad_fn, end, None}
+    while stack:
+        node = stack.pop()
+        if node is not None:
+            yield node
+            new = dict.fromkeys(child for child, _ in node.next_functions)
+            stack += [child for child in new if child not in seen]
+            seen |= new.keys()
+
+
 def count_edges(z: Tensor, leaves: Mapping[str, Tensor]) -> Counter[str]:
     """How often the autograd graph of z refers to each leaf."""
     names = {id(t): n for n, t in leaves.items()}
     edges: Counter[str] = Counter()
-    stack, seen = [z.grad_fn], {z.grad_fn}
-    while stack:
-        node = stack.pop()
-        for child, _ in node.next_functions if node is not None else ():
-            if child is None:
-                continue
+    for node in graph_nodes(z):
+        for child, _ in node.next_functions:
             leaf = getattr(child, "variable", None)
             if leaf is not None:
                 edges[names.get(id(leaf), "")] += 1
-            elif child not in seen:
-                seen.add(child)
-                stack.append(child)
     return edges
 
 

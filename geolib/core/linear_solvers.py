@@ -118,6 +118,34 @@ def pseudo_solve(G: Tensor, g: Tensor, power: int, rtol: float | None) -> Tensor
     return vectors @ (inverse * (vectors.mT @ g))
 
 
+class RootSystem:
+    r"""The systems :math:`(A^T A + \lambda I)^+ x = g` of one dense root A.
+
+    Solved by the eigenvalues of the smaller of :math:`A^TA` and :math:`AA^T`, found once.
+
+    Args:
+        A: (m, p).
+    """
+
+    def __init__(self, A: Tensor) -> None:
+        self.A, self.tall = A, A.shape[1] <= A.shape[0]
+        self.values, self.vectors = torch.linalg.eigh(A.T @ A if self.tall else A @ A.T)
+
+    def solve(self, g: Tensor, damping: float, rtol: float) -> Tensor:
+        """Return x for g, (p,); undamped the least, eigenvalues below rtol left out."""
+        U, w = self.vectors, self.values.clamp(min=0)
+        kept = w > rtol * w[-1]
+        inverse = torch.where(kept, 1 / torch.where(kept, w, 1.0), 0.0)
+        if damping > 0:
+            inverse = 1 / (w + damping)
+        if self.tall:
+            return U @ (inverse * (U.T @ g))
+        b = U.T @ (self.A @ g)
+        if damping > 0:
+            return (g - self.A.T @ (U @ (inverse * b))) / damping
+        return self.A.T @ (U @ (inverse**2 * b))
+
+
 def conjugate_gradient(
     apply: Operator,
     g: Tensor,

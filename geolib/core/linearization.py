@@ -2,23 +2,19 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad as fwAD
 
 from geolib.core.linear_calls import CallRecorder, LinearCall, exact_calls
 from geolib.core.validation import Inputs, outside_inference, require_matching
-
-_NO_SECOND_DERIVATIVE = re.compile(
-    "derivative for|not implemented|differentiate twice|not have been used"
-)
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,20 @@ class Rerun:
         x: the inputs of the graph at hand.
         certificates: which recorded layers lead with the samples; filled on first use
             and shared by all linearizations of one model.
+        forward: whether `jvp` runs in forward mode, as the model's backward passes
+            are not to be differentiated.
     """
 
     run: Callable[[Mapping[str, Tensor], Inputs], Tensor]
     x: Inputs
     certificates: dict[tuple, list[bool]] = field(default_factory=dict)
+    forward: bool = False
 
     def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
         """Run the model once on `x`, recorded, and keep the graph."""
         with differentiation(), CallRecorder(leaves) as recorder:
             z = self.run(leaves, x)
-        again = Rerun(self.run, x, self.certificates)
-        return Linearization(z, leaves, recorder.calls, again)
+        return Linearization(z, leaves, recorder.calls, replace(self, x=x))
 
 
 class Linearization:
@@ -82,8 +80,8 @@ class Linearization:
     transpose), so neither ever runs the model again. Both go around the weights of
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
-    `jvp`. Where an operation has no second derivative formula, `jvp` falls back to
-    forward mode, at one more forward pass each.
+    `jvp`. Where the check at first use found that an operation cannot be
+    differentiated twice, `jvp` runs in forward mode, at one more forward pass each.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -110,6 +108,7 @@ class Linearization:
 
     Attributes:
         outputs: z, shape (n, o), without its graph.
+        graph: z with its graph.
         output_shape: the axes of one sample's output as the module gave them, o in all.
         places: where each named parameter lies in the vector.
 
@@ -145,16 +144,16 @@ class Linearization:
                 "outputs: expected a leading sample axis, got a scalar tensor"
             )
         with differentiation():
-            self._z = outputs.reshape(len(outputs), -1)
+            self.graph = outputs.reshape(len(outputs), -1)
         self.output_shape = _axes(outputs)
-        self.outputs = self._z.detach()
+        self.outputs = self.graph.detach()
         self.leaves, self._calls, self.again = dict(leaves), list(calls), again
         sizes = tuple(t.numel() for t in self.leaves.values())
         self.p = sum(sizes)
         self.places = dict(zip(self.leaves, _slices(sizes), strict=True))
         self._exact: list[LinearCall] | None = None
         self._plan: _Sources | None = None
-        self._transpose: tuple[_Sources, Tensor | None, list[Tensor]] | None = None
+        self._transpose: tuple[_Sources, Tensor, list[Tensor]] | None = None
 
     @cached_property
     def theta(self) -> Tensor:
@@ -164,42 +163,47 @@ class Linearization:
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shape (n, o); a batch of shape (k, p) gives (k, n, o)."""
         self._check("v", v, (self.p,))
-        if not self._z.requires_grad:  # no parameter reaches the outputs
+        if not self.graph.requires_grad:  # no parameter reaches the outputs
             return v.new_zeros(v.shape[:-1] + self.outputs.shape)
         with differentiation():
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
-        sources, u, g = self._transposed()
-        if u is None:
-            return self._forward_mode(v)
-        pairs = zip(g, self._tangents(sources, v), strict=True)
+        if self.again is not None and self.again.forward:
+            return self.forward_mode(v)
+        u, tensors = self._transposed()
+        pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
-        try:
-            (out,) = torch.autograd.grad(
-                [gi for gi, _ in moving],
-                u,
-                [t for _, t in moving],
-                retain_graph=True,
-                is_grads_batched=v.ndim == 2,
-            )
-        except (RuntimeError, NotImplementedError) as error:
-            if not _NO_SECOND_DERIVATIVE.search(str(error)):
-                raise
-            self._transpose = (sources, None, [])
-            return self._forward_mode(v)
+        (out,) = torch.autograd.grad(
+            [gi for gi, _ in moving],
+            u,
+            [t for _, t in moving],
+            retain_graph=True,
+            is_grads_batched=v.ndim == 2,
+        )
         return out
+
+    def transpose(self) -> tuple[Tensor, Tensor]:
+        """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
+
+        For second derivatives of graphs without recorded calls.
+        """
+        with differentiation():
+            if self._sources().calls:
+                raise ValueError("transpose: this graph cannot be differentiated twice")
+            u, g = self._transposed()
+            return u, torch.cat([t.reshape(-1) for t in g])
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u for u of shape (n, o), shape (p,); a batch (k, n, o) gives (k, p)."""
         self._check("u", u, tuple(self.outputs.shape))
         batch = u.shape[:-2]
-        if not self._z.requires_grad:  # no parameter reaches the outputs
+        if not self.graph.requires_grad:  # no parameter reaches the outputs
             return u.new_zeros((*batch, self.p))
         sources = self._sources()
         with differentiation():
             grads = torch.autograd.grad(
-                self._z,
+                self.graph,
                 sources.tensors,
                 outside_inference(u),
                 retain_graph=True,
@@ -209,11 +213,16 @@ class Linearization:
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
 
     def jacobian(self, chunk: int = 256) -> Tensor:
-        """The dense Jacobian, shape (n, o, p), `chunk` rows at a time.
+        """The dense Jacobian, shape (n, o, p), `chunk` rows or columns at a time.
 
-        Cost: n*o*p numbers of memory and n*o backward passes, batched.
+        Cost: n*o*p numbers of memory; min(p, n*o) backward passes, batched.
         """
         n, o = self.outputs.shape
+        if self.p < n * o and self.graph.requires_grad:
+            try:
+                return self._columns(chunk)
+            except (RuntimeError, NotImplementedError):
+                pass  # an operation without a second derivative: row by row
         rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))
@@ -222,20 +231,29 @@ class Linearization:
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
 
+    def _columns(self, chunk: int) -> Tensor:
+        """The Jacobian column by column."""
+        out = self.outputs.new_empty(self.p, *self.outputs.shape)
+        for start in range(0, self.p, chunk):
+            unit = self.outputs.new_zeros(min(chunk, self.p - start), self.p)
+            unit.diagonal(start).fill_(1.0)
+            out[start : start + len(unit)] = self.jvp(unit)
+        return out.permute(1, 2, 0)
+
     def linear_calls(self) -> list[LinearCall]:
         """The recorded calls of the weights that only linear layers use."""
         changed = (u.x._version != u.version for u in self._exact or ())
         if self._exact is None or any(changed):
             self._exact = []
             if self._calls:
-                self._exact = exact_calls(self._calls, self.leaves, self._z)
+                self._exact = exact_calls(self._calls, self.leaves, self.graph)
         return self._exact
 
     def pull_to(self, calls: list[LinearCall], u: Tensor) -> list[Tensor]:
         """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
         with differentiation():
             found = torch.autograd.grad(
-                self._z,
+                self.graph,
                 [call.edge for call in calls],
                 outside_inference(u),
                 retain_graph=True,
@@ -249,7 +267,7 @@ class Linearization:
         leaves = [self.leaves[n] for n in names]
         with differentiation():
             grads = torch.autograd.grad(
-                self._z,
+                self.graph,
                 leaves,
                 outside_inference(u),
                 retain_graph=True,
@@ -303,13 +321,13 @@ class Linearization:
             place(name).copy_(torch.zeros(()) if g is None else g)
         return out
 
-    def _transposed(self) -> tuple[_Sources, Tensor | None, list[Tensor]]:
+    def _transposed(self) -> tuple[Tensor, list[Tensor]]:
         """A dummy u and the sources' gradients as a graph in u; made once."""
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
             u = torch.zeros_like(self.outputs, requires_grad=True)
             g = torch.autograd.grad(
-                self._z,
+                self.graph,
                 sources.tensors,
                 u,
                 create_graph=True,
@@ -317,20 +335,21 @@ class Linearization:
                 materialize_grads=True,
             )
             self._transpose = (sources, u, list(g))
-        return self._transpose
+        return self._transpose[1:]
 
-    def _forward_mode(self, v: Tensor) -> Tensor:
+    def forward_mode(self, v: Tensor) -> Tensor:
+        """As :meth:`jvp`, by running the model again on dual numbers."""
         if self.again is None:
-            raise ValueError(
-                "jvp: an operation of this graph has no second derivative, and without "
-                "`again` there is no model to run in forward mode"
-            )
+            raise ValueError("forward_mode: without `again` there is no model to run")
         run, x, shapes = self.again.run, self.again.x, self.leaves
         named = {n: t.detach() for n, t in shapes.items()}
 
         def push(t: Tensor) -> Tensor:
             moving = {n: t[at].view(shapes[n].shape) for n, at in self.places.items()}
-            tangent = torch.func.jvp(lambda q: run(q, x), (named,), (moving,))[1]
+            with fwAD.dual_level():
+                z = run({n: fwAD.make_dual(named[n], moving[n]) for n in named}, x)
+                tangent = fwAD.unpack_dual(z).tangent
+            tangent = torch.zeros_like(self.outputs) if tangent is None else tangent
             return tangent.reshape(self.outputs.shape)
 
         return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])

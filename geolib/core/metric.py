@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import solve as solving
+from geolib.core.assumptions import AssumptionError
 from geolib.core.factored_jacobian import (
     certified_calls,
     factored_jacobian,
@@ -29,6 +31,7 @@ from geolib.core.validation import (
     require_dense,
     require_finite,
     take,
+    tensors,
 )
 
 DIRECT = 1500  # up to this size eigenvalues come from a dense matrix
@@ -52,8 +55,12 @@ class PullbackMetric:
         reduction: "mean" as above, or "sum" to leave out the 1/n.
         batch_size: hold only so many samples at a time. Then, as for an iterable,
             every product runs the model again: memory is bounded, time is not.
+        check: False leaves out the check of a module, and of batches, that they are
+            what the formulas assume; see :class:`Realization`.
 
     Raises:
+        AssumptionError: batches that are others when they are gone through again
+            (a `DataLoader` that shuffles); and what :class:`Realization` refuses.
         ValueError: an unknown reduction, a batch size below 1 or beside batches, no
             samples.
         TypeError: an output metric of another kind, inputs that cannot be repeated.
@@ -77,12 +84,13 @@ class PullbackMetric:
         *,
         reduction: str = "mean",
         batch_size: int | None = None,
+        check: bool = True,
     ) -> None:
         self.output_metric = _output_metric(output_metric)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self.R = R if isinstance(R, Realization) else Realization(R)
-        self.data = _Data(x, batch_size)
+        self.R = R if isinstance(R, Realization) else Realization(R, check=check)
+        self.data = _Data(x, batch_size, check)
         self.scale = _scale(reduction, self.data.n)
 
     def at(self, theta: Tensor) -> Metric:
@@ -424,7 +432,9 @@ def _scale(reduction: str, n: int) -> float:
 class _Data:
     """The inputs as a sequence of (place, batch), which can be repeated."""
 
-    def __init__(self, x: Inputs | Iterable[Inputs], batch_size: int | None) -> None:
+    def __init__(
+        self, x: Inputs | Iterable[Inputs], batch_size: int | None, check: bool
+    ) -> None:
         whole = isinstance(x, Tensor | Mapping | tuple)
         if not whole and (not isinstance(x, Iterable) or isinstance(x, Iterator)):
             raise TypeError(
@@ -434,7 +444,11 @@ class _Data:
         if not whole and batch_size is not None:
             raise ValueError("batch_size: x already comes in batches")
         self.x, self.whole = x, whole
-        self.n = num_samples(x) if whole else sum(map(num_samples, x))  # type: ignore
+        if whole:
+            self.n = num_samples(x)  # type: ignore[arg-type]
+        else:
+            with torch.random.fork_rng([]):  # where a shuffle takes its seed from
+                self.n = sum(_lengths(x, check))  # type: ignore[arg-type]
         if self.n == 0:
             raise ValueError("x: no samples")
         self.size = min(batch_size or self.n, self.n)
@@ -446,18 +460,33 @@ class _Data:
             return
         start = 0
         for batch in self._batches():
+            batch = tuple(batch) if isinstance(batch, list) else batch
             stop = start + num_samples(batch)
             yield slice(start, stop), batch
             start = stop
         if start != self.n:
-            raise ValueError(
-                f"x: {start} samples came this time, {self.n} the first time; batches "
-                "must repeat"
-            )
+            finding = f"x: {start} samples came this time, {self.n} the first time"
+            raise AssumptionError("data", f"{finding}; batches must repeat")
 
     def _batches(self) -> Iterator[Inputs]:
         if not self.whole:
-            yield from self.x  # type: ignore[misc]
+            with torch.random.fork_rng([]):  # a `DataLoader` draws a seed for workers
+                batches = iter(self.x)
+            yield from batches  # type: ignore[misc]
             return
         for i in range(0, self.n, self.size):
             yield take(self.x, slice(i, i + self.size))  # type: ignore[arg-type]
+
+
+def _lengths(x: Iterable[Inputs], check: bool) -> Iterator[int]:
+    """Samples of each batch; with `check` the batches of two passes are compared."""
+    passes = zip_longest(x, x, fillvalue=()) if check else ((b, b) for b in x)
+    for k, pair in enumerate(passes):
+        a, b = ([t.nan_to_num() for t in tensors(batch)] for batch in pair)
+        if len(a) != len(b) or not all(map(torch.equal, a, b)):
+            raise AssumptionError(
+                "data",
+                f"x: batch {k} is another one when the data is gone through again; "
+                "batches must repeat (shuffle=False, no random augmentation)",
+            )
+        yield num_samples(pair[0])

@@ -126,7 +126,8 @@ def integrate(
     as many as bring them exactly to each time.
 
     Args:
-        field: X, a function of the time (a float) and the state (a tensor).
+        field: X, a function of the time (a float) and the state (a tensor). It may
+            return one buffer again and again, but not write to the state.
         y0: state at `times[0]`; any shape, dtype and device; float64 is wise.
         times: at least one, strictly increasing or strictly decreasing.
         rtol, atol: tolerances of `dopri5`; positive.
@@ -141,8 +142,8 @@ def integrate(
         max_steps: steps allowed, accepted and rejected ones together.
 
     Raises:
-        ValueError: bad times, tolerances, method or step; a field of another shape, or
-            not finite at the start.
+        ValueError: bad times, tolerances, method or step; a field of another shape,
+            not finite at the start, or one that writes to the state.
         TypeError: y0 is not of a floating dtype.
         IntegrationError: `max_steps` used up, a step below rounding, a fixed-step
             iteration that left the finite numbers.
@@ -222,7 +223,12 @@ class _Run:
 
     def velocity(self, t: float, y: Tensor) -> Tensor:
         self.evaluations += 1
+        writes = 0 if y.is_inference() else y._version
         k = self.field(t, y)
+        if not y.is_inference() and y._version != writes:
+            raise ValueError(
+                "field: it writes to the state; return a tensor of its own"
+            )
         if k.shape != y.shape:
             raise ValueError(
                 f"field: expected shape {tuple(y.shape)}, got {tuple(k.shape)}"

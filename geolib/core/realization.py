@@ -3,7 +3,7 @@ r"""The map R from parameters to functions: any module as a function of one vect
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from geolib.core.assumptions import ModuleTrial
 from geolib.core.linear_calls import CallRecorder
 from geolib.core.linearization import Linearization, Rerun, differentiation
 from geolib.core.validation import (
@@ -45,21 +46,28 @@ class Realization:
     running statistics, say) are constants, copied when the object is made. The
     module itself is never written to, except by :meth:`load`.
 
+    At first use it is checked, on two samples and near the point at hand, that the
+    forward pass is a function, that its i-th output depends on the i-th input only,
+    that it writes to nothing, and that its derivatives are those of its outputs.
+
     Args:
-        module: any `nn.Module` whose i-th output depends on the i-th input only.
+        module: any `nn.Module` of which this is true.
+        check: False leaves the check out, for those who know.
 
     Attributes:
         theta0: the module's own parameters when the object was made, shape (p,).
         names, shapes: of the parameters, in the order of the vector.
 
     Raises:
-        ValueError: no trainable parameter; a BatchNorm, dropout or similar layer in
-            training mode (then f is random or mixes samples); an embedding with
-            sparse gradients; mixed dtypes or devices.
+        ValueError: no trainable parameter; two in one place of memory; a BatchNorm,
+            dropout or similar layer in training mode (then f is random or mixes
+            samples); an embedding with sparse gradients; mixed dtypes or devices.
+        AssumptionError: at first use; it says which assumption fails, and where.
         TypeError: a parameter that is not real floating point.
 
-    Cost: a call is one forward pass. `R(theta, x)` is a pure function, so
-    `torch.func` transforms (`jvp`, `grad`, `vmap` over theta) apply to it.
+    Cost: a call is one forward pass, the check a dozen of two samples. `R(theta, x)`
+    is a pure function, so `torch.func` transforms (`jvp`, `grad`, `vmap` over theta)
+    apply to it.
 
     Source: :eq:`drv-core-pullback` (derivations).
 
@@ -71,29 +79,41 @@ class Realization:
         torch.Size([5, 2])
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, check: bool = True) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(
                 f"module: expected an nn.Module, got {type(module).__name__}"
             )
         named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         _check_parameters(module, named)
+        _check_memory(module)
         self.module = module
         self.names = tuple(named)
         self.shapes = tuple(p.shape for p in named.values())
         self.sizes = tuple(p.numel() for p in named.values())
         self.p = sum(self.sizes)
+        self._layers = list(module.modules())
         self._mode_dependent = [
-            (n, m) for n, m in module.named_modules() if isinstance(m, MODE_DEPENDENT)
+            m for m in self._layers if isinstance(m, MODE_DEPENDENT)
         ]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._keywords = _keyword_names(module)
+        every = [
+            id(t)
+            for named_tensors in (module.named_parameters, module.named_buffers)
+            for _, t in named_tensors(remove_duplicate=False)
+        ]
+        self._tied = len(set(every)) < len(every)
         constants = {n: b for n, b in module.named_buffers()}
         constants |= {n: q for n, q in module.named_parameters() if n not in named}
-        self._constants = {n: c.detach().clone() for n, c in constants.items()}
+        with torch.inference_mode(False):
+            self._constants = {n: c.detach().clone() for n, c in constants.items()}
+            self.theta0 = self.flatten(p.detach() for p in named.values())
         self._cast: dict[tuple, dict[str, Tensor]] = {}
         self._certificates: dict[tuple, list[bool]] = {}
-        self.theta0 = self.flatten(p.detach() for p in named.values())
+        self._rewritten = [m for m in self._layers if m._forward_pre_hooks]
+        self._checked: dict[tuple[bool, ...], int] = {}  # in which modes, on how many
+        self._check, self._forward = check, False
         self._require_evaluation_mode()
 
     def __repr__(self) -> str:
@@ -101,9 +121,8 @@ class Realization:
 
     def __call__(self, theta: Tensor, x: Inputs) -> Tensor:
         """The outputs, shape (n, o); further axes of the module's output are joined."""
-        require_vector("theta", theta, self.p, theta, "theta")
-        for t in tensors(x):
-            require_matching("x", t, theta, "theta")
+        self._require(theta, x)
+        self.check(theta, x)
         return self.evaluate(self.unflatten(theta), x)
 
     def evaluate(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
@@ -128,8 +147,15 @@ class Realization:
         args, kwargs = self._arguments(x)
         fixed = self._constants_like(like) if constants is None else constants
         state = {**fixed, **parameters}
+        kept = [(m, dict(vars(m))) for m in self._rewritten]
         with _differentiable_kernels(self._recurrent and like.is_cuda):
-            z = torch.func.functional_call(self.module, state, args, kwargs)
+            try:
+                z = torch.func.functional_call(
+                    self.module, state, args, kwargs, tie_weights=self._tied
+                )
+            finally:
+                for m, was in kept:
+                    _restore(m, was)
         if not isinstance(z, Tensor) or z.ndim == 0:
             raise TypeError(
                 "module: expected its output to be one tensor with a leading sample "
@@ -139,14 +165,62 @@ class Realization:
 
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
         """Run the forward pass once; see :class:`Linearization`."""
-        require_vector("theta", theta, self.p, theta, "theta")
-        for t in tensors(x):
-            require_matching("x", t, theta, "theta")
+        self._require(theta, x)
+        self.check(theta, x)
         with differentiation():
             named = self.unflatten(outside_inference(theta.detach()))
             leaves = {n: t.detach().requires_grad_() for n, t in named.items()}
             x = map_inputs(outside_inference, x)
-        return Rerun(self.run, x, self._certificates).linearize(leaves, x)
+        return self._rerun(self.run, x).linearize(leaves, x)
+
+    def check(
+        self, theta: Tensor, x: Inputs, constants: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Check what is assumed of the module near theta, on two samples of x.
+
+        Once for each mode of the layers; again where the first use had one sample only.
+        Inside `torch.func` transforms there is nothing to compare, and it waits.
+
+        Args:
+            theta, x, constants: as for :meth:`run`.
+
+        Raises:
+            AssumptionError: one fails.
+
+        Cost: a dozen forward passes of two samples, at first use.
+        """
+        mode, count = tuple(m.training for m in self._layers), min(2, _rows(x))
+        done = self._checked.get(mode, 0 if self._check else 2)
+        if done >= count or torch._C._functorch.peek_interpreter_stack() is not None:
+            return
+        self._require_evaluation_mode()
+        before = [(m, dict(vars(m))) for m in self._layers]
+        try:
+            with differentiation():
+                fixed = self._constants_like(theta) if constants is None else constants
+                at = outside_inference(theta.detach())
+                x = map_inputs(lambda t: outside_inference(t).detach(), x)
+                self._forward |= ModuleTrial(self, at, x, fixed).check()
+        finally:
+            changed = [m for m, was in before if _restore(m, was)]
+        self._rewritten += changed
+        self._checked[mode] = count
+
+    def label(self, layer: str | nn.Module) -> str:
+        """How errors name a layer of the module."""
+        if isinstance(layer, str):
+            layer = self.module.get_submodule(layer)
+        names = [n for n, m in self.module.named_modules() if m is layer]
+        name = names[0] or "(root)" if names else "?"
+        return f"layer {name!r} ({type(layer).__name__})"
+
+    def _rerun(self, run: Callable[..., Tensor], x: Inputs) -> Rerun:
+        return Rerun(run, x, self._certificates, self._forward)
+
+    def _require(self, theta: Tensor, x: Inputs) -> None:
+        require_vector("theta", theta, self.p, theta, "theta")
+        for t in tensors(x):
+            require_matching("x", t, theta, "theta")
 
     def recording(self) -> Recording:
         """Watch the module's own calls, to linearize without running it again.
@@ -207,12 +281,10 @@ class Realization:
         return self._cast[key]
 
     def _require_evaluation_mode(self) -> None:
-        for name, m in self._mode_dependent:
+        for m in self._mode_dependent:
             trouble = _why_not_a_function(m)
             if trouble:
-                raise ValueError(
-                    f"module: layer {name or '(root)'!r} ({type(m).__name__}) {trouble}"
-                )
+                raise ValueError(f"module: {self.label(m)} {trouble}")
 
 
 class Recording(CallRecorder):
@@ -287,7 +359,8 @@ class Recording(CallRecorder):
         def run(parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
             return self.R.run(parameters, x, state)
 
-        again = Rerun(run, self.inputs, self.R._certificates)
+        self.R.check(self.R.flatten(self.leaves), self.inputs, state)
+        again = self.R._rerun(run, self.inputs)
         return Linearization(z, self.leaves, self.calls, again)
 
 
@@ -330,6 +403,39 @@ def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None
             raise ValueError(
                 f"module: parameters of several {what}s: {sorted(map(str, kinds))}"
             )
+
+
+def _check_memory(module: nn.Module) -> None:
+    """Refuse two tensors in one place, of which R would see two copies."""
+    held = (*module.named_parameters(), *module.named_buffers())
+    placed = sorted((t.data_ptr(), n) for n, t in held if t.numel() and not t.is_meta)
+    known, end, last = dict(held), 0, ""
+    for at, name in placed:
+        t = known[name]
+        if at < end and (t.requires_grad or known[last].requires_grad):
+            raise ValueError(
+                f"module: {last!r} and {name!r} share memory without being one "
+                "parameter; assign the parameter itself (b.weight = a.weight)"
+            )
+        steps = zip(t.shape, t.stride(), strict=True)
+        reach = at + t.element_size() * (1 + sum((n - 1) * k for n, k in steps))
+        end, last = max((end, last), (reach, name))
+
+
+def _restore(m: nn.Module, was: dict[str, Any]) -> bool:
+    """Give a layer its attributes back; whether some were others."""
+    now = vars(m)
+    same = now.keys() == was.keys() and all(now[k] is v for k, v in was.items())
+    if not same:
+        now.clear()
+        now.update(was)
+    return not same
+
+
+def _rows(x: Inputs) -> int:
+    """The number of samples; 0 where the inputs have no common leading axis."""
+    sizes = {len(t) for t in tensors(x) if t.ndim}
+    return sizes.pop() if len(sizes) == 1 else 0
 
 
 def _keyword_names(module: nn.Module) -> set[str]:

@@ -11,6 +11,12 @@ from torch import Tensor
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
 
 
+def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
+    """Refuse an argument by name; a comparison with NaN does not hold."""
+    if not holds:
+        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
+
+
 def tensors(x: Inputs) -> list[Tensor]:
     """All tensors in `x`, in order."""
     if isinstance(x, Tensor):

@@ -9,23 +9,18 @@ from geolib.files import exported as _exported
 from geolib.geodesics.bvp import (
     Geodesic as Geodesic,
     geodesic as geodesic,
+    geodesics as geodesics,
 )
-from geolib.geodesics.certificate import (
-    PathCertificate as PathCertificate,
-    certify_path as certify_path,
+from geolib.geodesics.certificate import certify_path as certify_path
+from geolib.geodesics.connect import connect as connect
+from geolib.geodesics.continual import learn_sequence as learn_sequence
+from geolib.geodesics.curves import (
+    trained_curve as trained_curve,
+    trained_curves as trained_curves,
 )
-from geolib.geodesics.connect import Connection as Connection, connect as connect
-from geolib.geodesics.continual import (
-    Learned as Learned,
-    learn_sequence as learn_sequence,
-)
-from geolib.geodesics.curves import trained_curve as trained_curve
 from geolib.geodesics.embedding import embed as embed, noise_like as noise_like
 from geolib.geodesics.function_space import FunctionSpace as FunctionSpace
-from geolib.geodesics.ivp import (
-    ExponentialMap as ExponentialMap,
-    exponential_map as exponential_map,
-)
+from geolib.geodesics.ivp import exponential_map as exponential_map
 from geolib.geodesics.learners import LEARNERS as LEARNERS
 from geolib.geodesics.magnitude_masks import (
     density as density,
@@ -33,25 +28,21 @@ from geolib.geodesics.magnitude_masks import (
     matrices as matrices,
 )
 from geolib.geodesics.measures import (
-    Lengths as Lengths,
-    Profile as Profile,
     calibration_error as calibration_error,
     lengths as lengths,
     profile as profile,
 )
 from geolib.geodesics.path import (
-    BezierBasis as BezierBasis,
     LegendreBasis as LegendreBasis,
     LinearSplineBasis as LinearSplineBasis,
     SineBasis as SineBasis,
     WeightPath as WeightPath,
 )
-from geolib.geodesics.pruning import METHODS as METHODS, VARIANTS as VARIANTS
 from geolib.geodesics.sparse_path import (
     bhattacharyya as bhattacharyya,
     sparse_path as sparse_path,
 )
-from geolib.geodesics.sparsify import Sparsified as Sparsified, sparsify as sparsify
+from geolib.geodesics.sparsify import sparsify as sparsify
 from geolib.geodesics.walk import invariant_walk as invariant_walk
 
 __all__ = _exported(globals())

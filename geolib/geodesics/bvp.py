@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,73 +49,32 @@ class Geodesic:
     message: str
 
 
-def difference_energy(
-    space: Space, points: Tensor, times: Tensor, rows: Tensor | None = None
-) -> Tensor:
-    r"""Energy of a polygon in function space.
-
-    .. math:: E = \frac12 \sum_i \frac{|\Phi(w_{i+1}) - \Phi(w_i)|^2
-              + \lambda |w_{i+1} - w_i|^2}{t_{i+1} - t_i}
-
-    It never exceeds the energy of any curve through the same points, and grows to it
-    as the times are refined.
-
-    Args:
-        points: weights, shape (k, p).
-        times: increasing, shape (k,).
-        rows: which inputs to use; None for all.
-
-    Source: standard; the ridge term is the appended map of `FunctionSpace`.
-
-    Examples:
-        >>> from geolib.geodesics.surfaces import cylinder
-        >>> w = torch.tensor([[0.0, 0.0], [0.0, 3.0]])
-        >>> difference_energy(cylinder(), w, torch.tensor([0.0, 1.0])).item()
-        4.5
-    """
-    square = space(points, rows).diff(dim=0).flatten(1).square().sum(1)
-    if space.ridge:
-        square = square + space.ridge * points.diff(dim=0).square().sum(1)
-    return 0.5 * (square / times.diff()).sum()
-
-
 def geodesic(
     space: Space,
     a: Tensor,
     b: Tensor,
     *,
-    basis: Basis | None = None,
-    segments: int = 4,
-    jitter: bool = True,
-    steps: int = 2000,
-    batch: int = 256,
-    lr: float = 1e-2,
-    seed: int = 0,
     optimizer: str = "adam",
-    checkpoint: bool = False,
-    tol: float = 0.01,
+    seed: int = 0,
     start: Tensor | None = None,
+    **options,
 ) -> Geodesic:
     r"""The path of least energy from `a` to `b` within a family of bends.
 
     .. math:: \min_c \tfrac12 \int_0^1 g_{W}(\dot W, \dot W)\,dt, \qquad
               W(t) = (1-t)a + tb + \sum_k \beta_k(t)\,c_k
 
-    `adam`, for networks: each step draws a batch of inputs and, with `jitter`, new
-    times :math:`t_i = (i + u_i)/n`, :math:`|u_i| \le \frac12`, so that the curve cannot
-    be good at fixed knots and bad between them.
+    `adam`, for networks: each step draws a batch of inputs and new times; see
+    `geodesics`, whose options it takes.
     `lbfgs`, for surfaces and small smooth networks: Gauss quadrature of the speed,
-    no randomness, machine precision.
+    no randomness, machine precision; it takes `basis` (`LegendreBasis(16)` by default),
+    `segments` (of sixteen quadrature nodes each), `steps` and `tol`.
 
     Args:
-        basis: `SineBasis(4)` by default (`LegendreBasis(16)` for `lbfgs`); for
-            comparison `BezierBasis(1)` or the free knots `HatBasis(segments - 1)`.
-        segments: pieces the curve is cut into at each step (for `lbfgs`,
-            a sixteenth of the quadrature nodes).
-        checkpoint: recompute each network in the backward pass, one at a time, so
-            that memory is that of one network whatever the number of segments.
-        tol: `stationarity` below which the result counts as converged.
+        optimizer: `adam` or `lbfgs`.
+        seed: of all draws.
         start: initial coefficients, shape (basis.size, p); zero by default.
+        options: of the search.
 
     Raises:
         ValueError: ends that no path can join (other sizes, equal, NaN), or options
@@ -126,42 +86,146 @@ def geodesic(
     Source: own derivation; sine basis and jitter against "knot cheating".
 
     Examples:
-        >>> from geolib.geodesics.surfaces import sphere
-        >>> a, b = torch.tensor([[0.0, 0.5], [1.5, 0.5]], dtype=torch.float64)
-        >>> found = geodesic(sphere(), a, b, basis=SineBasis(8), optimizer="lbfgs")
-        >>> found.converged
+        >>> from geolib.geodesics import FunctionSpace
+        >>> from geolib.networks import mlp
+        >>> net = mlp([1, 2, 1], activation=torch.nn.Tanh)
+        >>> S = FunctionSpace(net, torch.tensor([[0.5], [1.0], [2.0]]).double(), "raw")
+        >>> a = S.realization.theta0
+        >>> geodesic(S, a, 1.5 * a, basis=SineBasis(8), optimizer="lbfgs").converged
         True
     """
-    check_ends(a, b, distinct=True)
+    if optimizer == "lbfgs":
+        return _smooth_geodesic(space, a, b, start, **options)
+    if optimizer != "adam":
+        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
+    starts = None if start is None else start[None]
+    ends = a[None], b[None]
+    return geodesics(space, *ends, seeds=[seed], start=starts, **options)[0]
+
+
+def geodesics(
+    space: Space,
+    a: Tensor,
+    b: Tensor,
+    *,
+    seeds: Sequence[int],
+    basis: Basis | None = None,
+    segments: int = 4,
+    jitter: bool = True,
+    steps: int = 2000,
+    batch: int = 256,
+    lr: float = 1e-2,
+    checkpoint: bool = False,
+    tol: float = 0.01,
+    start: Tensor | None = None,
+) -> list[Geodesic]:
+    r"""Search the paths between k pairs of networks side by side.
+
+    .. math:: \min_{c_1, \dots, c_k} \sum_i E(W_{c_i})
+
+    Each path is the one that `geodesic` finds from its seed: no search sees another's
+    weights, inputs or times. Small networks cost little arithmetic and much overhead a
+    step, which all pairs then pay once. A step draws a batch of inputs for each pair
+    and, with `jitter`, new times :math:`t_i = (i + u_i)/n`, :math:`|u_i| \le \frac12`,
+    so that no curve can be good at fixed knots and bad between them.
+
+    Args:
+        space: in which all paths are measured.
+        a, b: the ends, shape (k, p).
+        seeds: one for each pair.
+        basis: `SineBasis(4)` by default; for comparison `BezierBasis(1)` or the free
+            knots `LinearSplineBasis(segments - 1)`.
+        segments: pieces the curve is cut into at each step.
+        jitter: draw the times of the cuts.
+        steps, batch, lr: as in `geolib.networks.train`.
+        checkpoint: recompute each network in the backward pass, one at a time, so
+            that memory is that of one network whatever the number of segments.
+        tol: `stationarity` below which a result counts as converged.
+        start: initial coefficients, shape (k, basis.size, p); zero by default.
+
+    Raises:
+        ValueError: as `geodesic`; another number of seeds than pairs.
+
+    Cost: that of k geodesics.
+
+    Source: own derivation; see `geodesic`.
+
+    Examples:
+        >>> from geolib.geodesics import FunctionSpace
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> flat = FunctionSpace(net, torch.tensor([[0.0, 1.0]]), "raw", ridge=0)
+        >>> a, b = torch.zeros(2, 2), torch.tensor([[0.0, 2.0], [0.0, 1.0]])
+        >>> found = geodesics(flat, a, b, seeds=[0, 1], steps=5)
+        >>> [round(f.energies[-1], 3) for f in found]
+        [2.0, 0.5]
+    """
+    if len(seeds) != len(a):
+        raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
     check_positive(steps=steps, batch=batch, lr=lr, tol=tol)
+    basis = SineBasis(4) if basis is None else basis
+    starts = [None] * len(a) if start is None else list(start)
+    pairs = zip(a, b, starts, strict=True)
+    paths = [_first_path(u, v, basis, control, segments) for u, v, control in pairs]
+    search = _Search(space, paths, segments, jitter, batch, seeds, checkpoint)
+    bends, energies, passes = search.run(steps, lr)
+    results = []
+    for path, control, values in zip(paths, bends, energies, strict=True):
+        # the report at the end looks at one path at a time, whatever their number
+        alone = _Search(space, [path], segments, False, batch, [0], checkpoint)
+        norm = alone.stationary_norm
+        results.append(_judged(path, control, values, passes, norm, tol))
+    return results
+
+
+def _smooth_geodesic(
+    space: Space,
+    a: Tensor,
+    b: Tensor,
+    start: Tensor | None,
+    *,
+    basis: Basis | None = None,
+    segments: int = 4,
+    steps: int = 2000,
+    tol: float = 0.01,
+) -> Geodesic:
+    """The search of `geodesic` without randomness."""
+    check_positive(steps=steps, tol=tol)
+    basis = LegendreBasis(16) if basis is None else basis
+    path = _first_path(a, b, basis, start, segments)
+    found, energies, passes = _lbfgs(space, path, NODES * segments, steps)
+
+    def norm(control: Tensor) -> float:
+        return _smooth_norm(space, replace(path, control=control), segments)
+
+    return _judged(path, found, energies, passes, norm, tol)
+
+
+def _first_path(
+    a: Tensor, b: Tensor, basis: Basis, start: Tensor | None, segments: int
+) -> WeightPath:
+    """The path that a search starts from."""
+    check_ends(a, b, distinct=True)
     if segments < 2:
         raise ValueError(f"segments: expected at least 2, got {segments}")
-    if optimizer not in ("adam", "lbfgs"):
-        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
-    if basis is None:
-        basis = SineBasis(4) if optimizer == "adam" else LegendreBasis(16)
     if start is None:
-        start = torch.zeros(basis.size, a.numel(), dtype=a.dtype, device=a.device)
-    path = WeightPath(a, b, basis, start.clone())
-    straight = WeightPath(a, b, basis, torch.zeros_like(start))
-    if optimizer == "lbfgs":
-        path, energies, passes = _lbfgs(space, path, NODES * segments, steps)
+        start = a.new_zeros(basis.size, a.numel())
+    return WeightPath(a, b, basis, start.clone())
 
-        def norm(curve: WeightPath) -> float:
-            return _smooth_norm(space, curve, segments)
-    else:
-        search = _Search(space, path, segments, jitter, batch, seed, checkpoint)
-        path, energies, passes = search.run(steps, lr)
 
-        def norm(curve: WeightPath) -> float:
-            return _stationary_norm(search, curve)
-
-    bends = _bends(path)[1].detach()
+def _judged(
+    path: WeightPath,
+    bends: Tensor,
+    energies: list[float],
+    passes: int,
+    norm: Callable[[Tensor], float],
+    tol: float,
+) -> Geodesic:
+    """The result of a search, by the norm of the gradient at its bends and at none."""
     if not bool(torch.isfinite(bends).all()):
         message = "the energy left the finite numbers; lower lr"
-        dead = replace(path, control=start, converged=False)
+        dead = replace(path, converged=False)
         return Geodesic(dead, energies, passes, math.inf, False, message)
-    before, after = norm(straight), norm(path)
+    before, after = norm(torch.zeros_like(bends)), norm(bends)
     ratio = after / before if before > 0 else 0.0
     # a curve that is already a geodesic starts with a zero gradient
     converged = ratio <= tol or after <= 1e-9
@@ -174,70 +238,97 @@ def geodesic(
 
 
 class _Search:
-    """Stochastic descent on the energy; one object per call of `geodesic`."""
+    """Stochastic descent on the energies of k curves side by side.
 
-    def __init__(self, space, path, segments, jitter, batch, seed, checkpoint):
-        self.space, self.path, self.segments = space, path, segments
-        self.jitter, self.checkpoint = jitter, checkpoint
+    Times t are (k, segments + 1), rows of inputs (k, n) or None for all, bends
+    (k, m, p); a surface or a network with batch statistics stores no `ends`.
+    """
+
+    def __init__(self, space, paths, segments, jitter, batch, seeds, checkpoint):
+        self.space, self.segments, self.jitter = space, segments, jitter
+        self.checkpoint = checkpoint
         self.batch = min(batch, space.size)
-        self.rng = np.random.default_rng(seed)
-        self.ends: Tensor | None = None
+        self.rngs = [np.random.default_rng(s) for s in seeds]
+        self.basis = paths[0].basis
+        self.start = torch.stack([path.control for path in paths])
+        self.a = torch.stack([path.a for path in paths])
+        self.b = torch.stack([path.b for path in paths])
+        self.ends: list[Tensor] = []
         if getattr(space, "cacheable", False):
-            pair = torch.stack([path.a, path.b])
             with torch.no_grad():
-                self.ends = torch.cat([space.embedded(w[None]) for w in pair])
+                for pair in zip(self.a, self.b, strict=True):
+                    outputs = [space.embedded(w[None]) for w in pair]
+                    self.ends.append(torch.cat(outputs))
 
-    def run(self, steps: int, lr: float) -> tuple[WeightPath, list[float], int]:
-        curve, control = _with_leaf(self.path)  # the curve moves with its bends
+    def run(self, steps: int, lr: float) -> tuple[Tensor, list[list[float]], int]:
+        """Bends (k, m, p), the energies of each curve, and what one curve cost."""
+        control = self.start.clone().requires_grad_(True)
 
         def energy(_step: int) -> Tensor:
-            value, control.grad = self.gradient(curve, *self.draw())
-            return torch.tensor(value, dtype=torch.float64)
+            value, control.grad = self.gradient(control, *self.draw())
+            return value
 
-        values = [v.item() for v in minimize([control], energy, steps, lr)]
+        values = torch.stack(minimize([control], energy, steps, lr))
         passes = steps * (self.segments - 1) * self.batch
         # outputs of the ends: once for all inputs, or for each batch anew
-        passes += 2 * (steps * self.batch if self.ends is None else self.space.size)
-        return curve, values, passes
+        passes += 2 * (self.space.size if self.ends else steps * self.batch)
+        return control.detach(), values.T.tolist(), passes
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
-        """Times (segments + 1,) and rows (batch,) of one step."""
-        n, a = self.segments, self.path.a
-        t = np.arange(n + 1) / n
-        if self.jitter:
-            t[1:-1] += self.rng.uniform(-0.5, 0.5, n - 1) / n
-        rows = None
-        if self.batch < self.space.size:
-            pick = self.rng.choice(self.space.size, self.batch, replace=False)
-            rows = torch.from_numpy(pick).to(a.device)
-        return torch.from_numpy(t).to(a), rows
+        """Times and rows of one step."""
+        n = self.segments
+        t = np.tile(np.arange(n + 1) / n, (len(self.rngs), 1))
+        picks = []
+        for inner, rng in zip(t[:, 1:-1], self.rngs, strict=True):
+            if self.jitter:
+                inner += rng.uniform(-0.5, 0.5, n - 1) / n
+            if self.batch < self.space.size:
+                picks.append(rng.choice(self.space.size, self.batch, replace=False))
+        rows = torch.from_numpy(np.array(picks)).to(self.a.device) if picks else None
+        return torch.from_numpy(t).to(self.a), rows
 
     def gradient(
-        self, path: WeightPath, t: Tensor, rows: Tensor | None
-    ) -> tuple[float, Tensor]:
-        """The energy of a path with a leaf of bends, and the gradient in them (m, p)."""
+        self, control: Tensor, t: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The energies (k,), and the gradient in the bends, shape (k, m, p)."""
         ends = self.end_outputs(rows)
-        basis, control = _bends(path)
-        ridge, total = self.ridge_part(control.detach(), t)
-        if not self.checkpoint:
-            phi = self.space(path(t[1:-1]), rows)
-            energy = _output_energy(phi, ends, t)
-            total += torch.autograd.grad(energy, control)[0]
-            return energy.item() + ridge, total
-        with torch.no_grad():
-            phi = torch.cat([self.space(path(s[None]), rows) for s in t[1:-1]])
-        energy = _output_energy(phi.requires_grad_(True), ends, t)
-        (to_phi,) = torch.autograd.grad(energy, phi)
-        for s, direction in zip(t[1:-1].split(1), to_phi.split(1), strict=True):
-            point = path(s).detach().requires_grad_(True)
-            out = self.space(point, rows)
-            (to_point,) = torch.autograd.grad(out, point, direction)
-            for row, bend in zip(total, basis.values(s)[0], strict=True):
-                row.add_(to_point[0], alpha=bend.item())  # no copy of all rows
-        return energy.item() + ridge, total
+        values = self.basis.values(t.flatten()).view(*t.shape, -1)
+        ridge, total = self.ridge_part(control.detach(), t, values)
+        if self.checkpoint:
+            energy = self.add_one_by_one(total, control.detach(), t, values, rows, ends)
+            return energy + ridge, total
+        line = self.a[:, None] + t[..., None] * (self.b - self.a)[:, None]
+        points = line[:, 1:-1] + values[:, 1:-1] @ control
+        energy = _output_energy(self.outputs(points, rows), ends, t)
+        total += torch.autograd.grad(energy.sum(), control)[0]
+        return energy.detach() + ridge, total
 
-    def ridge_part(self, control: Tensor, t: Tensor) -> tuple[float, Tensor]:
-        r"""Energy in weight space, in closed form, and its gradient.
+    def add_one_by_one(self, total, control, t, values, rows, ends) -> Tensor:
+        """As `gradient`, with the graph of one network at a time; `total` is added to."""
+        places = [(i, j) for i in range(len(t)) for j in range(1, t.shape[1] - 1)]
+
+        def outputs(i: int, j: int) -> tuple[Tensor, Tensor]:
+            point = self.a[i] + t[i, j] * (self.b[i] - self.a[i])
+            point = (point + values[i, j] @ control[i]).requires_grad_(True)
+            own = None if rows is None else rows[i]
+            return point, self.space(point[None], own).flatten()
+
+        with torch.no_grad():
+            phi = torch.stack([outputs(*place)[1] for place in places])
+        phi = phi.view(len(t), -1, phi.shape[1]).requires_grad_(True)
+        energy = _output_energy(phi, ends, t)
+        (to_phi,) = torch.autograd.grad(energy.sum(), phi)
+        for (i, j), direction in zip(places, to_phi.flatten(0, 1), strict=True):
+            point, out = outputs(i, j)
+            (to_point,) = torch.autograd.grad(out, point, direction)
+            for row, bend in zip(total[i], values[i, j], strict=True):
+                row.add_(to_point, alpha=bend.item())  # no copy of all rows
+        return energy.detach()
+
+    def ridge_part(
+        self, control: Tensor, t: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""Energies in weight space (k,), in closed form, and their gradient.
 
         With :math:`M = \sum_i \Delta\beta_i \Delta\beta_i^T / \Delta t_i` it is
         :math:`\frac\lambda2 (|b-a|^2 + \langle c, M c\rangle)`: the bends vanish at
@@ -245,28 +336,47 @@ class _Search:
         """
         ridge = self.space.ridge
         if not ridge:
-            return 0.0, torch.zeros_like(control)
-        steps = self.path.basis.values(t).diff(dim=0)
-        grad = ridge * (steps.T @ (steps / t.diff()[:, None])) @ control
-        line = (self.path.b - self.path.a).square().sum().item()
-        bend = torch.linalg.vecdot(grad.flatten(), control.flatten()).item()
+            return t.new_zeros(len(t)), torch.zeros_like(control)
+        steps = values.diff(dim=1)
+        M = steps.mT @ (steps / t.diff(dim=1)[..., None])
+        grad = ridge * M @ control
+        line = (self.b - self.a).square().sum(1)
+        bend = torch.linalg.vecdot(grad.flatten(1), control.flatten(1))
         return 0.5 * (ridge * line + bend), grad
 
+    def outputs(self, points: Tensor, rows: Tensor | None) -> Tensor:
+        """Embedded outputs at points (k, s, p), shape (k, s, n c)."""
+        k, s = points.shape[:2]
+        if rows is not None:
+            rows = rows[0] if k == 1 else rows.repeat_interleave(s, 0)
+        return self.space(points.flatten(0, 1), rows).reshape(k, s, -1)
+
     def end_outputs(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Embedded outputs of both ends on the rows, each of shape (1, n c)."""
-        if self.ends is None:
+        """Embedded outputs of both ends on the rows, each of shape (k, 1, n c)."""
+        if not self.ends:
             with torch.no_grad():
-                a, b = self.path.a[None], self.path.b[None]
-                return self.space(a, rows), self.space(b, rows)
-        ends = self.ends if rows is None else self.ends[:, rows]
-        flat = ends.flatten(1) / math.sqrt(ends.shape[1])
-        return flat[:1], flat[1:]
+                ends = self.a[:, None], self.b[:, None]
+                return self.outputs(ends[0], rows), self.outputs(ends[1], rows)
+        own = [slice(None)] * len(self.ends) if rows is None else rows
+        kept = torch.stack([e[:, r] for e, r in zip(self.ends, own, strict=True)])
+        flat = kept.flatten(2) / math.sqrt(kept.shape[2])
+        return flat[:, :1], flat[:, 1:]
+
+    def stationary_norm(self, control: Tensor) -> float:
+        """Norm of the energy's gradient in the bends (m, p), on a fixed fine grid."""
+        rows, size = None, self.space.size
+        if size > STATUS_INPUTS:  # evenly spread over the inputs
+            rows = torch.linspace(0, size - 1, STATUS_INPUTS).long()[None]
+        pieces = max(min(4 * self.segments, 16), 2 * self.segments)
+        t = torch.linspace(0, 1, pieces + 1).to(self.a)[None]
+        leaf = control.detach()[None].clone().requires_grad_(True)
+        return self.gradient(leaf, t, rows)[1].norm().item()
 
 
 def _output_energy(phi: Tensor, ends: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
-    """Energy of the outputs at all times, shape (), without the ridge."""
-    joined = torch.cat([ends[0], phi.flatten(1), ends[1]])
-    return 0.5 * (joined.diff(dim=0).square().sum(1) / t.diff()).sum()
+    """Energies of the outputs (k, s, n c) at all times, shape (k,), without the ridge."""
+    joined = torch.cat([ends[0], phi, ends[1]], 1)
+    return 0.5 * (joined.diff(dim=1).square().sum(2) / t.diff(dim=1)).sum(1)
 
 
 def _quadrature(space, path: WeightPath, nodes: int) -> Tensor:
@@ -279,8 +389,8 @@ def _quadrature(space, path: WeightPath, nodes: int) -> Tensor:
 
 def _lbfgs(
     space, path: WeightPath, nodes: int, steps: int
-) -> tuple[WeightPath, list[float], int]:
-    """Deterministic minimisation of the quadrature."""
+) -> tuple[Tensor, list[float], int]:
+    """Deterministic minimisation of the quadrature: bends, energies and cost."""
     curve, control = _with_leaf(path)
     solver = torch.optim.LBFGS(
         [control],
@@ -300,17 +410,7 @@ def _lbfgs(
         return energy
 
     solver.step(closure)
-    return curve, energies, len(energies) * nodes * space.size
-
-
-def _stationary_norm(search: _Search, path: WeightPath) -> float:
-    """Norm of the energy's gradient in the coefficients, on a fixed fine grid."""
-    space, rows = search.space, None
-    if space.size > STATUS_INPUTS:  # evenly spread over the inputs
-        rows = torch.linspace(0, space.size - 1, STATUS_INPUTS).long()
-    pieces = max(min(4 * search.segments, 16), 2 * search.segments)
-    t = path.times(pieces + 1)
-    return search.gradient(_with_leaf(path)[0], t, rows)[1].norm().item()
+    return control.detach(), energies, len(energies) * nodes * space.size
 
 
 def _smooth_norm(space: Space, path: WeightPath, segments: int) -> float:
@@ -320,14 +420,8 @@ def _smooth_norm(space: Space, path: WeightPath, segments: int) -> float:
     return torch.autograd.grad(energy, control)[0].norm().item()
 
 
-def _bends(path: WeightPath) -> tuple[Basis, Tensor]:
-    """Basis and coefficients of a path that is searched: it has both."""
-    assert path.basis is not None
-    assert path.control is not None
-    return path.basis, path.control
-
-
 def _with_leaf(path: WeightPath) -> tuple[WeightPath, Tensor]:
     """The same path with a copy of its bends that gradients can be taken in."""
-    control = _bends(path)[1].detach().clone().requires_grad_(True)
+    assert path.control is not None
+    control = path.control.detach().clone().requires_grad_(True)
     return replace(path, control=control), control

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from geolib.geodesics.measures import Profile, profile
 from geolib.geodesics.path import WeightPath, check_ends
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
-from geolib.networks.batch_norm import NORMS, has_batch_norm
+from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
 from geolib.networks.validation import check_inputs, same_architecture
 
 METHODS = ("geodesic", "line", "curve")
@@ -28,16 +27,18 @@ class Connection:
 
     Attributes:
         path: the curve in weight space; its `converged` says how the search ended.
-        start: the first network (a copy).
+        start, end: the two networks (copies; the second with its units permuted, if
+            it was aligned). They are the path's ends, with their own constants.
         x: the inputs the metric saw; BatchNorm statistics are re-estimated on them.
         aligned: whether the second network's units were permuted first.
-        statistics: `none` without BatchNorm, else `re-estimated`.
+        statistics: of BatchNorm: `none`, or `re-estimated` between the ends.
         gradient_evaluations: compute paid.
         message: one sentence about how the search ended.
     """
 
     path: WeightPath
     start: nn.Module
+    end: nn.Module
     x: Tensor
     aligned: bool
     statistics: str
@@ -45,14 +46,17 @@ class Connection:
     message: str
 
     def module(self, t: float) -> nn.Module:
-        """The network at time t in [0, 1], BatchNorm re-estimated on `x`."""
+        """The network at time t in [0, 1]; inside, BatchNorm is re-estimated on `x`."""
         if not 0 <= t <= 1:
             raise ValueError(f"t: expected a time in [0, 1], got {t!r}")
         time = torch.tensor([float(t)]).to(self.path.a)
         return self._at(self.path(time)[0])
 
     def _at(self, w: Tensor) -> nn.Module:
-        net = copy.deepcopy(self.start)
+        for net, t in ((self.start, 0.0), (self.end, 1.0)):
+            if torch.equal(w, self.path(w.new_tensor([t]))[0]):
+                return copy_module(net)
+        net = copy_module(self.start)
         Realization(net).load(w)
         if self.statistics == "re-estimated":
             recalibrate(net, self.x)
@@ -86,7 +90,8 @@ def connect(
               W(0) = w_a,\; W(1) = w_b
 
     Networks with BatchNorm are joined with the statistics of each batch, and every
-    network on the path has its running statistics re-estimated before it is used.
+    network inside the path has its running statistics re-estimated before it is used;
+    the ends are the given networks with their own.
 
     Args:
         a, b: two modules of one architecture, in evaluation mode.
@@ -125,7 +130,7 @@ def connect(
     if align:
         b = match(a, b).module
     pure = with_batch_statistics(a) if normed else a
-    R = Realization(pure)
+    R = Realization(pure, check=not normed)  # batch statistics do mix the samples
     w_a = R.theta0
     w_b = Realization(with_batch_statistics(b) if normed else b).theta0
     check_ends(w_a, w_b, distinct=True)
@@ -141,7 +146,8 @@ def connect(
         found = geodesic(S, w_a, w_b, **options)
     return Connection(
         found.path,
-        copy.deepcopy(a).eval(),
+        copy_module(a).eval(),
+        copy_module(b).eval(),
         data,
         align,
         "re-estimated" if normed else "none",

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.continual_variants import VARIANTS
 from geolib.geodesics.learners import LEARNERS, Learner, restrict
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
-
-KNOWN = {**LEARNERS, **VARIANTS}
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Learned:
 def learn_sequence(
     module: nn.Module,
     tasks: list[Task],
-    method: str = "invariant path",
+    method: str | type[Learner] = "invariant path",
     *,
     scenario: str = "class",
     memory: int = 50,
@@ -80,8 +77,7 @@ def learn_sequence(
     Args:
         module: the network, with an output for every class of every task; unchanged.
         tasks: see `split_tasks`.
-        method: one of `LEARNERS`, or "invariant path + loss" or "distilled logits,
-            chosen inputs", our own variants.
+        method: one of `LEARNERS`, or a class of one's own like those.
         scenario: `class`: all classes compete; `task`: only those of the task at hand.
         memory: inputs kept per task (0 for methods without a memory).
         gradient_evaluations: compute for each task, the same for every method: a
@@ -108,7 +104,7 @@ def learn_sequence(
         >>> found.table.shape
         (2, 2)
     """
-    _check(tasks, method, scenario, memory, gradient_evaluations)
+    kind = _check(tasks, method, scenario, memory, gradient_evaluations)
     R = Realization(module)
     w = R.theta0.clone() if w is None else w.clone()
     if not bool(torch.isfinite(w).all()):
@@ -120,7 +116,7 @@ def learn_sequence(
                 f"tasks: label {max(task.classes)} is unseen by the module, which has "
                 f"{classes} outputs"
             )
-    learner = KNOWN[method](R, memory, scenario, classes, seed, **settings)
+    learner = kind(R, memory, scenario, classes, seed, **settings)
     scores = np.full((len(tasks), len(tasks)), np.nan)
     meter, good = Meter(), True
     for i, task in enumerate(tasks):
@@ -135,7 +131,7 @@ def learn_sequence(
         scores,
         meter.gradient_evaluations,
         len(learner.memory),
-        method,
+        method if isinstance(method, str) else method.__name__,
         scenario,
         good,
         settings,
@@ -169,16 +165,21 @@ def _score(learner: Learner, w: Tensor, task: Task) -> float:
     return (z.argmax(1) == task.y_test).to(torch.float64).mean().item()
 
 
-def _check(tasks, method: str, scenario: str, memory: int, budget: int) -> None:
+def _check(
+    tasks, method: str | type[Learner], scenario: str, memory: int, budget: int
+) -> type[Learner]:
+    """The class of the method, after a look at all that was asked for."""
     if not tasks:
         raise ValueError("tasks: expected at least one task, got none")
-    if method not in KNOWN:
-        raise ValueError(f"method: expected one of {sorted(KNOWN)}, got {method!r}")
+    kind = LEARNERS.get(method) if isinstance(method, str) else method
+    if kind is None:
+        raise ValueError(f"method: expected one of {sorted(LEARNERS)}, got {method!r}")
     if scenario not in ("class", "task"):
         raise ValueError(f"scenario: expected 'class' or 'task', got {scenario!r}")
-    if memory < 0 or (memory == 0 and KNOWN[method].needs_memory):
+    if memory < 0 or (memory == 0 and kind.needs_memory):
         raise ValueError(
             f"memory: {method!r} needs at least 1 stored input a task, got {memory}"
         )
     if budget < 1:
         raise ValueError(f"gradient_evaluations: expected at least 1, got {budget}")
+    return kind

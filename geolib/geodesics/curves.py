@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,11 +23,8 @@ def trained_curve(
     x: Tensor,
     y: Tensor,
     *,
-    basis: Basis | None = None,
-    steps: int = 5000,
-    batch: int = 256,
-    lr: float = 1e-2,
     seed: int = 0,
+    **options,
 ) -> Geodesic:
     r"""Minimise the mean cross-entropy over a curve, one random time a step.
 
@@ -37,8 +34,8 @@ def trained_curve(
         R: the network as a function of its weights.
         a, b: the ends, shape (p,).
         x, y: inputs (n, ...) and classes (n,).
-        basis: the Bezier curve with one control point by default.
-        steps, batch, lr, seed: as in `geolib.networks.train`.
+        seed: of all draws.
+        options: of `trained_curves`: basis, steps, batch, lr.
 
     Raises:
         ValueError: ends that no path can join, labels the network has no output for,
@@ -56,28 +53,101 @@ def trained_curve(
         >>> trained_curve(R, w, -w, x, y, steps=10).gradient_evaluations
         20
     """
-    check_ends(a, b, distinct=True)
+    check_ends(a, b)
+    return trained_curves(R, a[None], b[None], x, y, seeds=[seed], **options)[0]
+
+
+def trained_curves(
+    R: Realization,
+    a: Tensor,
+    b: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seeds: Sequence[int],
+    basis: Basis | None = None,
+    steps: int = 5000,
+    batch: int = 256,
+    lr: float = 1e-2,
+) -> list[Geodesic]:
+    r"""Train the curves between k pairs of networks side by side; see `trained_curve`.
+
+    .. math:: \min_{c_1, \dots, c_k} \sum_i
+              \mathbb{E}_{t \sim U(0, 1)}\, L(W_{c_i}(t))
+
+    Args:
+        R, x, y: as in `trained_curve`.
+        a, b: the ends, shape (k, p).
+        seeds: one for each pair.
+        basis: the Bezier curve with one control point by default.
+        steps, batch, lr: as in `geolib.networks.train`.
+
+    Raises:
+        ValueError: as `trained_curve`; another number of seeds than pairs.
+
+    Cost: steps * batch gradient evaluations a curve.
+
+    Source: Garipov et al. 2018, equation 2.
+
+    Examples:
+        >>> from geolib.networks import mlp
+        >>> R = Realization(mlp([2, 3]))
+        >>> x, y, w = torch.eye(2).double(), torch.tensor([0, 1]), R.theta0
+        >>> ends = torch.stack([w, 2 * w]), torch.stack([-w, -w])
+        >>> len(trained_curves(R, *ends, x, y, seeds=[0, 1], steps=10))
+        2
+    """
+    if len(seeds) != len(a):
+        raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
+    for start, end in zip(a, b, strict=True):
+        check_ends(start, end, distinct=True)
     check_inputs(x)
-    check_labels(R(a, x[:1]).shape[1], y, len(x))
+    check_labels(R(a[0], x[:1]).shape[1], y, len(x))
     check_positive(steps=steps, batch=batch, lr=lr)
     basis = BezierBasis(1) if basis is None else basis
-    control = torch.zeros(basis.size, a.numel(), dtype=a.dtype, device=a.device)
-    control.requires_grad_(True)
-    curve = WeightPath(a, b, basis, control)
-    times = np.random.default_rng(seed).uniform(size=steps)
-    draws = batches(len(x), batch, steps, seed + 1, x.device)
+    control = a.new_zeros(len(a), basis.size, a.shape[1]).requires_grad_(True)
+    draws = [batches(len(x), batch, steps, s + 1, x.device) for s in seeds]
+    drawn = [np.random.default_rng(s).uniform(size=steps) for s in seeds]
+    times = torch.from_numpy(np.array(drawn)).to(a)
+
+    def each_loss(step: int) -> Tensor:
+        t = times[:, step]
+        bends = (basis.values(t)[:, None] @ control)[:, 0]
+        w = a + t[:, None] * (b - a) + bends
+        rows = torch.stack([next(d) for d in draws])
+        if len(w) == 1:
+            return F.cross_entropy(R(w[0], x[rows[0]]), y[rows[0]])[None]
+        z = torch.vmap(R)(w, x[rows])
+        each = F.cross_entropy(z.flatten(0, 1), y[rows].flatten(), reduction="none")
+        return each.view(rows.shape).mean(1)
+
+    losses: list[list[float]] = []
 
     def loss(step: int) -> Tensor:
-        rows = next(draws)
-        t = torch.tensor(times[step : step + 1]).to(a)
-        return F.cross_entropy(R(curve(t)[0], x[rows]), y[rows])
+        each = each_loss(step)
+        losses.append(each.tolist())
+        return each.sum()
 
-    losses = [v.item() for v in minimize([control], loss, steps, lr)]
-    tail = sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10)
+    minimize([control], loss, steps, lr)
+    paid = steps * min(batch, len(x))
+    return [
+        _judged(ends, basis, bends, list(values), paid)
+        for *ends, bends, values in zip(
+            a, b, control.detach(), zip(*losses, strict=True), strict=True
+        )
+    ]
+
+
+def _judged(
+    ends: list[Tensor], basis: Basis, bends: Tensor, losses: list[float], paid: int
+) -> Geodesic:
+    """One curve with its status: whether its loss fell, and stayed finite."""
+    tenth = max(1, len(losses) // 10)
+    tail = sum(losses[-tenth:]) / tenth
     good = bool(np.isfinite(tail)) and tail <= losses[0]
     message = f"mean loss {tail:.2e} over the last tenth of the steps"
-    if not bool(torch.isfinite(control).all()):
-        control, good = torch.zeros_like(control), False
+    if not bool(torch.isfinite(bends).all()):
+        bends, good = torch.zeros_like(bends), False
         message = "the loss left the finite numbers; this is the straight line"
-    path = replace(curve, control=control.detach(), converged=good)
-    return Geodesic(path, losses, steps * min(batch, len(x)), tail, good, message)
+    path = WeightPath(ends[0], ends[1], basis, bends, good)
+    return Geodesic(path, losses, paid, tail, good, message)

@@ -118,13 +118,22 @@ class FunctionSpace:
         # outputs that depend on the other inputs of a batch must not be stored
         modules = realization.module.modules()
         self.cacheable = not any(isinstance(m, BatchStatistics) for m in modules)
+        if self.cacheable:
+            w = realization.theta0.to(x.device)
+            realization.check(w.to(x.dtype) if x.is_floating_point() else w, x)
 
     def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Outputs of the networks at `points` (k, p), shape (k, n, c)."""
+        """Outputs of the networks at `points` (k, p), shape (k, n, c).
+
+        The rows (n,) are those of all points, or (k, n) those of each.
+        """
         x = self.x if rows is None else self.x[rows]
+        own = rows is not None and rows.ndim == 2
         if len(points) == 1 or points.shape[1] > LOOP_ABOVE:
-            return torch.stack([self.realization(w, x) for w in points])
-        return torch.vmap(self.realization, (0, None))(points, x)
+            inputs = x if own else [x] * len(points)
+            pairs = zip(points, inputs, strict=True)
+            return torch.stack([self.realization(w, xs) for w, xs in pairs])
+        return torch.vmap(self.realization, (0, 0 if own else None))(points, x)
 
     def embed(self, outputs: Tensor) -> Tensor:
         """The points of the space that stand for outputs; see `embed`."""

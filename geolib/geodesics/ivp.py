@@ -68,9 +68,11 @@ def exponential_map(
     Source: do Carmo 1992, chapter 3; :eq:`drv-geodesics-equation` (derivations).
 
     Examples:
-        >>> from geolib.geodesics.surfaces import sphere
-        >>> a, v = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-        >>> (exponential_map(sphere(), a, v).end - v).norm().item() < 1e-12
+        >>> from geolib.geodesics import FunctionSpace
+        >>> net = torch.nn.Linear(2, 1).double()
+        >>> flat = FunctionSpace(net, torch.eye(2).double(), "raw")
+        >>> a, v = torch.zeros(3).double(), torch.ones(3).double()
+        >>> (exponential_map(flat, a, v).end - v).norm().item() < 1e-12
         True
     """
     if a.ndim != 1 or a.shape != v.shape:

@@ -25,16 +25,16 @@ class SineBasis:
     size: int = 4
 
     def values(self, t: Tensor) -> Tensor:
-        k = torch.arange(1, self.size + 1, dtype=t.dtype, device=t.device)
+        k = _orders(self.size, t)
         return torch.sin(math.pi * t[:, None] * k) / k
 
     def slopes(self, t: Tensor) -> Tensor:
-        k = torch.arange(1, self.size + 1, dtype=t.dtype, device=t.device)
+        k = _orders(self.size, t)
         return math.pi * torch.cos(math.pi * t[:, None] * k)
 
     def slope_change(self, mid: Tensor, r: float) -> Tensor:
         """Bound on how far each slope moves within r of `mid`, shape (k, m)."""
-        k = torch.arange(1, self.size + 1, dtype=mid.dtype, device=mid.device)
+        k = _orders(self.size, mid)
         return (math.pi**2 * r * k).expand(len(mid), -1)
 
 
@@ -100,9 +100,14 @@ class LegendreBasis:
         return torch.stack(cols, 1)
 
     def slope_change(self, mid: Tensor, r: float) -> Tensor:
-        k = torch.arange(1, self.size + 1, dtype=mid.dtype, device=mid.device)
+        k = _orders(self.size, mid)
         # |P_k'| is largest at the ends, k (k + 1) / 2; s = 2t - 1 doubles it
         return (r * (2 * k + 1).sqrt() * k * (k + 1)).expand(len(mid), -1)
+
+
+def _orders(size: int, like: Tensor) -> Tensor:
+    """The numbers 1, 2, ... of the bends."""
+    return torch.arange(1, size + 1, dtype=like.dtype, device=like.device)
 
 
 def _legendre(s: Tensor, degree: int) -> list[Tensor]:
@@ -124,13 +129,11 @@ class LinearSplineBasis:
     size: int = 3
 
     def values(self, t: Tensor) -> Tensor:
-        n = self.size + 1
-        k = torch.arange(1, n, dtype=t.dtype, device=t.device)
+        n, k = self.size + 1, _orders(self.size, t)
         return (1 - (n * t[:, None] - k).abs()).clamp_min(0)
 
     def slopes(self, t: Tensor) -> Tensor:
-        n = self.size + 1
-        k = torch.arange(1, n, dtype=t.dtype, device=t.device)
+        n, k = self.size + 1, _orders(self.size, t)
         gap = n * t[:, None] - k
         inside = (gap >= -1) & (gap < 1)
         return n * (1 - 2 * (gap >= 0).to(t.dtype)) * inside
@@ -239,7 +242,7 @@ def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
     a, b, n = w[0], w[-1], len(w) - 1
     if n == 1:
         return WeightPath(a, b)
-    t = torch.arange(1, n, dtype=a.dtype, device=a.device) / n
+    t = _orders(n - 1, a) / n
     return WeightPath(
         a, b, LinearSplineBasis(n - 1), w[1:-1] - (a + t[:, None] * (b - a))
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics.embedding import embed
@@ -216,39 +217,31 @@ def bhattacharyya(z: Tensor, reference: Tensor) -> Tensor:
     return -torch.log(overlap)
 
 
-def penalty_path(
-    R: Realization,
-    w: Tensor,
-    x: Tensor,
-    sparsity: float,
-    *,
-    steps: int = 400,
-    batch: int = 256,
-    eta: float = 0.8,
-    penalty: float = 300.0,
-    seed: int = 0,
-) -> Sparse:
-    r"""The published form of the path: unit steps down a penalised objective.
+def metric_chooser(
+    space: FunctionSpace, meter: Meter, probes: int = 4, by_step: bool = False
+) -> Chooser:
+    """Masks of the weights whose loss the metric says costs most; see `metric_scores`.
 
-    .. math:: u = \nabla \sum_x \mathrm{BD}(f_w, f_{w_0}) + \lambda\,(w - P_p w),
-              \qquad w \leftarrow w - \eta\,u/|u|
-
-    where P zeroes the smallest weights, chosen anew each step. It approaches the sparse
-    subspace and does not reach it; the weights returned are the hard projection.
-
-    Cost: steps * batch gradient evaluations.
-
-    Source: public code of Raghavan et al. 2024 (`FlexibleMachineLearning`), as read.
+    Args:
+        space: its metric.
+        meter: pays for the probes.
+        probes: random signs of a diagonal.
+        by_step: new signs at each step; else the same ones for rows of one number.
     """
-    prunable, meter, start = matrices(R), Meter(), w
-    reference = outputs_in_pieces(R, start, x)
-    for rows in batches(len(x), batch, steps, seed, x.device):
-        mask = magnitude_mask(w, prunable, sparsity)
-        leaf = w.detach().requires_grad_(True)
-        loss = bhattacharyya(R(leaf, x[rows]), reference[rows]).sum()
-        (grad,) = torch.autograd.grad(loss, leaf)
-        u = grad + penalty * (w - w * mask)
-        w = w - eta * u / u.norm().clamp_min(1e-30)
-        meter.add(len(rows))
-    mask = magnitude_mask(w, prunable, sparsity)
-    return Sparse(w * mask, mask, meter.gradient_evaluations, (start, w, w * mask))
+    prunable = matrices(space.realization)
+
+    def choose(w: Tensor, sparsity: float, rows: Tensor, step: int) -> Tensor:
+        seed = step if by_step else len(rows)
+        score = metric_scores(space, w, rows, probes, seed)
+        meter.add(probes * len(rows))
+        # a weight that is already zero stays the first to go
+        return magnitude_mask(w, prunable, sparsity, score)
+
+    return choose
+
+
+def labelled_reference(space: FunctionSpace, w: Tensor, y: Tensor, pull: float):
+    """The outputs of w on the sphere, moved part of the way to those of the labels."""
+    dense = space.embed(outputs_in_pieces(space.realization, w, space.x))
+    corners = 2 * F.one_hot(y, dense.shape[1]).to(dense)
+    return (1 - pull) * dense + pull * corners

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from geolib.core import Realization
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.magnitude_masks import WARM, check_sparsity, matrices
-from geolib.geodesics.pruning import labelled_reference, metric_chooser
-from geolib.geodesics.sparse_path import Chooser, Sparse, sparse_path
+from geolib.geodesics.sparse_path import (
+    Chooser,
+    Sparse,
+    labelled_reference,
+    metric_chooser,
+    sparse_path,
+)
 from geolib.geodesics.structured import (
     choose_units,
     removable_units,
@@ -20,6 +25,7 @@ from geolib.geodesics.structured import (
     unit_mask,
     unit_scores,
 )
+from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
 from geolib.networks.validation import check_inputs, check_labels, check_positive
 
@@ -192,9 +198,7 @@ def _result(module: nn.Module, found: Sparse, reached: float, paid: int) -> Spar
 def _refuse_parametrizations(module: nn.Module) -> None:
     """Zeros of a raw parameter are not zeros of the weights that the network uses."""
     for name, layer in module.named_modules():
-        hooks = layer._forward_pre_hooks.values()
-        hooked = any("norm" in type(h).__name__.lower() for h in hooks)
-        if torch.nn.utils.parametrize.is_parametrized(layer) or hooked:
+        if torch.nn.utils.parametrize.is_parametrized(layer) or recomputed(layer):
             raise ValueError(
                 f"module: layer {name or '(root)'!r} computes its weights from other "
                 "parameters (a parametrization), whose zeros are not the weights'; "

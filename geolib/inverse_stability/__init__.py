@@ -8,10 +8,9 @@ aligned by `geolib.networks.align`.
 
 from geolib.files import exported as _exported
 
-from .arrangement import cells as cells, generic_cell_count as generic_cell_count
+from .arrangement import generic_cell_count as generic_cell_count
 from .canonical import canonicalize as canonicalize
 from .certificate import (
-    Certificate as Certificate,
     certify as certify,
     sharp_constant as sharp_constant,
 )
@@ -19,7 +18,7 @@ from .distance import (
     closest_parametrization as closest_parametrization,
     parameter_distance as parameter_distance,
 )
-from .escape_degenerate import escape_degenerate as escape_degenerate
+from .training import escape_degenerate as escape_degenerate
 from .extremal import (
     extremal_pair as extremal_pair,
     lipschitz_pair as lipschitz_pair,
@@ -27,15 +26,14 @@ from .extremal import (
 )
 from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
 from .pathology_rates import Pathology as Pathology, pathology_rates as pathology_rates
-from .paths import path_lifting as path_lifting, path_metric as path_metric
-from .random_gauge import random_gauge as random_gauge
+from .paths import path_metric as path_metric
+from .canonical import random_gauge as random_gauge
 from .restricted import (
     in_restricted as in_restricted,
     lift_inputs as lift_inputs,
     lift_to_restricted as lift_to_restricted,
-    restricted_defects as restricted_defects,
 )
-from .seminorm_on_box import seminorm_on_box as seminorm_on_box
+from .w1inf_seminorm import seminorm_on_box as seminorm_on_box
 from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU
 from .training import (
     gradient_descent as gradient_descent,
@@ -44,7 +42,6 @@ from .training import (
     train_shallow as train_shallow,
 )
 from .w1inf_seminorm import (
-    Seminorm as Seminorm,
     planar_norms as planar_norms,
     w1inf_seminorm as w1inf_seminorm,
 )

@@ -37,7 +37,7 @@ def generic_cell_count(h: int, d: int) -> int:
     return 2 * sum(comb(h - 1, i) for i in range(d)) if h else 1
 
 
-def cells(normals: np.ndarray) -> np.ndarray:
+def enumerate_cells(normals: np.ndarray) -> tuple[np.ndarray, bool]:
     r"""List the sign vectors of every full-dimensional cell of a central arrangement.
 
     .. math:: \{\operatorname{sign}(N x) : x \in \mathbb{R}^d,\ (N x)_h \neq 0
@@ -51,7 +51,8 @@ def cells(normals: np.ndarray) -> np.ndarray:
         normals: unit normals of pairwise distinct hyperplanes, shape (h, d).
 
     Returns:
-        int8 array (k, h) of entries -1 and +1, rows distinct.
+        int8 array (k, h) of entries -1 and +1, rows distinct, and whether a tolerance
+        decided: then narrow cells may be missing.
 
     Cost: binom(h, r-1) rays for rank r, each with the cells of its localization.
     Two hyperplanes closer than 1e-12, and a ray within 1e-11 of a hyperplane, count
@@ -60,14 +61,9 @@ def cells(normals: np.ndarray) -> np.ndarray:
     Source: :eq:`drv-inverse_stability-cells` (derivations).
 
     Examples:
-        >>> len(cells(np.eye(3)))
+        >>> len(enumerate_cells(np.eye(3))[0])
         8
     """
-    return enumerate_cells(normals)[0]
-
-
-def enumerate_cells(normals: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The cells, and whether a tolerance decided: then narrow ones may be missing."""
     normals = np.asarray(normals, dtype=np.float64)
     h = len(normals)
     if h == 0:

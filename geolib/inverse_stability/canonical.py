@@ -1,4 +1,4 @@
-"""A canonical form of deep sequential ReLU networks: fold, reduce, balance, sort."""
+"""A canonical form of deep sequential ReLU networks, and random gauges to try it on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.inverse_stability.shallow_relu import expect
 from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
+from geolib.networks.weight_matching import permute_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +101,10 @@ def canonicalize(
     sweeps, converged = work.balance(max_sweeps)
     if sort:
         work.sort()
-    return Canonical(
-        _rebuild(head, stages, work),
-        sum(s.norm is not None for s in stages),
-        work.dropped,
-        work.merged,
-        sweeps,
-        converged,
-        (before, work.energy()),
-    )
+    counts = sum(s.norm is not None for s in stages), work.dropped, work.merged
+    energy = before, work.energy()
+    found = _rebuild(head, stages, work)
+    return Canonical(found, *counts, sweeps, converged, energy)
 
 
 class _Work:
@@ -252,11 +248,10 @@ def _pads(layer: nn.Module) -> bool:
 
 
 def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequential:
-    layers: list[nn.Module] = [deepcopy(layer) for layer in head]
+    layers = list(head)
     for stage, w, b in zip(stages, work.W, work.b, strict=True):
-        layers.append(_linear(stage, w, b))
-        layers += [deepcopy(layer) for layer in stage.tail]
-    return nn.Sequential(*layers).eval()
+        layers += [_linear(stage, w, b), *stage.tail]
+    return deepcopy(nn.Sequential(*layers)).eval()
 
 
 @torch.no_grad()
@@ -275,3 +270,55 @@ def _linear(stage: Stage, w: np.ndarray, b: np.ndarray) -> nn.Module:
     if old.bias is not None or b.any():
         new.bias = nn.Parameter(torch.from_numpy(b).to(old.weight))
     return new
+
+
+@torch.no_grad()
+def random_gauge(
+    module: nn.Module, seed: int = 0, decades: float = 2.0
+) -> nn.Sequential:
+    r"""Permute and positively rescale all hidden channels at random.
+
+    .. math:: W_l \mapsto S_l P_l W_l P_{l-1}^T S_{l-1}^{-1}, \qquad
+        \log_{10} s \sim U(-\text{decades}, \text{decades})
+
+    Where a batch normalization follows, its gain and shift are rescaled instead.
+
+    Args:
+        module: as for `canonicalize`; it is not changed.
+        seed: of the NumPy generator.
+        decades: spread of the scales, at least 0; 0 permutes only.
+
+    Raises:
+        TypeError: as `canonicalize`.
+        ValueError: as `canonicalize`; batch norm without affine weights; a negative
+            spread.
+
+    Source: :eq:`drv-inverse_stability-gauge` (derivations).
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+        >>> x = torch.ones(1, 2).double()
+        >>> torch.allclose(net(x), random_gauge(net.eval())(x))
+        True
+    """
+    expect(0 <= decades < np.inf, "decades", "a number >= 0", decades)
+    module = deepcopy(module)
+    _, stages = read_stages(module)
+    rng = np.random.default_rng(seed)
+    hidden = stages[:-1]
+    permute_channels(stages, [rng.permutation(s.width) for s in hidden])
+    for stage, after in zip(hidden, stages[1:], strict=True):
+        weight = stage.linear.weight
+        draws = 10 ** rng.uniform(-decades, decades, stage.width)
+        s = torch.as_tensor(draws).to(weight.device, weight.dtype)
+        own = [weight, stage.linear.bias]
+        if stage.norm is not None:
+            own = [stage.norm.weight, stage.norm.bias]
+            expect(stage.norm.affine, "module", "batch norm with gain", stage.name)
+        for tensor in own:
+            if tensor is not None:
+                tensor *= s.view(-1, *[1] * (tensor.ndim - 1))
+        columns = after.linear.weight
+        blocks = columns.reshape(columns.shape[0], stage.width, -1)
+        columns.copy_((blocks / s[None, :, None]).reshape(columns.shape))
+    return module  # type: ignore[return-value]

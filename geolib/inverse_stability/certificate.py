@@ -7,14 +7,11 @@ from math import sqrt
 
 import numpy as np
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.distance import closest_parametrization
 from geolib.inverse_stability.kinks import ROUNDING, kinks
-from geolib.inverse_stability.shallow_relu import (
-    ShallowReLU,
-    expect,
-    same_architecture,
-)
+from geolib.inverse_stability.shallow_relu import ShallowReLU, same_architecture
 from geolib.inverse_stability.w1inf_seminorm import Seminorm, w1inf_seminorm
 
 SHARP = 2 * sqrt(2.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 TOLERANCE = 1e-12  # "same direction" is a discontinuous predicate: report this number
+FEW = 64  # rows of which all pairs are compared faster than a tree is built
 
 
 def unit_rows(V: np.ndarray) -> np.ndarray:
@@ -35,21 +36,49 @@ def parallel_classes(
     Raises:
         ValueError: a tolerance outside [0, 1).
 
-    Cost: a k-d tree on at most four random projections, then a check of each
-    candidate pair in full: about m log m when few rows coincide.
+    Cost: all pairs of a few rows; of more, those that a k-d tree on at most four
+    random projections proposes: about m log m when few rows coincide.
 
     Examples:
         >>> parallel_classes(np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),
         ...                  opposite=True)
         (array([0, 1, 0]), array([ 1,  1, -1]))
     """
-    from scipy.sparse import coo_array  # slow to import
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree
-
     if not 0 <= tol < 1:
         raise ValueError(f"tol: expected a number in [0, 1), got {tol!r}")
     m, d = unit.shape
+    i, j = _candidates(unit, tol, opposite)
+    near = np.zeros(i.size, dtype=bool)
+    for part in np.array_split(np.arange(i.size), 1 + i.size * d // 5_000_000):
+        left, right = unit[i[part]], unit[j[part]]
+        if opposite:
+            right = right * _sign(left, right)[:, None]
+        near[part] = np.abs(left - right).max(axis=1, initial=0.0) <= tol
+    if not near.any():
+        return np.arange(m), np.ones(m, dtype=int)
+    i, j = i[near], j[near]
+    labels, before = np.arange(m), np.empty(0, dtype=int)
+    while not np.array_equal(labels, before):  # the first row of a class spreads
+        before = labels.copy()
+        np.minimum.at(labels, i, before[j])
+        np.minimum.at(labels, j, before[i])
+    signs = _sign(unit, unit[labels])
+    return np.unique(labels, return_inverse=True)[1], signs
+
+
+def _sign(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.where(np.einsum("md,md->m", left, right) < 0, -1, 1)
+
+
+def _candidates(
+    unit: np.ndarray, tol: float, opposite: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows, among them all that are near."""
+    m, d = unit.shape
+    if m <= FEW:
+        return np.triu_indices(m, 1)
+    from scipy.spatial import cKDTree  # slow to import
+
     points, radius = unit, tol
     if d > 4:  # projections shorten differences by at most sqrt(d): no pair is lost
         probe = np.random.default_rng(0).normal(size=(d, 4))
@@ -58,15 +87,4 @@ def parallel_classes(
     if opposite:
         points = np.concatenate([points, -points])
     found = cKDTree(points).query_pairs(radius, p=np.inf, output_type="ndarray")
-    i, j = found.T % m
-    s = np.where((found[:, 0] < m) == (found[:, 1] < m), 1, -1)
-    near = np.zeros(i.size, dtype=bool)
-    for part in np.array_split(np.arange(i.size), 1 + i.size * d // 5_000_000):
-        gap = np.abs(unit[i[part]] - s[part, None] * unit[j[part]])
-        near[part] = gap.max(axis=1, initial=0.0) <= tol
-    pairs = (np.ones(near.sum(), dtype=np.int8), (i[near], j[near]))
-    _, labels = connected_components(coo_array(pairs, shape=(m, m)), directed=False)
-    _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))
-    signs = np.where(np.einsum("md,md->m", unit, unit[first[labels]]) < 0, -1, 1)
-    return rank[labels], signs
+    return found[:, 0] % m, found[:, 1] % m

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geolib.inverse_stability.shallow_relu import ShallowReLU, expect, same_architecture
+from geolib.core.validation import expect
+from geolib.inverse_stability.shallow_relu import ShallowReLU, same_architecture
 
 MAX_FLIPS = 12
 GAUGES = ("permutation", "scale", "sign")
@@ -30,7 +31,7 @@ class Closest:
 
 
 def parameter_distance(
-    f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation", norm: str = "max"
+    f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation"
 ) -> float:
     r"""Distance from f to the parametrizations of R(g) in one gauge orbit.
 
@@ -47,10 +48,9 @@ def parameter_distance(
         f: the fixed parameters.
         g: the network whose parametrizations compete.
         gauge: `permutation`, `scale` or `sign`.
-        norm: `max` (largest entry, the theorem's) or `l2` (`permutation` only).
 
     Raises:
-        ValueError: unknown gauge or norm, unequal dimensions, more than 12 neurons
+        ValueError: unknown gauge, unequal dimensions, more than 12 neurons
             with gauge `sign`.
 
     Cost: O(m^2 (d + D)) and O(log m) matchings; `sign` tests 2^m sets.
@@ -64,11 +64,11 @@ def parameter_distance(
         >>> parameter_distance(f, g), parameter_distance(f, g, "scale")
         (2.0, 0.0)
     """
-    return closest_parametrization(f, g, gauge, norm).distance
+    return closest_parametrization(f, g, gauge).distance
 
 
 def closest_parametrization(
-    f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation", norm: str = "max"
+    f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation"
 ) -> Closest:
     """Find the parametrization of R(g) in a gauge orbit that is nearest to f.
 
@@ -76,7 +76,6 @@ def closest_parametrization(
         f: the fixed parameters.
         g: the network whose parametrizations compete.
         gauge: `permutation`, `scale` or `sign`, see `parameter_distance`.
-        norm: `max` (largest entry) or `l2` (`permutation` only).
 
     Returns:
         a `Closest` with the distance, the network, and how g was permuted and turned.
@@ -96,28 +95,19 @@ def closest_parametrization(
     """
     same_architecture(f, g)
     expect(gauge in GAUGES, "gauge", f"one of {GAUGES}", gauge)
-    fits = norm == "max" or (norm == "l2" and gauge == "permutation")
-    expect(fits, "norm", "'max', or 'l2' with gauge 'permutation'", norm)
     m = max(f.m, g.m)
     f, g = f.pad(m), g.pad(m)
     if gauge == "permutation":
-        return _permuted(f, g, norm)
+        return _permuted(f, g)
     if gauge == "scale":
         return _rescaled(f, g, scale_costs(f.A, f.C.T, g.A, g.C.T))
     return _flipped(f, g)
 
 
-def _permuted(f: ShallowReLU, g: ShallowReLU, norm: str) -> Closest:
+def _permuted(f: ShallowReLU, g: ShallowReLU) -> Closest:
     theta = [np.column_stack([n.A, n.C.T]) for n in (f, g)]
     gap = np.abs(theta[0][:, None] - theta[1][None, :])
-    if norm == "max":
-        value, order = bottleneck_assignment(gap.max(axis=2))
-    else:
-        from scipy.optimize import linear_sum_assignment  # slow to import
-
-        cost = (gap**2).sum(axis=2)
-        rows, order = linear_sum_assignment(cost)
-        value = float(cost[rows, order].sum()) ** 0.5
+    value, order = bottleneck_assignment(gap.max(axis=2))
     return Closest(value, ShallowReLU(g.A[order], g.C[:, order]), order)
 
 
@@ -165,7 +155,7 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
     Returns:
         the value and the columns assigned to rows 0..m-1.
 
-    Cost: O(log m) bipartite matchings.
+    Cost: O(log m) matchings of O(m^3) at worst.
 
     Source: :eq:`drv-inverse_stability-bottleneck` (derivations).
 
@@ -187,11 +177,12 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _matching(cost: np.ndarray, level: float) -> np.ndarray:
-    from scipy.sparse import csr_array  # slow to import
-    from scipy.sparse.csgraph import maximum_bipartite_matching
+    """As many rows as possible get a column of at most this cost, the others -1."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
 
-    graph = csr_array((cost <= level).astype(np.int8))
-    return maximum_bipartite_matching(graph, perm_type="column")
+    allowed = cost <= level
+    rows, columns = linear_sum_assignment(~allowed)
+    return np.where(allowed[rows, columns], columns, -1)
 
 
 def scale_costs(
@@ -227,8 +218,7 @@ def scale_costs(
     low = np.zeros((len(a), len(u)))
     # Scaling (u, w) to (‖a‖, .) or (., ‖c‖) is admissible, which brackets the level.
     high = np.maximum(
-        size_a[:, None] + np.abs(u).max(axis=1),
-        size_c[:, None] + np.abs(w).max(axis=1),
+        size_a[:, None] + np.abs(u).max(axis=1), size_c[:, None] + np.abs(w).max(axis=1)
     )
     for _ in range(64):
         level = (low + high) / 2

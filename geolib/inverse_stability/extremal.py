@@ -6,7 +6,8 @@ from math import sqrt
 
 import numpy as np
 
-from geolib.inverse_stability.shallow_relu import ShallowReLU, expect
+from geolib.core.validation import expect
+from geolib.inverse_stability.shallow_relu import ShallowReLU
 
 
 def extremal_pair(
@@ -44,10 +45,7 @@ def extremal_pair(
     # One row a neuron: size, sign of its first weight, slope over eps, sign of c.
     shapes: dict[int, tuple[list[tuple], list[tuple]]] = {
         1: ([(1, 1, 1, 1)], [(1, -1, 1, -1)]),
-        2: (
-            [(two, -1, 2, 1), (2, -1, 1, 1)],
-            [(1, 1, 1, -1), (five, -1, 1, 1)],
-        ),
+        2: ([(two, -1, 2, 1), (2, -1, 1, 1)], [(1, 1, 1, -1), (five, -1, 1, 1)]),
         3: (
             [(two, 1, 2, 1), (2, -1, 1, 1), (2, 1, 1, 1)],
             [(two, -1, 2, -1), (five, -1, 1, 1), (five, 1, 1, 1)],

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.distance import parameter_distance
 from geolib.inverse_stability.kinks import absolute_value_form
-from geolib.inverse_stability.shallow_relu import ShallowReLU, expect
+from geolib.inverse_stability.shallow_relu import ShallowReLU
 from geolib.inverse_stability.w1inf_seminorm import planar_norms, w1inf_seminorm
 
 

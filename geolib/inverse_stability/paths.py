@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 from torch import nn
 
+from geolib.core.validation import expect
 from geolib.networks.sequential import read_stages, to_numpy, weight_blocks
 
 MAX_PATHS = 5_000_000
@@ -40,11 +41,9 @@ def path_lifting(module: nn.Module) -> np.ndarray:
     """
     head, stages = read_stages(module)
     layers = [*head, *(t for s in stages for t in (s.linear, s.norm, *s.tail))]
-    for layer in layers:
-        if type(layer) not in (nn.Linear, nn.ReLU, type(None)):
-            raise TypeError(
-                f"module: expected Linear and ReLU only, got {type(layer).__name__}"
-            )
+    odd = {type(t).__name__ for t in layers} - {"Linear", "ReLU", "NoneType"}
+    if odd:
+        raise TypeError(f"module: expected Linear and ReLU only, got {min(odd)}")
     if head or stages[-1].tail:
         raise TypeError("module: expected Linear first and last, got ReLU")
     W = [w[:, :, 0] for w in weight_blocks(stages)]
@@ -89,8 +88,5 @@ def path_metric(module_a: nn.Module, module_b: nn.Module) -> float:
         3.0
     """
     a, b = path_lifting(module_a), path_lifting(module_b)
-    if a.shape != b.shape:
-        raise ValueError(
-            f"module_a, module_b: expected as many paths, got {a.size} and {b.size}"
-        )
+    expect(a.size == b.size, "module_a, module_b", "as many paths", (a.size, b.size))
     return float(np.abs(a - b).sum())

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.shallow_relu import (
     BiasedReLU,
     ShallowReLU,
-    expect,
     finite_array,
 )
 
@@ -90,8 +90,7 @@ def lift_inputs(x: Any) -> np.ndarray:
         >>> lift_inputs([[5.0]])
         array([[ 5.,  1., -1.]])
     """
-    if np.ndim(x) != 2:
-        raise ValueError(f"x: expected shape (n, d), got {np.shape(x)}")
+    expect(np.ndim(x) == 2, "x", "shape (n, d)", np.shape(x))
     x = finite_array("x", x, 2)
     one = np.ones((len(x), 1))
     return np.hstack([x, one, -one])

@@ -6,16 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.networks.sequential import read_stages
-
-
-def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
-    """Refuse an argument by name; a comparison with NaN does not hold."""
-    if not holds:
-        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
 
 
 def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:
@@ -25,10 +19,7 @@ def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    if array.ndim != ndim:
-        raise ValueError(
-            f"{name}: expected an array with {ndim} axes, got shape {array.shape}"
-        )
+    expect(array.ndim == ndim, name, f"an array with {ndim} axes", array.shape)
     if 0 in array.shape:
         raise ValueError(f"{name}: zero-width or empty array, got shape {array.shape}")
     array = array.astype(np.float64)
@@ -51,8 +42,7 @@ def same_dtype(**named: Any) -> None:
 def as_points(x: Any, d: int) -> np.ndarray:
     """Finite inputs of shape (n, d), n >= 1."""
     x = finite_array("x", x, 2)
-    if x.shape[1] != d:
-        raise ValueError(f"x: expected shape (n, {d}), got {x.shape}")
+    expect(x.shape[1] == d, "x", f"shape (n, {d})", x.shape)
     return x
 
 
@@ -84,10 +74,8 @@ class ShallowReLU:
     def __init__(self, A: Any, C: Any) -> None:
         same_dtype(A=A, C=C)
         A, C = finite_array("A", A, 2), finite_array("C", C, 2)
-        if A.shape[0] != C.shape[1]:
-            raise ValueError(
-                f"A, C: expected A (m, d) and C (D, m), got {A.shape} and {C.shape}"
-            )
+        shapes = A.shape, C.shape
+        expect(len(A) == C.shape[1], "A, C", "A (m, d) and C (D, m)", shapes)
         object.__setattr__(self, "A", A)
         object.__setattr__(self, "C", C)
 
@@ -204,26 +192,6 @@ class ShallowReLU:
         """The network of `m` zero neurons."""
         return cls(np.zeros((m, d)), np.zeros((D, m)))
 
-    @classmethod
-    def from_module(cls, module: nn.Module) -> ShallowReLU:
-        """Read `nn.Sequential(Linear, ReLU, Linear)` without biases."""
-        kinds = [type(layer).__name__ for layer in module.children()]
-        try:
-            head, stages = read_stages(module)
-        except TypeError as error:
-            raise ValueError(f"module: expected {_PLAIN}; {error}") from error
-        linears = [s.linear for s in stages]
-        plain = not head and len(stages) == 2 and not stages[1].tail
-        plain &= all(type(s) is nn.Linear and s.bias is None for s in linears)
-        tail = [type(t) for s in stages for t in (s.norm, *s.tail) if t is not None]
-        expect(plain and tail == [nn.ReLU], "module", _PLAIN, kinds)
-        return cls(linears[0].weight, linears[1].weight)
-
-
-_PLAIN = (
-    "nn.Sequential(Linear, ReLU, Linear) with bias=False (for biases see BiasedReLU)"
-)
-
 
 @dataclass(frozen=True, eq=False, init=False)
 class BiasedReLU:
@@ -256,11 +224,8 @@ class BiasedReLU:
         same_dtype(W=W, b=b, C=C)
         W, C = finite_array("W", W, 2), finite_array("C", C, 2)
         b = finite_array("b", b, 1)
-        if not W.shape[0] == b.shape[0] == C.shape[1]:
-            raise ValueError(
-                "W, b, C: expected (m, d), (m,) and (D, m), got "
-                f"{W.shape}, {b.shape} and {C.shape}"
-            )
+        fits, shapes = len(W) == len(b) == C.shape[1], (W.shape, b.shape, C.shape)
+        expect(fits, "W, b, C", "(m, d), (m,) and (D, m)", shapes)
         for name, value in {"W": W, "b": b, "C": C}.items():
             object.__setattr__(self, name, value)
 
@@ -276,8 +241,6 @@ class BiasedReLU:
 
 def same_architecture(f: ShallowReLU, g: ShallowReLU) -> None:
     """Refuse two networks whose input or output dimensions differ."""
-    if (f.d, f.D) != (g.d, g.D):
-        raise ValueError(
-            "f, g: expected equal input and output dimensions, got "
-            f"(d, D) = {(f.d, f.D)} and {(g.d, g.D)}"
-        )
+    sizes = (f.d, f.D), (g.d, g.D)
+    wanted = "equal input and output dimensions (d, D)"
+    expect(sizes[0] == sizes[1], "f, g", wanted, sizes)

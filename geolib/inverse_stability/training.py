@@ -1,8 +1,8 @@
-"""Training shallow networks: in a ball, freely, or inside the restricted set."""
+"""Training shallow networks in a ball, freely, or restricted; leaving a degenerate minimum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geolib.core.validation import expect
+from geolib.inverse_stability.collinear import TOLERANCE
 from geolib.inverse_stability.restricted import lift_inputs, lift_to_restricted
 from geolib.inverse_stability.shallow_relu import (
     BiasedReLU,
     ShallowReLU,
     as_points,
-    expect,
     finite_array,
     same_architecture,
 )
@@ -108,18 +109,23 @@ def mean_square_gradient(
     """
     x = as_points(x, net.d)
     y = _targets("y", y, (len(x), net.D))
-    z = x @ net.A.T
+    return _square_gradient(net.A, net.C, x, y)
+
+
+def _square_gradient(
+    A: np.ndarray, C: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    z = A @ x.T
     active = np.maximum(z, 0.0)
-    residual = active @ net.C.T - y
+    residual = C @ active - y.T
     slope = 2.0 / residual.size * residual
-    inner = (slope @ net.C) * (z > 0)
-    return float((residual**2).mean()), inner.T @ x, slope.T @ active
+    inner = (C.T @ slope) * (z > 0)
+    return float((residual**2).mean()), inner @ x, slope @ active.T
 
 
 def _targets(name: str, y: Any, shape: tuple[int, ...]) -> np.ndarray:
     y = finite_array(name, y, np.ndim(y))
-    if y.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {y.shape}")
+    expect(y.shape == shape, name, f"shape {shape}", y.shape)
     return y
 
 
@@ -162,63 +168,27 @@ def gradient_descent(
     y = _targets("y", y, (len(x), net.D))
     expect(steps >= 0, "steps", "a number >= 0", steps)
     expect(0 < lr < np.inf, "lr", "a positive number", lr)
-    raw = _parameters([net.A, net.C])
-    bounds: list[tuple[Tensor, Tensor]] = []
+    reach = np.inf
+    centre = net
     if ball is not None:
-        centre, radius = ball
+        centre, reach = ball
         same_architecture(net, centre)
-        expect(0 <= radius < np.inf, "ball", "a finite radius >= 0", radius)
-        middle = torch.tensor(centre.A), torch.tensor(centre.C)
-        bounds = [(c - radius, c + radius) for c in middle]
-
-    def project() -> None:
-        for p, (low, high) in zip(raw, bounds, strict=False):
-            p.clamp_(low, high)
-
-    inputs, target = torch.tensor(x), torch.tensor(y)
-    losses = _minimize(
-        lambda: F.mse_loss(_outputs(inputs, raw[0], None, raw[1]), target),
-        torch.optim.SGD(raw, lr=lr),
-        steps,
-        project,
-    )
-    return TrainedShallow(ShallowReLU(raw[0], raw[1]), losses)
+        expect(0 <= reach < np.inf, "ball", "a finite radius >= 0", reach)
+    A, C, losses = net.A, net.C, []
+    with np.errstate(over="ignore", invalid="ignore"):  # said by `_curve`
+        for _ in range(steps):
+            loss, by_A, by_C = _square_gradient(A, C, x, y)
+            losses.append(loss)
+            A = np.clip(A - lr * by_A, centre.A - reach, centre.A + reach)
+            C = np.clip(C - lr * by_C, centre.C - reach, centre.C + reach)
+        losses.append(_square_gradient(A, C, x, y)[0])
+    curve = _curve(losses)
+    return TrainedShallow(ShallowReLU(A, C), curve)
 
 
-def _parameters(
-    arrays: list[np.ndarray], device: str = "cpu", dtype: torch.dtype = torch.float64
-) -> list[Tensor]:
-    return [
-        torch.tensor(a, device=device, dtype=dtype, requires_grad=True) for a in arrays
-    ]
-
-
-def _outputs(x: Tensor, A: Tensor, b: Tensor | None, C: Tensor) -> Tensor:
-    return F.linear(F.relu(F.linear(x, A, b)), C)
-
-
-def _minimize(
-    loss: Callable[[], Tensor],
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    project: Callable[[], None],
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-) -> np.ndarray:
-    """The one loop of this room: full-batch steps, each followed by the projection."""
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        losses.append(value.detach())
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-        with torch.no_grad():
-            project()
-    with torch.no_grad():
-        losses.append(loss())
-    curve = torch.stack(losses).double().cpu().numpy()
+def _curve(losses: Any) -> np.ndarray:
+    """The losses of a run, refused where they are not finite."""
+    curve = np.asarray(losses)
     if not np.isfinite(curve).all():
         raise ValueError("lr: the training loss diverges; take shorter steps")
     return curve
@@ -241,10 +211,10 @@ def train_shallow(
     loss: str = "mse",
     steps: int = 1000,
     lr: float = 1e-2,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
-) -> TrainedShallow:
+) -> list[TrainedShallow]:
     r"""Full-batch Adam with a cosine schedule, from the same function in every mode.
 
     `unrestricted` trains (W, b, C). `projected` trains the lifted (A, C) and returns
@@ -261,11 +231,14 @@ def train_shallow(
         mode: one of the three.
         loss: `mse` or `cross_entropy`.
         steps, lr: number (at least 1) and length of the steps of Adam.
-        seed: of the initial network.
+        seeds: of the initial networks, which are trained side by side.
         device, dtype: where and in which precision to train.
 
+    Returns:
+        a `TrainedShallow` for each seed.
+
     Raises:
-        ValueError: unknown mode, loss or device, wrong shapes or numbers, NaN in the
+        ValueError: unknown mode, loss or device, no seed, wrong shapes or numbers, NaN in the
             data, negative classes, divergence.
 
     Source: Elbraechter, Berner and Grohs 2019, on learning (the set and the lift);
@@ -273,7 +246,7 @@ def train_shallow(
 
     Examples:
         >>> x = np.linspace(-1, 1, 20)[:, None]
-        >>> run = train_shallow(x, abs(x), 4, "unrestricted", steps=200, lr=0.05)
+        >>> (run,) = train_shallow(x, abs(x), 4, "unrestricted", steps=200, lr=0.05)
         >>> bool(run.losses[-1] < 0.1 * run.losses[0])
         True
     """
@@ -282,13 +255,11 @@ def train_shallow(
     expect(width >= 1, "width", "a positive number", width)
     expect(steps >= 1, "steps", "a positive number", steps)
     expect(0 < lr < np.inf, "lr", "a positive number", lr)
+    expect(len(seeds), "seeds", "one seed or more", seeds)
     axes = 2 if loss == "mse" else 1
-    if np.ndim(x) != 2 or np.ndim(y) != axes or len(y) != len(x):
-        shape = "(n, D)" if axes == 2 else "(n,)"
-        raise ValueError(
-            f"x, y: expected shapes (n, d) and {shape}, got {np.shape(x)} and "
-            f"{np.shape(y)}"
-        )
+    wanted = f"shapes (n, d) and {'(n, D)' if axes == 2 else '(n,)'}"
+    fits = np.ndim(x) == 2 and np.ndim(y) == axes and len(y) == len(x)
+    expect(fits, "x, y", wanted, (np.shape(x), np.shape(y)))
     x, y = finite_array("x, y", x, 2), finite_array("x, y", y, axes)
     if axes == 1:
         whole = (y >= 0).all() and (y == y.round()).all()
@@ -298,42 +269,65 @@ def train_shallow(
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: cannot use {device!r}: {error}") from error
     outputs = y.shape[1] if axes == 2 else int(y.max()) + 1
-    start = initial_network(x.shape[1], width, outputs, seed)
+    start = [initial_network(x.shape[1], width, outputs, seed) for seed in seeds]
     model = _Model(mode, start, device, dtype)
     seen = x if mode == "unrestricted" else lift_inputs(x)
     inputs = torch.tensor(seen, device=device, dtype=dtype)
     kind = dtype if axes == 2 else torch.int64
-    target = torch.tensor(y, device=device, dtype=kind)
+    target = torch.tensor(y.T, device=device, dtype=kind).expand(len(seeds), *y.T.shape)
+
+    def losses() -> Tensor:
+        """One for each seed; none depends on the weights of another."""
+        A, b, C = model.weights()
+        z = A @ inputs.T if b is None else A @ inputs.T + b[..., None]
+        each = LOSSES[loss](C @ F.relu(z), target, reduction="none")
+        return each.flatten(1).mean(1)
+
     optimizer = torch.optim.Adam(model.raw, lr=lr)
-    losses = _minimize(
-        lambda: LOSSES[loss](_outputs(inputs, *model.weights()), target),
-        optimizer,
-        steps,
-        model.project,
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-    )
-    return TrainedShallow(model.network(), losses, mode != "unrestricted")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    curves = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        values = losses()
+        values.sum().backward()
+        curves.append(values.detach())
+        optimizer.step()
+        schedule.step()
+        model.project()
+    with torch.no_grad():
+        curves.append(losses())
+    found = _curve(torch.stack(curves, 1).double().cpu().numpy())
+    lifted = mode != "unrestricted"
+    nets = zip(model.networks(), found, strict=True)
+    return [TrainedShallow(net, curve, lifted) for net, curve in nets]
 
 
 class _Model:
-    """Raw parameters of one mode, and the weights (A, b, C) that they stand for."""
+    """Raw parameters of one mode, for all seeds, and the weights (A, b, C) they mean."""
 
     def __init__(
-        self, mode: str, start: BiasedReLU, device: str, dtype: torch.dtype
+        self, mode: str, start: list[BiasedReLU], device: str, dtype: torch.dtype
     ) -> None:
         self.mode = mode
-        raw = [start.W, start.b, start.C]
-        if mode != "unrestricted":
-            lifted = lift_to_restricted(start)
-            raw = [lifted.A, lifted.C]
-        if mode == "reparametrised":
-            t = np.abs(lifted.A).max(axis=1)
-            u = lifted.A / t[:, None]
-            inner = np.column_stack([u[:, :-2], np.log(np.expm1(u[:, -2:]))])
-            raw = [np.log(t), inner, lifted.C / t]
-        self.raw = _parameters(raw, device, dtype)
+        raw = [self._raw(net) for net in start]
+        self.raw = [
+            torch.tensor(np.stack(p), device=device, dtype=dtype, requires_grad=True)
+            for p in zip(*raw, strict=True)
+        ]
+
+    def _raw(self, net: BiasedReLU) -> list[np.ndarray]:
+        if self.mode == "unrestricted":
+            return [net.W, net.b, net.C]
+        lifted = lift_to_restricted(net)
+        if self.mode == "projected":
+            return [lifted.A, lifted.C]
+        t = np.abs(lifted.A).max(axis=1)
+        u = lifted.A / t[:, None]
+        inner = np.column_stack([u[:, :-2], np.log(np.expm1(u[:, -2:]))])
+        return [np.log(t), inner, lifted.C / t]
 
     def weights(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """A (seeds, m, d), b (seeds, m) or None, and C (seeds, D, m)."""
         if self.mode == "unrestricted":
             W, b, C = self.raw
             return W, b, C
@@ -341,23 +335,91 @@ class _Model:
             A, C = self.raw
             return A, None, C
         tau, inner, v = self.raw
-        u = torch.cat([inner[:, :-2], F.softplus(inner[:, -2:])], dim=1)
+        u = torch.cat([inner[..., :-2], F.softplus(inner[..., -2:])], dim=2)
         t = tau.exp()
-        A = t[:, None] * u / u.abs().amax(dim=1, keepdim=True)
-        return A, None, t * v / v.abs().amax(dim=0)
+        A = t[..., None] * u / u.abs().amax(dim=2, keepdim=True)
+        return A, None, t[:, None] * v / v.abs().amax(dim=1, keepdim=True)
 
+    @torch.no_grad()
     def project(self) -> None:
         """Back to the restricted set: positive last columns, balanced neurons."""
         if self.mode != "projected":
             return
         A, C = self.raw
-        A[:, -2:] = A[:, -2:].clamp_min(FLOOR)
-        a, c = A.abs().amax(dim=1), C.abs().amax(dim=0)
+        A[..., -2:] = A[..., -2:].clamp_min(FLOOR)
+        a, c = A.abs().amax(dim=2), C.abs().amax(dim=1)
         t = (a * c).sqrt()
-        A *= (t / a)[:, None]
-        C *= torch.where(c > 0, t / c.clamp_min(1e-300), c)
+        A *= (t / a)[..., None]
+        C *= torch.where(c > 0, t / c.clamp_min(1e-300), c)[:, None]
 
-    def network(self) -> BiasedReLU | ShallowReLU:
-        with torch.no_grad():
-            A, b, C = (None if w is None else w.double() for w in self.weights())
-        return ShallowReLU(A, C) if b is None else BiasedReLU(A, b, C)
+    def networks(self) -> Iterator[BiasedReLU | ShallowReLU]:
+        A, b, C = self.weights()
+        for k in range(len(A)):
+            yield ShallowReLU(A[k], C[k]) if b is None else BiasedReLU(A[k], b[k], C[k])
+
+
+def escape_degenerate(
+    net: ShallowReLU,
+    x: np.ndarray,
+    residual: np.ndarray,
+    *,
+    size: float = 1e-2,
+    candidates: int = 512,
+    seed: int = 0,
+    tol: float = TOLERANCE,
+) -> ShallowReLU:
+    r"""Merge duplicates and let each freed slot grow where the loss falls fastest.
+
+    .. math:: u_* = \operatorname*{arg\,max}_{u}\ \Bigl\|\sum_i \ell_i\,
+        \varrho(\langle u, x_i\rangle)\Bigr\|, \qquad
+        (a, c) = \varepsilon\,(u_*, -v / \|v\|_\infty), \quad
+        v = \sum_i \ell_i\, \varrho(\langle u_*, x_i\rangle)
+
+    where :math:`\ell_i` is the derivative of the loss by the i-th output (for squares,
+    the residual). A zero neuron added this way is a descent direction of the
+    realization that the weights before merging did not have.
+
+    Args:
+        net: the network; freed slots are its duplicate and its zero neurons.
+        x: inputs, shape (n, d).
+        residual: derivative of the loss by the outputs, shape (n, D).
+        size: weight of the new neurons, epsilon, positive.
+        candidates: random directions tried for each slot, at least 1.
+        seed: of the NumPy generator.
+        tol: directions closer than this are duplicates, in [0, 1).
+
+    Returns:
+        a network of the same width; the merged one where nothing was free or the
+        residual vanishes.
+
+    Raises:
+        ValueError: wrong shapes or numbers, NaN or infinite data.
+
+    Cost: O(candidates n (d + D)) for each free slot.
+
+    Source: :eq:`drv-inverse_stability-escape` (derivations).
+
+    Examples:
+        >>> net = ShallowReLU([[1.0], [1.0]], [[1.0, 1.0]])
+        >>> x = np.array([[1.0], [-1.0]])
+        >>> escape_degenerate(net, x, net(x) - 2 * abs(x)).A.round(3).ravel().tolist()
+        [1.414, -0.01]
+    """
+    expect(0 < size < np.inf, "size", "a positive number", size)
+    expect(candidates >= 1, "candidates", "a positive number", candidates)
+    x = as_points(x, net.d)
+    residual = finite_array("residual", residual, np.ndim(residual))
+    shape = (len(x), net.D)
+    expect(residual.shape == shape, "residual", f"shape {shape}", residual.shape)
+    merged = net.merge_parallel(tol)
+    A, C = merged.A.copy(), merged.C.copy()
+    rng = np.random.default_rng(seed)
+    for slot in np.flatnonzero(~A.any(axis=1)):
+        u = rng.normal(size=(candidates, net.d))
+        u /= np.abs(u).max(axis=1, keepdims=True)
+        pull = np.maximum(u @ x.T, 0.0) @ residual
+        best = int(np.linalg.norm(pull, axis=1).argmax())
+        top = np.abs(pull[best]).max()
+        if top > 0:
+            A[slot], C[:, slot] = size * u[best], -size * pull[best] / top
+    return ShallowReLU(A, C)

@@ -62,15 +62,6 @@ from geolib.naturality.natural_gradient import (
     GeodesicNaturalGradient as GeodesicNaturalGradient,
     NaturalGradient as NaturalGradient,
 )
-from geolib.naturality.network_towers import (
-    deep_linear as deep_linear,
-    linear_model as linear_model,
-    polynomial_tower as polynomial_tower,
-    prune_dead as prune_dead,
-    twin_problem as twin_problem,
-    two_layer as two_layer,
-    weight_norm as weight_norm,
-)
 from geolib.naturality.newton import covariant_hessian as covariant_hessian
 from geolib.naturality.optimizer_spec import (
     OptimizerSpec as OptimizerSpec,
@@ -79,9 +70,11 @@ from geolib.naturality.optimizer_spec import (
 from geolib.naturality.problem import (
     SEEDS as SEEDS,
     Problem as Problem,
+    linear_model as linear_model,
     regression_problem as regression_problem,
     small_problem as small_problem,
     softmax_problem as softmax_problem,
+    two_layer as two_layer,
 )
 from geolib.naturality.projections import (
     Embedding as Embedding,

@@ -45,7 +45,7 @@ class AffineLayer(nn.Module):
         return a if self.right is None else a @ self.right.T
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.features(x) @ self.weight.T
+        y = nn.functional.linear(self.features(x), self.weight)
         return y if self.left is None else y @ self.left.T
 
 

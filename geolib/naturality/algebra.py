@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geolib.naturality.jets import (
     as_generator,
-    commutator,
+    commutators,
     draw_state,
     jet,
     sample_points,
@@ -98,12 +98,9 @@ def naturality_algebra(
         state = draw_state(X, problem, x, rng)
         home = X(problem, state)
         size = torch.cat([home[k] for k in state]).norm()
-        columns = []
-        for k in range(p * p):
-            B = torch.zeros(p * p, dtype=x.dtype, device=x.device)
-            B[k] = 1.0
-            columns.append(commutator(X, problem, state, jet(x, B.view(p, p)), home))
-        rows.append(torch.stack(columns, dim=1) / size)
+        units = torch.eye(p * p, dtype=x.dtype, device=x.device).view(-1, p, p)
+        maps = [jet(x, B) for B in units]
+        rows.append(commutators(X, problem, state, maps, home).T / size)
     matrix = torch.cat(rows)
     _, s, Vh = torch.linalg.svd(matrix, full_matrices=True)
     s = torch.cat([s, s.new_zeros(p * p - len(s))]).flip(0)

@@ -106,15 +106,16 @@ def _adam(eps: float) -> Scaled:
 
 
 _ADAM = _adam(1e-12)
+_Row = OptimizerSpec
 _EUCLIDEAN = [
-    OptimizerSpec("gd", _torch(optim.SGD), generator="gradient"),
-    OptimizerSpec("sgd-momentum-fixed", _torch(optim.SGD, lambda h: {"momentum": 0.9})),
-    OptimizerSpec("heavy-ball", _torch(optim.SGD, _ball(False)), generator=HeavyBall),
-    OptimizerSpec("nesterov", _torch(optim.SGD, _ball(True))),
-    OptimizerSpec("heavy-ball-vector", _ours(HeavyBall), "vector"),
-    OptimizerSpec("heavy-ball-covector", _ours(HeavyBall), "covector"),
-    OptimizerSpec("asgd", _torch(optim.ASGD)),
-    OptimizerSpec(
+    _Row("gd", _torch(optim.SGD), generator="gradient"),
+    _Row("sgd-momentum-fixed", _torch(optim.SGD, lambda h: {"momentum": 0.9})),
+    _Row("heavy-ball", _torch(optim.SGD, _ball(False)), generator=HeavyBall),
+    _Row("nesterov", _torch(optim.SGD, _ball(True))),
+    _Row("heavy-ball-vector", _ours(HeavyBall), "vector"),
+    _Row("heavy-ball-covector", _ours(HeavyBall), "covector"),
+    _Row("asgd", _torch(optim.ASGD)),
+    _Row(
         "adagrad",
         _torch(
             optim.Adagrad,
@@ -122,57 +123,45 @@ _EUCLIDEAN = [
         ),
         generator=DiagonalAdaGrad,
     ),
-    OptimizerSpec("adadelta", _torch(optim.Adadelta, lambda h: {"rho": _betas(h)[1]})),
-    OptimizerSpec("adafactor", _torch(optim.Adafactor)),
-    OptimizerSpec("rmsprop", _torch(optim.RMSprop, lambda h: {"alpha": _betas(h)[1]})),
-    OptimizerSpec("rprop", _torch(optim.Rprop)),
-    OptimizerSpec("adam", _torch(optim.Adam, _ADAM)),
-    OptimizerSpec("adam-eps-1e-2", _torch(optim.Adam, _adam(1e-2))),
-    OptimizerSpec("adam-fixed", _torch(optim.Adam)),
-    OptimizerSpec(
-        "adamw", _torch(optim.AdamW, lambda h: {**_ADAM(h), "weight_decay": 0.5})
-    ),
-    OptimizerSpec("adamax", _torch(optim.Adamax, lambda h: {"betas": _betas(h)})),
-    OptimizerSpec("nadam", _torch(optim.NAdam, lambda h: {"betas": _betas(h)})),
-    OptimizerSpec("radam", _torch(optim.RAdam, lambda h: {"betas": _betas(h)})),
-    OptimizerSpec("sign", _torch(SignSGD, lambda h: {"lr": SPEED * h})),
-    OptimizerSpec("normalized", _rule("normalized")),
-    OptimizerSpec(
-        "lion", _torch(Lion, lambda h: {"lr": SPEED * h, "betas": _betas(h)})
-    ),
-    OptimizerSpec(
-        "muon",
-        _torch(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0}),
-    ),
-    OptimizerSpec(
+    _Row("adadelta", _torch(optim.Adadelta, lambda h: {"rho": _betas(h)[1]})),
+    _Row("adafactor", _torch(optim.Adafactor)),
+    _Row("rmsprop", _torch(optim.RMSprop, lambda h: {"alpha": _betas(h)[1]})),
+    _Row("rprop", _torch(optim.Rprop)),
+    _Row("adam", _torch(optim.Adam, _ADAM)),
+    _Row("adam-eps-1e-2", _torch(optim.Adam, _adam(1e-2))),
+    _Row("adam-fixed", _torch(optim.Adam)),
+    _Row("adamw", _torch(optim.AdamW, lambda h: {**_ADAM(h), "weight_decay": 0.5})),
+    _Row("adamax", _torch(optim.Adamax, lambda h: {"betas": _betas(h)})),
+    _Row("nadam", _torch(optim.NAdam, lambda h: {"betas": _betas(h)})),
+    _Row("radam", _torch(optim.RAdam, lambda h: {"betas": _betas(h)})),
+    _Row("sign", _torch(SignSGD, lambda h: {"lr": SPEED * h})),
+    _Row("normalized", _rule("normalized")),
+    _Row("lion", _torch(Lion, lambda h: {"lr": SPEED * h, "betas": _betas(h)})),
+    _Row("muon", _torch(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0})),
+    _Row(
         "muon-polar",
         _torch(
-            PolarMuon,
-            lambda h: {"lr": SPEED * h, "momentum": math.exp(-h / TAU[0])},
+            PolarMuon, lambda h: {"lr": SPEED * h, "momentum": math.exp(-h / TAU[0])}
         ),
     ),
-    OptimizerSpec("shampoo-1/4", _torch(Shampoo)),
-    OptimizerSpec(
-        "shampoo-1/2", _torch(Shampoo, lambda h: {"power": -0.5, "accumulator": 0.3})
-    ),
-    OptimizerSpec("lbfgs", _torch(optim.LBFGS, lambda h: {"max_iter": 1})),
-    OptimizerSpec("bfgs-identity", _ours(BFGS, start="identity")),
+    _Row("shampoo-1/4", _torch(Shampoo)),
+    _Row("shampoo-1/2", _torch(Shampoo, lambda h: {"power": -0.5, "accumulator": 0.3})),
+    _Row("lbfgs", _torch(optim.LBFGS, lambda h: {"max_iter": 1})),
+    _Row("bfgs-identity", _ours(BFGS, start="identity")),
 ]
 _METRIC = [
-    OptimizerSpec("bfgs-natural", _ours(BFGS, start="natural")),
-    OptimizerSpec("newton", _rule("newton")),
-    OptimizerSpec("damped-ngd", _ours(NaturalGradient, damping=0.1)),
-    OptimizerSpec("marquardt", _rule("marquardt")),
-    OptimizerSpec("diagonal-fisher", _rule("diagonal")),
-    OptimizerSpec("block-fisher", _rule("block")),
-    OptimizerSpec("kronecker-fisher", _rule("kronecker")),
-    OptimizerSpec("empirical-fisher", _rule("empirical")),
-    OptimizerSpec("kfac", _layered(KFAC), layered=True),
-    OptimizerSpec("kfac-damped", _layered(KFAC, damping=0.1), layered=True),
-    OptimizerSpec(
-        "ngd-euclidean-momentum", _ours(NaturalMomentum, connection=False), "vector"
-    ),
-    OptimizerSpec(
+    _Row("bfgs-natural", _ours(BFGS, start="natural")),
+    _Row("newton", _rule("newton")),
+    _Row("damped-ngd", _ours(NaturalGradient, damping=0.1)),
+    _Row("marquardt", _rule("marquardt")),
+    _Row("diagonal-fisher", _rule("diagonal")),
+    _Row("block-fisher", _rule("block")),
+    _Row("kronecker-fisher", _rule("kronecker")),
+    _Row("empirical-fisher", _rule("empirical")),
+    _Row("kfac", _layered(KFAC), layered=True),
+    _Row("kfac-damped", _layered(KFAC, damping=0.1), layered=True),
+    _Row("ngd-euclidean-momentum", _ours(NaturalMomentum, connection=False), "vector"),
+    _Row(
         "natural-adam-no-connection",
         _ours(
             NaturalAdam,
@@ -181,30 +170,27 @@ _METRIC = [
     ),
 ]
 _NATURAL = [
-    OptimizerSpec("ngd", _ours(NaturalGradient)),
-    OptimizerSpec("covariant-newton", _rule("covariant-newton")),
-    OptimizerSpec(
-        "ngd-midpoint", _ours(NaturalGradient, integrator="midpoint"), cost=2
+    _Row("ngd", _ours(NaturalGradient)),
+    _Row("covariant-newton", _rule("covariant-newton")),
+    _Row("ngd-midpoint", _ours(NaturalGradient, integrator="midpoint"), cost=2),
+    _Row("ngd-rk4", _ours(NaturalGradient, integrator="rk4"), cost=4),
+    _Row("ngd-geodesic", _ours(GeodesicNaturalGradient)),
+    _Row("ngd-kfac-damped", _layered(KFACDampedNatural), layered=True),
+    _Row("ngd-home-damped", _home_damped, cost=2),
+    _Row("natural-momentum", _ours(NaturalMomentum), "vector"),
+    _Row("natural-momentum-covector", _ours(NaturalCovectorMomentum), "flat"),
+    _Row("function-momentum", _ours(FunctionMomentum)),
+    _Row(
+        "natural-adam", _ours(NaturalAdam, lambda h: {"betas": _betas(h), "eps": 1e-2})
     ),
-    OptimizerSpec("ngd-rk4", _ours(NaturalGradient, integrator="rk4"), cost=4),
-    OptimizerSpec("ngd-geodesic", _ours(GeodesicNaturalGradient)),
-    OptimizerSpec("ngd-kfac-damped", _layered(KFACDampedNatural), layered=True),
-    OptimizerSpec("ngd-home-damped", _home_damped, cost=2),
-    OptimizerSpec("natural-momentum", _ours(NaturalMomentum), "vector"),
-    OptimizerSpec("natural-momentum-covector", _ours(NaturalCovectorMomentum), "flat"),
-    OptimizerSpec("function-momentum", _ours(FunctionMomentum)),
-    OptimizerSpec(
-        "natural-adam",
-        _ours(NaturalAdam, lambda h: {"betas": _betas(h), "eps": 1e-2}),
-    ),
-    OptimizerSpec(
+    _Row(
         "natural-adagrad",
         _ours(NaturalAdaGrad, lambda h: {"lr": h**0.5, "initial": 0.05 / h}),
     ),
-    OptimizerSpec("lift-sgd", _lift(lambda z, h: optim.SGD(z, h))),
-    OptimizerSpec("lift-adam", _lift(lambda z, h: optim.Adam(z, h, _betas(h), 1e-2))),
-    OptimizerSpec("ngd-retraction", _ours(RetractedNaturalGradient), cost=8),
-    OptimizerSpec("proximal", _ours(ProximalNatural), cost=8),
+    _Row("lift-sgd", _lift(lambda z, h: optim.SGD(z, h))),
+    _Row("lift-adam", _lift(lambda z, h: optim.Adam(z, h, _betas(h), 1e-2))),
+    _Row("ngd-retraction", _ours(RetractedNaturalGradient), cost=8),
+    _Row("proximal", _ours(ProximalNatural), cost=8),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -91,17 +91,15 @@ def audit(
 
     Example: geolib audit torch.optim.AdamW --model mlp:6 --data digits
     """
+    names = families.split(",") if families else list(TWO) if fast else []
     try:
-        report = _audit(
+        x, y, outputs = read_data(data, samples)
+        report = run_audit(
             optimizer,
-            model,
-            data,
-            samples,
-            families or (",".join(TWO) if fast else ""),
-            space,
-            horizon,
-            counts,
-            seed,
+            resolve_model(model, x.shape[1], outputs),
+            (x, y),
+            families=[f for f in names if f] or None,
+            protocol=Protocol(horizon, _integers(counts), space, seed),
         )
     except (ValueError, TypeError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -111,28 +109,9 @@ def audit(
         write_whole(json, report.to_json())
 
 
-def _audit(
-    optimizer: str,
-    model: str,
-    data: str,
-    samples: int,
-    families: str,
-    space: str,
-    horizon: float,
-    counts: str,
-    seed: int,
-) -> Any:
-    x, y, outputs = read_data(data, samples)
+def _integers(counts: str) -> list[int]:
     try:
-        steps = [int(k) for k in counts.split(",")]
+        return [int(k) for k in counts.split(",")]
     except ValueError:
-        raise ValueError(
-            f"counts: expected integers as in 16,32, got {counts!r}"
-        ) from (None)
-    return run_audit(
-        optimizer,
-        resolve_model(model, x.shape[1], outputs),
-        (x, y),
-        families=[f for f in families.split(",") if f] or None,
-        protocol=Protocol(horizon, steps, space, seed),
-    )
+        message = f"counts: expected integers as in 16,32, got {counts!r}"
+        raise ValueError(message) from None

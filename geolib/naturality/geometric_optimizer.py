@@ -2,6 +2,7 @@ r"""One optimizer is one definition: the parts of its state, a velocity and a dr
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
     flatten,
+    metric_of_loss,
     unflatten,
 )
 
@@ -114,8 +116,9 @@ class GeometricOptimizer(torch.optim.Optimizer):
             solved by `geolib.core`, which never forms the Jacobian of linear and
             convolutional layers, so that a million parameters are no hindrance.
         lr: the step size h.
-        output_metric: of `geolib.core`: `Categorical()` for classes; Euclidean, the
-            metric of squared loss, when None.
+        output_metric: of `geolib.core`. When None it is that of the loss where it can
+            be told: `Categorical()` of cross entropy, `Bernoulli()` of binary cross
+            entropy with logits, and else Euclidean, the metric of squared loss.
         damping: the number :math:`\lambda` in :math:`F + \lambda M`.
         damping_metric: M as a matrix or a callable giving it at the present
             parameters; the identity when None. With `damping=0` it chooses among the
@@ -128,8 +131,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: no parameters or several groups, a step size or damping that is
             not a finite number in its range.
-        TypeError: parameters that are no dense floating-point tensors, or a metric
-            that is no `OutputMetric`.
+        TypeError: parameters that are no dense floating-point tensors, a metric that
+            is no `OutputMetric`, or an option that the optimizer does not have.
 
     Source: :eq:`drv-naturality-square` (derivations).
 
@@ -168,7 +171,15 @@ class GeometricOptimizer(torch.optim.Optimizer):
                 "output_metric: expected an OutputMetric such as Categorical(), got "
                 f"{metric!r}"
             )
-        self.output_metric = metric
+        known = {
+            name
+            for cls in type(self).__mro__
+            if "__init__" in vars(cls)
+            for name in inspect.signature(vars(cls)["__init__"]).parameters
+        }
+        if unknown := sorted(set(defaults) - known):
+            raise TypeError(f"{type(self).__name__}: unknown options {unknown}")
+        self.output_metric, self.infer_metric = metric, output_metric is None
         self.damping_metric = damping_metric
         self.solution: Solution | None = None
         base = {
@@ -265,7 +276,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
     def natural_gradient(self, q: LocalGeometry) -> Tensor:
         r"""Return :math:`F^{+}g` of this point, solved once."""
         if q.natural is None:
-            q.natural = self.solve(q, q.dl)
+            q.natural = self.solve(q, q.covector)
         return q.natural
 
     # ---- one call of the closure -------------------------------------------------
@@ -291,6 +302,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
                 require_same_outputs(L, outputs)
                 if not bool(torch.isfinite(L.theta).all()):
                     raise Diverged("theta: expected finite parameters")
+            if self.infer_metric:
+                self.output_metric = metric_of_loss(loss, outputs)
             rtol = self.options["rtol"]
             return LocalGeometry(
                 outputs, loss, self.leaves, self.output_metric, rtol, L

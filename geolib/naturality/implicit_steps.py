@@ -40,10 +40,10 @@ class _Implicit(GeometricOptimizer):
 
     def update(self, q: LocalGeometry) -> Tensor:
         h, x = self.options["lr"], self.position()
-        v = -h * self.solve(q, q.dl)
+        v = -h * self.solve(q, q.covector)
         dx, size = v, float(v.norm() + x.norm())
         target = self.target(q, v)  # before the parameters of q's graph move
-        self.converged = False
+        self.converged, before = False, 0.0
         for _ in range(self.iterations):
             self.move(x + dx)
             new = self.point()
@@ -51,9 +51,13 @@ class _Implicit(GeometricOptimizer):
             r = r + q.lower(new.z - target)
             delta = -self.solve(new, r) / (1 + curvature)
             dx = dx + delta
-            if not float(delta.norm()) > self.tolerance * size:
+            # What is still to come, at the rate of the last two corrections.
+            moved = float(delta.norm())
+            rate = moved / before if moved < before else 0.5
+            if not rate / (1 - rate) * moved > self.tolerance * size:
                 self.converged = True
                 break
+            before = moved
         return dx
 
 

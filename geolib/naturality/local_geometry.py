@@ -12,7 +12,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geolib.core import Linearization, Metric, OutputMetric, Solution
+from geolib.core import (
+    Bernoulli,
+    Categorical,
+    Euclidean,
+    Linearization,
+    Metric,
+    OutputMetric,
+    Solution,
+)
+from geolib.core.linear_calls import graph_nodes
+from geolib.core.linear_solvers import RootSystem
 from geolib.core.output_metrics import LocalMetric
 
 
@@ -94,20 +104,34 @@ class LocalGeometry:
             )
         self.solution: Solution | None = None
         self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
-        (dl,) = torch.autograd.grad(
-            loss, outputs, retain_graph=True, materialize_grads=True
-        )
-        self.dl = dl.detach()
-        # At scale the parameters' gradient is not formed: a step that is not finite is
-        # refused anyway.
-        seen = self.dl if self.metric is not None else self.g
-        if not bool(torch.isfinite(seen).all()):
-            raise Diverged("closure: the gradient has entries that are not finite")
+        (dl,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
+        if dl is None:
+            raise ValueError(
+                "closure: expected a loss that is computed from the outputs it returns"
+            )
+        self._dl = _finite(dl.detach())
+        self._direct = direct_gradient(loss, outputs, self.params)
 
     @cached_property
     def g(self) -> Tensor:
         """The gradient of the loss, (p,)."""
-        return self.vjp(self.dl)
+        g = self.vjp(self._dl)
+        return _finite(g if self._direct is None else g + self._direct)
+
+    @property
+    def dl(self) -> Tensor:
+        """The gradient of the loss in the outputs, (n, c), all that there is of it."""
+        if self._direct is not None:
+            raise ValueError(
+                "loss: a part of it does not pass through the outputs (a penalty on "
+                "the weights), and this optimizer is driven by the outputs alone"
+            )
+        return self._dl
+
+    @property
+    def covector(self) -> Tensor:
+        """The gradient in the outputs, (n, c); with a penalty, in the weights, (p,)."""
+        return self._dl if self._direct is None else self.g
 
     @cached_property
     def local(self) -> LocalMetric:
@@ -115,9 +139,15 @@ class LocalGeometry:
         return self.output_metric.at(self.z, slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
-        r"""Return the covector :math:`J^T u`, (p,)."""
+        r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
+        if "J" in self.__dict__:
+            return u.reshape(-1) @ self.J
+        return self._dense(self.linearization.vjp, u)
+
+    @staticmethod
+    def _dense(derivative: Callable[..., Tensor], *at: Tensor) -> Tensor:
         try:
-            return self.linearization.vjp(u)
+            return derivative(*at)
         except RuntimeError as error:
             if "sparse" not in str(error).lower():
                 raise
@@ -144,7 +174,7 @@ class LocalGeometry:
     @cached_property
     def J(self) -> Tensor:
         """The Jacobian of the outputs, (n c, p)."""
-        return self.linearization.jacobian().flatten(0, 1)
+        return self._dense(self.linearization.jacobian).flatten(0, 1)
 
     @cached_property
     def W(self) -> Tensor:
@@ -183,6 +213,8 @@ class LocalGeometry:
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
         """s(u) = J^T u as a graph in both u and the parameters."""
+        if self.metric is None:  # the graph that J's columns come from
+            return self.linearization.transpose()
         u = torch.zeros_like(self.z, requires_grad=True)
         return u, flatten(self._grad(self.graph, u))
 
@@ -258,11 +290,12 @@ class LocalGeometry:
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
             return s.x
-        v = self.vjp(v) if v.ndim == 2 else v
+        A = self.A  # forms J, and with it every vjp is a product
+        v = _finite(self.vjp(v) if v.ndim == 2 else v)
         if metric is None:
-            return _pseudo_solve(self.A, self._eigen, v, damping, self.rtol)
+            return self._system.solve(v, damping, self.rtol)
         M = metric() if callable(metric) else metric
-        return solve_weighted(self.A, v, damping, M, self.rtol)
+        return solve_weighted(A, v, damping, M, self.rtol)
 
     def minibatch_gradient(
         self,
@@ -284,8 +317,54 @@ class LocalGeometry:
         return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
 
     @cached_property
-    def _eigen(self) -> tuple[Tensor, Tensor]:
-        return _small_eigen(self.A)
+    def _system(self) -> RootSystem:
+        return RootSystem(self.A)
+
+
+def _finite(gradient: Tensor) -> Tensor:
+    if not bool(torch.isfinite(gradient).all()):
+        raise Diverged("closure: the gradient has entries that are not finite")
+    return gradient
+
+
+def direct_gradient(
+    loss: Tensor, outputs: Tensor, params: Sequence[Tensor]
+) -> Tensor | None:
+    """The gradient of what in the loss goes around the outputs, (p,); None if nothing.
+
+    Examples:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> z = 2 * x
+        >>> direct_gradient(z.sum() + x.square().sum(), z, [x])
+        tensor([6.])
+    """
+    nodes = graph_nodes(loss, outputs.grad_fn)
+    leaves = {id(getattr(node, "variable", None)) for node in nodes}
+    if not leaves & set(map(id, params)) or outputs.grad_fn is None:
+        return None
+    cut = outputs.register_hook(torch.zeros_like)
+    try:
+        found = torch.autograd.grad(
+            loss, params, retain_graph=True, materialize_grads=True
+        )
+    finally:
+        cut.remove()
+    return flatten(found).detach()
+
+
+def metric_of_loss(loss: Tensor, outputs: Tensor) -> OutputMetric:
+    """The metric whose matrix is the loss's Hessian, as its graph tells; or Euclidean.
+
+    Examples:
+        >>> z = torch.zeros(2, 3, requires_grad=True)
+        >>> y = torch.tensor([0, 1])
+        >>> metric_of_loss(torch.nn.functional.cross_entropy(z, y), z)
+        Categorical()
+    """
+    names = " ".join(node.name() for node in graph_nodes(loss, outputs.grad_fn))
+    if "NllLoss" in names:
+        return Categorical()
+    return Bernoulli() if "BinaryCrossEntropyWithLogits" in names else Euclidean()
 
 
 def solve_weighted(
@@ -293,7 +372,7 @@ def solve_weighted(
 ) -> Tensor:
     r"""The vector :math:`(A^TA + \lambda M)^{+}v`, of minimum M-norm, (p,)."""
     if M is None:
-        return _pseudo_solve(A, _small_eigen(A), v, damping, rtol)
+        return RootSystem(A).solve(v, damping, rtol)
     p = A.shape[1]
     if M.shape != (p, p):
         raise ValueError(
@@ -306,31 +385,5 @@ def solve_weighted(
         raise Diverged("damping_metric: expected a positive definite matrix")
     A = torch.linalg.solve_triangular(L, A.T, upper=False).T
     y = torch.linalg.solve_triangular(L, v[:, None], upper=False)[:, 0]
-    y = _pseudo_solve(A, _small_eigen(A), y, damping, rtol)
+    y = RootSystem(A).solve(y, damping, rtol)
     return torch.linalg.solve_triangular(L.T, y[:, None], upper=True)[:, 0]
-
-
-def _small_eigen(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of the smaller of A^T A and A A^T."""
-    w, U = torch.linalg.eigh(A.T @ A if A.shape[1] <= A.shape[0] else A @ A.T)
-    return w, U
-
-
-def _pseudo_solve(
-    A: Tensor, eigen: tuple[Tensor, Tensor], v: Tensor, damping: float, rtol: float
-) -> Tensor:
-    """(A^T A + damping)^+ v through the smaller of A^T A and A A^T."""
-    w, U = eigen
-    if A.shape[1] <= A.shape[0]:
-        return U @ (_reciprocal(w, damping, rtol) * (U.T @ v))
-    b = U.T @ (A @ v)
-    if damping > 0:  # Woodbury
-        return (v - A.T @ (U @ (b / (w.clamp(min=0) + damping)))) / damping
-    return A.T @ (U @ (_reciprocal(w, 0.0, rtol) ** 2 * b))
-
-
-def _reciprocal(w: Tensor, damping: float, rtol: float) -> Tensor:
-    if damping > 0:
-        return 1 / (w.clamp(min=0) + damping)
-    keep = w > rtol * w[-1].clamp(min=0)
-    return torch.where(keep, 1 / torch.where(keep, w, 1.0), 0.0)

@@ -58,7 +58,7 @@ class NaturalGradient(GeometricOptimizer):
         super().__init__(params, lr, **options)
 
     def velocity(self, q: LocalGeometry, s: State) -> Tensor:
-        return -self.solve(q, q.dl)
+        return -self.solve(q, q.covector)
 
     def update(self, q: LocalGeometry) -> Tensor:
         x, h = self.position(), self.options["lr"]

@@ -2,7 +2,7 @@ r"""A training problem, and the same problem in other coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geolib.core import Realization
+from geolib.core import Linearization, Realization
 from geolib.naturality.affine_layers import affine_mlp
 from geolib.naturality.local_geometry import LocalGeometry, flatten
 from geolib.naturality.losses import Loss, cross_entropy, mse
@@ -89,20 +89,44 @@ class Problem:
 
     def leaves(self) -> list[Tensor]:
         """Return the starting point cut into fresh leaf tensors of the module's shapes."""
-        pieces = self.theta0.split([s.numel() for s in self.shapes])
-        return [
-            q.detach().clone().view(s).requires_grad_()
-            for q, s in zip(pieces, self.shapes, strict=True)
-        ]
+        return [q.detach().clone().requires_grad_() for q in self._cut(self.theta0)]
 
     def point(self, theta: Tensor, rtol: float = 1e-10) -> LocalGeometry:
         """Return the geometry at theta."""
-        leaf = theta.detach().clone().requires_grad_()
-        pieces = leaf.split([s.numel() for s in self.shapes])
-        parts = [q.view(s) for q, s in zip(pieces, self.shapes, strict=True)]
-        parts = [q.detach().requires_grad_() for q in parts]
+        parts = self.at(theta).leaves()
         z = self.outputs(flatten(parts))
         return LocalGeometry(z, self.loss(z), parts, self.loss.output_metric, rtol)
+
+    def points_in(
+        self, maps: Sequence[Reparameterization], ys: Sequence[Tensor]
+    ) -> list[LocalGeometry]:
+        """Return the geometry at each y in the chart of its map, by one forward pass.
+
+        Args:
+            maps: the charts.
+            ys: a point in each, (p,).
+
+        Raises:
+            ValueError: a point of another shape.
+
+        Cost: one batched forward pass, and p batched tangents for all Jacobians.
+        """
+        leaf = torch.stack([self.at(y).theta0 for y in ys]).detach().requires_grad_()
+        parts = [self._cut(y) for y in leaf]
+        back = [f.inverse(flatten(q)) for f, q in zip(maps, parts, strict=True)]
+        outputs = torch.func.vmap(self.outputs)(torch.stack(back))
+        k, p = leaf.shape
+        unit = torch.eye(p).to(leaf)[:, None].expand(p, k, p).reshape(p, -1)
+        tangents = Linearization(outputs, {"y": leaf}).jvp(unit)
+        found = []
+        for z, q, J in zip(outputs, parts, tangents.unbind(1), strict=True):
+            found.append(LocalGeometry(z, self.loss(z), q, self.loss.output_metric))
+            found[-1].J = J.T
+        return found
+
+    def _cut(self, theta: Tensor) -> list[Tensor]:
+        pieces = theta.split([s.numel() for s in self.shapes])
+        return [q.view(s) for q, s in zip(pieces, self.shapes, strict=True)]
 
 
 # The first three seeds whose Hessian at the start has all eigenvalues above 1e-3 (so
@@ -175,3 +199,82 @@ def small_problem(seed: int = 0) -> Problem:
     y = torch.tensor(rng.standard_normal((12, 1)))
     start = 1.3 * torch.tensor(rng.standard_normal(R.p))
     return Problem.from_realization(R, x, mse(y)).at(start)
+
+
+SCALINGS = ("standard", "mean-field", "ntk")
+
+
+def two_layer(
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    readout: Tensor,
+    scaling: str = "standard",
+    activation: str = "tanh",
+    probe: Tensor | None = None,
+) -> Problem:
+    r"""Make a two-layer network without output bias a problem with squared loss.
+
+    .. math:: f(x) = s_k \sum_{i \le k} a_i\, \sigma(w_i \cdot x), \qquad
+        s_k = 1,\ 1/k,\ 1/\sqrt{k} .
+
+    Args:
+        x, y: (n, d) and (n, c).
+        weights, readout: the start, (k, d) and (c, k).
+        scaling: `standard`, `mean-field` or `ntk`.
+        activation: `tanh`, `erf` or `relu`.
+        probe: further inputs, (m, d).
+
+    Raises:
+        ValueError: an unknown scaling.
+
+    Source: :eq:`drv-naturality-twins` (derivations).
+
+    Examples:
+        >>> x = torch.ones(1, 1)
+        >>> two_layer(x, x, x, 2 * x, activation="relu").outputs(torch.tensor([1.0, 2.0]))
+        tensor([[2.]])
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling: expected one of {SCALINGS}, got {scaling!r}")
+    k, d = weights.shape
+    c = readout.shape[0]
+    s = {"standard": 1.0, "mean-field": 1.0 / k, "ntk": k**-0.5}[scaling]
+    sigma = {"tanh": torch.tanh, "erf": torch.erf, "relu": torch.relu}[activation]
+
+    def on(inputs: Tensor):
+        def f(theta: Tensor) -> Tensor:
+            w, a = theta[: k * d].view(k, d), theta[k * d :].view(c, k)
+            return s * sigma(inputs @ w.T) @ a.T
+
+        return f
+
+    theta0 = torch.cat([weights.reshape(-1), readout.reshape(-1)])
+    shapes = (torch.Size((k, d)), torch.Size((c, k)))
+    return Problem(
+        on(x), mse(y), theta0, shapes, probe=None if probe is None else on(probe)
+    )
+
+
+def linear_model(features: Tensor, y: Tensor, start: Tensor) -> Problem:
+    """Make least squares on fixed features a problem.
+
+    Args:
+        features: (n, q).
+        y: targets, (n, c).
+        start: weights, (c, q).
+
+    Source: :eq:`drv-naturality-problem` (derivations).
+
+    Examples:
+        >>> P = linear_model(torch.eye(2), torch.ones(2, 1), torch.zeros(1, 2))
+        >>> P.outputs(torch.tensor([3.0, 4.0])).T
+        tensor([[3., 4.]])
+    """
+    c, q = start.shape
+    return Problem(
+        lambda t: features @ t.view(c, q).T,
+        mse(y),
+        start.reshape(-1),
+        (torch.Size((c, q)),),
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from geolib.naturality.catalogue import as_spec
-from geolib.naturality.defect import Defect, check_steps, run_optimizer, summarize
+from geolib.naturality.defect import Defect, Runs, check_steps, home_runs, summarize
 from geolib.naturality.problem import Problem
 
 Map = Callable[[Tensor], Tensor]
@@ -130,6 +130,7 @@ def projection_defect(
     horizon: float,
     space: str = "outputs",
     wide_optimizer: Any = None,
+    below: Runs | None = None,
 ) -> Defect:
     r"""Train wide and narrow, and measure whether the link carries one to the other.
 
@@ -145,6 +146,8 @@ def projection_defect(
         space: `outputs` (of the narrow model, for a projection; of both, for an
             embedding) or `parameters`.
         wide_optimizer: if the wide model needs other hyper-parameters.
+        below: ends of the narrow runs by step size, to save time (for an embedding,
+            where the narrow model keeps its start).
 
     Raises:
         ValueError: bad step sizes, or starts whose size does not fit the link.
@@ -152,11 +155,16 @@ def projection_defect(
     Source: :eq:`drv-naturality-submersion` and :eq:`drv-naturality-twins` (derivations).
 
     Examples:
-        >>> from geolib.naturality import polynomial_tower
-        >>> wide, narrow, pi, _ = polynomial_tower(3, 2)
-        >>> d = projection_defect("ngd", wide, narrow, pi, [0.1, 0.05], horizon=0.2)
-        >>> d.letter
-        'E'
+        >>> from geolib.naturality import linear_model
+        >>> pi = Projection(lambda w: (w[0] * w[1]).reshape(1), "product")
+        >>> x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+        >>> narrow = linear_model(x, 3 * x, x[:1])
+        >>> wide = pi.pull(narrow, [(2,)], torch.tensor([1.0, 2.0]).double())
+        >>> steps = [1 / 32, 1 / 64]
+        >>> projection_defect("ngd", wide, narrow, pi, steps, horizon=0.5).letter
+        'N'
+        >>> projection_defect("gd", wide, narrow, pi, steps, horizon=0.5).letter
+        'U'
     """
     hs = check_steps(step_sizes)
     small = as_spec(optimizer)
@@ -168,8 +176,8 @@ def projection_defect(
         wide = target = wide.at(link(narrow.theta0).detach())
     # Everything is compared in the target of the link, and the narrow run's way
     # is what the defect is divided by.
-    below = {h: run_optimizer(small, narrow, h, round(horizon / h)) for h in hs}
-    above = {h: run_optimizer(large, wide, h, round(horizon / h)) for h in hs}
+    below = home_runs(small, narrow, hs, horizon) if below is None else below
+    above = home_runs(large, wide, hs, horizon)
     carried = link if down else (lambda t: t)
     same = (lambda t: t) if down else link
 

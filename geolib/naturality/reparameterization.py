@@ -262,15 +262,15 @@ def _coupling(like: Tensor, seed: int, strength: float) -> tuple[Map, Map]:
     e = strength
 
     def forward(x: Tensor) -> Tensor:
-        a, b = x[order[:half]], x[order[half:]]
+        a, b = x.index_select(0, order).split([half, p - half])
         b = b * (e * torch.tanh(S1 @ a)).exp() + e * torch.tanh(T1 @ a)
         a = a * (e * torch.tanh(S2 @ b)).exp() + e * torch.tanh(T2 @ b)
-        return torch.cat([a, b])[place]
+        return torch.cat([a, b]).index_select(0, place)
 
     def inverse(y: Tensor) -> Tensor:
-        a, b = y[order[:half]], y[order[half:]]
+        a, b = y.index_select(0, order).split([half, p - half])
         a = (a - e * torch.tanh(T2 @ b)) * (-e * torch.tanh(S2 @ b)).exp()
         b = (b - e * torch.tanh(T1 @ a)) * (-e * torch.tanh(S1 @ a)).exp()
-        return torch.cat([a, b])[place]
+        return torch.cat([a, b]).index_select(0, place)
 
     return forward, inverse

@@ -57,6 +57,19 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(m, NORMS) for m in module.modules())
 
 
+def copy_module(module: nn.Module) -> nn.Module:
+    """Return a deep copy, also where a hook keeps a computed weight with its graph.
+
+    Examples:
+        >>> net = torch.nn.utils.spectral_norm(nn.Linear(2, 2))
+        >>> copy_module(net).weight.requires_grad
+        False
+    """
+    held = [t for m in module.modules() for t in vars(m).values()]
+    graphs = [t for t in held if isinstance(t, Tensor) and not t.is_leaf]
+    return copy.deepcopy(module, {id(t): t.detach().clone() for t in graphs})
+
+
 def with_batch_statistics(module: nn.Module) -> nn.Module:
     """Return a copy whose BatchNorm layers use the statistics of the inputs at hand.
 
@@ -69,7 +82,7 @@ def with_batch_statistics(module: nn.Module) -> nn.Module:
         >>> [type(m).__name__ for m in with_batch_statistics(net)]
         ['Linear', 'BatchStatistics']
     """
-    twin = copy.deepcopy(module)
+    twin = copy_module(module)
     if isinstance(twin, NORMS):
         return BatchStatistics(twin)
     for parent in list(twin.modules()):

@@ -52,6 +52,7 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Raises:
         TypeError: anything else, by name.
+        ValueError: a layer that a hook gives its weight (see `recomputed`).
 
     Source: ours.
 
@@ -62,7 +63,31 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """
     if not _is_sequential(module):
         raise TypeError(f"module: expected {SUPPORTED}, got {type(module).__name__}")
-    return list(_flat(module))
+    layers = list(_flat(module))
+    for name, layer in layers:
+        if stale := recomputed(layer):
+            raise ValueError(
+                f"module: layer {name} ({type(layer).__name__}) computes its "
+                f"{stale[0]!r} in a hook before each call (weight_norm, spectral_norm, "
+                "pruning); make it a parameter first, by the hook's `remove`"
+            )
+    return layers
+
+
+def recomputed(layer: nn.Module) -> list[str]:
+    """Return the tensors that hooks compute anew before each call of the layer.
+
+    What lies there between two calls may be old, and a write to it is lost.
+
+    Source: ours.
+
+    Examples:
+        >>> from torch.nn.utils import prune
+        >>> recomputed(prune.l1_unstructured(nn.Linear(2, 2), "weight", 1))
+        ['weight']
+    """
+    held = [k for k, t in vars(layer).items() if isinstance(t, Tensor)]
+    return held if layer._forward_pre_hooks else []
 
 
 def hidden_units(module: nn.Module) -> list[HiddenUnits]:

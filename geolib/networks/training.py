@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def train(
     steps: int = 600,
     batch: int = 64,
     lr: float = 3e-3,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> Tensor:
     r"""Minimise the cross-entropy by Adam with cosine decay, and return the weights.
 
@@ -139,21 +139,22 @@ def train(
         R: the network as a function of its weights; it is not changed.
         x: inputs, shape (n, ...).
         y: classes, shape (n,).
-        w: start, shape (p,); the module's own weights by default.
+        w: start, shape (p,); the module's own weights by default. With k starts,
+            shape (k, p), as many networks are trained side by side.
         steps: gradient steps.
         batch: inputs of a step, drawn without repetition within an epoch.
         lr: learning rate of the first step.
-        seed: of the order of the inputs.
+        seed: of the order of the inputs; for k networks a sequence of k.
 
     Returns:
-        Weights, shape (p,).
+        Weights, of the shape of the start.
 
     Raises:
         ValueError: a label outside the classes of the network, NaN inputs, or
             options out of range.
         RuntimeError: the weights left the finite numbers.
 
-    Cost: steps * batch gradient evaluations.
+    Cost: steps * batch gradient evaluations a network.
 
     Source: Kingma and Ba 2015, algorithm 1.
 
@@ -168,18 +169,46 @@ def train(
     start = R.theta0 if w is None else w
     leaf = start.detach().clone().requires_grad_(True)
     check_inputs(x)
-    check_labels(R(leaf, x[:1]).shape[1], y, len(x))
+    first, seeds = leaf if leaf.ndim == 1 else leaf[0], _seeds(seed, leaf)
+    check_labels(R(first, x[:1]).shape[1], y, len(x))
     check_positive(steps=steps, batch=batch, lr=lr)
-    draws = batches(len(x), batch, steps, seed, x.device)
+    draws = zip(
+        *(batches(len(x), batch, steps, s, x.device) for s in seeds), strict=True
+    )
 
     def loss(_step: int) -> Tensor:
-        rows = next(draws)
-        return F.cross_entropy(R(leaf, x[rows]), y[rows])
+        rows = torch.stack(next(draws))
+        if len(rows) == 1:
+            return F.cross_entropy(R(leaf.view(-1), x[rows[0]]), y[rows[0]])
+        return summed_losses(torch.vmap(R)(leaf, x[rows]), y[rows])
 
     minimize([leaf], loss, steps, lr)
     if not bool(torch.isfinite(leaf).all()):
         raise RuntimeError("train: the weights are not finite; lower lr")
     return leaf.detach()
+
+
+def summed_losses(z: Tensor, y: Tensor) -> Tensor:
+    """The sum over networks of their mean cross-entropy, z (k, n, c) and y (k, n).
+
+    Its gradient holds those of all networks: none sees another's weights.
+
+    Examples:
+        >>> z, y = torch.zeros(3, 5, 2), torch.zeros(3, 5, dtype=torch.long)
+        >>> round(summed_losses(z, y).item() / math.log(2), 6)
+        3.0
+    """
+    total = F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="sum")
+    return total / y.shape[1]
+
+
+def _seeds(seed: int | Sequence[int], w: Tensor) -> Sequence[int]:
+    """One seed for each start."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    count = 1 if w.ndim == 1 else len(w)
+    if len(seeds) != count:
+        raise ValueError(f"seed: expected one for each of {count} starts, got {seed}")
+    return seeds
 
 
 @torch.no_grad()

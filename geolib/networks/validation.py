@@ -88,12 +88,13 @@ def same_architecture(a: nn.Module, b: nn.Module) -> None:
                 f"b: parameter {name!r} is {theirs[name]} but {shape} in a; the two "
                 "networks must have one architecture"
             )
-    layers = {n: type(m) for n, m in b.named_modules()}
+    kind = torch.nn.utils.parametrize.type_before_parametrizations
+    layers = {n: kind(m) for n, m in b.named_modules()}
     for name, module in a.named_modules():
         other = layers.get(name, type(None))
-        if other is not type(module):
+        if other is not kind(module):
             raise ValueError(
                 f"b: layer {name!r} is a {other.__name__} but a "
-                f"{type(module).__name__} in a; the two networks must have one "
+                f"{kind(module).__name__} in a; the two networks must have one "
                 "architecture"
             )

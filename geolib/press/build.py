@@ -29,7 +29,7 @@ class Inputs:
         text: of the notebook.
         values: the parameters to inject.
         hardware: `cpu`, or the name of the GPU.
-        data: digest of the chapter's files and of stored sweeps that it reads.
+        data: digest of the chapter's files, what was measured among them.
         code: digest of every file of geolib, by its path in the package.
     """
 
@@ -153,17 +153,11 @@ class Build:
             PressError: see `parameters`.
         """
         device = "cpu" if hardware == "cpu" else "cuda"
-        stores = []
-        if sweeps := notebook.facts.sweeps:
-            from geolib.sweep import Store
-
-            stores = [digest_tree(Store().folder / s, (".json",)) for s in sweeps]
-        data = [digest_tree(notebook.source.parent, DATA), *stores]
         return Inputs(
             notebook.text(),
             parameters(notebook, self.profile, device),
             hardware,
-            digest(*(d.encode() for d in data)),
+            digest_tree(notebook.source.parent, DATA),
             self.code,
         )
 

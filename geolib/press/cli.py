@@ -247,9 +247,28 @@ def claims(
     print_table(found)
     if keep:
         kept = save_device_ledger(found, root / GPU_LEDGER)
-        typer.echo(f"{GPU_LEDGER}: {kept.about}")
+        typer.echo(f"{GPU_LEDGER}: {kept.sentence}")
     if check and not found.is_valid:
         raise typer.Exit(1)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+@_mendable
+def bench(context: typer.Context) -> None:
+    """Time everything against its named peers, in a checkout.
+
+    Example: geolib bench core --missing
+    """
+    root = find_root()
+    if not (root / "benchmarks" / "run.py").is_file():
+        raise PressError(f"bench: {root} has no benchmarks")
+    sys.path.insert(0, str(root))
+    from benchmarks.run import main
+
+    raise typer.Exit(main(context.args))
 
 
 def _known(profile: str) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from geolib.files import write_whole
+from geolib.sweep.measured import Measured, measured, write
 
 from .ledger import Ledger
 from .notebook import PressError
@@ -18,31 +15,21 @@ from .notebook import PressError
 GPU_LEDGER = "book/claims-gpu.json"  # where one was kept
 
 
-@dataclass(frozen=True)
-class DeviceLedger:
+class DeviceLedger(Measured):
     """What a run on another device measured for each claim.
 
-    Attributes:
-        device: its name.
-        profile: of the run, e.g. `full`.
-        versions: of Python and torch.
-        date: of the run, ISO.
-        claims: by key: `shown`, `measured`, `bound` and `verdict`.
+    `about` holds the device, the profile, the versions and the date; `entries` by the
+    key of a claim what was shown and measured, the bound and the verdict.
     """
 
-    device: str
-    profile: str
-    versions: dict[str, str]
-    date: str
-    claims: dict[str, dict[str, Any]]
-
     @property
-    def about(self) -> str:
+    def sentence(self) -> str:
         """One sentence about the run."""
-        versions = ", ".join(f"{k} {v}" for k, v in self.versions.items())
+        a = self.about
+        versions = ", ".join(f"{k} {v}" for k, v in a["versions"].items())
         return (
-            f"On {self.device}: profile {self.profile}, {self.date}, {versions}, "
-            f"{len(self.claims)} claims."
+            f"On {a['device']}: profile {a['profile']}, {a['date']}, {versions}, "
+            f"{len(self.entries)} claims."
         )
 
 
@@ -60,19 +47,16 @@ def save_device_ledger(ledger: Ledger, path: Path) -> DeviceLedger:
             f"GPU, got {found}; run `geolib run --profile {ledger.profile} --device "
             "cuda` first"
         )
+    about = {
+        "device": devices[0],
+        "profile": ledger.profile,
+        "versions": {"Python": platform.python_version(), "torch": version("torch")},
+        "date": datetime.date.today().isoformat(),
+    }
     names = ("shown", "measured", "bound", "verdict")
-    kept = DeviceLedger(
-        devices[0],
-        ledger.profile,
-        {"Python": platform.python_version(), "torch": version("torch")},
-        datetime.date.today().isoformat(),
-        {
-            r["key"]: {name: r[name] for name in names}
-            for r in ledger.rows
-            if r["device"] == devices[0]
-        },
-    )
-    write_whole(path, json.dumps(asdict(kept), indent=1) + "\n")
+    there = [r for r in ledger.rows if r["device"] == devices[0]]
+    kept = DeviceLedger(about, {r["key"]: {n: r[n] for n in names} for r in there})
+    write(path, kept)
     return kept
 
 
@@ -82,9 +66,8 @@ def load_device_ledger(path: Path) -> DeviceLedger | None:
     Raises:
         PressError: the file is damaged.
     """
-    if not path.exists():
-        return None
     try:
-        return DeviceLedger(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        found = measured(path)
+    except ValueError as error:
         raise PressError(f"{path.name}: not a ledger that was kept ({error})") from None
+    return DeviceLedger(found.about, found.entries) if found.entries else None

@@ -16,7 +16,7 @@ from geolib.files import digest, write_whole
 
 CHECKED = "nbval-check-output"
 ESCAPE = re.compile(r"\s*([\w, ]+=\s*)?[%!]|.*\?\s*$")  # what only IPython reads
-FACTS = b"1"  # raise when `Facts` changes
+FACTS = b"2"  # raise when `Facts` changes
 
 
 class PressError(Exception):
@@ -31,7 +31,6 @@ class Facts:
         parameters: names assigned in the cells tagged `parameters`.
         parameter_cells: how many cells have that tag (one is right).
         claims: keys of every `claim("key", ...)` that the text spells out.
-        sweeps: names of the sweeps that it reads by `sweep_rows("name")`.
         uses_device: whether a cell reads the parameter `device`.
         fault: why it cannot be run at all; empty where it can.
         cell: the number of the code cell at fault, where it is one cell's.
@@ -41,7 +40,6 @@ class Facts:
     parameters: list[str] = field(default_factory=list)
     parameter_cells: int = 1
     claims: list[str] = field(default_factory=list)
-    sweeps: list[str] = field(default_factory=list)
     uses_device: bool = False
     fault: str = ""
     cell: int | None = None
@@ -174,7 +172,6 @@ def _find_facts(text: str) -> Facts:
         sorted({n for tree in parameters for n in _assigned(tree)}),
         len(parameters),
         sorted(_first_arguments(nodes, "claim")),
-        sorted(_first_arguments(nodes, "sweep_rows")),
         any(
             isinstance(n, ast.Name) and n.id == "device" and isinstance(n.ctx, ast.Load)
             for n in nodes

@@ -30,8 +30,8 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
         heads = COLUMNS[:-1]
     parts = [f'<p>{html.escape(about)}</p><div class="ledger-filter"></div>']
     if gpu is not None:
-        parts.append(f"<p>{html.escape(gpu.about)}</p>")
-        heads = (*heads, f"On {gpu.device}")
+        parts.append(f"<p>{html.escape(gpu.sentence)}</p>")
+        heads = (*heads, f"On {gpu.about['device']}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
@@ -65,7 +65,7 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
     if device:
         cells.append(html.escape(r["device"]))
     if gpu is not None:
-        there = gpu.claims.get(r["key"])
+        there = gpu.entries.get(r["key"])
         badge = (
             f"{html.escape(found(there))} {_badge(there['verdict'])}" if there else ""
         )

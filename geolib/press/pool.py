@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -114,11 +113,6 @@ def press(
         if settings.scheduler is None:
             _check_data(stale, inputs)
         done = _Pool(build, settings, inputs, report).run(stale)
-    for n in stale:
-        lost = Outcome(
-            n.name, "failed", error="it was never run: its queue ended early"
-        )
-        done.setdefault(n.name, lost)
     return [done.get(n.name, Outcome(n.name, "skipped")) for n in notebooks]
 
 
@@ -147,7 +141,7 @@ def _check_data(notebooks: list[Notebook], inputs: dict[Notebook, Inputs]) -> No
 
 
 class _Pool:
-    """Threads that take notebooks from one queue, each with a worker process a time."""
+    """Threads that execute notebooks, each with a worker process a time."""
 
     def __init__(
         self,
@@ -158,43 +152,28 @@ class _Pool:
     ) -> None:
         self.build, self.settings, self.inputs = build, settings, inputs
         self.report = report
-        self.todo: queue.SimpleQueue[Notebook] = queue.SimpleQueue()
-        self.done: dict[str, Outcome] = {}
         self.running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, notebooks: list[Notebook]) -> dict[str, Outcome]:
         """The outcome of each notebook, by its name."""
-        for n in notebooks:
-            self.todo.put(n)
-        with Progress(len(notebooks), self.report) as progress:
-            threads = [
-                threading.Thread(target=self._work, args=(progress,), daemon=True)
-                for _ in range(max(1, min(self.settings.jobs, len(notebooks))))
-            ]
-            for t in threads:
-                t.start()
+        done = {}
+        with (
+            Progress(len(notebooks), self.report) as progress,
+            ThreadPoolExecutor(max(1, self.settings.jobs)) as threads,
+        ):
+            sent = {threads.submit(self._one, n, progress): n.name for n in notebooks}
             try:
-                while any(t.is_alive() for t in threads):
-                    time.sleep(0.02)
+                for end in as_completed(sent):
+                    done[sent[end]] = outcome = _outcome(sent[end], end)
+                    progress.finished(outcome)
             except BaseException:
-                for worker in list(self.running):
-                    worker.kill()
+                threads.shutdown(wait=False, cancel_futures=True)
+                while not all(end.done() for end in sent):
+                    for worker in list(self.running):
+                        worker.kill()
+                    time.sleep(0.02)
                 raise
-        return self.done
-
-    def _work(self, progress: Progress) -> None:
-        while True:
-            try:
-                n = self.todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                outcome = self._one(n, progress)
-            except Exception as problem:  # the rest of the queue must not be lost
-                error = f"the press stumbled: {type(problem).__name__}: {problem}"
-                outcome = Outcome(n.name, "failed", error=error)
-            self.done[n.name] = outcome
-            progress.finished(outcome)
+        return done
 
     def _one(self, n: Notebook, progress: Progress) -> Outcome:
         """Execute in a worker process; stage on success, keep the partial on failure."""
@@ -285,6 +264,14 @@ def text_of(nb: Any) -> str:
     import nbformat
 
     return nbformat.writes(nb) + "\n"
+
+
+def _outcome(name: str, end: Future[Outcome]) -> Outcome:
+    """What a thread came to; one that stumbled is a failed notebook."""
+    if (problem := end.exception()) is None:
+        return end.result()
+    error = f"the press stumbled: {type(problem).__name__}: {problem}"
+    return Outcome(name, "failed", error=error)
 
 
 def _io(n: Notebook, what: str, problem: OSError) -> Outcome:

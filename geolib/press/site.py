@@ -26,10 +26,10 @@ MATHJAX = (
     "startup.js",
     "core.js",
     "input/tex.js",
-    "input/tex/extensions",
+    "input/tex/extensions/*",
     "output/chtml.js",
     "output/chtml/fonts/tex.js",
-    "output/chtml/fonts/woff-v2",
+    "output/chtml/fonts/woff-v2/*",
     "a11y/assistive-mml.js",
 )
 SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
@@ -109,10 +109,10 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
 def _copy_book(build: Build, source: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         _copy(build.root / name, source / name)
-    for file in (build.root / "book").rglob("*"):
+    for file in filter(Path.is_file, (build.root / "book").rglob("*")):
         inside = file.relative_to(build.root)
         filled = inside.match("book/*.md")  # `_fill` writes these
-        if file.is_file() and "__pycache__" not in file.parts and not filled:
+        if not filled and "__pycache__" not in file.parts:
             _copy(file, source / inside)
     if (build.root / "CHANGELOG.md").exists():
         _copy(build.root / "CHANGELOG.md", source / "book" / "changelog.md")
@@ -199,10 +199,8 @@ def _mathjax(root: Path, target: Path) -> None:
         raise PressError(
             f"MathJax is not installed in {root}: run `npm ci` there first"
         )
-    for name in MATHJAX:
-        files = [source / name] if (source / name).is_file() else []
-        for file in files or (p for p in (source / name).rglob("*") if p.is_file()):
-            _copy(file, target / file.relative_to(source))
+    for file in (p for name in MATHJAX for p in source.glob(name)):
+        _copy(file, target / file.relative_to(source))
 
 
 def _publish(built: Path, site: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.data_matrix import DataMatrix, prepare
 from geolib.regimes.fock import fock_curves
-from geolib.regimes.large_data import large_data, large_data_next
+from geolib.regimes.large_data import NextOrder, large_data, large_data_next
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
@@ -242,11 +242,17 @@ def _next_order(
     """The first correction of a face in its small ratio, c or d / h, as it is added."""
     rho, kappa, c = setup.ratios
     if name == "large-data":
-        step = large_data_next(t, rho, kappa)
+        step = _large_data_step(tuple(t), rho, kappa)
         return Curves(c * step.train, c * step.population)
     data: dict[str, Any] = {"c": c} if law is None else {"law": law}
     wide = mean_field_next(t, rho, overlap=overlap, **data)
     return Curves(wide.train / setup.eta, wide.population / setup.eta)
+
+
+@lru_cache(maxsize=16)
+def _large_data_step(t: tuple[float, ...], rho: float, kappa: float) -> NextOrder:
+    """The correction before its factor c: setups that differ in n share it."""
+    return large_data_next(t, rho, kappa)
 
 
 # ---- prediction ----------------------------------------------------------------------

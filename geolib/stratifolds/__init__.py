@@ -7,29 +7,28 @@ of starts at once in any chart. For real networks there are `find_strata` and
 """
 
 from geolib.files import exported as _exported
-from geolib.stratifolds.bump import smooth_modulus as smooth_modulus
+from geolib.stratifolds.charts import smooth_modulus as smooth_modulus
 from geolib.stratifolds.charts import Chart as Chart
 from geolib.stratifolds.charts import Logit as Logit
-from geolib.stratifolds.collar_surgery import CollarSurgery as CollarSurgery
-from geolib.stratifolds.collar_surgery import overlap_forms as overlap_forms
+from geolib.stratifolds.surgery import CollarSurgery as CollarSurgery
+from geolib.stratifolds.surgery import overlap_forms as overlap_forms
 from geolib.stratifolds.cone import cone as cone
 from geolib.stratifolds.descent import CollarWarning as CollarWarning
-from geolib.stratifolds.descent import SingularMetricError as SingularMetricError
 from geolib.stratifolds.descent import descend as descend
 from geolib.stratifolds.descent import natural_step as natural_step
 from geolib.stratifolds.descent import pull_back as pull_back
 from geolib.stratifolds.em import em as em
-from geolib.stratifolds.exact_evidence import (
+from geolib.stratifolds.learning_coefficient import (
     divergence_from_null as divergence_from_null,
 )
-from geolib.stratifolds.exact_evidence import evidence_curve as evidence_curve
-from geolib.stratifolds.exact_evidence import log_axis as log_axis
+from geolib.stratifolds.learning_coefficient import evidence_curve as evidence_curve
+from geolib.stratifolds.learning_coefficient import log_axis as log_axis
 from geolib.stratifolds.find_strata import find_strata as find_strata
 from geolib.stratifolds.find_strata import overlap_distances as overlap_distances
 from geolib.stratifolds.gmm import GaussianMixture as GaussianMixture
 from geolib.stratifolds.gmm import em_fit as em_fit
-from geolib.stratifolds.gmm_natural import fit_mixture as fit_mixture
-from geolib.stratifolds.gmm_natural import natural_fit as natural_fit
+from geolib.stratifolds.gmm import fit_mixture as fit_mixture
+from geolib.stratifolds.gmm import natural_fit as natural_fit
 from geolib.stratifolds.hidden_layers import hidden_layers as hidden_layers
 from geolib.stratifolds.learning_coefficient import ChartLoss as ChartLoss
 from geolib.stratifolds.learning_coefficient import (

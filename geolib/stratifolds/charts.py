@@ -1,4 +1,4 @@
-"""Charts: the coordinates in which an optimizer walks, over natural parameters."""
+"""Charts, the coordinates in which an optimizer walks, and the bump of their collars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_finite
+from geolib.core.validation import expect
 
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
@@ -64,6 +64,10 @@ class Chart:
                 for i in range(natural.shape[1])
             ]
         return torch.stack(rows, 1)
+
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once: natural parameters (b, A) and Jacobian (b, A, P)."""
+        return self.embed(eta), self.jacobian(eta)
 
     def project(self, eta: Tensor) -> Tensor:
         """The nearest admissible coordinates, one row at a time."""
@@ -187,11 +191,15 @@ class Logit(Chart):
         return self.chart.embed(self._inner(eta))
 
     def jacobian(self, eta: Tensor) -> Tensor:
+        return self.linearize(eta)[1]
+
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         inner = self._inner(eta)
+        natural, J = self.chart.linearize(inner)
+        slope = torch.ones_like(inner)
         w = inner[:, self.column]
-        J = self.chart.jacobian(inner).clone()
-        J[:, :, self.column] *= (w * (1 - w))[:, None]
-        return J
+        slope[:, self.column] = w * (1 - w)
+        return natural, J * slope[:, None]
 
     def to_chart(self, theta: Tensor) -> Tensor:
         inner = self.chart.to_chart(theta)
@@ -228,10 +236,9 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
         Traceback (most recent call last):
         ValueError: theta: weight w (column 0) must lie in [0, 1]; got 1.5 in row 0
     """
-    if theta.ndim != 2 or theta.shape[1] != width:
-        raise ValueError(
-            f"theta: expected shape (batch, {width}), got {tuple(theta.shape)}"
-        )
+    shape = tuple(theta.shape)
+    fits = len(shape) == 2 and shape[1] == width
+    expect(fits, "theta", f"shape (batch, {width})", shape)
     check_finite(theta, "theta")
     if weight is not None:
         w = theta[:, weight]
@@ -242,3 +249,93 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
                 f"theta: weight w (column {weight}) must lie in [0, 1]; "
                 f"got {float(w[row]):g} in row {row}"
             )
+
+
+def smooth_step(r: Tensor) -> Tensor:
+    r"""A smooth step is exactly 0 for r <= 0 and exactly 1 for r >= 1.
+
+    .. math:: S(r) = \frac{f(r)}{f(r) + f(1 - r)}, \qquad f(r) = e^{-1/r}\,[r > 0]
+
+    Args:
+        r: any shape.
+
+    Returns:
+        The step, of the same shape.
+
+    Source: :eq:`drv-stratifolds-step` (derivations).
+
+    Examples:
+        >>> smooth_step(torch.tensor([-1.0, 0.5, 2.0]))
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    return _step(r)[0]
+
+
+def _step(r: Tensor) -> tuple[Tensor, Tensor]:
+    """The step S and its slope S(1 - S)(1/r^2 + 1/(1-r)^2), from one logistic."""
+    inside = (r > 0) & (r < 1)
+    # f(1-r)/f(r) = exp(1/r - 1/(1-r)): no 0/0 at the ends
+    safe = r.where(inside, 0.5)
+    low, high = 1 / safe, 1 / (1 - safe)
+    s = torch.sigmoid(high - low)
+    slope = s * (1 - s) * (low * low + high * high)
+    return s.where(inside, (r >= 1).to(r.dtype)), slope.where(inside, 0.0)
+
+
+def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    r"""The smooth modulus is a positive stand-in for ``|t|``, given with its slope.
+
+    .. math:: |t|_\varepsilon = S(a)\,|t| + (1 - S(a))\sqrt{t^2 + \varepsilon^2/4},
+              \qquad a = 2|t|/\varepsilon - 1
+
+    A hyperbola for :math:`|t| < \varepsilon/2`, exactly :math:`|t|` from
+    :math:`|t| = \varepsilon` on, never below :math:`\varepsilon/2`.
+
+    Args:
+        t: signed distance, any shape.
+        eps: width of the collar, positive, in the units of `t`.
+
+    Returns:
+        The pair :math:`(|t|_\varepsilon,\ d|t|_\varepsilon/dt)`.
+
+    Raises:
+        ValueError: `eps` is not positive.
+
+    Source: :eq:`eq-stratifolds-modulus`; bounds in
+    :eq:`drv-stratifolds-modulus` (derivations).
+
+    Examples:
+        >>> smooth_modulus(torch.tensor([0.0, 0.3]), eps=0.2)[0]
+        tensor([0.1000, 0.3000])
+    """
+    check_eps(eps)
+    size = t.abs()
+    if bool((size >= eps).all()):  # most of a descent: no row is inside the collar
+        return size, torch.sign(t)
+    s, ds = _step(2 * size / eps - 1)
+    hyperbola = torch.sqrt(t * t + eps * eps / 4)
+    short = size - hyperbola
+    modulus = torch.where(size >= eps, size, hyperbola + s * short)
+    slope = torch.lerp(t / hyperbola, torch.sign(t), s)
+    return modulus, slope + ds * (2 / eps) * torch.sign(t) * short
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity.
+
+    Examples:
+        >>> check_finite(torch.zeros(2), "x")
+    """
+    if not bool(torch.isfinite(torch.view_as_real(x + 0j)).all()):
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def check_eps(eps: float) -> float:
+    """Refuse a collar width that is not a positive finite number; give it as a float.
+
+    Examples:
+        >>> check_eps(1)
+        1.0
+    """
+    expect(0 < float(eps) < float("inf"), "eps", "a positive finite width", eps)
+    return float(eps)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps, smooth_modulus
-from geolib.stratifolds.charts import Chart, check_theta
+from geolib.core.validation import expect
+from geolib.stratifolds.charts import Chart, check_eps, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
 
@@ -35,8 +35,7 @@ class Cone(Chart):
     names = ("xi", "omega")
 
     def __init__(self, c: float = 2.0) -> None:
-        if not c > 0:
-            raise ValueError(f"c: expected a positive slope, got {c!r}")
+        expect(c > 0, "c", "a positive slope", c)
         self.c = float(c)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,12 +154,10 @@ def cone(c: float = 2.0) -> Stratifold:
     def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         return np.stack([rng.uniform(0.1, 2, n), rng.uniform(-np.pi, np.pi, n)], 1)
 
-    return Stratifold(
-        name=f"cone c = {c:g}",
-        chart=chart,
-        strata=(coordinate_stratum("apex xi = 0", 1, 2, {0: 0.0}, draw),),
-        objective=lambda theta: MeanLoss(chart.embed(theta[None])[0]),
-        information=identity_fisher,
-        draw=draw,
-        charts={"tube": lambda eps: ConeWaist(c, eps)},
-    )
+    def objective(theta: Tensor) -> MeanLoss:
+        return MeanLoss(chart.embed(theta[None])[0])
+
+    apex = (coordinate_stratum("apex xi = 0", 1, 2, {0: 0.0}, draw),)
+    charts = {"tube": lambda eps: ConeWaist(c, eps)}
+    name = f"cone c = {c:g}"
+    return Stratifold(name, chart, apex, objective, identity_fisher, draw, charts)

@@ -10,11 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, Surgery, real_part
 
 
 class Objective(Protocol):
     """A loss on natural parameters: value, gradient and Fisher matrix."""
+
+    def value(self, natural: Tensor) -> Tensor:
+        """The loss only, (b,)."""
+        ...
 
     def evaluate(
         self, natural: Tensor, fisher: bool = False
@@ -77,7 +82,7 @@ class Descent:
 
 
 class RunLog:
-    """The records of a batch, written through the rows that are still running.
+    """The records of a batch, kept for the rows that are still running.
 
     Args:
         eta: (b, P) starts.
@@ -85,46 +90,56 @@ class RunLog:
         tol, plateau: levels of the loss, see `descend`.
 
     Attributes:
-        runs: the records.
         live: indices of the rows that are still running.
+        now: their records, by the name of the field; a row that ends is written out.
     """
 
     def __init__(
         self, eta: Tensor, steps: int, tol: float, plateau: float | None = None
     ) -> None:
         never = torch.full((len(eta),), -1, dtype=torch.long, device=eta.device)
-        none, loss = never + 1, torch.full_like(eta[:, 0], float("nan"))
-        self.runs = Descent(
-            hitting_time=never,
-            escaped_at=never.clone(),
-            entered=never > 0,
-            stuck=never > 0,
-            loss=loss,
-            eta=eta.clone(),
-            clipped=none,
-            surgeries=none.clone(),
-            path=None,
-            iterations=steps,
-        )
+        self.now = {
+            "hitting_time": never,
+            "escaped_at": never,
+            "entered": never > 0,
+            "stuck": never > 0,
+            "loss": torch.full_like(eta[:, 0], float("nan")),
+            "eta": eta,
+            "clipped": never + 1,
+            "surgeries": never + 1,
+        }
+        every = {name: value.clone() for name, value in self.now.items()}
+        self._runs = Descent(**every, path=None, iterations=steps)
         self.live = torch.arange(len(eta), device=eta.device)
         self.tol, self.plateau = tol, plateau
 
-    def note(self, it: int, loss: Tensor) -> Tensor:
-        """Record the losses of the running rows; which of them have arrived."""
-        live, runs = self.live, self.runs
-        runs.loss[live] = loss
+    def note(self, it: int, loss: Tensor, eta: Tensor) -> Tensor:
+        """Record the running rows' losses and coordinates; which have arrived."""
+        self.now["loss"], self.now["eta"] = loss, eta
         if self.plateau is not None:
-            fresh = (loss < self.plateau) & (runs.escaped_at[live] < 0)
-            runs.escaped_at[live[fresh]] = it
+            self._first("escaped_at", it, loss < self.plateau)
         done = loss < self.tol
-        runs.hitting_time[live[done]] = it
+        self._first("hitting_time", it, done)
         return done
 
-    def drop(self, out: Tensor, eta: Tensor) -> None:
-        """Let some running rows end at `eta`."""
-        if bool(out.any()):
-            self.runs.eta[self.live] = eta
-            self.live = self.live[~out]
+    def _first(self, name: str, it: int, here: Tensor) -> None:
+        before = self.now[name]
+        self.now[name] = torch.where(here & (before < 0), it, before)
+
+    def drop(self, out: Tensor) -> bool:
+        """Let some running rows end as they are; whether there were any."""
+        if not bool(out.any()):
+            return False
+        self.runs()
+        self.live = self.live[~out]
+        self.now = {name: value[~out] for name, value in self.now.items()}
+        return True
+
+    def runs(self) -> Descent:
+        """The records of all rows as they stand."""
+        for name, value in self.now.items():
+            getattr(self._runs, name)[self.live] = value
+        return self._runs
 
 
 def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
@@ -148,8 +163,7 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
         >>> natural_step(2 * torch.eye(2)[None], torch.ones(1, 2), 0.0)
         tensor([[0.5000, 0.5000]])
     """
-    if not damping >= 0:
-        raise ValueError(f"damping: expected a number >= 0, got {damping!r}")
+    expect(damping >= 0, "damping", "a number >= 0", damping)
     eye = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     factor, info = torch.linalg.cholesky_ex(G + damping * eye)
     pivots = factor.diagonal(dim1=-2, dim2=-1).abs()
@@ -199,8 +213,8 @@ def pull_back(
         tensor([[1.0000, 0.0000],
                 [0.0000, 3.2000]])
     """
-    J = chart.jacobian(eta)
-    loss, grad, fisher = objective.evaluate(chart.embed(eta), natural)
+    embedded, J = chart.linearize(eta)
+    loss, grad, fisher = objective.evaluate(embedded, natural)
     g = real_part(torch.einsum("bap,ba->bp", J, grad))
     G = None if fisher is None else chart.pull_back_metric(eta, fisher, J)
     return real_part(loss), g, G
@@ -268,49 +282,43 @@ def descend(
         >>> descend(kl, A.chart, eta0, lr=0.3).success.tolist()
         [True, False]
     """
-    if method not in ("gd", "ngd"):
-        raise ValueError(f"method: expected 'gd' or 'ngd', got {method!r}")
-    if eta0.ndim != 2 or not bool(torch.isfinite(eta0).all()) or not len(eta0):
-        raise ValueError(
-            f"eta0: expected finite starts of shape (batch >= 1, P), got shape "
-            f"{tuple(eta0.shape)}"
-        )
+    expect(method in ("gd", "ngd"), "method", "'gd' or 'ngd'", method)
+    good = eta0.ndim == 2 and bool(torch.isfinite(eta0).all()) and len(eta0)
+    wanted = "finite starts of shape (batch >= 1, P)"
+    expect(good, "eta0", wanted, tuple(eta0.shape))
     natural = method == "ngd"
     eta = chart.project(eta0.clone())
-    log = RunLog(eta, steps, tol, plateau)
-    runs, kept = log.runs, []
+    log, kept = RunLog(eta, steps, tol, plateau), []
     last_offer = torch.full_like(eta[:, 0], float("inf"))
     for it in range(steps + 1):
-        live = log.live
-        if it in record:
-            runs.eta[live] = eta
-            kept.append(runs.eta.clone())
         loss, g, G = pull_back(objective, chart, eta, natural and it < steps)
-        _check_finite(loss, live, it)
-        runs.entered[live] |= chart.inside_collar(eta)
-        done = log.note(it, loss)
+        _check_finite(loss, log.live, it)
+        done = log.note(it, loss, eta)
+        if it in record:
+            kept.append(log.runs().eta.clone())
+        log.now["entered"] = log.now["entered"] | chart.inside_collar(eta)
         if it == steps:
-            runs.eta[live] = eta
             break
         if surgery is not None and it and it % surgery_every == 0:
-            eta, moved = _offer(surgery, eta, loss, last_offer[live], done)
-            runs.surgeries[live] += moved
-            last_offer[live] = loss
+            eta, moved = _offer(surgery, eta, loss, last_offer, done)
+            log.now["surgeries"], log.now["eta"] = log.now["surgeries"] + moved, eta
+            last_offer = loss
             if bool(moved.any()):
                 loss, g, G = pull_back(objective, chart, eta, natural)
         step = lr * (g if G is None else natural_step(G, g, damping))
         shrink = (clip / step.norm(dim=1).clamp_min(1e-300)).clamp_max(1.0)
-        runs.clipped[live] += (shrink < 1).long()
+        log.now["clipped"] = log.now["clipped"] + (shrink < 1)
         new = chart.project(eta - shrink[:, None] * step)
-        halted = (new - eta).norm(dim=1) < stall
-        if surgery is not None:
-            halted &= False  # a surgery may still free the row
-        runs.stuck[live] = halted & ~done
-        out = done | halted
-        log.drop(out, eta)
-        eta = new[~out]
-        if not len(eta):
-            break
+        out = done
+        if surgery is None:  # a surgery may still free a row that has stopped
+            halted = (new - eta).norm(dim=1) < stall
+            log.now["stuck"], out = halted & ~done, done | halted
+        eta = new
+        if log.drop(out):
+            eta, last_offer = new[~out], last_offer[~out]
+            if not len(eta):
+                break
+    runs = log.runs()
     if record:  # a batch that finished early repeats its last coordinates
         kept += [runs.eta] * (len(record) - len(kept))
         runs.path = torch.stack(kept, 1)

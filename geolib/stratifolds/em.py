@@ -35,15 +35,21 @@ def em_step(objective: MixtureKL, natural: Tensor, fixed: Sequence[int] = ()) ->
         >>> [round(float(a), 6) for a in em_step(kl, one)[0]]
         [1.0, 0.5]
     """
-    K = natural.shape[1] // 2
-    a, c = natural[:, :K], natural[:, K:]
-    _, g, _ = objective.evaluate(natural)
-    mass = -a * g[:, :K]  # a_k E_q[f_k/p]
+    return _loss_and_step(objective, natural, fixed)[1]
+
+
+def _loss_and_step(
+    objective: MixtureKL, natural: Tensor, fixed: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    a, c = natural.chunk(2, 1)
+    loss, g, _ = objective.evaluate(natural)
+    d_a, d_c = g.chunk(2, 1)
+    mass = -a * d_a  # a_k E_q[f_k/p]
     # E_q[r_k (x - c_k)] = -dL/dc_k
-    shift = -g[:, K:] / mass.clamp_min(1e-300)
+    shift = -d_c / mass.clamp_min(1e-300)
     new_c = c + torch.where(mass > 1e-300, shift, torch.zeros_like(shift))
     new_c = with_columns(new_c, {k: c[:, k] for k in fixed})
-    return torch.cat([mass, new_c], 1)
+    return loss, torch.cat([mass, new_c], 1)
 
 
 def em(
@@ -86,11 +92,11 @@ def em(
     check_mixture(natural0, "natural0")
     log, natural = RunLog(natural0, steps, tol, plateau), natural0
     for it in range(steps + 1):
-        done = log.note(it, objective.value(natural))
-        log.runs.eta[log.live] = natural
-        log.drop(done, natural)
-        natural = natural[~done]
-        if not len(natural) or it == steps:
+        loss, new = _loss_and_step(objective, natural, fixed)
+        done = log.note(it, loss, natural)
+        if it == steps:
             break
-        natural = em_step(objective, natural, fixed)
-    return log.runs
+        natural = new[~done] if log.drop(done) else new
+        if not len(natural):
+            break
+    return log.runs()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import expect
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -184,10 +185,10 @@ def project_to_stratum(
     i = units[0]
     if kind == "overlap":
         j = units[1]
-        w_i, v_i, w_j, v_j = canonical_pair(layer, i, j, sign)
-        _, b = merged_unit(w_i, v_i, w_j, v_j)
-        layer.write(i, b, v_i)
-        layer.write(j, b, v_j)
+        pair = canonical_pair(layer, i, j, sign)
+        _, b = merged_unit(*pair)
+        layer.write(i, b, pair[1])
+        layer.write(j, b, pair[3])
     elif kind == "dead output":
         layer.write(i, W[i], 0 * V[i])
     elif kind == "constant unit":
@@ -322,19 +323,15 @@ def find_strata(
     """
     layers = hidden_layers(module)
     check_inputs(data, module)
-    if not near > 0 or limit < 1 or probes < 2:
-        raise ValueError(
-            f"near, limit, probes: expected near > 0, limit >= 1, probes >= 2; "
-            f"got {near}, {limit}, {probes}"
-        )
+    good = near > 0 and limit >= 1 and probes >= 2
+    wanted = "near > 0, limit >= 1, probes >= 2"
+    expect(good, "near, limit, probes", wanted, (near, limit, probes))
     proposals = [
         (c, k) for k, layer in enumerate(layers) for c in candidates(layer, data, near)
     ]
     x = data[:samples].double()
-    found = []
-    for c, k in sorted(proposals)[:limit]:
-        found.append(_verify(module, k, c, x, probes, rtol))
-    return found
+    nearest = sorted(proposals)[:limit]
+    return [_verify(module, k, c, x, probes, rtol) for c, k in nearest]
 
 
 def _verify(
@@ -347,9 +344,7 @@ def _verify(
     predicted = _predict(twin, c, q, m)
     there, _, _ = pair_singular_values(twin, units, x, probes)
     deficit = int((there <= rtol * there[0]).sum())
-    if deficit:
-        gap = float(there[-deficit - 1] / there[-deficit].clamp_min(1e-300))
-    else:
-        gap = 0.0
+    at = there[-deficit - 1] / there[-deficit].clamp_min(1e-300)
+    gap = float(at) if deficit else 0.0
     near = float(here[-predicted] / here[0])
     return UnitStratum(kind, k, units, sign, distance, predicted, deficit, gap, near)

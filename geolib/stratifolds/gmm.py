@@ -1,14 +1,16 @@
-"""Full Gaussian mixtures in any dimension, and expectation-maximization."""
+"""Full Gaussian mixtures in any dimension: EM, the natural gradient, and their hybrid."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_finite
+from geolib.core.validation import expect
+from geolib.stratifolds.charts import check_finite
+from geolib.stratifolds.descent import natural_step
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         a, m, S = self.weights, self.means, self.covariances
         K = len(a)
-        if m.ndim != 2 or len(m) != K or S.shape != (K, m.shape[1], m.shape[1]):
-            raise ValueError(
-                f"means, covariances: expected shapes ({K}, d) and ({K}, d, d), got "
-                f"{tuple(m.shape)} and {tuple(S.shape)}"
-            )
+        shapes = tuple(m.shape), tuple(S.shape)
+        fits = m.ndim == 2 and len(m) == K and shapes[1] == (*m.shape, m.shape[1])
+        wanted = f"shapes ({K}, d) and ({K}, d, d)"
+        expect(fits, "means, covariances", wanted, shapes)
+        for name in ("weights", "means", "covariances"):
+            check_finite(getattr(self, name), name)
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
         if bool(torch.linalg.cholesky_ex(S)[1].any()):
@@ -67,7 +70,10 @@ class GaussianMixture:
         """Whitened residuals (K, d, n) and log of the weighted densities (K, n)."""
         L = torch.linalg.cholesky(self.covariances)
         inverse = torch.linalg.inv(L)
-        y = inverse @ x.T - (inverse @ self.means[..., None])
+        centre = (inverse @ self.means[..., None]).reshape(-1, 1)
+        # one product for all components: (K d, d) against (d, n)
+        y = torch.addmm(centre, inverse.reshape(len(centre), -1), x.T, beta=-1)
+        y = y.reshape(*self.means.shape, -1)
         log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         tiny = torch.finfo(x.dtype).tiny
         constant = self.weights.clamp_min(tiny).log() - log_det
@@ -75,9 +81,17 @@ class GaussianMixture:
         log_f = (y * y).sum(1).mul_(-0.5).add_(constant[:, None])
         return y, log_f
 
+    def expectation(self, x: Tensor) -> tuple[float, Tensor, Tensor]:
+        """One pass: mean log density, whitened residuals, responsibilities (K, n)."""
+        y, log_f = self.whiten(x)
+        top = log_f.amax(0)
+        r = log_f.sub_(top).exp_()
+        total = r.sum(0)
+        return float((total.log() + top).mean()), y, r.div_(total)
+
     def log_likelihood(self, x: Tensor) -> float:
         """Mean log density of the data."""
-        return float(torch.logsumexp(self.whiten(x)[1], 0).mean())
+        return self.expectation(x)[0]
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,8 @@ class MixtureFit:
         iterations: passes over the data (each one evaluation of all densities).
         converged: whether the gain per iteration fell below `tol`.
         rejected: natural steps that would have lowered the likelihood.
+        collapsed: components that have become as thin as a point or a plane, whose
+            likelihood has no bound; with one the fit is not `converged`.
     """
 
     mixture: GaussianMixture
@@ -97,21 +113,30 @@ class MixtureFit:
     iterations: int
     converged: bool
     rejected: int = 0
+    collapsed: tuple[int, ...] = ()
 
 
 def check_fit(x: Tensor, start: GaussianMixture) -> None:
     """Refuse data that cannot determine a mixture, or do not fit the start."""
-    if x.ndim != 2 or len(x) < 2:
-        raise ValueError(
-            f"data: expected shape (n >= 2, d), got {tuple(x.shape)}; "
-            "one point has no maximum-likelihood mixture"
-        )
+    fits = x.ndim == 2 and len(x) >= 2
+    wanted = "shape (n >= 2, d); one point has no maximum-likelihood mixture"
+    expect(fits, "data", wanted, tuple(x.shape))
     check_finite(x, "data")
-    if x.shape[1] != start.means.shape[1]:
-        raise ValueError(
-            f"start: expected means in {x.shape[1]} dimensions like the data, got "
-            f"{start.means.shape[1]}"
-        )
+    d, got = x.shape[1], start.means.shape[1]
+    expect(d == got, "start", f"means in {d} dimensions like the data", got)
+
+
+def collapsed(covariances: Tensor, x: Tensor) -> tuple[int, ...]:
+    """Return the components that are thinner than a millionth of the data's spread.
+
+    Examples:
+        >>> S = torch.tensor([1.0, 1e-13]).double()[:, None, None]
+        >>> collapsed(S, torch.tensor([[0.0], [2.0]]).double())
+        (1,)
+    """
+    spread = x.var(0, correction=0).sum()
+    least = torch.linalg.eigvalsh(covariances)[:, 0]
+    return tuple(torch.nonzero(~(least > 1e-12 * spread))[:, 0].tolist())
 
 
 def _gain(trace: list[float]) -> float:
@@ -160,35 +185,300 @@ def em_fit(
         (2.0, 2.666667)
     """
     check_fit(x, start)
-    if covariance not in ("full", "tied", "fixed"):
-        raise ValueError(
-            f"covariance: expected 'full', 'tied' or 'fixed', got {covariance!r}"
-        )
+    kinds = ("full", "tied", "fixed")
+    expect(covariance in kinds, "covariance", f"one of {kinds}", covariance)
     current, trace, converged = start, [], False
+    thin: tuple[int, ...] = ()
     d = x.shape[1]
     for it in range(steps + 1):
-        y, log_f = current.whiten(x)
-        log_p = torch.logsumexp(log_f, 0)
-        trace.append(float(log_p.mean()))
+        value, y, r = current.expectation(x)
+        trace.append(value)
         reached = target is not None and trace[-1] >= target
         small = it > 0 and _gain(trace) < tol
         slow = rate is not None and it > 1 and _gain(trace) > rate * _gain(trace[:-1])
         if reached or small or slow or it == steps:
             converged = reached or small
             break
-        r = log_f.sub_(log_p).exp_()
-        mass = r.mean(1)
+        mass, share = r.mean(1), y * r[:, None]
         L = torch.linalg.cholesky(current.covariances)
-        shift = torch.einsum("kn,kdn->kd", r, y) / (len(x) * mass[:, None])
+        shift = share.mean(2) / mass[:, None]
         means = current.means + torch.einsum("kij,kj->ki", L, shift)
         S = current.covariances
         if covariance != "fixed":
-            second = (y * r[:, None]) @ y.transpose(1, 2) / len(x)
+            second = share @ y.transpose(1, 2) / len(x)
             second = second / mass[:, None, None]
             second = second - shift[:, :, None] * shift[:, None]
             S = L @ second @ L.transpose(1, 2)
             if covariance == "tied":
                 S = torch.einsum("k,kij->ij", mass, S).expand(len(mass), d, d)
             S = (S + S.transpose(1, 2)) / 2
+            if thin := collapsed(S, x):
+                break
         current = GaussianMixture(mass / mass.sum(), means, S)
-    return MixtureFit(current, tuple(trace), len(trace) - 1, converged)
+    return MixtureFit(current, tuple(trace), len(trace) - 1, converged, 0, thin)
+
+
+def whitened_step(current: GaussianMixture, step: Tensor) -> GaussianMixture:
+    r"""A step given in the whitened coordinates of the current iterate.
+
+    .. math:: \log a_k \leftarrow \log a_k + \delta_a,\quad
+              m_k \leftarrow m_k + L_k\delta_m,\quad
+              \Sigma_k \leftarrow L_k (I + \tfrac12 \delta_S)^2 L_k^\top
+
+    Args:
+        current: with :math:`\Sigma_k = L_k L_k^\top`.
+        step: (P,) log weights of all components but the first, shifts, shapes (lower
+            triangles of symmetric matrices).
+
+    Cost: O(K d^3).
+    Source: :eq:`drv-stratifolds-whitened` (derivations).
+    """
+    K, d = current.means.shape
+    L = torch.linalg.cholesky(current.covariances)
+    logits = current.weights.log()
+    logits = logits + torch.cat([torch.zeros_like(step[:1]), step[: K - 1]])
+    shift = step[K - 1 : K - 1 + K * d].reshape(K, d)
+    shapes = step[K - 1 + K * d :].reshape(K, -1)
+    S = torch.einsum("kq,qab->kab", shapes, _symmetric_basis(d, L))
+    root = L @ (torch.eye(d, dtype=L.dtype, device=L.device) + S / 2)
+    cov = root @ root.transpose(1, 2)
+    means = current.means + torch.einsum("kij,kj->ki", L, shift)
+    cov = (cov + cov.transpose(1, 2)) / 2
+    return GaussianMixture(torch.softmax(logits, 0), means, cov)
+
+
+def _symmetric_basis(d: int, like: Tensor) -> Tensor:
+    """Symmetric matrices with one free entry each, (d(d+1)/2, d, d)."""
+    i, j = torch.tril_indices(d, d)
+    E = torch.zeros(len(i), d, d, dtype=like.dtype, device=like.device)
+    q = torch.arange(len(i))
+    E[q, i, j] = E[q, j, i] = 1
+    return E
+
+
+def score_and_information(
+    current: GaussianMixture, y: Tensor, r: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Score, Fisher matrix and observed information in whitened coordinates.
+
+    .. math:: g = \overline{s}, \qquad F = \overline{s s^\top}, \qquad
+              -\nabla^2 \bar\ell = \overline{\textstyle\sum_k r_k C_k}
+              - \Bigl(\overline{\textstyle\sum_k r_k s_k s_k^\top} - F\Bigr),
+              \qquad s = \textstyle\sum_k r_k s_k
+
+    :math:`s_k` and :math:`C_k` are the score and the observed information of a point
+    whose label is known to be k; the bracket is the information that is missing with
+    the labels. EM uses the first term alone.
+
+    Args:
+        current: the mixture.
+        y: (K, d, n) whitened residuals.
+        r: (K, n) responsibilities.
+
+    Returns:
+        g (P,), F (P, P) and the negative Hessian of the mean log-likelihood (P, P) in
+        the coordinates of `whitened_step`.
+
+    Cost: n P^2.
+    Source: Louis 1982; :eq:`drv-stratifolds-louis` (derivations).
+    """
+    K, d, n = y.shape
+    weights, basis = current.weights, _symmetric_basis(d, y)
+    # What a labelled point says: (1, y, (y^T E y - tr E)/2), about weight, shift, shape
+    quadratic = torch.einsum("qij,kin,kjn->kqn", basis, y, y)
+    shape = 0.5 * (quadratic - torch.einsum("qii->q", basis)[:, None])
+    features = torch.cat([torch.ones_like(y[:, :1]), y, shape], 1)
+    weighted = features * r[:, None]
+    moments = weighted @ features.transpose(1, 2) / n
+    covariance = (y * r[:, None]) @ y.transpose(1, 2) / n
+
+    about_weights = (r - weights[:, None])[1:]
+    about_shifts = weighted[:, 1 : 1 + d].reshape(K * d, n)
+    about_shapes = weighted[:, 1 + d :].reshape(-1, n)
+    score = torch.cat([about_weights, about_shifts, about_shapes])
+    fisher = score @ score.T / n
+
+    labelled, squares = torch.zeros_like(fisher), torch.zeros_like(fisher)
+    free = weights[1:]
+    labelled[: K - 1, : K - 1] = torch.diag(free) - torch.outer(free, free)
+    label = torch.eye(K, dtype=y.dtype, device=y.device)[:, 1:] - free
+    for k in range(K):
+        own = _coordinates_of(k, K, d)
+        both = torch.cat([torch.arange(K - 1), own])
+        # the score of label k is linear in the features
+        linear = torch.block_diag(label[k][:, None], torch.eye(len(own)).to(y))
+        squares[both[:, None], both] += linear @ moments[k] @ linear.T
+        labelled[own[:, None], own] = _labelled(
+            basis, moments[k, 0, 0], moments[k, 0, 1 : 1 + d], covariance[k]
+        )
+    return score.mean(1), fisher, labelled - (squares - fisher)
+
+
+def _coordinates_of(k: int, K: int, d: int) -> Tensor:
+    """Where component k's shift and shape stand among all coordinates."""
+    q = d * (d + 1) // 2
+    shift = K - 1 + k * d + torch.arange(d)
+    return torch.cat([shift, K - 1 + K * d + k * q + torch.arange(q)])
+
+
+def _labelled(E: Tensor, mass: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    r"""Observed information of one component's points, were their labels known.
+
+    Second order of :math:`-\log N` in `whitened_step`'s coordinates u, S:
+    :math:`\tfrac12 a|u|^2 + u^\top S m_1 + \tfrac38\,\mathrm{tr}(S M_2 S)
+    - \tfrac18 a\,\mathrm{tr} S^2`.
+    """
+    d = len(first)
+    C = torch.zeros(d + len(E), d + len(E), dtype=E.dtype, device=E.device)
+    C[:d, :d] = mass * torch.eye(d, dtype=E.dtype, device=E.device)
+    C[:d, d:] = torch.einsum("qab,b->aq", E, first)
+    C[d:, :d] = C[:d, d:].T
+    shapes = 0.75 * torch.einsum("qab,bc,pca->qp", E, second, E)
+    shapes = shapes - 0.25 * mass * torch.einsum("qab,pba->qp", E, E)
+    C[d:, d:] = (shapes + shapes.T) / 2
+    return C
+
+
+def natural_fit(
+    x: Tensor,
+    start: GaussianMixture,
+    *,
+    information: str = "fisher",
+    steps: int = 200,
+    tol: float = 1e-9,
+    target: float | None = None,
+    damping: float = 1e-3,
+    reach: float = 1.0,
+) -> MixtureFit:
+    r"""A damped natural gradient fits data with the mixture's own information.
+
+    .. math:: \delta = (G + \lambda\,\mathrm{diag}F)^{-1}\,\overline{s}, \qquad
+              G = F \ \text{ or } \ {-\nabla^2\bar\ell}
+
+    EM is the same step with the information of the *labelled* data, which is block
+    diagonal and too large where components overlap: there EM crawls, and this does not.
+    The damping grows when a step would lower the likelihood and shrinks otherwise.
+
+    Args:
+        x: (n, d) data.
+        start: first iterate; all weights positive.
+        information: "fisher", or "observed": the observed information wherever it is
+            positive definite and F elsewhere. With it the end game is Newton's.
+        steps: largest number of passes over the data.
+        tol: stop when the mean log-likelihood gains less.
+        target: stop when it reaches this value.
+        damping: first :math:`\lambda`.
+        reach: no whitened coordinate moves further than this in one step.
+
+    Raises:
+        ValueError: as `em_fit`, a weight of the start is zero, or `information` is
+            unknown.
+
+    Cost: n (K d^2 + P^2) an iteration.
+    Source: Amari 1998 with Levenberg's damping; :eq:`drv-stratifolds-louis`
+    (derivations).
+
+    Examples:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> start = GaussianMixture(one, one[None], one[None, None])
+        >>> fit = natural_fit(torch.tensor([[0.0], [2.0], [4.0]]).double(), start)
+        >>> round(fit.mixture.means.item(), 3), round(fit.mixture.covariances.item(), 3)
+        (2.0, 2.667)
+    """
+    check_fit(x, start)
+    if not bool((start.weights > 0).all()) or damping <= 0:
+        raise ValueError("start, damping: expected positive weights and damping")
+    kinds = ("fisher", "observed")
+    expect(information in kinds, "information", f"one of {kinds}", information)
+    current, rejected, converged = start, 0, False
+    value, y, r = current.expectation(x)
+    trace, passes = [value], 1
+    g, F, H = score_and_information(current, y, r)
+    while passes < steps:
+        if target is not None and trace[-1] >= target:
+            converged = True
+            break
+        step = _direction(g, F, H if information == "observed" else None, damping)
+        step = step * min(1.0, reach / float(step.abs().max().clamp_min(1e-300)))
+        trial = whitened_step(current, step)
+        value, y, r = trial.expectation(x)
+        passes += 1
+        if not value >= trace[-1]:
+            rejected, damping = rejected + 1, damping * 10
+            if damping > 1e12:
+                converged = True  # no ascent direction is left at this precision
+                break
+            continue
+        current, damping = trial, max(damping / 5, 1e-9)
+        trace.append(value)
+        if collapsed(current.covariances, x):
+            break
+        if trace[-1] - trace[-2] < tol:
+            converged = True
+            break
+        g, F, H = score_and_information(current, y, r)
+    reached = target is not None and trace[-1] >= target
+    thin = collapsed(current.covariances, x)
+    converged = (converged or reached) and not thin
+    return MixtureFit(current, tuple(trace), passes, converged, rejected, thin)
+
+
+def _direction(g: Tensor, F: Tensor, H: Tensor | None, damping: float) -> Tensor:
+    """The damped step; the observed information only where it is positive definite."""
+    # Levenberg's scaling; the floor keeps an eliminated component solvable
+    D = damping * torch.diag(F.diagonal() + 1e-12 * F.diagonal().max())
+    if H is not None:
+        root, bad = torch.linalg.cholesky_ex(H + D)
+        if not bool(bad):
+            return torch.cholesky_solve(g[:, None], root)[:, 0]
+    return natural_step((F + D)[None], g[None], 1e-14)[0]
+
+
+def fit_mixture(
+    x: Tensor,
+    start: GaussianMixture,
+    *,
+    steps: int = 500,
+    tol: float = 1e-9,
+    target: float | None = None,
+    rate: float = 0.5,
+) -> MixtureFit:
+    r"""The hybrid fit is EM while EM is fast, then uses the observed information.
+
+    .. math:: \bar\ell_{t+1} - \bar\ell_t > \rho\,(\bar\ell_t - \bar\ell_{t-1})
+              \quad\Rightarrow\quad \text{switch}
+
+    Well-separated components are EM's case: a few cheap passes end it. Near overlap
+    its rate tends to one, and the second-order steps of `natural_fit` take over.
+
+    Args:
+        x: (n, d) data.
+        start: first iterate; all weights positive.
+        steps: largest number of passes over the data, of both parts together.
+        tol: stop when the mean log-likelihood gains less.
+        target: stop when it reaches this value.
+        rate: the rate :math:`\rho` of EM from which on it counts as slow.
+
+    Raises:
+        ValueError: as `em_fit` and `natural_fit`.
+
+    Cost: as `em_fit`, then as `natural_fit`.
+    Source: :eq:`drv-stratifolds-em-rate` (derivations).
+
+    Examples:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> start = GaussianMixture(one, one[None], one[None, None])
+        >>> fit = fit_mixture(torch.tensor([[0.0], [2.0], [4.0]]).double(), start)
+        >>> round(fit.mixture.covariances.item(), 6), fit.converged
+        (2.666667, True)
+    """
+    first = em_fit(x, start, steps=steps, tol=tol, target=target, rate=rate)
+    left = steps - first.iterations
+    if first.converged or left <= 1:
+        return first
+    last = natural_fit(
+        x, first.mixture, information="observed", steps=left, tol=tol, target=target
+    )
+    trace = first.log_likelihood + last.log_likelihood[1:]
+    passes = first.iterations + last.iterations
+    return replace(last, log_likelihood=trace, iterations=passes)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import expect
 from geolib.networks.sequential import named_layers
-from geolib.stratifolds.bump import check_finite
+from geolib.stratifolds.charts import check_finite
 
 PASSIVE = (nn.Identity, nn.Flatten, nn.Dropout)
 
@@ -172,15 +173,11 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     Examples:
         >>> check_inputs(torch.zeros(3, 2), nn.Linear(2, 1))
     """
-    if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(
-            f"data: expected a tensor of at least 2 inputs, shape (n, ...), got {got}"
-        )
+    got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
+    good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
+    expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
     check_finite(x, "data")
     p = next(module.parameters())
-    if p.dtype != x.dtype or p.device != x.device:
-        raise ValueError(
-            f"data: expected dtype {p.dtype} on {p.device} like the module's "
-            f"parameters, got {x.dtype} on {x.device}"
-        )
+    same = (p.dtype, p.device) == (x.dtype, x.device)
+    wanted = f"dtype {p.dtype} on {p.device} like the module's parameters"
+    expect(same, "data", wanted, f"{x.dtype} on {x.device}")

@@ -6,10 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps, smooth_modulus
-from geolib.stratifolds.charts import AffineChart, Chart, Logit, check_theta
-from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
-from geolib.stratifolds.strata import Stratifold, coordinate_stratum
+from geolib.stratifolds.charts import (
+    AffineChart,
+    Chart,
+    Logit,
+    check_eps,
+    check_theta,
+    smooth_modulus,
+)
+from geolib.stratifolds.mixture_kl import mixture_stratifold
+from geolib.stratifolds.strata import Charts, Stratifold, coordinate_stratum
 
 
 class MixtureTube(Chart):
@@ -47,20 +53,20 @@ class MixtureTube(Chart):
         self.eps = check_eps(eps)
 
     def embed(self, eta: Tensor) -> Tensor:
-        t, nu = eta.unbind(1)
-        m, _ = smooth_modulus(t, self.eps)
-        up, down = (m + t) / (2 * nu), (m - t) / (2 * nu)
-        return torch.stack([1 - m / nu, up, down, torch.zeros_like(nu), nu, -nu], 1)
+        return self.linearize(eta)[0]
 
     def jacobian(self, eta: Tensor) -> Tensor:
+        return self.linearize(eta)[1]
+
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         t, nu = eta.unbind(1)
         m, dm = smooth_modulus(t, self.eps)
-        J = eta.new_zeros(len(eta), 6, 2)
-        J[:, 0, 0], J[:, 0, 1] = -dm / nu, m / nu**2
-        J[:, 1, 0], J[:, 1, 1] = (dm + 1) / (2 * nu), -(m + t) / (2 * nu**2)
-        J[:, 2, 0], J[:, 2, 1] = (dm - 1) / (2 * nu), -(m - t) / (2 * nu**2)
-        J[:, 4, 1], J[:, 5, 1] = 1, -1
-        return J
+        zero, one, half = torch.zeros_like(nu), torch.ones_like(nu), 0.5 / nu
+        w, up, down = m / nu, (m + t) * half, (m - t) * half
+        natural = torch.stack([1 - w, up, down, zero, nu, -nu], 1)
+        d_t = torch.stack([-dm / nu, (dm + 1) * half, (dm - 1) * half, *3 * [zero]], 1)
+        d_nu = torch.stack([w / nu, -up / nu, -down / nu, zero, one, -one], 1)
+        return natural, torch.stack([d_t, d_nu], 2)
 
     def project(self, eta: Tensor) -> Tensor:
         t, nu = eta.unbind(1)
@@ -100,16 +106,8 @@ def mixture_a() -> Stratifold:
     def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         return np.stack([rng.uniform(0.05, 0.95, n), rng.uniform(-3, 3, n)], 1)
 
-    return Stratifold(
-        name="mixture A",
-        chart=raw,
-        strata=(
-            coordinate_stratum("origin", 0, 2, {0: 0.0, 1: 0.0}, draw),
-            coordinate_stratum("wall w = 0", 1, 2, {0: 0.0}, draw),
-            coordinate_stratum("line mu = 0", 1, 2, {1: 0.0}, draw),
-        ),
-        objective=lambda theta: MixtureKL(raw.embed(theta[None])[0]),
-        information=mixture_fisher,
-        draw=draw,
-        charts={"tube": MixtureTube, "logit": Logit(raw)},
-    )
+    origin = coordinate_stratum("origin", 0, 2, {0: 0.0, 1: 0.0}, draw)
+    wall = coordinate_stratum("wall w = 0", 1, 2, {0: 0.0}, draw)
+    line = coordinate_stratum("line mu = 0", 1, 2, {1: 0.0}, draw)
+    charts: Charts = {"tube": MixtureTube, "logit": Logit(raw)}
+    return mixture_stratifold("mixture A", raw, (origin, wall, line), draw, charts)

@@ -6,18 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_eps, smooth_modulus, smooth_step
-from geolib.stratifolds.charts import AffineChart, Chart, Logit, check_theta
-from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
-from geolib.stratifolds.strata import Stratifold, Stratum, coordinate_stratum
+from geolib.core.validation import expect
+from geolib.stratifolds.charts import (
+    AffineChart,
+    Chart,
+    Logit,
+    check_eps,
+    check_theta,
+    smooth_modulus,
+    smooth_step,
+)
+from geolib.stratifolds.mixture_kl import mixture_stratifold
+from geolib.stratifolds.strata import Charts, Stratifold, Stratum, coordinate_stratum
 
 FLOOR = 1e-10  # added to D^2: the model at v + FLOOR/4, so that derivatives stay finite
-RAW = AffineChart(
-    ("w", "mu1", "mu2"),
-    [[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    [1, 0, 0, 0],
-    weight=0,
-)
+ROWS = [[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+RAW = AffineChart(("w", "mu1", "mu2"), ROWS, [1, 0, 0, 0], weight=0)
 
 
 class RelativeMixture(AffineChart):
@@ -40,8 +44,7 @@ class RelativeMixture(AffineChart):
     """
 
     def __init__(self, gap: float = 0.05) -> None:
-        if not gap >= 0:
-            raise ValueError(f"gap: expected a number >= 0, got {gap!r}")
+        expect(gap >= 0, "gap", "a number >= 0", gap)
         rows = [[0, 0, -1], [0, 0, 1], [1, 0, 0], [1, 1, 0]]
         super().__init__(("mu1", "delta", "w"), rows, [1, 0, 0, 0], weight=2)
         self.gap = float(gap)
@@ -224,32 +227,24 @@ def mixture_b() -> Stratifold:
         w, zero = theta[:, 0], torch.zeros_like(theta[:, 0])
         return torch.stack([zero, -w, 1 - w], 1)[..., None]
 
-    overlap = Stratum(
-        "overlap mu1 = mu2",
-        rank=1,
-        dim=2,
-        distance=lambda t: (t[:, 2] - t[:, 1]).abs(),
-        retract=merge,
-        fibre=apart,
-        draw=lambda rng, n: draw(rng, n)[:, [0, 1, 1]],
-    )
+    def distance(theta: Tensor) -> Tensor:
+        return (theta[:, 2] - theta[:, 1]).abs()
+
+    def together(rng: np.random.Generator, n: int) -> np.ndarray:
+        return draw(rng, n)[:, [0, 1, 1]]
+
+    overlap = Stratum("overlap mu1 = mu2", 1, 2, distance, merge, apart, together)
     eliminations = (
         coordinate_stratum(
             f"elimination w = {end:g}", 2, 3, {0: end}, draw, inward=1 - 2 * end
         )
         for end in (0.0, 1.0)
     )
-    return Stratifold(
-        name="mixture B",
-        chart=RAW,
-        strata=(overlap, *eliminations),
-        objective=lambda theta: MixtureKL(RAW.embed(theta[None])[0]),
-        information=mixture_fisher,
-        draw=draw,
-        charts={
-            "moduli": MixtureModuli(),
-            "tube": GluedModuli,
-            "metric": RidgedModuli,
-            "logit": Logit(RAW),
-        },
-    )
+    charts: Charts = {
+        "moduli": MixtureModuli(),
+        "tube": GluedModuli,
+        "metric": RidgedModuli,
+        "logit": Logit(RAW),
+    }
+    strata = (overlap, *eliminations)
+    return mixture_stratifold("mixture B", RAW, strata, draw, charts)

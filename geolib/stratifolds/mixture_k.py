@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, check_theta, with_columns
 from geolib.stratifolds.mixture_free import MixtureModuli, moduli_of
-from geolib.stratifolds.mixture_kl import MixtureKL, mixture_fisher
+from geolib.stratifolds.mixture_kl import mixture_stratifold
 from geolib.stratifolds.strata import Stratifold, Stratum
 
 
@@ -72,8 +73,8 @@ class PairModuli(Chart):
 
     def __init__(self, K: int, pair: tuple[int, int] = (0, 1)) -> None:
         i, j = pair
-        if K < 2 or i == j or not (0 <= i < K and 0 <= j < K):
-            raise ValueError(f"pair: expected two of {K} components, got {pair}")
+        good = K >= 2 and i != j and 0 <= i < K and 0 <= j < K
+        expect(good, "pair", f"two of {K} components", pair)
         self.K, self.pair = K, (i, j)
         self.rest = [k for k in range(K) if k not in pair]
         self.names = (
@@ -167,21 +168,10 @@ def mixture_k(K: int, pair: tuple[int, int] = (0, 1)) -> Stratifold:
         out[:, j] = out[:, i]
         return out
 
-    overlap = Stratum(
-        f"overlap of {pair}",
-        rank=2 * K - 3,
-        dim=2 * K - 2,
-        distance=lambda t: (t[:, i] - t[:, j]).abs(),
-        retract=merge,
-        fibre=apart,
-        draw=overlapping,
-    )
-    return Stratifold(
-        name=f"mixture of {K}",
-        chart=chart,
-        strata=(overlap,),
-        objective=lambda theta: MixtureKL(chart.embed(theta[None])[0]),
-        information=mixture_fisher,
-        draw=draw,
-        charts={"moduli": moduli},
-    )
+    def distance(theta: Tensor) -> Tensor:
+        return (theta[:, i] - theta[:, j]).abs()
+
+    name, rank = f"overlap of {pair}", 2 * K - 3
+    overlap = Stratum(name, rank, rank + 1, distance, merge, apart, overlapping)
+    charts = {"moduli": moduli}
+    return mixture_stratifold(f"mixture of {K}", chart, (overlap,), draw, charts)

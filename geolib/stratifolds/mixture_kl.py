@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.bump import check_finite
+from geolib.core.validation import expect
+from geolib.stratifolds.charts import Chart, check_finite
+from geolib.stratifolds.strata import Charts, Draw, Stratifold, Stratum
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -51,11 +53,9 @@ class Grid:
 
 def check_mixture(natural: Tensor, name: str = "natural") -> None:
     """Refuse what is not finite rows of K weights followed by K locations."""
-    if natural.ndim != 2 or natural.shape[1] % 2:
-        raise ValueError(
-            f"{name}: expected shape (batch, 2K), K weights then K locations; "
-            f"got {tuple(natural.shape)}"
-        )
+    shape = tuple(natural.shape)
+    fits = len(shape) == 2 and shape[1] % 2 == 0
+    expect(fits, name, "shape (batch, 2K), K weights then K locations", shape)
     check_finite(natural, name)
 
 
@@ -106,11 +106,18 @@ def mixture_fisher(natural: Tensor, grid: Grid | None = None) -> Tensor:
         (b, 2K, 2K) matrices; they do not depend on any teacher.
     """
     grid = grid or Grid()
-    x, K = grid.nodes(natural), natural.shape[1] // 2
+    x = grid.nodes(natural)
     f = gaussian_densities(natural, x)
-    p = torch.einsum("bk,bkq->bq", natural[:, :K], f)
-    slope = natural[:, :K, None] * (x - natural[:, K:, None]) * f
-    D = torch.cat([f, slope], 1) * torch.sqrt(grid.step / p)[:, None, :]
+    p = torch.einsum("bk,bkq->bq", natural[:, : f.shape[1]], f)
+    return _fisher(natural, x, grid.step / p, f, f.new_empty(*natural.shape, len(x)))
+
+
+def _fisher(natural: Tensor, x: Tensor, mass: Tensor, f: Tensor, D: Tensor) -> Tensor:
+    """The Fisher matrix by f (b, K, q) = dp/da and the mass over p (b, q), in room D."""
+    a, c = natural[..., None].chunk(2, 1)
+    by_weight, by_location = D.chunk(2, 1)
+    torch.mul(f, torch.sqrt(mass)[:, None], out=by_weight)
+    torch.sub(x, c, out=by_location).mul_(a).mul_(by_weight)
     return D @ D.transpose(1, 2)
 
 
@@ -151,11 +158,9 @@ class MixtureKL:
         truth = self.teacher.reshape(1, -1)
         check_mixture(truth, "teacher")
         weights = truth[0, : truth.shape[1] // 2]
-        if bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > 1e-9:
-            raise ValueError(
-                "teacher: expected weights that are >= 0 and sum to 1, "
-                f"got {weights.tolist()}"
-            )
+        good = bool((weights >= 0).all()) and abs(float(weights.sum()) - 1) <= 1e-9
+        wanted = "weights that are >= 0 and sum to 1"
+        expect(good, "teacher", wanted, weights.tolist())
         if self.data is None:
             points = self.grid.nodes(self.teacher)
             q = mixture_density(truth, points)[0]
@@ -169,27 +174,27 @@ class MixtureKL:
             log_q = torch.log(mixture_density(truth, points)[0])
         self._points, self._mass = points, mass
         base = torch.exp(-0.5 * points**2 - LOG_ROOT_TAU)
-        self._scratch: Tensor | None = None
+        self._base = base
+        self._scratch: dict[int, Tensor] = {}
         self._powers = torch.stack([points, torch.ones_like(points)])
-        self._weighted = torch.stack([mass, mass * points], -1)
+        self._moments = torch.stack([mass, mass * points])
         self._offset = (mass * log_q).sum() - (mass * torch.log(base)).sum()
 
-    def _room(self, left: Tensor) -> Tensor:
+    def _room(self, which: int, like: Tensor) -> Tensor:
         """Scratch memory kept between calls: fresh pages would cost more than exp."""
-        need = (len(left), len(self._points))
-        if self._scratch is None or len(self._scratch) < need[0]:
-            self._scratch = torch.empty(need, dtype=left.dtype, device=left.device)
-        return self._scratch[: need[0]]
+        have, need = self._scratch.get(which), like.numel() * len(self._points)
+        if have is None or have.numel() < need:
+            have = self._scratch[which] = like.new_empty(need)
+        return have[:need].reshape(*like.shape, -1)
 
     def _ratio(self, natural: Tensor) -> tuple[Tensor, Tensor]:
         """phi(x - c)/phi(x) for each component, and p(x)/phi(x)."""
-        K = natural.shape[1] // 2
-        c = natural[:, K:]
+        a, c = natural.chunk(2, 1)
         # (c, -c^2/2) against (x, 1): one product of matrices, one pass over memory
         left = torch.stack([c, -0.5 * c * c], -1).reshape(-1, 2)
-        f = torch.mm(left, self._powers, out=self._room(left)).exp_()
+        f = torch.mm(left, self._powers, out=self._room(0, left[:, 0])).exp_()
         f = f.reshape(*c.shape, -1)
-        return f, torch.bmm(natural[:, None, :K], f)[:, 0]
+        return f, torch.mul(a[..., None], f, out=self._room(1, c)).sum(1)
 
     def value(self, natural: Tensor) -> Tensor:
         """The divergence only, (b,); differentiable by autograd."""
@@ -203,27 +208,37 @@ class MixtureKL:
         self, natural: Tensor, fisher: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, 2K) and, if asked for, Fisher matrix (b, 2K, 2K)."""
-        K = natural.shape[1] // 2
-        a, c = natural[:, :K], natural[:, K:]
+        a, c = natural.chunk(2, 1)
         f, p = self._ratio(natural)
         loss = self._offset - torch.log(p) @ self._mass
-        weights = torch.reciprocal(p)[..., None] * self._weighted
-        moments = torch.bmm(f, weights)
-        d_a = -moments[..., 0]
-        d_c = -a * (moments[..., 1] - c * moments[..., 0])
-        gradient = torch.cat([d_a, d_c], 1)
-        return loss, gradient, self.fisher(natural) if fisher else None
+        shares = torch.mul(f, torch.reciprocal(p)[:, None], out=self._room(1, c))
+        d_a, first = (self._moments @ shares.reshape(-1, shares.shape[2]).T).neg_()
+        d_a, first = d_a.reshape(a.shape), first.reshape(a.shape)
+        gradient = torch.cat([d_a, a * (first - c * d_a)], 1)
+        if not fisher or self.data is not None:
+            return loss, gradient, self.fisher(natural) if fisher else None
+        mass = self.grid.step * self._base / p  # f and p are relative to the base
+        room = self._room(2, natural)
+        return loss, gradient, _fisher(natural, self._points, mass, f, room)
 
     def fisher(self, natural: Tensor) -> Tensor:
         """The Fisher matrix in natural parameters, (b, 2K, 2K)."""
         return mixture_fisher(natural, self.grid)
 
 
+def mixture_stratifold(
+    name: str, chart: Chart, strata: tuple[Stratum, ...], draw: Draw, charts: Charts
+) -> Stratifold:
+    """A mixture as a stratifold: the loss is the divergence from a teacher."""
+
+    def objective(theta: Tensor) -> MixtureKL:
+        return MixtureKL(chart.embed(theta[None])[0])
+
+    return Stratifold(name, chart, strata, objective, mixture_fisher, draw, charts)
+
+
 def check_data(points: Tensor) -> None:
     """Refuse data that cannot determine a mixture: empty, one point, or not finite."""
-    if len(points) < 2:
-        raise ValueError(
-            f"data: expected at least 2 observations, got {len(points)}; "
-            "one point has no maximum-likelihood mixture"
-        )
+    # one point has no maximum-likelihood mixture
+    expect(len(points) >= 2, "data", "at least 2 observations", len(points))
     check_finite(points, "data")

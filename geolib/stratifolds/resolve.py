@@ -181,15 +181,9 @@ def anneal(
     eta, losses = chart.to_chart(theta0), []
     for width in widths:
         chart = resolve(S, width, "tube").chart
+        eta = chart.project(eta)
         run = descend(
-            objective,
-            chart,
-            chart.project(eta),
-            lr=lr,
-            clip=clip,
-            steps=steps,
-            tol=0.0,
-            stall=0.0,
+            objective, chart, eta, lr=lr, clip=clip, steps=steps, tol=0.0, stall=0.0
         )
         eta = run.eta
         losses.append(run.loss)

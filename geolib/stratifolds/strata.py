@@ -13,6 +13,7 @@ from torch import Tensor
 from geolib.stratifolds.charts import Chart, with_columns
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
+Charts = Mapping[str, Chart | Callable[[float], Chart]]
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,6 @@ def coordinate_stratum(
     """
     columns = list(values)
 
-    def offsets(theta: Tensor) -> Tensor:
-        return theta[:, columns] - theta.new_tensor(list(values.values()))
-
     def fibre(theta: Tensor) -> Tensor:
         eye = torch.eye(dim, dtype=theta.dtype, device=theta.device)
         return (inward * eye[:, columns]).expand(len(theta), -1, -1)
@@ -136,15 +134,15 @@ def coordinate_stratum(
         out[:, columns] = list(values.values())
         return out
 
-    return Stratum(
-        name=name,
-        rank=rank,
-        dim=dim - len(columns),
-        distance=lambda theta: offsets(theta).norm(dim=1),
-        retract=lambda theta: with_columns(theta, dict(values)),
-        fibre=fibre,
-        draw=on_stratum,
-    )
+    def distance(theta: Tensor) -> Tensor:
+        there = theta.new_tensor(list(values.values()))
+        return (theta[:, columns] - there).norm(dim=1)
+
+    def retract(theta: Tensor) -> Tensor:
+        return with_columns(theta, dict(values))
+
+    free = dim - len(columns)
+    return Stratum(name, rank, free, distance, retract, fibre, on_stratum)
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class Stratifold:
     objective: Callable[[Tensor], Any] = field(repr=False)
     information: Callable[[Tensor], Tensor] = field(repr=False)
     draw: Draw = field(repr=False)
-    charts: Mapping[str, Chart | Callable[[float], Chart]] = field(repr=False)
+    charts: Charts = field(repr=False)
 
     @property
     def dim(self) -> int:

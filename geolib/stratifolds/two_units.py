@@ -7,9 +7,20 @@ import torch
 from torch import Tensor
 
 from geolib.networks.erf_kernel import ErfKernel
-from geolib.stratifolds.bump import check_eps
-from geolib.stratifolds.charts import AffineChart, Chart, Surgery, check_theta
-from geolib.stratifolds.strata import Draw, Stratifold, Stratum, coordinate_stratum
+from geolib.stratifolds.charts import (
+    AffineChart,
+    Chart,
+    Surgery,
+    check_eps,
+    check_theta,
+)
+from geolib.stratifolds.strata import (
+    Charts,
+    Draw,
+    Stratifold,
+    Stratum,
+    coordinate_stratum,
+)
 from geolib.stratifolds.surgery import PairSurgery
 from geolib.stratifolds.unit_loss import (
     Kernel,
@@ -65,6 +76,12 @@ class SurgicalUnits(RawUnits):
 class ComplexUnits(Chart):
     """A chart whose units may be a complex-conjugate pair, while the network is real."""
 
+    def embed(self, eta: Tensor) -> Tensor:
+        return self.linearize(eta)[0]
+
+    def jacobian(self, eta: Tensor) -> Tensor:
+        return self.linearize(eta)[1]
+
     def from_chart(self, eta: Tensor) -> Tensor:
         """Raw weights; NaN where the units are a complex pair."""
         natural = self.embed(eta)
@@ -103,46 +120,30 @@ class CentralUnits(ComplexUnits):
             ("V", "b", "u", "s") if n == 1 else ("V", "b0", "b1", "u", "s", "e")
         )
 
-    def _direction(self, eta: Tensor) -> Tensor:
-        if self.n == 1:
-            return torch.ones_like(eta[:, :1])
-        return torch.stack([eta[:, 5].cos(), eta[:, 5].sin()], 1)
-
-    def _root(self, eta: Tensor) -> Tensor:
-        square = eta[:, self.n + 2] ** 2 + 4 * eta[:, self.n + 1] + 1e-12
-        return torch.sqrt(square + 0j)
-
-    def embed(self, eta: Tensor) -> Tensor:
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         n = self.n
-        V, b, s = eta[:, 0], eta[:, 1 : 1 + n], eta[:, n + 2]
-        D, e = self._root(eta), self._direction(eta)
-        z = (1 - s / D) / 2
-        w1 = b - ((D - s) / 2)[:, None] * e
-        w2 = b + ((D + s) / 2)[:, None] * e
-        return torch.cat([torch.stack([V * (1 - z), V * z], 1), w1, w2], 1)
-
-    def jacobian(self, eta: Tensor) -> Tensor:
-        n, B = self.n, len(eta)
-        V, s = eta[:, 0], eta[:, n + 2]
-        D, e = self._root(eta), self._direction(eta)
+        V, b, u, s = eta[:, :1], eta[:, 1 : 1 + n], eta[:, n + 1, None], eta[:, n + 2]
+        e = turn = torch.ones_like(V)
+        if n == 2:
+            sin, cos = eta[:, 5].sin(), eta[:, 5].cos()
+            e, turn = torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)
+        s = s[:, None]
+        D = torch.sqrt(s**2 + 4 * u + 1e-12 + 0j)
         z, D_u, D_s = (1 - s / D) / 2, 2 / D, s / D
         z_u, z_s = s * D_u / (2 * D**2), -(1 - D_s**2) / (2 * D)
-        J = torch.zeros(B, 2 + 2 * n, eta.shape[1], dtype=D.dtype, device=eta.device)
-        iu, js = n + 1, n + 2
-        J[:, 0, 0], J[:, 1, 0] = 1 - z, z
-        J[:, 0, iu], J[:, 1, iu] = -V * z_u, V * z_u
-        J[:, 0, js], J[:, 1, js] = -V * z_s, V * z_s
-        for a in range(n):
-            J[:, 2 + a, 1 + a] = J[:, 2 + n + a, 1 + a] = 1
-            J[:, 2 + a, iu] = -D_u / 2 * e[:, a]
-            J[:, 2 + n + a, iu] = D_u / 2 * e[:, a]
-            J[:, 2 + a, js] = (1 - D_s) / 2 * e[:, a]
-            J[:, 2 + n + a, js] = (1 + D_s) / 2 * e[:, a]
+        low, high = (D - s) / 2, (D + s) / 2
+        natural = torch.cat([V * (1 - z), V * z, b - low * e, b + high * e], 1)
+        by_V = torch.cat([1 - z, z, torch.zeros_like(z).expand(-1, 2 * n)], 1)
+        by_b = torch.eye(n).repeat(2, 1).to(natural)
+        by_b = torch.cat([torch.zeros_like(by_b[:2]), by_b]).expand(len(eta), -1, -1)
+        by_u = torch.cat([-V * z_u, V * z_u, -D_u / 2 * e, D_u / 2 * e], 1)
+        along = (1 - D_s) / 2 * e, (1 + D_s) / 2 * e
+        by_s = torch.cat([-V * z_s, V * z_s, *along], 1)
+        columns = [by_V[..., None], by_b, by_u[..., None], by_s[..., None]]
         if n == 2:
-            turn = torch.stack([-e[:, 1], e[:, 0]], 1)
-            J[:, 2:4, 5] = -((D - s) / 2)[:, None] * turn
-            J[:, 4:6, 5] = ((D + s) / 2)[:, None] * turn
-        return J
+            by_e = torch.cat([0 * z, 0 * z, -low * turn, high * turn], 1)
+            columns.append(by_e[..., None])
+        return natural, torch.cat(columns, 2)
 
     def to_chart(self, theta: Tensor) -> Tensor:
         check_theta(theta, 2 + 2 * self.n)
@@ -177,30 +178,21 @@ class PronyUnits(ComplexUnits):
 
     names = ("M0", "M1", "S", "P")
 
-    @staticmethod
-    def _parts(eta: Tensor) -> tuple[Tensor, ...]:
-        M0, M1, S, P = eta.unbind(1)
-        r = torch.sqrt(S * S - 4 * P + 1e-12 + 0j)
+    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        M0, M1, S, P = (eta + 0j).unbind(1)
+        r = torch.sqrt(S * S - 4 * P + 1e-12)
         w1, w2 = (S + r) / 2, (S - r) / 2
-        return M0 + 0j, M1 + 0j, r, w1, w2
-
-    def embed(self, eta: Tensor) -> Tensor:
-        M0, M1, r, w1, w2 = self._parts(eta)
-        return torch.stack([(M1 - M0 * w2) / r, (M0 * w1 - M1) / r, w1, w2], 1)
-
-    def jacobian(self, eta: Tensor) -> Tensor:
-        M0, M1, r, w1, w2 = self._parts(eta)
         v1, v2 = (M1 - M0 * w2) / r, (M0 * w1 - M1) / r
-        S = eta[:, 2] + 0j
-        r_S, r_P = S / r, -2 / r
+        r_S, r_P, zero = S / r, -2 / r, torch.zeros_like(r)
         w1_S, w1_P, w2_S, w2_P = (1 + r_S) / 2, r_P / 2, (1 - r_S) / 2, -r_P / 2
-        J = torch.zeros(len(eta), 4, 4, dtype=r.dtype, device=eta.device)
-        J[:, 0, 0], J[:, 0, 1], J[:, 1, 0], J[:, 1, 1] = -w2 / r, 1 / r, w1 / r, -1 / r
-        J[:, 0, 2] = (-M0 * w2_S - v1 * r_S) / r
-        J[:, 0, 3] = (-M0 * w2_P - v1 * r_P) / r
-        J[:, 1, 2], J[:, 1, 3] = (M0 * w1_S - v2 * r_S) / r, (M0 * w1_P - v2 * r_P) / r
-        J[:, 2, 2], J[:, 2, 3], J[:, 3, 2], J[:, 3, 3] = w1_S, w1_P, w2_S, w2_P
-        return J
+        rows = [
+            [-w2 / r, 1 / r, (-M0 * w2_S - v1 * r_S) / r, (-M0 * w2_P - v1 * r_P) / r],
+            [w1 / r, -1 / r, (M0 * w1_S - v2 * r_S) / r, (M0 * w1_P - v2 * r_P) / r],
+            [zero, zero, w1_S, w1_P],
+            [zero, zero, w2_S, w2_P],
+        ]
+        J = torch.stack([torch.stack(row, 1) for row in rows], 1)
+        return torch.stack([v1, v2, w1, w2], 1), J
 
     def to_chart(self, theta: Tensor) -> Tensor:
         check_theta(theta, 4)
@@ -303,19 +295,17 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
         v, w = split_units(theta[None], 2)
         return UnitLoss(kernel, v[0], w[0])
 
+    def information(natural: Tensor) -> Tensor:
+        return unit_fisher(kernel, natural)
+
     central: Chart = CentralUnits(n)
     prony = {"prony": PronyUnits()} if n == 1 else {}
-    return Stratifold(
-        name=f"two {kind} units, {n}-D",
-        chart=RawUnits(2, n),
-        strata=tuple(sorted(strata, key=lambda stratum: stratum.rank)),
-        objective=objective,
-        information=lambda natural: unit_fisher(kernel, natural),
-        draw=draw,
-        charts={
-            "central": central,
-            "moduli": prony.get("prony", central),
-            **prony,
-            "surgery": lambda eps: SurgicalUnits(eps, n),
-        },
-    )
+    charts: Charts = {
+        "central": central,
+        "moduli": prony.get("prony", central),
+        **prony,
+        "surgery": lambda eps: SurgicalUnits(eps, n),
+    }
+    name, raw = f"two {kind} units, {n}-D", RawUnits(2, n)
+    ordered = tuple(sorted(strata, key=lambda stratum: stratum.rank))
+    return Stratifold(name, raw, ordered, objective, information, draw, charts)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from geolib.networks.erf_kernel import ErfKernel
-from geolib.stratifolds.bump import check_finite
-from geolib.stratifolds.charts import real_part
+from geolib.stratifolds.charts import check_finite, real_part
 
 
 class RBFKernel:
@@ -123,6 +122,7 @@ class UnitLoss:
             )
         check_finite(v, "teacher_v")
         check_finite(w, "teacher_w")
+        self._own = v @ self.kernel(w[:, None], w) @ v  # the teacher's squared norm
 
     def _all(self, natural: Tensor) -> tuple[Tensor, Tensor]:
         """Output and input weights of all units, the teacher's with a minus sign."""
@@ -143,14 +143,16 @@ class UnitLoss:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, A), Gauss-Newton matrix (b, A, A) if asked for."""
         c, w = self._all(natural)
-        own_v, own_w = split_units(natural, self.units)
-        k = self.kernel(own_w[:, :, None], w[:, None])
-        d_v = torch.einsum("bij,bj->bi", k, c)
-        slope = self.kernel.d1(own_w[:, :, None], w[:, None])
-        d_w = own_v[..., None] * torch.einsum("bijn,bj->bin", slope, c)
+        v, own = split_units(natural, self.units)
+        k = self.kernel(own[:, :, None], w[:, None])
+        d_v = (k @ c[..., None])[..., 0]
+        cross = (k[:, :, self.units :] @ c[:, self.units :, None])[..., 0]
+        loss = real_part(0.5 * ((v * (d_v + cross)).sum(1) + self._own))
+        slope = self.kernel.d1(own[:, :, None], w[:, None])
+        d_w = v[..., None] * (slope * c[:, None, :, None]).sum(2)
         gradient = torch.cat([d_v, d_w.flatten(1)], 1)
         F = unit_fisher(self.kernel, natural, self.units) if fisher else None
-        return self.value(natural), gradient, F
+        return loss, gradient, F
 
 
 def unit_fisher(kernel: Kernel, natural: Tensor, units: int = 2) -> Tensor:

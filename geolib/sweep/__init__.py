@@ -10,18 +10,21 @@
     Store("results").table("demo")                       # as a pandas data frame
 
 The engine is this process, Dask workers on this machine, or any Dask scheduler by its
-address; the code of a sweep does not know which.
+address; the code of a sweep does not know which. What a chapter measured once is kept
+beside it in the same form, and `measured` reads it.
 """
 
 from geolib.files import exported as _exported
 
 from .engines import Options as Options
+from .measured import keep as keep
+from .measured import means as means
+from .measured import measured as measured
 from .registry import find as find
+from .registry import sweep_rows as sweep_rows
 from .runner import Sweep as Sweep
 from .runner import run_sweep as run_sweep
 from .spec import grid as grid
 from .store import Store as Store
-from .summary import means as means
-from .summary import sweep_rows as sweep_rows
 
 __all__ = _exported(globals())

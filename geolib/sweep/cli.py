@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from geolib.sweep.engines import Options, SweepError
-from geolib.sweep.registry import find, names
-from geolib.sweep.runner import Sweep, run_sweep
+from geolib.sweep.registry import ELSEWHERE, find, names, publish
+from geolib.sweep.runner import Sweep, default_scheduler, run_sweep
 from geolib.sweep.store import Store
 
 Name = Annotated[
     str | None,
     typer.Argument(
-        help="A sweep that ships, FILE.py:NAME or module:NAME; none lists them."
+        help="A chapter's sweep, FILE.py:NAME or module:NAME; none lists them."
     ),
 ]
 Folder = Annotated[
@@ -32,6 +31,10 @@ Scheduler = Annotated[
 Export = Annotated[
     Path | None, typer.Option(help="Write the table as .parquet or .csv; run nothing.")
 ]
+Publish = Annotated[
+    bool,
+    typer.Option("--publish", help="Keep the stored runs beside the chapter."),
+]
 
 
 def sweep(
@@ -46,6 +49,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option(help="Run failures again.")] = False,
     status: Annotated[bool, typer.Option(help="Only say what is stored.")] = False,
     export: Export = None,
+    published: Publish = False,
 ) -> None:
     """Run many runs of one function, here or on a cluster; what is stored is skipped.
 
@@ -53,10 +57,7 @@ def sweep(
     """
     try:
         if name is None:
-            for known in names():
-                found = find(known)
-                sizes = ", ".join(f"{s} {len(found.specs(s))}" for s in found.grids)
-                typer.echo(f"{known:20} {found.text} (runs: {sizes})")
+            typer.echo("\n".join(map(_about, names())) or ELSEWHERE)
             return
         chosen, kept = find(name), Store(store)
         if export is not None:
@@ -65,7 +66,13 @@ def sweep(
         if status:
             typer.echo(_status(chosen, size, kept))
             return
-        options = Options(scheduler or _engine(), workers, retries, limit, gpu)
+        if published:
+            typer.echo("\n".join(map(str, publish(name, size, kept))))
+            return
+        engine = scheduler or default_scheduler()
+        if scheduler is None and engine == "inline":
+            typer.echo("without Dask the runs go one by one in this process", err=True)
+        options = Options(engine, workers, retries, limit, gpu)
         report = run_sweep(chosen, size, kept, options, retry_failed=retry_failed)
     except (SweepError, ValueError) as problem:
         typer.echo(f"geolib: {problem}", err=True)
@@ -81,12 +88,10 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _engine() -> str:
-    """The engine where none is named: Dask's local workers, if Dask is installed."""
-    if importlib.util.find_spec("distributed") is not None:
-        return "local"
-    typer.echo("without Dask the runs go one after the other in this process", err=True)
-    return "inline"
+def _about(name: str) -> str:
+    found = find(name)
+    sizes = ", ".join(f"{s} {len(found.specs(s))}" for s in found.grids)
+    return f"{name:20} {found.text} (runs: {sizes})"
 
 
 def _status(chosen: Sweep, size: str, store: Store) -> str:
@@ -100,9 +105,9 @@ def _export(chosen: Sweep, store: Store, path: Path) -> str:
     if path.suffix not in (".parquet", ".csv"):
         raise ValueError(f"export: expected a .parquet or .csv name, got {path.name}")
     table = store.table(chosen.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False)
     else:
-        store.to_parquet(chosen.name, path)
+        table.to_parquet(path)
     return f"{path}: {len(table)} rows"

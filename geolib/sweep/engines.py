@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from geolib.sweep.attempt import Outcome, attempt
 
 Run = Callable[[Any], dict[str, Any]]
+# Asked just before a spec starts: whether to run it; None where another sweep is at it,
+# so that it is asked again later.
+Wanted = Callable[[str], bool | None]
+PULSE = 0.5  # seconds between looks at what does not speak by itself
 
 
 class SweepError(RuntimeError):
     """The engine itself failed (no scheduler, no worker); what is stored stays."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """The `number`-th try at one spec; `alone` if nothing else may fly beside it."""
+
+    key: str
+    number: int = 1
+    alone: bool = False
+
+    def again(self, alone: bool = False) -> Try:
+        """The try that follows this one."""
+        return replace(self, number=self.number + 1, alone=alone)
 
 
 @dataclass(frozen=True)
@@ -66,22 +83,25 @@ class Options:
             )
 
 
-def default_scheduler() -> str:
-    """`local` where Dask is installed, else `inline`."""
-    return "local" if importlib.util.find_spec("distributed") else "inline"
-
-
 def drive_inline(
-    run: Run, specs: Mapping[str, Any], options: Options, wanted: Callable[[str], bool]
+    run: Run, specs: Mapping[str, Any], options: Options, wanted: Wanted
 ) -> Iterator[Finished]:
     """One spec after the other in this process; a spec that failed goes to the end."""
-    todo = deque((key, 1) for key in specs)
-    while todo:
-        key, tries = todo.popleft()
-        if not wanted(key):
+    waiting, elsewhere = deque(map(Try, specs)), 0
+    while waiting:
+        one = waiting.popleft()
+        mine = wanted(one.key)
+        if mine is None:
+            waiting.append(one)
+            elsewhere += 1
+            if elsewhere >= len(waiting):  # nothing is left but what others are at
+                time.sleep(PULSE)
             continue
-        outcome = attempt(run, specs[key], options.limit)
-        if outcome.error is not None and tries <= options.retries:
-            todo.append((key, tries + 1))
+        elsewhere = 0
+        if not mine:
+            continue
+        outcome = attempt(run, specs[one.key], options.limit)
+        if outcome.error is not None and one.number <= options.retries:
+            waiting.append(one.again())
         else:
-            yield Finished(key, outcome, tries)
+            yield Finished(one.key, outcome, one.number)

@@ -1,52 +1,74 @@
-"""Find a sweep by its name."""
+"""Find a sweep by its name, and what was measured by it.
+
+The sweeps of the chapters are experiments: each stands in its chapter's
+`experiments.py`, so they are found in a checkout of the book only.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import importlib.util
-import pkgutil
+import platform
+import re
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from geolib.sweep import shipped
+from geolib.files import find_checkout
+from geolib.sweep.measured import keep, measured
 from geolib.sweep.runner import Sweep
+from geolib.sweep.store import Store
+
+NAMED = re.compile(r"^(\w+) = Sweep\(\s*\"([\w-]+)\"", re.MULTILINE)
+ELSEWHERE = (
+    "the sweeps of the chapters live in a checkout of the book; a sweep of your own "
+    "runs anywhere, as `FILE.py:NAME` or `module:NAME`"
+)
 
 
-def names() -> tuple[str, ...]:
-    """The names of the sweeps that ship, e.g. `mode-connectivity`."""
-    found = (module.name for module in pkgutil.iter_modules(shipped.__path__))
-    public = (name for name in found if not name.startswith("_"))
-    return tuple(sorted(name.replace("_", "-") for name in public))
+def names() -> dict[str, str]:
+    """The chapters' sweeps by name, each as `FILE.py:NAME`; none outside a checkout.
+
+    The files are searched, not imported.
+    """
+    root = find_checkout(Path.cwd())
+    files = sorted(root.glob("chapters/*/experiments.py")) if root else []
+    return {
+        name: f"{file}:{attribute}"
+        for file in files
+        for attribute, name in NAMED.findall(file.read_text(encoding="utf-8"))
+    }
 
 
 def find(name: str) -> Sweep:
-    """A sweep that ships; `FILE.py:NAME` or `package.module:NAME` for one of your own.
+    """A chapter's sweep; `FILE.py:NAME` or `package.module:NAME` for one of your own.
+
+    Args:
+        name: of the sweep.
 
     Raises:
         ValueError: there is no such sweep, module or attribute.
 
     Examples:
-        >>> find("phase-map").name
-        'phase-map'
+        >>> find("phase-mop")
+        Traceback (most recent call last):
+        ValueError: sweep: no sweep 'phase-mop'...
     """
-    module, _, attribute = name.partition(":")
-    if attribute:
-        try:
-            found = getattr(_module(module), attribute)
-        except (ImportError, AttributeError, OSError, SyntaxError) as error:
-            raise ValueError(f"sweep: cannot read {name}: {error}") from error
-    elif name in names():
-        path = f"{shipped.__name__}.{name.replace('-', '_')}"
-        found = importlib.import_module(path).SWEEP
-    else:
-        near = difflib.get_close_matches(name, names(), 2, 0.4)
+    known = names()
+    module, _, attribute = known.get(name, name).rpartition(":")
+    if not module:
+        near = difflib.get_close_matches(name, known, 2, 0.4)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(
-            f"sweep: no sweep {name!r}{hint} (see `geolib sweep`, or name one of your "
-            "own as `FILE.py:NAME` or `module:NAME`)"
-        )
+        why = hint or f": {ELSEWHERE}"
+        raise ValueError(f"sweep: no sweep {name!r}{why}")
+    try:
+        found = getattr(_module(module), attribute)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ValueError(f"sweep: cannot read {name}: {error}") from error
     if not isinstance(found, Sweep):
         raise ValueError(f"sweep: {name} is a {type(found).__name__}, not a Sweep")
     return found
@@ -57,15 +79,84 @@ def _module(name: str) -> ModuleType:
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    title = f"{path.parent.name}.{path.stem}"  # each chapter has its `experiments`
+    if title in sys.modules:
+        return sys.modules[title]
+    spec = importlib.util.spec_from_file_location(title, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.modules[title] = module  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent))  # for what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[title]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
     try:
         import cloudpickle
     except ImportError:  # without Dask nothing travels
         return module
-    cloudpickle.register_pickle_by_value(module)  # workers do not have the file
+    for beside in list(sys.modules.values()):  # workers do not have these files
+        if Path(getattr(beside, "__file__", None) or "/").parent == path.parent:
+            cloudpickle.register_pickle_by_value(beside)
     return module
+
+
+def publish(name: str, size: str, store: Store) -> list[Path]:
+    """Keep what is stored of a chapter's sweep in the chapter's folder `measured`.
+
+    Raises:
+        ValueError: it is no chapter's, or nothing of that size is stored.
+    """
+    file = names().get(name, "").rpartition(":")[0]
+    sweep = find(name)
+    keys = [key for key in sweep.specs(size) if store.has(sweep.name, key)]
+    if not file or not keys:
+        raise ValueError(
+            f"publish: expected a chapter's sweep with stored runs of size {size}, "
+            f"got {name} with {len(keys)}"
+        )
+    files: dict[str, dict[str, Any]] = {}
+    for key, row in zip(keys, store.rows(sweep.name, keys), strict=True):
+        title, entry, figures = sweep.entry(key, row)
+        files.setdefault(title, {})[entry] = figures
+    about: dict[str, Any] = {
+        "sweep": sweep.name,
+        "version": sweep.version,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "torch": version("torch").split("+")[0],
+        "machine": platform.machine(),
+    }
+    paths = [Path(file).parent / "measured" / f"{title}.json" for title in files]
+    for path, entries in zip(paths, files.values(), strict=True):
+        keep(path, entries, about | dict(sweep.about))
+    return paths
+
+
+def sweep_rows(name: str) -> list[dict[str, Any]]:
+    """The published runs of a chapter's sweep; an empty list where none are.
+
+    Spec and record as one flat dictionary each, in the order of their keys. Only what
+    lies in the chapter's folder `measured` is read, never a store of the reader's, so
+    that a page is the same on every disk. For a cell of a chapter:
+    `rows = sweep_rows("phase-map") or computed_above`.
+
+    Args:
+        name: of the sweep, e.g. `phase-map`.
+
+    Raises:
+        ValueError: no chapter has a sweep of this name.
+
+    Examples:
+        >>> sweep_rows("no-such-sweep")
+        Traceback (most recent call last):
+        ValueError: sweep: no sweep 'no-such-sweep'...
+    """
+    file = names().get(name, "").rpartition(":")[0]
+    if not file:
+        raise ValueError(f"sweep: no sweep {name!r}: {ELSEWHERE}")
+    entries = measured(Path(file).parent / "measured" / f"{name}.json").entries
+    return [entries[key] for key in sorted(entries)]

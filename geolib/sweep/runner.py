@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,18 +18,23 @@ from geolib.sweep.engines import (
     Options,
     Run,
     SweepError,
-    default_scheduler,
+    Wanted,
     drive_inline,
 )
 from geolib.sweep.spec import fields_of, key_of
 from geolib.sweep.store import Store
 
 
+def default_scheduler() -> str:
+    """`local` where Dask is installed, else `inline`."""
+    return "local" if importlib.util.find_spec("distributed") else "inline"
+
+
 def drive(
     run: Run,
     specs: Mapping[str, Any],
     options: Options,
-    wanted: Callable[[str], bool] = lambda key: True,
+    wanted: Wanted = lambda key: True,
 ) -> Iterator[Finished]:
     """Run every spec and yield its end as it comes, in any order.
 
@@ -38,14 +43,13 @@ def drive(
         specs: by key.
         options: where and how.
         wanted: asked just before a spec starts; False skips it (someone else has
-            stored it meanwhile).
+            stored it meanwhile), None has it asked again later.
 
     Raises:
         SweepError: the scheduler cannot be reached or went away, or no worker came.
     """
-    if options.scheduler == "inline":
-        return drive_inline(run, specs, options, wanted)
-    return drive_dask(run, specs, options, wanted)
+    engine = drive_inline if options.scheduler == "inline" else drive_dask
+    return engine(run, specs, options, wanted)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class Sweep:
         grids: for each size (`small`, `book`, `full`) a function that makes the specs.
         version: raise it when `run` starts to mean something else.
         text: one line about it.
+        kept_as: of a run's key and its row, the file in the chapter's folder `measured`
+            where it is published, its key there and its figures; default: the file of
+            the sweep, the same key, the whole row.
+        about: what the file of published runs says beside when it was measured.
     """
 
     name: str
@@ -66,6 +74,8 @@ class Sweep:
     grids: Mapping[str, Callable[[], Sequence[Any]]]
     version: int = 1
     text: str = ""
+    kept_as: Callable[[str, dict[str, Any]], tuple[str, str, Any]] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def specs(self, size: str) -> dict[str, Any]:
         """The specs of a size by key, in the grid's order.
@@ -79,6 +89,10 @@ class Sweep:
             )
         return {key_of(s, self.name, self.version): s for s in self.grids[size]()}
 
+    def entry(self, key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
+        """Where a run is published: the file, the key in it, and the figures."""
+        return self.kept_as(key, row) if self.kept_as else (self.name, key, row)
+
 
 @dataclass
 class Report:
@@ -86,7 +100,6 @@ class Report:
 
     Attributes:
         total: runs that were asked for.
-        stored: of these, those that were stored before.
         done: those that ended well now.
         failed: errors by key, stored failures included.
         retried: those that needed more than one try.
@@ -94,11 +107,15 @@ class Report:
     """
 
     total: int
-    stored: int = 0
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     retried: int = 0
     seconds: float = 0.0
+
+    @property
+    def stored(self) -> int:
+        """Runs that were stored before, or by another sweep meanwhile."""
+        return self.total - self.done - len(self.failed)
 
     @property
     def line(self) -> str:
@@ -119,6 +136,9 @@ def run_sweep(
     progress: bool | None = None,
 ) -> Report:
     """Run the specs that are not in the store; each end is stored at once.
+
+    Two sweeps on one store share the work: a run that another process is at is left to
+    it, and taken over if that process ends without a result.
 
     Args:
         sweep: what to run.
@@ -150,28 +170,28 @@ def run_sweep(
     options = options or Options(default_scheduler())
     start = time.perf_counter()
     store.tidy(sweep.name)
-    held = store.scan(sweep.name)
-    skip = {k for k, e in held.items() if e["status"] == "done" or not retry_failed}
-    todo = [key for key in specs if key not in skip]
-    report = Report(len(specs), stored=len(specs) - len(todo))
-    report.failed = {
-        k: held[k]["error"]
-        for k in specs
-        if k in skip and held[k]["status"] == "failed"
-    }
-    ring = random.Random(os.getpid()).randrange(len(todo) or 1)
-    order = todo[ring:] + todo[:ring]  # two sweeps at once meet as late as they can
-    ends = drive(
-        sweep.run,
-        {key: specs[key] for key in order},
-        options,
-        lambda key: not store.has(sweep.name, key),
-    )
-    with bar(sweep.name, len(todo), progress) as step:
-        for end in ends:
+    held = {k: e for k, e in store.scan(sweep.name).items() if k in specs}
+    failed = {k: e["error"] for k, e in held.items() if e["status"] == "failed"}
+    again = failed if retry_failed else {}
+    todo = {k: s for k, s in specs.items() if k not in held or k in again}
+    report = Report(len(specs), failed={} if retry_failed else failed)
+    with (
+        store.claims(sweep.name) as claim,
+        bar(sweep.name, len(todo), progress) as step,
+    ):
+
+        def wanted(key: str) -> bool | None:
+            mine, entry = claim(key), store.get(sweep.name, key)
+            if entry is None or entry == held.get(key):
+                return mine or None
+            if entry["status"] == "failed":  # another sweep's, meanwhile
+                report.failed[key] = entry["error"]
+            step()
+            return False
+
+        for end in drive(sweep.run, todo, options, wanted):
             _keep(sweep, specs[end.key], end, store, report)
             step()
-    report.stored = report.total - report.done - len(report.failed)
     report.seconds = time.perf_counter() - start
     return report
 
@@ -201,54 +221,8 @@ def _keep(sweep: Sweep, spec: Any, end: Finished, store: Store, report: Report) 
     report.retried += end.tries > 1
     if error is None:
         report.done += 1
-        report.failed.pop(end.key, None)
     else:
         report.failed[end.key] = error
-
-
-def collect(
-    sweep: Sweep, size: str, store: Store | None = None
-) -> list[dict[str, Any]]:
-    """The rows of a size, in the grid's order: read where stored, else computed here.
-
-    For a chapter: the small size is computed in place in seconds, and a sweep run
-    beforehand on a cluster is read. Nothing is written. Each row has the fields of its
-    spec and of its record.
-
-    Args:
-        sweep: what to read or to run.
-        size: `small`, `book` or `full`.
-        store: default: `GEOLIB_SWEEPS`, else the cache folder.
-
-    Raises:
-        SweepError: a run fails here, or is stored as failed.
-
-    Examples:
-        >>> import dataclasses
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Spec:
-        ...     n: int
-        >>> cubes = Sweep("cubes", lambda s: {"cube": s.n**3}, {"small": lambda: [Spec(2)]})
-        >>> collect(cubes, "small", Store("no-such-folder"))
-        [{'n': 2, 'cube': 8}]
-    """
-    store = store or Store()
-    held = store.scan(sweep.name)
-    rows = []
-    for key, spec in sweep.specs(size).items():
-        entry = held.get(key)
-        if entry is not None and entry["status"] == "failed":
-            raise SweepError(
-                f"{sweep.name}: {fields_of(spec)} failed: {entry['error']}"
-            )
-        if entry is not None:
-            rows.append(entry["spec"] | entry["record"])
-            continue
-        end = next(drive(sweep.run, {key: spec}, Options("inline", retries=0)))
-        if end.outcome.error is not None:
-            raise SweepError(f"{sweep.name}: {fields_of(spec)}: {end.outcome.error}")
-        rows.append(fields_of(spec) | json.loads(end.outcome.record or "{}"))
-    return rows
 
 
 @contextmanager
@@ -262,20 +236,9 @@ def bar(
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn, Progress
 
-    columns = (
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as live:
         task = live.add_task(name, total=total)
         yield lambda: live.advance(task)

@@ -1,15 +1,20 @@
-"""A folder of results: one JSON file a run, written to another name, then renamed."""
+"""A folder of results: one JSON file a run, whole or absent, claimed while it is made."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from geolib.files import write_whole
 
 STALE = 86_400.0  # seconds after which a dead writer's temporary file is removed
 
@@ -28,6 +33,9 @@ class Store:
     A run that ended lies in `<folder>/<sweep>/<key>.json`, one that failed for good in
     `<key>.failed.json`. A reader sees a whole file or none.
 
+    Args:
+        folder: default: `GEOLIB_SWEEPS`, else a cache folder in the home.
+
     Examples:
         >>> import tempfile
         >>> store = Store(tempfile.mkdtemp())
@@ -44,6 +52,11 @@ class Store:
         """Where a run's file lies, or would lie."""
         return self.folder / sweep / f"{key}{'.failed' if failed else ''}.json"
 
+    def get(self, sweep: str, key: str) -> dict[str, Any] | None:
+        """The entry of a run that ended, well or not; None while there is none."""
+        done, failed = (self.path(sweep, key, bad) for bad in (False, True))
+        return _read(done, key) or _read(failed, key)
+
     def has(self, sweep: str, key: str) -> bool:
         """Whether the run has ended well and its file is whole."""
         return _read(self.path(sweep, key), key) is not None
@@ -55,20 +68,36 @@ class Store:
             OSError: the disk is full or read-only; no fragment is left.
         """
         failed = entry["status"] == "failed"
-        path = self.path(sweep, key, failed)
-        path.parent.mkdir(parents=True, exist_ok=True)
         entry = entry | {"key": key}
         text = json.dumps(entry | {"sum": _sum(entry)})
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(partial, path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        write_whole(self.path(sweep, key, failed), text, sync=False)
         if not failed:
             self.path(sweep, key, failed=True).unlink(missing_ok=True)
+
+    @contextmanager
+    def claims(self, sweep: str) -> Iterator[Callable[[str], bool]]:
+        """Yield a function that claims a run for this process, by its key.
+
+        It says False while another process holds the claim. A claim is the lock on one
+        byte of a file: the kernel drops it when the block or the process ends, however
+        it ends, so no claim is ever stale. On a disk that knows no locks every claim is
+        granted, and two sweeps at once may repeat each other's runs.
+
+        Raises:
+            OSError: the folder is read-only.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{sweep}.lock").open("w") as file:
+
+            def claim(key: str) -> bool:
+                byte, kind = zlib.crc32(key.encode()), fcntl.LOCK_EX | fcntl.LOCK_NB
+                try:
+                    fcntl.lockf(file, kind, 1, byte)
+                except OSError as problem:
+                    return problem.errno not in (errno.EACCES, errno.EAGAIN)
+                return True
+
+            yield claim
 
     def scan(self, sweep: str) -> dict[str, dict[str, Any]]:
         """Every whole entry of a sweep by key; a damaged file counts as absent."""
@@ -76,15 +105,13 @@ class Store:
         for path in sorted((self.folder / sweep).glob("[!.]*.json")):
             key = path.name.split(".")[0]
             entry = _read(path, key)
-            if entry is None:
-                continue
-            if entry["status"] == "done" or key not in found:
+            if entry is not None and (entry["status"] == "done" or key not in found):
                 found[key] = entry
         return found
 
     def tidy(self, sweep: str) -> None:
         """Remove temporary files that a killed writer left long ago."""
-        for path in (self.folder / sweep).glob(".*.tmp"):
+        for path in (self.folder / sweep).glob(".*"):
             try:
                 if time.time() - path.stat().st_mtime > STALE:
                     path.unlink()
@@ -117,39 +144,6 @@ class Store:
         import pandas as pd
 
         return pd.json_normalize(self.rows(sweep))
-
-    def to_parquet(self, sweep: str, path: str | Path | None = None) -> Path:
-        """Write the table as Parquet (next to the sweep's folder by default)."""
-        target = Path(path) if path else self.folder / f"{sweep}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-        os.close(handle)
-        try:
-            self.table(sweep).to_parquet(partial)
-            os.replace(partial, target)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-        return target
-
-    def query(self, sweep: str, sql: str) -> Any:
-        """Ask the table `runs` in SQL (DuckDB over Parquet); a pandas data frame.
-
-        Examples:
-            >>> store = Store("no-such-folder")
-            >>> store.query("demo", "select count(*) from runs")
-            Traceback (most recent call last):
-            ValueError: sweep: nothing of 'demo' is stored in no-such-folder
-        """
-        if not self.rows(sweep):
-            raise ValueError(f"sweep: nothing of {sweep!r} is stored in {self.folder}")
-        import duckdb
-
-        path = self.to_parquet(sweep)
-        with duckdb.connect() as connection:
-            runs = connection.read_parquet(str(path))
-            runs.create_view("runs")
-            return connection.sql(sql).df()
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:

@@ -380,6 +380,8 @@ def test_batches_that_do_not_repeat_are_noticed():
 
     module, x = make("mlp")
     R = Realization(module)
-    G = PullbackMetric(R, Shrinking(x)).at(R.theta0)
+    with pytest.raises(ValueError, match="x: batch 0 is another one"):
+        PullbackMetric(R, Shrinking(x))
+    G = PullbackMetric(R, Shrinking(x), check=False).at(R.theta0)
     with pytest.raises(ValueError, match="6 samples came this time, 7 the first"):
         G.dense()

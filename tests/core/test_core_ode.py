@@ -183,3 +183,38 @@ def test_a_diverging_iteration_is_an_error():
             method="euler",
             step=1.0,
         )
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("method", ["dopri5", "rk4", "midpoint", "euler"])
+def test_a_field_may_reuse_its_buffer(method, seen):
+    buffer, kept = torch.zeros(2, dtype=torch.float64), []
+
+    def reused(t, y):
+        return torch.mul(y, -1.0 - t, out=buffer)
+
+    plan = {"step": 0.05, "observer": lambda *now: kept.append(now) if seen else None}
+    if not seen:
+        del plan["observer"]
+    y0, times = torch.tensor([1.0, 2.0], dtype=torch.float64), [0.0, 0.3, 1.0]
+    found = integrate(reused, y0, times, method=method, **plan)
+    first = list(kept)
+    kept.clear()
+    fresh = integrate(lambda t, y: y * (-1.0 - t), y0, times, method=method, **plan)
+    assert torch.equal(found.states, fresh.states)
+    assert torch.equal(found.error, fresh.error)
+    for a, b in zip(first, kept, strict=True):
+        assert all(map(torch.equal, a[1:], b[1:]))
+    exact = y0 * np.exp(-1.5)
+    assert float((found.final - exact).abs().max()) < {"euler": 0.1}.get(method, 1e-2)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4", "euler"])
+@pytest.mark.parametrize(
+    "field",
+    [lambda t, y: y.neg_(), lambda t, y: -y.mul_(1.0), lambda t, y: y.copy_(-y)],
+)
+def test_a_field_that_writes_to_the_state_is_refused(field, method):
+    y0 = torch.ones(2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="field: it writes to the state"):
+        integrate(field, y0, [0.0, 1.0], method=method, step=0.1)

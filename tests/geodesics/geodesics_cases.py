@@ -4,10 +4,17 @@ import functools
 
 import numpy as np
 import torch
+from chapter_experiments import chapter_module
 from torch import nn
 
 from geolib.core import Realization
+from geolib.geodesics import LEARNERS
 from geolib.networks import mlp, table, train
+
+PRUNERS = chapter_module("geodesics", "pruners")
+VARIANTS = chapter_module("geodesics", "variants")
+PRUNING = {**PRUNERS.METHODS, **VARIANTS.PRUNING_VARIANTS}
+KNOWN = {**LEARNERS, **VARIANTS.LEARNER_VARIANTS}
 
 
 @functools.cache
@@ -34,3 +41,14 @@ def smooth(seed=0, sizes=(3, 5, 4)):
 def vector(size, seed, scale=1.0):
     draw = np.random.default_rng(seed).standard_normal(size)
     return scale * torch.from_numpy(draw)
+
+
+def difference_energy(space, points, times, rows=None):
+    r"""Energy of a polygon (k, p) in function space at its times, written out.
+
+    .. math:: E = \frac12 \sum_i \frac{|\Phi(w_{i+1}) - \Phi(w_i)|^2
+              + \lambda |w_{i+1} - w_i|^2}{t_{i+1} - t_i}
+    """
+    square = space(points, rows).diff(dim=0).flatten(1).square().sum(1)
+    square = square + space.ridge * points.diff(dim=0).square().sum(1)
+    return 0.5 * (square / times.diff()).sum()

@@ -6,25 +6,26 @@ import math
 
 import pytest
 import torch
-from geodesics_cases import digits, smooth, trained, vector
+from geodesics_cases import difference_energy, digits, smooth, trained, vector
 
 from geolib.core import Realization
 from geolib.geodesics import (
-    BezierBasis,
     FunctionSpace,
     LinearSplineBasis,
-    Profile,
     SineBasis,
     WeightPath,
     bvp,
     calibration_error,
     certify_path,
     geodesic,
+    geodesics,
     lengths,
     profile,
     trained_curve,
+    trained_curves,
 )
-from geolib.geodesics.bvp import difference_energy
+from geolib.geodesics.measures import Profile
+from geolib.geodesics.path import BezierBasis
 from geolib.networks import mlp
 
 
@@ -93,16 +94,47 @@ def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
     _R, a, b, S = pair()
     S = FunctionSpace(S.realization, S.x[:40], ridge=0.3)
     control = 0.1 * vector((3, len(a)), 5)
-    search = bvp._Search(
-        S, WeightPath(a, b, basis, control), 4, True, 40, 0, checkpoint
-    )
+    start = WeightPath(a, b, basis, control)
+    search = bvp._Search(S, [start], 4, True, 40, [0], checkpoint)
     t, rows = search.draw()
-    path, leaf = bvp._with_leaf(search.path)
-    value, grad = search.gradient(path, t, rows)
-    energy = difference_energy(S, path(t), t)
+    path, leaf = bvp._with_leaf(start)
+    value, grad = search.gradient(leaf[None], t, rows)
+    energy = difference_energy(S, path(t[0]), t[0])
     (expected,) = torch.autograd.grad(energy, leaf)
-    assert value == pytest.approx(energy.item(), rel=1e-12)
-    assert torch.allclose(grad, expected, rtol=1e-9, atol=1e-12)
+    assert value.item() == pytest.approx(energy.item(), rel=1e-12)
+    assert torch.allclose(grad[0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("batch", [8, 60], ids=["rows", "all"])
+def test_paths_searched_side_by_side_are_those_searched_alone(checkpoint, batch):
+    _R, a, b, S = pair()
+    S = S.on(S.x[:60])
+    options = {"steps": 6, "batch": batch, "checkpoint": checkpoint, "lr": 0.02}
+    ends = torch.stack([a, b, a]), torch.stack([b, a, 0.5 * b])
+    together = geodesics(S, *ends, seeds=[3, 4, 5], **options)
+    for found, start, end, seed in zip(together, *ends, [3, 4, 5], strict=True):
+        alone = geodesic(S, start, end, seed=seed, **options)
+        assert torch.allclose(found.path.control, alone.path.control, atol=1e-12)
+        assert found.energies == pytest.approx(alone.energies, rel=1e-10)
+        assert found.stationarity == pytest.approx(alone.stationarity, rel=1e-8)
+        assert found.gradient_evaluations == alone.gradient_evaluations
+    with pytest.raises(ValueError, match="seeds: expected one for each of 3"):
+        geodesics(S, *ends, seeds=[0])
+
+
+def test_curves_trained_side_by_side_are_those_trained_alone():
+    R, a, b, S = pair()
+    y = torch.arange(60) % 10
+    options = {"steps": 8, "batch": 16, "lr": 0.02}
+    ends = torch.stack([a, b]), torch.stack([b, 0.5 * a])
+    together = trained_curves(R, *ends, S.x[:60], y, seeds=[3, 4], **options)
+    for found, start, end, seed in zip(together, *ends, [3, 4], strict=True):
+        alone = trained_curve(R, start, end, S.x[:60], y, seed=seed, **options)
+        assert torch.allclose(found.path.control, alone.path.control, atol=1e-12)
+        assert found.energies == pytest.approx(alone.energies, rel=1e-10)
+    with pytest.raises(ValueError, match="seeds: expected one for each of 2"):
+        trained_curves(R, *ends, S.x[:60], y, seeds=[0])
 
 
 def test_checkpoint_keeps_one_network_at_a_time():
@@ -127,9 +159,9 @@ def test_checkpoint_keeps_one_network_at_a_time():
             return kept
 
         path = WeightPath(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
-        search = bvp._Search(S, path, segments, True, 4, 0, checkpoint)
+        search = bvp._Search(S, [path], segments, True, 4, [0], checkpoint)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda k: k.t):
-            search.gradient(bvp._with_leaf(path)[0], *search.draw())
+            search.gradient(bvp._with_leaf(path)[1][None], *search.draw())
         return highest
 
     assert peak(16, True) <= 1.05 * peak(4, True)
@@ -140,8 +172,8 @@ def test_times_are_drawn_anew_and_keep_their_order():
     _R, a, b, S = pair()
     path = WeightPath(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
     for jitter in (True, False):
-        search = bvp._Search(S, path, 4, jitter, 8, 0, False)
-        draws = torch.stack([search.draw()[0] for _ in range(200)])
+        search = bvp._Search(S, [path], 4, jitter, 8, [0], False)
+        draws = torch.cat([search.draw()[0] for _ in range(200)])
         even = torch.linspace(0, 1, 5, dtype=torch.float64)
         assert bool((draws.diff(dim=1) > 0).all())
         assert torch.equal(draws[:, [0, 4]], even[[0, 4]].expand(200, 2))
@@ -157,11 +189,11 @@ def test_knot_cheating_does_not_count_as_converged():
     S = S.on(S.x[:60])
     options = {"basis": LinearSplineBasis(3), "segments": 4, "jitter": False}
     found = geodesic(S, a, b, steps=400, batch=60, tol=0.02, **options)
-    search = bvp._Search(S, found.path, 4, False, 60, 0, False)
-    knots = found.path.times(5)
+    search = bvp._Search(S, [found.path], 4, False, 60, [0], False)
+    knots = found.path.times(5)[None]
     line = WeightPath(a, b, LinearSplineBasis(3), torch.zeros(3, len(a)).double())
     at_knots = [
-        search.gradient(bvp._with_leaf(p)[0], knots, None)[1].norm()
+        search.gradient(bvp._with_leaf(p)[1][None], knots, None)[1].norm()
         for p in (line, found.path)
     ]
     assert at_knots[1] < 0.01 * at_knots[0]

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from geodesics_cases import digits, smooth, trained, vector
+from geodesics_cases import VARIANTS, digits, smooth, trained, vector
 from torch.nn import functional as F
 
 from geolib.geodesics import learn_sequence
-from geolib.geodesics.continual_variants import CarriedLoss, HerdedDER, choose_inputs
 from geolib.networks import Task, mlp, split_tasks
+
+CarriedLoss, HerdedDER = VARIANTS.CarriedLoss, VARIANTS.HerdedDER
+choose_inputs = VARIANTS.choose_inputs
 
 
 def carried(R, w, x, scenario="class", **options):
@@ -74,7 +76,7 @@ def test_carried_loss_learns_where_the_task_is_told():
         "replayed": 20,
         "memory": 20,
     }
-    found = learn_sequence(mlp([64, 16, 10]), tasks, "invariant path + loss", **plan)
+    found = learn_sequence(mlp([64, 16, 10]), tasks, CarriedLoss, **plan)
     assert found.converged
     assert found.average > 0.95
 

@@ -10,7 +10,7 @@ import torch
 from geodesics_cases import digits, trained, vector
 from torch import nn
 
-from geolib.core import Realization
+from geolib.core import Realization, init_
 from geolib.geodesics import FunctionSpace, connect, invariant_walk
 from geolib.networks import (
     Table,
@@ -23,7 +23,7 @@ from geolib.networks import (
     vgg,
     with_batch_statistics,
 )
-from geolib.sweep import Store
+from geolib.sweep import Store, registry
 
 CHAPTER = Path(__file__).resolve().parents[2] / "chapters" / "geodesics"
 
@@ -119,6 +119,59 @@ def test_connect_with_batch_norm_re_estimates_statistics():
     expected = middle[0](x).mean((0, 2, 3))
     assert torch.allclose(middle[1].running_mean, expected, atol=1e-10)
     assert found.profile(x, y, 5).accuracy[0] > 0.9
+
+
+def normalised(seed, kind=nn.BatchNorm1d, frozen=None):
+    """A network with running statistics of its own, and perhaps a frozen layer."""
+    net = nn.Sequential(nn.Linear(3, 5), kind(5), nn.ReLU(), nn.Linear(5, 2)).double()
+    if frozen is not None:
+        init_(net, 9)
+        net[frozen].requires_grad_(False)
+    for k, layer in enumerate((net[0], net[3])):
+        if frozen != 3 * k:
+            init_(layer, 10 * seed + k, bias_scale=0.5)
+    nn.init.ones_(net[1].weight)
+    net[1].running_mean.copy_(vector(5, seed + 20))
+    net[1].running_var.copy_(1 + vector(5, seed + 30) ** 2)
+    return net.eval()
+
+
+@pytest.mark.parametrize("method", ["line", "curve", "geodesic"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        normalised,
+        lambda seed: normalised(seed, nn.SyncBatchNorm),
+        lambda seed: normalised(seed, frozen=3),
+        lambda seed: torch.nn.utils.parametrizations.weight_norm(normalised(seed)[3]),
+        lambda seed: nn.Sequential(
+            torch.nn.utils.spectral_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2)
+        ).double().eval(),
+    ],
+    ids=["batch norm", "sync", "frozen", "weight_norm", "spectral_norm"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_the_ends_are_the_given_networks(build, method):
+    a, b = build(0), build(1)
+    if isinstance(a, nn.Linear):
+        x = vector((40, 5), 3)
+    else:
+        x = vector((40, 3), 3)
+    if hasattr(a[0] if isinstance(a, nn.Sequential) else a, "weight_u"):
+        b.load_state_dict({**b.state_dict(), **dict(a.named_buffers())})
+    y = torch.arange(40) % 2
+    plan = {"line": {}, "curve": {"steps": 3}, "geodesic": {"steps": 3, "batch": 20}}
+    found = connect(a, b, x, y, method=method, **plan[method])
+    with torch.no_grad():
+        ends = a(x), b(x)
+        assert torch.equal(found.module(0)(x), ends[0])
+        assert torch.equal(found.module(1)(x), ends[1])
+        assert not torch.allclose(found.module(0.5)(x), ends[0])
+    loss = found.profile(x, y, 3).loss
+    for k, z in ((0, ends[0]), (-1, ends[1])):
+        assert torch.allclose(loss[k], nn.functional.cross_entropy(z, y))
+    found.module(0).requires_grad_(False).double()
+    assert torch.equal(found.module(0)(x), ends[0])
 
 
 @pytest.mark.parametrize("bn", [True, False])
@@ -298,14 +351,25 @@ def test_every_measured_entry_belongs_to_a_sweep(experiments):
 
 def test_records_are_published_under_their_keys(tmp_path, monkeypatch, experiments):
     spec = experiments.Spec("paths-digits", "straight line | 0")
+    source = f"{tmp_path / 'experiments.py'}:PATHS"
+    monkeypatch.setattr(registry, "names", lambda: {"geodesics-paths": source})
+    monkeypatch.setattr(registry, "find", lambda name: experiments.PATHS)
     monkeypatch.setattr(experiments, "HERE", tmp_path)
     store, sweep = Store(tmp_path / "store"), experiments.PATHS
     (key,) = [k for k, s in sweep.specs("small").items() if s == spec]
     entry = {"spec": {"file": spec.file, "key": spec.key}, "record": {"arc": 1 / 3}}
     store.put(sweep.name, key, {"status": "done", **entry})
-    experiments.publish("PATHS", "small", tmp_path / "store")
+    registry.publish("geodesics-paths", "small", store)
     found = experiments.measured("paths-digits")
     assert found == {"straight line | 0": {"arc": 0.33333}}
+
+
+def test_a_worker_without_a_checkout_misses_no_setting_in_silence(
+    tmp_path, monkeypatch, experiments
+):
+    monkeypatch.setattr(experiments, "HERE", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="this machine has no"):
+        experiments.chosen("tuning-prune-digits", "surgeon")
 
 
 def test_constants_that_differ_are_refused():

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from geodesics_cases import digits, smooth, vector
+from geodesics_cases import KNOWN, digits, smooth, vector
 
 from geolib.core import Realization
 from geolib.geodesics import learn_sequence
-from geolib.geodesics.continual import KNOWN
 from geolib.geodesics.learners import EWC, InvariantPath, Memory, Replay, restrict
 from geolib.networks import Table, Task, mlp, pair_tasks, split_tasks
 
@@ -24,7 +23,7 @@ def test_every_method_pays_the_same_compute(method):
     found = learn_sequence(
         mlp([64, 12, 10]),
         tasks(),
-        method,
+        KNOWN[method],
         memory=20,
         gradient_evaluations=6000,
         replayed=20,
@@ -64,7 +63,7 @@ def test_task_scenario_answers_only_the_task_classes():
 
 
 def test_forgetting_by_hand():
-    from geolib.geodesics import Learned
+    from geolib.geodesics.continual import Learned
 
     table = np.array([[0.9, np.nan, np.nan], [0.8, 0.7, np.nan], [0.5, 0.75, 0.6]])
     found = Learned(torch.zeros(1), table, 0, 0, "x", "class")

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from geodesics_cases import digits, smooth, trained, vector
+from geodesics_cases import KNOWN, PRUNERS, digits, smooth, trained, vector
 from torch.nn import functional as F
 
 from geolib.geodesics import FunctionSpace, learn_sequence, magnitude_mask, matrices
-from geolib.geodesics.continual import KNOWN
-from geolib.geodesics.pruning import optimal_brain_surgeon, prune_and_finetune
-from geolib.geodesics.sparse_path import penalty_path
 from geolib.networks import Table, Task, mlp, split_tasks
+
+prune_and_finetune = PRUNERS.prune_and_finetune
+optimal_brain_surgeon = PRUNERS.optimal_brain_surgeon
 
 Y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
 
@@ -152,7 +152,10 @@ def test_surgeon_is_the_dense_second_order_step():
 
 def test_penalty_path_takes_the_published_step():
     R, w, x = smooth()
-    found = penalty_path(R, w, x, 0.5, steps=1, batch=7, eta=0.3, penalty=2.0)
+    data = Table(x, *[torch.zeros(0)] * 5)
+    found = PRUNERS.penalty_path(
+        R, w, data, 0.5, steps=1, batch=7, eta=0.3, penalty=2.0
+    )
     far = w - w * magnitude_mask(w, matrices(R), 0.5)
     # the divergence is least at the start: the first step is the penalty's alone
     end = w - 0.3 * far / far.norm()

@@ -5,13 +5,12 @@ import torch
 from geodesics_cases import vector
 
 from geolib.geodesics import (
-    BezierBasis,
     LegendreBasis,
     LinearSplineBasis,
     SineBasis,
     WeightPath,
 )
-from geolib.geodesics.path import polygon
+from geolib.geodesics.path import BezierBasis, polygon
 
 BASES = [
     SineBasis(3),

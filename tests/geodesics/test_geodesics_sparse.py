@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from geodesics_cases import PRUNERS as BASELINES
+from geodesics_cases import PRUNING as PRUNERS
 from geodesics_cases import digits, smooth, trained
 from torch import nn
 
 from geolib.core import Realization
 from geolib.geodesics import (
-    METHODS,
-    VARIANTS,
     FunctionSpace,
     density,
     magnitude_mask,
@@ -19,11 +19,6 @@ from geolib.geodesics import (
     sparsify,
 )
 from geolib.geodesics.magnitude_masks import cubic_sparsity
-from geolib.geodesics.pruning import (
-    invariant_path,
-    path_then_labels,
-    prune_and_finetune,
-)
 from geolib.geodesics.sparse_path import (
     Sparse,
     gauss_newton_correction,
@@ -37,6 +32,8 @@ from geolib.geodesics.structured import (
     unit_scores,
 )
 from geolib.networks import accuracy, lenet, mlp, vgg
+
+prune_and_finetune = BASELINES.prune_and_finetune
 
 
 def net_of(seed=0):
@@ -60,13 +57,13 @@ def test_mask_is_that_of_torch_prune():
         assert torch.equal(ours, mask), name
 
 
-@pytest.mark.parametrize("method", sorted({**METHODS, **VARIANTS}))
+@pytest.mark.parametrize("method", sorted(PRUNERS))
 def test_every_method_returns_exact_sparsity_and_its_compute(method):
     R, w = trained(0)
     fast = {} if method in ("one-shot", "surgeon") else {"steps": 4, "batch": 32}
     if method == "metric path, then labels":
         fast["path"] = {"steps": 2, "batch": 32, "metric_mask": True}
-    found = {**METHODS, **VARIANTS}[method](R, w, digits(), 0.9, **fast)
+    found = PRUNERS[method](R, w, digits(), 0.9, **fast)
     mine = matrices(R)
     assert int((~found.mask[mine]).sum()) == round(0.9 * int(mine.sum()))
     assert bool((found.weights[~found.mask] == 0).all())
@@ -87,7 +84,7 @@ def test_invariant_path_beats_one_shot_and_the_surgeon():
     R, w = trained(0)
     data = digits()
     score = {
-        name: accuracy(R, METHODS[name](R, w, data, 0.9).weights, data.x, data.y)
+        name: accuracy(R, PRUNERS[name](R, w, data, 0.9).weights, data.x, data.y)
         for name in ("one-shot", "surgeon", "invariant path")
     }
     assert score["invariant path"] > 0.85
@@ -239,9 +236,10 @@ def test_other_faults():
 
 def test_ideas_change_the_path():
     R, w = trained(0)
-    plain = invariant_path(R, w, digits(), 0.9, steps=6, batch=64)
-    scored = invariant_path(R, w, digits(), 0.9, steps=6, batch=64, metric_mask=True)
-    pulled = invariant_path(R, w, digits(), 0.9, steps=6, batch=64, labels=0.3)
+    plan = {"steps": 6, "batch": 64}
+    plain = PRUNERS["invariant path"](R, w, digits(), 0.9, **plan)
+    scored = PRUNERS["metric mask"](R, w, digits(), 0.9, **plan)
+    pulled = PRUNERS["labels in the metric"](R, w, digits(), 0.9, labels=0.3, **plan)
     assert int((plain.mask != scored.mask).sum()) > 20
     assert not torch.allclose(plain.weights, pulled.weights)
     assert scored.gradient_evaluations == plain.gradient_evaluations + 6 * 4 * 64
@@ -249,18 +247,21 @@ def test_ideas_change_the_path():
 
 def test_training_after_a_walk_keeps_its_mask():
     R, w = trained(0)
-    plan = {"steps": 5, "batch": 64, "metric_mask": True}
-    walked = invariant_path(R, w, digits(), 0.9, **plan)
-    found = path_then_labels(R, w, digits(), 0.9, path=plan, steps=3, batch=64)
+    plan = {"steps": 5, "batch": 64}
+    walked = PRUNERS["metric mask"](R, w, digits(), 0.9, **plan)
+    plan["metric_mask"] = True
+    then = PRUNERS["metric path, then labels"]
+    found = then(R, w, digits(), 0.9, path=plan, steps=3, batch=64)
     assert torch.equal(found.mask, walked.mask)
     assert not torch.equal(found.weights, walked.weights)
 
 
 def test_gradual_pruning_by_the_metric_drops_other_weights():
     R, w = trained(0)
-    plan = {"gradual": True, "steps": 20, "batch": 64, "every": 5}
-    plain = prune_and_finetune(R, w, digits(), 0.9, **plan)
-    scored = prune_and_finetune(R, w, digits(), 0.9, metric_mask=True, **plan)
+    plan = {"steps": 20, "batch": 64}
+    plain = prune_and_finetune(R, w, digits(), 0.9, gradual=True, **plan)
+    by_metric = PRUNERS["gradual + labels, metric mask"]
+    scored = by_metric(R, w, digits(), 0.9, every=5, **plan)
     assert int((plain.mask != scored.mask).sum()) > 20
     assert scored.gradient_evaluations == plain.gradient_evaluations + 4 * 64
 
@@ -294,13 +295,14 @@ def test_options_of_the_path_are_reached_from_sparsify():
     R, w = trained(0)
     data, plan = digits(), {"steps": 6, "batch": 64}
     module = net_of()
-    for ours, theirs in (
-        ({"metric_mask": True}, {"metric_mask": True}),
-        ({"labels": data.y, "pull": 0.3}, {"labels": 0.3}),
-        ({"iterations": 3, "damping": 1e-2}, {"iterations": 3, "damping": 1e-2}),
+    few = {"iterations": 3, "damping": 1e-2}
+    for ours, method, theirs in (
+        ({"metric_mask": True}, "metric mask", {}),
+        ({"labels": data.y, "pull": 0.3}, "labels in the metric", {"labels": 0.3}),
+        (few, "invariant path", few),
     ):
         found = sparsify(module, data.x, 0.9, **plan, **ours)
-        expected = invariant_path(R, w, data, 0.9, **plan, **theirs)
+        expected = PRUNERS[method](R, w, data, 0.9, **plan, **theirs)
         assert torch.allclose(Realization(found.module).theta0, expected.weights)
         assert found.gradient_evaluations == expected.gradient_evaluations
     with pytest.raises(ValueError, match="labels: they are points of 'sphere'"):

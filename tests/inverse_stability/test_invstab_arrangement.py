@@ -6,8 +6,13 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from geolib.inverse_stability import cells, generic_cell_count
+from geolib.inverse_stability import generic_cell_count
+from geolib.inverse_stability.arrangement import enumerate_cells
 from geolib.inverse_stability.collinear import parallel_classes, unit_rows
+
+
+def cells(normals):
+    return enumerate_cells(normals)[0]
 
 
 def exact_topes(rows):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from geolib.core import init_
-from geolib.inverse_stability import canonicalize, path_lifting, path_metric
+from geolib.inverse_stability import canonicalize, path_metric
+from geolib.inverse_stability.paths import path_lifting
 from geolib.networks import align
 
 

@@ -182,17 +182,6 @@ def test_scale_gauge_undoes_any_rescaling():
     assert parameter_distance(f, g, "scale") < 1e-12
 
 
-def test_l2_norm_uses_the_sum_assignment():
-    f, g = draw(0, 4), draw(1, 4)
-    brute = min(
-        np.sqrt(
-            ((f.A - g.A[list(p)]) ** 2).sum() + ((f.C - g.C[:, list(p)]) ** 2).sum()
-        )
-        for p in permutations(range(4))
-    )
-    assert parameter_distance(f, g, norm="l2") == pytest.approx(brute, rel=1e-14)
-
-
 @pytest.mark.slow
 def test_normal_forms_are_close():
     """Theorem C on unrestricted pairs, opposite and shared directions included."""

@@ -13,8 +13,8 @@ from geolib.inverse_stability import (
     kinks,
     lift_inputs,
     lift_to_restricted,
-    restricted_defects,
 )
+from geolib.inverse_stability.restricted import restricted_defects
 
 
 def draw(seed, m, d, D):

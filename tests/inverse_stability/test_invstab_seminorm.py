@@ -14,12 +14,12 @@ from geolib.inverse_stability import (
     BiasedReLU,
     Pathology,
     ShallowReLU,
-    cells,
     kinks,
     planar_norms,
     seminorm_on_box,
     w1inf_seminorm,
 )
+from geolib.inverse_stability.arrangement import enumerate_cells
 
 
 def draw(seed, m, d, D=1):
@@ -96,7 +96,7 @@ def test_cells_are_the_feasible_linear_programs():
         lp = linprog(np.zeros(3), A_ub=rows, b_ub=-np.ones(5), bounds=(None, None))
         if lp.status == 0:
             feasible.add(sigma)
-    assert {tuple(map(int, s)) for s in cells(normals)} == feasible
+    assert {tuple(map(int, s)) for s in enumerate_cells(normals)[0]} == feasible
 
 
 def test_auto_picks_an_affordable_method():

@@ -111,7 +111,7 @@ def test_training_starts_from_one_function_and_stays_restricted(mode):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3))
     y = np.abs(x[:, :1]) - x[:, 1:2]
-    run = train_shallow(x, y, 8, mode, steps=150, lr=0.02, seed=3)
+    (run,) = train_shallow(x, y, 8, mode, steps=150, lr=0.02, seeds=[3])
     start = initial_network(3, 8, 1, 3)
     assert run.losses[0] == pytest.approx(((start(x) - y) ** 2).mean(), rel=1e-12)
     assert run.losses[-1] == pytest.approx(((run.predict(x) - y) ** 2).mean())
@@ -125,16 +125,30 @@ def test_classification():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 2))
     y = (x[:, 0] * x[:, 1] > 0).astype(int)
-    run = train_shallow(x, y, 12, "projected", loss="cross_entropy", steps=200, lr=0.05)
+    (run,) = train_shallow(
+        x, y, 12, "projected", loss="cross_entropy", steps=200, lr=0.05
+    )
     assert (run.predict(x).argmax(1) == y).mean() > 0.9
 
 
 def test_same_seed_same_run():
     x = np.random.default_rng(0).normal(size=(20, 2))
     runs = [
-        train_shallow(x, x[:, :1] ** 2, 4, steps=20, seed=5).losses for _ in range(2)
+        train_shallow(x, x[:, :1] ** 2, 4, steps=20, seeds=[5])[0].losses
+        for _ in range(2)
     ]
     np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_seeds_trained_side_by_side_do_not_see_each_other(mode):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    y = np.abs(x[:, :1])
+    both = train_shallow(x, y, 4, mode, steps=30, seeds=[5, 6])
+    for seed, run in zip((5, 6), both, strict=True):
+        (alone,) = train_shallow(x, y, 4, mode, steps=30, seeds=[seed])
+        np.testing.assert_allclose(run.losses, alone.losses, rtol=1e-12)
+        np.testing.assert_allclose(run.predict(x), alone.predict(x), rtol=1e-10)
 
 
 def brute(f, pieces):

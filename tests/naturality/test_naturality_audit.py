@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +26,7 @@ from geolib.naturality import (
     regression_problem,
 )
 from geolib.naturality.cli import read_data, resolve_model
+from geolib.sweep import Options, Store, keep, run_sweep
 
 QUICK = Protocol(horizon=0.1, counts=(8, 16))
 FEW = ["permutation", "uniform", "affine", "coupling"]
@@ -143,14 +145,23 @@ def test_classify():
 
 @pytest.mark.slow
 def test_table_is_filled_resumed_and_recomputed(tmp_path):
-    path = tmp_path / "t.json"
-    names = ["gd", "ngd"]
-    first = EXPERIMENTS.fill(path, "regression", [12], names[:1], QUICK)
-    marked = EXPERIMENTS.stored_audit(path)
-    marked["cells"]["12"]["gd"]["uniform"]["slope"] = 77.0
-    EXPERIMENTS.save(path, marked)
-    second = EXPERIMENTS.fill(path, "regression", [12], names, QUICK)
-    assert second["cells"]["12"]["gd"]["uniform"]["slope"] == 77.0  # kept, not redone
+    sweep, store = EXPERIMENTS.AUDIT, Store(tmp_path / "store")
+    specs = {s.optimizer: (k, s) for k, s in sweep.specs("small").items()}
+    names, path = ["gd", "ngd"], tmp_path / "audit-regression.json"
+
+    def fill(*names):
+        wanted = dict(specs[n] for n in names)
+        report = run_sweep(sweep, wanted, store, Options("inline"))
+        rows = store.rows(sweep.name, list(wanted))
+        entries = [sweep.entry(*one) for one in zip(wanted, rows, strict=True)]
+        assert {file for file, _, _ in entries} == {"audit-regression"}
+        keep(path, {key: cells for _, key, cells in entries}, {**sweep.about})
+        return report
+
+    assert fill("gd").done == 1
+    assert list(EXPERIMENTS.stored_audit(path)["cells"]) == ["12"]
+    second = fill(*names)
+    assert (second.stored, second.done) == (1, 1)  # kept, not redone
     t = EXPERIMENTS.stored_audit(path)
     assert set(t["cells"]["12"]) == set(names)
     again = EXPERIMENTS.recompute(t, 12, "ngd", "coupling")
@@ -159,13 +170,25 @@ def test_table_is_filled_resumed_and_recomputed(tmp_path):
     assert EXPERIMENTS.consensus(t, "ngd", "coupling") == {Verdict.NATURAL}
     assert EXPERIMENTS.show(t, "ngd", "affine") == "E"
     assert EXPERIMENTS.show(t, "ngd", "coupling").startswith("N ")
-    assert first["about"]["seeds"] == [12]
     with pytest.raises(ValueError, match="names"):
         EXPERIMENTS.cells_of(t, ["adam"], ["uniform"])
-    with pytest.raises(ValueError, match="another task"):
-        EXPERIMENTS.fill(path, "softmax", [102], [], QUICK)
-    with pytest.raises(ValueError, match="task"):
-        EXPERIMENTS.fill(path, "ranking")
+    with pytest.raises(ValueError, match="problem: expected"):
+        EXPERIMENTS.run(EXPERIMENTS.Spec("gd", "ranking"))
+
+
+def test_the_sweep_repeats_every_audit_of_the_stored_tables():
+    folder = Path(EXPERIMENTS.__file__).parent / "measured"
+    known = {
+        (f"audit-{s.problem}", f"{s.seed} | {s.optimizer}"): s.steps
+        for s in EXPERIMENTS.AUDIT.specs("full").values()
+    }
+    for path in folder.glob("audit-*.json"):
+        table = EXPERIMENTS.stored_audit(path)
+        for seed, row in table["cells"].items():
+            for name, cells in row.items():
+                steps = known[path.stem, f"{seed} | {name}"]
+                assert list(steps) == table["about"]["counts"]
+                assert {len(c["values"]) for c in cells.values()} == {len(steps)}
 
 
 def run(*arguments):

@@ -9,7 +9,14 @@ import torch
 from naturality_chapter import EXPERIMENTS
 from torch import nn
 
-from geolib.core import Categorical, Euclidean, init_
+from geolib.core import (
+    Bernoulli,
+    Categorical,
+    Euclidean,
+    PullbackMetric,
+    Realization,
+    init_,
+)
 from geolib.naturality import (
     KFAC,
     OPTIMIZERS,
@@ -36,8 +43,8 @@ from geolib.naturality import (
     softmax_problem,
     standard_suite,
 )
-from geolib.naturality.affine_layers import AffineLayer
-from geolib.naturality.kfac import KFACDampedNatural, LayerFactors
+from geolib.naturality.affine_layers import AffineLayer, in_chart
+from geolib.naturality.kfac import KFACDampedNatural, kronecker
 from geolib.naturality.local_geometry import flatten
 from geolib.naturality.momentum import HeavyBall, NaturalCovectorMomentum
 from geolib.naturality.newton import BFGS
@@ -434,25 +441,92 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
                 opt.step(closure)
             ends.append(m(x).detach())
         assert torch.allclose(*ends, atol=1e-12)
-    factors = LayerFactors(plain)
-    with factors:
-        z = plain(x)
-    q = LocalGeometry(z, mse(y)(z), factors.params(), Euclidean())
-    solved = factors.join(
-        [
-            torch.linalg.solve(B, torch.linalg.solve(A, G.T).T)
-            for (B, A), G in zip(factors.factors(q), factors.split(q.g), strict=True)
-        ]
-    )
-    dense = factors.dense(q)
-    assert torch.allclose(torch.linalg.solve(dense, q.g), solved, rtol=1e-6)
+    q, K = kfac_factors(plain, x, mse(y))
+    pairs = zip(K.pairs, K.split(q.g), strict=True)
+    solved = [
+        torch.linalg.solve(B, torch.linalg.solve(A, G.T).T) for (B, A), G in pairs
+    ]
+    dense = K.dense()
+    assert torch.allclose(torch.linalg.solve(dense, q.g), K.join(solved), rtol=1e-6)
     # a single sample: the Kronecker form is exact, layer by layer
-    with factors:
-        one = plain(x[:1])
-    single = LocalGeometry(one, mse(y[:1])(one), factors.params(), Euclidean())
-    assert torch.allclose(
-        factors.dense(single)[:16, :16], single.F[:16, :16], atol=1e-12
-    )
+    single, K = kfac_factors(plain, x[:1], mse(y[:1]))
+    assert torch.allclose(K.dense()[:16, :16], single.F[:16, :16], atol=1e-12)
+
+
+def kfac_factors(module, x, loss):
+    """The geometry of a module's call, and core's factors of it."""
+    with Realization(module).recording() as record:
+        z = module(x)
+    L = record.linearization()
+    leaves = list(module.parameters())
+    q = LocalGeometry(z, loss(z), leaves, loss.output_metric, linearization=L)
+    return q, kronecker(q)
+
+
+def factors_by_hooks(module, x, loss):
+    """The factors by their definition: each layer's inputs and output gradients."""
+    layers, seen = [m for m in module if list(m.parameters())], {}
+
+    def note(m, args, out):
+        seen[m] = (args[0].detach(), out)
+
+    hooks = [m.register_forward_hook(note) for m in layers]
+    z = module(x)
+    for hook in hooks:
+        hook.remove()
+    W = loss.output_metric.at(z.detach(), slice(0, len(z))).dense(z.shape[1]) / len(z)
+    sums = [seen[m][1] for m in layers]
+    rows = [torch.autograd.grad(z[:, k].sum(), sums, retain_graph=True) for k in (0, 1)]
+    pairs = []
+    for k, m in enumerate(layers):
+        a, G = seen[m][0], torch.stack([row[k] for row in rows], dim=1)
+        if isinstance(m, AffineLayer):
+            a, G = m.features(a), G if m.left is None else G @ m.left
+        else:
+            a = torch.cat([a, torch.ones(len(a), 1).double()], dim=1)
+        B = torch.einsum("nia,nij,njb->ab", G, W, G)
+        pairs.append((B, a.T @ a / len(a)))
+    return pairs
+
+
+def kfac_cases():
+    x, y = DATA
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    init_(plain, 3)
+    labels = (y[:, 0] > 0).long()
+    P, S = regression_problem(), softmax_problem()
+    there = standard_suite(P.module, P.theta0)["layer-affine"].layers
+    return {
+        "linear": (plain, x, mse(y)),
+        "linear-softmax": (plain, x, cross_entropy(labels)),
+        "affine": (in_chart(P.module, None), P.data, P.loss),
+        "affine-chart": (in_chart(P.module, there), P.data, P.loss),
+        "softmax-chart": (in_chart(S.module, there), S.data, S.loss),
+    }
+
+
+@pytest.mark.parametrize("case", list(kfac_cases()))
+def test_core_factors_are_those_of_the_layers_and_steps_follow(case):
+    module, x, loss = kfac_cases()[case]
+    q, K = kfac_factors(module, x, loss)
+    expected, root, steps = factors_by_hooks(module, x, loss), 0.1**0.5, []
+    for (B, A), (b, a), G in zip(K.pairs, expected, K.split(q.g), strict=True):
+        assert float((B - b).norm()) < 1e-13 * float(b.norm())
+        assert float((A - a).norm()) < 1e-13 * float(a.norm())
+        pi = ((a.trace() / len(a)) / (b.trace() / len(b))).sqrt()
+        a = a + pi * root * torch.eye(len(a)).double()
+        b = b + root / pi * torch.eye(len(b)).double()
+        steps.append(torch.linalg.inv(b) @ G @ torch.linalg.inv(a))
+    start = flatten(list(module.parameters())).detach()
+    opt = KFAC(module, 0.1, damping=0.1, output_metric=loss.output_metric)
+
+    def closure():
+        z = module(x)
+        return z, loss(z)
+
+    opt.step(closure)
+    moved = flatten(list(module.parameters())).detach() - start
+    assert torch.allclose(moved, -0.1 * K.join(steps), atol=1e-13)
 
 
 def test_euclidean_rules_by_hand():
@@ -497,8 +571,8 @@ def test_clear_errors():
         (lambda: NaturalMomentum(leaves, friction=-1.0), "friction"),
         (lambda: NaturalMomentum(leaves, initial=torch.ones(3)), "initial"),
         (lambda: ProximalNatural(leaves, iterations=0), "iterations"),
-        (lambda: KFAC(nn.Sequential(nn.Conv2d(1, 1, 2))), "Conv2d"),
-        (lambda: KFAC(nn.Sequential(nn.ReLU())), "no layer"),
+        (lambda: KFAC(leaves).step(closure), "needs the module"),
+        (lambda: KFAC(nn.Sequential(nn.ReLU())), "no trainable"),
         (lambda: EXPERIMENTS.MinibatchNatural(leaves, batch=0), "batch"),
         (lambda: KFACDampedNatural(nn.Linear(1, 1), damping=0.0), "damping"),
         (lambda: NaturalGradient(leaves).step(), "closure"),
@@ -547,3 +621,112 @@ def test_optimizers_pickle_and_homogeneous_layers_see_charts():
     assert torch.equal(twin.memory["velocity"], opt.memory["velocity"])
     layer = AffineLayer(torch.ones(2, 3), torch.eye(2), torch.eye(3))
     assert torch.equal(layer(torch.ones(1, 2)), torch.full((1, 2), 3.0))
+
+
+# ---- every part of the loss, every option, the loss's own metric ---------------------
+
+SMALL = {
+    "x": torch.tensor(np.random.default_rng(1).standard_normal((6, 3))),
+    "y": torch.tensor(np.random.default_rng(2).standard_normal((6, 2))),
+}
+
+
+def regression(loss=None, penalty=None):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    init_(net, 0, bias_scale=0.3)
+
+    def closure():
+        z = net(SMALL["x"])
+        value = 0.5 * (z - SMALL["y"]).square().sum() / 6 if loss is None else loss(z)
+        return z, value if penalty is None else value + penalty(net)
+
+    return net, closure
+
+
+def displacement(net, closure, build):
+    start = flatten([p.detach() for p in net.parameters()]).clone()
+    build(net).step(closure)
+    return flatten([p.detach() for p in net.parameters()]) - start, start
+
+
+@pytest.mark.parametrize(
+    ("penalty", "gradient"),
+    [
+        (lambda net: 0.3 * sum(p.square().sum() for p in net.parameters()), 0.6),
+        (lambda net: 0.3 * net[0].weight.square().sum(), 0.6),
+        (lambda net: net[2].bias.sum(), None),
+    ],
+)
+@pytest.mark.parametrize("of", [lambda net: net, lambda net: list(net.parameters())])
+def test_a_penalty_on_the_weights_enters_the_step(of, penalty, gradient):
+    net, closure = regression()
+    plain, w = displacement(
+        net, closure, lambda n: NaturalGradient(of(n), 0.1, damping=0.2)
+    )
+    net, closure = regression(penalty=penalty)
+    both, _ = displacement(
+        net, closure, lambda n: NaturalGradient(of(n), 0.1, damping=0.2)
+    )
+    net, _ = regression()
+    g = torch.autograd.grad(
+        penalty(net), list(net.parameters()), materialize_grads=True
+    )
+    F = PullbackMetric(net, SMALL["x"]).at(w).dense()
+    step = torch.linalg.solve(F + 0.2 * torch.eye(len(w), dtype=F.dtype), flatten(g))
+    assert torch.allclose(both - plain, -0.1 * step, rtol=1e-9, atol=1e-12)
+    assert float(step.norm()) > 0.01
+
+
+@pytest.mark.parametrize("build", [NaturalMomentum, FunctionMomentum, ProximalNatural])
+def test_an_optimizer_driven_by_outputs_alone_refuses_a_penalty(build):
+    net, closure = regression(penalty=lambda net: net[0].weight.square().sum())
+    with pytest.raises(ValueError, match="does not pass through the outputs"):
+        build(net, 0.1).step(closure)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "named"),
+    [
+        (NaturalGradient, {"weight_decay": 0.1, "momentum": 0.9}, "momentum"),
+        (NaturalGradient, {"dampng": 0.1}, "dampng"),
+        (NaturalGradient, {"friction": 0.1}, "friction"),
+        (NaturalMomentum, {"betas": (0.9, 0.99)}, "betas"),
+        (KFAC, {"kl_clip": 1e-3}, "kl_clip"),
+    ],
+)
+def test_an_option_that_it_does_not_have_is_refused(build, options, named):
+    with pytest.raises(TypeError, match=f"unknown options .*{named}"):
+        build(regression()[0], 0.1, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric"),
+    [
+        (lambda z: nn.functional.cross_entropy(z, torch.arange(6) % 2), Categorical()),
+        (
+            lambda z: nn.functional.nll_loss(z.log_softmax(1), torch.arange(6) % 2),
+            Categorical(),
+        ),
+        (
+            lambda z: nn.functional.binary_cross_entropy_with_logits(
+                z, SMALL["y"].sigmoid()
+            ),
+            Bernoulli(),
+        ),
+        (lambda z: nn.functional.mse_loss(z, SMALL["y"]), Euclidean()),
+    ],
+)
+def test_the_metric_follows_from_the_loss(loss, metric):
+    steps = []
+    for given in (None, metric):
+        net, closure = regression(loss)
+        steps.append(
+            displacement(
+                net,
+                closure,
+                lambda n, g=given: NaturalGradient(
+                    n, 0.1, damping=0.1, output_metric=g
+                ),
+            )[0]
+        )
+    assert torch.equal(*steps)

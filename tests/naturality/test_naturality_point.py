@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch.func import jacrev
 
-from geolib.core import Bernoulli, Categorical, Euclidean, OutputMetric, init_
+from geolib.core import (
+    Bernoulli,
+    Categorical,
+    Euclidean,
+    KroneckerFactors,
+    Metric,
+    OutputMetric,
+    Realization,
+    init_,
+)
 from geolib.core.output_metrics import DiagonalMetric
 from geolib.naturality import (
     LocalGeometry,
@@ -18,7 +27,6 @@ from geolib.naturality import (
     small_problem,
     standard_suite,
 )
-from geolib.naturality.kfac import LayerFactors
 from geolib.naturality.newton import hessian
 
 
@@ -223,7 +231,12 @@ def test_bad_input_is_named():
     bad = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
     u = bad.sqrt()
     with pytest.raises(ValueError, match="gradient"):
-        LocalGeometry(u, u.sum(), [bad], Euclidean())
+        _ = LocalGeometry(u, u.sum(), [bad], Euclidean()).g
+    steep = LocalGeometry(u, u.sum(), [bad], Euclidean())
+    with pytest.raises(ValueError, match="gradient"):
+        steep.solve(steep.dl)
+    with pytest.raises(ValueError, match="computed from the outputs"):
+        LocalGeometry(z, (2 * x).sum(), [x], Euclidean())
 
     class Negative(OutputMetric):
         def at(self, z, samples):
@@ -308,9 +321,9 @@ def test_kfac_against_curvlinops(kind):
         separate_weight_and_bias=False,
         check_deterministic=False,
     )
-    factors = LayerFactors(module)
-    with factors:
-        z = module(x)
-    q = LocalGeometry(z, loss(z), factors.params(), loss.output_metric)
-    theirs = torch.as_tensor(K @ torch.eye(len(q.g)).double()).detach()
-    assert torch.allclose(factors.dense(q), theirs, atol=1e-13)
+    with Realization(module).recording() as record:
+        module(x)
+    G = Metric.from_linearization(record.linearization(), loss.output_metric)
+    factors = KroneckerFactors(G.rows())
+    theirs = torch.as_tensor(K @ torch.eye(G.p).double()).detach()
+    assert torch.allclose(factors.dense(), theirs, atol=1e-13)

@@ -136,7 +136,7 @@ def test_a_boolean_reads_as_a_word():
 def test_a_row_names_the_data_that_had_been_read(monkeypatch):
     from geolib import claims, files
     from geolib.data import load
-    from geolib.press.ledger import Ledger
+    from geolib.press import Ledger
     from geolib.press.pages import ledger_page
 
     published = []
@@ -159,9 +159,9 @@ def test_a_row_names_the_data_that_had_been_read(monkeypatch):
 def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
     import base64
 
+    from geolib.press import Ledger
     from geolib.press.build import Page
     from geolib.press.front import filled
-    from geolib.press.ledger import Ledger
 
     row = entry("demo.a", 0.25, "<= 1", shown="0.25") | {
         "notebook": "demo/01",

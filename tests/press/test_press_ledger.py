@@ -46,9 +46,9 @@ def test_a_kept_gpu_run_is_a_column_of_the_cpus_page(tmp_path):
     )
     keep(there, tmp_path / GPU_LEDGER)
     second = kept(tmp_path / GPU_LEDGER)
-    assert second.device == "Some GPU <1>"
-    assert set(second.claims) == {"demo.a", "demo.b"}
-    assert {"Python", "torch"} == set(second.versions)
+    assert second.about["device"] == "Some GPU <1>"
+    assert set(second.entries) == {"demo.a", "demo.b"}
+    assert {"Python", "torch"} == set(second.about["versions"])
     page = page_table(here, second)
     assert '<th scope="col">On Some GPU &lt;1&gt;</th>' in page
     assert "profile full" in page

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -12,7 +14,7 @@ from geolib.press.checkout import discover, parameters
 from geolib.press.ledger import collect
 from geolib.press.pool import Settings, press
 from geolib.press.references import refresh
-from geolib.sweep import Store
+from geolib.sweep import Store, keep
 
 pytestmark = pytest.mark.press
 
@@ -69,14 +71,19 @@ def test_new_parameters_and_new_data_run_it_again(book):
     assert run([a], settings)[0].status == "skipped"
 
 
-def test_a_new_result_in_a_store_runs_its_readers_again(book, monkeypatch, tmp_path):
+def test_what_is_published_runs_its_readers_again_and_a_store_does_not(
+    book, monkeypatch, tmp_path
+):
     monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path / "store"))
-    reader = 'from geolib.sweep import sweep_rows\nprint(sweep_rows("phase-map"))'
+    reader = 'from geolib.sweep import sweep_rows\nprint(sweep_rows("mine"))'
     a = book.add("demo/01-a", cell(reader))
+    (a.source.parent / "experiments.py").write_text('MINE = Sweep("mine")\n')
     assert run([a])[0].status == "ok"
     assert "[]" in Build(a.root, "small").stage(a).read_text()
     entry = {"status": "done", "version": 1, "spec": {"d": 77}, "record": {}}
-    Store().put("phase-map", "k", entry)
+    Store().put("mine", "k", entry)
+    assert run([a])[0].status == "skipped"
+    keep(a.source.parent / "measured" / "mine.json", {"k": {"d": 77}}, {})
     assert run([a])[0].status == "ok"
     assert "{'d': 77}" in Build(a.root, "small").stage(a).read_text()
     assert run([a])[0].status == "skipped"
@@ -222,3 +229,31 @@ def test_a_stream_that_the_kernel_cut_in_pieces_is_one_in_the_pair():
     checked.metadata["tags"] = ["nbval-check-output"]
     nb = nbformat.v4.new_notebook(cells=[checked])
     assert [o.text for o in reference(nb).cells[0].outputs] == ["a\nb\n"]
+
+
+def test_where_nothing_changed_nothing_heavy_is_imported(book):
+    """The seconds of a second `make book`: keys are compared without the libraries."""
+    a = book.add("demo/01-a", CLAIM)
+    assert run([a])[0].status == "ok"
+    heavy = (
+        "torch",
+        "papermill",
+        "nbclient",
+        "nbformat",
+        "jupytext",
+        "sphinx",
+        "numpy",
+    )
+    code = (
+        "import sys\n"
+        "from geolib.press.cli import app\n"
+        "try: app(['run', '--device', 'cpu'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=book.root, capture_output=True, text=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "0 executed, 1 unchanged, 0 failed (profile small)", done.stderr
+    assert second == "[]"

@@ -73,7 +73,7 @@ def address(chromium):
 def opened(chromium, view):
     """A page object in one view, with everything it complains about or asks for."""
     page = browser.context(chromium, view).new_page()
-    page.complaints, page.requests = [], []
+    page.complaints, page.requests, page.looks = [], [], {}
     page.on(
         "console",
         lambda m: (
@@ -117,8 +117,9 @@ MATH = """async () => {
 
 
 # Contrast follows from colours, sizes and what lies behind. An API page has 26,000
-# elements in a few dozen looks: five visible ones of each look stand for the rest.
-LOOKS = """() => {
+# elements in a few dozen looks: five visible ones of each look stand for the rest, and
+# one on each further page of the site that has it.
+LOOKS = """known => {
   const look = new WeakMap(), shown = {}, picked = [];
   const of = e => {
     if (!look.has(e)) {
@@ -136,26 +137,29 @@ LOOKS = """() => {
     const s = getComputedStyle(e);
     const key = [of(e), s.color, s.fontSize, s.fontWeight, s.textShadow].join();
     shown[key] = (shown[key] || 0) + 1;
-    if (shown[key] <= 5) picked.push(e);
+    if (shown[key] <= (known.has(key) ? 1 : 5)) picked.push(e);
   }
-  return picked; }"""
+  return [picked, Object.keys(shown).filter(key => shown[key] >= 5)]; }"""
 
 
-BREACHES = """async () => {
+BREACHES = """async known => {
   const levels = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'];
   const options = {resultTypes: ['violations'], preload: false};
   const looks = ['color-contrast', 'link-in-text-block'];
   const off = Object.fromEntries(looks.map(rule => [rule, {enabled: false}]));
   const rest = await axe.run(document, {...options, runOnly: levels, rules: off});
-  const seen = await axe.run({include: (LOOKS)()}, {...options, runOnly: looks});
-  return [...rest.violations, ...seen.violations]; }"""
+  const [picked, often] = (LOOKS)(new Set(known));
+  const seen = await axe.run({include: picked}, {...options, runOnly: looks});
+  return [[...rest.violations, ...seen.violations], often]; }"""
 
 
 def _serious(page):
     """What axe-core calls a serious or critical breach of WCAG 2.1 A or AA."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE.read_text())
-    found = page.evaluate(BREACHES.replace("LOOKS", LOOKS))
+    known = page.looks.setdefault((page.mode, page.width), set())
+    found, often = page.evaluate(BREACHES.replace("LOOKS", LOOKS), list(known))
+    known.update(often)
     return [
         (v["id"], v["nodes"][0]["html"][:160], len(v["nodes"]))
         for v in found

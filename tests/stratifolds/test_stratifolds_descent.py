@@ -13,7 +13,6 @@ from geolib.stratifolds import (
     MixtureModuli,
     MixtureTube,
     RelativeMixture,
-    SingularMetricError,
     cone,
     descend,
     em,
@@ -23,6 +22,7 @@ from geolib.stratifolds import (
     resolve,
 )
 from geolib.stratifolds.charts import AffineChart
+from geolib.stratifolds.descent import SingularMetricError
 from geolib.stratifolds.mixture_free import RidgedModuli
 
 F64 = torch.float64

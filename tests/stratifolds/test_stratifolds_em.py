@@ -15,7 +15,7 @@ from geolib.stratifolds import (
     natural_fit,
 )
 from geolib.stratifolds.em import em_step
-from geolib.stratifolds.gmm_natural import score_and_information, whitened_step
+from geolib.stratifolds.gmm import score_and_information, whitened_step
 
 F64 = torch.float64
 
@@ -230,3 +230,26 @@ def test_bad_mixtures():
                 torch.tensor([1.0, 0.0, 0.0], dtype=F64), start.means, start.covariances
             ),
         )
+
+
+@pytest.mark.parametrize("name", ["weights", "means", "covariances"])
+def test_a_mixture_that_is_not_finite_is_refused_by_name(name):
+    mixture = problem()[1]
+    bad = getattr(mixture, name).clone()
+    bad.view(-1)[1] = float("nan")
+    with pytest.raises(ValueError, match=f"{name}: expected finite"):
+        replace(mixture, **{name: bad})
+
+
+@pytest.mark.parametrize("fit", [em_fit, natural_fit])
+def test_a_component_that_falls_onto_a_point_is_named(fit):
+    x, start = problem(60)
+    x = torch.cat([x, x[:1].expand(8, 2)])  # the same point nine times
+    means = start.means.clone()
+    means[2] = x[0]
+    thin = start.covariances.clone()
+    thin[2] *= 1e-11
+    found = fit(x, replace(start, means=means, covariances=thin), steps=60)
+    assert found.collapsed == (2,)
+    assert not found.converged
+    assert fit(*problem(), steps=60).collapsed == ()

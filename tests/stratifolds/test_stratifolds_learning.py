@@ -168,16 +168,6 @@ def test_mala_on_a_gaussian_has_the_right_moments():
     assert posterior.weight * out.error < 0.02
 
 
-def test_tie_to_an_anchor_and_autograd_gradient():
-    zero = torch.zeros(2, dtype=F64)
-    wide = 20 * torch.ones(2, dtype=F64)
-    posterior = TemperedPosterior(
-        lambda t: 0 * t.sum(1), 100, -wide, wide, anchor=zero, gamma=4.0
-    )
-    out = mala(posterior, torch.zeros(300, 2, dtype=F64), steps=600, step=1.0)
-    assert abs(out.theta.var().item() - 0.25) < 0.05
-
-
 @pytest.mark.slow
 def test_the_coefficient_of_a_regular_network():
     net = init_(nn.Linear(2, 1).double(), 0)
@@ -214,7 +204,6 @@ def test_the_coefficient_of_a_regular_network():
         ({"sampler": "mala"}, "theta0"),
         ({"points": [10]}, "points"),
         ({"n": 1}, "at least 2"),
-        ({"gamma": 1.0}, "anchor"),
         ({"sampler": "mala", "theta0": 9 * torch.ones(2, 2, dtype=F64)}, "inside"),
     ],
 )
@@ -283,3 +272,18 @@ def test_devinterp_agrees_on_a_regular_network():
     assert 2.0 < exact < 2.5
     assert error < 0.15
     assert abs(estimator.get_results()["llc/mean"] - exact) < 3 * error
+
+
+@pytest.mark.parametrize("points", [(200, 200), (203, 203), (201, 100)])
+@pytest.mark.parametrize("n", [10**7, 10**8])
+def test_a_grid_that_does_not_resolve_the_posterior_is_refused(n, points):
+    box = torch.tensor([-1.0, -1.0], dtype=F64), torch.tensor([1.0, 1.0], dtype=F64)
+
+    def regular(t):
+        return (t**2).sum(1)
+
+    with pytest.raises(ValueError, match="points: expected a grid that resolves"):
+        learning_coefficient(regular, n, *box, base=0.0, points=points)
+    small = tuple(side * 30 / math.sqrt(n) for side in box)
+    found = learning_coefficient(regular, n, *small, base=0.0, points=points)
+    assert abs(found.value - 1.0) < 1e-6  # two regular directions: 1/2 each

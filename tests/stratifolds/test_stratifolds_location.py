@@ -14,7 +14,7 @@ from geolib.stratifolds import (
     mixture_density,
     smooth_modulus,
 )
-from geolib.stratifolds.bump import _step, smooth_step
+from geolib.stratifolds.charts import _step, smooth_step
 
 F64 = torch.float64
 

@@ -14,8 +14,8 @@ from geolib.stratifolds import (
     overlap_distances,
     overlap_forms,
 )
-from geolib.stratifolds.collar_surgery import extreme_pairs
 from geolib.stratifolds.find_strata import merged_unit
+from geolib.stratifolds.surgery import extreme_pairs
 
 F64 = torch.float64
 
@@ -336,3 +336,18 @@ def test_bad_surgery_settings():
         CollarSurgery(net, nn.MSELoss(reduction="none"), x, y)
     with pytest.raises(ValueError, match="near"):
         find_strata(net, x, near=0.0)
+
+
+@pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "2.weight"])
+def test_surgery_leaves_frozen_parameters_alone(frozen):
+    net = tanh_net()
+    overlap(net, 0, 1)
+    x, y = X[:200], normal((200, 1), 3)
+    free = copy.deepcopy(net)
+    net.get_parameter(frozen).requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    tried = CollarSurgery(net, nn.functional.mse_loss, x, y).operate()
+    assert tried == []
+    for name, t in net.state_dict().items():
+        assert torch.equal(t, before[name]), name
+    assert CollarSurgery(free, nn.functional.mse_loss, x, y).operate()[0].accepted

@@ -1,6 +1,6 @@
 """The command `geolib sweep` and the registry behind it."""
 
-import ast
+import re
 import sys
 from pathlib import Path
 
@@ -12,17 +12,33 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import sweep_cases  # noqa: E402
+from chapter_experiments import experiments  # noqa: E402
 from sweep_cases import Spec, run  # noqa: E402
 
 from geolib.sweep import (  # noqa: E402
     Store,
     Sweep,
     find,
-    shipped,
+    measured,
+    sweep_rows,
 )
 from geolib.sweep.cli import sweep as command  # noqa: E402
 from geolib.sweep.registry import names  # noqa: E402
 
+MINE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from geolib.sweep import Sweep, grid
+
+@dataclass(frozen=True)
+class Spec:
+    seed: int
+
+def run(spec):
+    return {'twice': 2 * spec.seed}
+
+MINE = Sweep("mine", run, {'small': lambda: grid(Spec, seed=range(3))})
+"""
 FINE = Sweep("fine", run, {"small": lambda: [Spec(1), Spec(2)]}, text="Squares.")
 POISON = Sweep("poison", run, {"small": lambda: [Spec(1), Spec(2, "raises")]})
 
@@ -83,46 +99,75 @@ def test_mistakes_are_one_line(geolib, arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_bare_command_lists_what_ships(geolib):
+def test_bare_command_lists_the_chapters_sweeps(geolib):
     done = geolib()
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(names())
+    assert {"phase-map", "audit", "singular-starts", "sparsification"} <= set(names())
+
+
+def test_outside_a_checkout_it_says_in_one_line_where_they_are(
+    geolib, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = geolib()
+    assert done.exit_code == 0
+    assert re.fullmatch(
+        r"the sweeps of the chapters live in a checkout .*\n", done.stdout
+    )
+    asked = geolib("phase-map")
+    assert asked.exit_code == 1
+    assert "no sweep 'phase-map': the sweeps of the chapters live" in asked.stderr
+    assert len(asked.stderr.strip().splitlines()) == 1
+    assert "2 done now" in geolib("sweep_cases:FINE", "--scheduler", "inline").stdout
+
+
+def test_every_sweep_that_a_chapter_makes_is_found_under_its_name():
+    made = {
+        value.name
+        for chapter in {Path(place).parent.name for place in names().values()}
+        for value in vars(experiments(chapter)).values()
+        if isinstance(value, Sweep)
+    }
+    assert made == set(names())
 
 
 @pytest.mark.parametrize("name", names())
-def test_shipped_sweep_is_well_formed(name, tmp_path):
+def test_a_chapters_sweep_is_well_formed(name, tmp_path):
     found = find(name)
     assert found.name == name
     assert found.text
-    assert {"small", "full"} <= found.grids.keys()
+    assert "full" in found.grids
     sizes = {size: found.specs(size) for size in found.grids}
-    assert len(sizes["small"]) < len(sizes["full"])
+    assert name == "geodesics-vgg" or len(sizes["small"]) < len(sizes["full"])
     for size, specs in sizes.items():
         assert len(specs) == len(list(found.grids[size]()))  # no spec twice
     assert Store(tmp_path).scan(name) == {}
 
 
-def test_shipped_sweeps_use_chapters_only_inside_functions():
-    for path in Path(shipped.__path__[0]).glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ImportFrom):
-                assert (node.module or "").split(".")[:2] in (
-                    ["__future__"], ["dataclasses"], ["typing"], ["collections", "abc"],
-                    ["geolib", "sweep"],
-                ), f"{path.name}: {node.module}"  # fmt: skip
-            elif isinstance(node, ast.Import):
-                assert [a.name for a in node.names] == ["math"], path.name
+def test_published_runs_are_rows_beside_the_chapter(geolib, tmp_path, monkeypatch):
+    book = tmp_path / "book"
+    (book / "chapters" / "demo").mkdir(parents=True)
+    (book / "_toc.yml").touch()
+    (book / "chapters" / "demo" / "experiments.py").write_text(MINE)
+    monkeypatch.chdir(book / "chapters" / "demo")
+    assert sweep_rows("mine") == []
+    nothing = geolib("mine", "--publish")
+    assert nothing.exit_code == 1
+    assert "stored runs of size small, got mine with 0" in nothing.stderr
+    geolib("mine", "--scheduler", "inline")
+    assert sweep_rows("mine") == []  # a reader's store is no part of the book
+    assert "measured/mine.json" in geolib("mine", "--publish").stdout.replace("\n", "")
+    rows = sorted(sweep_rows("mine"), key=lambda r: r["seed"])
+    assert rows == [{"seed": n, "twice": 2 * n} for n in range(3)]
+    about = measured("measured/mine.json").about
+    assert (about["sweep"], about["version"]) == ("mine", 1)
+    assert {"date", "torch", "machine"} <= about.keys()
 
 
 def test_a_sweep_in_a_file_is_run_from_there(geolib, tmp_path):
     path = tmp_path / "my sweep.py"
-    path.write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "from geolib.sweep import Sweep, grid\n"
-        "@dataclass(frozen=True)\nclass Spec:\n    seed: int\n"
-        "def run(spec):\n    return {'twice': 2 * spec.seed}\n"
-        "MINE = Sweep('mine', run, {'small': lambda: grid(Spec, seed=range(3))})\n"
-    )
+    path.write_text(MINE)
     done = geolib(f"{path}:MINE", "--scheduler", "inline")
     assert "3 runs: 0 stored before, 3 done now" in done.stdout, done.output
     missing = geolib(f"{tmp_path / 'none.py'}:MINE")

@@ -1,4 +1,4 @@
-"""Chapters read stores: where one is there its rows are shown, else nothing changes."""
+"""Chapters show what was published beside them, and nothing else on any disk."""
 
 import contextlib
 import io
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import jupytext
 import pytest
+from conftest import cell
 
 from geolib.press import Build
 from geolib.press.checkout import discover
 from geolib.press.notebook import CHECKED, tags
-from geolib.sweep import Store, find, means, sweep_rows
-from geolib.sweep.registry import names
-from geolib.sweep.spec import fields_of, key_of
+from geolib.sweep import Store, find, keep, means, sweep_rows
+from geolib.sweep.spec import fields_of
 
 ROOT = Path(__file__).resolve().parents[2]
 READERS = {
@@ -20,7 +20,6 @@ READERS = {
     "mode-connectivity": "geodesics/02-connecting",
     "sparsification": "geodesics/03-sparsification",
     "continual-learning": "geodesics/04-forgetting",
-    "audit": "naturality/02-audit",
     "singular-starts": "stratifolds/02-trap",
 }
 RECORDS = {
@@ -31,26 +30,33 @@ RECORDS = {
     "mode-connectivity": {"test_barrier": 0.01234},
     "sparsification": {"accuracy": 0.01234},
     "continual-learning": {"average": 0.01234},
-    "audit": {"verdict": "0.0123"},
     "singular-starts": {"wrong": 0.01234},
 }  # fmt: skip
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    """The default store, in a folder of the test's own."""
-    monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path))
-    return Store()
+def checkout(tmp_path, monkeypatch):
+    """A checkout whose chapters have the book's experiments, and nothing measured."""
+    (tmp_path / "_toc.yml").touch()
+    for file in (ROOT / "chapters").glob("*/*.py"):
+        target = tmp_path / "chapters" / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def keep(store, name, spec, record, **fields):
+def publish(checkout, name, *records):
+    chapter = READERS[name].split("/")[0]
     sweep = find(name)
-    entry = {
-        "sweep": name, "version": sweep.version, "spec": fields_of(spec),
-        "status": "done", "record": record,
-    }  # fmt: skip
-    key = key_of(spec, name, fields.get("version", sweep.version))
-    store.put(name, key, entry | fields)
+    entries = {
+        key: fields_of(spec) | record
+        for (key, spec), record in zip(
+            sweep.specs("full").items(), records, strict=False
+        )
+    }
+    path = checkout / "chapters" / chapter / "measured" / f"{name}.json"
+    keep(path, entries, {"date": "today"})
 
 
 def reading_cell(name):
@@ -60,36 +66,41 @@ def reading_cell(name):
     return cell
 
 
-@pytest.mark.parametrize("name", names())
-def test_the_chapter_shows_the_store_when_it_is_there(name, store, monkeypatch):
-    for spec in list(find(name).specs("full").values())[:3]:
-        keep(store, name, spec, RECORDS[name])
+@pytest.mark.parametrize("name", READERS)
+def test_the_chapter_shows_what_was_published(name, checkout):
     # nothing of the notebook but one constant: its own rows are out of reach
     space = {"SOLVED": ("large-data", "mean-field")}
+    with pytest.raises(NameError):  # while there is nothing it is these that it shows
+        exec(reading_cell(name).source, dict(space))
+    publish(checkout, name, *[RECORDS[name]] * 3)
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         exec(reading_cell(name).source, dict(space))
     expected = "100 % of 3 cells" if name == "phase-map" else "0.0123"
     assert expected in shown.getvalue()
-    monkeypatch.setenv("GEOLIB_SWEEPS", str(store.folder / "none"))
-    with pytest.raises(NameError):  # without a store it is these that it asks for
-        exec(reading_cell(name).source, dict(space))
 
 
-@pytest.mark.parametrize("name", names())
-def test_no_claim_and_no_checked_output_rests_on_a_store(name):
+@pytest.mark.parametrize("name", READERS)
+def test_no_claim_and_no_checked_output_rests_on_a_sweep(name):
     cell = reading_cell(name)
     assert CHECKED not in tags(cell)
     assert "claim(" not in cell.source
     assert "quote(" not in cell.source
 
 
-def test_rows_are_those_that_ended_well_under_the_present_version(store):
-    specs = list(find("sparsification").specs("small").values())
-    keep(store, "sparsification", specs[0], {"accuracy": 0.5})
-    keep(store, "sparsification", specs[1], {"accuracy": 0.1}, version=0)
-    keep(store, "sparsification", specs[2], {}, status="failed", error="no")
+def test_no_other_notebook_reads_a_sweep():
+    texts = (ROOT / "chapters").glob("*/*.md")
+    readers = [t for t in texts if "sweep_rows(" in t.read_text()]
+    assert sorted(f"{t.parent.name}/{t.stem}" for t in readers) == sorted(
+        READERS.values()
+    )
+
+
+def test_rows_are_those_that_were_published(checkout):
+    publish(checkout, "sparsification", {"accuracy": 0.5})
     (row,) = sweep_rows("sparsification")
-    assert row == fields_of(specs[0]) | {"accuracy": 0.5}
+    first = next(iter(find("sparsification").specs("full").values()))
+    assert row == fields_of(first) | {"accuracy": 0.5}
+    assert sweep_rows("phase-map") == []
     with pytest.raises(ValueError, match="no sweep 'sparsity'"):
         sweep_rows("sparsity")
 
@@ -113,14 +124,39 @@ def test_means_against_numpy():
         means(rows, ("c",), "x")
 
 
-def test_new_results_of_its_sweep_and_of_no_other_change_the_notebooks_key(store):
-    reader, other = discover(ROOT, ["regimes/05-my-setup", "regimes/01-model"])[::-1]
-    before = [Build(ROOT, "small").key(n) for n in (reader, other)]
-    spec = next(iter(find("audit").specs("small").values()))
-    keep(store, "audit", spec, {})
-    assert [Build(ROOT, "small").key(n) for n in (reader, other)] == before
-    spec = next(iter(find("phase-map").specs("small").values()))
-    keep(store, "phase-map", spec, {})
-    after = [Build(ROOT, "small").key(n) for n in (reader, other)]
-    assert after[0] != before[0]
-    assert after[1] == before[1]
+@pytest.mark.parametrize("profile", ["small", "book"])
+def test_nothing_on_the_readers_disk_changes_a_notebooks_key(
+    profile, tmp_path, monkeypatch
+):
+    """No store of sweeps, no data folder, no cache and no home: only the checkout."""
+    notebooks = discover(ROOT)
+
+    def keys():
+        return {n.name: Build(ROOT, profile).key(n) for n in notebooks}
+
+    places = ("GEOLIB_SWEEPS", "GEOLIB_DATA", "XDG_CACHE_HOME", "HOME")
+    for variable in places:
+        monkeypatch.setenv(variable, str(tmp_path / "empty"))
+    before = keys()
+    for variable in places:
+        monkeypatch.setenv(variable, str(tmp_path / "full"))
+    store = Store()
+    assert store.folder == tmp_path / "full"
+    for name in READERS:
+        key, spec = next(iter(find(name).specs("full").items()))
+        entry = {"spec": fields_of(spec), "record": RECORDS[name]}
+        store.put(name, key, {"status": "done", **entry})
+        assert sweep_rows(name) == []
+    (tmp_path / "full" / "mnist").mkdir()
+    (tmp_path / "full" / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"0")
+    assert keys() == before
+
+
+def test_what_is_published_changes_the_keys_of_its_own_chapter_only(book):
+    for chapter in ("one", "two"):
+        book.add(f"{chapter}/01-a", cell("print(1)"))
+    notebooks = discover(book.root)
+    before = [Build(book.root, "small").key(n) for n in notebooks]
+    keep(book.root / "chapters/one/measured/a.json", {"k": 1}, {})
+    after = [Build(book.root, "small").key(n) for n in notebooks]
+    assert [a != b for a, b in zip(after, before, strict=True)] == [True, False]

@@ -1,13 +1,21 @@
 """News of a run can be lost with a worker: then the run is sent again, once."""
 
-import asyncio
+import os
+import signal
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # as workers see it
+
+from sweep_cases import Spec, run
+
 from geolib.sweep import Options, cluster
 from geolib.sweep.attempt import Outcome
+from geolib.sweep.runner import drive
 
 
 class DeafClient:
@@ -23,31 +31,39 @@ class DeafClient:
 
     def map(self, function, runs, specs, *, key, **kwargs):
         self.waves.append(key)
-        silent = len(self.waves) == 1
-        return [self.future(name, silent) for name in key]
-
-    def future(self, name, silent):
-        made = SimpleNamespace(key=name, status="finished")
-        made.add_done_callback = lambda call: None if silent else call(made)
-        return made
-
-    def sync(self, function):
-        return asyncio.run(function())
-
-    async def gather(self, futures, errors, asynchronous):
-        return {name: Outcome(record=name) for name in futures}
+        return [SimpleNamespace(key=name, silent=len(self.waves) == 1) for name in key]
 
     def cancel(self, futures):
         self.cancelled += [f.key for f in futures]
 
 
+class Ends:
+    """Dask's `as_completed`, for the futures of that cluster."""
+
+    def __init__(self):
+        self.ready = []
+
+    def update(self, futures):
+        self.ready += [(f, Outcome(record=f.key)) for f in futures if not f.silent]
+
+    def has_ready(self):
+        return bool(self.ready)
+
+    def next_batch(self, block):
+        batch, self.ready = self.ready, []
+        return batch
+
+
+def flight_of(client, specs, options):
+    return cluster.DaskRun(client, Ends(), len, specs, options, lambda key: True)
+
+
 def test_silence_beyond_the_limit_sends_the_runs_again(monkeypatch):
     monkeypatch.setattr(cluster, "PULSE", 0.01)
     monkeypatch.setattr(cluster, "STALL", 0.1)
-    monkeypatch.setattr(cluster, "LOOK", 0.0)
     client = DeafClient()
     options = Options("tcp://nowhere:1", limit=0.05)
-    flight = cluster.DaskRun(client, len, {"a": 1, "b": 2}, options, lambda key: True)
+    flight = flight_of(client, {"a": 1, "b": 2}, options)
     done, end = [], time.monotonic() + 20
     while flight.busy:
         assert time.monotonic() < end, "the runs were never sent again"
@@ -63,57 +79,38 @@ def test_silence_beyond_the_limit_sends_the_runs_again(monkeypatch):
 def test_without_a_time_limit_silence_is_patience(monkeypatch):
     monkeypatch.setattr(cluster, "PULSE", 0.01)
     monkeypatch.setattr(cluster, "STALL", 0.0)
-    monkeypatch.setattr(cluster, "LOOK", 0.0)
     client = DeafClient()
-    options = Options("tcp://nowhere:1", limit=None)
-    flight = cluster.DaskRun(client, len, {"a": 1}, options, lambda key: True)
+    flight = flight_of(client, {"a": 1}, Options("tcp://nowhere:1", limit=None))
     flight.submit()
     for _ in range(5):
         assert list(flight.collect()) == []
     assert client.cancelled == []
 
 
-class LosingClient(DeafClient):
-    """A cluster that loses each result with its worker, once, and computes it anew."""
-
-    def __init__(self):
-        super().__init__()
-        self.asked = []
-
-    def future(self, name, silent):
-        made = SimpleNamespace(key=name, status="lost", listeners=0)
-
-        def listen(call):
-            made.listeners += 1
-            if made.listeners == 2:
-                made.status = "finished"
-            call(made)
-
-        made.add_done_callback = listen
-        return made
-
-    async def gather(self, futures, errors, asynchronous):
-        self.asked += futures
-        if len(self.asked) == 1:  # and then it does not answer in time
-            await asyncio.sleep(1.0)
-        return {name: Outcome(record=name) for name in futures}
-
-
+@pytest.mark.slow
 def test_a_result_lost_with_its_worker_is_waited_for_and_no_dead_scheduler(monkeypatch):
-    monkeypatch.setattr(cluster, "PULSE", 0.01)
-    monkeypatch.setattr(cluster, "FETCH", 0.05)
-    client = LosingClient()
-    flight = cluster.DaskRun(
-        client, len, {"a": 1}, Options("tcp://x:1"), lambda key: True
-    )
-    done, end = [], time.monotonic() + 20
-    while flight.busy:
-        assert time.monotonic() < end, "the second end was never heard of"
-        flight.submit()
-        done += flight.collect()
-    assert [(f.key, f.tries) for f in done] == [("a", 1)]
-    assert len(client.waves) == 1  # Dask computes it again, we do not
-    assert len(client.asked) == 2
+    distributed = pytest.importorskip("distributed", reason="no extra `sweep`")
+    options = Options("local", workers=2, limit=60)
+    asked, whole = [], distributed.Future._result
+
+    async def lost_once(future, *arguments, **named):
+        """Kill the worker that holds the first result, before it is fetched."""
+        if not asked:
+            asked.append(future.key)
+            client = future.client
+            held = await client.scheduler.who_has(keys=[future.key])
+            (address,) = held[future.key]
+            for nanny in client.cluster.workers.values():
+                if nanny.worker_address == address:
+                    os.kill(nanny.pid, signal.SIGKILL)
+        return await whole(future, *arguments, **named)
+
+    monkeypatch.setattr(distributed.Future, "_result", lost_once)
+    specs = {f"k{n}": Spec(n) for n in range(4)}
+    ends = list(drive(run, specs, options))
+    assert asked
+    assert sorted(e.key for e in ends) == sorted(specs)
+    assert all(e.outcome.error is None for e in ends)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Names of runs, the store, one try, and the in-process engine."""
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -7,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # as workers see it
 
 from sweep_cases import Spec, run
 
-from geolib.sweep import Options, Store, Sweep, grid, run_sweep
+from geolib.sweep import Options, Store, Sweep, grid, keep, measured, run_sweep
 from geolib.sweep.attempt import TimeLimitError, attempt, deadline
 from geolib.sweep.engines import SweepError
-from geolib.sweep.runner import collect
 from geolib.sweep.spec import canonical, key_of
 
 INLINE = Options("inline", retries=1)
@@ -173,16 +174,17 @@ def test_table_parquet_and_sql_agree(tmp_path):
     store = Store(tmp_path)
     sweep = sweep_of(*(Spec(n) for n in range(5)))
     run_sweep(sweep, "small", store, INLINE)
-    table = store.table("test")
-    assert sorted(table["value"]) == [0, 1, 4, 9, 16]
-    asked = store.query("test", "select n, value from runs where n > 2 order by n")
-    assert asked.to_dict("list") == {"n": [3, 4], "value": [9, 16]}
-    path = store.to_parquet("test", tmp_path / "out" / "t.parquet")
+    runs = store.table("test")
+    assert sorted(runs["value"]) == [0, 1, 4, 9, 16]
+    import duckdb
     import pandas as pd
 
+    asked = duckdb.sql("select n, value from runs where n > 2 order by n").df()
+    assert asked.to_dict("list") == {"n": [3, 4], "value": [9, 16]}
+    path = tmp_path / "t.parquet"
+    runs.to_parquet(path)
     back = pd.read_parquet(path).sort_values("n")
     assert back["value"].tolist() == [0, 1, 4, 9, 16]
-    assert [p.name for p in path.parent.iterdir()] == ["t.parquet"]
 
 
 def test_default_folder(monkeypatch, tmp_path):
@@ -388,19 +390,109 @@ def test_two_sweeps_of_one_name_differ_by_version(tmp_path):
     assert run_sweep(two, "small", store, INLINE).done == 1
 
 
-def test_collect_reads_what_is_stored_and_computes_the_rest(tmp_path):
+def test_what_is_stored_and_what_is_computed_are_the_same_rows(tmp_path):
     marks, store = tmp_path / "marks", Store(tmp_path / "store")
     marks.mkdir()
     specs = [Spec(n, folder=str(marks)) for n in (5, 3, 4)]
+    sweep = sweep_of(*specs)
     run_sweep(sweep_of(specs[1]), "small", store, INLINE)
-    rows = collect(sweep_of(*specs), "small", store)
+    run_sweep(sweep, "small", store, INLINE)
+    rows = store.rows("test", sweep.specs("small"))  # in the grid's order
     assert [(r["n"], r["value"]) for r in rows] == [(5, 25), (3, 9), (4, 16)]
     assert len(list(marks.glob("3-*"))) == 1
-    assert len(store.scan("test")) == 1  # collecting writes nothing
-    alone = collect(sweep_of(*specs), "small", Store(tmp_path / "none"))
-    assert rows == alone  # stored or computed: the same
-    with pytest.raises(SweepError, match="ZeroDivisionError"):
-        collect(sweep_of(Spec(1, "raises")), "small", store)
+    assert len(store.scan("test")) == 3
+    run_sweep(sweep, "small", Store(tmp_path / "none"), INLINE)
+    assert rows == Store(tmp_path / "none").rows("test", sweep.specs("small"))
+    poison = run_sweep(sweep_of(Spec(1, "raises")), "small", store, INLINE)
+    assert [e.split(":")[0] for e in poison.failed.values()] == ["ZeroDivisionError"]
+
+
+# ---- two sweeps on one store ---------------------------------------------------------
+
+RIVAL = """
+import sys, time
+from geolib.sweep import Store
+with Store(sys.argv[1]).claims("test") as claim:
+    print(claim(sys.argv[2]), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def rival(store, key):
+    """Another process that has claimed a run, until it ends or is killed."""
+    done = subprocess.Popen(
+        [sys.executable, "-c", RIVAL, str(store.folder), key],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.stdout.readline() == "True\n"
+    try:
+        yield done
+    finally:
+        done.kill()
+        done.communicate()
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it_and_its_end_is_read(tmp_path):
+    marks, store = tmp_path / "marks", Store(tmp_path / "store")
+    marks.mkdir()
+    sweep = sweep_of(*(Spec(n, folder=str(marks)) for n in range(3)))
+    keys = list(sweep.specs("small"))
+    fine = {"status": "done", "spec": {"n": 0}, "record": {"value": 7}}
+    bad = {"status": "failed", "spec": {"n": 1}, "error": "theirs"}
+    with rival(store, keys[0]), rival(store, keys[1]):
+        with store.claims("test") as claim:
+            assert [claim(key) for key in keys] == [False, False, True]
+        late = threading.Timer(
+            0.7,
+            lambda: [store.put("test", keys[0], fine), store.put("test", keys[1], bad)],
+        )
+        late.start()
+        report = run_sweep(sweep, "small", store, INLINE)
+        late.join()
+    assert (report.stored, report.done) == (1, 1)
+    assert report.failed == {keys[1]: "theirs"}
+    assert [p.name.split("-")[0] for p in marks.iterdir()] == ["2"]  # ours alone
+
+
+def test_a_claim_ends_with_its_process_and_the_run_is_taken_over(tmp_path):
+    store, sweep = Store(tmp_path), sweep_of(Spec(3))
+    (key,) = sweep.specs("small")
+    with rival(store, key) as other:
+        threading.Timer(0.7, other.kill).start()
+        start = time.monotonic()
+        assert run_sweep(sweep, "small", store, INLINE).done == 1
+        assert time.monotonic() - start >= 0.6
+    assert store.rows("test", [key])[0]["value"] == 9
+
+
+def test_a_disk_without_locks_grants_every_claim(tmp_path, monkeypatch):
+    def unable(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", unable)
+    with Store(tmp_path).claims("test") as claim:
+        assert claim("k")
+
+
+# ---- what is kept beside a chapter ---------------------------------------------------
+
+
+def test_kept_results_are_added_by_key_one_to_a_line(tmp_path):
+    path = tmp_path / "measured" / "demo.json"
+    keep(path, {"b": {"x": 0.1}, "a": [1, None]}, {"date": "then"})
+    found = keep(path, {"c": 2, "b": {"x": 0.2}}, {"date": "now"})
+    assert found.entries == {"a": [1, None], "b": {"x": 0.2}, "c": 2}
+    assert found.about == {"date": "now"}
+    assert '"b": {"x": 0.2},' in path.read_text().splitlines()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"entries": {}}', '{"about": 1}'])
+def test_a_damaged_table_is_an_error_and_no_empty_one(tmp_path, damage):
+    path = tmp_path / "demo.json"
+    path.write_text(damage)
+    with pytest.raises(ValueError, match="no table of measured results"):
+        measured(path)
 
 
 def test_bad_options_are_named(tmp_path):

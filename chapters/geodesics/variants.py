@@ -1,20 +1,38 @@
-"""Our variants of learning in turn: a metric that carries losses, chosen inputs."""
+"""Our own variants of the chapter's methods, that only its tables compare.
+
+Learning in turn: a metric that carries losses, and stored inputs chosen by the metric.
+Pruning: masks by the metric, labels in the metric, a walk and then labels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
+from pruners import label_loss, prune_and_finetune, train_under_masks
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.core import Metric, PullbackMetric
-from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient, embed
+from geolib.core import Metric, PullbackMetric, Realization
+from geolib.geodesics import FunctionSpace, embed, sparse_path
+from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient
 from geolib.geodesics.learners import (
     DarkExperienceReplay,
     InvariantPath,
     Learner,
     restrict,
 )
-from geolib.networks.splits import Task
+from geolib.geodesics.magnitude_masks import cubic_sparsity
+from geolib.geodesics.sparse_path import (
+    Sparse,
+    labelled_reference,
+    metric_chooser,
+)
+from geolib.networks import Meter, Table, Task
+
+# ---- learning in turn ----------------------------------------------------------------
 
 
 class CarriedLoss(InvariantPath):
@@ -192,7 +210,108 @@ def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
     return torch.tensor(chosen, device=J.device)
 
 
-VARIANTS: dict[str, type[Learner]] = {
+LEARNER_VARIANTS: dict[str, type[Learner]] = {
     "invariant path + loss": CarriedLoss,
     "distilled logits, chosen inputs": HerdedDER,
+}
+
+
+# ---- pruning -------------------------------------------------------------------------
+
+
+def path_by_metric(
+    R: Realization, w: Tensor, data: Table, sparsity: float, **settings
+) -> Sparse:
+    """The invariant path, which drops the weights whose loss the metric says is least.
+
+    Args:
+        settings: of `sparse_path`.
+    """
+    space, meter = FunctionSpace(R, data.x), Meter()
+    choose = metric_chooser(space, meter)
+    found = sparse_path(space, w, sparsity, choose=choose, **settings)
+    return _paid(found, meter)
+
+
+def path_to_labels(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    labels: float = 0.0,
+    **settings,
+) -> Sparse:
+    """The invariant path, its reference moved the part `labels` of the way to them."""
+    space = FunctionSpace(R, data.x)
+    reference = labelled_reference(space, w, data.y, labels) if labels else None
+    return sparse_path(space, w, sparsity, reference=reference, **settings)
+
+
+def path_then_labels(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    path: Mapping[str, Any],
+    **settings,
+) -> Sparse:
+    """Walk to the sparse subspace, then train the weights that are left on labels.
+
+    Args:
+        path: settings of the walk; its masks are the metric's if `metric_mask`.
+        settings: of `prune_and_finetune`; the mask stays that of the walk.
+    """
+    plan = {"seed": settings.get("seed", 0), **path}
+    walk = path_by_metric if plan.pop("metric_mask", False) else path_to_labels
+    walked = walk(R, w, data, sparsity, **plan)
+    # the dropped weights are zero, so the smallest magnitudes are the walk's mask
+    found = prune_and_finetune(R, walked.weights, data, sparsity, **settings)
+    paid = walked.gradient_evaluations + found.gradient_evaluations
+    return Sparse(found.weights, found.mask, paid)
+
+
+def gradual_by_metric(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    steps: int = 400,
+    every: int = 10,
+    **plan,
+) -> Sparse:
+    """Gradual pruning on labels, with masks that the metric chooses every tenth step.
+
+    Args:
+        every: steps between two choices, each of which pays for one probe.
+        steps, plan: of `train_under_masks`.
+    """
+    meter = Meter()
+    choose = metric_chooser(FunctionSpace(R, data.x), meter, 1, by_step=True)
+    mask = torch.ones_like(w, dtype=torch.bool)
+
+    def masks(now: Tensor, rows: Tensor, step: int) -> Tensor:
+        nonlocal mask
+        if step % every == 0 or step == steps:
+            mask = choose(now, cubic_sparsity(sparsity, step, steps), rows, step)
+        return mask
+
+    loss = label_loss(data.y)
+    found = train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
+    return _paid(found, meter)
+
+
+def _paid(found: Sparse, meter: Meter) -> Sparse:
+    """The same result, with what the masks cost."""
+    total = found.gradient_evaluations + meter.gradient_evaluations
+    return replace(found, gradient_evaluations=total)
+
+
+PRUNING_VARIANTS: dict[str, Callable[..., Sparse]] = {  # against the baselines' wins
+    "metric mask": path_by_metric,
+    "labels in the metric": path_to_labels,
+    "metric path, then labels": path_then_labels,
+    "gradual + labels, metric mask": gradual_by_metric,
 }

@@ -1,4 +1,7 @@
-"""Descent from many starts in a singular model: raw, rival and resolved charts."""
+"""The chapter's sweep: descent from many starts, in raw, rival and resolved charts.
+
+geolib sweep singular-starts --size full
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geolib.sweep.runner import Sweep
+import numpy as np
+import torch
+
+from geolib.stratifolds import descend, em, mixture_a, resolve
+from geolib.sweep import Sweep
 
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
-CHARTS = ["raw", "logit", "tube"]
+RATES = {"raw": 0.3, "logit": 3.0, "tube": 1.0}  # at which descent is stable
 
 
 @dataclass(frozen=True)
 class Spec:
     """A batch of starts of mixture A in one chart.
 
-    Step sizes are those at which plain descent is stable in each chart; `ngd` takes
-    full natural steps with a little damping, `small` natural steps of 0.02.
+    `ngd` takes full natural steps with a little damping, `small` natural steps of 0.02.
     """
 
     teacher: tuple[float, float]
@@ -33,11 +39,6 @@ class Spec:
 
 def run(spec: Spec) -> dict[str, Any]:
     """How many starts reach the teacher, in all and from the wrong side."""
-    import numpy as np
-    import torch
-
-    from geolib.stratifolds import descend, em, mixture_a, resolve
-
     S = mixture_a()
     teacher = torch.tensor(spec.teacher, dtype=torch.float64)
     theta0 = torch.from_numpy(S.draw(np.random.default_rng(spec.seed), spec.starts))
@@ -68,9 +69,6 @@ def run(spec: Spec) -> dict[str, Any]:
     }
 
 
-RATES = {"raw": 0.3, "logit": 3.0, "tube": 1.0}
-
-
 def specs(seeds: Sequence[int], **sizes: Any) -> list[Spec]:
     """Every teacher, chart and method with its step size; EM once a teacher."""
     out: list[Spec] = []
@@ -78,7 +76,7 @@ def specs(seeds: Sequence[int], **sizes: Any) -> list[Spec]:
         for seed in seeds:
             em = Spec(teacher, "raw", "em", seed, **sizes)
             out.append(em)
-            for chart in CHARTS:
+            for chart in RATES:
                 base = replace(em, chart=chart)
                 out += [
                     replace(base, method="gd", lr=RATES[chart]),
@@ -95,7 +93,7 @@ def full() -> list[Spec]:
     return [*specs(range(1, 11)), *widths]
 
 
-SWEEP = Sweep(
+SINGULAR_STARTS = Sweep(
     "singular-starts",
     run,
     {

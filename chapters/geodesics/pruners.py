@@ -1,0 +1,236 @@
+"""The baselines of sparsification, in the harness of the path.
+
+Each maps (network, weights, table, sparsity) to a sparse network and its compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geolib.core import Realization
+from geolib.geodesics import (
+    FunctionSpace,
+    bhattacharyya,
+    magnitude_mask,
+    matrices,
+    sparse_path,
+)
+from geolib.geodesics.magnitude_masks import WARM, cubic_sparsity
+from geolib.geodesics.sparse_path import Sparse, outputs_in_pieces
+from geolib.networks import Table
+from geolib.networks.training import batches, cosine, minimize
+
+
+def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
+    """Drop the smallest weights and do nothing else.
+
+    Examples:
+        >>> from geolib.networks import mlp, table
+        >>> R = Realization(mlp([64, 8, 10]))
+        >>> one_shot(R, R.theta0, table("digits"), 0.5).gradient_evaluations
+        0
+    """
+    mask = magnitude_mask(w, matrices(R), sparsity)
+    return Sparse(w * mask, mask, 0)
+
+
+# maps (weights, rows of the step, number of the step from 1) to the mask from there on
+Masks = Callable[[Tensor, Tensor, int], Tensor]
+# maps (outputs, rows of the step) to a loss
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def train_under_masks(
+    R: Realization,
+    w: Tensor,
+    x: Tensor,
+    masks: Masks,
+    loss: RowLoss,
+    *,
+    lr: float = 3e-3,
+    steps: int = 400,
+    batch: int = 256,
+    seed: int = 0,
+    flat: bool = False,
+) -> Sparse:
+    """Adam on the weights that a mask keeps; the mask may change from step to step.
+
+    Args:
+        masks: the mask of each step.
+        loss: of the outputs on a step's rows.
+        lr, steps, batch, seed: as in `geolib.networks.train`.
+        flat: keep the learning rate while weights are dropped, and let it fall only
+            afterwards; else let it fall along a cosine from the start.
+
+    Cost: steps * batch gradient evaluations.
+    """
+    leaf = w.detach().clone().requires_grad_(True)
+    draws = batches(len(x), batch, steps, seed, x.device)
+    mask = torch.ones_like(w, dtype=torch.bool)
+
+    def put_under_mask(*_: object) -> None:
+        with torch.no_grad():
+            leaf.mul_(mask)
+
+    def step_loss(step: int) -> Tensor:
+        nonlocal mask
+        rows = next(draws)
+        mask = masks(leaf.detach(), rows, step + 1)
+        put_under_mask()
+        return loss(R(leaf * mask, x[rows]), rows)
+
+    def rate(lr: float, step: int, steps: int) -> float:
+        late = max(0.0, (step + 1) / steps - WARM) / (1 - WARM) * steps
+        return cosine(lr, late if flat else step, steps)
+
+    minimize([leaf], step_loss, steps, lr, schedule=rate, after=put_under_mask)
+    return Sparse(leaf.detach(), mask, steps * min(batch, len(x)))
+
+
+def prune_and_finetune(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    gradual: bool = False,
+    distil: bool = False,
+    steps: int = 400,
+    **plan,
+) -> Sparse:
+    """Magnitude pruning, at once or gradually, with Adam on the kept weights.
+
+    Args:
+        gradual: grow the number of zeros along `cubic_sparsity`, the smallest weights
+            chosen anew at each step; else prune at the start.
+        distil: match the dense network's outputs instead of the labels.
+        steps, plan: of `train_under_masks`.
+
+    Cost: steps * batch gradient evaluations.
+
+    Source: Han et al. 2015 (at once); Zhu and Gupta 2017 (gradual).
+    """
+    prunable = matrices(R)
+    at_once = magnitude_mask(w, prunable, sparsity)
+
+    def masks(now: Tensor, _rows: Tensor, step: int) -> Tensor:
+        if not gradual:
+            return at_once
+        return magnitude_mask(now, prunable, cubic_sparsity(sparsity, step, steps))
+
+    dense = outputs_in_pieces(R, w, data.x) if distil else None
+    loss = label_loss(data.y) if dense is None else distillation_loss(dense)
+    return train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
+
+
+def label_loss(y: Tensor) -> RowLoss:
+    """The mean cross-entropy of outputs and the labels of their rows."""
+    return lambda z, rows: F.cross_entropy(z, y[rows])
+
+
+def distillation_loss(dense: Tensor) -> RowLoss:
+    """The mean divergence of outputs and the dense network's on their rows."""
+    return lambda z, rows: distillation(z, dense[rows])
+
+
+def distillation(z: Tensor, reference: Tensor) -> Tensor:
+    r"""Mean divergence :math:`\mathrm{KL}(p_{\text{ref}} \| p)` of two sets of logits.
+
+    Source: Hinton et al. 2015, section 2 (temperature 1).
+
+    Examples:
+        >>> distillation(torch.zeros(1, 2), torch.ones(1, 2)).item()
+        0.0
+    """
+    old, new = torch.log_softmax(reference, -1), torch.log_softmax(z, -1)
+    return F.kl_div(new, old, log_target=True, reduction="batchmean")
+
+
+def optimal_brain_surgeon(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    damping: float = 1e-4,
+    iterations: int = 100,
+    batch: int = 1000,
+    seed: int = 0,
+) -> Sparse:
+    r"""One step: prune by magnitude and solve once for the change of the others.
+
+    .. math:: \theta_F = (J_F^T J_F + \mu I)^{-1} J_F^T J\,(w \odot (1 - m))
+
+    Source: Hassibi and Stork 1993, with a magnitude mask and damping;
+        :eq:`drv-geodesics-surgeon` (derivations).
+    """
+    mask = magnitude_mask(w, matrices(R), sparsity)
+    space = FunctionSpace(R, data.x)
+    rows = next(batches(len(data.x), batch, 1, seed, data.x.device))
+    G = space.metric(w, rows)
+    rhs = mask * (G @ (w * ~mask))
+    free = space.metric(w, rows, mask)
+    step = free.solve(rhs, damping, "cg", tol=1e-6, max_iterations=iterations).x
+    return Sparse((w + step) * mask, mask, (iterations + 2) * len(rows))
+
+
+def invariant_path(
+    R: Realization, w: Tensor, data: Table, sparsity: float, **settings
+) -> Sparse:
+    """The invariant path of `sparse_path` on the table's inputs."""
+    return sparse_path(FunctionSpace(R, data.x), w, sparsity, **settings)
+
+
+def penalty_path(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    steps: int = 400,
+    batch: int = 256,
+    eta: float = 0.8,
+    penalty: float = 300.0,
+    seed: int = 0,
+) -> Sparse:
+    r"""The published form of the path: unit steps down a penalised objective.
+
+    .. math:: u = \nabla \sum_x \mathrm{BD}(f_w, f_{w_0}) + \lambda\,(w - P_p w),
+              \qquad w \leftarrow w - \eta\,u/|u|
+
+    where P zeroes the smallest weights, chosen anew each step. It approaches the sparse
+    subspace and does not reach it; the weights returned are the hard projection.
+
+    Cost: steps * batch gradient evaluations.
+
+    Source: public code of Raghavan et al. 2024 (`FlexibleMachineLearning`), as read.
+    """
+    prunable, start, x = matrices(R), w, data.x
+    reference = outputs_in_pieces(R, start, x)
+    for rows in batches(len(x), batch, steps, seed, x.device):
+        mask = magnitude_mask(w, prunable, sparsity)
+        leaf = w.detach().requires_grad_(True)
+        loss = bhattacharyya(R(leaf, x[rows]), reference[rows]).sum()
+        (grad,) = torch.autograd.grad(loss, leaf)
+        u = grad + penalty * (w - w * mask)
+        w = w - eta * u / u.norm().clamp_min(1e-30)
+    mask = magnitude_mask(w, prunable, sparsity)
+    paid = steps * min(batch, len(x))
+    return Sparse(w * mask, mask, paid, (start, w, w * mask))
+
+
+METHODS: dict[str, Callable[..., Sparse]] = {
+    "one-shot": one_shot,
+    "surgeon": optimal_brain_surgeon,
+    "magnitude + labels": prune_and_finetune,
+    "magnitude + distillation": partial(prune_and_finetune, distil=True),
+    "gradual + labels": partial(prune_and_finetune, gradual=True),
+    "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
+    "penalty path": penalty_path,
+    "invariant path": invariant_path,
+}

@@ -1,0 +1,243 @@
+r"""What the core takes for granted of a module, checked on two samples at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from geolib.core.linear_calls import Call, graph_nodes, named_calls
+from geolib.core.linearization import Linearization, Rerun
+from geolib.core.validation import Inputs, map_inputs, num_samples, take, tensors
+
+LOOK = 64  # samples among which one is sought that differs from the first
+PERIOD = 1009  # of the pattern that stands for a random vector; no layer's width
+NEAR = 0.1  # how far from theta to look, in units of its root mean square
+
+
+class AssumptionError(ValueError):
+    """What core's formulas assume of a module, or of data in batches, does not hold.
+
+    Attributes:
+        assumption: "function" (the same inputs give the same outputs), "samples"
+            (output i depends on input i only), "state" (a forward pass writes to
+            nothing), "derivative" (forward and backward derivatives are those of the
+            outputs) or "data" (batches repeat).
+        where: the layer or call to blame, if that could be told.
+
+    Source: ours.
+    """
+
+    def __init__(self, assumption: str, finding: str, where: str | None = None) -> None:
+        super().__init__(finding + (f", because of {where}" if where else ""))
+        self.assumption, self.where = assumption, where
+
+
+class ModuleTrial:
+    """A module near one point, asked for each assumption on one or two samples.
+
+    Args:
+        R: the `Realization`.
+        theta: the point.
+        x: inputs, of which two samples are taken.
+        constants: buffers and frozen parameters, by name.
+    """
+
+    def __init__(
+        self, R: Any, theta: Tensor, x: Inputs, constants: Mapping[str, Tensor]
+    ) -> None:
+        self.R, self.constants, self.theta = R, constants, theta
+        self.x, self.distinct = _two_samples(x)
+        self.eps = torch.finfo(theta.dtype).eps
+        self.size = max(float(theta.norm()) / theta.numel() ** 0.5, 0.01)
+
+    def check(self) -> bool:
+        """Ask for all of them; return whether `jvp` has to run in forward mode.
+
+        Raises:
+            AssumptionError: one fails.
+
+        Cost: a dozen forward passes of two samples.
+        """
+        with torch.random.fork_rng(_cards()):
+            near = self.theta.add(_pattern(self.theta, 0), alpha=NEAR * self.size)
+            z = self.state(near)
+            if bool(torch.isfinite(z).all()):
+                self.theta = near
+            else:
+                z = self.state(self.theta)
+            L = self.linearize(self.theta)
+            gap = z - L.outputs.view(z.shape)
+            if not self.same([z], [z - gap]):
+                finding = (
+                    f"two passes on the same inputs differ by {gap.abs().max():.2g}"
+                )
+                self.refuse("function", finding, self.differ)
+            self.samples(z)
+            return self.derivatives(L)
+
+    def run(self, named: Mapping[str, Tensor], x: Inputs | None = None) -> Tensor:
+        return self.R.run(named, self.x if x is None else x, self.constants)
+
+    def outputs(self, theta: Tensor, x: Inputs | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.run(self.R.unflatten(theta), x)
+
+    def leaves(self, theta: Tensor) -> dict[str, Tensor]:
+        named = self.R.unflatten(theta).items()
+        return {n: t.detach().requires_grad_() for n, t in named}
+
+    def linearize(self, theta: Tensor) -> Linearization:
+        return Rerun(self.run, self.x).linearize(self.leaves(theta), self.x)
+
+    def state(self, theta: Tensor) -> Tensor:
+        """A pass writes to nothing that it is given, and draws no random number."""
+        held = {n: t.clone() for n, t in self.R.unflatten(theta).items()}
+        inputs = {f"input {k}": t for k, t in enumerate(tensors(self.x))}
+        watched = {**inputs, **self.constants, **held}
+        marks, random = {n: _mark(t) for n, t in watched.items()}, _random_state()
+        with torch.no_grad():
+            z = self.run(held)
+        for name, t in watched.items():
+            if _mark(t) != marks[name]:
+                where = "" if name in inputs else name.rpartition(".")[0]
+                finding = f"module: its forward pass writes to {name!r}"
+                raise AssumptionError("state", finding, self.R.label(where))
+        if random != _random_state():
+            self.refuse("function", "a forward pass draws random numbers", self.differ)
+        return z
+
+    def samples(self, z: Tensor) -> None:
+        """An output stays when the other sample is replaced by a copy of its own."""
+        count = num_samples(self.x)
+        if len(z) != count:
+            finding = f"x: {count} samples gave {len(z)} rows of outputs"
+            raise AssumptionError("samples", finding)
+        for i in range(2 if self.distinct else 0):
+            x = take(self.x, torch.tensor([i, i]))
+            if not self.same([z[i]], [self.outputs(self.theta, x)[i]]):
+                finding = (
+                    "the output of a sample depends on the other samples (are they the "
+                    "leading axis of what each layer is given?)"
+                )
+                self.refuse("samples", finding, partial(self.mix, i), x)
+
+    def derivatives(self, L: Linearization) -> bool:
+        """As `derivative`; a doubt may be a kink or rounding: then in float64, twice."""
+        forward = self.derivative(L, 1)
+        if forward is None:
+            self.theta, self.eps = self.theta.double(), torch.finfo(torch.float64).eps
+            self.x = map_inputs(_double, self.x)
+            self.constants = {n: _double(t) for n, t in self.constants.items()}
+        for seed in (2, 3):
+            if forward is None:
+                step = NEAR * self.size * _pattern(self.theta, -seed)
+                forward = self.derivative(self.linearize(self.theta + step), seed)
+        if forward is None:
+            custom = [
+                f"the autograd.Function behind {node.name()}"
+                for node in graph_nodes(L.graph)
+                if isinstance(node, BackwardCFunction)
+            ]
+            finding = "central differences of its outputs are not its derivative"
+            self.refuse("derivative", finding, _cuts, where=custom)
+        return forward
+
+    def derivative(self, L: Linearization, seed: int) -> bool | None:
+        """J v is the central difference d along v, and <d, J v> = <J^T d, v>.
+
+        Returns whether only forward mode gives J v; None if neither mode does.
+        """
+        v, h = _pattern(self.theta, seed), self.eps ** (1 / 3) * self.size
+        up, down = (self.outputs(L.theta.add(v, alpha=k)) for k in (h, -h))
+        d = ((up - down) / (2 * h)).reshape(L.outputs.shape)
+        g, noise = L.vjp(d), 30 * self.eps * float(up.norm()) / h
+        for forward, product in enumerate((L.jvp, L.forward_mode)):
+            try:
+                t = product(v)
+            except (RuntimeError, NotImplementedError):  # there is no formula
+                continue
+            gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
+            pair = (g @ v - (d * t).sum()).abs() - self.eps**0.5 * d.norm() * t.norm()
+            if not (gap > noise or pair > noise * d.norm()):
+                return bool(forward)
+        return None
+
+    def same(self, a: list[Tensor], b: list[Tensor]) -> bool:
+        """Whether tensors agree up to rounding."""
+        slack = self.eps**0.75
+        return all(
+            s.shape == t.shape
+            and torch.allclose(s, t, 0.0, slack * _largest(s), equal_nan=True)
+            for s, t in zip(a, b, strict=False)
+        )
+
+    def differ(self, a: Call, b: Call) -> bool:
+        return a.where != b.where or not self.same(a.outputs, b.outputs)
+
+    def mix(self, i: int, a: Call, b: Call) -> bool:
+        """A layer whose i-th output changes while its i-th input does not."""
+        kept = a.is_layer and self.same(_rows(a.inputs, i), _rows(b.inputs, i))
+        return kept and not self.same(_rows(a.outputs, i), _rows(b.outputs, i))
+
+    def refuse(self, assumption, finding, bad, x=None, where=()) -> NoReturn:
+        """Blame the first call that is `bad` in two passes, the second perhaps on x."""
+        if not where:
+            run = partial(self.run, self.leaves(self.theta))
+            a, b = (named_calls(partial(run, q), self.R.label) for q in (self.x, x))
+            where = [s.where for s, t in zip(a, b, strict=False) if bad(s, t)]
+        raise AssumptionError(assumption, f"module: {finding}", next(iter(where), None))
+
+
+def _cuts(a: Call, b: Call) -> bool:
+    """Whether a call leaves the graph, as `detach` does and all under `no_grad`."""
+    kept = all(t.requires_grad for t in a.outputs if t.is_floating_point())
+    return any(t.requires_grad for t in a.inputs) and not kept
+
+
+def _largest(t: Tensor) -> float:
+    return float(torch.nan_to_num(t.detach()).abs().max()) if t.numel() else 0.0
+
+
+def _rows(found: list[Tensor], i: int) -> list[Tensor]:
+    return [t[i] for t in found if t.ndim and len(t) == 2]
+
+
+def _double(t: Tensor) -> Tensor:
+    return t.double() if t.is_floating_point() else t
+
+
+def _mark(t: Tensor) -> tuple[int, str]:
+    """What a write changes: the count of writes and, for one by `.data`, the sum."""
+    return 0 if t.is_inference() else t._version, str(float(t.detach().sum()))
+
+
+def _random_state() -> list[bytes]:
+    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, _cards())]
+    return [s.numpy().tobytes() for s in states]
+
+
+def _cards() -> list[int]:
+    return list(range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0))
+
+
+def _pattern(like: Tensor, seed: int) -> Tensor:
+    """A vector as good as random, of root mean square 1, at the cost of a copy."""
+    angles = torch.arange(PERIOD, dtype=torch.float64) ** 2 * (0.7 + 0.1 * seed)
+    short = (2**0.5 * torch.cos(angles)).to(like)
+    return short.repeat(-(-len(like) // PERIOD))[: len(like)]
+
+
+def _two_samples(x: Inputs) -> tuple[Inputs, bool]:
+    """The first sample and one that differs from it, and whether there is one."""
+    n, known = num_samples(x), [t for t in tensors(x) if t.ndim]
+
+    def apart(k: int) -> bool:
+        return any(bool((t[k] != t[0]).any()) for t in known)
+
+    other = next(filter(apart, range(1, min(n, LOOK))), 0)
+    return take(x, torch.tensor([0, other or 1][:n])), other > 0

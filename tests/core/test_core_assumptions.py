@@ -1,0 +1,535 @@
+"""What is assumed of a module and its data: refused by name where it does not hold."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from geolib.core import AssumptionError, PullbackMetric, Realization, init_, normal
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+]
+METHODS = ("cholesky", "woodbury", "cg", "nystrom", "kfac")
+
+
+class Between(nn.Module):
+    """Two linear layers with something between them."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.middle = middle
+        self.register_buffer("seen", torch.zeros(4))
+        self.calls = 0
+
+    def forward(self, x):
+        return self.b(self.middle(self, torch.tanh(self.a(x))))
+
+
+class Layers(nn.Module):
+    """A layer that gives a tuple or takes odd inputs, read by a linear one."""
+
+    def __init__(self, layer, width=2, first=True):
+        super().__init__()
+        self.layer, self.read, self.first = layer, nn.Linear(width, 2), first
+
+    def forward(self, x):
+        h = self.layer(
+            *(3 * (x,) if isinstance(self.layer, nn.MultiheadAttention) else (x,))
+        )
+        return self.read(h[0] if self.first else h)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a):
+        ctx.save_for_backward(a)
+        return a.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
+class OnceWithForwardMode(Once):
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(ctx, a):
+        ctx.save_for_backward(a)
+        ctx.save_for_forward(a)
+        return a.sin()
+
+    @staticmethod
+    def jvp(ctx, t):
+        return t * ctx.saved_tensors[0].cos()
+
+
+class Doubled(torch.autograd.Function):
+    """A straight line whose gradient is wrong by a factor of two."""
+
+    @staticmethod
+    def forward(ctx, a):
+        return a * 1.0
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def counted(net, h):
+    net.calls += 1
+    return h * net.calls
+
+
+def noted(net, h):
+    net.seen.add_(h.detach().mean(0))
+    return h
+
+
+def clamped(net, h):
+    net.b.weight.data.clamp_(-0.01, 0.01)
+    return h
+
+
+def unit_length(net, h):
+    with torch.no_grad():
+        size = h.norm(dim=1, keepdim=True)
+    return h / size
+
+
+def standardised(net, h):
+    return (h - h.mean(0)) / (h.std(0) + 1)
+
+
+X = (6, 3)
+REFUSED = {
+    "dropout": (lambda: Between(lambda net, h: F.dropout(h)), X, "function", "'dropout'"),
+    "noise": (
+        lambda: Between(lambda net, h: h + 0.1 * torch.randn_like(h)),
+        X, "function", r"layer '\(root\)' \(Between\) in its call of 'randn_like'",
+    ),
+    "noise that cancels": (
+        lambda: Between(lambda net, h: h + 0 * torch.rand(4)), X, "function", "'rand'"
+    ),
+    "counter": (lambda: Between(counted), X, "function", "in its call of 'mul'"),
+    "max_norm": (
+        lambda: Layers(nn.Embedding(5, 3, max_norm=0.5), 3, False),
+        torch.tensor([0, 1, 2, 3]), "state", r"layer 'layer' \(Embedding\)",
+    ),
+    "max_norm of a bag": (
+        lambda: Layers(nn.EmbeddingBag(5, 3, max_norm=0.5), 3, False),
+        torch.tensor([[0, 1], [2, 3]]), "state", r"'layer.weight'.*\(EmbeddingBag\)",
+    ),
+    "statistics": (lambda: Between(noted), X, "state", "'seen'"),
+    "clamp by data": (lambda: Between(clamped), X, "state", r"'b.weight'.*'b' \(Linear\)"),
+    "inputs": (
+        lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)),
+        X, "state", "writes to 'input 0'",
+    ),
+    "attention over samples": (
+        lambda: Layers(nn.MultiheadAttention(4, 2), 4),
+        (5, 3, 4), "samples", r"layer 'layer' \(MultiheadAttention\)",
+    ),
+    "recurrence over samples": (
+        lambda: Layers(nn.LSTM(4, 3), 3), (5, 3, 4), "samples", r"\(LSTM\)"
+    ),
+    "batch maximum": (
+        lambda: Between(lambda net, h: h / h.abs().max()), X, "samples", r"\(Between\)"
+    ),
+    "batch statistics": (lambda: Between(standardised), X, "samples", r"\(Between\)"),
+    "one row": (
+        lambda: Between(lambda net, h: h.mean(0, keepdim=True)),
+        X, "samples", "2 samples gave 1 rows",
+    ),
+    "once": (
+        lambda: Between(lambda net, h: Once.apply(h)), X, "derivative", "Function.*Once"
+    ),
+    "wrong backward": (
+        lambda: Between(lambda net, h: Doubled.apply(h)),
+        X, "derivative", "Function.*Doubled",
+    ),
+    "no_grad": (lambda: Between(unit_length), X, "derivative", r"\(Between\).*'norm'"),
+    "detach": (
+        lambda: Between(lambda net, h: h * h.detach()), X, "derivative", "'detach'"
+    ),
+    "a weight without its gradient": (
+        lambda: Between(lambda net, h: h * net.b.weight.data[0]),
+        X, "derivative", None,
+    ),
+}  # fmt: skip
+
+
+def data(shape, dtype=torch.float64):
+    return shape if isinstance(shape, torch.Tensor) else normal(shape, 1).to(dtype)
+
+
+USES = {
+    "call": lambda R, x: R(R.theta0, x),
+    "linearize": lambda R, x: R.linearize(R.theta0, x),
+    "metric": lambda R, x: PullbackMetric(R, x).at(R.theta0).dense(),
+    "product": lambda R, x: PullbackMetric(R, x, batch_size=2).at(R.theta0) @ R.theta0,
+}
+
+
+def everything(module):
+    held = {n: t.clone() for n, t in module.state_dict().items()}
+    mode = [m.training for m in module.modules()]
+    attributes = [dict(vars(m)) for m in module.modules()]
+    return held, mode, attributes, torch.get_rng_state()
+
+
+def require_untouched(module, before):
+    held, mode, attributes, random = before
+    assert torch.equal(random, torch.get_rng_state())
+    assert [m.training for m in module.modules()] == mode
+    for name, t in module.state_dict().items():
+        assert torch.equal(t, held[name]), name
+    for m, was in zip(module.modules(), attributes, strict=True):
+        assert vars(m).keys() == was.keys()
+        assert all(vars(m)[k] is v for k, v in was.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_hold_is_refused_by_name_and_nothing_is_written(name, dtype):
+    build, shape, assumption, message = REFUSED[name]
+    module, x = init_(build().to(dtype), 0, bias_scale=0.3), data(shape, dtype)
+    before, given = everything(module), x.clone()
+    for use in USES.values():
+        R = Realization(module)
+        theta = R.theta0.clone()
+        with pytest.raises(AssumptionError, match=message) as caught:
+            use(R, x)
+        assert caught.value.assumption == assumption
+        assert torch.equal(R.theta0, theta)
+        assert torch.equal(x, given)
+        require_untouched(module, before)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off(), pytest.raises(AssumptionError, match=message):
+            R(R.theta0, x)
+
+
+def test_a_closure_is_checked_as_well():
+    module, x = init_(Between(unit_length).double(), 0), data(X)
+    R = Realization(module)
+    with R.recording() as record:
+        module(x)
+    with pytest.raises(AssumptionError, match="'norm'"):
+        record.linearization()
+
+
+def test_who_knows_leaves_the_check_out():
+    module, x = init_(Between(unit_length).double(), 0), data(X)
+    R = Realization(module, check=False)
+    torch.testing.assert_close(R(R.theta0, x), module(x))
+    assert PullbackMetric(module, x, check=False).at(R.theta0).dense().isfinite().all()
+    with pytest.raises(AssumptionError):
+        PullbackMetric(module, x).at(R.theta0).dense()
+
+
+# ---- what does hold, against central differences -------------------------------------
+
+
+class Sharing(nn.Module):
+    """Layers a and b of one width, with what they share, and a norm."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(3, 3), nn.Linear(3, 3), nn.LayerNorm(3)
+        self.conv = nn.Conv1d(3, 3, 1)
+        share(self)
+
+    def forward(self, x):
+        h = self.norm(self.b(torch.tanh(self.a(x))))
+        return self.conv(torch.tanh(h)[..., None])[..., 0] + self.a(h)
+
+
+def both(net):
+    net.b.weight, net.b.bias = net.a.weight, net.a.bias
+
+
+def crossed(net):
+    net.conv.bias, net.norm.bias = net.a.bias, net.a.bias
+
+
+def frozen(net):
+    net.a.weight.requires_grad_(False)
+    net.b.bias = net.a.bias
+    net.norm.bias.requires_grad_(False)
+
+
+def across(net):
+    net.norm.weight = net.a.bias
+
+
+class Tied(nn.Module):
+    """Token embeddings that are also the last layer's weights, in place in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.read = nn.Embedding(5, 3), nn.Linear(3, 5)
+        self.read.weight = self.embed.weight
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x):
+        h = self.embed(x).sum(1)
+        h += torch.tanh(h)
+        return self.read(F.relu_(h.mul_(0.7)))
+
+
+def hooked(wrap, **options):
+    def build():
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        wrap(net[0], **options)
+        return net.eval()
+
+    return build
+
+
+RIGHT = {
+    "in place": lambda: nn.Sequential(
+        nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 4),
+        nn.Hardtanh(inplace=True), nn.Linear(4, 2),
+    ),
+    "weights": lambda: Sharing(lambda net: setattr(net.b, "weight", net.a.weight)),
+    "biases": lambda: Sharing(lambda net: setattr(net.b, "bias", net.a.bias)),
+    "both": lambda: Sharing(both),
+    "crossed": lambda: Sharing(crossed),
+    "across": lambda: Sharing(across),
+    "frozen": lambda: Sharing(frozen),
+    "tied": Tied,
+    "weight_norm": hooked(weight_norm),
+    "new weight_norm": hooked(parametrizations.weight_norm),
+    "spectral_norm": hooked(spectral_norm),
+    "new spectral_norm": hooked(parametrizations.spectral_norm),
+    "pruned": hooked(prune.l1_unstructured, name="weight", amount=4),
+    "orthogonal": hooked(parametrizations.orthogonal),
+    "once, with forward mode": lambda: Between(lambda net, h: OnceWithForwardMode.apply(h)),
+    "stable softmax": lambda: Between(
+        lambda net, h: (h - h.max(1, keepdim=True)[0].detach()).softmax(1)
+    ),
+    "dropout without a rate": lambda: Between(lambda net, h: F.dropout(h, 0.0)),
+    "its own counter": lambda: Between(lambda net, h: h + 0 * counted(net, h)),
+    "its own cache": lambda: Between(lambda net, h: setattr(net, "last", h) or h),
+}  # fmt: skip
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_every_product_and_solve_is_right(name):
+    module = init_(RIGHT[name]().double(), 0, bias_scale=0.3)
+    x = torch.tensor([[0, 1], [2, 2], [4, 0]]) if name == "tied" else data(X)
+    with torch.no_grad():
+        expected = module(x)
+    before = everything(module)
+    R = Realization(module)
+    torch.testing.assert_close(R(R.theta0, x), expected)
+    eps, columns = 1e-6, []
+    for e in torch.eye(R.p, dtype=torch.float64):
+        up, down = R(R.theta0 + eps * e, x), R(R.theta0 - eps * e, x)
+        columns.append((up - down).detach() / (2 * eps))
+    J = torch.stack(columns, -1)
+    D = torch.einsum("iap,iaq->pq", J, J) / len(J)
+    L, G = R.linearize(R.theta0, x), PullbackMetric(R, x).at(R.theta0)
+    v, u = normal(R.p, 1), normal(tuple(L.outputs.shape), 2)
+    assert relative(L.jvp(v), J @ v) < 1e-8
+    assert relative(L.vjp(u), torch.einsum("nop,no->p", J, u)) < 1e-8
+    assert relative(G @ v, D @ v) < 1e-8
+    assert relative(G.dense(), D) < 1e-8
+    x = torch.linalg.solve(D + 0.1 * torch.eye(R.p), v)
+    for method in METHODS:
+        assert relative(G.solve(v, 0.1, method, tol=1e-12).x, x) < 1e-7, method
+    require_untouched(module, before)
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "pruned"])
+def test_a_weight_that_a_hook_computes_stays_the_users(name):
+    module, x = init_(RIGHT[name]().double(), 0), data(X)
+    R = Realization(module)
+    own = module[0].weight
+    torch.vmap(R, (0, None))(torch.stack([R.theta0, 2 * R.theta0]), x)
+    R.linearize(R.theta0, x).jvp(R.theta0)
+    assert module[0].weight is own
+    with torch.no_grad():
+        module(x)
+    assert torch.equal(Realization(copy.deepcopy(module)).theta0, R.theta0)
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        lambda net: setattr(net.b, "weight", nn.Parameter(net.a.weight.data)),
+        lambda net: setattr(net.b, "weight", nn.Parameter(net.a.weight.data.t())),
+        lambda net: setattr(net.b, "bias", nn.Parameter(net.a.weight.data[1])),
+        lambda net: net.register_buffer("twin", net.a.weight.data),
+    ],
+)
+def test_two_parameters_in_one_place_of_memory_are_refused(alias):
+    with pytest.raises(ValueError, match=r"'a.weight' and '.*' share memory"):
+        Realization(Sharing(alias))
+
+
+# ---- when and where it looks ---------------------------------------------------------
+
+
+def recurrent():
+    return init_(Layers(nn.LSTM(4, 3), 3).double(), 0)
+
+
+def test_one_sample_says_nothing_of_mixing_and_the_next_use_asks_again():
+    R = Realization(recurrent())
+    assert R(R.theta0, data((1, 3, 4))).shape == (1, 6)
+    with pytest.raises(AssumptionError, match="LSTM"):
+        R(R.theta0, data((5, 3, 4)))
+
+
+def test_the_two_samples_are_different_ones():
+    x = data((6, 3, 4))
+    x[:4] = x[0]
+    R = Realization(recurrent())
+    with pytest.raises(AssumptionError, match="LSTM"):
+        R(R.theta0, x)
+
+
+def test_it_looks_beside_a_point_where_nothing_is_seen():
+    R = Realization(recurrent())
+    with pytest.raises(AssumptionError, match="LSTM"):
+        R(0 * R.theta0, data((5, 3, 4)))
+
+
+def test_a_change_of_mode_is_a_new_first_use():
+    module = Between(lambda net, h: F.dropout(h, training=net.training)).double()
+    R, x = Realization(init_(module, 0).eval()), data(X)
+    R(R.theta0, x)
+    module.train()
+    with pytest.raises(AssumptionError, match="'dropout'"):
+        R(R.theta0, x)
+    module.eval()
+    R(R.theta0, x)
+
+
+def test_transforms_wait_for_the_first_plain_use():
+    R, x = Realization(init_(Between(unit_length).double(), 0)), data(X)
+    torch.vmap(R, (0, None))(R.theta0[None], x)
+    torch.func.jvp(lambda w: R(w, x), (R.theta0,), (R.theta0,))
+    with pytest.raises(AssumptionError):
+        R(R.theta0, x)
+
+
+def test_it_costs_a_few_passes_of_two_samples_once():
+    sizes = []
+    module = init_(Between(lambda net, h: h).double(), 0)
+    module.a.register_forward_hook(lambda m, args, out: sizes.append(len(args[0])))
+    R, x = Realization(module), data((50, 3))
+    R(R.theta0, x)
+    assert sizes.pop() == 50
+    assert set(sizes) == {2}
+    assert len(sizes) <= 6
+    R(R.theta0, x)
+    R.linearize(R.theta0, x).jvp(R.theta0)
+    assert sizes[-2:] == [50, 50]
+    assert len(sizes) <= 8
+
+
+class Deep(nn.Module):
+    """Thirty ReLU layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(20, 20) for _ in range(30))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "build",
+    [
+        Deep,
+        lambda: nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 1)),
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 4, 3), nn.ReLU(),
+                              nn.MaxPool1d(2), nn.Flatten(), nn.Linear(36, 2)),
+        lambda: nn.Sequential(nn.Unflatten(1, (4, 5)), Layers(
+            nn.LSTM(5, 6, 2, batch_first=True), 6)),
+    ],
+)  # fmt: skip
+def test_kinks_ties_and_precision_raise_no_false_alarm(build, dtype):
+    for seed in range(5):
+        module = init_(build().to(dtype), seed, "he")
+        R = Realization(module)
+        x = normal((4, 20), seed).to(dtype)
+        for inputs in (x, 0 * x, x.relu(), torch.ones_like(x), 100 * x):
+            for theta in (R.theta0, 0 * R.theta0, 30 * R.theta0):
+                Realization(module).check(theta, inputs)
+
+
+# ---- data in batches -----------------------------------------------------------------
+
+
+class Noisy(Dataset):
+    """An augmentation: each reading of a row differs."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return torch.randn(3, dtype=torch.float64)
+
+
+class Shrinking:
+    """One batch less each time."""
+
+    def __init__(self, x):
+        self.left = [x] * 4
+
+    def __iter__(self):
+        self.left = self.left[1:]
+        return iter(self.left)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        lambda x: DataLoader(x, batch_size=5, shuffle=True),
+        lambda x: DataLoader(x, batch_size=12, shuffle=True),
+        lambda x: DataLoader(Noisy(), batch_size=4),
+        Shrinking,
+    ],
+)
+def test_batches_that_do_not_repeat_are_refused(batches):
+    R, x = Realization(nn.Linear(3, 2).double()), batches(normal((12, 3), 1))
+    random = torch.get_rng_state()
+    with pytest.raises(AssumptionError, match="x: batch . is another") as caught:
+        PullbackMetric(R, x)
+    assert caught.value.assumption == "data"
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_batches_that_repeat_give_the_metric_of_the_whole():
+    x, net = normal((12, 3), 1), init_(nn.Linear(3, 2).double(), 0)
+    R = Realization(net)
+    whole = PullbackMetric(R, x).at(R.theta0).dense()
+    for batches in (
+        DataLoader(x, batch_size=5),
+        DataLoader(TensorDataset(x), batch_size=5),
+        [x[:7], x[7:]],
+    ):
+        random = torch.get_rng_state()
+        G = PullbackMetric(R, batches).at(R.theta0)
+        torch.testing.assert_close(G.dense(), whole, rtol=1e-12, atol=0)
+        assert torch.equal(random, torch.get_rng_state())
