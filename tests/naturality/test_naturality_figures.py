@@ -5,7 +5,9 @@ from chapter_experiments import CHAPTERS, experiments
 
 def test_each_cell_has_its_verdict_and_the_defects_of_each_seed():
     chapter = experiments("naturality")
-    table = chapter.stored_audit(CHAPTERS / "naturality" / "audit.json")
+    table = chapter.stored_audit(
+        CHAPTERS / "naturality" / "measured" / "audit-regression.json"
+    )
     names, families = ["gd", "ngd", "kfac"], ["permutation", "affine", "sinh"]
     data = chapter.moving_table(table, names, families)
     words = data["panels"][0]["layers"][0]["data"]
