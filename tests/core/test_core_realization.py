@@ -5,7 +5,7 @@ import torch
 from core_cases import CASES, make
 from torch import nn
 
-from geolib.core import Realization, init_, normal
+from geolib.core import Linearization, Realization, init_, normal
 
 IDS = list(CASES)
 # PyTorch's own forward mode compiles a decomposition the first time it is used.
@@ -101,6 +101,15 @@ class Once(nn.Module):
 
     def forward(self, x):
         return NoSecondDerivative.apply(self.inner(x))
+
+
+def test_a_jacobian_with_fewer_columns_than_rows_needs_no_second_derivative():
+    a = torch.tensor([0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    once = NoSecondDerivative.apply(a).repeat(3, 1)  # n o = 6 rows, 2 columns
+    J = Linearization(once, {"a": a}).jacobian()
+    assert torch.equal(J, torch.diag(a.detach().cos()).repeat(3, 1, 1))
+    twice = Linearization(a.sin().repeat(3, 1), {"a": a})
+    assert torch.allclose(twice.jacobian(chunk=1), J, atol=1e-15)  # by columns
 
 
 def test_jvp_falls_back_to_forward_mode_without_second_derivatives():
