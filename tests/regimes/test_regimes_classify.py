@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from chapter_experiments import experiments
 
 from geolib.regimes import (
     RegimeWarning,
@@ -16,6 +17,8 @@ from geolib.regimes import (
 )
 from geolib.regimes.predict import NEXT, THEORIES
 from geolib.regimes.trace_words import spectral_table
+
+EXPERIMENTS = experiments("regimes")
 
 
 @pytest.mark.parametrize(
@@ -270,12 +273,12 @@ def test_leading_curves_share_a_unit():
         theory_curves("wide", [0.0], setup)
 
 
-def test_a_measured_cell_and_a_map(experiments):
+def test_a_measured_cell_and_a_map():
     setup = Setup(48, 1536, 48, 0.3 / 1536)
-    cell = experiments.measure_cell(setup, theories=["mean-field", *NEXT])
+    cell = EXPERIMENTS.measure_cell(setup, theories=["mean-field", *NEXT])
     assert cell.errors["mean-field"] < 0.1
     assert cell.errors["mean-field + next"] < cell.errors["mean-field"]
-    rows = experiments.phase_map(24, [-3, 5], [-2, 5], seeds=1)
+    rows = EXPERIMENTS.phase_map(24, [-3, 5], [-2, 5], seeds=1)
     assert [len(row) for row in rows] == [2, 2]
     assert rows[1][0].best() == "mean-field"
     assert rows[0][0].setup == Setup(24, 3, 6, 0.3 / 27)

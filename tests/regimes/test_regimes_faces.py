@@ -6,6 +6,7 @@ simulator can run; neither side knows the other's formulas.
 
 import numpy as np
 import pytest
+from chapter_experiments import experiments
 
 from geolib.regimes import (
     Setup,
@@ -26,6 +27,8 @@ from geolib.regimes import (
 )
 from geolib.regimes.narrow import _by_ode
 from geolib.regimes.small_data import bidiagonal
+
+EXPERIMENTS = experiments("regimes")
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-14}
 T = np.linspace(0.0, 2.0, 9)
@@ -190,15 +193,15 @@ def test_small_data_plateaus(rho, kappa, plateau):
 
 @pytest.mark.slow_for("16")
 @pytest.mark.parametrize("order", [3, 4, 6, 8, 12, 16])
-def test_the_cut_hierarchy_fails_at_every_order(experiments, order):
+def test_the_cut_hierarchy_fails_at_every_order(order):
     tau = np.linspace(0, 4, 41)
     exact, cut = (
         small_data(tau, 1, 1).train,
-        experiments.small_data_cut(tau, 1, 1, order),
+        EXPERIMENTS.small_data_cut(tau, 1, 1, order),
     )
     assert np.abs(cut[0] - exact).max() > 1.2 * exact[0]
     # At short times it is the Taylor series and agrees.
-    early = experiments.small_data_cut([0.0, 0.01], 1, 1, 8)[0][1]
+    early = EXPERIMENTS.small_data_cut([0.0, 0.01], 1, 1, 8)[0][1]
     assert early == pytest.approx(small_data([0.0, 0.01], 1, 1).train[1], rel=1e-5)
 
 
@@ -220,14 +223,14 @@ HEADLINE = {
 
 
 @pytest.mark.parametrize("name", HEADLINE)
-def test_simulation_agrees_with_its_face_and_with_no_other(experiments, name):
+def test_simulation_agrees_with_its_face_and_with_no_other(name):
     setup, bound = HEADLINE[name]
     t = np.linspace(0, 2.0 if name != "small-data" else 4 / setup.c, 21)
     run = simulate(setup, t, seeds=3)
-    error = max(experiments.headline_error(run, theory_curves(name, t, setup), name))
+    error = max(EXPERIMENTS.headline_error(run, theory_curves(name, t, setup), name))
     assert error < bound
     moved = {
-        other: experiments.excess_error(run, theory_curves(other, t, setup))
+        other: EXPERIMENTS.excess_error(run, theory_curves(other, t, setup))
         for other in HEADLINE
     }
     right = max(moved.pop(name))
@@ -330,6 +333,6 @@ def test_bad_input(call, said):
         call()
 
 
-def test_a_cut_below_the_third_moment_is_refused(experiments):
+def test_a_cut_below_the_third_moment_is_refused():
     with pytest.raises(ValueError, match="^order: "):
-        experiments.small_data_cut(T, 1, 1, 2)
+        EXPERIMENTS.small_data_cut(T, 1, 1, 2)
