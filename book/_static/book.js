@@ -3,7 +3,24 @@
 document.addEventListener("DOMContentLoaded", () => {
   zoomFigures();
   filterLedger();
+  reachWideFormulas();
 });
+
+// A formula that is wider than its box scrolls, and is then reached from the keyboard too.
+function reachWideFormulas() {
+  const mark = () => {
+    for (const formula of document.querySelectorAll('mjx-container[display="true"]')) {
+      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+      else formula.removeAttribute("tabindex");
+    }
+  };
+  const wait = (left) => {
+    const done = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
+    if (done) done.then(() => { mark(); window.addEventListener("resize", mark); });
+    else if (left) setTimeout(wait, 100, left - 1);
+  };
+  wait(100);
+}
 
 function zoomFigures() {
   const figures = document.querySelectorAll(".bd-article .cell_output img");

@@ -115,13 +115,9 @@ def pages():
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["sample", *pages()])
-def address(request, document):
-    if request.param == "sample":
-        yield document
-    else:
-        with site.served(site.SITE) as url:
-            yield f"{url}/{request.param}.html"
+@pytest.fixture(scope="module")
+def address(document):
+    return document
 
 
 def opened(chromium, address, view, **options):
@@ -138,13 +134,17 @@ def opened(chromium, address, view, **options):
     return page
 
 
+def wake(page):
+    for figure in page.query_selector_all(".moving"):
+        figure.scroll_into_view_if_needed()
+        page.wait_for_function("f => f.classList.contains('moving-on')", arg=figure)
+
+
 @pytest.fixture(params=list(browser.VIEWS))
 def page(request, chromium, address):
     """The page with all of its figures awake."""
     made = opened(chromium, address, request.param)
-    for figure in made.query_selector_all(".moving"):
-        figure.scroll_into_view_if_needed()
-        made.wait_for_function("f => f.classList.contains('moving-on')", arg=figure)
+    wake(made)
     yield made
     assert made.complaints == []
     made.context.close()
@@ -230,7 +230,24 @@ def _check_plane(spec, box, picked):
             assert p == pytest.approx(q, abs=0.03)
 
 
+@pytest.mark.parametrize(("number", "name"), list(enumerate(pages())))
+def test_figures_of_a_page_show_what_it_computed(chromium, number, name):
+    """The sample below is tried in all ways and views; a page by keyboard, in one view."""
+    view = list(browser.VIEWS)[number % len(browser.VIEWS)]
+    with site.served(site.SITE) as url:
+        page = opened(chromium, f"{url}/{name}.html", view)
+        wake(page)
+        by_keyboard(page)
+        the_same_asleep(page, chromium, f"{url}/{name}.html")
+        assert page.complaints == []
+        page.context.close()
+
+
 def test_each_slider_moves_by_keyboard_and_shows_what_was_computed(page):
+    by_keyboard(page)
+
+
+def by_keyboard(page):
     for figure in page.query_selector_all(".moving"):
         check(figure)
         for slider in figure.query_selector_all("input[type=range]"):
@@ -309,6 +326,10 @@ def test_a_figure_plays(page):
 
 
 def test_the_page_does_not_move_when_a_figure_wakes(page, chromium, address):
+    the_same_asleep(page, chromium, address)
+
+
+def the_same_asleep(page, chromium, address):
     """The box of a figure is as high asleep as awake, and no wider than the page."""
     high = "all => all.map(f => Math.round(f.getBoundingClientRect().height))"
     awake = page.eval_on_selector_all(".moving", high)

@@ -46,7 +46,7 @@ def _pages():
     """Names of all rendered documents, without Sphinx's own helper pages."""
     if SITE is None:
         return ["missing-site"]
-    skip = {"search", "genindex", "py-modindex", "index", "prf-prf"}
+    skip = {"search", "genindex", "py-modindex", "index", "prf-prf", "404"}
     names = sorted(
         p.relative_to(SITE).with_suffix("").as_posix() for p in SITE.rglob("*.html")
     )
