@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from controls import TABLE
 from stored_audits import CELL, PROTOCOL, TASKS
 
 from geolib.naturality import (
-    OPTIMIZERS,
     Verdict,
     audit,
     naturality_class,
@@ -43,7 +43,7 @@ def run(spec: Spec) -> dict[str, Any]:
         raise ValueError(f"problem: expected {list(TASKS)}, got {spec.problem!r}")
     protocol = replace(PROTOCOL, counts=spec.steps)
     problem = TASKS[spec.problem][0](spec.seed)
-    report = audit(spec.optimizer, problem, protocol=protocol)
+    report = audit(TABLE[spec.optimizer], problem, protocol=protocol)
     return {
         "letters": report.letters,
         "verdict": naturality_class(report.verdicts),
@@ -70,7 +70,7 @@ def compact(_key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
 
 def every_audit() -> list[Spec]:
     """All optimizers on all problems of the table, four step sizes."""
-    names, steps = list(OPTIMIZERS), [PROTOCOL.counts]
+    names, steps = list(TABLE), [PROTOCOL.counts]
     return [
         spec
         for task, (_, seeds) in TASKS.items()
@@ -83,7 +83,7 @@ AUDIT = Sweep(
     run,
     {
         "small": lambda: grid(Spec, optimizer=["gd", "adam", "ngd"]),
-        "book": lambda: grid(Spec, optimizer=list(OPTIMIZERS)),
+        "book": lambda: grid(Spec, optimizer=list(TABLE)),
         "full": every_audit,
     },
     text="Naturality of optimizers, over problems and step sizes.",

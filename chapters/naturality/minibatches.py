@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geolib.naturality import GeometricOptimizer, LocalGeometry, OptimizerSpec
+from geolib.naturality.local_geometry import solve_weighted
 
 
 class MinibatchNatural(GeometricOptimizer):
@@ -50,9 +51,13 @@ class MinibatchNatural(GeometricOptimizer):
         self.memory["t"] = step + 1
         rng = np.random.default_rng([self.options["seed"], step])
         rows = torch.as_tensor(rng.permutation(n)[:size]).to(q.z.device)
-        damping = self.options["damping"]
-        x = q.minibatch_gradient(rows, damping, self.damping_metric)
-        return -self.options["lr"] * x
+        # the geometry of the batch alone: its means are over its own samples
+        A = q.A.view(n, -1, len(q.g))[rows].flatten(0, 1) * (n / size) ** 0.5
+        dl = torch.zeros_like(q.dl)
+        dl[rows] = q.dl[rows] * n / size
+        M = self.damping_metric() if callable(self.damping_metric) else None
+        options = self.options["damping"], M, self.options["rtol"]
+        return -self.options["lr"] * solve_weighted(A, q.vjp(dl), *options)
 
 
 def minibatch_spec(

@@ -6,9 +6,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from audit_problems import two_layer
 
 from geolib.data import load as load_data
-from geolib.naturality import Problem, affine_mlp, cross_entropy, mse, two_layer
+from geolib.naturality import Problem, affine_mlp, cross_entropy, mse
 
 
 def components(x: np.ndarray, k: int) -> np.ndarray:

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from controls import TABLE
+from audit_problems import SEEDS, regression_problem, softmax_problem
 
-from geolib.naturality import (
-    SEEDS,
-    Defect,
-    Protocol,
-    Verdict,
-    audit,
-    regression_problem,
-    softmax_problem,
-)
+from geolib.naturality import Defect, Protocol, Verdict, audit
 from geolib.sweep import measured
 
 PROTOCOL = Protocol(horizon=0.5, counts=(16, 32, 64, 128), seed=0)
@@ -89,5 +83,5 @@ def recompute(table: dict[str, Any], seed: int, name: str, family: str) -> Defec
         about["horizon"], tuple(about["counts"]), seed=about["maps_seed"]
     )
     problem = TASKS[about["task"]][0](seed)
-    report = audit(name, problem, families=[family], protocol=protocol)
+    report = audit(TABLE[name], problem, families=[family], protocol=protocol)
     return report[family]

@@ -7,14 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from audit_problems import linear_model, two_layer
 
-from geolib.naturality import (
-    Embedding,
-    Problem,
-    Projection,
-    linear_model,
-    two_layer,
-)
+from geolib.naturality import Embedding, Problem, Projection
 
 
 def duplication(

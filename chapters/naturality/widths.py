@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from audit_problems import two_layer
 
 from geolib.core import integrate
-from geolib.naturality import Problem, run_optimizer, two_layer
+from geolib.naturality import Problem, run_optimizer
 from geolib.networks import erf_kernels
 
 

@@ -297,25 +297,6 @@ class LocalGeometry:
         M = metric() if callable(metric) else metric
         return solve_weighted(A, v, damping, M, self.rtol)
 
-    def minibatch_gradient(
-        self,
-        rows: Tensor,
-        damping: float = 0.0,
-        metric: Tensor | Callable[[], Tensor] | None = None,
-    ) -> Tensor:
-        r"""Return the natural gradient :math:`(F_B + \lambda M)^{+}g_B` of some samples.
-
-        Args:
-            rows: indices of the batch B, (b,); means are over B.
-            damping, metric: as in `solve`.
-        """
-        n, size = len(self.z), len(rows)
-        A = self.A.view(n, -1, len(self.g))[rows].flatten(0, 1) * (n / size) ** 0.5
-        dl = torch.zeros_like(self.dl)
-        dl[rows] = self.dl[rows] * n / size
-        M = metric() if callable(metric) else metric
-        return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
-
     @cached_property
     def _system(self) -> RootSystem:
         return RootSystem(self.A)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from naturality_chapter import MINIBATCHES
+from naturality_chapter import CONTROLS, MINIBATCHES, PROBLEMS
 from torch import nn
 
 from geolib.core import (
@@ -21,15 +21,11 @@ from geolib.naturality import (
     ProximalNatural,
     RetractedNaturalGradient,
     affine_mlp,
-    linear_model,
     mse,
-    regression_problem,
     standard_suite,
 )
-from geolib.naturality.kfac import KFACDampedNatural
 from geolib.naturality.local_geometry import flatten
-from geolib.naturality.momentum import HeavyBall, NaturalCovectorMomentum
-from geolib.naturality.newton import BFGS
+from geolib.naturality.momentum import HeavyBall
 
 OURS = {
     "natural": lambda p: NaturalGradient(p, 0.1),
@@ -37,9 +33,9 @@ OURS = {
     "midpoint": lambda p: NaturalGradient(p, 0.1, integrator="midpoint"),
     "geodesic": lambda p: GeodesicNaturalGradient(p, 0.1),
     "covariant-newton": lambda p: FirstOrderRule(p, 0.1, rule="covariant-newton"),
-    "bfgs": lambda p: BFGS(p, 0.1),
+    "bfgs": lambda p: CONTROLS.BFGS(p, 0.1),
     "momentum": lambda p: NaturalMomentum(p, 0.1),
-    "covector": lambda p: NaturalCovectorMomentum(p, 0.1),
+    "covector": lambda p: CONTROLS.NaturalCovectorMomentum(p, 0.1),
     "function": lambda p: FunctionMomentum(p, 0.1),
     "adam": lambda p: NaturalAdam(p, 0.1),
     "adagrad": lambda p: NaturalAdaGrad(p, 0.1),
@@ -55,7 +51,7 @@ OURS = {
 
 
 def setting(seed=12):
-    P = regression_problem(seed)
+    P = PROBLEMS.regression_problem(seed)
     leaves = P.leaves()
 
     def closure():
@@ -74,7 +70,7 @@ DATA = [torch.tensor(np.random.default_rng(5).standard_normal((40, k))) for k in
 FROM_MODULE = {
     **{k: f for k, f in OURS.items() if k not in ("newton", "covariant-newton")},
     "kfac": lambda m: KFAC(m, 0.1, damping=0.1),
-    "kfac-damped": lambda m: KFACDampedNatural(m, 0.1),
+    "kfac-damped": lambda m: CONTROLS.KFACDampedNatural(m, 0.1),
 }
 
 
@@ -94,7 +90,7 @@ def linear(seed=0):
     rng = np.random.default_rng(seed)
     X = torch.tensor(rng.standard_normal((20, 4)))
     y = torch.tensor(rng.standard_normal((20, 1)))
-    P = linear_model(X, y, torch.tensor(rng.standard_normal((1, 4))))
+    P = PROBLEMS.linear_model(X, y, torch.tensor(rng.standard_normal((1, 4))))
     best = torch.linalg.lstsq(X, y).solution[:, 0]
     return P, best
 

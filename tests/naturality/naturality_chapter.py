@@ -3,7 +3,10 @@
 from chapter_experiments import chapter_module, experiments
 
 EXPERIMENTS = experiments("naturality")
-DRAWINGS, MINIBATCHES, STORED, TOWERS, WIDTHS = (
+CONTROLS, DRAWINGS, MINIBATCHES, PROBLEMS, STORED, TOWERS, WIDTHS = (
     chapter_module("naturality", name)
-    for name in ("drawings", "minibatches", "stored_audits", "towers", "widths")
+    for name in (
+        *("controls", "drawings", "minibatches", "audit_problems"),
+        *("stored_audits", "towers", "widths"),
+    )
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from naturality_chapter import DRAWINGS, EXPERIMENTS, STORED
+from naturality_chapter import DRAWINGS, EXPERIMENTS, PROBLEMS, STORED
 from torch import nn
 from typer.testing import CliRunner
 
@@ -23,7 +23,6 @@ from geolib.naturality import (
     audit,
     cli,
     naturality_class,
-    regression_problem,
 )
 from geolib.naturality.cli import read_data, resolve_model
 from geolib.sweep import Options, Store, keep, run_sweep
@@ -88,7 +87,7 @@ def test_bad_modules_and_data_are_named(module, x, y, message):
 
 
 def test_report_as_html_and_json():
-    report = audit("ngd", regression_problem(12), families=FEW, protocol=QUICK)
+    report = audit("ngd", PROBLEMS.regression_problem(12), families=FEW, protocol=QUICK)
     assert report.letters == "EEEN"
     page = report._repr_html_()
     assert page.count("<tr>") == 5
@@ -96,13 +95,13 @@ def test_report_as_html_and_json():
     back = json.loads(report.to_json())
     assert back["optimizer"] == "ngd"
     assert back["defects"]["coupling"]["verdict"] == "natural"
-    kfac = audit("kfac", regression_problem(12), families=FEW, protocol=QUICK)
+    kfac = audit("kfac", PROBLEMS.regression_problem(12), families=FEW, protocol=QUICK)
     assert kfac.letters == "EE--"
     assert json.loads(kfac.to_json())["defects"]["affine"]["slope"] is None
 
 
 def test_own_maps_and_several_optimizers():
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
     report = audit(
         "gd", P, families={"mine": Reparameterization.scaling(3.0)}, protocol=QUICK
     )
@@ -113,11 +112,11 @@ def test_own_maps_and_several_optimizers():
 
 def test_clear_errors():
     with pytest.raises(ValueError, match="families"):
-        audit("gd", regression_problem(12), families=["rotation"])
+        audit("gd", PROBLEMS.regression_problem(12), families=["rotation"])
     with pytest.raises(ValueError, match="data"):
         audit("gd", affine_mlp([2, 3]), 5)
     with pytest.raises(ValueError, match="step_sizes"):
-        audit("gd", regression_problem(12), protocol=Protocol(counts=(4,)))
+        audit("gd", PROBLEMS.regression_problem(12), protocol=Protocol(counts=(4,)))
     with pytest.raises(ValueError, match="four"):
         DRAWINGS.square(None, ["a"], ["b"])
     with pytest.raises(ValueError, match="audit table"):

@@ -13,6 +13,7 @@ from naturality_cases import (
     network,
     setting,
 )
+from naturality_chapter import PROBLEMS
 from torch import nn
 
 from geolib.core import (
@@ -36,9 +37,7 @@ from geolib.naturality import (
     RetractedNaturalGradient,
     cross_entropy,
     mse,
-    regression_problem,
     run_optimizer,
-    softmax_problem,
 )
 from geolib.naturality.local_geometry import flatten
 
@@ -141,7 +140,9 @@ def test_one_step_solves_a_linear_model():
     )
 
 
-@pytest.mark.parametrize("make", [regression_problem, softmax_problem])
+@pytest.mark.parametrize(
+    "make", [PROBLEMS.regression_problem, PROBLEMS.softmax_problem]
+)
 def test_finite_steps_reach_what_they_define(make):
     P = make()  # for classes W varies, and the distance is measured at the start
     q = P.point(P.theta0)

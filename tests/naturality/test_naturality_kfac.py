@@ -8,6 +8,7 @@ import torch
 from naturality_cases import (
     DATA,
 )
+from naturality_chapter import CONTROLS, PROBLEMS
 from torch import nn
 
 from geolib.core import (
@@ -20,12 +21,10 @@ from geolib.naturality import (
     affine_mlp,
     cross_entropy,
     mse,
-    regression_problem,
-    softmax_problem,
     standard_suite,
 )
 from geolib.naturality.affine_layers import AffineLayer, in_chart
-from geolib.naturality.kfac import KFACDampedNatural, kronecker
+from geolib.naturality.kfac import kronecker
 from geolib.naturality.local_geometry import flatten
 
 
@@ -39,7 +38,7 @@ def test_kfac_factors_of_linear_and_homogeneous_layers_agree():
             layer.bias.copy_(h[k].weight[:, -1])
     x = torch.tensor(rng.standard_normal((30, 3)))
     y = torch.tensor(rng.standard_normal((30, 2)))
-    for cls in (KFAC, KFACDampedNatural):
+    for cls in (KFAC, CONTROLS.KFACDampedNatural):
         ends = []
         for m in (copy.deepcopy(h), copy.deepcopy(plain)):
             opt = cls(m, 0.1, damping=0.1)
@@ -105,7 +104,7 @@ def kfac_cases():
     plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     init_(plain, 3)
     labels = (y[:, 0] > 0).long()
-    P, S = regression_problem(), softmax_problem()
+    P, S = PROBLEMS.regression_problem(), PROBLEMS.softmax_problem()
     there = standard_suite(P.module, P.theta0)["layer-affine"].layers
     return {
         "linear": (plain, x, mse(y)),

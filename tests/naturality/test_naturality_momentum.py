@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from naturality_cases import bent, linear, setting
+from naturality_chapter import CONTROLS
 
 from geolib.core import (
     Euclidean,
 )
 from geolib.naturality import (
-    OPTIMIZERS,
     FunctionalLift,
     FunctionMomentum,
     Loss,
@@ -31,7 +31,7 @@ from geolib.naturality.local_geometry import flatten
 def test_momentum_is_the_damped_oscillator(name):
     # x'' + x' + (x - best) = 0 for each coordinate of the linear model
     P, best = linear()
-    s = OPTIMIZERS[name]
+    s = CONTROLS.TABLE[name]
     w = math.sqrt(0.75)
 
     def exact(v0, t=1.0):

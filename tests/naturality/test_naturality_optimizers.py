@@ -11,7 +11,7 @@ from naturality_cases import (
     network,
     setting,
 )
-from naturality_chapter import MINIBATCHES
+from naturality_chapter import CONTROLS, MINIBATCHES
 from torch import nn
 
 from geolib.naturality import (
@@ -23,9 +23,7 @@ from geolib.naturality import (
     ProximalNatural,
 )
 from geolib.naturality.affine_layers import AffineLayer
-from geolib.naturality.kfac import KFACDampedNatural
 from geolib.naturality.local_geometry import flatten
-from geolib.naturality.newton import BFGS
 from geolib.naturality.tensorwise import SignSGD
 
 
@@ -126,7 +124,7 @@ def test_clear_errors():
         (lambda: NaturalGradient(leaves, output_metric="nope"), "metric"),
         (lambda: NaturalGradient(leaves, integrator="nope"), "integrator"),
         (lambda: FirstOrderRule(leaves, rule="nope"), "rule"),
-        (lambda: BFGS(leaves, start="nope"), "start"),
+        (lambda: CONTROLS.BFGS(leaves, start="nope"), "start"),
         (lambda: NaturalAdam(leaves, betas=(1.0, 0.9)), "betas"),
         (lambda: NaturalMomentum(leaves, friction=-1.0), "friction"),
         (lambda: NaturalMomentum(leaves, initial=torch.ones(3)), "initial"),
@@ -134,7 +132,7 @@ def test_clear_errors():
         (lambda: KFAC(leaves).step(closure), "needs the module"),
         (lambda: KFAC(nn.Sequential(nn.ReLU())), "no trainable"),
         (lambda: MINIBATCHES.MinibatchNatural(leaves, batch=0), "batch"),
-        (lambda: KFACDampedNatural(nn.Linear(1, 1), damping=0.0), "damping"),
+        (lambda: CONTROLS.KFACDampedNatural(nn.Linear(1, 1), damping=0.0), "damping"),
         (lambda: NaturalGradient(leaves).step(), "closure"),
         (lambda: NaturalGradient(leaves).step(lambda: closure()[1]), "pair"),
         (lambda: SignSGD([], 0.1), "params"),

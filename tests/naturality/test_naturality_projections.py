@@ -5,16 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from naturality_chapter import TOWERS, WIDTHS
+from naturality_chapter import PROBLEMS, TOWERS, WIDTHS
 from torch.func import jacrev
 
-from geolib.naturality import (
-    OptimizerSpec,
-    Projection,
-    linear_model,
-    projection_defect,
-    two_layer,
-)
+from geolib.naturality import OptimizerSpec, Projection, projection_defect
 from geolib.networks import erf_kernels
 
 HS = [0.5 / 64, 0.5 / 128]
@@ -79,7 +73,7 @@ def test_gradient_descent_in_mean_field_needs_its_rate_times_the_width():
 def linear(c=2, d=4, seed=0):
     rng = np.random.default_rng(seed)
     X = torch.tensor(rng.standard_normal((30, d)))
-    return linear_model(
+    return PROBLEMS.linear_model(
         X, torch.tensor(rng.standard_normal((30, c))), torch.zeros(c, d).double()
     )
 
@@ -138,8 +132,8 @@ def test_dead_units_can_be_dropped():
     a = torch.tensor([[1.0, -1.0, 0.5]]).double()
     live, pi, iota = TOWERS.prune_dead(x, w, a)
     assert live.tolist() == [True, False, True]
-    wide = two_layer(x, y, w, a, activation="relu")
-    narrow = two_layer(x, y, w[live], a[:, live], activation="relu")
+    wide = PROBLEMS.two_layer(x, y, w, a, activation="relu")
+    narrow = PROBLEMS.two_layer(x, y, w[live], a[:, live], activation="relu")
     assert torch.allclose(pi(wide.theta0), narrow.theta0)
     assert torch.allclose(iota(narrow.theta0), wide.theta0)
     for name in ("gd", "adam", "ngd"):
@@ -188,7 +182,7 @@ def test_the_flow_of_many_networks_at_once_is_the_runge_kutta_optimizer(scaling)
 def test_bad_arguments_are_named():
     x = torch.ones(3, 2).double()
     with pytest.raises(ValueError, match="scaling"):
-        two_layer(x, x, torch.ones(2, 2), torch.ones(1, 2), "wide")
+        PROBLEMS.two_layer(x, x, torch.ones(2, 2), torch.ones(1, 2), "wide")
     with pytest.raises(ValueError, match="copies"):
         TOWERS.duplication(1, 1, 1, 0)
     wide, narrow, iota = TOWERS.twin_problem(0, 2, "standard")
