@@ -55,7 +55,8 @@ class MinibatchNatural(GeometricOptimizer):
         A = q.A.view(n, -1, len(q.g))[rows].flatten(0, 1) * (n / size) ** 0.5
         dl = torch.zeros_like(q.dl)
         dl[rows] = q.dl[rows] * n / size
-        M = self.damping_metric() if callable(self.damping_metric) else None
+        M = self.damping_metric
+        M = M() if callable(M) else M
         options = self.options["damping"], M, self.options["rtol"]
         return -self.options["lr"] * solve_weighted(A, q.vjp(dl), *options)
 

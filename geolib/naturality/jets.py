@@ -247,7 +247,7 @@ def jet_defect(
     Examples:
         >>> from geolib.naturality import affine_mlp, mse
         >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
-        >>> P = Problem.of(affine_mlp([1, 2, 1]), x, mse(x.sin()))
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))
         >>> jet_defect("natural", P, jets=2) < 1e-5 < jet_defect("gradient", P, jets=2)
         True
     """

@@ -290,12 +290,18 @@ class LocalGeometry:
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
             return s.x
-        A = self.A  # forms J, and with it every vjp is a product
-        v = _finite(self.vjp(v) if v.ndim == 2 else v)
-        if metric is None:
-            return self._system.solve(v, damping, self.rtol)
-        M = metric() if callable(metric) else metric
-        return solve_weighted(A, v, damping, M, self.rtol)
+        A = _finite(self.A)  # forms J, and with it every vjp is a product
+        if metric is not None:
+            M = metric() if callable(metric) else metric
+            v = _finite(self.vjp(v) if v.ndim == 2 else v)
+            return solve_weighted(A, v, damping, M, self.rtol)
+        if v.ndim == 1:
+            return self._system.solve(_finite(v), damping, self.rtol)
+        s = self.local.root_solve(v)
+        if float((self.local.root(s) - v).norm()) > 1e-10 * float(v.norm()):
+            return self._system.solve(self.vjp(v), damping, self.rtol)
+        r = s.reshape(-1) * len(v) ** 0.5  # J^T v = A^T r
+        return self._system.least_squares(r, damping, self.rtol)
 
     @cached_property
     def _system(self) -> RootSystem:
