@@ -40,7 +40,8 @@ class KFAC(GeometricOptimizer):
         (derivations).
 
     Examples:
-        >>> net = nn.Linear(1, 1, bias=False).double()
+        >>> import torch
+        >>> net = torch.nn.Linear(1, 1, bias=False).double()
         >>> opt = KFAC(net, lr=1.0)
         >>> x = torch.tensor([[2.0]], dtype=torch.float64)
         >>> def closure():

@@ -140,6 +140,10 @@ def test_classify():
     assert classified(layer_affine="E", coupling="-") == "layer-affine"
     assert classified(affine="U", orthogonal="E", sinh="U") == "orthogonal"
     assert classified(affine="U", uniform="E", sinh="U") == "partly"
+    # a seed that is undecided is no seed against
+    assert classified(affine="U", orthogonal="?/E", sinh="U/?") == "orthogonal"
+    assert classified(affine="E/?", coupling="N/?") == "natural"
+    assert classified(permutation="E", affine="?", coupling="?") == "undecided"
 
 
 @pytest.mark.slow
