@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -20,6 +20,7 @@ from geolib.inverse_stability import (
     w1inf_seminorm,
 )
 from geolib.inverse_stability.arrangement import enumerate_cells
+from geolib.inverse_stability.kinks import ROUNDING
 
 
 def draw(seed, m, d, D=1):
@@ -210,13 +211,14 @@ def test_beyond_the_tolerance_there_is_a_bracket():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 4), st.floats(-13.0, -3.0))
+@example(263, 2, -13.0)  # the pair differs by rounding only and counts as one
 def test_every_bracket_holds_the_truth(seed, d, exponent):
-    """Pairs of close directions under a coarse tolerance, against a fine one."""
+    """Pairs of close directions under a coarse tolerance, against that of rounding."""
     rng = np.random.default_rng(seed)
     A = rng.normal(size=(5, d))
     A[3] = 2 * A[0] + 10.0**exponent * rng.normal(size=d)
     net = ShallowReLU(A, rng.normal(size=(2, 5)))
-    truth = w1inf_seminorm(net, tol=1e-15)
+    truth = w1inf_seminorm(net, tol=ROUNDING)
     found = w1inf_seminorm(net, tol=1e-2)
     assert found.lower <= truth.upper * (1 + 1e-12)
     assert found.upper >= truth.lower * (1 - 1e-12)
