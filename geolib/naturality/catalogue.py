@@ -194,8 +194,8 @@ def as_spec(optimizer: Any) -> OptimizerSpec:
     if isinstance(optimizer, str):
         return _named(optimizer)
     if inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer):
-        geometric = getattr(optimizer, "needs_outputs", False)
-        make = geometric(optimizer) if geometric else from_class(optimizer)
+        outputs = getattr(optimizer, "needs_outputs", False)
+        make = geometric(optimizer) if outputs else from_class(optimizer)
         return OptimizerSpec(optimizer.__name__, make)
     if callable(optimizer):
         factory = optimizer

@@ -297,10 +297,10 @@ class LocalGeometry:
             return solve_weighted(A, v, damping, M, self.rtol)
         if v.ndim == 1:
             return self._system.solve(_finite(v), damping, self.rtol)
-        s = self.local.root_solve(v)
-        if float((self.local.root(s) - v).norm()) > 1e-10 * float(v.norm()):
+        u = self.local.root_solve(v)
+        if float((self.local.root(u) - v).norm()) > 1e-10 * float(v.norm()):
             return self._system.solve(self.vjp(v), damping, self.rtol)
-        r = s.reshape(-1) * len(v) ** 0.5  # J^T v = A^T r
+        r = u.reshape(-1) * len(v) ** 0.5  # J^T v = A^T r
         return self._system.least_squares(r, damping, self.rtol)
 
     @cached_property
