@@ -22,10 +22,8 @@ from .training import escape_degenerate as escape_degenerate
 from .extremal import (
     extremal_pair as extremal_pair,
     lipschitz_pair as lipschitz_pair,
-    random_pair as random_pair,
 )
 from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
-from .pathology_rates import Pathology as Pathology, pathology_rates as pathology_rates
 from .paths import path_metric as path_metric
 from .canonical import random_gauge as random_gauge
 from .restricted import (

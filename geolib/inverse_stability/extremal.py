@@ -1,4 +1,4 @@
-"""Pairs of networks that attain the constant, and draws from the restricted set."""
+"""Pairs of networks that attain the constants."""
 
 from __future__ import annotations
 
@@ -100,46 +100,3 @@ def lipschitz_pair(
     after[2, 1] = (2 * delta - 1) / grown
     pair = [ShallowReLU(w[0][:, None] * rows, w[0] * w[1:]) for w in (before, after)]
     return pair[0], pair[1]
-
-
-def random_pair(
-    rng: np.random.Generator, m: int, d: int = 2, D: int = 1, shared: bool = False
-) -> tuple[ShallowReLU, ShallowReLU]:
-    """Two random networks of the half-space class, balanced and without parallels.
-
-    Neuron sizes are log-uniform in [0.1, 10], directions have a positive last entry.
-    With `shared` about half of the directions of the second net are copied from the
-    first; without that the matched branch of the theorem is never exercised.
-
-    Args:
-        rng: source of randomness.
-        m, d, D: architecture, all at least 1.
-        shared: whether to copy directions.
-
-    Raises:
-        ValueError: an architecture with no neurons, inputs or outputs.
-
-    Source: :eq:`drv-inverse_stability-restricted` (derivations); the draw is
-        this book's.
-
-    Examples:
-        >>> f, g = random_pair(np.random.default_rng(0), 3)
-        >>> f.A.shape, bool((f.A[:, -1] > 0).all())
-        ((3, 2), True)
-    """
-    expect(min(m, d, D) >= 1, "m, d, D", "positive numbers", (m, d, D))
-    first = rng.normal(size=(m, d))
-    second = rng.normal(size=(m, d))
-    if shared:
-        copy = rng.random(m) < 0.5
-        second[copy] = first[copy]
-    return tuple(_draw(rng, rows, D) for rows in (first, second))  # type: ignore[return-value]
-
-
-def _draw(rng: np.random.Generator, rows: np.ndarray, D: int) -> ShallowReLU:
-    A = rows.copy()
-    A[:, -1] = np.abs(A[:, -1])
-    t = 10.0 ** rng.uniform(-1, 1, size=(len(A), 1))
-    C = rng.normal(size=(D, len(A)))
-    A *= t / np.abs(A).max(axis=1, keepdims=True)
-    return ShallowReLU(A, C / np.abs(C).max(axis=0) * t.T).balance()

@@ -1,5 +1,6 @@
 """The experiments of this chapter."""
 
-from chapter_experiments import experiments
+from chapter_experiments import chapter_module, experiments
 
 EXPERIMENTS = experiments("inverse_stability")
+PATHOLOGIES = chapter_module("inverse_stability", "pathologies")

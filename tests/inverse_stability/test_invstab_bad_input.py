@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from invstab_chapter import EXPERIMENTS
+from invstab_chapter import EXPERIMENTS, PATHOLOGIES
 from torch import nn
 
 from geolib import inverse_stability as stab
@@ -76,11 +76,11 @@ CALLS = [
     (lambda: stab.extremal_pair(3, NAN), "m, delta, eps"),
     (lambda: stab.extremal_pair(3, 1.0, 0.5), "m, delta, eps"),
     (lambda: EXPERIMENTS.search_extremal(5), "m: expected"),
-    (lambda: stab.Pathology.redundant([]), "ks: expected"),
-    (lambda: stab.Pathology.redundant([-1.0]), "ks: expected"),
-    (lambda: stab.Pathology.redundant([NAN]), "ks: expected"),
-    (lambda: stab.Pathology.redundant([INF]), "ks: expected"),
-    (lambda: stab.Pathology.unbalanced([1.0], -1.0), "r: expected"),
+    (lambda: PATHOLOGIES.Pathology.redundant([]), "ks: expected"),
+    (lambda: PATHOLOGIES.Pathology.redundant([-1.0]), "ks: expected"),
+    (lambda: PATHOLOGIES.Pathology.redundant([NAN]), "ks: expected"),
+    (lambda: PATHOLOGIES.Pathology.redundant([INF]), "ks: expected"),
+    (lambda: PATHOLOGIES.Pathology.unbalanced([1.0], -1.0), "r: expected"),
     (lambda: stab.planar_norms(OTHER), "input dimension 2"),
     (lambda: stab.in_restricted(ShallowReLU(ONE, ONE)), "at least 2"),
     (lambda: stab.lift_inputs(np.ones(3)), r"x: expected shape \(n, d\)"),
@@ -146,7 +146,7 @@ CALLS = [
     (lambda: stab.lipschitz_pair(0.5), "delta, eps: expected"),
     (lambda: EXPERIMENTS.search_lipschitz(0), "D: expected"),
     (lambda: EXPERIMENTS.search_lipschitz(restarts=0), "restarts: expected"),
-    (lambda: stab.random_pair(np.random.default_rng(0), 0), "m, d, D: expected"),
+    (lambda: EXPERIMENTS.random_pair(np.random.default_rng(0), 0), "m, d, D: expected"),
     (lambda: stab.train_shallow(X2, Y2, -1), "width: expected"),
     (lambda: stab.train_shallow(X2, Y2, 2, lr=NAN), "lr: expected"),
     (lambda: stab.train_shallow(X2, Y2, 2, steps=0), "steps: expected"),

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invstab_chapter import EXPERIMENTS, PATHOLOGIES
 
 from geolib.inverse_stability import (
-    Pathology,
     ShallowReLU,
     absolute_value_form,
     closest_parametrization,
     parameter_distance,
-    pathology_rates,
-    random_pair,
     w1inf_seminorm,
 )
 from geolib.inverse_stability.distance import bottleneck_assignment, scale_costs
-from geolib.inverse_stability.pathology_rates import distance_to_line, triangle
+
+Pathology, triangle = PATHOLOGIES.Pathology, PATHOLOGIES.triangle
+pathology_rates = PATHOLOGIES.pathology_rates
+distance_to_line = PATHOLOGIES.distance_to_line
+random_pair = EXPERIMENTS.random_pair
 
 KS = [1.0, 3.0, 30.0, 1000.0]
 

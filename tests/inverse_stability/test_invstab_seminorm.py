@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from invstab_chapter import PATHOLOGIES
 from scipy.optimize import linprog
 
 from geolib.inverse_stability import (
     BiasedReLU,
-    Pathology,
     ShallowReLU,
     kinks,
     planar_norms,
@@ -21,6 +21,8 @@ from geolib.inverse_stability import (
 )
 from geolib.inverse_stability.arrangement import enumerate_cells
 from geolib.inverse_stability.kinks import ROUNDING
+
+Pathology = PATHOLOGIES.Pathology
 
 
 def draw(seed, m, d, D=1):

@@ -13,10 +13,11 @@ from geolib.inverse_stability import (
     in_restricted,
     lipschitz_pair,
     parameter_distance,
-    random_pair,
     sharp_constant,
     w1inf_seminorm,
 )
+
+random_pair = EXPERIMENTS.random_pair
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 6])

@@ -5,10 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from invstab_chapter import EXPERIMENTS
+from invstab_chapter import EXPERIMENTS, PATHOLOGIES
 
 from geolib.inverse_stability import (
-    Pathology,
     ShallowReLU,
     escape_degenerate,
     gradient_descent,
@@ -19,6 +18,8 @@ from geolib.inverse_stability import (
     train_shallow,
 )
 from geolib.inverse_stability.training import MODES, initial_network
+
+Pathology = PATHOLOGIES.Pathology
 
 Staircase = EXPERIMENTS.Staircase
 
