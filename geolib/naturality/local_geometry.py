@@ -292,31 +292,18 @@ class LocalGeometry:
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
             return s.x
-        A = self.A  # forms J, and with it every vjp is a product
-        v = _finite(self.vjp(v) if v.ndim == 2 else v)
-        if metric is None:
-            return self._system.solve(v, damping, self.rtol)
-        M = metric() if callable(metric) else metric
-        return solve_weighted(A, v, damping, M, self.rtol)
-
-    def minibatch_gradient(
-        self,
-        rows: Tensor,
-        damping: float = 0.0,
-        metric: Tensor | Callable[[], Tensor] | None = None,
-    ) -> Tensor:
-        r"""Return the natural gradient :math:`(F_B + \lambda M)^{+}g_B` of some samples.
-
-        Args:
-            rows: indices of the batch B, (b,); means are over B.
-            damping, metric: as in `solve`.
-        """
-        n, size = len(self.z), len(rows)
-        A = self.A.view(n, -1, len(self.g))[rows].flatten(0, 1) * (n / size) ** 0.5
-        dl = torch.zeros_like(self.dl)
-        dl[rows] = self.dl[rows] * n / size
-        M = metric() if callable(metric) else metric
-        return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
+        A = _finite(self.A)  # forms J, and with it every vjp is a product
+        if metric is not None:
+            M = metric() if callable(metric) else metric
+            v = _finite(self.vjp(v) if v.ndim == 2 else v)
+            return solve_weighted(A, v, damping, M, self.rtol)
+        if v.ndim == 1:
+            return self._system.solve(_finite(v), damping, self.rtol)
+        u = self.local.root_solve(v)
+        if float((self.local.root(u) - v).norm()) > 1e-10 * float(v.norm()):
+            return self._system.solve(self.vjp(v), damping, self.rtol)
+        r = u.reshape(-1) * len(v) ** 0.5  # J^T v = A^T r
+        return self._system.least_squares(r, damping, self.rtol)
 
     @cached_property
     def _system(self) -> RootSystem:
