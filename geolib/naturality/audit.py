@@ -2,7 +2,6 @@ r"""The audit: one optimizer against every family of reparameterizations."""
 
 from __future__ import annotations
 
-import copy
 import html
 import json
 import math
@@ -19,6 +18,7 @@ from geolib.naturality.families import standard_suite
 from geolib.naturality.losses import Loss, cross_entropy, mse
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
+from geolib.networks.batch_norm import copy_module
 
 NONLINEAR = ("radial", "sinh", "coupling")
 TINTS = {
@@ -296,7 +296,7 @@ def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | Non
             loss = mse(y if y.ndim == 2 else y[:, None])
         else:
             loss = cross_entropy(y)
-    return copy.deepcopy(module).double(), loss, x
+    return copy_module(module).double(), loss, x
 
 
 def _double(t: Tensor) -> Tensor:
