@@ -26,6 +26,10 @@ from .extremal import (
 from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
 from .paths import path_metric as path_metric
 from .canonical import random_gauge as random_gauge
+from .realization_training import (
+    TrainedRealization as TrainedRealization,
+    train_realization as train_realization,
+)
 from .restricted import (
     in_restricted as in_restricted,
     lift_inputs as lift_inputs,

@@ -11,7 +11,8 @@ from geolib.inverse_stability.collinear import unit_rows
 from geolib.inverse_stability.shallow_relu import ShallowReLU, finite_array
 
 TOLERANCE = 1e-9  # of optimality, relative to the penalty
-STARTS, SWEEPS = 16, 30  # of the search for a direction beyond the plane
+# Of the search for a direction beyond the plane, and the gain that is worth a move.
+STARTS, SWEEPS, ROUNDS, COARSE = 4, 20, 30, 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,9 @@ class TrainedRealization:
         steepest: the largest rate at which sliding or growing a neuron lowers the
             objective, over the penalty; at most 1e-9 at a first-order local minimum.
             In more than two dimensions only moves of one coordinate are tried.
-        curvature: smallest eigenvalue of the Hessian of the loss in the outer weights
-            and in the moves along which the objective is flat to first order.
+        curvature: smallest eigenvalue of the Hessian of the loss along the moves on
+            which the objective is flat to first order; positive where the outputs of a
+            local minimum are the only ones nearby that attain it.
         exact: whether `steepest` and `lower` come from all directions (two inputs).
     """
 
@@ -46,8 +48,12 @@ class TrainedRealization:
 
     @property
     def local_minimum(self) -> bool:
-        """Whether it is proven to be a strict local minimum in the weights."""
-        return self.exact and self.steepest <= TOLERANCE and self.curvature > TOLERANCE
+        """Whether it is proven to be a local minimum in the weights, to 1e-9.
+
+        All networks nearby are convex combinations of the vertices that `steepest`
+        compares, so that the condition of first order is enough.
+        """
+        return self.exact and self.steepest <= TOLERANCE
 
 
 def train_realization(
@@ -102,7 +108,8 @@ def train_realization(
     expect(loss in ("mse", "cross_entropy"), "loss", "mse or cross_entropy", loss)
     if loss == "cross_entropy":
         expect(np.isin(y, (0, 1)).all(), "y", "zeros and ones", np.unique(y)[:5])
-    expect(width >= 1, "width", "a positive number", width)
+    whole = isinstance(width, int | np.integer) and width >= 1
+    expect(whole, "width", "a positive whole number", width)
     expect(0 < penalty < np.inf, "penalty", "a positive number", penalty)
     kind = _Edges if x.shape[1] == 2 else _Cube
     return kind(_Problem(x, y, loss, penalty), width, seed).run()
@@ -142,40 +149,48 @@ class _Problem:
 
     def solve(self, columns: np.ndarray, w: np.ndarray) -> np.ndarray:
         """Minimize over w >= 0 with outputs `columns @ w`: active sets and Newton."""
-        w = w.copy()
-        for _ in range(50 * (len(w) + 2)):
+        w, fine = w.copy(), TOLERANCE / 10 * self.penalty
+        shut = np.zeros(len(w), dtype=bool)  # entered in vain since the last progress
+        last, stalled = np.inf, False  # rounding may allow no more
+        for _ in range(50 * len(w)):
             g, h = self.slopes(columns @ w)
             pull = -(columns.T @ g) - self.penalty
             on = w > 0
-            if np.abs(pull[on]).max(initial=0.0) <= 1e-3 * TOLERANCE * self.penalty:
-                pull[on] = 0.0
-                best = int(pull.argmax())
-                if pull[best] <= TOLERANCE / 10 * self.penalty:
+            level = np.abs(pull[on]).max(initial=0.0)
+            if level <= fine or (stalled and level > last / 2):
+                best = int(np.where(on | shut, -np.inf, pull).argmax())
+                if on[best] or shut[best] or pull[best] <= fine:
                     return w
-                on[best] = True
+                on[best] = shut[best] = True
             active = columns[:, on]
             H = (active.T * h) @ active
-            step = np.linalg.lstsq(H, pull[on], rcond=1e-13)[0]
-            w = self._move(columns, w, on, step)
+            # Along dependent columns the penalty alone counts: a long step, cut below.
+            H[np.diag_indices(len(H))] += 1e-13 * np.trace(H)
+            moved = self._move(columns, w, on, np.linalg.solve(H, pull[on]))
+            left = bool(((w > 0) & (moved == 0)).any())
+            now, before = (self.objective(columns, v) for v in (moved, w))
+            last, stalled = level, not left and now >= before * (1 - 1e-15)
+            if not stalled:
+                shut[:] = False
+            w = moved
         return w
 
     def _move(
         self, columns: np.ndarray, w: np.ndarray, on: np.ndarray, step: np.ndarray
     ) -> np.ndarray:
-        """As far along the step as the signs allow and the objective falls."""
-        old, full = w[on], np.zeros_like(w)
-        falls = step < 0
-        reach = np.where(falls, old / np.where(falls, -step, 1.0), np.inf)
-        reach[falls & (old == 0)] = np.inf  # just entered: its pull is positive
-        t = min(1.0, float(reach.min()))
-        start = self.objective(columns, w)
-        for _ in range(40):
-            full[on] = np.maximum(old + t * step, 0.0)
-            full[np.flatnonzero(on)[reach <= t]] = 0.0
-            if self.objective(columns, full) <= start:
+        """As far along the step as the signs allow and the objective does not rise."""
+        old, falls = w[on], step < 0
+        falls &= old > 0
+        reach = np.full(len(old), np.inf)
+        reach[falls] = old[falls] / -step[falls]
+        t, start = min(1.0, float(reach.min())), self.objective(columns, w)
+        for _ in range(30):
+            full = np.zeros_like(w)
+            full[on] = np.where(reach <= t, 0.0, np.maximum(old + t * step, 0.0))
+            if self.objective(columns, full) <= start * (1 + 1e-15):
                 return full
             t /= 2
-        return full
+        return w
 
     def objective(self, columns: np.ndarray, w: np.ndarray) -> float:
         return self.value(columns @ w) + self.penalty * float(w.sum())
@@ -186,7 +201,7 @@ class _Search:
 
     def __init__(self, problem: _Problem, width: int, seed: int | None) -> None:
         self.problem, self.width = problem, width
-        self.rng = np.random.default_rng(seed)
+        self.first, self.rng = seed is not None, np.random.default_rng(seed)
 
     def features(self, rows: np.ndarray, sign: np.ndarray) -> np.ndarray:
         return np.maximum(self.problem.x @ rows.T, 0.0) * sign
@@ -239,9 +254,9 @@ class _Edges(_Search):
         order = order[np.diff(angle[order], prepend=-4.0) > 1e-12]
         self.vertices = rows[order]
         self.phi = self.features(self.vertices, np.ones(len(order)))
-        first = [] if seed is None else self.rng.permutation(len(order))[:width]
+        first = self.rng.permutation(len(order))[: width if self.first else 0]
         sign = self.rng.choice([-1.0, 1.0], len(first))
-        self.edge = np.array(first, dtype=int)
+        self.edge = first
         self.sign, self.w = sign, np.zeros((len(first), 2))
 
     @property
@@ -249,19 +264,19 @@ class _Edges(_Search):
         return np.column_stack([self.edge, (self.edge + 1) % len(self.vertices)])
 
     def run(self) -> TrainedRealization:
-        for _ in range(200 * (self.width + 10)):
+        best = np.inf
+        while True:
             self._solve()
-            g, _ = self.problem.slopes(self._outputs())
+            f = self._columns() @ self.w.ravel()
+            g, _ = self.problem.slopes(f)
             rates = -(self.phi.T @ g) / self.problem.penalty  # signed, one a vertex
-            if not (self._slide(rates) or self._grow(rates)):
-                break
-        return self._result(rates)
+            now = self.problem.value(f) + self.problem.penalty * float(self.w.sum())
+            if now >= best or not (self._slide(rates) or self._grow(rates)):
+                return self._result(rates)
+            best = now
 
     def _columns(self) -> np.ndarray:
         return (self.phi[:, self.ends] * self.sign[:, None]).reshape(len(self.phi), -1)
-
-    def _outputs(self) -> np.ndarray:
-        return self._columns() @ self.w.ravel()
 
     def _solve(self) -> None:
         """The convex problem of these edges; neurons that vanish or meet are removed."""
@@ -311,16 +326,138 @@ class _Edges(_Search):
 
     def _result(self, rates: np.ndarray) -> TrainedRealization:
         size = self.w.sum(axis=1)
-        ends = self.vertices[self.ends]
-        rows = (ends * self.w[..., None]).sum(axis=1) / size[:, None]
+        rows = np.einsum("jk,jkd->jd", self.w, self.vertices[self.ends]) / size[:, None]
         at = self.sign[:, None] * rates[self.ends] - 1
-        moves = [float(np.abs(at[self.w > 0]).max(initial=0.0))]  # not minimal in size
-        moves += [float(at[self.w == 0].max(initial=0.0))]
+        moves = [np.abs(at[self.w > 0]), at[self.w == 0]]
         corner = np.flatnonzero((self.w == 0).any(axis=1))
-        moves += [float(self.sign[j] * rates[self._beyond(j)] - 1) for j in corner]
+        beyond = np.array([self._beyond(j) for j in corner], dtype=int)
+        moves.append(self.sign[corner] * rates[beyond] - 1)
         largest = float(np.abs(rates).max())
         if len(self.edge) < self.width:
-            moves.append(largest - 1)
-        flat = self._columns()[:, self.w.ravel() > 0]
+            moves.append(np.array([largest - 1]))
+        # Moves along which the objective is flat to first order: each vertex once.
+        level = moves[2] > -TOLERANCE
+        flat = np.unique(np.append(self.ends[at > -TOLERANCE], beyond[level]))
+        steepest = float(np.concatenate(moves).max(initial=-np.inf))
         bound = largest * self.problem.penalty
-        return self.finish(rows, self.sign, size, max(moves), flat, bound, True)
+        return self.finish(
+            rows, self.sign, size, steepest, self.phi[:, flat], bound, True
+        )
+
+
+class _Cube(_Search):
+    """Three inputs or more: directions in the cube, moved one coordinate at a time."""
+
+    def run(self) -> TrainedRealization:
+        p, d = self.problem, self.problem.x.shape[1]
+        self.rows, self.sign, self.w = np.zeros((0, d)), np.zeros(0), np.zeros(0)
+        if self.first:
+            self.rows = _on_cube(self.rng.uniform(-1, 1, (self.width, d)))
+            self.sign = self.rng.choice([-1.0, 1.0], self.width)
+            self.w = np.zeros(self.width)
+        self._solve()
+        for _ in range(self.width + ROUNDS):
+            g, _ = p.slopes(self.features(self.rows, self.sign) @ self.w)
+            if not (self._grow(g) or self._slide(g)):
+                break
+        g, _ = p.slopes(self.features(self.rows, self.sign) @ self.w)
+        rates = self.features(self._ascend(g), self.sign).T @ -g / p.penalty
+        moves = [float(np.abs(rates - 1).max(initial=0.0))]
+        if len(self.rows) < self.width:
+            moves.append(self._steepest(g)[2] / p.penalty - 1)
+        return self.finish(
+            self.rows,
+            self.sign,
+            self.w,
+            max(moves),
+            self.features(self.rows, self.sign),
+            _largest_slope(p.x, g),
+            False,
+        )
+
+    def _solve(self) -> None:
+        self.w = self.problem.solve(self.features(self.rows, self.sign), self.w)
+        live = self.w > 0
+        self.rows, self.sign, self.w = self.rows[live], self.sign[live], self.w[live]
+
+    def _grow(self, g: np.ndarray) -> bool:
+        row, sign, rate = self._steepest(g)
+        if len(self.rows) >= self.width or rate <= (1 + COARSE) * self.problem.penalty:
+            return False
+        self.rows, self.sign = np.vstack([self.rows, row]), np.append(self.sign, sign)
+        self.w = np.append(self.w, 0.0)
+        self._solve()
+        return True
+
+    def _steepest(self, g: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """The best direction found from a few random ones, its sign and its slope."""
+        rows = np.tile(
+            self.rng.uniform(-1, 1, (STARTS, len(self.problem.x[0]))), (2, 1)
+        )
+        sign = np.repeat([-1.0, 1.0], STARTS)
+        rows = _on_cube(self._climb(rows, -sign[:, None] * g))
+        rates = -(self.features(rows, sign).T @ g)
+        best = int(rates.argmax())
+        return rows[best], float(sign[best]), float(rates[best])
+
+    def _ascend(self, g: np.ndarray) -> np.ndarray:
+        return _on_cube(self._climb(self.rows.copy(), -self.sign[:, None] * g))
+
+    def _climb(self, rows: np.ndarray, pulls: np.ndarray) -> np.ndarray:
+        """Coordinate ascent of <pull, rho(x u)> over the cube, exact on each line."""
+        for u, pull in zip(rows, pulls, strict=True):
+            z = self.problem.x @ u
+            for _ in range(SWEEPS):
+                before = float(pull @ np.maximum(z, 0.0))
+                for k, column in enumerate(self.problem.x.T):
+                    rest = z - u[k] * column
+                    u[k] = _best_on_line(rest, column, pull)
+                    z = rest + u[k] * column
+                gained = float(pull @ np.maximum(z, 0.0)) - before
+                if gained <= COARSE * self.problem.penalty:
+                    break
+        return rows
+
+    def _slide(self, g: np.ndarray) -> bool:
+        """All neurons towards better directions, as far as the objective falls."""
+        p = self.problem
+        aim, old = self._ascend(g), (self.rows, self.sign, self.w)
+        start = p.objective(self.features(self.rows, self.sign), self.w)
+        for t in 0.5 ** np.arange(8):
+            self.rows, self.sign, self.w = old
+            self.rows = _on_cube((1 - t) * self.rows + t * aim)
+            self._solve()
+            now = p.objective(self.features(self.rows, self.sign), self.w)
+            if now < start - COARSE * start:
+                return True
+        self.rows, self.sign, self.w = old
+        return False
+
+
+def _on_cube(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-300)
+
+
+def _best_on_line(z: np.ndarray, x: np.ndarray, pull: np.ndarray) -> float:
+    """The v in [-1, 1] with the largest <pull, rho(z + v x)>, which bends at -z/x."""
+    live = x != 0
+    z, x, pull = z[live], x[live], pull[live]
+    bend = -z / x
+    inside = np.flatnonzero(np.abs(bend) < 1)
+    inside = inside[np.argsort(bend[inside])]
+    at = np.concatenate([[-1.0], bend[inside], [1.0]])
+    on = (z - x > 0) | ((z - x == 0) & (x > 0))
+    slope = (pull * x)[on].sum() + np.cumsum(np.append(0.0, (pull * np.abs(x))[inside]))
+    height = np.append(0.0, np.cumsum(slope * np.diff(at)))
+    return float(at[height.argmax()])
+
+
+def _largest_slope(x: np.ndarray, g: np.ndarray) -> float:
+    r"""An upper bound of max |<g, rho(x u)>| over the cube."""
+    bound = 0.0
+    linear = np.abs(g @ x).sum()
+    for part in (np.maximum(g, 0.0), np.maximum(-g, 0.0)):
+        spread = np.linalg.eigvalsh((x.T * part) @ x)[-1] * x.shape[1]
+        absolute = min(np.sqrt(part.sum() * spread), part @ np.abs(x).sum(axis=1))
+        bound = max(bound, (linear + absolute) / 2)
+    return float(bound)

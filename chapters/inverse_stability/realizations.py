@@ -1,0 +1,176 @@
+"""Local minima of regularized networks against their width, and what theorems say of them.
+
+`python realizations.py` in this folder measures the tables of `measured/`, in about half
+an hour on one core; it reads the UCI tables from `GEOLIB_DATA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geolib.data import load
+from geolib.inverse_stability import (
+    ShallowReLU,
+    TrainedRealization,
+    train_realization,
+    w1inf_seminorm,
+)
+from geolib.sweep import keep
+
+STORED = Path(__file__).parent / "measured" / "realizations.json"
+TABLES = {
+    "diabetes": "mse",
+    "uci/yacht": "mse",
+    "uci/energy": "mse",
+    "uci/concrete": "mse",
+    "uci/power-plant": "mse",
+    "uci/banknote_authentication": "cross_entropy",
+}
+ROWS, WIDTHS, SEEDS, PENALTY = 200, (4, 16, 64), 10, 0.03
+
+Data = tuple[np.ndarray, np.ndarray]
+
+
+def wave(n: int, seed: int) -> Data:
+    """A noisy sine on [-1, 1]; inputs (t, 1), so that neurons have biases."""
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.uniform(-1, 1, n))
+    y = np.sin(4 * t) + 0.1 * rng.normal(size=n)
+    return np.column_stack([t, np.ones(n)]), y
+
+
+def planar_teacher(n: int, seed: int, width: int = 6) -> Data:
+    """Noisy outputs of a random network of `width` neurons on the unit disc."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2))
+    x *= np.sqrt(rng.random((n, 1))) / np.linalg.norm(x, axis=1, keepdims=True)
+    teacher = ShallowReLU(rng.normal(size=(width, 2)), rng.normal(size=(1, width)))
+    return x, teacher(x)[:, 0] + 0.05 * rng.normal(size=n)
+
+
+def standardized(name: str, rows: int) -> Data:
+    """The first rows of a table, each column and a real target of unit deviation."""
+    data = load(name)
+    pick = np.random.default_rng(0).permutation(len(data.x))[:rows]
+    x, y = data.x[pick].astype(float), data.y[pick].astype(float)
+    spread = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    if TABLES.get(name, "mse") == "mse":
+        y = (y - y.mean()) / y.std()
+    return np.column_stack([x, np.ones(len(x))]), y
+
+
+def lipschitz(x: np.ndarray, y: np.ndarray, loss: str, radius: float) -> float:
+    r"""A Lipschitz constant of the loss in W^{1,inf} on {path norm <= radius}.
+
+    .. math:: c = \frac1n \sum_i \|x_i\|_1\,\bigl(|y_i| + V \|x_i\|_1\bigr)
+        \text{ (squares)}, \qquad c = \frac1n \sum_i \|x_i\|_1 \text{ (cross entropy)}
+
+    Source: :eq:`drv-inverse_stability-loss-lipschitz` (derivations).
+    """
+    size = np.abs(x).sum(axis=1)
+    slope = 1.0 if loss == "cross_entropy" else np.abs(y) + radius * size
+    return float((size * slope).mean())
+
+
+def local_minima(
+    data: Data, widths: Sequence[int], seeds: int, loss: str, penalty: float
+) -> list[dict[str, Any]]:
+    """Train from `seeds` random starts for each width, and compare with the optimum.
+
+    Returns a row for each run: the excess of its objective over the reference (the
+    optimum for two inputs, else the best network found), whether it is a certified
+    local minimum, and the quantities of the almost-optimality theorem on the functions
+    with path norm at most V: `eta` is the lower bound V/(2(m + 1)) of the
+    approximation gap, `patch` the radius within which the function is minimal for
+    certain, `lipschitz` the bound c |g* - g| that needs no theorem.
+    """
+    x, y = data
+    widest = train_realization(
+        x, y, max(*widths, 2 * len(x)), loss=loss, penalty=penalty, seed=None
+    )
+    fits = {
+        (m, s): train_realization(x, y, m, loss=loss, penalty=penalty, seed=s)
+        for m in widths
+        for s in range(seeds)
+    }
+    best = min([widest, *fits.values()], key=lambda f: f.objective)
+    return [
+        {"width": m, "seed": s, **_row(fit, best, data, m, loss, penalty)}
+        for (m, s), fit in fits.items()
+    ]
+
+
+def _row(
+    fit: TrainedRealization,
+    best: TrainedRealization,
+    data: Data,
+    m: int,
+    loss: str,
+    penalty: float,
+) -> dict[str, Any]:
+    radius = max(fit.path_norm, best.path_norm)
+    size = np.abs(fit.net.A).max(axis=1)
+    losses = [f.objective - penalty * f.path_norm for f in (fit, best)]
+    row = {
+        "excess": fit.objective - best.objective,
+        "relative": (fit.objective - best.objective) / best.objective,
+        "reference_gap": best.gap,
+        "local_minimum": fit.local_minimum,
+        "steepest": fit.steepest,
+        "curvature": fit.curvature,
+        "neurons": len(fit.net.live),
+        "path_norm": radius,
+        "eta": radius / (2 * (m + 1)),
+        "patch": float((size[size > 0] ** 2).min(initial=np.inf)) / 2,
+        "loss_excess": losses[0] - losses[1],
+    }
+    if data[0].shape[1] == 2:
+        wide = max(fit.net.m, best.net.m)
+        delta = w1inf_seminorm(fit.net.pad(wide) - best.net.pad(wide)).upper
+        row["delta"] = delta
+        row["lipschitz"] = lipschitz(*data, loss, radius) * delta
+    return row
+
+
+def fan_gap(m: int, times: int = 8) -> float:
+    r"""How near m neurons come to a fan of `times` m, in units of its path norm.
+
+    The fan has neurons of equal size whose directions are spread over a half-plane; the
+    approximation keeps the middle one of each block. Exact, by `w1inf_seminorm`.
+    """
+    n = m * times
+    angle = (np.arange(n) + 0.5) * np.pi / n
+    rows = np.column_stack([np.cos(angle), np.sin(angle)])
+    rows /= np.abs(rows).max(axis=1, keepdims=True)
+    fan = ShallowReLU(rows, np.full((1, n), 1 / n))
+    kept = np.arange(m) * times + times // 2
+    few = ShallowReLU(rows[kept], np.full((1, m), 1 / m))
+    return w1inf_seminorm(fan - few).value
+
+
+def measure() -> None:
+    """Measure all tables of `TABLES` and store them."""
+    for name, loss in TABLES.items():
+        data = standardized(name, ROWS)
+        found = local_minima(data, WIDTHS, SEEDS, loss, PENALTY)
+        about = {
+            "measured": "geolib.inverse_stability.train_realization",
+            "rows": ROWS,
+            "penalty": PENALTY,
+            "seeds": SEEDS,
+            "device": "cpu, float64, one thread",
+            "date": str(date.today()),
+        }
+        entries = {f"{name} m={r['width']} seed={r['seed']}": r for r in found}
+        keep(STORED, entries, about)
+        print(name, len(found), flush=True)
+
+
+if __name__ == "__main__":
+    measure()
