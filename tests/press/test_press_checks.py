@@ -141,6 +141,7 @@ def test_claims_and_prints_are_folded_with_what_only_they_use():
         ("x = 1", [True]),
         ("x = f(1); claim(x)\ny = 2", [True]),
         ("x = g(1); claim(x)\ny = 2", [False, True]),
+        ("claim(x); y = f(1)", [True]),
         ("d[0] = 1\nclaim(d)", [True, False]),
         ("a = b = 2\nclaim(a)", [False]),
         ("x = (", [True]),
