@@ -298,10 +298,10 @@ class _Edges(_Search):
     def _slide(self, rates: np.ndarray) -> bool:
         """Turn the neuron at a vertex to its other edge if the objective falls there."""
         best, gain = -1, TOLERANCE
-        for j in np.flatnonzero((self.w == 0).any(axis=1)):
+        for j in map(int, np.flatnonzero((self.w == 0).any(axis=1))):
             gained = self.sign[j] * rates[self._beyond(j)] - 1
             if gained > gain:
-                best, gain = int(j), gained
+                best, gain = j, gained
         if best < 0:
             return False
         forward = self.w[best, 0] == 0  # it sits at the far end of its edge
@@ -330,7 +330,7 @@ class _Edges(_Search):
         at = self.sign[:, None] * rates[self.ends] - 1
         moves = [np.abs(at[self.w > 0]), at[self.w == 0]]
         corner = np.flatnonzero((self.w == 0).any(axis=1))
-        beyond = np.array([self._beyond(j) for j in corner], dtype=int)
+        beyond = np.asarray([self._beyond(int(j)) for j in corner], dtype=np.int64)
         moves.append(self.sign[corner] * rates[beyond] - 1)
         largest = float(np.abs(rates).max())
         if len(self.edge) < self.width:
