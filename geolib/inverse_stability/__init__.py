@@ -19,10 +19,6 @@ from .distance import (
     parameter_distance as parameter_distance,
 )
 from .training import escape_degenerate as escape_degenerate
-from .extremal import (
-    extremal_pair as extremal_pair,
-    lipschitz_pair as lipschitz_pair,
-)
 from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
 from .paths import path_metric as path_metric
 from .canonical import random_gauge as random_gauge

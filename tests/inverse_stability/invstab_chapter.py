@@ -4,3 +4,4 @@ from chapter_experiments import chapter_module, experiments
 
 EXPERIMENTS = experiments("inverse_stability")
 PATHOLOGIES = chapter_module("inverse_stability", "pathologies")
+EXTREMAL = chapter_module("inverse_stability", "extremal")
