@@ -23,8 +23,9 @@ def trace_product(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass
 class FlowProblem:
-    """Data of a batch of flows: `S` (b, d, d) or `X` (b, d, n), and the population.
+    """Data of a batch of flows: `S` or `X` (b, d, n), and the population.
 
+    `S` is (b, d, d), or (b, d): the eigenvalues where S is diagonal.
     `P` (d, d) is the population covariance, None for the identity. `target=False`
     drops the target: the flow of the loss with :math:`B` replaced by :math:`A`.
     """
@@ -40,9 +41,14 @@ class FlowProblem:
     def trace(self) -> Tensor:
         """tr S, shape (batch,)."""
         if self.S is not None:
-            return self.S.diagonal(dim1=1, dim2=2).sum(1)
+            return (self.S if self.S.ndim == 2 else _diagonal(self.S)).sum(1)
         assert self.X is not None
         return self.X.square().flatten(1).sum(1) / self.n
+
+    def by_s(self, M: Tensor) -> Tensor:
+        """S M for M (b, d, k)."""
+        assert self.S is not None
+        return self.S[:, :, None] * M if self.S.ndim == 2 else self.S @ M
 
 
 class Gram:
@@ -53,8 +59,6 @@ class Gram:
 
     def __init__(self, problem: FlowProblem) -> None:
         self.p = problem
-        assert problem.S is not None
-        self.S = problem.S
 
     def start(self, W: Tensor) -> Tensor:
         return W.mT @ W
@@ -68,14 +72,14 @@ class Gram:
         return B
 
     def flow(self, A: Tensor) -> Tensor:
-        N = self.S @ self._error(A)
+        N = self.p.by_s(self._error(A))
         D = (N + N.mT) @ A
         return (D + D.mT).neg_()
 
     def losses(self, A: Tensor, dA: Tensor, e: Tensor) -> tuple[Tensor, ...]:
         """Train and population loss, and the first-order effect of the error `e`."""
         B = self._error(A)
-        N = self.S @ B
+        N = self.p.by_s(B)
         M = B if self.p.P is None else self.p.P @ B
         pair = (trace_product(N, B) / 2, trace_product(M, B) / 2)
         return *pair, trace_product(N, e).abs(), trace_product(M, e).abs()
@@ -108,10 +112,10 @@ class _Weights:
         """Train and population loss, and the first-order effect of the error `e`."""
         G = self.image(W)
         K, Q = W @ W.mT, G @ W.mT
-        train = self.base - self.two / 2 * _tr(Q) + trace_product(K, Q) / 2
+        train = self.base - self.two / 2 * _diagonal(Q).sum(1) + trace_product(K, Q) / 2
         H, R = (W, K) if self.p.P is None else (W @ self.p.P, (W @ self.p.P) @ W.mT)
         base = self.size / 2 if self.p.target else 0.0
-        population = base - self.two / 2 * _tr(R) + trace_product(K, R) / 2
+        population = base - self.two / 2 * _diagonal(R).sum(1) + trace_product(K, R) / 2
         slope = K @ H + R @ W - self.two * H
         # The training loss falls along its own flow: its gradient is -dW.
         return (
@@ -126,8 +130,7 @@ class Covariance(_Weights):
     """G = W S with S kept (d x d): many samples, moderate width."""
 
     def image(self, W: Tensor) -> Tensor:
-        assert self.p.S is not None
-        return W @ self.p.S
+        return self.p.by_s(W.mT).mT
 
 
 class Latent(_Weights):
@@ -152,8 +155,8 @@ class Samples(Latent):
         return left @ right.mT / self.p.n
 
 
-def _tr(Q: Tensor) -> Tensor:
-    return Q.diagonal(dim1=1, dim2=2).sum(1)
+def _diagonal(Q: Tensor) -> Tensor:
+    return Q.diagonal(dim1=1, dim2=2)
 
 
 BY_NAME: dict[str, type[Gram] | type[_Weights]] = {

@@ -125,21 +125,30 @@ def draw_covariance(setup: Setup, seed: int) -> np.ndarray:
     return S / setup.n
 
 
-def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
-    """S (d, d) in law that of `draw_covariance`, from d^2 / 2 numbers instead of n d.
+def gaussian_factor(d: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    r"""X (d, min(d, n)) with X X^T in law that of n standard normal columns.
 
-    Bartlett's decomposition n S = L L^T: L lower triangular with standard normal
-    entries below the diagonal and chi variables of n, n - 1, ... degrees on it.
+    Bartlett's decomposition for n >= d, from d^2 / 2 numbers: lower triangular with
+    standard normal entries below the diagonal and chi variables of n, n - 1, ...
+    degrees on it.
+    """
+    if n < d:
+        return rng.standard_normal((d, n))
+    L = np.tril(rng.standard_normal((d, d)), -1)
+    L[np.diag_indices(d)] = np.sqrt(rng.chisquare(n - np.arange(d)))
+    return L
+
+
+def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
+    """S (d, d) in law that of `draw_covariance`, without the n samples.
 
     Raises:
-        ValueError: n < d, where L would not be triangular.
+        ValueError: n < d, where samples are fewer numbers.
     """
     d, n = setup.d, setup.n
     if n < d:
         raise ValueError(f"n: drawing S alone needs n >= d, got n = {n}, d = {d}")
-    rng = np.random.default_rng([seed, 2])
-    L = np.tril(rng.standard_normal((d, d)), -1)
-    L[np.diag_indices(d)] = np.sqrt(rng.chisquare(n - np.arange(d)))
+    L = gaussian_factor(d, n, np.random.default_rng([seed, 2]))
     return L @ L.T / n
 
 
