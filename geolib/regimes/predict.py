@@ -382,15 +382,11 @@ def predict(
     r"""The training and population loss of a linear autoencoder are predicted.
 
     An `ensemble` of copies is averaged to E(t). Every theory's curves are held against
-    it over the whole window, over the largest change,
-
-    .. math:: \epsilon_F = \max_{t,\;train, pop}
-        |L_F(t) - E(t)| \,/\, \max_{t'} |E(t') - E(0)| ,
-
-    and the nearest is named if its error is below `tol`; else the answer is E itself.
-    So neither few latents, few samples nor a low effective rank can go unseen. The bar
-    is meant for one run and all times: with the scatter s of one run, from m copies,
-    the largest deviation r of a copy in units of it, and what is in doubt of E,
+    it over the whole window by `curve_errors`, and the nearest is named if its error is
+    below `tol`; else the answer is E itself. So neither few latents, few samples nor a
+    low effective rank can go unseen. The bar is meant for one run and all times: with
+    the scatter s of one run, from m copies, the largest deviation r of a copy in units
+    of it, and what is in doubt of E,
 
     .. math:: \max(r, t_{.99}(m - 1))\, s(t) + \mathrm{doubt}(t) + |L_F(t) - E(t)| .
 
@@ -490,13 +486,33 @@ def _allowed(theory: str, setup: Setup, data: Any, population: Any) -> list[str]
 
 
 def curve_errors(curves: dict[str, Curves], mean: Curves) -> dict[str, float]:
-    """The largest distance of each theory from the ensemble's mean, over its change."""
-    change = [max(float(np.abs(e - e[0]).max()), 1e-12 * e[0]) for e in mean]
+    r"""The error of each theory is its largest distance from the ensemble's mean.
+
+    .. math:: \epsilon_F = \max_{t,\;train, pop} \max\Big(
+        \frac{|\Delta L_F - \Delta E|}{\max_{t'} |\Delta E(t')|},\;
+        \frac{|L_F - E|}{E(0)} \Big), \qquad \Delta L = L(t) - L(0)
+
+    The first follows losses that hardly move, the second losses that start elsewhere.
+
+    Args:
+        curves: (T,) losses of theories by name.
+        mean: of the ensemble, at the same times.
+
+    Source: :eq:`drv-regimes-bar` (derivations).
+
+    Examples:
+        >>> mean = Curves(np.array([2.0, 1.0]), np.array([2.0, 1.0]))
+        >>> curve_errors({"off": Curves(mean.train, mean.population - [0, 0.2])}, mean)
+        {'off': 0.2...}
+    """
+
+    def error(y: np.ndarray, e: np.ndarray) -> float:
+        change = max(float(np.abs(e - e[0]).max()), 1e-12 * float(e[0]))
+        moved = np.abs((y - y[0]) - (e - e[0])).max() / change
+        return float(max(moved, np.abs(y - e).max() / e[0]))
+
     return {
-        name: max(
-            float(np.abs(y - e).max() / size)
-            for y, e, size in zip(pair, mean, change, strict=True)
-        )
+        name: max(error(y, e) for y, e in zip(pair, mean, strict=True))
         for name, pair in curves.items()
     }
 
