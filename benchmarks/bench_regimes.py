@@ -166,7 +166,6 @@ def theory_curves() -> Result:
         "mean_field": lambda: mean_field(t, 0.2, 1.0),
         "mean_field_next": lambda: mean_field_next(t, 0.2, 1.0),
         "narrow by ODE": lambda: narrow(t, 0.5, 1.0),
-        "narrow by quadrature": lambda: narrow(t, 0.5, 1.0, method="quadrature"),
         "small_data": lambda: small_data(2 * t, 1, 1),
     }
     for faces in (*EDGES, *VERTICES):

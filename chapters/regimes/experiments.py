@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import factorial
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +20,6 @@ from geolib.regimes import (
     REGIMES,
     Setup,
     classify_regime,
-    curve_errors,
     draw_weights,
     ensemble,
     gradient_flow,
@@ -32,7 +32,8 @@ from geolib.regimes import (
     simulate,
     theory_curves,
 )
-from geolib.sweep import Sweep, grid
+from geolib.regimes.predict import curve_errors
+from geolib.sweep import Sweep, grid, sweep_rows
 
 SOLVED = REGIMES[:4]
 TINT = dict(zip(REGIMES, ("blue", "green", "orange", "pink", "gold"), strict=True))
@@ -263,6 +264,41 @@ def small_data_cut(
     return train, population
 
 
+def power_series_losses(
+    W: np.ndarray, X: np.ndarray, order: int
+) -> dict[str, np.ndarray]:
+    r"""Time derivatives of both losses at 0, draw by draw, without any words.
+
+    With :math:`W(t) = \sum_k W_k t^k` the flow gives
+    :math:`(k + 1) W_{k+1} = -\sum_{i+j=k} W_i C_j`, where :math:`C_j` are the
+    coefficients of :math:`BS + SB`.
+
+    Args:
+        W: (draws, h, d).
+        X: (draws, d, n).
+        order: highest derivative.
+
+    Returns:
+        (draws, order + 1) by kind of loss.
+    """
+    _, d, n = X.shape
+    S, one = X @ X.mT / n, np.eye(d)
+    series, B = [W], []
+    for k in range(order + 1):
+        square = sum(series[i].mT @ series[k - i] for i in range(k + 1))
+        B.append(square - one if k == 0 else square)
+        C = [b @ S + S @ b for b in B]
+        series.append(-sum(series[i] @ C[k - i] for i in range(k + 1)) / (k + 1))
+    pairs = [[(B[i], B[k - i]) for i in range(k + 1)] for k in range(order + 1)]
+    train = [sum(np.einsum("bij,bji->b", S @ a, b) for a, b in row) for row in pairs]
+    population = [sum((a * b).sum((1, 2)) for a, b in row) for row in pairs]
+    scale = np.array([factorial(k) / 2 for k in range(order + 1)])
+    return {
+        "train": np.stack(train, 1) * scale,
+        "population": np.stack(population, 1) * scale,
+    }
+
+
 # ---- figures that move ---------------------------------------------------------------
 
 
@@ -425,6 +461,11 @@ MATRICES = (
 )
 
 
+KINDS_OF_MATRIX = (
+    ("images", 3), ("tables", 8), ("power laws", 13), ("other draws", 17)
+)  # fmt: skip
+
+
 def matrix(name: str, number: int) -> np.ndarray:
     """The matrix (d, n) of that name; those that are drawn have d = 100, n = 200.
 
@@ -484,6 +525,39 @@ def data_trial(spec: DataTrial) -> dict[str, Any]:
     rank = round(data.effective_rank, 2)
     found = score(answer, runs, theories)
     return {**sizes, "rank": rank, **found, "seconds": round(seconds, 3)}
+
+
+def trial_table(name: str) -> list[str]:
+    """The summary lines of a trial's stored rows, by half or by kind of matrix."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sweep_rows(name):
+        if name == "predict-trial":
+            group = "setups 0 to 99" if row["number"] < 100 else "setups 100 to 199"
+        else:
+            place = MATRICES.index(row["name"])
+            group = next(k for k, end in KINDS_OF_MATRIX if place < end)
+        groups.setdefault(group, []).append(row)
+    if not groups:
+        return [f"{name}: nothing is stored yet"]
+    head = (
+        f"{name:20s} runs  error: median  95 %  noise  inside  "
+        "width: train  pop.  named  seconds"
+    )
+    lines = [head]
+    for group, rows in sorted(groups.items()):
+        error = [max(r["error"]) for r in rows]
+        noise, inside, seconds = (
+            np.array([r[k] for r in rows]) for k in ("noise", "runs_inside", "seconds")
+        )
+        width = np.median([r["width"] for r in rows], 0)
+        named = np.mean([r["named"] <= r["best"] + 0.03 for r in rows])
+        lines.append(
+            f"{group:20s} {len(rows):4d}  {np.median(error):13.4f} "
+            f"{np.quantile(error, 0.95):6.3f} {np.median(noise):6.4f} "
+            f"{inside.mean():6.3f}  {width[0]:12.3f} {width[1]:6.3f} {named:6.3f}"
+            f"  {seconds.max():6.2f}"
+        )
+    return lines
 
 
 PREDICT_TRIAL = Sweep(

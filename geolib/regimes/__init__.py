@@ -25,7 +25,6 @@ from geolib.regimes.narrow import narrow as narrow
 from geolib.regimes.predict import (
     RegimeWarning as RegimeWarning,
     classify_regime as classify_regime,
-    curve_errors as curve_errors,
     predict as predict,
     theory_curves as theory_curves,
 )
