@@ -72,7 +72,7 @@ layers: compare
 	$(LAYERS) -n $(WORKERS) -m "not site and not data" tests geolib
 
 browser: site # shown when it has ended: other tests print at the same time
-	$(PYTEST) -m site tests > _build/browser.log 2>&1; code=$$?; cat _build/browser.log; exit $$code
+	$(LAYERS) -n $(JOBS) -m site tests > _build/browser.log 2>&1; code=$$?; cat _build/browser.log; exit $$code
 
 small: setup
 	$(BIN)/geolib run --profile small --jobs $(JOBS)

@@ -11,6 +11,12 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# A page with formulas loads MathJax, which starts when it has loaded all of its parts.
+TYPESET = """async () => {
+  const formulas = document.querySelector('span.math, div.math');
+  for (let i = 0; formulas && i < 200 && !window.MathJax?.startup?.promise; i++)
+    await new Promise(done => setTimeout(done, 50));
+  await window.MathJax?.startup?.promise; }"""
 VIEWS = {"light-wide": ("light", 1280, 900), "dark-phone": ("dark", 390, 844)}
 
 
@@ -36,11 +42,24 @@ def context(browser, view):
 
 
 def turn(page, view):
-    """Show a loaded page in another of VIEWS, as a system does that changes its mode."""
+    """Show a page in another of VIEWS, as a system does that changes its mode."""
     page.mode, page.width, height = VIEWS[view]
     page.set_viewport_size({"width": page.width, "height": height})
     page.emulate_media(color_scheme=page.mode)
+
+
+def settle(page):
+    """Wait until a page that was loaded or turned has done all that it does then."""
     page.evaluate("() => new Promise(requestAnimationFrame)")
-    page.wait_for_timeout(
-        500
-    )  # 300 ms after a change the theme sets its tab stops anew
+    page.wait_for_timeout(400)  # 300 ms after a change the theme sets tab stops anew
+
+
+def views(page, address):
+    """Load a page once and show it in each of VIEWS, with all formulas typeset."""
+    for view in VIEWS:
+        turn(page, view)
+        if view == next(iter(VIEWS)):
+            page.goto(address, wait_until="load")
+            page.evaluate(TYPESET)
+        settle(page)
+        yield view

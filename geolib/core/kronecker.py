@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from geolib.core.jacobian_factors import DenseBlock, JacobianFactors, LayerBlock
+from geolib.core.validation import require_factorisable
 
 FLOOR = 1e-6  # of the largest eigenvalue: what a solve without damping lifts others to
 
@@ -94,6 +95,7 @@ class KroneckerFactors:
                 top; the factored form inverts the factors as they are.
             factored: see above.
         """
+        require_factorisable("K-FAC", self.like.dtype)
         form = self._factored if factored else self._exact
         parts = [form(k, V, damping) for k, V in enumerate(self.split(v))]
         out = self.join(parts, v)

@@ -121,29 +121,36 @@ def pseudo_solve(G: Tensor, g: Tensor, power: int, rtol: float | None) -> Tensor
 class RootSystem:
     r"""The systems :math:`(A^T A + \lambda I)^+ x = g` of one dense root A.
 
-    Solved by the eigenvalues of the smaller of :math:`A^TA` and :math:`AA^T`, found once.
+    Solved by the singular values of A, found once: forming :math:`A^TA` would square
+    the condition number, and with it lose half of the digits.
 
     Args:
         A: (m, p).
     """
 
     def __init__(self, A: Tensor) -> None:
-        self.A, self.tall = A, A.shape[1] <= A.shape[0]
-        self.values, self.vectors = torch.linalg.eigh(A.T @ A if self.tall else A @ A.T)
+        self.A = A
+        self.left, self.values, self.right = torch.linalg.svd(A, full_matrices=False)
+
+    def _inverse(self, damping: float, rtol: float) -> Tensor:
+        w = self.values.square()
+        if damping > 0:
+            return 1 / (w + damping)
+        kept = w > rtol * w[:1]
+        return torch.where(kept, 1 / torch.where(kept, w, 1.0), 0.0)
 
     def solve(self, g: Tensor, damping: float, rtol: float) -> Tensor:
-        """Return x for g, (p,); undamped the least, eigenvalues below rtol left out."""
-        U, w = self.vectors, self.values.clamp(min=0)
-        kept = w > rtol * w[-1]
-        inverse = torch.where(kept, 1 / torch.where(kept, w, 1.0), 0.0)
-        if damping > 0:
-            inverse = 1 / (w + damping)
-        if self.tall:
-            return U @ (inverse * (U.T @ g))
-        b = U.T @ (self.A @ g)
-        if damping > 0:
-            return (g - self.A.T @ (U @ (inverse * b))) / damping
-        return self.A.T @ (U @ (inverse**2 * b))
+        """Return x for g, (p,); undamped the least, squares below rtol left out."""
+        inverse, b = self._inverse(damping, rtol), self.right @ g
+        x = self.right.T @ (inverse * b)
+        if damping > 0 and len(b) < len(g):
+            x = x + (g - self.right.T @ b) / damping
+        return x
+
+    def least_squares(self, r: Tensor, damping: float, rtol: float) -> Tensor:
+        """Return x for g = A^T r, r of shape (m,): all digits of A are kept."""
+        inverse = self._inverse(damping, rtol)
+        return self.right.T @ (inverse * self.values * (self.left.T @ r))
 
 
 def conjugate_gradient(

@@ -29,6 +29,7 @@ from geolib.core.validation import (
     Inputs,
     num_samples,
     require_dense,
+    require_factorisable,
     require_finite,
     take,
     tensors,
@@ -312,6 +313,7 @@ class Metric:
         Raises:
             ValueError: k outside 1..p.
         """
+        require_factorisable("a spectrum", self.theta.dtype)
         k = self.p if k is None else k
         if not 1 <= k <= self.p:
             raise ValueError(f"k: expected 1 to {self.p}, got {k}")
@@ -351,6 +353,7 @@ class Metric:
         """
         if rtol is not None and not (math.isfinite(rtol) and rtol >= 0):
             raise ValueError(f"rtol: expected a finite number >= 0, got {rtol}")
+        require_factorisable("a rank", self.theta.dtype)
         s = torch.linalg.svdvals(self.rows().dense())
         rtol = max(len(s), self.p) * torch.finfo(s.dtype).eps if rtol is None else rtol
         return int((s > rtol * s.max()).sum()) if len(s) and s.max() > 0 else 0

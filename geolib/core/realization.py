@@ -156,10 +156,12 @@ class Realization:
             finally:
                 for m, was in kept:
                     _restore(m, was)
+        z = _logits(z)
         if not isinstance(z, Tensor) or z.ndim == 0:
             raise TypeError(
                 "module: expected its output to be one tensor with a leading sample "
-                f"axis, got {type(z).__name__} of shape {getattr(z, 'shape', None)}"
+                "axis, or to hold one as its 'logits', got "
+                f"{type(z).__name__} of shape {getattr(z, 'shape', None)}"
             )
         return z
 
@@ -331,7 +333,7 @@ class Recording(CallRecorder):
         self.inputs = kwargs or (args[0] if len(args) == 1 else args)
 
     def _end(self, _: nn.Module, args: Any, outputs: Any) -> None:
-        self.outputs = outputs
+        self.outputs = _logits(outputs)
 
     def linearization(self) -> Linearization:
         """The derivative at the module's parameters, from the graph of its last call.
@@ -422,6 +424,13 @@ def _check_memory(module: nn.Module) -> None:
         end, last = max((end, last), (reach, name))
 
 
+def _logits(output: Any) -> Any:
+    """The logits among what a module returns, as transformers libraries name them."""
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    return getattr(output, "logits", output)
+
+
 def _restore(m: nn.Module, was: dict[str, Any]) -> bool:
     """Give a layer its attributes back; whether some were others."""
     now = vars(m)
@@ -446,9 +455,12 @@ def _keyword_names(module: nn.Module) -> set[str]:
 
 
 def _differentiable_kernels(recurrent: bool) -> ExitStack:
-    """Fused attention and cuDNN's recurrent layers lack second derivatives."""
+    """Fused attention and cuDNN's recurrent layers lack (second) derivatives."""
     stack = ExitStack()
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    fast = torch.backends.mha.get_fastpath_enabled()  # of whole encoder blocks
+    torch.backends.mha.set_fastpath_enabled(False)
+    stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
     if recurrent:
         cudnn = torch.backends.cudnn
         stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))

@@ -45,6 +45,7 @@ from geolib.core.solve_cost import (
 )
 from geolib.core.validation import (
     require_dense,
+    require_factorisable,
     require_finite,
     require_matching,
     require_vector,
@@ -70,7 +71,7 @@ def solve(
     _check(G, g, damping, method, tol, rtol, free)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
     run = _Solve(G, g, damping, tol, rtol)
-    if method == "auto":
+    if method == "auto" and G.theta.dtype not in (torch.float16, torch.bfloat16):
         return run.auto()
     if method == "woodbury":
         return run.woodbury()
@@ -316,6 +317,8 @@ def _check(
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    if method not in ("auto", "cg"):
+        require_factorisable(f"method {method!r}", G.theta.dtype)
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
     for name, value in (("tol", tol), ("rtol", rtol)):

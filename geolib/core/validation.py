@@ -101,6 +101,15 @@ def require_dense(name: str, t: Tensor) -> None:
         )
 
 
+def require_factorisable(what: str, dtype: torch.dtype) -> None:
+    """Refuse half precision, in which torch factorises no matrix."""
+    if dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"theta: {what} factorises matrices, which torch does not do in {dtype}; "
+            "use float32 (module.float()), or solve by 'cg'"
+        )
+
+
 def require_finite(name: str, t: Tensor) -> None:
     """Refuse NaN and infinities, with their count."""
     if not bool(torch.isfinite(t).all()):

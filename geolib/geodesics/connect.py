@@ -175,7 +175,8 @@ def _same_constants(a: nn.Module, b: nn.Module) -> None:
     own = {f"{n}." if n else "" for n, m in a.named_modules() if isinstance(m, NORMS)}
     moving = ("running_mean", "running_var", "num_batches_tracked")
     skip = {f"{n}{k}" for n in own for k in moving}
-    skip |= {n for n, p in a.named_parameters() if p.requires_grad}
+    every = a.named_parameters(remove_duplicate=False)  # a tied weight by all names
+    skip |= {n for n, p in every if p.requires_grad}
     theirs = b.state_dict()
     for name, t in a.state_dict().items():
         other = theirs.get(name)

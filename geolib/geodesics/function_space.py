@@ -40,9 +40,8 @@ class FreeMetric(Metric):
 
     free: Tensor
 
-    def __matmul__(self, v: Tensor) -> Tensor:
-        free = self.free if v.ndim == 1 else self.free[:, None]
-        return free * super().__matmul__(free * v)
+    def product(self, v: Tensor) -> Tensor:
+        return self.free * super().product(self.free * v)
 
     def pull(self, u: Tensor) -> Tensor:
         """The free part of the covector J^T u."""
@@ -86,7 +85,8 @@ class FunctionSpace:
         ridge: the weight :math:`\lambda` of motion in weight space.
 
     Raises:
-        ValueError: no inputs, non-finite inputs, an unknown space, a negative ridge.
+        ValueError: no inputs, non-finite inputs, an unknown space, a space of classes
+            for a module with several decisions a sample, a negative ridge.
 
     Source: Raghavan and Thomson 2021; :eq:`drv-geodesics-pullback` (derivations).
 
@@ -120,7 +120,19 @@ class FunctionSpace:
         self.cacheable = not any(isinstance(m, BatchStatistics) for m in modules)
         if self.cacheable:
             w = realization.theta0.to(x.device)
-            realization.check(w.to(x.dtype) if x.is_floating_point() else w, x)
+            w = w.to(x.dtype) if x.is_floating_point() else w
+            realization.check(w, x)
+            self._require_one_decision(w)
+
+    def _require_one_decision(self, w: Tensor) -> None:
+        """Refuse a softmax over all the axes of an output, as of tokens or pixels."""
+        with torch.no_grad():
+            z = self.realization.run(self.realization.unflatten(w), self.x[:1])
+        if self.space != "raw" and z.ndim > 2:
+            raise ValueError(
+                f"space: {self.space!r} compares one decision a sample, but outputs "
+                f"have shape (n, {', '.join(map(str, z.shape[1:]))}); use 'raw'"
+            )
 
     def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
@@ -129,11 +141,18 @@ class FunctionSpace:
         """
         x = self.x if rows is None else self.x[rows]
         own = rows is not None and rows.ndim == 2
-        if len(points) == 1 or points.shape[1] > LOOP_ABOVE:
+        if len(points) == 1 or self._loops(points):
             inputs = x if own else [x] * len(points)
             pairs = zip(points, inputs, strict=True)
             return torch.stack([self.realization(w, xs) for w, xs in pairs])
         return torch.vmap(self.realization, (0, 0 if own else None))(points, x)
+
+    def _loops(self, points: Tensor) -> bool:
+        """Whether networks are run one by one: large or recurrent ones."""
+        recurrent = (
+            isinstance(m, nn.RNNBase) for m in self.realization.module.modules()
+        )
+        return points.shape[1] > LOOP_ABOVE or any(recurrent)
 
     def embed(self, outputs: Tensor) -> Tensor:
         """The points of the space that stand for outputs; see `embed`."""
@@ -158,7 +177,7 @@ class FunctionSpace:
         def one(w: Tensor, v: Tensor) -> Tensor:
             return derivative(self.at_point, w, v).square().sum()
 
-        if points.shape[1] > LOOP_ABOVE:
+        if self._loops(points):
             pairs = zip(points, velocities, strict=True)
             flat = torch.stack([one(w, v) for w, v in pairs])
         else:

@@ -67,15 +67,7 @@ from geolib.naturality.optimizer_spec import (
     OptimizerSpec as OptimizerSpec,
     from_update as from_update,
 )
-from geolib.naturality.problem import (
-    SEEDS as SEEDS,
-    Problem as Problem,
-    linear_model as linear_model,
-    regression_problem as regression_problem,
-    small_problem as small_problem,
-    softmax_problem as softmax_problem,
-    two_layer as two_layer,
-)
+from geolib.naturality.problem import Problem as Problem
 from geolib.naturality.projections import (
     Embedding as Embedding,
     Projection as Projection,

@@ -156,22 +156,3 @@ class NaturalAdaGrad(GeometricOptimizer):
 
     def drive(self, q: LocalGeometry, s: State) -> State:
         return {"s": torch.dot(q.g, self.natural_gradient(q))}
-
-
-class DiagonalAdaGrad(GeometricOptimizer):
-    r"""AdaGrad's own flow, :math:`\dot x = -g/\sqrt a`, :math:`\dot a = g^2`: a control.
-
-    Its state is a list of p numbers on which no map of parameters but a monomial one
-    acts (:eq:`drv-naturality-no-lift-squares`).
-    """
-
-    tags: ClassVar[Mapping[str, str]] = {"a": "entrywise"}
-
-    def gains(self) -> tuple[float, float]:
-        return 1.0, 1.0
-
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
-        return -q.g / s["a"].sqrt()
-
-    def drive(self, q: LocalGeometry, s: State) -> State:
-        return {"a": q.g * q.g}

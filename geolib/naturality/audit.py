@@ -2,7 +2,6 @@ r"""The audit: one optimizer against every family of reparameterizations."""
 
 from __future__ import annotations
 
-import copy
 import html
 import json
 import math
@@ -19,6 +18,7 @@ from geolib.naturality.families import standard_suite
 from geolib.naturality.losses import Loss, cross_entropy, mse
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
+from geolib.networks.batch_norm import copy_module
 
 NONLINEAR = ("radial", "sinh", "coupling")
 TINTS = {
@@ -137,8 +137,8 @@ def naturality_class(
     `natural`: exact on linear maps, and exact or natural on nonlinear ones; `affine`:
     exact on all linear maps, unnatural on a nonlinear one; `layer-affine`: exact on
     linear maps and undefined beyond; `orthogonal`: it closes for orthogonal maps
-    only; `partly`: for some class beyond permutations; otherwise `unnatural`, or
-    `undecided` where the rule is exact on linear maps and open beyond.
+    only; `partly`: for some class beyond permutations; otherwise `unnatural`. Seeds
+    that are undecided do not count; `undecided` is said where none is left to judge by.
 
     Args:
         verdicts: by family, one verdict or those of several seeds.
@@ -156,9 +156,10 @@ def naturality_class(
     """
     sets = {k: {v} if isinstance(v, Verdict) else set(v) for k, v in verdicts.items()}
     known = {k: v for k, v in sets.items() if v != {Verdict.UNDEFINED}}
-    closing = {k for k, v in known.items() if all(one.closes for one in v)}
-    curved = {k: v for k, v in known.items() if k in NONLINEAR}
-    linear = {k: v for k, v in known.items() if k not in NONLINEAR}
+    decided = {k: v - {Verdict.UNDECIDED} for k, v in known.items()}
+    closing = {k for k, v in decided.items() if v and all(one.closes for one in v)}
+    curved = {k: v for k, v in decided.items() if k in NONLINEAR}
+    linear = {k: v for k, v in decided.items() if k not in NONLINEAR}
     if all(v == {Verdict.EXACT} for v in linear.values()):
         if not curved:
             return "layer-affine"
@@ -169,7 +170,10 @@ def naturality_class(
     beyond = closing - {"permutation"}
     if beyond and beyond <= {"orthogonal", "layer-orthogonal"}:
         return "orthogonal"
-    return "partly" if beyond else "unnatural"
+    if beyond:
+        return "partly"
+    surely = any(Verdict.UNNATURAL in v for v in decided.values())
+    return "unnatural" if surely else "undecided"
 
 
 @dataclass(frozen=True)
@@ -292,7 +296,7 @@ def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | Non
             loss = mse(y if y.ndim == 2 else y[:, None])
         else:
             loss = cross_entropy(y)
-    return copy.deepcopy(module).double(), loss, x
+    return copy_module(module).double(), loss, x
 
 
 def _double(t: Tensor) -> Tensor:

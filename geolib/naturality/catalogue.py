@@ -17,18 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from geolib.naturality.adaptive import DiagonalAdaGrad, NaturalAdaGrad, NaturalAdam
+from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
 from geolib.naturality.functional_lift import FunctionalLift
 from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
-from geolib.naturality.kfac import KFAC, KFACDampedNatural
-from geolib.naturality.momentum import (
-    FunctionMomentum,
-    HeavyBall,
-    NaturalCovectorMomentum,
-    NaturalMomentum,
-)
+from geolib.naturality.kfac import KFAC
+from geolib.naturality.momentum import FunctionMomentum, HeavyBall, NaturalMomentum
 from geolib.naturality.natural_gradient import GeodesicNaturalGradient, NaturalGradient
-from geolib.naturality.newton import BFGS
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.rules import FirstOrderRule
 from geolib.naturality.tensorwise import Lion, PolarMuon, Shampoo, SignSGD
@@ -38,21 +32,30 @@ FRICTION = 1.0
 SPEED = 0.3  # of rules whose step ignores the gradient's size, so as not to overshoot
 
 
-def _betas(h: float) -> tuple[float, float]:
+def memories(h: float) -> tuple[float, float]:
+    """Return the betas whose memories are `TAU` at every step size."""
     return math.exp(-h / TAU[0]), math.exp(-h / TAU[1])
 
 
 Scaled = Callable[[float], dict[str, Any]]
 
 
-def _torch(cls: Any, scaled: Scaled | None = None) -> Callable[..., optim.Optimizer]:
+def from_class(
+    cls: Any, scaled: Scaled | None = None
+) -> Callable[..., optim.Optimizer]:
+    """Make a torch optimizer, its options scaled to the step size."""
+
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
         return cls(params, **{"lr": h, **(scaled(h) if scaled else {})})
 
     return make
 
 
-def _ours(cls: Any, scaled: Scaled | None = None, **fixed: Any) -> Callable[..., Any]:
+def geometric(
+    cls: Any, scaled: Scaled | None = None, **fixed: Any
+) -> Callable[..., Any]:
+    """Make a `GeometricOptimizer` with the metric of the problem."""
+
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
         extra = {"initial": run.initial} if run.initial is not None else {}
         options = {"lr": h, **fixed, **(scaled(h) if scaled else {}), **extra}
@@ -61,7 +64,9 @@ def _ours(cls: Any, scaled: Scaled | None = None, **fixed: Any) -> Callable[...,
     return make
 
 
-def _layered(cls: Any, **fixed: Any) -> Callable[..., Any]:
+def layered(cls: Any, **fixed: Any) -> Callable[..., Any]:
+    """Make an optimizer of the network itself."""
+
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
         return cls(run.network, h, output_metric=run.output_metric, **fixed)
 
@@ -69,27 +74,14 @@ def _layered(cls: Any, **fixed: Any) -> Callable[..., Any]:
 
 
 def _rule(name: str) -> Callable[..., Any]:
-    return _ours(FirstOrderRule, rule=name)
+    return geometric(FirstOrderRule, rule=name)
 
 
-def _lift(inner: Callable[[list[Tensor], float], Any]) -> Callable[..., Any]:
-    def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
-        return FunctionalLift(
-            params, rule=lambda z: inner(z, h), output_metric=run.output_metric
-        )
-
-    return make
-
-
-def _home_damped(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
-    p = len(run.home.theta0)
-    M = torch.eye(p).to(run.home.theta0)
-    return NaturalGradient(
+def _lifted_adam(params: list[Tensor], h: float, run: RunContext) -> FunctionalLift:
+    return FunctionalLift(
         params,
-        h,
+        rule=lambda z: optim.Adam(z, h, memories(h), 1e-2),
         output_metric=run.output_metric,
-        damping=0.1,
-        damping_metric=lambda: run.push_metric(M),
     )
 
 
@@ -102,95 +94,80 @@ def _ball(nesterov: bool) -> Scaled:
 
 
 def _adam(eps: float) -> Scaled:
-    return lambda h: {"betas": _betas(h), "eps": eps}
+    return lambda h: {"betas": memories(h), "eps": eps}
 
 
 _ADAM = _adam(1e-12)
 _Row = OptimizerSpec
 _EUCLIDEAN = [
-    _Row("gd", _torch(optim.SGD), generator="gradient"),
-    _Row("sgd-momentum-fixed", _torch(optim.SGD, lambda h: {"momentum": 0.9})),
-    _Row("heavy-ball", _torch(optim.SGD, _ball(False)), generator=HeavyBall),
-    _Row("nesterov", _torch(optim.SGD, _ball(True))),
-    _Row("heavy-ball-vector", _ours(HeavyBall), "vector"),
-    _Row("heavy-ball-covector", _ours(HeavyBall), "covector"),
-    _Row("asgd", _torch(optim.ASGD)),
+    _Row("gd", from_class(optim.SGD), generator="gradient"),
+    _Row("sgd-momentum-fixed", from_class(optim.SGD, lambda h: {"momentum": 0.9})),
+    _Row("heavy-ball", from_class(optim.SGD, _ball(False)), generator=HeavyBall),
+    _Row("nesterov", from_class(optim.SGD, _ball(True))),
+    _Row("asgd", from_class(optim.ASGD)),
     _Row(
         "adagrad",
-        _torch(
+        from_class(
             optim.Adagrad,
             lambda h: {"lr": h**0.5, "initial_accumulator_value": 1e-3 / h},
         ),
-        generator=DiagonalAdaGrad,
     ),
-    _Row("adadelta", _torch(optim.Adadelta, lambda h: {"rho": _betas(h)[1]})),
-    _Row("adafactor", _torch(optim.Adafactor)),
-    _Row("rmsprop", _torch(optim.RMSprop, lambda h: {"alpha": _betas(h)[1]})),
-    _Row("rprop", _torch(optim.Rprop)),
-    _Row("adam", _torch(optim.Adam, _ADAM)),
-    _Row("adam-eps-1e-2", _torch(optim.Adam, _adam(1e-2))),
-    _Row("adam-fixed", _torch(optim.Adam)),
-    _Row("adamw", _torch(optim.AdamW, lambda h: {**_ADAM(h), "weight_decay": 0.5})),
-    _Row("adamax", _torch(optim.Adamax, lambda h: {"betas": _betas(h)})),
-    _Row("nadam", _torch(optim.NAdam, lambda h: {"betas": _betas(h)})),
-    _Row("radam", _torch(optim.RAdam, lambda h: {"betas": _betas(h)})),
-    _Row("sign", _torch(SignSGD, lambda h: {"lr": SPEED * h})),
+    _Row("adadelta", from_class(optim.Adadelta, lambda h: {"rho": memories(h)[1]})),
+    _Row("adafactor", from_class(optim.Adafactor)),
+    _Row("rmsprop", from_class(optim.RMSprop, lambda h: {"alpha": memories(h)[1]})),
+    _Row("rprop", from_class(optim.Rprop)),
+    _Row("adam", from_class(optim.Adam, _ADAM)),
+    _Row("adam-eps-1e-2", from_class(optim.Adam, _adam(1e-2))),
+    _Row("adam-fixed", from_class(optim.Adam)),
+    _Row("adamw", from_class(optim.AdamW, lambda h: {**_ADAM(h), "weight_decay": 0.5})),
+    _Row("adamax", from_class(optim.Adamax, lambda h: {"betas": memories(h)})),
+    _Row("nadam", from_class(optim.NAdam, lambda h: {"betas": memories(h)})),
+    _Row("radam", from_class(optim.RAdam, lambda h: {"betas": memories(h)})),
+    _Row("sign", from_class(SignSGD, lambda h: {"lr": SPEED * h})),
     _Row("normalized", _rule("normalized")),
-    _Row("lion", _torch(Lion, lambda h: {"lr": SPEED * h, "betas": _betas(h)})),
-    _Row("muon", _torch(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0})),
+    _Row("lion", from_class(Lion, lambda h: {"lr": SPEED * h, "betas": memories(h)})),
+    _Row(
+        "muon", from_class(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0})
+    ),
     _Row(
         "muon-polar",
-        _torch(
+        from_class(
             PolarMuon, lambda h: {"lr": SPEED * h, "momentum": math.exp(-h / TAU[0])}
         ),
     ),
-    _Row("shampoo-1/4", _torch(Shampoo)),
-    _Row("shampoo-1/2", _torch(Shampoo, lambda h: {"power": -0.5, "accumulator": 0.3})),
-    _Row("lbfgs", _torch(optim.LBFGS, lambda h: {"max_iter": 1})),
-    _Row("bfgs-identity", _ours(BFGS, start="identity")),
+    _Row("shampoo-1/4", from_class(Shampoo)),
+    _Row(
+        "shampoo-1/2",
+        from_class(Shampoo, lambda h: {"power": -0.5, "accumulator": 0.3}),
+    ),
+    _Row("lbfgs", from_class(optim.LBFGS, lambda h: {"max_iter": 1})),
 ]
 _METRIC = [
-    _Row("bfgs-natural", _ours(BFGS, start="natural")),
     _Row("newton", _rule("newton")),
-    _Row("damped-ngd", _ours(NaturalGradient, damping=0.1)),
-    _Row("marquardt", _rule("marquardt")),
+    _Row("damped-ngd", geometric(NaturalGradient, damping=0.1)),
     _Row("diagonal-fisher", _rule("diagonal")),
-    _Row("block-fisher", _rule("block")),
-    _Row("kronecker-fisher", _rule("kronecker")),
-    _Row("empirical-fisher", _rule("empirical")),
-    _Row("kfac", _layered(KFAC), layered=True),
-    _Row("kfac-damped", _layered(KFAC, damping=0.1), layered=True),
-    _Row("ngd-euclidean-momentum", _ours(NaturalMomentum, connection=False), "vector"),
-    _Row(
-        "natural-adam-no-connection",
-        _ours(
-            NaturalAdam,
-            lambda h: {"betas": _betas(h), "eps": 1e-2, "connection": False},
-        ),
-    ),
+    _Row("kfac", layered(KFAC), layered=True),
+    _Row("kfac-damped", layered(KFAC, damping=0.1), layered=True),
 ]
 _NATURAL = [
-    _Row("ngd", _ours(NaturalGradient)),
+    _Row("ngd", geometric(NaturalGradient)),
     _Row("covariant-newton", _rule("covariant-newton")),
-    _Row("ngd-midpoint", _ours(NaturalGradient, integrator="midpoint"), cost=2),
-    _Row("ngd-rk4", _ours(NaturalGradient, integrator="rk4"), cost=4),
-    _Row("ngd-geodesic", _ours(GeodesicNaturalGradient)),
-    _Row("ngd-kfac-damped", _layered(KFACDampedNatural), layered=True),
-    _Row("ngd-home-damped", _home_damped, cost=2),
-    _Row("natural-momentum", _ours(NaturalMomentum), "vector"),
-    _Row("natural-momentum-covector", _ours(NaturalCovectorMomentum), "flat"),
-    _Row("function-momentum", _ours(FunctionMomentum)),
+    _Row("ngd-midpoint", geometric(NaturalGradient, integrator="midpoint"), cost=2),
+    _Row("ngd-rk4", geometric(NaturalGradient, integrator="rk4"), cost=4),
+    _Row("ngd-geodesic", geometric(GeodesicNaturalGradient)),
+    _Row("natural-momentum", geometric(NaturalMomentum), "vector"),
+    _Row("function-momentum", geometric(FunctionMomentum)),
     _Row(
-        "natural-adam", _ours(NaturalAdam, lambda h: {"betas": _betas(h), "eps": 1e-2})
+        "natural-adam",
+        geometric(NaturalAdam, lambda h: {"betas": memories(h), "eps": 1e-2}),
     ),
     _Row(
         "natural-adagrad",
-        _ours(NaturalAdaGrad, lambda h: {"lr": h**0.5, "initial": 0.05 / h}),
+        geometric(NaturalAdaGrad, lambda h: {"lr": h**0.5, "initial": 0.05 / h}),
     ),
-    _Row("lift-sgd", _lift(lambda z, h: optim.SGD(z, h))),
-    _Row("lift-adam", _lift(lambda z, h: optim.Adam(z, h, _betas(h), 1e-2))),
-    _Row("ngd-retraction", _ours(RetractedNaturalGradient), cost=8),
-    _Row("proximal", _ours(ProximalNatural), cost=8),
+    _Row("lift-adam", _lifted_adam),
+    _Row("ngd-retraction", geometric(RetractedNaturalGradient), cost=8),
+    _Row("proximal", geometric(ProximalNatural), cost=8),
 ]
 
 
@@ -217,8 +194,8 @@ def as_spec(optimizer: Any) -> OptimizerSpec:
     if isinstance(optimizer, str):
         return _named(optimizer)
     if inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer):
-        geometric = getattr(optimizer, "needs_outputs", False)
-        make = _ours(optimizer) if geometric else _torch(optimizer)
+        outputs = getattr(optimizer, "needs_outputs", False)
+        make = geometric(optimizer) if outputs else from_class(optimizer)
         return OptimizerSpec(optimizer.__name__, make)
     if callable(optimizer):
         factory = optimizer

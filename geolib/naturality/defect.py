@@ -180,8 +180,9 @@ def run_optimizer(
     Source: :eq:`eq-naturality-defect`.
 
     Examples:
-        >>> from geolib.naturality import Reparameterization, regression_problem
-        >>> P = regression_problem()
+        >>> from geolib.naturality import Reparameterization, affine_mlp, mse
+        >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))
         >>> end = run_optimizer("ngd", P, 0.1, 5)
         >>> scaled = run_optimizer("ngd", P, 0.1, 5, Reparameterization.scaling(3.0))
         >>> bool((end - scaled).norm() < 1e-9)
@@ -389,8 +390,10 @@ def naturality_defect(
     Source: Goodbrake 2023, abstract (ii); :eq:`drv-naturality-defect` (derivations).
 
     Examples:
-        >>> from geolib.naturality import Reparameterization, regression_problem
-        >>> phi, P = Reparameterization.scaling(2.0), regression_problem(12)
+        >>> from geolib.naturality import Reparameterization, affine_mlp, mse
+        >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))
+        >>> phi = Reparameterization.scaling(2.0)
         >>> naturality_defect(torch.optim.SGD, phi, P, step_sizes=[1/64, 1/128]).letter
         'U'
         >>> naturality_defect("ngd", phi, P, step_sizes=[1/64, 1/128]).letter

@@ -245,8 +245,9 @@ def jet_defect(
     Source: :eq:`drv-naturality-jet` (derivations).
 
     Examples:
-        >>> from geolib.naturality import regression_problem
-        >>> P = regression_problem(12)
+        >>> from geolib.naturality import affine_mlp, mse
+        >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))
         >>> jet_defect("natural", P, jets=2) < 1e-5 < jet_defect("gradient", P, jets=2)
         True
     """
@@ -291,8 +292,9 @@ def sample_points(
     Source: :eq:`drv-naturality-jet` (derivations).
 
     Examples:
-        >>> from geolib.naturality import small_problem
-        >>> P = small_problem()
+        >>> from geolib.naturality import affine_mlp, mse
+        >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))
         >>> w = torch.linalg.eigvalsh(P.point(sample_points(P, 1)[0]).F)
         >>> bool(w[-1] < 3e3 * w[0])
         True

@@ -2,13 +2,10 @@ r"""K-FAC, and the exact natural gradient damped by K-FAC's metric."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geolib.core import KroneckerFactors
-from geolib.naturality.geometric_optimizer import GeometricOptimizer, State, positive
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import LocalGeometry
 
 
@@ -43,7 +40,8 @@ class KFAC(GeometricOptimizer):
         (derivations).
 
     Examples:
-        >>> net = nn.Linear(1, 1, bias=False).double()
+        >>> import torch
+        >>> net = torch.nn.Linear(1, 1, bias=False).double()
         >>> opt = KFAC(net, lr=1.0)
         >>> x = torch.tensor([[2.0]], dtype=torch.float64)
         >>> def closure():
@@ -56,23 +54,3 @@ class KFAC(GeometricOptimizer):
 
     def velocity(self, q: LocalGeometry, s: State) -> Tensor:
         return -kronecker(q).solve(q.g, self.options["damping"], factored=True)
-
-
-class KFACDampedNatural(GeometricOptimizer):
-    r"""The exact natural gradient, damped by K-FAC's metric.
-
-    .. math:: x \leftarrow x - h\,(F + \lambda F_{KFAC})^{-1} g .
-
-    Damping without the loss of layer-affine naturality that :math:`\lambda I` costs.
-
-    Cost: dense, p^2 memory and p^3 time; for small models.
-    """
-
-    def __init__(
-        self, module: nn.Module, lr: float = 1e-2, *, damping: float = 0.1, **o: Any
-    ) -> None:
-        super().__init__(module, lr, damping=positive("damping", damping), **o)
-
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
-        M = self.options["damping"] * kronecker(q).dense()
-        return -torch.linalg.solve(q.F + M, q.g)

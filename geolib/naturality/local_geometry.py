@@ -48,7 +48,7 @@ class LocalGeometry:
         [vw, k] = J^T\bigl(W\,D^2f[v, w] + [Jv\,Jw, \cdot\,]_W\bigr).
 
     Args:
-        outputs: (n, c), with a graph to `params`.
+        outputs: (n, c), with a graph to `params`; further axes are joined.
         loss: a scalar function of `outputs`.
         params: leaf tensors; p numbers in all.
         output_metric: the rule for n W on outputs.
@@ -85,11 +85,13 @@ class LocalGeometry:
         rtol: float = 1e-10,
         linearization: Linearization | None = None,
     ) -> None:
-        if outputs.ndim != 2:
+        if outputs.ndim < 2:
             raise ValueError(
-                f"closure: expected outputs of shape (n, c), got {tuple(outputs.shape)}"
+                "closure: expected outputs of shape (n, c) or (n, ...), got "
+                f"{tuple(outputs.shape)}"
             )
-        self.graph, self.params = outputs, list(params)
+        self.graph, self.params = outputs.flatten(1), list(params)
+        self.shape = outputs.shape
         self.output_metric, self.rtol, self.loss = output_metric, rtol, loss
         self.metric: Metric | None = None
         if linearization is None:
@@ -109,7 +111,7 @@ class LocalGeometry:
             raise ValueError(
                 "closure: expected a loss that is computed from the outputs it returns"
             )
-        self._dl = _finite(dl.detach())
+        self._dl = _finite(dl.detach().flatten(1))
         self._direct = direct_gradient(loss, outputs, self.params)
 
     @cached_property
@@ -136,7 +138,7 @@ class LocalGeometry:
     @cached_property
     def local(self) -> LocalMetric:
         """The matrices n W of all samples, with their roots."""
-        return self.output_metric.at(self.z, slice(0, len(self.z)))
+        return self.output_metric.at(self.z.view(self.shape), slice(0, len(self.z)))
 
     def vjp(self, u: Tensor) -> Tensor:
         r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
@@ -256,8 +258,8 @@ class LocalGeometry:
         """W's own symbols at J v and J w."""
         if self.output_metric.constant:
             return torch.zeros_like(self.z)
-        symbols = self.output_metric.christoffel(self.z, self.jvp(v), self.jvp(w))
-        return symbols / len(self.z)
+        at = (t.view(self.shape) for t in (self.z, self.jvp(v), self.jvp(w)))
+        return self.output_metric.christoffel(*at).flatten(1) / len(self.z)
 
     def transport(self, m: Tensor, u: Tensor, w: Tensor) -> Tensor:
         r"""The rate :math:`[\,\cdot\, w, u]` at which m = F u is parallel along w."""
@@ -290,31 +292,18 @@ class LocalGeometry:
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
             return s.x
-        A = self.A  # forms J, and with it every vjp is a product
-        v = _finite(self.vjp(v) if v.ndim == 2 else v)
-        if metric is None:
-            return self._system.solve(v, damping, self.rtol)
-        M = metric() if callable(metric) else metric
-        return solve_weighted(A, v, damping, M, self.rtol)
-
-    def minibatch_gradient(
-        self,
-        rows: Tensor,
-        damping: float = 0.0,
-        metric: Tensor | Callable[[], Tensor] | None = None,
-    ) -> Tensor:
-        r"""Return the natural gradient :math:`(F_B + \lambda M)^{+}g_B` of some samples.
-
-        Args:
-            rows: indices of the batch B, (b,); means are over B.
-            damping, metric: as in `solve`.
-        """
-        n, size = len(self.z), len(rows)
-        A = self.A.view(n, -1, len(self.g))[rows].flatten(0, 1) * (n / size) ** 0.5
-        dl = torch.zeros_like(self.dl)
-        dl[rows] = self.dl[rows] * n / size
-        M = metric() if callable(metric) else metric
-        return solve_weighted(A, self.vjp(dl), damping, M, self.rtol)
+        A = _finite(self.A)  # forms J, and with it every vjp is a product
+        if metric is not None:
+            M = metric() if callable(metric) else metric
+            v = _finite(self.vjp(v) if v.ndim == 2 else v)
+            return solve_weighted(A, v, damping, M, self.rtol)
+        if v.ndim == 1:
+            return self._system.solve(_finite(v), damping, self.rtol)
+        u = self.local.root_solve(v)
+        if float((self.local.root(u) - v).norm()) > 1e-10 * float(v.norm()):
+            return self._system.solve(self.vjp(v), damping, self.rtol)
+        r = u.reshape(-1) * len(v) ** 0.5  # J^T v = A^T r
+        return self._system.least_squares(r, damping, self.rtol)
 
     @cached_property
     def _system(self) -> RootSystem:

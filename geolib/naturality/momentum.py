@@ -120,45 +120,6 @@ class NaturalMomentum(HeavyBall):
         return {"velocity": -self.solve(q, force)}
 
 
-class NaturalCovectorMomentum(HeavyBall):
-    r"""Momentum as a covector, Hamilton's form of `NaturalMomentum`.
-
-    .. math:: v = F^{+}m, \quad
-        m \leftarrow e^{-\gamma h}m + h\bigl(-g + \tfrac12\,\partial_x(v^TFv)\bigr),
-        \quad x \leftarrow x + h F^{+}m .
-
-    The same flow on the cotangent bundle, with a larger error constant.
-
-    Args:
-        friction: :math:`\gamma`, per unit of time.
-        initial: the momentum at the start, flat (p,); zero when None.
-        (others): see `GeometricOptimizer`.
-
-    Source: :eq:`drv-naturality-hamilton` (derivations).
-
-    Examples:
-        >>> x = torch.tensor([1.0], requires_grad=True)
-        >>> opt = NaturalCovectorMomentum([x], lr=0.5, friction=0.0)
-        >>> def closure():
-        ...     z = 2 * x.view(1, 1)
-        ...     return z, 0.5 * (z**2).sum()
-        >>> loss = opt.step(closure)
-        >>> round(x.item(), 6)  # F = g = 4: the momentum is -2, the velocity -1/2
-        0.75
-    """
-
-    tags: ClassVar[Mapping[str, str]] = {"momentum": "covector"}
-
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
-        return self.solve(q, s["momentum"])
-
-    def drive(self, q: LocalGeometry, s: State) -> State:
-        m = s["momentum"]
-        v = self.solve(q, m)
-        # 1/2 d(v^T F v) at frozen v = [ . v, v] = the rate of parallel transport
-        return {"momentum": q.transport(torch.zeros_like(m), v, v) - q.g}
-
-
 class FunctionMomentum(GeometricOptimizer):
     r"""Momentum kept in output space, where no map of parameters acts.
 

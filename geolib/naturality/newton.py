@@ -2,13 +2,9 @@ r"""Hessians that are tensors and Hessians that are not; Newton's rules and BFGS
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from geolib.naturality.geometric_optimizer import GeometricOptimizer
 from geolib.naturality.local_geometry import LocalGeometry
 
 
@@ -40,8 +36,9 @@ def covariant_hessian(q: LocalGeometry) -> Tensor:
     Source: :eq:`drv-naturality-covariant-hessian` (derivations).
 
     Examples:
-        >>> from geolib.naturality import regression_problem, standard_suite
-        >>> P = regression_problem(12)
+        >>> from geolib.naturality import Problem, affine_mlp, mse, standard_suite
+        >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+        >>> P = Problem.of(affine_mlp([1, 2]), x, mse(torch.cat([x, x**2], 1)))
         >>> phi = standard_suite(P.module, P.theta0)["coupling"]
         >>> there = P.push(phi)
         >>> H = covariant_hessian(P.point(P.theta0))
@@ -64,52 +61,3 @@ def covariant_hessian(q: LocalGeometry) -> Tensor:
 def covariant_newton(q: LocalGeometry) -> Tensor:
     r"""Return Newton's direction with the covariant Hessian, (p,)."""
     return -torch.linalg.solve(covariant_hessian(q), q.g)
-
-
-class BFGS(GeometricOptimizer):
-    r"""BFGS with fixed step size, started at the identity or at the natural metric.
-
-    .. math:: x \leftarrow x - h B g, \qquad
-        B \leftarrow (I - \rho s y^T) B (I - \rho y s^T) + \rho s s^T .
-
-    Started at :math:`B_0 = F_0^{-1}` it is exactly natural under affine maps at
-    finite h. The update is skipped when :math:`s^Ty` is not positive.
-
-    Args:
-        start: `identity` or `natural`.
-        (others): see `GeometricOptimizer`.
-
-    Raises:
-        ValueError: another `start`.
-
-    Source: :eq:`drv-naturality-bfgs` (derivations).
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-2,
-        *,
-        start: str = "natural",
-        **o: Any,
-    ) -> None:
-        if start not in ("identity", "natural"):
-            raise ValueError(f"start: expected 'identity' or 'natural', got {start!r}")
-        self.start = start
-        super().__init__(params, lr, **o)
-
-    def update(self, q: LocalGeometry) -> Tensor:
-        m, g = self.memory, q.g
-        if "B" not in m:
-            m["B"] = torch.eye(len(g), dtype=g.dtype, device=g.device)
-            if self.start == "natural":
-                m["B"] = torch.linalg.pinv(q.F, hermitian=True)
-        else:
-            s, y = m["s"], g - m["g"]
-            sy = torch.dot(s, y)
-            if sy > 0:
-                E = torch.eye(len(g), dtype=g.dtype, device=g.device)
-                E = E - torch.outer(s, y) / sy
-                m["B"] = E @ m["B"] @ E.T + torch.outer(s, s) / sy
-        m["g"], m["s"] = g, -self.options["lr"] * m["B"] @ g
-        return m["s"]

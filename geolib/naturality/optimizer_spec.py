@@ -32,9 +32,11 @@ class RunContext:
     Source: :eq:`drv-naturality-push` (derivations).
 
     Examples:
-        >>> from geolib.naturality import Reparameterization, regression_problem
-        >>> run = RunContext(regression_problem(), 0.1, Reparameterization.scaling(2.0))
-        >>> M = torch.eye(12, dtype=torch.float64)
+        >>> from geolib.naturality import Problem, affine_mlp, mse
+        >>> x = torch.ones(1, 1, dtype=torch.float64)
+        >>> P = Problem.of(affine_mlp([1, 1]), x, mse(x))
+        >>> run = RunContext(P, 0.1, Reparameterization.scaling(2.0))
+        >>> M = torch.eye(2, dtype=torch.float64)
         >>> run.leaves = run.problem.leaves()
         >>> float(run.push_metric(M)[0, 0])  # lengths are twice as long there
         0.25
@@ -122,11 +124,12 @@ def from_update(update: Callable[..., Tensor], name: str = "update") -> Optimize
     Source: :eq:`drv-naturality-defect` (derivations).
 
     Examples:
-        >>> from geolib.naturality import (
-        ...     Reparameterization, naturality_defect, regression_problem)
+        >>> from geolib.naturality import affine_mlp, mse, naturality_defect
         >>> def descend(problem, x, h, state):
         ...     return x - h * problem.point(x).g
-        >>> phi, P = Reparameterization.scaling(2.0), regression_problem(12)
+        >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+        >>> phi, P = Reparameterization.scaling(2.0), Problem.of(affine_mlp([1, 2]), x, mse(
+        ...     torch.cat([x.sin(), x.cos()], 1)))
         >>> rule = from_update(descend)
         >>> naturality_defect(rule, phi, P, step_sizes=[0.02, 0.01]).letter
         'U'

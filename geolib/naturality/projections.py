@@ -155,10 +155,10 @@ def projection_defect(
     Source: :eq:`drv-naturality-submersion` and :eq:`drv-naturality-twins` (derivations).
 
     Examples:
-        >>> from geolib.naturality import linear_model
+        >>> from geolib.naturality import mse
         >>> pi = Projection(lambda w: (w[0] * w[1]).reshape(1), "product")
         >>> x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
-        >>> narrow = linear_model(x, 3 * x, x[:1])
+        >>> narrow = Problem.of(torch.nn.Linear(1, 1, bias=False).double(), x, mse(3 * x))
         >>> wide = pi.pull(narrow, [(2,)], torch.tensor([1.0, 2.0]).double())
         >>> steps = [1 / 32, 1 / 64]
         >>> projection_defect("ngd", wide, narrow, pi, steps, horizon=0.5).letter

@@ -17,7 +17,6 @@ from geolib.naturality.tensorwise import (
     Shampoo,
     SignSGD,
     TensorwiseOptimizer,
-    as_matrix,
 )
 
 Rule = Callable[[LocalGeometry], Tensor]
@@ -43,60 +42,9 @@ def damped(damping: float) -> Rule:
     return lambda q: -q.solve(q.g, damping)
 
 
-def empirical(q: LocalGeometry) -> Tensor:
-    r"""The empirical Fisher :math:`\frac1n\sum g_ig_i^T` in place of F."""
-    n, c = q.z.shape
-    rows = n * torch.einsum("ncp,nc->np", q.J.view(n, c, -1), q.dl)
-    return -torch.linalg.lstsq(rows.T @ rows / n, q.g[:, None]).solution[:, 0]
-
-
 def diagonal(q: LocalGeometry) -> Tensor:
     r"""The diagonal of F in place of F."""
     return -q.g / (q.A * q.A).sum(0)
-
-
-def marquardt(damping: float) -> Rule:
-    r"""Levenberg-Marquardt with its scaling: :math:`F + \lambda\,\mathrm{diag}F`."""
-
-    def direction(q: LocalGeometry) -> Tensor:
-        d = torch.diag((q.A * q.A).sum(0))
-        return -torch.linalg.solve(q.F + damping * d, q.g)
-
-    return direction
-
-
-def _slices(q: LocalGeometry) -> list[slice]:
-    ends = torch.tensor([t.numel() for t in q.params]).cumsum(0).tolist()
-    return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def block(q: LocalGeometry) -> Tensor:
-    r"""F with only the blocks of one parameter tensor each."""
-    out = torch.empty_like(q.g)
-    for s in _slices(q):
-        A = q.A[:, s]
-        out[s] = -torch.linalg.solve(A.T @ A, q.g[s])
-    return out
-
-
-def partial_traces(q: LocalGeometry) -> Tensor:
-    r"""Each block replaced by the Kronecker product of its partial traces.
-
-    .. math:: F_l \approx \frac{\mathrm{tr}_{in}F_l \otimes \mathrm{tr}_{out}F_l}
-        {\mathrm{tr} F_l} .
-
-    A surrogate that needs the dense F; it is not K-FAC (:eq:`drv-naturality-kfac`).
-    """
-    steps = []
-    grads = unflatten(q.g, q.params)
-    for s, g in zip(_slices(q), grads, strict=True):
-        G = as_matrix(g)
-        A = q.A[:, s].view(-1, *G.shape)
-        rows = torch.einsum("kai,kbi->ab", A, A)
-        cols = torch.einsum("kai,kaj->ij", A, A)
-        X = torch.linalg.solve(rows, G)
-        steps.append(-torch.linalg.solve(cols, X.T).T * rows.trace())
-    return flatten(steps)
 
 
 def first_step(cls: type[TensorwiseOptimizer], **options: Any) -> Rule:
@@ -122,11 +70,7 @@ RULES: dict[str, Rule] = {
     "damped": damped(0.1),
     "newton": newton,
     "covariant-newton": covariant_newton,
-    "empirical": empirical,
     "diagonal": diagonal,
-    "marquardt": marquardt(0.1),
-    "block": block,
-    "kronecker": partial_traces,
     "muon": first_step(PolarMuon),
     "shampoo": first_step(Shampoo),
 }
@@ -139,8 +83,7 @@ class FirstOrderRule(GeometricOptimizer):
 
     Args:
         rule: `gradient`, `normalized`, `sign`, `natural`, `damped`, `newton`,
-            `covariant-newton`, `empirical`, `diagonal`, `marquardt`, `block`,
-            `kronecker` (partial traces), `muon`, `shampoo`, or a function from a
+            `covariant-newton`, `diagonal`, `muon`, `shampoo`, or a function from a
             `LocalGeometry` to a velocity (p,).
         (others): see `GeometricOptimizer`.
 

@@ -107,8 +107,8 @@ class Task:
         classes: the classes that occur in it.
 
     Raises:
-        ValueError: no input, another number of labels than inputs, non-finite inputs,
-            a label that is not among the classes.
+        ValueError: no input, another number of labels than inputs (or several for
+            one), non-finite inputs, a label that is not among the classes.
     """
 
     x: Tensor
@@ -123,6 +123,12 @@ class Task:
                 f"y: expected one label per input, got {len(self.x)} inputs and "
                 f"{len(self.y)} labels"
             )
+        for name, labels in (("y", self.y), ("y_test", self.y_test)):
+            if not isinstance(labels, Tensor) or labels.ndim != 1:
+                raise ValueError(
+                    f"{name}: expected one label per input, a tensor (n,), got "
+                    f"{tuple(getattr(labels, 'shape', ()))}"
+                )
         if self.classes and min(self.classes) < 0:
             raise ValueError(
                 f"classes: expected numbers from 0 on, got {min(self.classes)}; a row "

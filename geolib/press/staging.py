@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ast
+import copy
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 
 from .notebook import CHECKED, tags
+from .quiet import names_of_the_library, names_used, parts
 from .verdict import checks_box, checks_table, settle
 
+REMOVED = "remove-input"
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 QUOTE = "geolib.quote"
 GLUE = "application/papermill.record/"
 
@@ -23,18 +26,14 @@ def staged(executed: Any, page_source: str) -> Any:
     checks: list[dict[str, Any]] = []
     injected = any("injected-parameters" in tags(c) for c in nb.cells)
     for cell in nb.cells:
-        if cell.cell_type != "code":
-            continue
         names = tags(cell)
-        if _bookkeeping(cell.source):  # the line below says it better than the calls
-            cell.metadata["tags"] = names = [*names, "hide-input"]
         if "parameters" in names:  # shown only where nothing overrides it
-            cell.metadata["tags"] = [
-                *names,
-                "remove-cell" if injected else "hide-input",
-            ]
+            names.append("remove-cell" if injected else "hide-input")
         if "injected-parameters" in names:
-            cell.metadata["tags"] = [*names, "hide-input"]
+            names.append("hide-input")
+        if names:
+            cell.metadata["tags"] = names
+    for cell in _quiet(nb):
         outputs, claims = [], []
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
@@ -45,11 +44,45 @@ def staged(executed: Any, page_source: str) -> Any:
         cell.outputs = outputs
         entries = [settle(o.metadata[CLAIM]) for o in claims]
         if claims:
-            claims[0].data["text/html"] = checks_box(entries)
+            code = cell.source if REMOVED in tags(cell) else ""
+            claims[0].data["text/html"] = checks_box(entries, code)
         checks += entries
     if checks:
         nb.cells.append(_all_checks(checks))
     return nb
+
+
+def _quiet(nb: Any) -> list[Any]:
+    """Cut the code cells in what is shown and what is folded; return those with outputs.
+
+    A folded run that states claims goes into their line, any other one under a bar.
+    """
+    sources = {c["id"]: c.source for c in nb.cells if c.cell_type == "code"}
+    library = names_of_the_library(sources.values())
+    cells, last = [], []
+    for cell in nb.cells:
+        if cell.cell_type != "code" or {*tags(cell)} & FOLDED:
+            cells.append(cell)
+            last += [cell] if cell.cell_type == "code" else []
+            continue
+        used = names_used(s for name, s in sources.items() if name != cell["id"])
+        runs = parts(cell.source, used, library)
+        for k, (text, shown) in enumerate(runs):
+            part = copy.deepcopy(cell)
+            part.source = text
+            if k < len(runs) - 1:
+                part["id"], part.outputs = f"{cell['id']}-{k}", []
+                part.metadata.pop("mystnb", None)
+            states = any(CLAIM in o.get("metadata", {}) for o in part.outputs)
+            if not shown:
+                part.metadata["tags"] = [
+                    *tags(part),
+                    REMOVED if states else "hide-input",
+                ]
+            cells.append(part)
+        last.append(cells[-1])
+    nb.cells = cells
+    return last
 
 
 def _all_checks(entries: list[dict[str, Any]]) -> Any:
@@ -64,21 +97,6 @@ def _all_checks(entries: list[dict[str, Any]]) -> Any:
     )
     cell["id"] = "all-checks"
     return cell
-
-
-def _bookkeeping(source: str) -> bool:
-    """Whether at least half of a cell's lines state claims and numbers for the prose."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return False
-    size = dict.fromkeys((True, False), 0)
-    for statement in body:
-        call = getattr(statement, "value", None)
-        name = getattr(getattr(call, "func", None), "id", "")
-        lines = (statement.end_lineno or statement.lineno) - statement.lineno + 1
-        size[name in ("claim", "quote")] += lines
-    return size[True] > 0 and size[True] >= size[False]
 
 
 def reference(executed: Any) -> Any:
@@ -124,8 +142,6 @@ def _plain(output: Any) -> list[Any]:
 
 def _without_traces(executed: Any) -> Any:
     """A copy without papermill's paths and times."""
-    import copy
-
     nb = copy.deepcopy(executed)
     for key in ("papermill", "language_info", "geolib"):
         nb.metadata.pop(key, None)

@@ -8,6 +8,8 @@ from typing import Any
 
 from geolib.claims import Bound
 
+from .quiet import code_block
+
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -94,16 +96,23 @@ def kind(verdict: str) -> str:
     )
 
 
-def checks_box(entries: list[dict[str, Any]]) -> str:
-    """The claims of one cell: a quiet line for those that hold, the others in full."""
+def checks_box(entries: list[dict[str, Any]], code: str = "") -> str:
+    """The claims of one cell: a quiet line for those that hold, the others in full.
+
+    Args:
+        entries: the settled claims.
+        code: source that is shown nowhere else; it unfolds with the line.
+    """
     quiet = [e for e in entries if e["verdict"] == "holds"]
     loud = "".join(_loud(e) for e in entries if e["verdict"] != "holds")
+    code = code and code_block(code)
     if not quiet:
-        return loud
+        fold = '<details class="checks all-checks"><summary>code</summary>'
+        return loud + (f"{fold}{code}</details>" if code else "")
     count = f"{len(quiet)} checks hold" if len(quiet) > 1 else "1 check holds"
     return (
         f'{loud}<details class="checks"><summary>{count}</summary>'
-        f"{checks_table(quiet)}</details>"
+        f"{checks_table(quiet)}{code}</details>"
     )
 
 

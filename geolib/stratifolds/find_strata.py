@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core.validation import expect
+from geolib.networks.batch_norm import copy_module
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -321,13 +321,15 @@ def find_strata(
         layer 0: overlap of 1, 2 (opposite), distance 0, rank deficit 4 (predicted 4),
         verified
     """
-    layers = hidden_layers(module)
+    layers = hidden_layers(copy_module(module).double())
     check_inputs(data, module)
     good = near > 0 and limit >= 1 and probes >= 2
     wanted = "near > 0, limit >= 1, probes >= 2"
     expect(good, "near, limit, probes", wanted, (near, limit, probes))
     proposals = [
-        (c, k) for k, layer in enumerate(layers) for c in candidates(layer, data, near)
+        (c, k)
+        for k, layer in enumerate(layers)
+        for c in candidates(layer, data.double(), near)
     ]
     x = data[:samples].double()
     nearest = sorted(proposals)[:limit]
@@ -338,7 +340,7 @@ def _verify(
     module: nn.Module, k: int, c: Candidate, x: Tensor, probes: int, rtol: float
 ) -> UnitStratum:
     distance, kind, units, sign = c
-    twin = hidden_layers(copy.deepcopy(module).double())[k]
+    twin = hidden_layers(copy_module(module).double())[k]
     here, q, m = pair_singular_values(twin, units, x, probes)
     project_to_stratum(twin, kind, units, sign)
     predicted = _predict(twin, c, q, m)

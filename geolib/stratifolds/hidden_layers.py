@@ -129,8 +129,8 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
 
     Raises:
         TypeError: `module` is no `nn.Sequential`.
-        ValueError: a layer is of another kind, there is no hidden layer, or dropout is
-            in training mode (its network is a different one at each call).
+        ValueError: a layer is of another kind or parametrized, there is no hidden
+            layer, or dropout is in training mode (its network is another each call).
 
     Source: :eq:`drv-stratifolds-layer` (derivations).
 
@@ -150,6 +150,12 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
         raise ValueError(
             f"module: expected at least two Linear layers with an activation between, "
             f"got {len(linear)} Linear layer(s)"
+        )
+    if any(map(nn.utils.parametrize.is_parametrized, chain)):
+        raise ValueError(
+            "module: a layer computes its weights from other parameters (a "
+            "parametrization); remove it first "
+            "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
     if any(isinstance(m, nn.Dropout) and m.training for m in chain):
         raise ValueError("module: dropout is in training mode; call eval() first")

@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
+from naturality_chapter import CONTROLS, PROBLEMS
 from torch import nn
 
 from geolib.core import Realization
 from geolib.naturality import (
-    OPTIMIZERS,
-    SEEDS,
     OptimizerSpec,
     Problem,
     Reparameterization,
@@ -17,8 +16,6 @@ from geolib.naturality import (
     from_update,
     mse,
     naturality_defect,
-    regression_problem,
-    softmax_problem,
     standard_suite,
 )
 from geolib.naturality.defect import decide, summarize
@@ -44,11 +41,11 @@ RATIOS = {
 
 @pytest.mark.slow_for("proximal-*", "n*-coupling-*")
 @pytest.mark.parametrize(
-    "seed", [SEEDS[0], pytest.param(SEEDS[1], marks=pytest.mark.slow)]
+    "seed", [PROBLEMS.SEEDS[0], pytest.param(PROBLEMS.SEEDS[1], marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(("name", "family"), RATIOS)
 def test_the_ci_subset(seed, name, family):
-    P = regression_problem(seed)
+    P = PROBLEMS.regression_problem(seed)
     phi = standard_suite(P.module, P.theta0)[family]
     expected = RATIOS[name, family]
     # exact at every step size, so at the cheaper ones
@@ -70,9 +67,11 @@ def test_the_ci_subset(seed, name, family):
         assert d.plateau < 0.1 * d.values[1]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", PROBLEMS.SEEDS)
 def test_seeds_meet_their_rule(seed):
-    q = regression_problem(seed).point(regression_problem(seed).theta0)
+    q = PROBLEMS.regression_problem(seed).point(
+        PROBLEMS.regression_problem(seed).theta0
+    )
     w = torch.linalg.eigvalsh(q.F)
     assert float(w[-1] / w[0]) < 1000
     assert float(torch.linalg.eigvalsh(hessian(q))[0]) > 1e-3
@@ -122,15 +121,15 @@ def test_seeds_meet_their_rule(seed):
     ],
 )
 def test_verdicts_of_the_table(name, family, letter):
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
     phi = standard_suite(P.module, P.theta0)[family]
     hs = [T / 8, T / 16] if letter == "E" else [T / 16, T / 32]
-    d = naturality_defect(name, phi, P, step_sizes=hs, horizon=T)
+    d = naturality_defect(CONTROLS.TABLE[name], phi, P, step_sizes=hs, horizon=T)
     assert d.letter == letter, d
 
 
 def test_muon_in_bfloat16_is_not_exact_where_its_polar_factor_is():
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
     phi = standard_suite(P.module, P.theta0)["layer-orthogonal"]
     sizes = {}
     for name in ("muon", "muon-polar"):
@@ -142,7 +141,7 @@ def test_muon_in_bfloat16_is_not_exact_where_its_polar_factor_is():
 
 @pytest.mark.slow
 def test_softmax_problem_gives_the_same_verdicts():
-    P = softmax_problem()
+    P = PROBLEMS.softmax_problem()
     suite = standard_suite(P.module, P.theta0)
     for name, letter in (("ngd", "N"), ("gd", "U")):
         d = naturality_defect(name, suite["coupling"], P, step_sizes=STEPS, horizon=T)
@@ -183,7 +182,7 @@ def test_any_torch_optimizer_module_factory_or_plain_update():
 
 @pytest.mark.slow
 def test_outputs_space_agrees_with_the_verdict():
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
     phi = standard_suite(P.module, P.theta0)["coupling"]
     for name, letter in (("ngd", "N"), ("gd", "U")):
         d = naturality_defect(
@@ -217,7 +216,7 @@ def test_richardson_uses_the_difference_vectors():
 
 
 def test_clear_errors():
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
     phi = Reparameterization.scaling(2.0)
     single = affine_mlp([2, 2, 2]).float()
     closure_free = Problem(P.outputs, P.loss, P.theta0, P.shapes)
@@ -262,7 +261,7 @@ def test_clear_errors():
 
 
 def test_divergence_is_reported_not_hidden():
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
 
     def explode(problem, x, h, state):
         return x * 1e80
@@ -275,9 +274,9 @@ def test_divergence_is_reported_not_hidden():
 
 @pytest.mark.slow
 def test_every_optimizer_makes_one_step():
-    P = regression_problem(12)
+    P = PROBLEMS.regression_problem(12)
     phi = standard_suite(P.module, P.theta0)["permutation"]
-    assert len(OPTIMIZERS) >= 35
-    for spec in OPTIMIZERS.values():
+    assert len(CONTROLS.TABLE) >= 35
+    for spec in CONTROLS.TABLE.values():
         d = naturality_defect(spec, phi, P, step_sizes=[0.02, 0.01], horizon=0.04)
         assert d.verdict == "exact", spec.name

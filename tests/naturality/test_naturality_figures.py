@@ -1,15 +1,15 @@
 """The audit as a figure that moves."""
 
-from chapter_experiments import CHAPTERS, experiments
+from chapter_experiments import CHAPTERS
+from naturality_chapter import DRAWINGS, STORED
 
 
 def test_each_cell_has_its_verdict_and_the_defects_of_each_seed():
-    chapter = experiments("naturality")
-    table = chapter.stored_audit(
+    table = STORED.stored_audit(
         CHAPTERS / "naturality" / "measured" / "audit-regression.json"
     )
     names, families = ["gd", "ngd", "kfac"], ["permutation", "affine", "sinh"]
-    data = chapter.moving_table(table, names, families)
+    data = DRAWINGS.moving_table(table, names, families)
     words = data["panels"][0]["layers"][0]["data"]
     assert words[:6] == ["E", "U", "U", "E", "E", "N"]
     lines = data["panels"][1]["layers"]

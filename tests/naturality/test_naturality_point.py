@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from naturality_chapter import PROBLEMS
 from torch.func import jacrev
 
 from geolib.core import (
@@ -24,7 +25,6 @@ from geolib.naturality import (
     covariant_hessian,
     cross_entropy,
     mse,
-    small_problem,
     standard_suite,
 )
 from geolib.naturality.newton import hessian
@@ -215,7 +215,7 @@ def test_solve_against_dense_pseudo_inverse(n, twin):
 
 
 def test_bad_input_is_named():
-    P = small_problem()
+    P = PROBLEMS.small_problem()
     q = P.point(P.theta0)
     with pytest.raises(ValueError, match="damping_metric.*positive definite"):
         q.solve(q.g, 0.1, -torch.eye(9).double())

@@ -5,16 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from naturality_chapter import EXPERIMENTS
+from naturality_chapter import PROBLEMS, TOWERS, WIDTHS
 from torch.func import jacrev
 
-from geolib.naturality import (
-    OptimizerSpec,
-    Projection,
-    linear_model,
-    projection_defect,
-    two_layer,
-)
+from geolib.naturality import OptimizerSpec, Projection, projection_defect
 from geolib.networks import erf_kernels
 
 HS = [0.5 / 64, 0.5 / 128]
@@ -31,7 +25,7 @@ ADAM0 = OptimizerSpec("adam", lambda p, h, run: torch.optim.Adam(p, lr=h, eps=0.
 
 @pytest.mark.parametrize("scaling", ["standard", "mean-field", "ntk"])
 def test_duplication_keeps_the_function_and_the_tangent_space(scaling):
-    wide, narrow, iota = EXPERIMENTS.twin_problem(3, 4, scaling)
+    wide, narrow, iota = TOWERS.twin_problem(3, 4, scaling)
     assert torch.allclose(wide.outputs(wide.theta0), narrow.outputs(narrow.theta0))
     assert torch.allclose(iota(narrow.theta0), wide.theta0)
     D = jacrev(iota.forward)(narrow.theta0)
@@ -57,7 +51,7 @@ def test_duplication_keeps_the_function_and_the_tangent_space(scaling):
     ],
 )
 def test_the_twin_tower(optimizer, scaling, letter):
-    wide, narrow, iota = EXPERIMENTS.twin_problem(18, 4, scaling)
+    wide, narrow, iota = TOWERS.twin_problem(18, 4, scaling)
     d = projection_defect(optimizer, wide, narrow, iota, HS, horizon=0.5)
     assert d.letter == letter
 
@@ -65,7 +59,7 @@ def test_the_twin_tower(optimizer, scaling, letter):
 @pytest.mark.slow
 def test_gradient_descent_in_mean_field_needs_its_rate_times_the_width():
     for scaling, letter in (("mean-field", "E"), ("standard", "U")):
-        wide, narrow, iota = EXPERIMENTS.twin_problem(18, 4, scaling)
+        wide, narrow, iota = TOWERS.twin_problem(18, 4, scaling)
         d = projection_defect(
             "gd", wide, narrow, iota, HS, horizon=0.5, wide_optimizer=sgd(4)
         )
@@ -79,14 +73,14 @@ def test_gradient_descent_in_mean_field_needs_its_rate_times_the_width():
 def linear(c=2, d=4, seed=0):
     rng = np.random.default_rng(seed)
     X = torch.tensor(rng.standard_normal((30, d)))
-    return linear_model(
+    return PROBLEMS.linear_model(
         X, torch.tensor(rng.standard_normal((30, c))), torch.zeros(c, d).double()
     )
 
 
 def test_deep_linear_networks_project_to_linear_ones():
     narrow = linear()
-    pi, shapes = EXPERIMENTS.deep_linear(4, 2, 8)
+    pi, shapes = TOWERS.deep_linear(4, 2, 8)
     x = 0.5 * torch.tensor(np.random.default_rng(1).standard_normal(48))
     wide = pi.pull(narrow, shapes, x)
     assert torch.allclose(wide.outputs(x), narrow.outputs(pi(x)))
@@ -100,7 +94,7 @@ def test_deep_linear_networks_project_to_linear_ones():
 
 
 def test_weight_normalisation_and_horizontal_lifts():
-    pi, shapes = EXPERIMENTS.weight_norm(2, 3)
+    pi, shapes = TOWERS.weight_norm(2, 3)
     x = torch.tensor(np.random.default_rng(2).standard_normal(8))
     v = torch.tensor(np.random.default_rng(3).standard_normal(6))
     assert shapes == [(2,), (2, 3)]
@@ -117,7 +111,7 @@ def test_weight_normalisation_and_horizontal_lifts():
 
 @pytest.mark.slow
 def test_polynomials_commute_with_the_orthogonal_projection_only():
-    wide, narrow, orthogonal, truncation = EXPERIMENTS.polynomial_tower(6, 3)
+    wide, narrow, orthogonal, truncation = TOWERS.polynomial_tower(6, 3)
     for pi, name, letter in (
         (orthogonal, "ngd", "E"),
         (truncation, "ngd", "U"),
@@ -126,7 +120,7 @@ def test_polynomials_commute_with_the_orthogonal_projection_only():
         d = projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
         assert d.letter == letter
     with pytest.raises(ValueError, match="low"):
-        EXPERIMENTS.polynomial_tower(3, 3)
+        TOWERS.polynomial_tower(3, 3)
 
 
 @pytest.mark.slow
@@ -136,10 +130,10 @@ def test_dead_units_can_be_dropped():
     y = torch.tensor(rng.standard_normal((20, 1)))
     w = torch.tensor([[1.0, 0.5], [-1.0, -2.0], [0.3, 2.0]]).double()
     a = torch.tensor([[1.0, -1.0, 0.5]]).double()
-    live, pi, iota = EXPERIMENTS.prune_dead(x, w, a)
+    live, pi, iota = TOWERS.prune_dead(x, w, a)
     assert live.tolist() == [True, False, True]
-    wide = two_layer(x, y, w, a, activation="relu")
-    narrow = two_layer(x, y, w[live], a[:, live], activation="relu")
+    wide = PROBLEMS.two_layer(x, y, w, a, activation="relu")
+    narrow = PROBLEMS.two_layer(x, y, w[live], a[:, live], activation="relu")
     assert torch.allclose(pi(wide.theta0), narrow.theta0)
     assert torch.allclose(iota(narrow.theta0), wide.theta0)
     for name in ("gd", "adam", "ngd"):
@@ -167,7 +161,7 @@ def test_erf_kernels_are_those_of_wide_networks():
 
 @pytest.mark.slow
 def test_the_natural_flow_obeys_the_same_law_at_every_width():
-    runs = EXPERIMENTS.width_runs
+    runs = WIDTHS.width_runs
     assert max(r.train for N in (32, 512) for r in runs(N, [0])) < 1e-6
     assert runs(512, [0], optimizer="gd")[0].train > 1e-2
     wide = [np.mean([r.ntk for r in runs(N, range(4))]) for N in (32, 1024)]
@@ -178,8 +172,8 @@ def test_the_natural_flow_obeys_the_same_law_at_every_width():
 
 @pytest.mark.parametrize("scaling", ["ntk", "standard"])
 def test_the_flow_of_many_networks_at_once_is_the_runge_kutta_optimizer(scaling):
-    at_once = EXPERIMENTS.width_runs(16, [0, 3], scaling, steps=4)
-    trained = EXPERIMENTS.width_runs(16, [0, 3], scaling, "ngd-rk4", steps=4)
+    at_once = WIDTHS.width_runs(16, [0, 3], scaling, steps=4)
+    trained = WIDTHS.width_runs(16, [0, 3], scaling, "ngd-rk4", steps=4)
     for a, b in zip(at_once, trained, strict=True):
         gap = np.subtract([a.train, a.ntk, a.nngp], [b.train, b.ntk, b.nngp])
         assert np.abs(gap).max() < 1e-11
@@ -188,10 +182,10 @@ def test_the_flow_of_many_networks_at_once_is_the_runge_kutta_optimizer(scaling)
 def test_bad_arguments_are_named():
     x = torch.ones(3, 2).double()
     with pytest.raises(ValueError, match="scaling"):
-        two_layer(x, x, torch.ones(2, 2), torch.ones(1, 2), "wide")
+        PROBLEMS.two_layer(x, x, torch.ones(2, 2), torch.ones(1, 2), "wide")
     with pytest.raises(ValueError, match="copies"):
-        EXPERIMENTS.duplication(1, 1, 1, 0)
-    wide, narrow, iota = EXPERIMENTS.twin_problem(0, 2, "standard")
+        TOWERS.duplication(1, 1, 1, 0)
+    wide, narrow, iota = TOWERS.twin_problem(0, 2, "standard")
     with pytest.raises(ValueError, match="step_sizes"):
         projection_defect("gd", wide, narrow, iota, [0.1], horizon=1.0)
     with pytest.raises(ValueError, match="theta0"):

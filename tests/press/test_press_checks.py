@@ -3,8 +3,10 @@
 import re
 
 import nbformat
+import pytest
 
 from geolib.claims import MIMETYPE, Claim
+from geolib.press.quiet import parts
 from geolib.press.staging import staged
 from geolib.press.verdict import checks_box, settle, typeset
 
@@ -100,17 +102,67 @@ def test_the_page_ends_with_all_its_checks_each_linked_to_its_place():
     assert "All checks" not in page(("x = 1", [])).cells[-1].source
 
 
-def test_bookkeeping_is_folded_and_an_idea_is_not():
+CELL = """\
+walk = run(1)
+# of the walk
+ratio = walk.a / walk.b
+print(f"{ratio:.2f}")
+claim("demo.a", "x",
+      measured=ratio)
+@cached
+def more(): return walk
+"""
+
+
+def test_claims_and_prints_are_folded_with_what_only_they_use():
+    """Nothing is lost or moved: the runs of a cell, one after the other, are the cell."""
+    runs = parts(CELL, used=set(), library={"run"})
+    assert [shown for _, shown in runs] == [True, False, True]
+    assert "".join(text + "\n" for text, _ in runs) == CELL
+    assert runs[1][0].startswith("# of the walk\nratio")
+    assert runs[2][0].startswith("@cached")
+    assert parts(CELL, used={"ratio"}, library={"run"})[0][0].endswith("walk.b")
+    assert (
+        parts(CELL.replace("walk.a", "run(2)"), set(), {"run"})[0][0].count("run") == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("claim('demo.a', 'x', measured=1)", [False]),
+        ("for a in b:\n    print(a)\n    claim(a)", [False]),
+        ("for a in b:\n    c = a\n    claim(c)", [False]),
+        ("for a in b:\n    c = f(a)\n    claim(c)", [True]),
+        ("for a in b:\n    print(a)\n    more.append(a)", [True]),
+        ("print('head')\nx = f(1)\nprint(x)\nclaim(x)", [True, False]),
+        ("claim(x)\nx = 1", [False, True]),
+        ("from geolib.core import Realization\nimport torch\nuse_style()", [False]),
+        ("x = 1", [True]),
+        ("x = f(1); claim(x)\ny = 2", [True]),
+        ("x = g(1); claim(x)\ny = 2", [False, True]),
+        ("claim(x); y = f(1)", [True]),
+        ("d[0] = 1\nclaim(d)", [True, False]),
+        ("a = b = 2\nclaim(a)", [False]),
+        ("x = (", [True]),
+        ("# a remark", [True]),
+    ],
+)
+def test_what_is_shown_of_a_cell(source, shown):
+    assert [s for _, s in parts(source, set(), {"f"})] == shown
+
+
+def test_a_cell_that_states_claims_is_cut_and_its_code_unfolds_with_their_line():
     one = [entry("demo.a", 1, "<= 2")]
-    sources = {
-        "claim('demo.a', 'x',\n      measured=1)": True,
-        "ratio = a / b\nclaim('demo.a', 'x',\n      measured=ratio)": True,
-        "walk = run(1)\nmore = run(2)\nlast = run(3)\nclaim('demo.a')": False,
-        "x = 1": False,
-    }
-    for source, folded in sources.items():
-        cell = page((source, one if "claim" in source else [])).cells[0]
-        assert ("hide-input" in cell.metadata.get("tags", [])) is folded, source
+    idea, checks, rest, *_ = page((CELL, one), ("x = walk", [])).cells
+    assert idea.source == "walk = run(1)"
+    assert idea.outputs == checks.outputs == []
+    assert rest.source.startswith("@cached")
+    assert "1 check holds" in rest.outputs[0].data["text/html"]
+    only, _ = page(("claim('demo.a', 'x < y', measured=1)", one)).cells
+    assert "remove-input" in only.metadata["tags"]
+    box = only.outputs[0].data["text/html"]
+    assert box.index("<table>") < box.index("x &lt; y") < box.index("</details>")
 
 
 def test_bounds_have_the_digits_that_a_person_reads():

@@ -35,10 +35,7 @@ def site(mini_book):
 def looks(page, address, name):
     """Show a document in each view, and check there what must hold of every page."""
     page.complaints.clear()
-    browser.turn(page, "light-wide")
-    page.goto(f"{address}/{name}.html", wait_until="networkidle")
-    for view in browser.VIEWS:
-        browser.turn(page, view)
+    for view in browser.views(page, f"{address}/{name}.html"):
         pages.check(page)
         yield view
     assert page.complaints == []
