@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from geolib.regimes.flow_formulations import FlowProblem
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.setup import Setup, check_times
-from geolib.regimes.simulate import gaussian_factor, run
-from geolib.regimes.spectral_measures import SpectralMeasure
+from geolib.regimes.simulate import FlowProblem, run
+from geolib.regimes.spectral_measures import SpectralMeasure, gaussian_factor
 
 BUDGET = 1.5e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about

@@ -42,15 +42,6 @@ class FockSpace:
     root: np.ndarray
     latent: bool
 
-    @property
-    def S(self) -> np.ndarray:
-        """S as a dense matrix (for tests and small depths)."""
-        dense = np.zeros_like(self.A)
-        rows = np.arange(len(self.root))
-        for column, entry in zip(self.columns, self.entries, strict=True):
-            np.add.at(dense, (rows, column), entry)
-        return dense
-
 
 def vertices(depth: int) -> list[Vertex]:
     """Vertices of total depth at most `depth`, nearest first; () is the root.

@@ -52,7 +52,6 @@ class Regime:
         active: the faces whose leading terms alone give the derivatives within `tol`.
         errors: for every face the relative error of its leading terms.
         rate: the fast rate T; curves are functions of T t.
-        noise_floor: relative seed-to-seed fluctuation to expect.
         critical: a leading term nearly cancels (kappa near 1 and h / d below `tol`, or
             rho near 1 and d / h below `tol`), so that relative errors mislead.
     """
@@ -61,7 +60,6 @@ class Regime:
     active: tuple[str, ...]
     errors: dict[str, float]
     rate: float
-    noise_floor: float
     critical: bool
 
     @property
@@ -129,7 +127,7 @@ def classify_regime(
         1 / setup.eta < tol and abs(1 - setup.rho) < NEAR
     )
     name = " x ".join(active) if active else "interior"
-    return Regime(name, active, errors, rate, setup.noise_floor, critical)
+    return Regime(name, active, errors, rate, critical)
 
 
 def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
@@ -211,12 +209,10 @@ def theory_curves(
         0.25
     """
     t = check_times(times)
-    if name.endswith(" + next"):
+    if name not in (*THEORIES, *NEXT):
+        raise ValueError(f"name: expected one of {(*THEORIES, *NEXT)}, got {name!r}")
+    if name in NEXT:
         lead = name.removesuffix(" + next")
-        if name not in NEXT:
-            raise ValueError(
-                f"name: next order is known for two faces, not for {lead!r}"
-            )
         curves = theory_curves(lead, t, setup, law, overlap)
         return curves.moved(_next_order(lead, t, setup, law, overlap), 1.0)
     rho, kappa, c = setup.ratios
@@ -238,8 +234,6 @@ def theory_curves(
         return zero.moved(thin, setup.eta)
     if name == "ensemble":
         return ensemble(setup, t, law).mean
-    if name not in THEORIES:
-        raise ValueError(f"name: expected one of {THEORIES}, got {name!r}")
     return fock_curves(t, rho, kappa, depth=depth, target=name == "interior", **data)
 
 

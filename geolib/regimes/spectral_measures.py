@@ -27,7 +27,7 @@ class SpectralMeasure:
 
     Examples:
         >>> coin = SpectralMeasure(np.array([0.0, 2.0]), np.array([0.5, 0.5]))
-        >>> float(coin.mean(np.square))
+        >>> coin.moment(2)
         2.0
     """
 
@@ -60,10 +60,6 @@ class SpectralMeasure:
         if x.size and np.isfinite(x).all() and x[0] >= -1e-10 * max(1.0, abs(x[-1])):
             x = np.where(x > 1e-12 * x[-1], x, 0.0)
         return cls(x, np.full(x.size, 1.0 / max(1, x.size)))
-
-    def mean(self, f) -> np.ndarray:  # type: ignore[no-untyped-def]
-        """The integral of a vectorised function whose last axis runs over the nodes."""
-        return f(self.nodes) @ self.weights
 
     def moment(self, order: int) -> float:
         """The moment of that order."""
@@ -166,6 +162,20 @@ def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMea
     if atom:
         x, w = np.append(0.0, x), np.append(atom, w)
     return SpectralMeasure(x, w / w.sum())
+
+
+def gaussian_factor(d: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    r"""X (d, min(d, n)) with X X^T in law that of n standard normal columns.
+
+    Bartlett's decomposition for n >= d, from d^2 / 2 numbers: lower triangular with
+    standard normal entries below the diagonal and chi variables of n, n - 1, ...
+    degrees on it.
+    """
+    if n < d:
+        return rng.standard_normal((d, n))
+    L = np.tril(rng.standard_normal((d, d)), -1)
+    L[np.diag_indices(d)] = np.sqrt(rng.chisquare(n - np.arange(d)))
+    return L
 
 
 def covariance_law(c: float | None, law: SpectralMeasure | None) -> SpectralMeasure:
