@@ -110,7 +110,7 @@ def smaller(setup: Setup, share: float) -> Setup:
     """Nearly `share` of all sizes, where rounding to whole numbers moves ratios least.
 
     Examples:
-        >>> smaller(Setup(400, 200, 100, 0.01), 0.26)
+        >>> smaller(Setup(400, 200, 100, 0.01), 0.25)
         Setup(d=100, h=50, n=25, sigma2=0.04)
     """
     if share >= 1:

@@ -496,8 +496,8 @@ def curve_errors(curves: dict[str, Curves], mean: Curves) -> dict[str, float]:
 
     Examples:
         >>> mean = Curves(np.array([2.0, 1.0]), np.array([2.0, 1.0]))
-        >>> curve_errors({"off": Curves(mean.train, mean.population - [0, 0.2])}, mean)
-        {'off': 0.2...}
+        >>> curve_errors({"off": Curves(mean.train, mean.population - [0, 0.25])}, mean)
+        {'off': 0.25}
     """
 
     def error(y: np.ndarray, e: np.ndarray) -> float:
