@@ -3,6 +3,7 @@ r"""The map R from parameters to functions: any module as a function of one vect
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -97,7 +98,7 @@ class Realization:
             m for m in self._layers if isinstance(m, MODE_DEPENDENT)
         ]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
-        self._keywords = _keyword_names(module)
+        self._keywords, self._most = _forward_arguments(module)
         every = [
             id(t)
             for named_tensors in (module.named_parameters, module.named_buffers)
@@ -270,6 +271,12 @@ class Realization:
         if isinstance(x, Mapping) and set(x) <= self._keywords:
             return (), dict(x)
         if isinstance(x, tuple):
+            if len(x) > self._most:
+                raise ValueError(
+                    f"x: expected at most {self._most} inputs, which is what the "
+                    f"module takes, got a tuple of {len(x)}; leave labels out, as in "
+                    "[x for x, y in loader]"
+                )
             return x, {}
         return (x,), {}
 
@@ -447,11 +454,19 @@ def _rows(x: Inputs) -> int:
     return sizes.pop() if len(sizes) == 1 else 0
 
 
-def _keyword_names(module: nn.Module) -> set[str]:
-    """Names that `forward` takes; a dict of these is passed as keywords."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    signature = inspect.signature(module.forward)
-    return {n for n, q in signature.parameters.items() if q.kind in kinds}
+def _forward_arguments(module: nn.Module) -> tuple[set[str], float]:
+    """Names that `forward` takes as keywords, and how many arguments in order."""
+    kinds = [
+        (n, q.kind) for n, q in inspect.signature(module.forward).parameters.items()
+    ]
+    both, any_number = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    names = {n for n, kind in kinds if kind in (both, inspect.Parameter.KEYWORD_ONLY)}
+    ordered = [kind for _, kind in kinds if kind <= both]
+    endless = any(kind is any_number for _, kind in kinds)
+    return names, math.inf if endless else len(ordered)
 
 
 def _differentiable_kernels(recurrent: bool) -> ExitStack:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -280,6 +281,12 @@ def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | Non
             f"data: expected a pair (x, y), got {type(data).__name__}; a Problem "
             "carries its own data"
         )
+    for part in data:
+        if not isinstance(part, Tensor | np.ndarray):
+            raise TypeError(
+                "data: expected a pair (x, y) of tensors or arrays, got a "
+                f"{type(part).__name__} in it"
+            )
     x, y = (_double(torch.as_tensor(v)) for v in data)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise ValueError(

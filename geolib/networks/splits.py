@@ -118,6 +118,9 @@ class Task:
     classes: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.x, Tensor):
+            kind = type(self.x).__name__
+            raise ValueError(f"x: expected a tensor of inputs, got {kind}")
         if len(self.x) == 0 or len(self.x) != len(self.y):
             raise ValueError(
                 f"y: expected one label per input, got {len(self.x)} inputs and "
