@@ -455,7 +455,8 @@ def trial(spec: Trial) -> dict[str, Any]:
 
 MATRICES = (
     *("digits", "mnist", "fashion_mnist"),
-    *("energy", "concrete", "wine-quality-red", "ionosphere", "sonar"),
+    *("uci/energy", "uci/concrete", "uci/wine-quality-red"),
+    *("uci/ionosphere", "uci/sonar"),
     *("power .5", "power 1", "power 1.5", "power 2", "power 2.5"),
     *("spiked", "student-2.2", "not centred", "float32"),
 )

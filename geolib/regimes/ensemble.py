@@ -15,7 +15,11 @@ from numpy.typing import ArrayLike
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import FlowProblem, run
-from geolib.regimes.spectral_measures import SpectralMeasure, gaussian_factor
+from geolib.regimes.spectral_measures import (
+    SpectralMeasure,
+    equal_shares,
+    gaussian_factor,
+)
 
 BUDGET = 1.5e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
@@ -237,16 +241,3 @@ def _rest(
     B = W.transpose(0, 2, 1) @ W - goal * np.eye(W.shape[2])
     kept = (B**2).sum((1, 2)).mean() / 2
     return setup.d * (start / 2 + noise * rng.standard_normal(len(W))) - kept
-
-
-def equal_shares(law: SpectralMeasure, values: np.ndarray, count: int) -> np.ndarray:
-    """Means of a function on the nodes over `count` equal shares of the law.
-
-    Examples:
-        >>> law = SpectralMeasure.of_eigenvalues([0.0, 1.0, 2.0, 5.0])
-        >>> equal_shares(law, law.nodes, 2).tolist()
-        [0.5, 3.5]
-    """
-    weight = np.append(0.0, np.cumsum(law.weights))
-    total = np.append(0.0, np.cumsum(law.weights * values))
-    return np.diff(np.interp(np.linspace(0, 1, count + 1), weight, total)) * count

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times, positive
-from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
+from geolib.regimes.spectral_measures import SpectralMeasure, coarser, marchenko_pastur
 
 TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
 HUGE = 1e75  # e^{4t} - 1 is capped here: squares stay finite, the loss has long settled
@@ -137,7 +137,7 @@ def large_data_next(
     """
     t = check_times(times)
     mu = law or marchenko_pastur(rho, kappa, nodes)
-    mu, _ = mu.coarse_with(nodes, mu.nodes)
+    mu, _ = coarser(mu, mu.nodes, nodes)
     w, a0, size = mu.weights, mu.nodes, mu.nodes.size
 
     def field(time: float, y: np.ndarray) -> np.ndarray:

@@ -13,13 +13,14 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from geolib.core import Trajectory
 from geolib.regimes.loss_curves import follow
 from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.spectral_measures import gaussian_factor
@@ -218,21 +219,6 @@ def choose(d: int, h: int, n: int, weights: bool = False) -> str:
 # ---- draws and runs ------------------------------------------------------------------
 
 
-class IntegrationStats(NamedTuple):
-    """What an integration cost.
-
-    Attributes:
-        evaluations: of the flow.
-        accepted, rejected: steps taken and thrown away.
-        steps: lengths of the steps taken.
-    """
-
-    evaluations: int
-    accepted: int
-    rejected: int
-    steps: tuple[float, ...]
-
-
 @dataclass(frozen=True)
 class LossTrajectory:
     """Losses along a batch of flows; rows are seeds, columns are times.
@@ -245,7 +231,7 @@ class LossTrajectory:
         trace: (seeds,) tr S of each draw: twice the training loss of the zero map.
         d: input dimension.
         form: the formulation that ran.
-        work: what the integration cost.
+        work: what the integration cost; of its states only the last.
     """
 
     times: np.ndarray
@@ -256,7 +242,7 @@ class LossTrajectory:
     trace: np.ndarray
     d: int
     form: str
-    work: IntegrationStats
+    work: Trajectory
 
     @property
     def error(self) -> float:
@@ -511,9 +497,8 @@ def run(
         torch.stack(part, 1).double().cpu().numpy() for part in zip(*rows, strict=True)
     )
     trace = problem.trace.double().cpu().numpy()
-    work = IntegrationStats(path.evaluations, path.steps, path.rejected, path.sizes)
     errors = SAFETY * off_train, SAFETY * off_population
-    return LossTrajectory(t, train, population, *errors, trace, problem.d, form, work)
+    return LossTrajectory(t, train, population, *errors, trace, problem.d, form, path)
 
 
 def _whole_steps(t: np.ndarray, step: float | None) -> np.ndarray:

@@ -80,20 +80,29 @@ class SpectralMeasure:
         """Whether some of the mass sits at zero, to rounding."""
         return bool(self.weights[self.nodes <= 1e-12 * self.nodes.max()].sum() > 0)
 
-    def coarse_with(
-        self, count: int, values: np.ndarray
-    ) -> tuple[SpectralMeasure, np.ndarray]:
-        """At most `count` nodes, each the mean of neighbours of equal total weight,
-        with the cell means of a function given on the nodes."""
-        if self.nodes.size <= count:
-            return self, values
-        order = np.argsort(self.nodes, kind="stable")
-        x, w, v = self.nodes[order], self.weights[order], values[order]
-        cell = np.minimum((np.cumsum(w) - w / 2) * count, count - 1).astype(int)
-        weight = np.bincount(cell, w, count)
-        keep = weight > 0
-        means = (np.bincount(cell, w * y, count)[keep] / weight[keep] for y in (x, v))
-        return SpectralMeasure(next(means), weight[keep] / weight.sum()), next(means)
+
+def equal_shares(law: SpectralMeasure, values: np.ndarray, count: int) -> np.ndarray:
+    """Means of a function on the nodes over `count` equal shares of the law.
+
+    Examples:
+        >>> law = SpectralMeasure.of_eigenvalues([0.0, 1.0, 2.0, 5.0])
+        >>> equal_shares(law, law.nodes, 2).tolist()
+        [0.5, 3.5]
+    """
+    order = np.argsort(law.nodes, kind="stable")
+    weight = np.append(0.0, np.cumsum(law.weights[order]))
+    total = np.append(0.0, np.cumsum((law.weights * values)[order]))
+    return np.diff(np.interp(np.linspace(0, 1, count + 1), weight, total)) * count
+
+
+def coarser(
+    law: SpectralMeasure, values: np.ndarray, count: int
+) -> tuple[SpectralMeasure, np.ndarray]:
+    """At most `count` nodes and a function on them, by equal shares."""
+    if law.nodes.size <= count:
+        return law, values
+    nodes, means = (equal_shares(law, v, count) for v in (law.nodes, values))
+    return SpectralMeasure.of_eigenvalues(nodes), means
 
 
 def narayana(order: int) -> list[int]:

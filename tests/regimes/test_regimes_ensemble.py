@@ -15,7 +15,8 @@ from geolib.regimes import (
     prepare,
     simulate,
 )
-from geolib.regimes.ensemble import LEVELS, _Copies, equal_shares, smaller
+from geolib.regimes.ensemble import LEVELS, _Copies, smaller
+from geolib.regimes.spectral_measures import equal_shares
 
 matplotlib.use("Agg")
 EXPERIMENTS = experiments("regimes")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from geolib.regimes import SpectralMeasure, marchenko_pastur
-from geolib.regimes.spectral_measures import jacobi, narayana, pin_zero
+from geolib.regimes.spectral_measures import coarser, jacobi, narayana, pin_zero
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (0.3, 2.0), (2.0, 0.3), (1, 7)])
@@ -60,7 +60,7 @@ def test_pin_zero_makes_the_chain_singular():
 
 def test_coarse_keeps_mean_and_weight():
     law = marchenko_pastur(1.0, 2.0)
-    small, score = law.coarse_with(20, law.nodes**2)
+    small, score = coarser(law, law.nodes**2, 20)
     assert small.nodes.size <= 20
     assert small.weights.sum() == pytest.approx(1.0)
     assert small.moment(1) == pytest.approx(law.moment(1), rel=1e-10)
