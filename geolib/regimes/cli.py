@@ -16,7 +16,7 @@ def read_matrix(path: Path) -> np.ndarray:
     """Samples as rows (n, d) from a table: the numeric CSV, or an archive's one matrix.
 
     A first line of the CSV that is not numeric is a heading. Of an archive the array
-    `x` or `X` is taken, or the only matrix.
+    `x` is taken, or the only matrix.
 
     Raises:
         ValueError: another kind of file, or one without a numeric table.
@@ -24,8 +24,8 @@ def read_matrix(path: Path) -> np.ndarray:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             tables = {k: archive[k] for k in archive.files if archive[k].ndim == 2}
-        names = [k for k in ("x", "X") if k in tables] or list(tables)
-        if not names or (len(names) > 1 and names[0] not in ("x", "X")):
+        names = [k for k in ("x",) if k in tables] or list(tables)
+        if len(names) != 1:
             raise ValueError(
                 f"data: expected one matrix in {path}, or one called x; "
                 f"got {sorted(tables) or 'none'}"
@@ -46,10 +46,7 @@ def command(
         Path, typer.Option(help="Table of samples, one a row: .csv or .npz")
     ],
     hidden: Annotated[int, typer.Option(help="Width of the latent space.")],
-    variance: Annotated[
-        float | None, typer.Option(help="Of one initial weight; default 0.1 / d.")
-    ] = None,
-    raw: Annotated[bool, typer.Option(help="Keep the mean of the columns.")] = False,
+    kappa: Annotated[float, typer.Option(help="Initial variance times columns.")] = 0.1,
     check: Annotated[int, typer.Option(help="Train this many networks beside it.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
@@ -59,9 +56,8 @@ def command(
     """
     if not data.is_file():
         raise ValueError(f"data: no file {data}")
-    matrix = prepare(read_matrix(data).T, centre=not raw, drop_constant=True)
-    sigma2 = 0.1 / matrix.d if variance is None else variance
-    answer = predict(matrix, h=hidden, sigma2=sigma2)
+    matrix = prepare(read_matrix(data).T, drop_constant=True)
+    answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)
     own = answer.in_data_units()
     typer.echo(
         f"{matrix.n} samples of {matrix.d} columns ({matrix.dropped} constant ones "
@@ -81,4 +77,3 @@ def command(
         )
     if plot is not None:
         own.plot().figure.savefig(plot)
-        typer.echo(str(plot))

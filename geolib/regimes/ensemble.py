@@ -25,7 +25,6 @@ BUDGET = 1.5e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
 MEMORY = 100  # operations in the time that a step moves one number of the state
 FEWEST, MOST = 6, 48  # copies
-HALF = 0.5  # the second size, over the first
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
 
@@ -104,7 +103,7 @@ def ensemble(
     mean = first.mean
     doubt = first.spread(count**-0.5).moved(first.errors, 1.0)
     if size < 1:
-        half = problem.run(size * HALF, budget / 4).mean
+        half = problem.run(size / 2, budget / 4).mean
         step = Curves(*(abs(a - b) for a, b in zip(mean, half, strict=True)))
         doubt = doubt.moved(step, 1 - size)  # the rest of the way, if off by 1 / size
     return Ensemble(mean, first.spread(size), doubt, first.reach, count, size)

@@ -18,13 +18,13 @@ from scipy.special import stdtrit
 from geolib.regimes.data_matrix import DataMatrix, prepare
 from geolib.regimes.ensemble import BUDGET, ensemble
 from geolib.regimes.fock import fock_curves
-from geolib.regimes.large_data import NextOrder, large_data, large_data_next
+from geolib.regimes.large_data import large_data, large_data_next
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
 from geolib.regimes.prism import REGIMES, face
 from geolib.regimes.setup import Setup, check_times
-from geolib.regimes.simulate import draw_weights, gradient_flow, simulate
+from geolib.regimes.simulate import draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
 from geolib.regimes.trace_words import KINDS, spectral_table, value
@@ -250,10 +250,8 @@ def _next_order(
     return Curves(wide.train / setup.eta, wide.population / setup.eta)
 
 
-@lru_cache(maxsize=16)
-def _large_data_step(t: tuple[float, ...], rho: float, kappa: float) -> NextOrder:
-    """The correction before its factor c: setups that differ in n share it."""
-    return large_data_next(t, rho, kappa)
+# Setups that differ in n share the correction before its factor c.
+_large_data_step = lru_cache(maxsize=16)(large_data_next)
 
 
 # ---- prediction ----------------------------------------------------------------------
@@ -330,21 +328,17 @@ class Prediction:
 
         Cost: that of `simulate`.
         """
-        t, d = self.times, self.setup.d
-        if self.data is None:
-            runs = [simulate(self.setup, t, seeds=[s]) for s in range(seeds)]
-        else:
-            P = self.covariance
-            runs = [
-                gradient_flow(draw_weights(self.setup, s), self.data.X, t, population=P)
-                for s in range(seeds)
-            ]
+        t, d, runs = self.times, self.setup.d, []
+        for s in range(seeds):
+            W = draw_weights(self.setup, s)
+            X = draw_data(self.setup, s) if self.data is None else self.data.X
+            runs.append(gradient_flow(W, X, t, population=self.covariance))
         found = Curves(*(np.vstack([getattr(r, k) / d for r in runs]) for k in KINDS))
         answer = Curves(self.train, self.population)
-        bars = self.train_bar, self.population_bar
         pairs = list(zip(found, answer, strict=True))
         error = Curves(*(abs(y.mean(0) - z).max() / y[:, 0].mean() for y, z in pairs))
-        inside = [abs(y - z) <= bar for (y, z), bar in zip(pairs, bars, strict=True)]
+        bars = zip(pairs, (self.train_bar, self.population_bar), strict=True)
+        inside = [abs(y - z) <= bar for (y, z), bar in bars]
         return Check(found, error, float(np.mean(np.all(inside, axis=(0, 2)))))
 
 
@@ -446,8 +440,8 @@ def predict(
     regime = _by_curves(errors, start, tol)
     name = theory
     if theory == "auto":
-        faces = [name for name in errors if name != "ensemble" and errors[name] < tol]
-        name = min(faces, key=lambda name: errors[name], default="ensemble")
+        name = min(sorted(curves.keys() - {"ensemble"}), key=errors.__getitem__)
+        name = name if errors[name] < tol else "ensemble"
     elif errors[name] >= tol:
         warnings.warn(
             f"{name} theory used outside its regime: this setup is in "
@@ -463,17 +457,14 @@ def predict(
 
 def _allowed(theory: str, setup: Setup, data: Any, population: Any) -> list[str]:
     """The theories to look at: those that can take the population, and are not absurd."""
-    every = [*REGIMES, *NEXT, "ensemble"]
-    if theory not in ("auto", *every):
-        raise ValueError(
-            f"theory: expected 'auto' or one of {tuple(every)}, got {theory!r}"
-        )
+    every, why = [*REGIMES, *NEXT, "ensemble"], ""
     if population is not None:
         every = [*BY_SPECTRUM, "mean-field + next", "ensemble"]
-        if theory not in ("auto", *every):
-            raise ValueError(
-                f"population: {theory!r} knows only the identity; use one of {every}"
-            )
+        why = "; every other knows only the identity as its population"
+    if theory not in ("auto", *every):
+        raise ValueError(
+            f"theory: expected 'auto' or one of {tuple(every)}, got {theory!r}{why}"
+        )
     if theory != "free" and setup.kappa + setup.rho < LARGE:
         every = [name for name in every if name != "free"]
     return every

@@ -75,11 +75,6 @@ class SpectralMeasure:
         second = self.moment(2)
         return self.moment(1) ** 2 / second if second > 0 else 0.0
 
-    @property
-    def has_atom_at_zero(self) -> bool:
-        """Whether some of the mass sits at zero, to rounding."""
-        return bool(self.weights[self.nodes <= 1e-12 * self.nodes.max()].sum() > 0)
-
 
 def equal_shares(law: SpectralMeasure, values: np.ndarray, count: int) -> np.ndarray:
     """Means of a function on the nodes over `count` equal shares of the law.

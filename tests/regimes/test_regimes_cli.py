@@ -28,7 +28,7 @@ def test_predict_from_a_file_in_its_own_units(tmp_path, kind):
     found = CliRunner().invoke(app, list(map(str, asked)))
     assert found.exit_code == 0, found.output
     own = predict(prepare(x.T, drop_constant=True), h=3, sigma2=0.02).in_data_units()
-    last = found.output.splitlines()[-3].split()
+    last = found.output.splitlines()[-2].split()
     assert float(last[0]) == pytest.approx(own.times[-1], rel=1e-3)
     assert float(last[1]) == pytest.approx(own.train[-1], rel=1e-3)
     assert "1 constant ones dropped" in found.output
