@@ -569,7 +569,7 @@ def fit_mixture(
         rate=None if reg_covar else rate,
     )
     left = max_iter - first.iterations
-    if first.converged or first.collapsed or left <= 1 or reg_covar:
+    if first.converged or first.collapsed or left <= 1:
         return first
     last = natural_fit(
         x, first.mixture, information="observed", max_iter=left, tol=tol, target=target
