@@ -21,6 +21,7 @@ from geolib.naturality import (
     affine_mlp,
     cross_entropy,
     mse,
+    run_optimizer,
     standard_suite,
 )
 from geolib.naturality.affine_layers import AffineLayer, in_chart
@@ -137,3 +138,12 @@ def test_core_factors_are_those_of_the_layers_and_steps_follow(case):
     opt.step(closure)
     moved = flatten(list(module.parameters())).detach() - start
     assert torch.allclose(moved, -0.1 * K.join(steps), atol=1e-13)
+
+
+def test_a_run_leaves_the_module_of_the_problem_alone():
+    P = PROBLEMS.regression_problem()  # which starts elsewhere than its module
+    before = [t.detach().clone() for t in P.module.parameters()]
+    assert not torch.equal(flatten(before), P.theta0)
+    run_optimizer("kfac", P, 0.1, 2)
+    for a, b in zip(before, P.module.parameters(), strict=True):
+        assert torch.equal(a, b)
