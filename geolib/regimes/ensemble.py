@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves
-from geolib.regimes.setup import Setup, check_times
+from geolib.regimes.setup import Setup, check_times, positive
 from geolib.regimes.simulate import FlowProblem, run
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
@@ -85,7 +85,7 @@ def ensemble(
         `Ensemble`.
 
     Raises:
-        ValueError: bad times.
+        ValueError: bad times, or a budget that is not positive.
 
     Cost: `budget`, or six copies of the least size, if that is more.
 
@@ -97,7 +97,7 @@ def ensemble(
         (1.0, 48)
     """
     problem = _Copies(setup, check_times(times), law, population, target)
-    afford = budget / (FEWEST * EVALUATIONS)
+    afford = positive("budget", budget) / (FEWEST * EVALUATIONS)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
     mean = first.mean

@@ -24,7 +24,7 @@ from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
 from geolib.regimes.prism import REGIMES, face
 from geolib.regimes.setup import Setup, check_times
-from geolib.regimes.simulate import draw_data, draw_weights, gradient_flow
+from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
 from geolib.regimes.trace_words import KINDS, spectral_table, value
@@ -329,7 +329,7 @@ class Prediction:
         Cost: that of `simulate`.
         """
         t, d, runs = self.times, self.setup.d, []
-        for s in range(seeds):
+        for s in _seeds(seeds):
             W = draw_weights(self.setup, s)
             X = draw_data(self.setup, s) if self.data is None else self.data.X
             runs.append(gradient_flow(W, X, t, population=self.covariance))

@@ -164,6 +164,23 @@ def test_plot_and_check():
     assert found.runs.train == pytest.approx(run.train / 20, rel=1e-4)
 
 
+@pytest.mark.parametrize("budget", [0.0, -1.0, np.nan, np.inf])
+def test_a_bad_budget_is_refused(budget):
+    with pytest.raises(ValueError, match="^budget: "):
+        predict(Setup(8, 4, 8, 0.1), budget=budget)
+
+
+def test_bad_times_seeds_and_tolerance_are_refused():
+    setup = Setup(8, 4, 8, 0.1)
+    for times in ([], [np.nan], [1.0, 0.5], [-1.0]):
+        with pytest.raises(ValueError, match="^times: "):
+            ensemble(setup, times)
+    with pytest.raises(ValueError, match="^tol: "):
+        predict(setup, tol=np.nan)
+    with pytest.raises(ValueError, match="^seeds: "):
+        predict(setup, budget=1e8).check(0)
+
+
 def test_check_says_no():
     """A prediction that is wrong is outside, and its error is that wrong."""
     from dataclasses import replace
