@@ -13,8 +13,7 @@ def rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
     import torch
 
     from geolib.regimes import Setup, draw_weights
-    from geolib.regimes.flow_formulations import FlowProblem
-    from geolib.regimes.simulate import draw_wishart, run
+    from geolib.regimes.simulate import FlowProblem, draw_wishart, run
 
     dtype = getattr(torch, dtype_name)
     setup = Setup(d, d, n, 1 / d)
@@ -151,6 +150,7 @@ def theory_curves() -> Result:
         cell_curves,
         large_data,
         large_data_next,
+        marchenko_pastur,
         mean_field,
         mean_field_next,
         narrow,
@@ -161,12 +161,13 @@ def theory_curves() -> Result:
     t = np.linspace(0, 2, 200)
     calls = {
         "large_data": lambda: large_data(t, 1, 1),
-        "large_data by quadrature": lambda: large_data(t, 1, 1, method="quadrature"),
+        "large_data by quadrature": lambda: large_data(
+            t, 1, 1, law=marchenko_pastur(1, 1)
+        ),
         "large_data_next": lambda: large_data_next(t, 1, 1),
         "mean_field": lambda: mean_field(t, 0.2, 1.0),
         "mean_field_next": lambda: mean_field_next(t, 0.2, 1.0),
         "narrow by ODE": lambda: narrow(t, 0.5, 1.0),
-        "narrow by quadrature": lambda: narrow(t, 0.5, 1.0, method="quadrature"),
         "small_data": lambda: small_data(2 * t, 1, 1),
     }
     for faces in (*EDGES, *VERTICES):

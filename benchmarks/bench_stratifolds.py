@@ -165,7 +165,7 @@ def _fits(near: float | None, n: int) -> Result:
     best = fit_mixture(x, truth, tol=1e-13).log_likelihood[-1]
     target = best - 1e-6
     begin = time.process_time()
-    slow = em_fit(x, start, steps=CAP, tol=-np.inf, target=target)
+    slow = em_fit(x, start, max_iter=CAP, tol=-np.inf, target=target)
     per_pass = (time.process_time() - begin) / max(slow.iterations, 1)
     passes, timed = slow.iterations, min(slow.iterations, TIMED)
     fit, seconds = _seconds(lambda: fit_mixture(x, start, tol=0.0, target=target))

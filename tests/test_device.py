@@ -302,7 +302,7 @@ def test_mixtures(fit):
     )
     points = start.sample(40)
     assert points.device == GPU
-    assert fit(points, start, steps=3).mixture.covariances.device == GPU
+    assert fit(points, start, max_iter=3).mixture.covariances.device == GPU
 
 
 @pytest.mark.parametrize("way", ["grid", "mala"])

@@ -2,6 +2,7 @@ r"""The defect: train in two coordinate systems, come back, and compare."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -224,9 +225,9 @@ def _stepper(spec: OptimizerSpec, run: RunContext) -> Callable[[], Any]:
     if spec.layered:
         if problem.module is None:
             raise ValueError(f"problem: {spec.name} needs a problem with a module")
-        Realization(problem.module).load(problem.theta0)
-        layers = None if run.phi is None else run.phi.layers
-        network = in_chart(problem.module, layers)
+        module = copy.deepcopy(problem.module)  # the caller's keeps its weights
+        Realization(module).load(problem.theta0)
+        network = in_chart(module, None if run.phi is None else run.phi.layers)
         run.network, run.leaves = network, list(network.parameters())
     else:
         run.leaves = run.problem.leaves()

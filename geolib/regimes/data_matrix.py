@@ -19,12 +19,17 @@ class DataMatrix:
         values: (d,) eigenvalues of S, ascending.
         vectors: (d, d) its eigenvectors, one a column.
         dropped: how many constant coordinates were removed.
+        mean: (d,) what was subtracted from every sample.
+        scale: the number by which everything was divided after that (whitened data: by
+            which its whitened form was).
     """
 
     X: np.ndarray
     values: np.ndarray
     vectors: np.ndarray
     dropped: int
+    mean: np.ndarray
+    scale: float
 
     @property
     def d(self) -> int:
@@ -60,7 +65,7 @@ class DataMatrix:
 
     def take(self, columns: slice | np.ndarray) -> DataMatrix:
         """The same coordinates on some of the samples."""
-        return _finish(self.X[:, columns], self.dropped)
+        return _finish(self.X[:, columns], self.dropped, self.mean, self.scale)
 
 
 def prepare(
@@ -124,18 +129,17 @@ def prepare(
                 "to remove them"
             )
         M = M[~constant]
-    if centre:
-        M = M - M.mean(1, keepdims=True)
+    mean = M.mean(1) if centre else np.zeros(len(M))
+    M = M - mean[:, None]
     if whiten:
         values, vectors = np.linalg.eigh(M @ M.T / M.shape[1])
         keep = values > 1e-10 * values[-1]
         M = (vectors[:, keep] / np.sqrt(values[keep])).T @ M
-    if scale:
-        M = M / np.sqrt((M**2).sum() / M.size)
-    return _finish(M, int(constant.sum()))
+    unit = float(np.sqrt((M**2).sum() / M.size)) if scale else 1.0
+    return _finish(M / unit, int(constant.sum()), mean, unit)
 
 
-def _finish(X: np.ndarray, dropped: int) -> DataMatrix:
+def _finish(X: np.ndarray, dropped: int, mean: np.ndarray, scale: float) -> DataMatrix:
     values, vectors = np.linalg.eigh(X @ X.T / X.shape[1])
     values = np.where(values > 1e-12 * values[-1], values, 0.0)
-    return DataMatrix(X, values, vectors, dropped)
+    return DataMatrix(X, values, vectors, dropped, mean, scale)

@@ -32,17 +32,21 @@ def _large_meanfield(t: np.ndarray, rho: float, kappa: float, c: float) -> Curve
     return _twice((1 - logistic(rho, t)) ** 2 / 2)
 
 
+def _few(large: Formula) -> Formula:
+    """Along each of few samples the same in c t; the population loss moves by 1 / c."""
+
+    def small(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
+        train = large(c * t, rho, kappa, c).train
+        start = large(np.zeros(1), rho, kappa, c).train
+        return Curves(train, start + (train - start) / c)
+
+    return small
+
+
 def _large_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
     """The squared length r of each row follows a logistic from kappa."""
     r = logistic(kappa, t)
     return _twice(0.5 - rho / kappa * (r - r**2 / 2))
-
-
-def _small_meanfield(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
-    """One logistic in tau along each sample; the population loss moves by n of them."""
-    train = (1 - logistic(rho, c * t)) ** 2 / 2
-    start = (1 - rho) ** 2 / 2
-    return Curves(train, start + (train - start) / c)
 
 
 def _small_narrow(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
@@ -99,7 +103,7 @@ def _small_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
 EDGES: dict[frozenset[str], Formula] = {
     frozenset(("large-data", "mean-field")): _large_meanfield,
     frozenset(("large-data", "narrow")): _large_narrow,
-    frozenset(("small-data", "mean-field")): _small_meanfield,
+    frozenset(("small-data", "mean-field")): _few(_large_meanfield),
     frozenset(("small-data", "narrow")): _small_narrow,
     frozenset(("mean-field", "narrow")): _meanfield_narrow,
     frozenset(("large-data", "free")): _large_free,
@@ -113,19 +117,8 @@ def _large_start(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
     return _twice(0.5 - rho * np.exp(4 * t))
 
 
-def _small_start(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
-    moved = rho * np.expm1(4 * c * t)
-    return Curves(0.5 - rho - moved, 0.5 - rho - moved / c)
-
-
 def _large_wide_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
     return _twice(rho**2 / 2 / (1 + 4 * rho * t) ** 2)
-
-
-def _small_wide_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
-    start = rho**2 / 2
-    train = start / (1 + 4 * rho * c * t) ** 2
-    return Curves(train, start + (train - start) / c)
 
 
 def _large_narrow_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Curves:
@@ -140,9 +133,9 @@ def _small_narrow_free(t: np.ndarray, rho: float, kappa: float, c: float) -> Cur
 
 VERTICES: dict[frozenset[str], Formula] = {
     frozenset(("large-data", "mean-field", "narrow")): _large_start,
-    frozenset(("small-data", "mean-field", "narrow")): _small_start,
+    frozenset(("small-data", "mean-field", "narrow")): _few(_large_start),
     frozenset(("large-data", "mean-field", "free")): _large_wide_free,
-    frozenset(("small-data", "mean-field", "free")): _small_wide_free,
+    frozenset(("small-data", "mean-field", "free")): _few(_large_wide_free),
     frozenset(("large-data", "narrow", "free")): _large_narrow_free,
     frozenset(("small-data", "narrow", "free")): _small_narrow_free,
 }

@@ -42,15 +42,6 @@ class FockSpace:
     root: np.ndarray
     latent: bool
 
-    @property
-    def S(self) -> np.ndarray:
-        """S as a dense matrix (for tests and small depths)."""
-        dense = np.zeros_like(self.A)
-        rows = np.arange(len(self.root))
-        for column, entry in zip(self.columns, self.entries, strict=True):
-            np.add.at(dense, (rows, column), entry)
-        return dense
-
 
 def vertices(depth: int) -> list[Vertex]:
     """Vertices of total depth at most `depth`, nearest first; () is the root.
@@ -174,7 +165,8 @@ def _chain(c: float | None, law: SpectralMeasure | None, depth: int) -> Chain:
         raise ValueError("c, law: expected exactly one of the two")
     if law is None:
         return _wishart_chain(1.0, positive("c", c or 0.0), depth)
-    return *jacobi(law, depth + 2), law.has_atom_at_zero
+    atom = law.weights[law.nodes <= 1e-12 * law.nodes.max()].sum() > 0
+    return *jacobi(law, depth + 2), bool(atom)
 
 
 def fock_curves(

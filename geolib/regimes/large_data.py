@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times, positive
-from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
+from geolib.regimes.spectral_measures import SpectralMeasure, coarser, marchenko_pastur
 
 TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
 HUGE = 1e75  # e^{4t} - 1 is capped here: squares stay finite, the loss has long settled
@@ -21,7 +21,6 @@ def large_data(
     kappa: float,
     *,
     law: SpectralMeasure | None = None,
-    method: str = "closed",
 ) -> Curves:
     r"""The losses over d when samples abound: each eigenvalue follows a logistic.
 
@@ -38,14 +37,14 @@ def large_data(
     Args:
         times: (T,) increasing.
         rho, kappa: sigma^2 h and sigma^2 d.
-        law: spectral law of the initial map instead of Marchenko-Pastur's.
-        method: `closed` or `quadrature` (a given `law` always means quadrature).
+        law: spectral law of the initial map instead of Marchenko-Pastur's; the integral
+            is then a quadrature.
 
     Returns:
         `Curves`; both losses are the same array of values.
 
     Raises:
-        ValueError: bad times, a parameter that is not positive, an unknown method.
+        ValueError: bad times, or a parameter that is not positive.
 
     Cost: closed form O(T); quadrature O(400 T).
 
@@ -58,12 +57,8 @@ def large_data(
     """
     t = check_times(times)
     rho, kappa = positive("rho", rho), positive("kappa", kappa)
-    if method not in ("closed", "quadrature"):
-        raise ValueError(f"method: expected 'closed' or 'quadrature', got {method!r}")
     E = np.minimum(np.expm1(np.minimum(4 * t, 200.0)), HUGE)
-    quadrature = np.full(t.shape, law is not None or method == "quadrature") | (
-        E < TINY
-    )
+    quadrature = (E < TINY) | (law is not None)
     out = np.empty_like(t)
     if quadrature.any():
         mu = law or marchenko_pastur(rho, kappa)
@@ -142,7 +137,7 @@ def large_data_next(
     """
     t = check_times(times)
     mu = law or marchenko_pastur(rho, kappa, nodes)
-    mu, _ = mu.coarse_with(nodes, mu.nodes)
+    mu, _ = coarser(mu, mu.nodes, nodes)
     w, a0, size = mu.weights, mu.nodes, mu.nodes.size
 
     def field(time: float, y: np.ndarray) -> np.ndarray:

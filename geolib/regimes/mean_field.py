@@ -9,6 +9,7 @@ from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times, positive
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
+    coarser,
     covariance_law,
     marchenko_pastur,
 )
@@ -108,7 +109,7 @@ def mean_field_next(
     if law is None and c is not None:
         law, c = marchenko_pastur(1.0, positive("c", c), nodes), None
     fine = covariance_law(c, law)
-    mu, variance = fine.coarse_with(nodes, _population_variance(overlap, fine))
+    mu, variance = coarser(fine, _population_variance(overlap, fine), nodes)
     x, w, size = mu.nodes, mu.weights, mu.nodes.size
     both = x[:, None] + x
 

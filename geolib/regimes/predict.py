@@ -7,21 +7,24 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from geolib.regimes.data_matrix import DataMatrix, prepare
+from geolib.regimes.ensemble import BUDGET, ensemble
 from geolib.regimes.fock import fock_curves
-from geolib.regimes.large_data import NextOrder, large_data, large_data_next
+from geolib.regimes.large_data import large_data, large_data_next
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
 from geolib.regimes.prism import REGIMES, face
 from geolib.regimes.setup import Setup, check_times
+from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
 from geolib.regimes.trace_words import KINDS, spectral_table, value
@@ -30,10 +33,11 @@ ORDERS = (1, 2)
 FLOOR = 0.03  # share of the summed monomials below which a derivative counts as zero
 NEAR = 0.2  # distance from a fixed point of the leading flow that is called critical
 
-THEORIES = (*REGIMES, "interior")
+THEORIES = (*REGIMES, "interior", "ensemble")
 NEXT = ("large-data + next", "mean-field + next")
 BY_SPECTRUM = ("mean-field", "narrow")  # those that know any population covariance
-NOISE = 2.0  # standard deviations of the seed-to-seed noise inside a bar
+LEVEL = 0.99  # of the quantile of one run's scatter on either side of a bar
+LARGE = 4.0  # rho + kappa from which the free face is looked at
 
 
 # ---- classification ------------------------------------------------------------------
@@ -48,7 +52,6 @@ class Regime:
         active: the faces whose leading terms alone give the derivatives within `tol`.
         errors: for every face the relative error of its leading terms.
         rate: the fast rate T; curves are functions of T t.
-        noise_floor: relative seed-to-seed fluctuation to expect.
         critical: a leading term nearly cancels (kappa near 1 and h / d below `tol`, or
             rho near 1 and d / h below `tol`), so that relative errors mislead.
     """
@@ -57,7 +60,6 @@ class Regime:
     active: tuple[str, ...]
     errors: dict[str, float]
     rate: float
-    noise_floor: float
     critical: bool
 
     @property
@@ -125,7 +127,7 @@ def classify_regime(
         1 / setup.eta < tol and abs(1 - setup.rho) < NEAR
     )
     name = " x ".join(active) if active else "interior"
-    return Regime(name, active, errors, rate, setup.noise_floor, critical)
+    return Regime(name, active, errors, rate, critical)
 
 
 def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
@@ -183,8 +185,9 @@ def theory_curves(
     """A theory's losses over d, every theory in the same unit, and no warning.
 
     Args:
-        name: a name of `REGIMES`, `interior`, or one of the two faces whose first
-            correction is known: `large-data + next`, `mean-field + next`.
+        name: a name of `REGIMES`; one of the two faces whose first correction is
+            known, `large-data + next` and `mean-field + next`; `interior`, the flow on
+            the graph of `fock_curves`; or `ensemble`, the mean of `ensemble`.
         times: (T,) increasing.
         setup: the sizes.
         law: spectral law of S, if it is not Marchenko-Pastur's.
@@ -206,12 +209,10 @@ def theory_curves(
         0.25
     """
     t = check_times(times)
-    if name.endswith(" + next"):
+    if name not in (*THEORIES, *NEXT):
+        raise ValueError(f"name: expected one of {(*THEORIES, *NEXT)}, got {name!r}")
+    if name in NEXT:
         lead = name.removesuffix(" + next")
-        if name not in NEXT:
-            raise ValueError(
-                f"name: next order is known for two faces, not for {lead!r}"
-            )
         curves = theory_curves(lead, t, setup, law, overlap)
         return curves.moved(_next_order(lead, t, setup, law, overlap), 1.0)
     rho, kappa, c = setup.ratios
@@ -231,8 +232,8 @@ def theory_curves(
         variance = 1.0 if overlap is None or law is None else overlap @ law.weights
         zero = Curves(np.full(t.shape, train / 2), np.full(t.shape, variance / 2))
         return zero.moved(thin, setup.eta)
-    if name not in THEORIES:
-        raise ValueError(f"name: expected one of {THEORIES}, got {name!r}")
+    if name == "ensemble":
+        return ensemble(setup, t, law).mean
     return fock_curves(t, rho, kappa, depth=depth, target=name == "interior", **data)
 
 
@@ -249,10 +250,8 @@ def _next_order(
     return Curves(wide.train / setup.eta, wide.population / setup.eta)
 
 
-@lru_cache(maxsize=16)
-def _large_data_step(t: tuple[float, ...], rho: float, kappa: float) -> NextOrder:
-    """The correction before its factor c: setups that differ in n share it."""
-    return large_data_next(t, rho, kappa)
+# Setups that differ in n share the correction before its factor c.
+_large_data_step = lru_cache(maxsize=16)(large_data_next)
 
 
 # ---- prediction ----------------------------------------------------------------------
@@ -264,17 +263,18 @@ class RegimeWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted losses over d with error bars.
-
-    A bar adds the size of the first neglected or last included correction to the
-    seed-to-seed noise. It is an estimate, not a bound.
+    """Predicted losses over d with error bars for one training run.
 
     Attributes:
         times: (T,).
         train, population: (T,) losses over d.
         train_bar, population_bar: (T,) half-widths.
-        theory: the name of the theory that was used.
-        regime: what `classify_regime` says.
+        theory: the name of the theory whose curves these are.
+        regime: the faces whose curves describe the setup; its `errors` are measured
+            on the whole window, against an ensemble of copies.
+        setup: the sizes.
+        data: the prepared matrix, if there is one; with its `scale` and `mean`.
+        covariance: (d, d) of the population in the data's scale, if one was given.
     """
 
     times: np.ndarray
@@ -284,6 +284,76 @@ class Prediction:
     population_bar: np.ndarray
     theory: str
     regime: Regime
+    setup: Setup
+    data: DataMatrix | None = None
+    covariance: np.ndarray | None = None
+
+    def in_data_units(self) -> Prediction:
+        r"""The same for the matrix as it was given: own times, losses summed over d.
+
+        With :math:`x_{raw} = s\,x + m` the flow of the raw loss runs :math:`s^2` times
+        faster, and its losses are :math:`s^2` times larger.
+
+        .. math:: t_{raw} = t / s^2, \qquad L_{raw} = s^2 L
+
+        The mean m is subtracted; it belongs to a bias that this model does not have.
+        """
+        unit = 1.0 if self.data is None else self.data.scale**2
+        curves = ("train", "population", "train_bar", "population_bar")
+        grown = {k: getattr(self, k) * unit * self.setup.d for k in curves}
+        return replace(self, times=self.times / unit, **grown)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Both losses with their bars, on Matplotlib axes that are returned."""
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            axes = plt.subplots()[1]
+        for name in ("train", "population"):
+            y, bar = getattr(self, name), getattr(self, f"{name}_bar")
+            (line,) = axes.plot(self.times, y, label=name)
+            low = np.maximum(y - bar, 0.0)  # losses are not negative
+            axes.fill_between(
+                self.times, low, y + bar, color=line.get_color(), alpha=0.2
+            )
+        axes.set(xlabel="time", ylabel="loss", title=self.theory)
+        axes.legend()
+        return axes
+
+    def check(self, seeds: int = 3) -> Check:
+        """Train `seeds` networks and compare; `predict` itself has not seen them.
+
+        Args:
+            seeds: how many draws of the weights, and of the data where none are given.
+
+        Cost: that of `simulate`.
+        """
+        t, d, runs = self.times, self.setup.d, []
+        for s in _seeds(seeds):
+            W = draw_weights(self.setup, s)
+            X = draw_data(self.setup, s) if self.data is None else self.data.X
+            runs.append(gradient_flow(W, X, t, population=self.covariance))
+        found = Curves(*(np.vstack([getattr(r, k) / d for r in runs]) for k in KINDS))
+        answer = Curves(self.train, self.population)
+        pairs = list(zip(found, answer, strict=True))
+        error = Curves(*(abs(y.mean(0) - z).max() / y[:, 0].mean() for y, z in pairs))
+        bars = zip(pairs, (self.train_bar, self.population_bar), strict=True)
+        inside = [abs(y - z) <= bar for (y, z), bar in bars]
+        return Check(found, error, float(np.mean(np.all(inside, axis=(0, 2)))))
+
+
+class Check(NamedTuple):
+    """A prediction beside training runs.
+
+    Attributes:
+        runs: (seeds, T) losses over d of each.
+        error: largest distance of their mean and the prediction, over the first loss.
+        inside: share of runs that stay inside the bars at all times, with both losses.
+    """
+
+    runs: Curves
+    error: Curves
+    inside: float
 
 
 def predict(
@@ -294,120 +364,151 @@ def predict(
     sigma2: float | None = None,
     theory: str = "auto",
     population: ArrayLike | None = None,
-    depth: int = 7,
-    tol: float = 0.1,
+    tol: float = 0.05,
+    budget: float = BUDGET,
 ) -> Prediction:
     r"""The training and population loss of a linear autoencoder are predicted.
 
-    For a `Setup` the data are isotropic and Gaussian. For a data matrix every theory
-    that can take its spectrum does: mean-field, narrow, free and interior. The error
-    bar is
+    An `ensemble` of copies is averaged to E(t). Every theory's curves are held against
+    it over the whole window by `curve_errors`, and the nearest is named if its error is
+    below `tol`; else the answer is E itself. So neither few latents, few samples nor a
+    low effective rank can go unseen. The bar is meant for one run and all times: with
+    the scatter s of one run, from m copies, the largest deviation r of a copy in units
+    of it, and what is in doubt of E,
 
-    .. math:: |\text{correction}| + \epsilon_F\, |L(t) - L(0)| + 2\,\text{(seed noise)}.
+    .. math:: \max(r, t_{.99}(m - 1))\, s(t) + \mathrm{doubt}(t) + |L_F(t) - E(t)| .
 
     Args:
         problem: a `Setup`, a `DataMatrix` from `prepare`, or a raw matrix (d, n) with
             one sample a column, which is then prepared with the defaults.
         times: (T,) increasing; default 41 times with T t in [0, 3].
         h, sigma2: width and initial variance, for a data matrix.
-        theory: `auto` takes the face with the least error, or the Fock solver where no
-            face is within `tol`; or a name of `REGIMES`, or `interior`.
+        theory: `auto`, a name of `REGIMES`, a face `+ next`, or `ensemble`.
         population: (d, d) covariance of the population, default the identity; only
-            mean-field and narrow can take one.
-        depth: of the Fock space.
-        tol: largest classification error of a face that `auto` accepts.
+            mean-field, narrow and the ensemble can take one.
+        tol: largest error of a theory that `auto` names.
+        budget: operations that the ensemble may spend.
 
     Returns:
-        `Prediction`: `times`, `train`, `population`, `train_bar`, `population_bar`,
-        the `theory` that was used and the `regime` that it rests on.
+        `Prediction`: `times`, `train`, `population`, their bars, the `theory`, and the
+        `regime` that the curves say.
 
     Raises:
         ValueError: a data matrix without h and sigma2, an unknown theory, a population
             that the theory cannot take, or anything that `prepare` refuses.
 
     Warns:
-        RegimeWarning: a theory asked for by name where it is not within `tol`; the
-            message names the regime and the expected error.
+        RegimeWarning: a theory asked for by name whose error is not below `tol`; the
+            message names the regime and the error.
 
-    Cost: under 0.2 s for the solved faces, about 1 s for the Fock solver.
+    Cost: about 1 s, 2 s where the start is large; `budget` scales it.
 
     Source: :eq:`drv-regimes-bar` (derivations), beyond the paper.
 
     Examples:
-        >>> answer = predict(Setup(256, 16384, 256, 0.2 / 16384))
+        >>> answer = predict(Setup(64, 4096, 64, 0.2 / 4096), budget=1e9)
         >>> answer.theory
-        'mean-field'
+        'mean-field + next'
     """
     if isinstance(problem, Setup) and not h is sigma2 is None:
         raise ValueError("h, sigma2: a Setup has its own; pass them with data only")
     if not isinstance(problem, Setup | DataMatrix):
         problem = prepare(problem)
     setup, data = _sizes(problem, h, None, sigma2)
-    regime = classify_regime(problem, h, sigma2=sigma2, tol=tol)
-    overlap = None
+    start = classify_regime(problem, h, sigma2=sigma2)
+    t = check_times(np.linspace(0, 3 / start.rate, 41) if times is None else times)
+    overlap = P = None
     if population is not None:
         if data is None:
             raise ValueError("population: only a data matrix can have its own")
-        overlap = data.overlap(population)
-    t = check_times(np.linspace(0, 3 / regime.rate, 41) if times is None else times)
-    name = _choose(theory, regime, tol, overlap is not None)
+        overlap, P = data.overlap(population), np.asarray(population, dtype=float)
+    if not 0 < tol < 1:
+        raise ValueError(f"tol: expected a number in (0, 1), got {tol!r}")
+    names = _allowed(theory, setup, data, P)
+    if "free" in names:
+        budget /= 2
     law = None if data is None else data.law
-    curves, step = _best_curves(name, t, setup, (law, overlap), depth)
-    bars = []
-    for i, noise in enumerate(_start_noise(setup, data)):
-        moved = np.maximum.accumulate(np.abs(curves[i] - curves[i][0]))
-        if step is None:
-            unknown = regime.errors[name] * moved
-        else:
-            unknown = np.maximum.accumulate(np.abs(step[i]))
-        bars.append(unknown + NOISE * (noise + setup.noise_floor * moved))
-    return Prediction(t, *curves, bars[0], bars[1], name, regime)
-
-
-def _choose(theory: str, regime: Regime, tol: float, weighted: bool) -> str:
-    if theory not in ("auto", *THEORIES):
-        raise ValueError(
-            f"theory: expected 'auto' or one of {THEORIES}, got {theory!r}"
-        )
-    if weighted and theory not in ("auto", *BY_SPECTRUM):
-        raise ValueError(
-            f"population: {theory!r} knows only the identity; use one of {BY_SPECTRUM}"
-        )
+    turned = None if P is None or data is None else data.vectors.T @ P @ data.vectors
+    copies = ensemble(setup, t, law, turned, budget=budget)
+    curves = {"ensemble": copies.mean}
+    for name in names:
+        if name == "free":
+            curves[name] = ensemble(setup, t, law, target=False, budget=budget).mean
+        elif name != "ensemble":
+            curves[name] = theory_curves(name, t, setup, law, overlap)
+    errors = curve_errors(curves, copies.mean)
+    regime = _by_curves(errors, start, tol)
     name = theory
     if theory == "auto":
-        allowed = BY_SPECTRUM if weighted else REGIMES
-        name = min(allowed, key=lambda face: regime.errors[face])
-        if regime.errors[name] >= tol and not weighted:
-            name = "interior"
-    if name != "interior" and regime.errors[name] >= tol:
+        name = min(sorted(curves.keys() - {"ensemble"}), key=errors.__getitem__)
+        name = name if errors[name] < tol else "ensemble"
+    elif errors[name] >= tol:
         warnings.warn(
             f"{name} theory used outside its regime: this setup is in "
-            f"'{regime.name}', where its expected relative error is "
-            f"{regime.errors[name]:.2g} (nearest face: {regime.best})",
+            f"'{regime.name}', where its error is {errors[name]:.2g} of the change",
             RegimeWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
-    return name
+    quantile = max(float(stdtrit(copies.copies - 1, LEVEL)), copies.reach)
+    parts = zip(curves[name], copies.mean, copies.scatter, copies.doubt, strict=True)
+    bars = [abs(y - e) + quantile * s + doubt for y, e, s, doubt in parts]
+    return Prediction(t, *curves[name], bars[0], bars[1], name, regime, setup, data, P)
 
 
-def _start_noise(setup: Setup, data: DataMatrix | None) -> tuple[float, float]:
-    """Standard deviations of the two losses over d at time 0: of tr S and of tr A."""
-    rho, kappa, _ = setup.ratios
-    weights = rho * (1 + rho + kappa) * np.sqrt(2 / (setup.h * setup.d))
-    samples = 0.5 * np.sqrt(2 / (setup.n * setup.d)) if data is None else 0.0
-    return samples + weights, weights
+def _allowed(theory: str, setup: Setup, data: Any, population: Any) -> list[str]:
+    """The theories to look at: those that can take the population, and are not absurd."""
+    every, why = [*REGIMES, *NEXT, "ensemble"], ""
+    if population is not None:
+        every = [*BY_SPECTRUM, "mean-field + next", "ensemble"]
+        why = "; every other knows only the identity as its population"
+    if theory not in ("auto", *every):
+        raise ValueError(
+            f"theory: expected 'auto' or one of {tuple(every)}, got {theory!r}{why}"
+        )
+    if theory != "free" and setup.kappa + setup.rho < LARGE:
+        every = [name for name in every if name != "free"]
+    return every
 
 
-def _best_curves(
-    name: str, t: np.ndarray, setup: Setup, spectrum: tuple[Any, Any], depth: int
-) -> tuple[Curves, Curves | None]:
-    """Losses over d and the correction that measures their error, if one is known."""
-    lead = theory_curves(name, t, setup, *spectrum, depth)
-    # The correction of large data is known for Gaussian data only.
-    if name == "mean-field" or (name == "large-data" and spectrum[0] is None):
-        step = _next_order(name, t, setup, *spectrum)
-        return lead.moved(step, 1.0), step
-    if name == "interior":
-        coarse = theory_curves(name, t, setup, *spectrum, max(2, depth - 2))
-        return lead, lead.moved(coarse, -1.0)
-    return lead, None
+def curve_errors(curves: dict[str, Curves], mean: Curves) -> dict[str, float]:
+    r"""The error of each theory is its largest distance from the ensemble's mean.
+
+    .. math:: \epsilon_F = \max_{t,\;train, pop} \max\Big(
+        \frac{|\Delta L_F - \Delta E|}{\max_{t'} |\Delta E(t')|},\;
+        \frac{|L_F - E|}{E(0)} \Big), \qquad \Delta L = L(t) - L(0)
+
+    The first follows losses that hardly move, the second losses that start elsewhere.
+
+    Args:
+        curves: (T,) losses of theories by name.
+        mean: of the ensemble, at the same times.
+
+    Source: :eq:`drv-regimes-bar` (derivations).
+
+    Examples:
+        >>> mean = Curves(np.array([2.0, 1.0]), np.array([2.0, 1.0]))
+        >>> curve_errors({"off": Curves(mean.train, mean.population - [0, 0.25])}, mean)
+        {'off': 0.25}
+    """
+
+    def error(y: np.ndarray, e: np.ndarray) -> float:
+        change = max(float(np.abs(e - e[0]).max()), 1e-12 * float(e[0]))
+        moved = np.abs((y - y[0]) - (e - e[0])).max() / change
+        return float(max(moved, np.abs(y - e).max() / e[0]))
+
+    return {
+        name: max(error(y, e) for y, e in zip(pair, mean, strict=True))
+        for name, pair in curves.items()
+    }
+
+
+def _by_curves(errors: dict[str, float], start: Regime, tol: float) -> Regime:
+    """The regime that the curves say: a face also stands where its next order does."""
+    faces = {
+        name: min(errors[k] for k in errors if k.removesuffix(" + next") == name)
+        for name in REGIMES
+        if name in errors
+    }
+    active = tuple(name for name in faces if faces[name] < tol)
+    name = " x ".join(active) if active else "interior"
+    return replace(start, name=name, active=active, errors=faces)

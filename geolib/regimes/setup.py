@@ -98,14 +98,6 @@ class Setup:
         """
         return max(1.0, self.kappa, self.rho) * max(1.0, self.c)
 
-    @property
-    def noise_floor(self) -> float:
-        r"""Relative size of the seed-to-seed fluctuations of a loss.
-
-        .. math:: (d \min(d, h, n))^{-1/2}
-        """
-        return 1.0 / math.sqrt(self.d * min(self.d, self.h, self.n))
-
     def times(self, count: int = 41, window: float = 3.0) -> np.ndarray:
         """`count` equally spaced times with T t running over [0, window]."""
         return np.linspace(0.0, window / self.rate, count)

@@ -27,7 +27,7 @@ class SpectralMeasure:
 
     Examples:
         >>> coin = SpectralMeasure(np.array([0.0, 2.0]), np.array([0.5, 0.5]))
-        >>> float(coin.mean(np.square))
+        >>> coin.moment(2)
         2.0
     """
 
@@ -61,10 +61,6 @@ class SpectralMeasure:
             x = np.where(x > 1e-12 * x[-1], x, 0.0)
         return cls(x, np.full(x.size, 1.0 / max(1, x.size)))
 
-    def mean(self, f) -> np.ndarray:  # type: ignore[no-untyped-def]
-        """The integral of a vectorised function whose last axis runs over the nodes."""
-        return f(self.nodes) @ self.weights
-
     def moment(self, order: int) -> float:
         """The moment of that order."""
         return float(self.nodes**order @ self.weights)
@@ -79,25 +75,29 @@ class SpectralMeasure:
         second = self.moment(2)
         return self.moment(1) ** 2 / second if second > 0 else 0.0
 
-    @property
-    def has_atom_at_zero(self) -> bool:
-        """Whether some of the mass sits at zero, to rounding."""
-        return bool(self.weights[self.nodes <= 1e-12 * self.nodes.max()].sum() > 0)
 
-    def coarse_with(
-        self, count: int, values: np.ndarray
-    ) -> tuple[SpectralMeasure, np.ndarray]:
-        """At most `count` nodes, each the mean of neighbours of equal total weight,
-        with the cell means of a function given on the nodes."""
-        if self.nodes.size <= count:
-            return self, values
-        order = np.argsort(self.nodes, kind="stable")
-        x, w, v = self.nodes[order], self.weights[order], values[order]
-        cell = np.minimum((np.cumsum(w) - w / 2) * count, count - 1).astype(int)
-        weight = np.bincount(cell, w, count)
-        keep = weight > 0
-        means = (np.bincount(cell, w * y, count)[keep] / weight[keep] for y in (x, v))
-        return SpectralMeasure(next(means), weight[keep] / weight.sum()), next(means)
+def equal_shares(law: SpectralMeasure, values: np.ndarray, count: int) -> np.ndarray:
+    """Means of a function on the nodes over `count` equal shares of the law.
+
+    Examples:
+        >>> law = SpectralMeasure.of_eigenvalues([0.0, 1.0, 2.0, 5.0])
+        >>> equal_shares(law, law.nodes, 2).tolist()
+        [0.5, 3.5]
+    """
+    order = np.argsort(law.nodes, kind="stable")
+    weight = np.append(0.0, np.cumsum(law.weights[order]))
+    total = np.append(0.0, np.cumsum((law.weights * values)[order]))
+    return np.diff(np.interp(np.linspace(0, 1, count + 1), weight, total)) * count
+
+
+def coarser(
+    law: SpectralMeasure, values: np.ndarray, count: int
+) -> tuple[SpectralMeasure, np.ndarray]:
+    """At most `count` nodes and a function on them, by equal shares."""
+    if law.nodes.size <= count:
+        return law, values
+    nodes, means = (equal_shares(law, v, count) for v in (law.nodes, values))
+    return SpectralMeasure.of_eigenvalues(nodes), means
 
 
 def narayana(order: int) -> list[int]:
@@ -166,6 +166,20 @@ def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMea
     if atom:
         x, w = np.append(0.0, x), np.append(atom, w)
     return SpectralMeasure(x, w / w.sum())
+
+
+def gaussian_factor(d: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    r"""X (d, min(d, n)) with X X^T in law that of n standard normal columns.
+
+    Bartlett's decomposition for n >= d, from d^2 / 2 numbers: lower triangular with
+    standard normal entries below the diagonal and chi variables of n, n - 1, ...
+    degrees on it.
+    """
+    if n < d:
+        return rng.standard_normal((d, n))
+    L = np.tril(rng.standard_normal((d, d)), -1)
+    L[np.diag_indices(d)] = np.sqrt(rng.chisquare(n - np.arange(d)))
+    return L
 
 
 def covariance_law(c: float | None, law: SpectralMeasure | None) -> SpectralMeasure:

@@ -28,6 +28,7 @@ from geolib.stratifolds.find_strata import overlap_distances as overlap_distance
 from geolib.stratifolds.gmm import GaussianMixture as GaussianMixture
 from geolib.stratifolds.gmm import em_fit as em_fit
 from geolib.stratifolds.gmm import fit_mixture as fit_mixture
+from geolib.stratifolds.gmm import kmeans_start as kmeans_start
 from geolib.stratifolds.gmm import natural_fit as natural_fit
 from geolib.stratifolds.hidden_layers import hidden_layers as hidden_layers
 from geolib.stratifolds.learning_coefficient import ChartLoss as ChartLoss

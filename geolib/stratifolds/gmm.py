@@ -126,6 +126,62 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
     expect(d == got, "start", f"means in {d} dimensions like the data", got)
 
 
+def kmeans_start(x: Tensor, n_components: int, *, seed: int = 0) -> GaussianMixture:
+    r"""A first iterate is drawn by k-means++ and given the clusters' own moments.
+
+    .. math:: P(c_{k+1} = x_n) \propto \min_{j \le k} |x_n - c_j|^2
+
+    Each point belongs to its nearest centre. Weights and means are those of the
+    clusters; all share the covariance within clusters, so that a cluster of one point
+    has one too.
+
+    Args:
+        x: (n, d) data.
+        n_components: number K of components.
+        seed: of the draws, by NumPy.
+
+    Raises:
+        ValueError: there are fewer distinct points than components, or all lie in a
+            plane around their centres.
+
+    Cost: n K d.
+    Source: Arthur and Vassilvitskii 2007.
+
+    Examples:
+        >>> x = torch.tensor([[0.0], [0.2], [5.0], [5.2]]).double()
+        >>> start = kmeans_start(x, 2)
+        >>> [round(m, 6) for m in sorted(start.means.flatten().tolist())]
+        [0.1, 5.1]
+        >>> start.weights.tolist()
+        [0.5, 0.5]
+    """
+    import numpy as np
+
+    fits = x.ndim == 2 and len(x) >= 2
+    expect(fits, "data", "shape (n >= 2, d)", tuple(x.shape))
+    check_finite(x, "data")
+    distinct = len(torch.unique(x, dim=0))
+    wanted = f"1 to {distinct}, the number of distinct points"
+    expect(1 <= n_components <= distinct, "n_components", wanted, n_components)
+    rng = np.random.default_rng(seed)
+    centres = x[rng.integers(len(x))][None]
+    for _ in range(n_components - 1):
+        far = torch.cdist(x, centres).amin(1).square().double().cpu().numpy()
+        centres = torch.cat([centres, x[rng.choice(len(x), p=far / far.sum())][None]])
+    own = torch.cdist(x, centres).argmin(1)
+    member = torch.nn.functional.one_hot(own, n_components).to(x)
+    count = member.sum(0)
+    means = member.T @ x / count[:, None]
+    rest = x - means[own]
+    within = rest.T @ rest / len(x)
+    if bool(torch.linalg.cholesky_ex(within)[1]):
+        raise ValueError(
+            f"data: expected points around {n_components} centres that span all "
+            f"{x.shape[1]} dimensions; got a singular covariance within clusters"
+        )
+    return GaussianMixture(count / len(x), means, within.expand(n_components, -1, -1))
+
+
 def collapsed(covariances: Tensor, x: Tensor) -> tuple[int, ...]:
     """Return the components that are thinner than a millionth of the data's spread.
 
@@ -145,10 +201,12 @@ def _gain(trace: list[float]) -> float:
 
 def em_fit(
     x: Tensor,
-    start: GaussianMixture,
+    start: GaussianMixture | int,
     *,
-    covariance: str = "full",
-    steps: int = 1000,
+    covariance_type: str = "full",
+    reg_covar: float = 0.0,
+    max_iter: int = 1000,
+    seed: int = 0,
     tol: float = 1e-9,
     target: float | None = None,
     rate: float | None = None,
@@ -161,9 +219,14 @@ def em_fit(
 
     Args:
         x: (n, d) data.
-        start: first iterate.
-        covariance: "full", "tied" (one matrix for all) or "fixed" (not updated).
-        steps: largest number of iterations.
+        start: first iterate, or a number of components (`kmeans_start`).
+        covariance_type: "full", "tied" (one matrix for all), "diag", "spherical" or
+            "fixed" (not updated).
+        reg_covar: added to the diagonal of each new covariance, in squared units of
+            the data. With it no component collapses, and the end is no longer a
+            maximum of the likelihood, which may fall on the way.
+        max_iter: largest number of iterations.
+        seed: of the k-means++ start.
         tol: stop when the mean log-likelihood gains less.
         target: stop when it reaches this value.
         rate: stop when a pass gains more than this share of what the last one gained.
@@ -172,7 +235,7 @@ def em_fit(
 
     Raises:
         ValueError: the data have the wrong shape, are not finite or fewer than two
-            points, or `covariance` is unknown.
+            points, `covariance_type` is unknown, or `reg_covar` negative.
 
     Cost: n K d^2 an iteration.
     Source: Dempster, Laird, Rubin 1977.
@@ -184,19 +247,25 @@ def em_fit(
         >>> fit.mixture.means.item(), round(fit.mixture.covariances.item(), 6)
         (2.0, 2.666667)
     """
+    if isinstance(start, int):
+        start = kmeans_start(x, start, seed=seed)
     check_fit(x, start)
-    kinds = ("full", "tied", "fixed")
-    expect(covariance in kinds, "covariance", f"one of {kinds}", covariance)
+    kinds = ("full", "tied", "diag", "spherical", "fixed")
+    expect(
+        covariance_type in kinds, "covariance_type", f"one of {kinds}", covariance_type
+    )
+    good = 0 <= reg_covar < math.inf
+    expect(good, "reg_covar", "a finite number >= 0", reg_covar)
     current, trace, converged = start, [], False
     thin: tuple[int, ...] = ()
     d = x.shape[1]
-    for it in range(steps + 1):
+    for it in range(max_iter + 1):
         value, y, r = current.expectation(x)
         trace.append(value)
         reached = target is not None and trace[-1] >= target
-        small = it > 0 and _gain(trace) < tol
+        small = it > 0 and (abs(_gain(trace)) if reg_covar else _gain(trace)) < tol
         slow = rate is not None and it > 1 and _gain(trace) > rate * _gain(trace[:-1])
-        if reached or small or slow or it == steps:
+        if reached or small or slow or it == max_iter:
             converged = reached or small
             break
         mass, share = r.mean(1), y * r[:, None]
@@ -204,18 +273,29 @@ def em_fit(
         shift = share.mean(2) / mass[:, None]
         means = current.means + torch.einsum("kij,kj->ki", L, shift)
         S = current.covariances
-        if covariance != "fixed":
+        if covariance_type != "fixed":
             second = share @ y.transpose(1, 2) / len(x)
             second = second / mass[:, None, None]
             second = second - shift[:, :, None] * shift[:, None]
             S = L @ second @ L.transpose(1, 2)
-            if covariance == "tied":
-                S = torch.einsum("k,kij->ij", mass, S).expand(len(mass), d, d)
-            S = (S + S.transpose(1, 2)) / 2
+            S = _shaped((S + S.transpose(1, 2)) / 2, mass, covariance_type)
+            S = S + reg_covar * torch.eye(d, dtype=S.dtype, device=S.device)
             if thin := collapsed(S, x):
                 break
         current = GaussianMixture(mass / mass.sum(), means, S)
     return MixtureFit(current, tuple(trace), len(trace) - 1, converged, 0, thin)
+
+
+def _shaped(S: Tensor, mass: Tensor, kind: str) -> Tensor:
+    """Covariances of the components, (K, d, d), as the kind of mixture has them."""
+    if kind == "tied":
+        return torch.einsum("k,kij->ij", mass, S).expand_as(S)
+    if kind == "full":
+        return S
+    variances = S.diagonal(dim1=1, dim2=2)
+    if kind == "spherical":
+        variances = variances.mean(1, keepdim=True).expand_as(variances)
+    return torch.diag_embed(variances)
 
 
 def whitened_step(current: GaussianMixture, step: Tensor) -> GaussianMixture:
@@ -344,7 +424,7 @@ def natural_fit(
     start: GaussianMixture,
     *,
     information: str = "fisher",
-    steps: int = 200,
+    max_iter: int = 200,
     tol: float = 1e-9,
     target: float | None = None,
     damping: float = 1e-3,
@@ -364,7 +444,7 @@ def natural_fit(
         start: first iterate; all weights positive.
         information: "fisher", or "observed": the observed information wherever it is
             positive definite and F elsewhere. With it the end game is Newton's.
-        steps: largest number of passes over the data.
+        max_iter: largest number of passes over the data.
         tol: stop when the mean log-likelihood gains less.
         target: stop when it reaches this value.
         damping: first :math:`\lambda`.
@@ -394,7 +474,7 @@ def natural_fit(
     value, y, r = current.expectation(x)
     trace, passes = [value], 1
     g, F, H = score_and_information(current, y, r)
-    while passes < steps:
+    while passes < max_iter:
         if target is not None and trace[-1] >= target:
             converged = True
             break
@@ -436,9 +516,11 @@ def _direction(g: Tensor, F: Tensor, H: Tensor | None, damping: float) -> Tensor
 
 def fit_mixture(
     x: Tensor,
-    start: GaussianMixture,
+    start: GaussianMixture | int,
     *,
-    steps: int = 500,
+    max_iter: int = 500,
+    reg_covar: float = 0.0,
+    seed: int = 0,
     tol: float = 1e-9,
     target: float | None = None,
     rate: float = 0.5,
@@ -453,8 +535,12 @@ def fit_mixture(
 
     Args:
         x: (n, d) data.
-        start: first iterate; all weights positive.
-        steps: largest number of passes over the data, of both parts together.
+        start: first iterate, all weights positive, or a number of components
+            (`kmeans_start`).
+        max_iter: largest number of passes over the data, of both parts together.
+        reg_covar: as in `em_fit`. There is no second-order part then, since its end
+            would be another one.
+        seed: of the k-means++ start.
         tol: stop when the mean log-likelihood gains less.
         target: stop when it reaches this value.
         rate: the rate :math:`\rho` of EM from which on it counts as slow.
@@ -472,12 +558,21 @@ def fit_mixture(
         >>> round(fit.mixture.covariances.item(), 6), fit.converged
         (2.666667, True)
     """
-    first = em_fit(x, start, steps=steps, tol=tol, target=target, rate=rate)
-    left = steps - first.iterations
-    if first.converged or left <= 1:
+    first = em_fit(
+        x,
+        start,
+        reg_covar=reg_covar,
+        max_iter=max_iter,
+        seed=seed,
+        tol=tol,
+        target=target,
+        rate=None if reg_covar else rate,
+    )
+    left = max_iter - first.iterations
+    if first.converged or first.collapsed or left <= 1:
         return first
     last = natural_fit(
-        x, first.mixture, information="observed", steps=left, tol=tol, target=target
+        x, first.mixture, information="observed", max_iter=left, tol=tol, target=target
     )
     trace = first.log_likelihood + last.log_likelihood[1:]
     passes = first.iterations + last.iterations

@@ -21,6 +21,7 @@ from geolib.naturality import (
     affine_mlp,
     cross_entropy,
     mse,
+    run_optimizer,
     standard_suite,
 )
 from geolib.naturality.affine_layers import AffineLayer, in_chart
@@ -194,3 +195,12 @@ def test_second_derivatives_that_do_not_exist_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match="needs second derivatives"):
             product()
+
+
+def test_a_run_leaves_the_module_of_the_problem_alone():
+    P = PROBLEMS.regression_problem()  # which starts elsewhere than its module
+    before = [t.detach().clone() for t in P.module.parameters()]
+    assert not torch.equal(flatten(before), P.theta0)
+    run_optimizer("kfac", P, 0.1, 2)
+    for a, b in zip(before, P.module.parameters(), strict=True):
+        assert torch.equal(a, b)

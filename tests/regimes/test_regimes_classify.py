@@ -181,12 +181,13 @@ SETUPS = {
 }
 
 
-@pytest.mark.slow_for("interior", "free")
 @pytest.mark.parametrize("name", SETUPS)
 def test_predict_picks_the_face_and_its_bar_covers_the_simulation(name):
     setup = SETUPS[name]
-    answer = predict(setup)
-    assert answer.theory == name
+    answer = predict(setup, tol=0.1, budget=3e9)
+    wanted = "ensemble" if name == "interior" else name
+    assert answer.theory.removesuffix(" + next") == wanted
+    assert name in answer.regime.name
     run = simulate(setup, answer.times, seeds=3)
     d = setup.d
     off = np.abs(run.train.mean(0) / d - answer.train)
@@ -199,14 +200,16 @@ def test_predict_picks_the_face_and_its_bar_covers_the_simulation(name):
 
 def test_small_data_is_predicted_too():
     setup = Setup(800, 800, 11, 1 / 800)
-    assert predict(setup).theory == "small-data"
+    assert predict(setup, tol=0.1, budget=3e9).theory == "small-data"
 
 
 def test_a_theory_outside_its_regime_warns_with_regime_and_error():
     setup = SETUPS["mean-field"]
     with pytest.warns(RegimeWarning, match=r"narrow theory .*'mean-field'.* error is"):
-        predict(setup, theory="narrow")
-    predict(setup, theory="mean-field")  # no warning: they are errors here
+        predict(setup, theory="narrow", budget=1e9)
+    predict(
+        setup, theory="mean-field + next", budget=1e9
+    )  # no warning: they are errors
 
 
 @pytest.mark.parametrize("whiten", [False, True])
@@ -230,7 +233,7 @@ def test_predict_with_a_population_covariance():
     P = np.diag(scales[:, 0] ** 2)
     h, sigma2 = 2000, 0.3 / 2000
     answer = predict(data, h=h, sigma2=sigma2, population=P)
-    assert answer.theory == "mean-field"
+    assert answer.theory == "mean-field + next"
     W = rng.standard_normal((h, 30)) * np.sqrt(sigma2)
     run = gradient_flow(W, data.X, answer.times, population=P)
     off = np.abs(run.population[0] / 30 - answer.population).max()
@@ -262,6 +265,8 @@ def test_leading_curves_share_a_unit():
     setup = Setup(1000, 1000, 1000, 1e-3)
     for name in THEORIES:
         start = theory_curves(name, [0.0], setup, depth=3)
+        if name == "ensemble":
+            continue  # not a limit: it starts at the mean over draws
         expected = 1.0 if name == "free" else 0.5
         if name == "mean-field":
             expected = 0.0  # rho = 1: the leading term vanishes
@@ -277,6 +282,7 @@ def test_a_measured_cell_and_a_map():
     setup = Setup(48, 1536, 48, 0.3 / 1536)
     cell = EXPERIMENTS.measure_cell(setup, theories=["mean-field", *NEXT])
     assert cell.errors["mean-field"] < 0.1
+    assert cell.named == "mean-field"
     assert cell.errors["mean-field + next"] < cell.errors["mean-field"]
     rows = EXPERIMENTS.phase_map(24, [-3, 5], [-2, 5], seeds=1)
     assert [len(row) for row in rows] == [2, 2]

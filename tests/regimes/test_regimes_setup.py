@@ -11,7 +11,6 @@ def test_ratios_rate_and_floor():
     assert s.kappa == pytest.approx(4.0)
     assert (s.c, s.eta) == (4.0, 0.5)
     assert s.rate == pytest.approx(16.0)
-    assert s.noise_floor == pytest.approx(0.01)
     assert s.times(5)[-1] == pytest.approx(3 / 16)
 
 

@@ -10,8 +10,17 @@ from geolib.regimes import (
     gradient_flow,
     simulate,
 )
-from geolib.regimes.flow_formulations import BY_NAME, FORMS, FlowProblem, choose, flops
-from geolib.regimes.simulate import CHUNK, draw_data, draw_wishart, memory_needed
+from geolib.regimes.simulate import (
+    BY_NAME,
+    CHUNK,
+    FORMS,
+    FlowProblem,
+    choose,
+    draw_data,
+    draw_wishart,
+    flops,
+    memory_needed,
+)
 
 SIZES = [(7, 5, 9), (5, 8, 3), (6, 6, 40)]
 

@@ -12,6 +12,7 @@ from geolib.stratifolds import (
     em,
     em_fit,
     fit_mixture,
+    kmeans_start,
     natural_fit,
 )
 from geolib.stratifolds.em import em_step
@@ -35,21 +36,22 @@ def problem(n=400, seed=0):
     return truth.sample(n, seed), start
 
 
-@pytest.mark.parametrize("covariance", ["full", "tied"])
-def test_em_equals_scikit_learn_step_by_step(covariance):
+@pytest.mark.parametrize("reg_covar", [0.0, 0.05])
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_em_equals_scikit_learn_step_by_step(covariance, reg_covar):
     mixture = pytest.importorskip("sklearn.mixture")
     x, start = problem()
-    ours = em_fit(x, start, covariance=covariance, steps=25, tol=-np.inf)
-    precision = torch.linalg.inv(start.covariances)
+    settings = {"covariance_type": covariance, "reg_covar": reg_covar, "max_iter": 25}
+    ours = em_fit(x, start, tol=-np.inf, **settings)
+    unit = {"full": np.stack([np.eye(2)] * 3), "tied": np.eye(2),
+            "diag": np.ones((3, 2)), "spherical": np.ones(3)}  # fmt: skip
     sk = mixture.GaussianMixture(
         3,
-        covariance_type=covariance,
         tol=0.0,
-        reg_covar=0.0,
-        max_iter=25,
         weights_init=start.weights.numpy(),
         means_init=start.means.numpy(),
-        precisions_init=(precision if covariance == "full" else precision[0]).numpy(),
+        precisions_init=unit[covariance],
+        **settings,
     )
     from sklearn.exceptions import ConvergenceWarning
 
@@ -57,9 +59,70 @@ def test_em_equals_scikit_learn_step_by_step(covariance):
         sk.fit(x.numpy())
     np.testing.assert_allclose(ours.mixture.weights, sk.weights_, atol=1e-13)
     np.testing.assert_allclose(ours.mixture.means, sk.means_, atol=1e-12)
-    theirs = sk.covariances_ if covariance == "full" else [sk.covariances_] * 3
-    np.testing.assert_allclose(ours.mixture.covariances, theirs, atol=1e-12)
+    full = {
+        "full": lambda c: c,
+        "tied": lambda c: np.stack([c] * 3),
+        "diag": lambda c: np.stack([np.diag(v) for v in c]),
+        "spherical": lambda c: np.stack([v * np.eye(2) for v in c]),
+    }[covariance]
+    np.testing.assert_allclose(
+        ours.mixture.covariances, full(sk.covariances_), atol=1e-12
+    )
     assert abs(ours.log_likelihood[-1] - sk.score(x.numpy())) < 1e-13
+
+
+def test_k_means_draws_by_squared_distance():
+    """Of 0, 1 and 10 the centres are 0 and 1 once in 135 draws; uniformly, once in 3."""
+    x = torch.tensor([[0.0], [1.0], [10.0]], dtype=F64)
+    split = [kmeans_start(x, 2, seed=s).means.max().item() for s in range(600)]
+    assert {round(v, 9) for v in split} <= {5.5, 10.0}
+    assert 0 < sum(v < 6 for v in split) <= 15  # 4.5 expected; by plain distance 38
+
+
+def test_a_number_of_components_starts_a_fit_and_reg_covar_keeps_it_from_collapse():
+    x, start = problem(2000)
+    best = fit_mixture(x, start, tol=1e-12).log_likelihood[-1]
+    found = max(fit_mixture(x, 3, seed=s).log_likelihood[-1] for s in range(5))
+    assert found == pytest.approx(best, abs=1e-6)
+    again = kmeans_start(x, 3, seed=1)
+    assert torch.equal(again.means, kmeans_start(x, 3, seed=1).means)
+    assert float(again.weights.sum()) == pytest.approx(1)
+    doubled = torch.cat([x[:60], x[:1].expand(20, 2)])
+    thin = replace(
+        start,
+        means=torch.stack([*start.means[:2], x[0]]),
+        covariances=torch.stack(
+            [*start.covariances[:2], 1e-11 * torch.eye(2).double()]
+        ),
+    )
+    assert fit_mixture(doubled, thin).collapsed == (2,)
+    kept = fit_mixture(doubled, thin, reg_covar=1e-2)
+    assert kept.collapsed == ()
+    assert kept.converged
+    assert torch.linalg.eigvalsh(kept.mixture.covariances).min() >= 1e-2 * (1 - 1e-9)
+    assert em_fit(doubled, thin, reg_covar=1e-2, tol=1e-9).mixture.weights.allclose(
+        kept.mixture.weights
+    )
+
+
+def test_with_reg_covar_the_hybrid_is_em_alone():
+    x, start = problem()
+    plan = {"reg_covar": 1e-2, "max_iter": 40, "tol": 0.0}
+    hybrid, em_alone = fit_mixture(x, start, **plan), em_fit(x, start, **plan)
+    assert hybrid.log_likelihood == em_alone.log_likelihood
+    assert hybrid.iterations == 40
+
+
+def test_bad_starts_by_number():
+    x = problem(50)[0]
+    with pytest.raises(ValueError, match="n_components: expected 1 to 50"):
+        em_fit(x, 51)
+    with pytest.raises(ValueError, match="n_components"):
+        fit_mixture(x, 0)
+    with pytest.raises(ValueError, match="span all 2 dimensions"):
+        kmeans_start(x * torch.tensor([1.0, 0.0], dtype=F64), 3)
+    with pytest.raises(ValueError, match="reg_covar: expected a finite number >= 0"):
+        em_fit(x, 3, reg_covar=-1.0)
 
 
 def test_location_em_is_full_em_with_fixed_covariance():
@@ -75,7 +138,7 @@ def test_location_em_is_full_em_with_fixed_covariance():
         torch.tensor([[-0.5], [1.0]], dtype=F64),
         torch.ones(2, 1, 1, dtype=F64),
     )
-    full = em_fit(x[:, None], start, covariance="fixed", steps=7, tol=-np.inf)
+    full = em_fit(x[:, None], start, covariance_type="fixed", max_iter=7, tol=-np.inf)
     np.testing.assert_allclose(atoms[0, :2], full.mixture.weights, atol=1e-13)
     np.testing.assert_allclose(atoms[0, 2:], full.mixture.means[:, 0], atol=1e-13)
 
@@ -95,7 +158,7 @@ def test_em_never_raises_the_loss_and_keeps_the_fixed_component():
 
 def test_both_fits_reach_the_same_likelihood_and_natural_needs_fewer_passes():
     x, start = problem(n=3000)
-    slow = em_fit(x, start, steps=3000, tol=1e-13)
+    slow = em_fit(x, start, max_iter=3000, tol=1e-13)
     fast = natural_fit(x, start, tol=1e-13)
     assert abs(slow.log_likelihood[-1] - fast.log_likelihood[-1]) < 1e-8
     assert fast.converged
@@ -162,14 +225,16 @@ def test_near_overlap_the_hybrid_ends_by_newton_steps():
     x, start = overlapping()
     fit = fit_mixture(x, start, tol=1e-13)
     assert fit.converged
-    slow = em_fit(x, fit.mixture, steps=300, tol=-np.inf)
+    slow = em_fit(x, fit.mixture, max_iter=300, tol=-np.inf)
     # a stationary point: EM finds nothing above it
     assert abs(slow.log_likelihood[-1] - fit.log_likelihood[-1]) < 1e-10
     gaps = fit.log_likelihood[-1] - np.array(fit.log_likelihood[:-1])
     # each step squares the gap: a handful from 1e-6 to rounding; the Fisher matrix,
     # which differs from the Hessian on a sample, takes more than a hundred
     assert ((gaps < 1e-6) & (gaps > 0)).sum() <= 4
-    alone = em_fit(x, start, steps=300, tol=0.0, target=fit.log_likelihood[-1] - 1e-6)
+    alone = em_fit(
+        x, start, max_iter=300, tol=0.0, target=fit.log_likelihood[-1] - 1e-6
+    )
     assert not alone.converged
     assert fit.iterations < 150
 
@@ -189,12 +254,12 @@ def test_the_hybrid_is_em_where_em_is_fast():
 
 def test_targets_and_budgets_stop_the_fits():
     x, start = problem()
-    best = em_fit(x, start, steps=500, tol=1e-12).log_likelihood[-1]
+    best = em_fit(x, start, max_iter=500, tol=1e-12).log_likelihood[-1]
     for fit in (em_fit, natural_fit, fit_mixture):
-        run = fit(x, start, target=best - 1e-3, steps=400, tol=0.0)
+        run = fit(x, start, target=best - 1e-3, max_iter=400, tol=0.0)
         assert run.converged
         assert run.log_likelihood[-1] >= best - 1e-3
-        assert not fit(x, start, steps=2, tol=0.0).converged
+        assert not fit(x, start, max_iter=2, tol=0.0).converged
 
 
 @pytest.mark.parametrize("fit", [em_fit, natural_fit, fit_mixture])
@@ -220,7 +285,7 @@ def test_bad_mixtures():
         GaussianMixture(one, one, one[None, None])
     x, start = problem(50)
     with pytest.raises(ValueError, match="covariance"):
-        em_fit(x, start, covariance="diag")
+        em_fit(x, start, covariance_type="banded")
     with pytest.raises(ValueError, match="information"):
         natural_fit(x, start, information="newton")
     with pytest.raises(ValueError, match="positive weights"):
@@ -249,7 +314,7 @@ def test_a_component_that_falls_onto_a_point_is_named(fit):
     means[2] = x[0]
     thin = start.covariances.clone()
     thin[2] *= 1e-11
-    found = fit(x, replace(start, means=means, covariances=thin), steps=60)
+    found = fit(x, replace(start, means=means, covariances=thin), max_iter=60)
     assert found.collapsed == (2,)
     assert not found.converged
-    assert fit(*problem(), steps=60).collapsed == ()
+    assert fit(*problem(), max_iter=60).collapsed == ()

@@ -1,0 +1,242 @@
+"""An ensemble of copies: what the losses of a setup are on average, and their scatter.
+
+No limit is taken. A copy has the setup's ratios and its law of weights and data; where
+the setup itself is dear, copies are smaller, and two sizes say what that costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from geolib.regimes.loss_curves import Curves
+from geolib.regimes.setup import Setup, check_times, positive
+from geolib.regimes.simulate import FlowProblem, run
+from geolib.regimes.spectral_measures import (
+    SpectralMeasure,
+    equal_shares,
+    gaussian_factor,
+)
+
+BUDGET = 1.5e10  # operations of one ensemble: about a second on one core
+EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
+MEMORY = 100  # operations in the time that a step moves one number of the state
+FEWEST, MOST = 6, 48  # copies
+LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
+SEED = 20260605  # of the copies, far from the seeds of `simulate`
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Losses over d of the copies, and what follows for one run of the full size.
+
+    Attributes:
+        mean: over the copies.
+        scatter: standard deviation of one run of the setup's own size.
+        doubt: standard error of `mean`, the error of the integration, and what is left
+            of the size of the copies.
+        reach: largest deviation of a copy from the mean at any time and in either loss,
+            in standard deviations.
+        copies: how many there are.
+        share: size of a copy over that of the setup.
+    """
+
+    mean: Curves
+    scatter: Curves
+    doubt: Curves
+    reach: float
+    copies: int
+    share: float
+
+
+def ensemble(
+    setup: Setup,
+    times: ArrayLike,
+    law: SpectralMeasure | None = None,
+    population: np.ndarray | None = None,
+    *,
+    target: bool = True,
+    budget: float = BUDGET,
+) -> Ensemble:
+    r"""The losses over d of a setup are averaged over draws of its own law.
+
+    .. math:: \bar L(t) = \frac1m \sum_{j=1}^m L_j(t), \qquad
+        (d', h', n') \approx \lambda\,(d, h, n), \quad
+        \sigma'^2 = \sigma^2 / \lambda ,
+
+    with the largest :math:`\lambda \le 1` that `budget` allows. Each :math:`L_j` is the
+    loss of a training run, hence never negative. With :math:`\lambda < 1` the mean is
+    off by :math:`1 - \lambda` of its change when :math:`\lambda` is halved, about; the
+    scatter of one run of the full size is :math:`\lambda` times that of a copy.
+
+    Args:
+        setup: the sizes.
+        times: (T,) increasing.
+        law: spectral law of S, which all copies keep; default that of Gaussian data.
+        population: (d, d) covariance of the population in the eigenbasis of S, in the
+            order of the law's nodes; default the identity.
+        target: False for the free flow.
+        budget: operations to spend.
+
+    Returns:
+        `Ensemble`.
+
+    Raises:
+        ValueError: bad times, or a budget that is not positive.
+
+    Cost: `budget`, or six copies of the least size, if that is more.
+
+    Source: :eq:`drv-regimes-ensemble` (derivations).
+
+    Examples:
+        >>> answer = ensemble(Setup(20, 10, 40, 0.05), [0.0, 0.1])
+        >>> answer.share, answer.copies
+        (1.0, 48)
+    """
+    problem = _Copies(setup, check_times(times), law, population, target)
+    afford = positive("budget", budget) / (FEWEST * EVALUATIONS)
+    first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
+    count, size = len(first.losses[0]), first.setup.d / setup.d
+    mean = first.mean
+    doubt = first.spread(count**-0.5).moved(first.errors, 1.0)
+    if size < 1:
+        half = problem.run(size / 2, budget / 4).mean
+        step = Curves(*(abs(a - b) for a, b in zip(mean, half, strict=True)))
+        doubt = doubt.moved(step, 1 - size)  # the rest of the way, if off by 1 / size
+    return Ensemble(mean, first.spread(size), doubt, first.reach, count, size)
+
+
+def smaller(setup: Setup, share: float) -> Setup:
+    """Nearly `share` of all sizes, where rounding to whole numbers moves ratios least.
+
+    Examples:
+        >>> smaller(Setup(400, 200, 100, 0.01), 0.25)
+        Setup(d=100, h=50, n=25, sigma2=0.04)
+    """
+    if share >= 1:
+        return setup
+
+    def off(d: int) -> float:
+        exact = setup.h * d / setup.d, setup.n * d / setup.d
+        return sum(abs(np.log(max(1, round(x)) / x)) for x in exact)
+
+    top = max(2, round(share * setup.d))
+    d = min(range(top, max(1, top - top // 4), -1), key=off)
+    h, n = (max(1, round(x * d / setup.d)) for x in (setup.h, setup.n))
+    return Setup(d, h, n, setup.kappa / d)
+
+
+@dataclass
+class _Runs:
+    setup: Setup
+    losses: Curves  # (copies, T) over d
+    errors: Curves  # (T,) of the integration
+
+    @property
+    def mean(self) -> Curves:
+        return Curves(*(y.mean(0) for y in self.losses))
+
+    def spread(self, factor: float) -> Curves:
+        return Curves(*(factor * y.std(0, ddof=1) for y in self.losses))
+
+    @property
+    def reach(self) -> float:
+        parts = zip(self.losses, self.mean, self.spread(1.0), self.errors, strict=True)
+        return max(float((abs(y - e) / (s + off)).max()) for y, e, s, off in parts)
+
+
+@dataclass
+class _Copies:
+    """Copies of a setup at any size, in the eigenbasis of S."""
+
+    setup: Setup
+    times: np.ndarray
+    law: SpectralMeasure | None
+    population: np.ndarray | None
+    target: bool
+
+    def rank(self, small: Setup) -> int:
+        if self.law is None:
+            return min(small.n, small.d)
+        return int(np.count_nonzero(equal_shares(self.law, self.law.nodes, small.d)))
+
+    def shape(self, small: Setup) -> tuple[int, int]:
+        """Of the weights: few samples see few levels of them only."""
+        rank = self.rank(small)
+        if self.population is None and (LEVELS + 1) * rank <= min(small.h, small.d):
+            return LEVELS * rank, (LEVELS + 1) * rank
+        return min(small.h, small.d), small.d
+
+    def cost(self, small: Setup) -> float:
+        """Operations of one evaluation of the flow."""
+        h, d = self.shape(small)
+        return min(2.0 * d**3, 8.0 * h * h * d) + MEMORY * h * d
+
+    def run(self, share: float, budget: float) -> _Runs:
+        small = smaller(self.setup, share)
+        h, d = self.shape(small)
+        count = int(np.clip(budget / (EVALUATIONS * self.cost(small)), FEWEST, MOST))
+        rng = np.random.default_rng([SEED, small.d, small.h, small.n])
+        S = np.stack([self.spectrum(small, rng) for _ in range(count)])[:, -d:]
+        W = np.stack([self.weights(small, rng) for _ in range(count)])
+        problem = FlowProblem(
+            d, d, S=torch.as_tensor(S), P=self.covariance(small), target=self.target
+        )
+        form = "gram" if h > d / 2 else "covariance"
+        start = torch.as_tensor(W * np.sqrt(small.sigma2))
+        found = run(start, problem, self.times, form, rtol=1e-4, atol=1e-6)
+        population = found.population
+        if d < small.d:
+            rest = _rest(small, W * np.sqrt(small.sigma2), self.target, rng)
+            population = population + rest[:, None]
+        off = (y.mean(0) / small.d for y in (found.train_error, found.population_error))
+        losses = Curves(found.train / small.d, population / small.d)
+        return _Runs(small, losses, Curves(*off))
+
+    def spectrum(self, small: Setup, rng: np.random.Generator) -> np.ndarray:
+        """The eigenvalues of one S, ascending."""
+        if self.law is not None:
+            return equal_shares(self.law, self.law.nodes, small.d)
+        X = gaussian_factor(small.d, small.n, rng)
+        values = np.linalg.eigvalsh(X.T @ X)[::-1] / small.n
+        return np.pad(np.maximum(values, 0.0), (0, small.d - len(values)))[::-1].copy()
+
+    def weights(self, small: Setup, rng: np.random.Generator) -> np.ndarray:
+        """Standard normal weights up to a rotation of the latents and, block by block,
+        of the inputs that S does not see."""
+        h, d = self.shape(small)
+        if d == small.d:
+            return gaussian_factor(d, small.h, rng).T[:, ::-1].copy()
+        r = h // LEVELS
+        W = np.zeros((h, d))
+        for j in range(LEVELS):
+            rows, here, next_ = (slice(i * r, (i + 1) * r) for i in (j, j, j + 1))
+            W[rows, here] = gaussian_factor(r, small.h - j * r, rng).T
+            W[rows, next_] = gaussian_factor(r, small.d - (j + 1) * r, rng)
+        return W[:, ::-1].copy()  # the samples' inputs last, as the eigenvalues are
+
+    def covariance(self, small: Setup) -> torch.Tensor | None:
+        """That of the population; of a smaller copy, its diagonal."""
+        P = self.population
+        if P is not None and self.law is not None and small.d < self.setup.d:
+            P = np.diag(equal_shares(self.law, np.diag(P), small.d))
+        return None if P is None else torch.as_tensor(P)
+
+
+def _rest(
+    setup: Setup, W: np.ndarray, target: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """What the inputs beyond the levels that are kept add to each population loss.
+
+    They hardly move: it is the loss at the start, in mean and scatter, less that of W.
+    """
+    rho, kappa, _ = setup.ratios
+    goal = 1.0 if target else 0.0
+    start = goal - 2 * goal * rho + rho * (rho + kappa + setup.sigma2)
+    noise = rho * (1 + rho + kappa) * np.sqrt(2 / (setup.h * setup.d))
+    B = W.transpose(0, 2, 1) @ W - goal * np.eye(W.shape[2])
+    kept = (B**2).sum((1, 2)).mean() / 2
+    return setup.d * (start / 2 + noise * rng.standard_normal(len(W))) - kept

@@ -1,0 +1,211 @@
+"""The ensemble and `predict` against training runs and against other arrangements."""
+
+import matplotlib
+import numpy as np
+import pytest
+from chapter_experiments import experiments
+
+from geolib.regimes import (
+    Setup,
+    draw_weights,
+    ensemble,
+    gradient_flow,
+    marchenko_pastur,
+    predict,
+    prepare,
+    simulate,
+)
+from geolib.regimes.ensemble import LEVELS, _Copies, smaller
+from geolib.regimes.spectral_measures import equal_shares
+
+matplotlib.use("Agg")
+EXPERIMENTS = experiments("regimes")
+
+
+def test_a_small_setup_is_averaged_as_it_is():
+    setup = Setup(24, 8, 30, 0.5 / 24)
+    t = setup.times(9)
+    found = ensemble(setup, t)
+    assert (found.share, found.copies) == (1.0, 48)
+    run = simulate(setup, t, seeds=200)
+    for ours, theirs, scatter in zip(
+        found.mean, (run.train / 24, run.population / 24), found.scatter, strict=True
+    ):
+        sd = theirs.std(0, ddof=1)
+        noise = sd * (1 / 48 + 1 / 200) ** 0.5
+        assert (np.abs(ours - theirs.mean(0)) < 4 * noise + 1e-4 * ours[0]).all()
+        seen = sd > 1e-3 * ours[0]
+        assert scatter[seen] == pytest.approx(sd[seen], rel=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("h", "n"), [(200, 200), (100, 200), (200, 60)])
+def test_smaller_copies_are_right_within_their_doubt(h, n):
+    setup = Setup(200, h, n, 0.3 / 200)
+    t = setup.times(9)
+    small = ensemble(setup, t, budget=1e9)
+    assert small.share < 0.7
+    run = simulate(setup, t, seeds=4)
+    for ours, doubt, theirs in zip(
+        small.mean, small.doubt, (run.train / 200, run.population / 200), strict=True
+    ):
+        noise = theirs.std(0, ddof=1) / 2
+        assert (np.abs(ours - theirs.mean(0)) < 2 * doubt + 4 * noise).all()
+
+
+def test_few_samples_see_few_levels_of_the_weights():
+    """The banded draw has the moments x^T (W^T W)^k x of the whole matrix."""
+    setup, n = Setup(120, 90, 3, 1 / 120), 3
+    copies = _Copies(setup, np.zeros(1), None, None, True)
+    assert copies.shape(setup) == (LEVELS * n, (LEVELS + 1) * n)
+    rng, moments = np.random.default_rng(0), np.zeros((2, 4))
+    for _ in range(300):
+        banded = copies.weights(setup, rng)[:, ::-1] * setup.sigma2**0.5
+        whole = rng.standard_normal((90, 120)) * setup.sigma2**0.5
+        for row, W in zip(moments, (banded, whole), strict=True):
+            v = np.eye(W.shape[1])[:, :n]
+            for k in range(4):
+                v = W.T @ (W @ v)
+                row[k] += np.trace(v[:n]) / n / 300
+    assert moments[0] == pytest.approx(moments[1], rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_law_that_is_given_is_kept():
+    setup = Setup(40, 20, 80, 0.5 / 40)
+    values = np.linspace(0.2, 1.8, 40)
+    rng = np.random.default_rng(3)
+    data = prepare(np.sqrt(values)[:, None] * rng.standard_normal((40, 90)))
+    t = np.linspace(0, 1, 5)
+    found = ensemble(setup, t, data.law)
+    runs = [
+        gradient_flow(draw_weights(setup, s), data.X, t).train[0] for s in range(48)
+    ]
+    sd = found.scatter.train
+    off = np.abs(found.mean.train - np.mean(runs, 0) / 40)
+    assert (off < 4 * sd * (2 / 48) ** 0.5 + 1e-4).all()
+
+
+def test_the_free_flow_has_no_target():
+    setup = Setup(32, 32, 64, 200 / 32)
+    t = setup.times(5)
+    free = ensemble(setup, t, target=False).mean.train
+    run = simulate(setup, t, seeds=40, target=False).train / 32
+    assert free == pytest.approx(run.mean(0), rel=0.1)
+
+
+def test_equal_shares_keep_the_mean():
+    law = marchenko_pastur(1.0, 2.0)
+    shares = equal_shares(law, law.nodes, 37)
+    assert shares.mean() == pytest.approx(1.0)
+    assert np.count_nonzero(shares) in (18, 19)  # half of the mass is an atom at zero
+
+
+def test_a_smaller_setup_keeps_the_ratios():
+    setup = Setup(391, 57, 118, 0.01)
+    small = smaller(setup, 0.3)
+    assert small.d <= 0.3 * 391 + 1
+    assert small.kappa == pytest.approx(setup.kappa)
+    assert (small.eta, small.c) == pytest.approx((setup.eta, setup.c), rel=0.02)
+
+
+def test_no_prediction_is_negative_where_the_graph_was():
+    """Setups of the kind whose losses over a latent root fell below zero."""
+    rng = np.random.default_rng(11)
+    for d, h, n in (
+        (160, 80, 20),
+        (60, 20, 12),
+        (60, 30, 60),
+        (60, 6, 90),
+        (60, 48, 6),
+    ):
+        answer = predict(Setup(d, h, n, rng.uniform(0.2, 2) / d), budget=1e9)
+        assert answer.train.min() >= 0
+        assert answer.population.min() >= 0
+
+
+def test_low_effective_rank_is_seen():
+    """Two latents on a power law: the narrow face, exact at time 0, is not named."""
+    rng = np.random.default_rng(0)
+    X = np.arange(1, 61)[:, None] ** -0.75 * rng.standard_normal((60, 300))
+    answer = predict(prepare(X), h=2, sigma2=0.3 / 60, budget=1e9)
+    assert "narrow" not in answer.regime.active
+    assert answer.regime.errors["narrow"] > 0.2
+    found = answer.check(6)
+    assert max(found.error) < 0.05
+    assert found.inside >= 0.8
+    with pytest.warns(UserWarning, match="narrow theory used outside"):
+        wrong = predict(prepare(X), h=2, sigma2=0.3 / 60, theory="narrow", budget=1e9)
+    # Its curves are off, and its bar says so.
+    assert np.abs(wrong.train - answer.train).max() > 0.05 * answer.train[0]
+    assert (np.abs(wrong.train - answer.train) <= wrong.train_bar).all()
+
+
+def test_own_units_come_back():
+    rng = np.random.default_rng(5)
+    raw = 3.0 * np.linspace(0.5, 1.5, 12)[:, None] * rng.standard_normal((12, 50)) + 7
+    answer = predict(raw, h=6, sigma2=0.05)
+    own = answer.in_data_units()
+    centred = raw - raw.mean(1, keepdims=True)
+    assert answer.data.mean == pytest.approx(raw.mean(1))
+    run = gradient_flow(draw_weights(answer.setup, 0), centred, own.times)
+    same = gradient_flow(draw_weights(answer.setup, 0), answer.data.X, answer.times)
+    assert run.train[0] == pytest.approx(same.train[0] * answer.data.scale**2, rel=1e-4)
+    assert (np.abs(run.train[0] - own.train) <= own.train_bar).all()
+
+
+def test_plot_and_check():
+    answer = predict(Setup(20, 10, 40, 0.02))
+    axes = answer.plot()
+    assert [line.get_label() for line in axes.lines] == ["train", "population"]
+    assert axes.lines[0].get_ydata() == pytest.approx(answer.train)
+    found = answer.check(4)
+    assert found.runs.train.shape == (4, 41)
+    run = simulate(Setup(20, 10, 40, 0.02), answer.times, seeds=4)
+    assert found.runs.train == pytest.approx(run.train / 20, rel=1e-4)
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, np.nan, np.inf])
+def test_a_bad_budget_is_refused(budget):
+    with pytest.raises(ValueError, match="^budget: "):
+        predict(Setup(8, 4, 8, 0.1), budget=budget)
+
+
+def test_bad_times_seeds_and_tolerance_are_refused():
+    setup = Setup(8, 4, 8, 0.1)
+    for times in ([], [np.nan], [1.0, 0.5], [-1.0]):
+        with pytest.raises(ValueError, match="^times: "):
+            ensemble(setup, times)
+    with pytest.raises(ValueError, match="^tol: "):
+        predict(setup, tol=np.nan)
+    with pytest.raises(ValueError, match="^seeds: "):
+        predict(setup, budget=1e8).check(0)
+
+
+def test_check_says_no():
+    """A prediction that is wrong is outside, and its error is that wrong."""
+    from dataclasses import replace
+
+    answer = predict(Setup(20, 10, 40, 0.02), budget=1e9)
+    off = replace(answer, train=answer.train + 2 * answer.train_bar)
+    found = off.check(4)
+    assert found.inside == 0.0
+    assert found.error.train > answer.train_bar.max() / answer.train[0]
+
+
+@pytest.mark.slow
+def test_the_trial_scores_a_wrong_answer_as_wrong():
+    spec = EXPERIMENTS.Trial(6)
+    row = EXPERIMENTS.trial(spec)
+    assert row["error"] == pytest.approx(row["error"])
+    assert row["least"] == 0.0
+    assert row["named"] <= row["best"] + 0.03
+    setup = EXPERIMENTS.random_setup(6)
+    assert (setup.d, setup.h) == (row["d"], row["h"])
+    answer = predict(setup)
+    runs = np.stack([np.stack([answer.train, answer.population])] * 3) * 2.0
+    scored = EXPERIMENTS.score(
+        answer, runs, {answer.theory: (answer.train, answer.population)}
+    )
+    assert scored["error"] == pytest.approx([0.5, 0.5], rel=1e-6)
+    assert scored["runs_inside"] == 0.0
