@@ -163,22 +163,24 @@ def product_gradient() -> Result:
     return race(ours, {"torch gradient": lambda: c.gradient}, rounds=15)
 
 
-@benchmark("core.assumptions", bar="< 1", size=STEP)
-def assumptions() -> Result:
-    """What is assumed of a module, checked at first use, against one loss gradient"""
-    problem = million()
-
+def check_against_gradient(problem: Regression) -> Result:
     def ours() -> None:
         R = Realization(problem.module)
         R.check(R.theta0, problem.x)
 
-    def gradient() -> Callable:
-        def call() -> None:
-            problem.gradient()
+    return race(ours, {"torch gradient": lambda: problem.gradient}, rounds=11)
 
-        return call
 
-    return race(ours, {"torch gradient": gradient}, rounds=11)
+@benchmark("core.assumptions", bar="< 1", size=STEP)
+def assumptions() -> Result:
+    """What is assumed of a module, checked at first use, against one loss gradient"""
+    return check_against_gradient(million())
+
+
+@benchmark("core.assumptions_convnet", size="p = 214 561, n = 128, 28 x 28 images")
+def assumptions_convnet() -> Result:
+    """The same check of a small convolutional network, against one loss gradient"""
+    return check_against_gradient(images())
 
 
 @benchmark("core.product_curvlinops", bar="<= 0.3333", size=PRODUCT)

@@ -23,7 +23,7 @@ from geolib.naturality import (
 from geolib.naturality.catalogue import geometric, layered, memories
 from geolib.naturality.geometric_optimizer import State, positive
 from geolib.naturality.kfac import kronecker
-from geolib.naturality.local_geometry import flatten, unflatten
+from geolib.naturality.local_geometry import Diverged, flatten, unflatten
 from geolib.naturality.momentum import HeavyBall
 from geolib.naturality.rules import Rule
 from geolib.naturality.tensorwise import as_matrix
@@ -204,7 +204,12 @@ class KFACDampedNatural(GeometricOptimizer):
 
     def velocity(self, q: LocalGeometry, s: State) -> Tensor:
         M = self.options["damping"] * kronecker(q).dense()
-        return -torch.linalg.solve(q.F + M, q.g)
+        try:
+            return -torch.linalg.solve(q.F + M, q.g)
+        except torch.linalg.LinAlgError:
+            raise Diverged(
+                "module: F + damping F_KFAC is singular, as where a unit is dead"
+            ) from None
 
 
 def _home_damped(params: list[Tensor], h: float, run: Any) -> NaturalGradient:

@@ -94,6 +94,9 @@ class KroneckerFactors:
             damping: at least 0. With 0 the least eigenvalues are lifted to 1e-6 of the
                 top; the factored form inverts the factors as they are.
             factored: see above.
+
+        Raises:
+            LinAlgError: singular factors, in the factored form without damping.
         """
         require_factorisable("K-FAC", self.like.dtype)
         form = self._factored if factored else self._exact
@@ -116,10 +119,19 @@ class KroneckerFactors:
         if damping > 0:
             mean_a = A.diagonal(0, -2, -1).mean(-1)
             mean_b = B.diagonal(0, -2, -1).mean(-1)
-            pi, root = (mean_a / mean_b).sqrt()[..., None, None], damping**0.5
+            share = mean_a / mean_b  # no share where a factor is zero: a dead layer
+            share = torch.where((mean_a > 0) & (mean_b > 0), share, 1.0)
+            pi, root = share.sqrt()[..., None, None], damping**0.5
             A = A + pi * root * torch.eye(A.shape[-1]).to(A)
             B = B + root / pi * torch.eye(B.shape[-1]).to(B)
-        return torch.linalg.solve(A, torch.linalg.solve(B, V).mT).mT
+        try:
+            return torch.linalg.solve(A, torch.linalg.solve(B, V).mT).mT
+        except torch.linalg.LinAlgError:
+            layer = self.layers[k]
+            raise torch.linalg.LinAlgError(
+                f"damping: the factors of a linear layer of {layer.d} inputs and "
+                f"{layer.a} outputs are singular; expected more than {damping:g}"
+            ) from None
 
     @cached_property
     def _eigen(self) -> list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:

@@ -35,6 +35,18 @@ def differentiation() -> ExitStack:
     return stack
 
 
+NO_FORMULA = (  # what torch says where a backward pass cannot be differentiated
+    "implement", "differentiate twice", "batching rule", "vmap", "forward ad",
+    "not have been used in the graph", "does not require grad", "non-empty inputs",
+)  # fmt: skip
+
+
+def lacks_formula(error: RuntimeError) -> bool:
+    """Whether torch says that it has no such derivative; all else is the caller's."""
+    told = isinstance(error, NotImplementedError)
+    return told or any(words in str(error).lower() for words in NO_FORMULA)
+
+
 def _axes(outputs: Tensor) -> torch.Size:
     return outputs.shape[1:] or torch.Size([1])
 
@@ -221,8 +233,10 @@ class Linearization:
         if self.p < n * o and self.graph.requires_grad:
             try:
                 return self._columns(chunk)
-            except (RuntimeError, NotImplementedError):
-                pass  # an operation without a second derivative: row by row
+            except RuntimeError as error:
+                if not lacks_formula(error):
+                    raise
+                # an operation without a second derivative: row by row
         rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))

@@ -70,3 +70,27 @@ def test_one_sample_and_one_layer_are_exact():
     R = Realization(module)
     G = PullbackMetric(R, x).at(R.theta0)
     assert relative(KroneckerFactors(G.rows()).dense(), G.dense()) < 1e-14
+
+
+def dead_layer():
+    """K-FAC of a network with no gradient at its first layer."""
+    G, _, _ = build("mlp")
+    K = KroneckerFactors(G.rows())
+    (B, A), last = K.pairs
+    K.pairs = [(0 * B, A), last]
+    return K, normal(K.p, 1)
+
+
+def test_a_dead_layer_is_damped_like_any_other():
+    K, v = dead_layer()
+    x = K.solve(v, 0.25, factored=True)
+    A, V = K.pairs[0][1], K.split(v)[0]
+    eye = torch.eye(len(A)).to(A)
+    expected = torch.linalg.solve(A + 0.5 * eye, V.mT).mT / 0.5  # B = 0, pi = 1
+    assert relative(K.split(x)[0], expected) < 1e-12
+
+
+def test_singular_factors_without_damping_are_refused_by_name():
+    K, v = dead_layer()
+    with pytest.raises(torch.linalg.LinAlgError, match="damping: .* 3 inputs and 5"):
+        K.solve(v, 0.0, factored=True)

@@ -38,6 +38,39 @@ class Attention(nn.Module):
         return self.read(self.attend(t, t, t, need_weights=False)[0])[..., 0]
 
 
+class Recurrence(nn.Module):
+    """A recurrent layer along the features of each sample."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.recur, self.read = kind(1, 2, batch_first=True), nn.Linear(2, 1)
+
+    def forward(self, h):
+        return self.read(self.recur(h[..., None])[0])[..., 0]
+
+
+class Pooling(nn.Module):
+    """Pooling along the features."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.pool = kind(3, stride=1, padding=1)
+
+    def forward(self, h):
+        return self.pool(h[:, None])[:, 0]
+
+
+class Signs(nn.Module):
+    """Each feature times a number that is looked up by the feature's sign."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(2, 1)
+
+    def forward(self, h):
+        return h * self.embed((h > 0).long())[..., 0]
+
+
 def norm():
     layer = nn.BatchNorm1d(WIDTH)
     layer.running_mean.copy_(normal(WIDTH, 5))
@@ -52,6 +85,12 @@ LAYERS = {
     "attention": Attention,
     "layer norm": lambda: nn.LayerNorm(WIDTH, eps=0.1),
     "batch norm": norm,
+    "group norm": lambda: nn.GroupNorm(1, WIDTH, eps=0.1),
+    "lstm": lambda: Recurrence(nn.LSTM),
+    "gru": lambda: Recurrence(nn.GRU),
+    "maximum": lambda: Pooling(nn.MaxPool1d),
+    "average": lambda: Pooling(nn.AvgPool1d),
+    "embedding": Signs,
     "relu": lambda: nn.ReLU(inplace=True),
     "tanh": nn.Tanh,
     "gelu": nn.GELU,

@@ -70,6 +70,7 @@ def test_few_samples_see_few_levels_of_the_weights():
     assert moments[0] == pytest.approx(moments[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_law_that_is_given_is_kept():
     setup = Setup(40, 20, 80, 0.5 / 40)
     values = np.linspace(0.2, 1.8, 40)
@@ -192,6 +193,7 @@ def test_check_says_no():
     assert found.error.train > answer.train_bar.max() / answer.train[0]
 
 
+@pytest.mark.slow
 def test_the_trial_scores_a_wrong_answer_as_wrong():
     spec = EXPERIMENTS.Trial(6)
     row = EXPERIMENTS.trial(spec)
