@@ -8,69 +8,72 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.networks.batch_norm import NORMS
-from geolib.networks.sequential import (
-    LINEAR,
-    HiddenUnits,
-    hidden_units,
-    named_layers,
+from geolib.networks.channel_groups import (
+    ChannelGroup,
+    Slot,
+    all_tensors,
+    channel_groups,
+    take_channels,
 )
 
-NEUTRAL = (
-    *(nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.LeakyReLU, nn.Softplus, nn.ELU),
-    *(nn.SiLU, nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d),
-    nn.AdaptiveAvgPool2d,
-)
+# of each kind of layer: the attributes that name the sizes of its weight's axes
+SIZES = {
+    nn.Linear: ("out_features", "in_features"),
+    nn.Conv1d: ("out_channels", "in_channels"),
+    nn.Conv2d: ("out_channels", "in_channels"),
+    nn.Conv3d: ("out_channels", "in_channels"),
+    nn.BatchNorm1d: ("num_features",),
+    nn.BatchNorm2d: ("num_features",),
+    nn.BatchNorm3d: ("num_features",),
+    nn.PReLU: ("num_parameters",),
+}
 
 
-def removable_units(module: nn.Module) -> list[HiddenUnits]:
-    """The hidden units of a `Sequential` that can be removed.
+def removable_units(module: nn.Module) -> list[ChannelGroup]:
+    """The groups of hidden channels that can be removed.
+
+    A skip connection makes the channels of all that it adds one unit. Channels that a
+    LayerNorm or GroupNorm runs over stay: without one of them the others change.
 
     Raises:
-        ValueError: another kind of module or layer, for which removing a unit has no
-            general meaning here; unstructured sparsity works on any module.
+        ValueError: a layer that the channels cannot be followed through, or nothing
+            that can be removed; unstructured sparsity works on any module.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> [(h.maker, h.user, h.units) for h in removable_units(net)]
-        [('0', '2', 3)]
+        >>> [(g.named("write"), g.named("read"), g.width) for g in removable_units(net)]
+        [(['0'], ['2'], 3)]
     """
     try:
-        layers = named_layers(module)
+        groups = channel_groups(module)
     except TypeError as error:
-        raise ValueError(
-            "module: removing units needs an nn.Sequential with its own forward, got "
-            f"{type(module).__name__}; use structured=False"
-        ) from error
-    held = [id(layer) for _, layer in layers if isinstance(layer, (*LINEAR, *NORMS))]
-    if len(set(held)) < len(held):
-        raise ValueError("module: a layer is used twice; use structured=False")
-    for name, layer in layers:
-        if isinstance(layer, nn.Conv2d) and layer.groups != 1:
-            raise ValueError(f"module: layer {name} is a grouped convolution")
-        if not isinstance(layer, (*LINEAR, *NORMS, *NEUTRAL)):
-            raise ValueError(
-                f"module: cannot remove units around layer {name}, a "
-                f"{type(layer).__name__}; use structured=False"
-            )
-    found = hidden_units(module)
+        raise ValueError(f"{error}; use structured=False") from error
+    layers = dict(module.named_modules())
+    found = [
+        g
+        for g in groups
+        if not g.mixed
+        and all(type(layers[s.layer]) in SIZES for s in g.slots)
+        and all(getattr(layers[s.layer], "groups", 1) == 1 for s in g.slots)
+        and g.named("read")
+    ]
     if not found:
-        raise ValueError("module: expected at least two weighted layers")
+        raise ValueError(
+            "module: no hidden unit can be removed: all are inputs or outputs, tied to "
+            "those by a skip connection or a layer that is used twice, or under a norm "
+            "over channels; use structured=False"
+        )
     return found
 
 
-def norms_of(unit: HiddenUnits) -> list[str]:
-    """Names of the BatchNorm layers between two weighted ones."""
-    return [name for name, m in unit.between.items() if isinstance(m, NORMS)]
-
-
 def unit_scores(module: nn.Module, x: Tensor) -> list[Tensor]:
-    r"""What dropping each unit changes in the layer that reads it, one tensor a hidden layer.
+    r"""What dropping each unit changes in the layers that read it, one tensor a group.
 
     .. math:: s_j = \frac{\mathbb{E}\,h_j^2\,|W_{:j}|^2}
                          {\sum_k \mathbb{E}\,h_k^2\,|W_{:k}|^2}
 
-    the pullback metric of the next layer's input, per layer, so that layers compare.
+    the pullback metric of the next layer's input, per layer, so that layers compare;
+    where several layers read the units, the mean over them.
 
     Cost: one forward pass.
 
@@ -83,30 +86,50 @@ def unit_scores(module: nn.Module, x: Tensor) -> list[Tensor]:
         >>> unit_scores(net, torch.ones(1, 2))[0].tolist()
         [1.0, 0.0]
     """
-    caught: dict[str, Tensor] = {}
-    with torch.no_grad():
-        h = x
-        for name, layer in named_layers(module):
-            if isinstance(layer, LINEAR):
-                caught[name] = h.square().mean(0)
-            h = layer(h)
-    scores = []
-    for joint in removable_units(module):
-        weight = module.get_submodule(joint.user).weight
-        assert isinstance(weight, Tensor)
-        weight = weight.detach()
-        power = caught[joint.user]
-        size2 = weight.square().view(*weight.shape[:2], -1).sum(2)
-        if power.ndim > 1:  # average over the places of an image
-            power = power.flatten(1).mean(1)
-        column = power * size2.sum(0)
-        unit = column.view(joint.units, joint.spread).sum(1)
-        scores.append(unit / unit.sum().clamp_min(1e-30))
-    return scores
+    groups = removable_units(module)
+    power: dict[str, list[Tensor]] = {}
+
+    def catch(name: str):
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            h = inputs[0].square()
+            h = h.mean(0) if isinstance(layer, nn.Linear) else h.flatten(2).mean((0, 2))
+            power.setdefault(name, []).append(h.reshape(-1, h.shape[-1]).mean(0))
+
+        return hook
+
+    readers = {name for g in groups for name in g.named("read")}
+    hooks = [
+        module.get_submodule(n).register_forward_pre_hook(catch(n)) for n in readers
+    ]
+    fast = torch.backends.mha.get_fastpath_enabled()  # it runs none of the layers
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            module(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in hooks:
+            handle.remove()
+    return [_group_scores(module, g, power) for g in groups]
+
+
+def _group_scores(
+    module: nn.Module, group: ChannelGroup, power: dict[str, list[Tensor]]
+) -> Tensor:
+    tensors, shares = all_tensors(module), []
+    for slot in group.slots:
+        if slot.role != "read":
+            continue
+        weight = tensors[slot.tensor].detach()
+        size2 = weight.square().view(*weight.shape[:2], -1).sum(2).sum(0)
+        column = torch.stack(power[slot.layer]).mean(0) * size2
+        unit = column.view(slot.outer, group.width, slot.inner).sum((0, 2))
+        shares.append(unit / unit.sum().clamp_min(1e-30))
+    return torch.stack(shares).mean(0)
 
 
 def choose_units(scores: list[Tensor], sparsity: float) -> list[Tensor]:
-    """Keep flags per hidden layer: drop `round(sparsity * units)` of all, never a whole layer.
+    """Keep flags per group: drop `round(sparsity * units)` of all, never a whole group.
 
     Scores are shares of their layer; times the layer's width they compare.
 
@@ -136,14 +159,13 @@ def unit_mask(R: Realization, kept: list[Tensor]) -> Tensor:
     """
     layout = zip(R.names, R.shapes, strict=True)
     flags = {n: torch.ones(s, dtype=torch.bool) for n, s in layout}
-    for joint, keep in zip(removable_units(R.module), kept, strict=True):
-        keep = keep.cpu()
-        for k in (joint.maker, *norms_of(joint)):
-            for part in ("weight", "bias"):
-                if f"{k}.{part}" in flags:
-                    flags[f"{k}.{part}"][~keep] = False
-        columns = keep.repeat_interleave(joint.spread)
-        flags[f"{joint.user}.weight"][:, ~columns] = False
+    for group, keep in zip(removable_units(R.module), kept, strict=True):
+        for slot in group.slots:
+            if slot.tensor in flags:
+                own = flags[slot.tensor]
+                gone = torch.nonzero(~keep.cpu())[:, 0]
+                opened = own.view(slot.opened(own.shape))
+                opened.index_fill_(slot.axis + 1, gone, False)
     return R.flatten(flags).to(R.theta0.device)
 
 
@@ -159,35 +181,22 @@ def shrink(module: nn.Module, kept: list[Tensor]) -> nn.Module:
         (torch.Size([1, 1]), torch.Size([1, 1]))
     """
     small = copy.deepcopy(module)
-    for joint, keep in zip(removable_units(module), kept, strict=True):
-        columns = keep.repeat_interleave(joint.spread)
-        for k in (joint.maker, *norms_of(joint)):
-            _slice(small.get_submodule(k), keep, 0)
-        _slice(small.get_submodule(joint.user), columns, 1)
+    for group, keep in zip(removable_units(module), kept, strict=True):
+        index = torch.nonzero(keep)[:, 0]
+        for slot in group.slots:
+            _slice(small.get_submodule(slot.layer), slot, index)
     return small
 
 
-def _slice(layer: nn.Module, keep: Tensor, axis: int) -> None:
-    """Keep some outputs (axis 0) or inputs (axis 1) of a layer, in place."""
-    names = ["weight", "bias"] if axis == 0 else ["weight"]
-    for name in names:
-        p = getattr(layer, name, None)
-        if p is not None:
-            rows = p.detach()[keep] if axis == 0 else p.detach()[:, keep]
-            setattr(layer, name, nn.Parameter(rows.clone(), p.requires_grad))
-    for name in ("running_mean", "running_var"):
-        buffer = getattr(layer, name, None)
-        if axis == 0 and buffer is not None:
-            setattr(layer, name, buffer[keep].clone())
-    count = int(keep.sum())
-    sizes = {
-        (nn.Linear, 0): "out_features",
-        (nn.Linear, 1): "in_features",
-        (nn.Conv2d, 0): "out_channels",
-        (nn.Conv2d, 1): "in_channels",
-    }
-    for (kind, side), attribute in sizes.items():
-        if isinstance(layer, kind) and side == axis:
-            setattr(layer, attribute, count)
-    if isinstance(layer, NORMS):
-        layer.num_features = count
+def _slice(layer: nn.Module, slot: Slot, index: Tensor) -> None:
+    """Keep some entries along one axis of a layer's tensor, in place."""
+    name = slot.tensor.rpartition(".")[2]
+    old = getattr(layer, name)
+    new = take_channels(old.detach(), slot, index.to(old.device)).clone()
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, old.requires_grad)
+    setattr(layer, name, new)
+    if name == "weight":
+        sizes = zip(SIZES[type(layer)], new.shape, strict=False)
+        for attribute, size in sizes:
+            setattr(layer, attribute, size)

@@ -11,8 +11,8 @@ from torch import nn
 
 from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
+from geolib.networks.channel_groups import permute_channels
 from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
-from geolib.networks.weight_matching import permute_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +306,7 @@ def random_gauge(
     _, stages = read_stages(module)
     rng = np.random.default_rng(seed)
     hidden = stages[:-1]
-    permute_channels(stages, [rng.permutation(s.width) for s in hidden])
+    permute_channels(module, [rng.permutation(s.width) for s in hidden])
     for stage, after in zip(hidden, stages[1:], strict=True):
         weight = stage.linear.weight
         draws = 10 ** rng.uniform(-decades, decades, stage.width)

@@ -6,15 +6,18 @@ from geolib.networks.batch_norm import (
     with_batch_statistics as with_batch_statistics,
 )
 from geolib.networks.build import lenet as lenet, mlp as mlp, vgg as vgg
+from geolib.networks.channel_groups import (
+    ChannelGroup as ChannelGroup,
+    channel_groups as channel_groups,
+    permute_channels as permute_channels,
+)
 from geolib.networks.erf_kernel import (
     ErfKernel as ErfKernel,
     erf_kernels as erf_kernels,
 )
 from geolib.networks.sequential import (
-    HiddenUnits as HiddenUnits,
     Stage as Stage,
     channel_vectors as channel_vectors,
-    hidden_units as hidden_units,
     named_layers as named_layers,
     read_stages as read_stages,
     weight_blocks as weight_blocks,
@@ -36,7 +39,6 @@ from geolib.networks.training import (
 from geolib.networks.weight_matching import (
     Alignment as Alignment,
     align as align,
-    permute_channels as permute_channels,
 )
 
 __all__ = _exported(globals())

@@ -1,8 +1,8 @@
-"""The one reader of `nn.Sequential`: its layers, its hidden units, its ReLU stages.
+"""The one reader of `nn.Sequential`: its layers and its ReLU stages.
 
-Three views, each built on the one before: `named_layers` opens nested containers,
-`hidden_units` pairs each weighted layer with the next one, and `read_stages` accepts
-only ReLU networks, whose channels may be permuted and positively rescaled.
+Two views: `named_layers` opens nested containers, and `read_stages` accepts only ReLU
+networks, whose channels may be permuted and positively rescaled. Networks of any other
+form are read by `channel_groups`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,6 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity)
 SUPPORTED = "nn.Sequential of Linear, Conv2d, BatchNorm (eval), ReLU, pooling, Flatten"
-
-
-@dataclass(frozen=True)
-class HiddenUnits:
-    """The units between two weighted layers that follow each other.
-
-    Attributes:
-        maker: name of the layer whose outputs are the units, as in `named_modules`.
-        user: name of the layer that reads them.
-        between: the layers on the way, by name.
-        units: how many there are: output features or channels of `maker`.
-        spread: how many inputs of `user` each unit fills (a flattened channel).
-    """
-
-    maker: str
-    user: str
-    between: dict[str, nn.Module]
-    units: int
-    spread: int
 
 
 def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -88,46 +69,6 @@ def recomputed(layer: nn.Module) -> list[str]:
     """
     held = [k for k, t in vars(layer).items() if isinstance(t, Tensor)]
     return held if layer._forward_pre_hooks else []
-
-
-def hidden_units(module: nn.Module) -> list[HiddenUnits]:
-    """Return the hidden units of a network, one record for each pair of linear maps.
-
-    What lies between is handed over, not judged: which activations, normalizations or
-    pools are allowed depends on what is to be done with the units.
-
-    Args:
-        module: as in `named_layers`; its Linear and Conv2d layers are the maps.
-
-    Returns:
-        One record for each weighted layer but the last; empty for a single one.
-
-    Raises:
-        TypeError: not an `nn.Sequential`.
-        ValueError: a layer whose inputs are no multiple of the units before it.
-
-    Source: ours.
-
-    Examples:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
-        >>> [(h.maker, h.user, h.units, list(h.between)) for h in hidden_units(net)]
-        [('0', '2', 3, ['1'])]
-    """
-    layers = named_layers(module)
-    where = [i for i, (_, layer) in enumerate(layers) if isinstance(layer, LINEAR)]
-    found = []
-    for i, j in pairwise(where):
-        units, reads = _width(layers[i][1], 0), _width(layers[j][1], 1)
-        if units == 0 or reads % units:
-            raise ValueError(
-                f"module: layer {layers[j][0]} reads {reads} inputs, which does not "
-                f"follow the {units} units of layer {layers[i][0]}"
-            )
-        between = dict(layers[i + 1 : j])
-        found.append(
-            HiddenUnits(layers[i][0], layers[j][0], between, units, reads // units)
-        )
-    return found
 
 
 @dataclass
@@ -231,11 +172,6 @@ def channel_vectors(stage: Stage) -> dict[str, Tensor]:
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """A float64 NumPy copy on the CPU."""
     return tensor.detach().to("cpu", torch.float64).numpy().copy()
-
-
-def _width(layer: nn.Module, axis: int) -> int:
-    assert isinstance(layer, LINEAR)
-    return layer.weight.shape[axis]
 
 
 def _is_sequential(module: nn.Module) -> bool:

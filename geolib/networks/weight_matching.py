@@ -6,6 +6,7 @@ function. Weight matching finds the order in which the weights are closest.
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -13,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolib.networks.sequential import (
-    Stage,
-    channel_vectors,
-    read_stages,
-    to_numpy,
-    weight_blocks,
+from geolib.networks.channel_groups import (
+    ChannelGroup,
+    Slot,
+    all_tensors,
+    channel_groups,
+    permute_channels,
 )
 
 
@@ -28,8 +29,8 @@ class Alignment:
 
     Attributes:
         module: the permuted copy, the same function as the second network.
-        permutations: for each hidden stage, the channel of the second network that
-            answers channel 0, 1, ... of the first.
+        permutations: for each group of hidden channels (see `channel_groups`), the
+            channel of the second network that answers channel 0, 1, ... of the first.
         distance: 2-norm of the difference of all weights, after alignment.
         before: the same before alignment.
         max_distance: largest absolute difference of a weight after alignment.
@@ -38,7 +39,7 @@ class Alignment:
             distance; the end is a local optimum, the global one is NP-hard in general.
     """
 
-    module: nn.Sequential
+    module: nn.Module
     permutations: tuple[np.ndarray, ...]
     distance: float
     before: float
@@ -48,27 +49,26 @@ class Alignment:
 
 
 def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Alignment:
-    r"""Match hidden channels layer by layer with linear assignments.
+    r"""Match hidden channels group by group with linear assignments.
 
-    .. math:: \min_{P_1, \dots, P_{L-1}} \sum_l \bigl\|W^a_l - P_l W^b_l P_{l-1}^T
-        \bigr\|_F^2 + \|v^a_l - P_l v^b_l\|^2
+    .. math:: \min_{P} \sum_W \bigl\|W^a - P_{\text{out}} W^b P_{\text{in}}^T
+        \bigr\|_F^2 + \|v^a - P v^b\|^2
 
-    with v the biases and batch-norm vectors; block coordinate descent, each step an
-    exact assignment, started from a forward pass (incoming weights alone) and from a
-    backward pass (outgoing weights alone); the better end is returned. Permutations
-    only: bring both networks to one scale first (`canonicalize`) where scales differ.
+    with v the biases and norm vectors and one permutation for all layers that a skip
+    connection ties together; block coordinate descent, each step an exact assignment,
+    started from a forward pass (incoming weights alone) and from a backward pass
+    (outgoing weights alone); the better end is returned. Permutations only: bring both
+    networks to one scale first (`canonicalize`) where scales differ.
 
     Args:
-        module_a: the reference, `nn.Sequential` of Linear, Conv2d, BatchNorm (eval),
-            ReLU, pooling and Flatten.
+        module_a: the reference: any network that `channel_groups` can read.
         module_b: a network of the same architecture; it is not changed.
         max_sweeps: bound on the passes; `converged` says whether it was reached.
 
     Raises:
-        TypeError, ValueError: as `read_stages`, or two
-            different architectures.
+        TypeError, ValueError: as `channel_groups`, or two different architectures.
 
-    Cost: one assignment, O(width^3), and two Gram matrices a layer and pass.
+    Cost: one assignment, O(width^3), and two Gram matrices a group and pass.
 
     Source: weight matching, Ainsworth, Hayase and Srinivasa 2023, algorithm 1.
 
@@ -80,168 +80,172 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
         >>> align(a, b).distance
         0.0
     """
-    (_, stages_a), (_, stages_b) = read_stages(module_a), read_stages(module_b)
-    _same_architecture(stages_a, stages_b)
-    a, b = _Weights(stages_a), _Weights(stages_b)
-    identity = [np.arange(s.width) for s in stages_a[:-1]]
-    before = a.distance(b, identity)
-    runs = [_descend(a, b, start, max_sweeps) for start in _starts(a, b)]
-    order, sweeps, converged = min(runs, key=lambda run: a.distance(b, run[0]))
-    if before <= a.distance(b, order):  # never worse than doing nothing
+    groups = channel_groups(module_a)
+    _same_groups(module_a, module_b, groups, channel_groups(module_b))
+    match = _Matching(module_a, module_b, groups)
+    identity = [np.arange(g.width) for g in groups]
+    runs = [match.descend(start, max_sweeps) for start in match.starts()]
+    order, sweeps, converged = min(runs, key=lambda run: match.distance(run[0]))
+    before = match.distance(identity)
+    if before <= match.distance(order):  # never worse than doing nothing
         order = identity
     module = deepcopy(module_b)
-    permute_channels(read_stages(module)[1], order)
-    return Alignment(
-        module,  # type: ignore[arg-type]
-        tuple(order),
-        a.distance(b, order),
-        before,
-        max(float(np.abs(gap).max()) for gap in a.gaps(b, order)),
-        sweeps,
-        converged,
-    )
+    permute_channels(module, order)
+    gaps = [np.abs(gap).max() for gap in match.gaps(order) if gap.size]
+    distance, top = match.distance(order), float(max(gaps, default=0.0))
+    return Alignment(module, tuple(order), distance, before, top, sweeps, converged)
 
 
-class _Weights:
-    """Weight blocks and per-channel vectors of a network, float64."""
+class _Matching:
+    """Two networks as arrays, float64, with the axes that permutations act on."""
 
-    def __init__(self, stages: list[Stage]) -> None:
-        self.blocks = weight_blocks(stages)
-        self.vectors = [
-            np.column_stack(
-                [np.zeros(s.width), *map(to_numpy, channel_vectors(s).values())]
-            )
-            for s in stages
-        ]
+    def __init__(self, a: nn.Module, b: nn.Module, groups: list[ChannelGroup]) -> None:
+        self.groups = groups
+        self.a, self.b = _arrays(a), _arrays(b)
+        # of each tensor: the group and the slot of every axis that is permuted
+        self.axes: dict[str, list[tuple[int, Slot]]] = {name: [] for name in self.a}
+        for k, group in enumerate(groups):
+            for slot in group.slots:
+                self.axes[slot.tensor].append((k, slot))
 
-    def __len__(self) -> int:
-        return len(self.blocks)
+    def permuted(self, name: str, order: list[np.ndarray], but: Slot | None = None):
+        """A tensor of b with its axes in the given orders, all but one axis."""
+        t = self.b[name]
+        for k, slot in self.axes[name]:
+            if slot is not but:
+                shape = t.shape
+                t = np.take(t.reshape(slot.opened(shape)), order[k], slot.axis + 1)
+                t = t.reshape(shape)
+        return t
 
-    def permuted(self, n: int, order: list[np.ndarray]) -> np.ndarray:
-        """Block n with both its axes in the given order."""
-        block = self.blocks[n]
-        if n > 0:
-            block = block[:, order[n - 1]]
-        return block[order[n]] if n < len(order) else block
-
-    def gaps(self, other: _Weights, order: list[np.ndarray]) -> list[np.ndarray]:
+    def gaps(self, order: list[np.ndarray]) -> list[np.ndarray]:
         """Differences of all weights."""
+        return [t - self.permuted(name, order) for name, t in self.a.items()]
+
+    def distance(self, order: list[np.ndarray]) -> float:
+        """2-norm of all differences."""
+        return math.sqrt(sum(float((gap**2).sum()) for gap in self.gaps(order)))
+
+    def similarity(
+        self,
+        k: int,
+        order: list[np.ndarray],
+        roles: tuple[str, ...],
+        known: set[int] | None = None,
+    ) -> np.ndarray:
+        """Inner products of channel i of a with channel j of b, shape (width, width).
+
+        Args:
+            roles: the slots that count.
+            known: the groups whose order is settled; tensors with an axis of another
+                are left out.
+        """
+        total = np.zeros((self.groups[k].width,) * 2)
+        for slot in self.groups[k].slots:
+            others = {g for g, s in self.axes[slot.tensor] if s is not slot}
+            if slot.role not in roles or (known is not None and not others <= known):
+                continue
+            mine = _by_channel(self.a[slot.tensor], slot)
+            total += mine @ _by_channel(self.permuted(slot.tensor, order, slot), slot).T
+        return total
+
+    def starts(self) -> list[list[np.ndarray]]:
+        """One order from the incoming weights alone, one from the outgoing ones."""
         found = []
-        for n in range(len(self)):
-            vectors = other.vectors[n]
-            if n < len(order):
-                vectors = vectors[order[n]]
-            found += [self.blocks[n] - other.permuted(n, order)]
-            found += [self.vectors[n] - vectors]
+        count = len(self.groups)
+        for roles, plan in (
+            (("write", "vector"), range(count)),
+            (("read",), reversed(range(count))),
+        ):
+            order = [np.arange(g.width) for g in self.groups]
+            known: set[int] = set()
+            for k in plan:
+                similarity = self.similarity(k, order, roles, known)
+                if similarity.any():
+                    order[k] = _assign(similarity, self.groups[k].blocks)
+                known.add(k)
+            found.append(order)
         return found
 
-    def distance(self, other: _Weights, order: list[np.ndarray]) -> float:
-        """2-norm of all differences."""
-        return float(np.sqrt(sum((g**2).sum() for g in self.gaps(other, order))))
+    def descend(
+        self, order: list[np.ndarray], max_sweeps: int
+    ) -> tuple[list[np.ndarray], int, bool]:
+        """One exact assignment a group, again and again, until nothing changes."""
+        order = list(order)
+        roles = ("write", "vector", "read")
+        for sweep in range(1, max_sweeps + 1):
+            changed = False
+            for k, group in enumerate(self.groups):
+                similarity = self.similarity(k, order, roles)
+                rows = np.arange(len(similarity))
+                found = _assign(similarity, group.blocks)
+                gain = similarity[rows, found].sum() - similarity[rows, order[k]].sum()
+                if gain > 1e-12 * np.abs(similarity).max():
+                    trial = [*order[:k], found, *order[k + 1 :]]
+                    if self._twice(k) and self.distance(trial) >= self.distance(order):
+                        continue  # a square matrix of one group: the gain is linearised
+                    order, changed = trial, True
+            if not changed:
+                return order, sweep, True
+        return order, max_sweeps, False
+
+    def _twice(self, k: int) -> bool:
+        """Whether some tensor has two axes of this group."""
+        return any([g for g, _ in on].count(k) > 1 for on in self.axes.values())
 
 
-def _similarity(
-    a: _Weights, b: _Weights, n: int, order: list[np.ndarray], sides: str
-) -> np.ndarray:
-    """Inner products of channel i of a with channel j of b, shape (width, width)."""
-    width = len(a.blocks[n])
-    total = np.zeros((width, width))
-    if "i" in sides:
-        block = b.blocks[n] if n == 0 else b.blocks[n][:, order[n - 1]]
-        total += a.blocks[n].reshape(width, -1) @ block.reshape(width, -1).T
-        total += a.vectors[n] @ b.vectors[n].T
-    if "o" in sides:
-        mine = a.blocks[n + 1].swapaxes(0, 1).reshape(width, -1)
-        block = b.blocks[n + 1]
-        if n + 1 < len(order):
-            block = block[order[n + 1]]
-        total += mine @ block.swapaxes(0, 1).reshape(width, -1).T
-    return total
+def _arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    return {
+        name: t.detach().to("cpu", torch.float64).numpy()
+        for name, t in all_tensors(module).items()
+        if t.is_floating_point()
+    }
 
 
-def _starts(a: _Weights, b: _Weights) -> list[list[np.ndarray]]:
-    hidden = len(a) - 1
-    forward = [np.arange(len(a.blocks[n])) for n in range(hidden)]
-    backward = list(forward)
-    for n in range(hidden):
-        forward[n] = _assign(_similarity(a, b, n, forward, "i"))
-    for n in reversed(range(hidden)):
-        backward[n] = _assign(_similarity(a, b, n, backward, "o"))
-    return [forward, backward]
+def _by_channel(t: np.ndarray, slot: Slot) -> np.ndarray:
+    """One row of entries for each channel."""
+    opened = np.moveaxis(t.reshape(slot.opened(t.shape)), slot.axis + 1, 0)
+    return opened.reshape(len(opened), -1)
 
 
-def _descend(
-    a: _Weights, b: _Weights, order: list[np.ndarray], max_sweeps: int
-) -> tuple[list[np.ndarray], int, bool]:
-    order = list(order)
-    for sweep in range(1, max_sweeps + 1):
-        changed = False
-        for n in range(len(order)):
-            similarity = _similarity(a, b, n, order, "io")
-            rows = np.arange(len(similarity))
-            found = _assign(similarity)
-            gain = similarity[rows, found].sum() - similarity[rows, order[n]].sum()
-            if gain > 1e-12 * np.abs(similarity).max():
-                order[n], changed = found, True
-        if not changed:
-            return order, sweep, True
-    return order, max_sweeps, False
-
-
-def _assign(similarity: np.ndarray) -> np.ndarray:
+def _assign(similarity: np.ndarray, blocks: int = 1) -> np.ndarray:
+    """The best order of the channels; blocks move whole, and are ordered within."""
     from scipy.optimize import linear_sum_assignment  # slow to import
 
-    return linear_sum_assignment(similarity, maximize=True)[1]
+    if blocks == 1:
+        return linear_sum_assignment(similarity, maximize=True)[1]
+    size = len(similarity) // blocks
+    parts = similarity.reshape(blocks, size, blocks, size).swapaxes(1, 2)
+    inner = [[_assign(part) for part in row] for row in parts]
+    rows = np.arange(size)
+    value = [
+        [part[rows, order].sum() for part, order in zip(*pair, strict=True)]
+        for pair in zip(parts, inner, strict=True)
+    ]
+    outer = _assign(np.array(value))
+    return np.concatenate([j * size + inner[i][j] for i, j in enumerate(outer)])
 
 
-@torch.no_grad()
-def permute_channels(stages: list[Stage], order: list[np.ndarray]) -> None:
-    """Reorder channels in place: rows of a stage, and columns of the next.
+def _same_groups(
+    a: nn.Module, b: nn.Module, own: list[ChannelGroup], other: list[ChannelGroup]
+) -> None:
+    def describe(module: nn.Module) -> dict[str, tuple]:
+        found: dict[str, tuple] = {
+            n: tuple(t.shape) for n, t in all_tensors(module).items()
+        }
+        layers = module.named_modules()
+        return found | {
+            n: (type(m).__name__,) for n, m in layers if not list(m.children())
+        }
 
-    Args:
-        stages: as `read_stages` gives them; their tensors are written to.
-        order: for each hidden stage, which channel comes first, second, ...
-
-    Source: ours.
-
-    Examples:
-        >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
-        >>> x = torch.ones(1, 1)
-        >>> before = net(x)
-        >>> permute_channels(read_stages(net)[1], [np.array([1, 0])])
-        >>> torch.allclose(net(x), before)
-        True
-    """
-    for n, stage in enumerate(stages):
-        weight = stage.linear.weight
-        if n > 0:
-            blocks = weight.reshape(weight.shape[0], stages[n - 1].width, -1)
-            moved = blocks[:, torch.as_tensor(order[n - 1], device=weight.device)]
-            weight.copy_(moved.reshape(weight.shape))
-        if n < len(order):
-            rows = torch.as_tensor(order[n], device=weight.device)
-            for tensor in (weight, *channel_vectors(stage).values()):
-                tensor.copy_(tensor[rows])
-
-
-def _same_architecture(a: list[Stage], b: list[Stage]) -> None:
-    def describe(stages: list[Stage]) -> list[tuple]:
-        return [
-            (
-                type(s.linear).__name__,
-                tuple(s.linear.weight.shape),
-                sorted(channel_vectors(s)),
-                [type(t).__name__ for t in s.tail],
-            )
-            for s in stages
-        ]
-
-    for x, y in zip(describe(a), describe(b), strict=False):
-        if x != y:
+    x, y = describe(a), describe(b)
+    for name in [*x, *y]:
+        if x.get(name) != y.get(name):
             raise ValueError(
-                f"module_a, module_b: expected equal architectures, got {x} and {y}"
+                f"module_a, module_b: expected equal architectures, got {x.get(name)} "
+                f"and {y.get(name)} at {name}"
             )
-    if len(a) != len(b):
+    if [g.slots for g in own] != [g.slots for g in other]:
         raise ValueError(
-            f"module_a, module_b: expected equal depth, got {len(a)} and {len(b)}"
+            "module_a, module_b: expected equal architectures, got other connections"
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from geolib.networks import hidden_units, named_layers
+from geolib.networks import channel_groups, named_layers
 
 
 def nested():
@@ -26,16 +26,13 @@ def test_layers_come_in_the_order_in_which_they_run():
     assert torch.equal(h, expected)
 
 
-def test_hidden_units_are_paired_across_nested_containers():
-    first, second = hidden_units(nested())
-    assert (first.maker, first.user, first.units, first.spread) == (
-        "0.0",
-        "2.0.0",
-        4,
-        9,
-    )
-    assert list(first.between) == ["0.1", "0.2", "1"]
-    assert (second.maker, second.user, second.spread) == ("2.0.0", "3", 1)
+def test_channels_are_paired_across_nested_containers():
+    first, second = channel_groups(nested())
+    assert (first.named("write"), first.named("read")) == (["0.0"], ["2.0.0"])
+    assert first.named("vector") == ["0.0", "0.1"]
+    assert [s.inner for s in first.slots if s.role == "read"] == [9]
+    assert (first.width, second.width) == (4, 5)
+    assert (second.named("write"), second.named("read")) == (["2.0.0"], ["3"])
 
 
 def test_a_layer_used_twice_comes_twice():
@@ -57,4 +54,4 @@ def test_what_runs_otherwise_than_in_order_is_refused_or_kept_whole():
 
 def test_layers_that_do_not_follow_each_other_are_named():
     with pytest.raises(ValueError, match="layer 1 reads 4 inputs"):
-        hidden_units(nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1)))
+        channel_groups(nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1)))
