@@ -273,6 +273,9 @@ class _Reader:
         return self._function(node, str(node.target))
 
     def _call_function(self, node: fx.Node) -> _Value | None:
+        if isinstance(node.target, type):  # a container of outputs
+            self._output(node)
+            return None
         return self._function(node, getattr(node.target, "__name__", str(node.target)))
 
     # ---- layers ----------------------------------------------------------------------
@@ -488,12 +491,20 @@ class _Reader:
     def _mean(self, node: fx.Node, x: _Value) -> _Value:
         given = (*node.args[1:], node.kwargs.get("dim"))[0]
         axes = {given} if isinstance(given, int) else set(given or [0])
-        if x.place == "second" and axes <= {2, 3, 4, -1, -2, -3} and len(axes) < 4:
+        # of an image, all pixels or none: what is left must be one number a channel
+        if x.place == "second" and axes <= {2, 3, 4, -1, -2}:
             kept = bool((*node.args[2:], node.kwargs.get("keepdim", False))[0])
-            return x if kept else _Value(x.group, FLAT[0])
+            if kept or len(axes) > 1:
+                return x if kept else _Value(x.group, FLAT[0])
         if x.place == "last" and axes == {1}:
             return x
         raise self._unknown(node, "a mean over channels or samples")
+
+    def _cumulated(self, node: fx.Node, x: _Value) -> _Value:
+        axis = (*node.args[1:], node.kwargs.get("dim"))[0]
+        if axis not in {"last": (1, -2), "second": (2, 3, 4, -1, -2)}.get(x.place, ()):
+            raise self._unknown(node, "a sum over channels or samples")
+        return x
 
     def _transpose(self, node: fx.Node, x: _Value) -> _Value:
         axes = node.args[1:]
@@ -629,6 +640,7 @@ RULES: dict[str, Callable[[_Reader, fx.Node, _Value], _Value]] = {
     "view": _Reader._view,
     "reshape": _Reader._view,
     "mean": _Reader._mean,
+    "cumsum": _Reader._cumulated,
     "transpose": _Reader._transpose,
     "permute": _Reader._transpose,
     "getitem": _Reader._item,

@@ -277,6 +277,7 @@ def test_what_is_not_understood_is_refused():
             return super().forward(x) + x[:, :3]
 
     skip = Skip(*mlp([4, 6, 3])).double()
+
     class Roll(nn.Module):
         def forward(self, x):
             return torch.roll(x, 1, 1)

@@ -398,8 +398,8 @@ def aligned(name, case):
     found = align(case.module, other)
     near(outputs(found.module, case.x), outputs(other, case.x), dtype_of(case))
     a, b, c = (
-        torch.cat([t.double().flatten() for n, t in m.state_dict().items()
-                   if "num_batches" not in n])
+        torch.cat([t.detach().double().flatten() for t in (*m.parameters(), *m.buffers())
+                   if t.is_floating_point()])
         for m in (case.module, other, found.module)
     )  # fmt: skip
     near(torch.tensor(found.distance), (a - c).norm(), dtype_of(case))
