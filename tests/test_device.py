@@ -30,6 +30,7 @@ from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
 
 BASELINES = chapter_module("geodesics", "pruners")
 VARIANTS = chapter_module("geodesics", "variants")
+CONTROLS = chapter_module("naturality", "controls").CONTROLS
 PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
 KNOWN = LEARNERS | VARIANTS.LEARNER_VARIANTS
 
@@ -393,9 +394,10 @@ def test_natural_optimizers(name):
 def test_defects(optimizer):
     module, x = nat.affine_mlp((2, 3, 2)).to("cuda"), there((12, 2), 1)
     problem = nat.Problem.of(module, x, nat.mse(x.sin()))
+    rule = nat.OPTIMIZERS.get(optimizer) or CONTROLS[optimizer]
     for phi in nat.standard_suite(module, problem.theta0).values():
         nat.naturality_defect(
-            optimizer, phi, problem, step_sizes=[0.25, 0.125], horizon=0.25
+            rule, phi, problem, step_sizes=[0.25, 0.125], horizon=0.25
         )
 
 

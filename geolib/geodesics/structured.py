@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import (
-    ChannelGroup,
-    Slot,
-    all_tensors,
     channel_groups,
     take_channels,
 )

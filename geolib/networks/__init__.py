@@ -6,8 +6,8 @@ from geolib.networks.batch_norm import (
     with_batch_statistics as with_batch_statistics,
 )
 from geolib.networks.build import lenet as lenet, mlp as mlp, vgg as vgg
+from geolib.networks.channel_graph import ChannelGroup as ChannelGroup
 from geolib.networks.channel_groups import (
-    ChannelGroup as ChannelGroup,
     channel_groups as channel_groups,
     permute_channels as permute_channels,
 )

@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import (
-    ChannelGroup,
-    Slot,
-    all_tensors,
     channel_groups,
     permute_channels,
 )

@@ -104,11 +104,12 @@ def marked_page(build: Build, page: Page) -> str:
     nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
     text = page.about
     if page.state == "failed":
-        from .staging import staged
+        from .staging import ALL_CHECKS, staged
 
         last = nb.metadata.get("geolib", {}).get("last")
-        nb = staged(nb, f"{page.notebook.page}.md")
         nb.cells = nb.cells[: last + 1] if isinstance(last, int) else nb.cells
+        nb = staged(nb, f"{page.notebook.page}.md")
+        nb.cells = [c for c in nb.cells if c["id"] != ALL_CHECKS]
         text += " What follows on this page was not reached."
         _without_the_machine(nb, str(build.root))
     _close_gates(nb)

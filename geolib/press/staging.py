@@ -12,6 +12,7 @@ from .quiet import names_of_the_library, names_used, parts
 from .verdict import checks_box, checks_table, settle
 
 REMOVED = "remove-input"
+ALL_CHECKS = "all-checks"
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 QUOTE = "geolib.quote"
 GLUE = "application/papermill.record/"
@@ -95,7 +96,7 @@ def _all_checks(entries: list[dict[str, Any]]) -> Any:
         f'<details class="checks all-checks"><summary>{count} checks</summary>'
         f"{checks_table(entries, link=True)}</details>\n```"
     )
-    cell["id"] = "all-checks"
+    cell["id"] = ALL_CHECKS
     return cell
 
 

@@ -111,7 +111,7 @@ class Language(nn.Module):
 
     def forward(self, tokens):
         h = torch.tanh(self.mix(self.embed(tokens)))
-        return self.read(h + h.cumsum(1) / 3)
+        return self.read(h + h.cumsum(-2) / 3)
 
 
 class Segmenter(nn.Module):
