@@ -380,7 +380,9 @@ class GraphReader:
         sizes = node.args[1:]
         if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
             sizes = tuple(sizes[0])
-        if len(sizes) != 2:
+        # (-1, c) of an image makes samples of its pixels, and rows of other channels
+        rows = len(sizes) == 2 and (isinstance(sizes[0], fx.Node) or x.place == "last")
+        if not rows:
             raise self._unknown(node, "a view that is not (samples, features)")
         return self._flatten(node, x, 1)
 
@@ -392,8 +394,8 @@ class GraphReader:
             kept = bool((*node.args[2:], node.kwargs.get("keepdim", False))[0])
             if kept or len(axes) > 1:
                 return x if kept else _Value(x.group, FLAT[0])
-        if x.place == "last" and axes == {1}:
-            return x
+        if x.place == "last" and axes == {1}:  # of rows, these would be their channels
+            return self._mix(x, node)
         raise self._unknown(node, "a mean over channels or samples")
 
     def _cumulated(self, node: fx.Node, x: _Value) -> _Value:

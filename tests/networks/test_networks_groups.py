@@ -165,6 +165,34 @@ def test_what_tells_channels_apart_is_refused_by_name(f):
         channel_groups(layer(f))
 
 
+def test_pixels_that_become_samples_are_refused_and_flattened_images_are_not():
+    class Viewed(nn.Module):
+        def __init__(self, rows):
+            super().__init__()
+            self.a, self.b, self.rows = nn.Conv2d(1, 2, 1), nn.Linear(8, 2), rows
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.b(h.view(-1, 8) if self.rows else h.view(h.size(0), -1))
+
+    with pytest.raises(TypeError, match="cannot follow channels through view"):
+        channel_groups(Viewed(True))
+    net = Viewed(False).double()
+    x = torch.linspace(-1, 1, 12).double().view(3, 1, 2, 2)
+    before = net(x)
+    permute_channels(net, [np.array([1, 0])])
+    assert (net(x) - before).abs().max() < 1e-12
+
+
+def test_units_under_a_mean_over_channels_written_by_hand_stay():
+    net, x = layer(lambda h: h - h.mean(1, keepdim=True)), torch.ones(5, 3).double()
+    before = net(x)
+    permute_channels(net, [np.array([2, 0, 1, 3])])
+    assert (net(x) - before).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="no hidden unit can be removed"):
+        sparsify(net, x, 0.5, structured=True)
+
+
 def test_an_order_that_a_group_does_not_allow_is_refused():
     net = flattened().eval()
     with pytest.raises(ValueError, match="expected one for each of 2 groups, got 1"):
