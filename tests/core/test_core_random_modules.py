@@ -134,6 +134,11 @@ def modules(draw):
     init_(net, draw(st.integers(0, 10**6)), bias_scale=0.5)
     for m in norms:
         nn.init.constant_(m.weight, 0.8)
+    # A norm of three equal maxima is its bias: equal biases would be a tie at the next
+    # maximum, where there is no derivative.
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm1d | nn.GroupNorm | nn.LayerNorm):
+            m.bias.data += torch.linspace(-0.3, 0.3, WIDTH, dtype=m.bias.dtype)
     linear = [m for m in net.modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
     for name in draw(st.lists(st.sampled_from(["weight", "bias"]), max_size=2)):
         a, b = (linear[draw(st.integers(0, len(linear) - 1))] for _ in "ab")
