@@ -185,7 +185,9 @@ def test_a_call_that_the_outputs_do_not_depend_on_adds_nothing(kind):
     G = PullbackMetric(R, x).at(R.theta0)
     D = torch.einsum("nop,noq->pq", J, J) / 4
     assert torch.allclose(G.dense(), D)
-    assert torch.allclose(G @ G.solve(v, 0.1, "woodbury").x, v - 0.1 * G.solve(v, 0.1).x)
+    assert torch.allclose(
+        G @ G.solve(v, 0.1, "woodbury").x, v - 0.1 * G.solve(v, 0.1).x
+    )
 
 
 def test_a_layer_whose_gradient_stops_is_refused_by_name():
