@@ -281,12 +281,10 @@ def test_a_hook_on_a_forward_pass_is_refused_by_name():
     for add in ("register_forward_hook", "register_forward_pre_hook"):
         net = layer(lambda h: h)
         getattr(net.a, add)(lambda *call: None)
-        for call in (
-            lambda: align(net, net),
-            lambda: sparsify(net, x, 0.5, structured=True),
-        ):
-            with pytest.raises(ValueError, match=r"layer a \(Linear\) has a hook"):
-                call()
+        with pytest.raises(ValueError, match=r"layer a \(Linear\) has a hook"):
+            align(net, net)
+        with pytest.raises(ValueError, match=r"layer a \(Linear\) has a hook"):
+            sparsify(net, x, 0.5, structured=True)
     chain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     chain[1].forward = torch.tanh
     with pytest.raises(ValueError, match=r"layer 1 \(ReLU\) has a hook"):
