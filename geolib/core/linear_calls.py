@@ -256,8 +256,9 @@ def gradients(
 
     A batch of u where `is_grads_batched` says so. The graph is kept.
     """
+    given: Any = list(places)
     found = torch.autograd.grad(
-        z, places, u, retain_graph=True, allow_unused=True, **options
+        z, given, u, retain_graph=True, allow_unused=True, **options
     )
     batch = u.shape[: u.ndim - z.ndim]
     return [

@@ -206,10 +206,9 @@ def compare(problem, method):
     }
     damped = D + 0.1 * torch.eye(R.p, dtype=D.dtype)
     found = G.solve(v, 0.1, method, tol=1e-11)
-    if found.converged:
+    if found.converged or method != "kfac":
         pairs[method] = damped @ found.x, v
-    else:  # K-FAC may be a poor preconditioner; then the answer says how far off it is
-        assert method == "kfac"
+    else:  # a poor preconditioner: then the answer says how far off it is
         gap = float((damped @ found.x - v).norm() / v.norm())
         assert found.residual == pytest.approx(gap, rel=1e-2)
     for name, (ours, slow) in pairs.items():
