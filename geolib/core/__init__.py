@@ -32,6 +32,6 @@ from geolib.core.random import (
     uniform as uniform,
 )
 from geolib.core.realization import Realization as Realization
-from geolib.files import exported as _exported
+from geolib.core.checks import guarded as _guarded
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -351,8 +351,6 @@ class Metric:
 
         Cost: a singular value decomposition of A.
         """
-        if rtol is not None and not (math.isfinite(rtol) and rtol >= 0):
-            raise ValueError(f"rtol: expected a finite number >= 0, got {rtol}")
         require_factorisable("a rank", self.theta.dtype)
         s = torch.linalg.svdvals(self.rows().dense())
         rtol = max(len(s), self.p) * torch.finfo(s.dtype).eps if rtol is None else rtol

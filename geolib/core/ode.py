@@ -10,8 +10,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from geolib.core.validation import require_finite
-
 Field = Callable[[float, Tensor], Tensor]
 Observer = Callable[[float, Tensor, Tensor, Tensor], None]
 
@@ -160,9 +158,6 @@ def integrate(
         True
     """
     grid = _check_times(times)
-    if not y0.is_floating_point():
-        raise TypeError(f"y0: expected a floating dtype, got {y0.dtype}")
-    require_finite("y0", y0)
     run = _Run(field, y0, batched, observer, max_steps)
     if method == "dopri5":
         if not (rtol > 0 and atol > 0):

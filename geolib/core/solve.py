@@ -319,11 +319,8 @@ def _check(
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     if method not in ("auto", "cg"):
         require_factorisable(f"method {method!r}", G.theta.dtype)
-    if not (math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"damping: expected a finite number >= 0, got {damping}")
-    for name, value in (("tol", tol), ("rtol", rtol)):
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+    if tol == math.inf:
+        raise ValueError("tol: expected a finite number >= 0, got inf")
     if free is not None:
         if method != "cg":
             raise ValueError(f"free: expected method 'cg' with it, got {method!r}")

@@ -5,7 +5,7 @@ realise; `geodesic` and `exponential_map` solve for shortest paths; `connect`,
 `sparsify` and `learn_sequence` put them to work on any module.
 """
 
-from geolib.files import exported as _exported
+from geolib.core.checks import guarded as _guarded
 from geolib.geodesics.bvp import (
     Geodesic as Geodesic,
     geodesic as geodesic,
@@ -45,4 +45,4 @@ from geolib.geodesics.sparse_path import (
 from geolib.geodesics.sparsify import sparsify as sparsify
 from geolib.geodesics.walk import invariant_walk as invariant_walk
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.path import WeightPath
 from geolib.networks.sequential import named_layers
-from geolib.networks.validation import check_positive
 
 # Lipschitz constants of activations; GELU's is max |Phi(x) + x phi(x)|
 LIPSCHITZ: dict[type[nn.Module], float] = {
@@ -87,7 +86,6 @@ def certify_path(
         >>> c.rigorous, c.sampled <= c.bound <= c.sampled + 0.1
         (True, True)
     """
-    check_positive(slack=slack)
     if grid < 2:
         raise ValueError(f"grid: expected at least 2 times, got {grid}")
     layers = _provable(space)

@@ -13,7 +13,7 @@ from geolib.core import Realization
 from geolib.geodesics.bvp import Geodesic
 from geolib.geodesics.path import Basis, BezierBasis, WeightPath, check_ends
 from geolib.networks.training import batches, minimize
-from geolib.networks.validation import check_inputs, check_labels, check_positive
+from geolib.networks.validation import check_inputs, check_labels
 
 
 def trained_curve(
@@ -103,7 +103,6 @@ def trained_curves(
         check_ends(start, end, distinct=True)
     check_inputs(x)
     check_labels(R(a[0], x[:1]).shape[1], y, len(x))
-    check_positive(steps=steps, batch=batch, lr=lr)
     basis = BezierBasis(1) if basis is None else basis
     control = a.new_zeros(len(a), basis.size, a.shape[1]).requires_grad_(True)
     draws = [batches(len(x), batch, steps, s + 1, x.device) for s in seeds]

@@ -14,7 +14,6 @@ from geolib.core import Realization
 from geolib.geodesics.embedding import embed
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.magnitude_masks import (
-    check_sparsity,
     cubic_sparsity,
     magnitude_mask,
     matrices,
@@ -117,7 +116,6 @@ def sparse_path(
         >>> int((found.weights == 0).sum()) >= 20, found.drifts[-1] < 1e-2
         (True, True)
     """
-    check_sparsity(sparsity)
     R, meter = space.realization, Meter()
     prunable = matrices(R)
     if reference is None:

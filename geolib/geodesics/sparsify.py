@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import WARM, check_sparsity, matrices
+from geolib.geodesics.magnitude_masks import WARM, matrices
 from geolib.geodesics.sparse_path import (
     Chooser,
     Sparse,
@@ -28,7 +28,7 @@ from geolib.geodesics.structured import (
 from geolib.networks.channel_groups import check_orders
 from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
-from geolib.networks.validation import check_inputs, check_labels, check_positive
+from geolib.networks.validation import check_inputs, check_labels
 
 SCORED = 1024  # inputs that whole units are scored on
 
@@ -114,8 +114,6 @@ def sparsify(
         >>> small[1].weight.shape
         torch.Size([8, 4])
     """
-    check_sparsity(sparsity)
-    check_positive(steps=steps, batch=batch, damping=damping, iterations=iterations)
     _refuse_parametrizations(module)
     R = Realization(module)
     check_inputs(data, "data")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.path import WeightPath, polygon
-from geolib.networks.validation import check_positive
 
 MODES = ("straight", "once", "invariant", "corrected")
 
@@ -92,7 +91,6 @@ def invariant_walk(
     for name, vector in (("w", w), ("direction", direction)):
         if not bool(torch.isfinite(vector).all()):
             raise ValueError(f"{name}: expected finite numbers, got NaN or inf")
-    check_positive(steps=steps, size=size, damping=damping, iterations=iterations)
     n, evaluations = space.size, 0
     start = space.embedded(w[None])[0].detach()
     points, heading = [w], direction / direction.norm()

@@ -6,7 +6,7 @@ networks have no such theorem, but a canonical form (`canonicalize`), and two of
 aligned by `geolib.networks.align`.
 """
 
-from geolib.files import exported as _exported
+from geolib.core.checks import guarded as _guarded
 
 from .arrangement import generic_cell_count as generic_cell_count
 from .canonical import canonicalize as canonicalize
@@ -44,4 +44,4 @@ from .w1inf_seminorm import (
     w1inf_seminorm as w1inf_seminorm,
 )
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -92,7 +92,6 @@ def canonicalize(
         >>> form.merged, form.module[0].weight.shape
         (1, torch.Size([1, 1]))
     """
-    expect(max_sweeps >= 1, "max_sweeps", "a positive number", max_sweeps)
     head, stages = read_stages(module)
     work = _Work(stages, tol)
     if reduce:
@@ -301,7 +300,6 @@ def random_gauge(
         >>> torch.allclose(net(x), random_gauge(net.eval())(x))
         True
     """
-    expect(0 <= decades < np.inf, "decades", "a number >= 0", decades)
     module = deepcopy(module)
     _, stages = read_stages(module)
     rng = np.random.default_rng(seed)

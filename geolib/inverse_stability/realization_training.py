@@ -110,7 +110,6 @@ def train_realization(
         expect(np.isin(y, (0, 1)).all(), "y", "zeros and ones", np.unique(y)[:5])
     whole = isinstance(width, int | np.integer) and width >= 1
     expect(whole, "width", "a positive whole number", width)
-    expect(0 < penalty < np.inf, "penalty", "a positive number", penalty)
     kind = _Edges if x.shape[1] == 2 else _Cube
     return kind(_Problem(x, y, loss, penalty), width, seed).run()
 

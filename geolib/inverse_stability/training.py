@@ -166,8 +166,6 @@ def gradient_descent(
     """
     x = as_points(x, net.d)
     y = _targets("y", y, (len(x), net.D))
-    expect(steps >= 0, "steps", "a number >= 0", steps)
-    expect(0 < lr < np.inf, "lr", "a positive number", lr)
     reach = np.inf
     centre = net
     if ball is not None:
@@ -253,8 +251,6 @@ def train_shallow(
     expect(mode in MODES, "mode", f"one of {MODES}", mode)
     expect(loss in LOSSES, "loss", f"one of {tuple(LOSSES)}", loss)
     expect(width >= 1, "width", "a positive number", width)
-    expect(steps >= 1, "steps", "a positive number", steps)
-    expect(0 < lr < np.inf, "lr", "a positive number", lr)
     expect(len(seeds), "seeds", "one seed or more", seeds)
     axes = 2 if loss == "mse" else 1
     wanted = f"shapes (n, d) and {'(n, D)' if axes == 2 else '(n,)'}"
@@ -405,8 +401,6 @@ def escape_degenerate(
         >>> escape_degenerate(net, x, net(x) - 2 * abs(x)).A.round(3).ravel().tolist()
         [1.414, -0.01]
     """
-    expect(0 < size < np.inf, "size", "a positive number", size)
-    expect(candidates >= 1, "candidates", "a positive number", candidates)
     x = as_points(x, net.d)
     residual = finite_array("residual", residual, np.ndim(residual))
     shape = (len(x), net.D)

@@ -110,7 +110,6 @@ def w1inf_seminorm(
         (False, True)
     """
     expect(method in METHODS, "method", f"one of {METHODS}", method)
-    expect(samples >= 1, "samples", "a positive number", samples)
     k = kinks(net, tol)
     h = len(k.normals)
     if h == 0:

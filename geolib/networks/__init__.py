@@ -1,6 +1,6 @@
 """What is known of modules, for all chapters: structure, symmetries, training."""
 
-from geolib.files import exported as _exported
+from geolib.core.checks import guarded as _guarded
 from geolib.networks.batch_norm import (
     recalibrate as recalibrate,
     with_batch_statistics as with_batch_statistics,
@@ -41,4 +41,4 @@ from geolib.networks.weight_matching import (
     align as align,
 )
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

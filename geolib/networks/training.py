@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
 from geolib.networks import checkpoint
 from geolib.networks.splits import Table
-from geolib.networks.validation import check_inputs, check_labels, check_positive
+from geolib.networks.validation import check_inputs, check_labels
 
 
 @dataclass
@@ -171,7 +171,6 @@ def train(
     check_inputs(x)
     first, seeds = leaf if leaf.ndim == 1 else leaf[0], _seeds(seed, leaf)
     check_labels(R(first, x[:1]).shape[1], y, len(x))
-    check_positive(steps=steps, batch=batch, lr=lr)
     draws = zip(
         *(batches(len(x), batch, steps, s, x.device) for s in seeds), strict=True
     )

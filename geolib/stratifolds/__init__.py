@@ -6,7 +6,7 @@ of starts at once in any chart. For real networks there are `find_strata` and
 `CollarSurgery`; for Bayesian asymptotics `learning_coefficient` and `evidence_curve`.
 """
 
-from geolib.files import exported as _exported
+from geolib.core.checks import guarded as _guarded
 from geolib.stratifolds.charts import smooth_modulus as smooth_modulus
 from geolib.stratifolds.charts import Chart as Chart
 from geolib.stratifolds.charts import Logit as Logit
@@ -54,4 +54,4 @@ from geolib.stratifolds.two_units import CentralUnits as CentralUnits
 from geolib.stratifolds.two_units import PronyUnits as PronyUnits
 from geolib.stratifolds.two_units import two_unit_network as two_unit_network
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

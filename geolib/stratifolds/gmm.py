@@ -419,6 +419,12 @@ def _labelled(E: Tensor, mass: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return C
 
 
+def _at_rest(g: Tensor, F: Tensor, tol: float, value: float) -> bool:
+    """Whether the step without damping would gain no more than tol, or than rounding."""
+    gain = 0.5 * float(g @ _direction(g, F, None, 1e-9))
+    return gain <= max(tol, 1e-9 * (1 + abs(value)))
+
+
 def natural_fit(
     x: Tensor,
     start: GaussianMixture,
@@ -486,14 +492,14 @@ def natural_fit(
         if not value >= trace[-1]:
             rejected, damping = rejected + 1, damping * 10
             if damping > 1e12:
-                converged = True  # no ascent direction is left at this precision
+                converged = _at_rest(g, F, tol, value)  # or a step of no use at all
                 break
             continue
         current, damping = trial, max(damping / 5, 1e-9)
         trace.append(value)
         if collapsed(current.covariances, x):
             break
-        if trace[-1] - trace[-2] < tol:
+        if trace[-1] - trace[-2] < tol and _at_rest(g, F, tol, value):
             converged = True
             break
         g, F, H = score_and_information(current, y, r)

@@ -115,7 +115,7 @@ CALLS = [
     ),
     (
         lambda: stab.train_shallow(np.full((3, 2), NAN), np.ones((3, 1)), 2),
-        "x, y: expected fin",
+        "x: expected finite",
     ),
     (lambda: stab.gradient_descent(NET, X2, Y2, 5, -0.1), "lr: expected"),
     (lambda: stab.gradient_descent(NET, X2, Y2, 5, NAN), "lr: expected"),

@@ -115,7 +115,7 @@ def test_classify_data_agrees_with_the_sizes_on_gaussian_data():
     [
         ((4, 4, 4), "all four"),
         ((4, 4, 4, -1.0), r"^sigma2: "),
-        ((4.5, 4, 4, 1.0), r"^d: "),
+        ((4.5, 4, 4, 1.0), r"^(d|problem): "),
     ],
 )
 def test_classify_refuses(arguments, said):

@@ -160,7 +160,7 @@ def test_smooth_step_and_modulus():
 
 @pytest.mark.parametrize("eps", [0.0, -1.0, float("nan"), float("inf")])
 def test_modulus_refuses_a_width_that_is_none(eps):
-    with pytest.raises(ValueError, match="eps: expected a positive finite width"):
+    with pytest.raises(ValueError, match="eps: expected a (positive )?finite"):
         smooth_modulus(torch.zeros(1), eps)
 
 

@@ -1,0 +1,361 @@
+"""What comes in at a door is what its annotation says: the one check of arguments.
+
+A package's door says ``__all__ = guarded(globals())``; from then on its public functions,
+constructors and methods compare each argument with its annotation before they run, and
+refuse by name what does not fit. Tensors, arrays and modules must be finite, and so must
+numbers but for a few; a number's range is told by its name. What axes a tensor has, and
+which of them are equally long in several arguments, is said by
+``Annotated[Tensor, "n d"]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import sys
+from collections import abc
+from types import FunctionType, NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from geolib.core.validation import Inputs
+from geolib.files import exported
+
+COUNT = "a whole number above zero", lambda v: v >= 1
+SIZE = "a non-negative integer", lambda v: v >= 0
+POSITIVE = "a finite number above zero", lambda v: v > 0
+SIGNLESS = "a finite number >= 0", lambda v: v >= 0
+SHARE = "a share of zeros in [0, 1)", lambda v: 0 <= v < 1
+# Names mean the same everywhere, so that each has its range here, once.
+RANGES = {
+    "max_sweeps max_iterations max_iter max_steps steps batch batch_size bins nodes samples "
+    "candidates chunk segments count grid every surgery_every smallest side "
+    "channels classes n_components stages limit probes": COUNT,
+    "seed iterations memory split jets depth": SIZE,
+    "lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
+    "rtol atol tol tolerance damping ridge reg_covar friction patience decades "
+    "plateau max_rise bias_scale amount horizon gap eps": SIGNLESS,
+    "sparsity": SHARE,
+}
+BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
+INFINITE = (
+    "patience tol target budget memory_limit clip horizon outputs z X metric".split()
+)
+# Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
+FLOATING = "theta theta0 v u g z w eta eta0 natural teacher control logits y0".split()
+WORDS: dict[Any, str] = {
+    Tensor: "a dense tensor",
+    np.ndarray: "finite real numbers",
+    ArrayLike: "finite real numbers",
+    nn.Module: "an nn.Module",
+    Inputs: "a tensor, a dict or a tuple of tensors",
+    float: "a finite number",
+    int: "a whole number",
+    NoneType: "None",
+}
+Fault = type[Exception] | None  # what kind of error a value deserves
+
+
+class ArgumentError(ValueError, TypeError):
+    """An argument that does not fit; whether by its type or value is in the words."""
+
+
+Rule = abc.Callable[[Any], Fault]
+
+
+def guarded(names: dict[str, Any]) -> list[str]:
+    """The public names of a door, whose functions check what they are given."""
+    public = exported(names)
+    for name in public:
+        obj = names[name]
+        if isinstance(obj, FunctionType):
+            names[name] = guard = checked(obj)
+            setattr(sys.modules[obj.__module__], obj.__name__, guard)
+        elif inspect.isclass(obj):
+            for kind in obj.__mro__:
+                _guard_class(kind)
+    return public
+
+
+def is_record(kind: type) -> bool:
+    """A result or an error: the library makes it, and callers only read it."""
+    found = dataclasses.is_dataclass(kind) and "Args:" not in (kind.__doc__ or "")
+    return found or issubclass(kind, BaseException)
+
+
+def entrances(kind: type) -> list[str]:
+    """The constructor of a class, but of a record, and its own public methods."""
+    names = [] if is_record(kind) else ["__init__"]
+    return [n for n in vars(kind) if n in ("__call__", *names) or n[0] != "_"]
+
+
+def _guard_class(kind: type) -> None:
+    for name in entrances(kind) if kind.__module__.startswith("geolib.") else ():
+        fn = vars(kind)[name]
+        inner = getattr(fn, "__func__", fn)  # of a class method
+        if name != "forward" and isinstance(inner, FunctionType):
+            guard = checked(inner)
+            setattr(kind, name, guard if inner is fn else type(fn)(guard))
+
+
+def checked(fn: Any) -> Any:
+    """The function, which refuses arguments that do not fit their annotations."""
+    if hasattr(fn, "checks"):
+        return fn
+    kinds = inspect.signature(fn).parameters
+    names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
+    many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
+    free = next((n for n, p in kinds.items() if p.kind == p.VAR_KEYWORD), "")
+
+    @functools.cache
+    def rules() -> dict[str, tuple[Rule, str, str]]:
+        hints = get_type_hints(fn, include_extras=True)
+        method = "self" in kinds
+        return {n: rule(hints.get(n, Any), n, method) for n in kinds}
+
+    @functools.wraps(fn)
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        known, sizes = rules(), dict[str, int]()
+        rest = many * (len(args) - len(names))
+        for name, value in (*zip([*names, *rest], args), *kwargs.items()):  # noqa: B905
+            fits, wanted, axes = known.get(name) or known.get(free) or ANYTHING
+            if fault := fits(value) or (axes and _axes_fault(axes, sizes, value)):
+                raise ArgumentError(f"{name}: {complaint(wanted, value, fault)}")
+        return fn(*args, **kwargs)
+
+    guard.checks = True  # type: ignore[attr-defined]
+    return guard
+
+
+def rule(hint: Any, name: str, method: bool) -> tuple[Rule, str, str]:
+    """What fits an annotation, its words, and the names of a tensor's axes."""
+    axes = ""
+    if get_origin(hint) is Annotated:
+        hint, axes = get_args(hint)
+    fits, text = kind_rule(hint), words(hint)
+    if name in BOUNDS:
+        whole, (text, holds) = text.startswith(WORDS[int]), BOUNDS[name]
+        text = text.replace("a finite number", WORDS[int]) if whole else text
+        fits = functools.partial(_bounded_fault, fits, holds)
+    if name in INFINITE or method:  # a diverged run goes on; its result says so
+        fits = functools.partial(_unbounded_fault, fits, name in INFINITE)
+    if name in FLOATING:
+        text = text.replace("a dense tensor", "a dense tensor of floating numbers")
+        fits = functools.partial(_whole_fault, fits)
+    if axes:
+        text += f" of shape ({', '.join(axes.split())})"
+    return fits, text, axes
+
+
+def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> Fault:
+    fault = fits(value)
+    numbers = [value] if isinstance(value, int | float | np.number) else ()
+    return fault or (None if all(map(holds, numbers)) else ValueError)
+
+
+def _unbounded_fault(fits: Rule, endless: bool, value: Any) -> Fault:
+    if isinstance(value, float) and value in (math.inf, -math.inf) and endless:
+        return None
+    fault = fits(value)
+    diverged = fault is ValueError and not isinstance(value, int | float)
+    return None if diverged else fault
+
+
+def _whole_fault(fits: Rule, value: Any) -> Fault:
+    whole = isinstance(value, Tensor) and not value.is_floating_point()
+    return TypeError if whole else fits(value)
+
+
+def _axes_fault(axes: str, sizes: dict[str, int], value: Any) -> Fault:
+    """Whether axes of one name have one size in all arguments of a call."""
+    names = axes.split()
+    shape = tuple(getattr(value, "shape", ()))
+    if names[0] == "...":
+        names, shape = names[1:], shape[max(0, len(shape) - len(names) + 1) :]
+    if len(names) != len(shape):
+        return ValueError
+    pairs = zip(names, shape, strict=True)
+    same = all(sizes.setdefault(n, k) == k for n, k in pairs)
+    return None if same else ValueError
+
+
+@functools.cache
+def kind_rule(hint: Any) -> Rule:
+    """What a value must be to fit an annotation: a function to the error it deserves."""
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    if hint == ArrayLike:
+        return _array_fault
+    if origin in (Union, UnionType):
+        return functools.partial(_union_fault, [kind_rule(part) for part in parts])
+    if origin is Literal:
+        return lambda v: None if v in parts else ValueError
+    if origin in RULES:
+        return RULES[origin]
+    told = inspect.isclass(origin) and origin not in (Any, object)
+    if not told or getattr(origin, "_is_protocol", False):
+        return lambda v: None
+    return functools.partial(_kind_fault, origin, parts)
+
+
+def _union_fault(rules: list[Rule], value: Any) -> Fault:
+    found = [one(value) for one in rules]
+    near = ValueError if ValueError in found else TypeError
+    return None if None in found else near
+
+
+def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
+    if kind in LISTS and isinstance(value, np.ndarray | Tensor):
+        return _array_fault(value)
+    fits = isinstance(value, kind) and not (isinstance(value, str) and kind is not str)
+    if not fits:  # what behaves alike will do, unless it is of a kind that cannot
+        alike = kind is not nn.Module and not isinstance(value, PLAIN)
+        return None if alike else TypeError
+    if isinstance(value, nn.Module):
+        held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
+        return None if all(map(finite, held)) else ValueError
+    return _inside(parts, value)
+
+
+def _inside(parts: tuple, value: Any) -> Fault:
+    """The first fault among the entries of a list, tuple or mapping."""
+    if isinstance(value, abc.Mapping) and len(parts) == 2:
+        pairs = [(parts[1], v) for v in value.values()]
+    elif isinstance(value, tuple) and parts and parts[-1] is not Ellipsis:
+        same = parts if len(parts) > 1 else parts * len(value)
+        if len(same) != len(value):
+            return ValueError
+        pairs = list(zip(same, value, strict=True))
+    elif isinstance(value, list | tuple) and parts:
+        pairs = [(parts[0], v) for v in value]
+    else:
+        return None
+    return next(filter(None, (kind_rule(part)(v) for part, v in pairs)), None)
+
+
+def _tensor_fault(value: Any) -> Fault:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return TypeError
+    return None if finite(value) else ValueError
+
+
+def finite(t: Tensor) -> bool:
+    """Whether all entries are; what `vmap` maps over has no entries to look at."""
+    with torch._C.DisableTorchFunction():  # no call of a model that is being watched
+        return _finite(t)
+
+
+def _finite(t: Tensor) -> bool:
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
+    if wrapped or not t.is_floating_point() or t.is_meta:
+        return True
+    # a sum is quick, and overflows only where entries are huge
+    return math.isfinite(t.detach().sum().item()) or bool(torch.isfinite(t).all())
+
+
+def _array_fault(value: Any) -> Fault:
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError):
+        return TypeError
+    if array.dtype.kind not in "biuf":
+        return TypeError
+    return None if np.isfinite(array).all() else ValueError
+
+
+def _float_fault(value: Any) -> Fault:
+    if isinstance(value, str):
+        return TypeError
+    try:
+        return None if math.isfinite(value) else ValueError
+    except OverflowError:
+        return ValueError
+    except (TypeError, ValueError, RuntimeError):
+        return TypeError
+
+
+def _int_fault(value: Any) -> Fault:
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    return None if whole and not getattr(value, "shape", ()) else TypeError
+
+
+RULES: dict[Any, Rule] = {
+    Tensor: _tensor_fault,
+    np.ndarray: _array_fault,
+    float: _float_fault,
+    int: _int_fault,
+    bool: lambda v: None if isinstance(v, bool | np.bool_) else TypeError,
+    abc.Callable: lambda v: None if callable(v) else TypeError,
+    NoneType: lambda v: None if v is None else TypeError,
+}
+
+
+PLAIN = (
+    type,
+    str,
+    complex,
+    int,
+    float,
+    NoneType,
+    list,
+    tuple,
+    dict,
+    Tensor,
+    np.ndarray,
+)
+LISTS = (abc.Sequence, abc.Iterable, abc.Collection)
+ANYTHING: tuple[Rule, str, str] = (lambda v: None, "", "")
+
+
+def words(hint: Any) -> str:
+    """An annotation as a reader says it."""
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    for known in (ArrayLike, Inputs):
+        if hint == known:
+            return WORDS[known]
+    if origin in (Union, UnionType):
+        return " or ".join(words(part) for part in parts)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, parts))
+    if origin in WORDS:
+        return WORDS[origin]
+    if origin is abc.Callable:
+        return "a function"
+    if origin in LISTS and parts[0] in (int, float):
+        return WORDS[ArrayLike]
+    name = getattr(origin, "__name__", str(origin))
+    inside = [words(p) for p in parts if p not in (Any, Ellipsis)]
+    return f"a {name} of {' and '.join(inside)}" if inside else f"a {name}"
+
+
+def complaint(wanted: str, value: Any, fault: type[Exception]) -> str:
+    """What was expected and what came, as an error message says it."""
+    if isinstance(value, nn.Module) and fault is ValueError:
+        held = (n for n, p in value.named_parameters() if not finite(p))
+        return f"expected finite weights, but {next(held, 'it')} holds NaN or inf"
+    if isinstance(value, Tensor | np.ndarray):
+        t = torch.as_tensor(value) if value.dtype != object else torch.zeros(())
+        if t.layout == torch.strided and not finite(t):
+            bad = int((~torch.isfinite(t)).sum())
+            return (
+                f"expected finite numbers, {bad} of {t.numel()} entries are not finite"
+            )
+        layout = f", {t.layout}; call .to_dense()" if t.layout != torch.strided else ""
+        return f"expected {wanted}, got shape {tuple(t.shape)}, {value.dtype}{layout}"
+    if fault is TypeError and not isinstance(value, int | float | NoneType):
+        return f"expected {wanted}, got {type(value).__name__}"
+    text = repr(value)
+    return f"expected {wanted}, got {text if len(text) <= 60 else text[:50] + ' ...'}"

@@ -1,0 +1,136 @@
+"""What says `converged`, `holds`, `exact` or `applies` says no where that is honest.
+
+The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
+`Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
+`PathCertificate.rigorous`, `Certificate.applies`, `Seminorm.exact`,
+`TrainedRealization.exact` and `Resolution.exact`. All others are here, and
+`test_no_claim_is_forgotten` knows when one is added.
+"""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import geolib
+from geolib.core import PullbackMetric, Realization, init_, normal
+from geolib.geodesics import FunctionSpace, exponential_map, learn_sequence
+from geolib.inverse_stability import ShallowReLU, canonicalize, certify
+from geolib.naturality import ProximalNatural
+from geolib.networks import Task, align, mlp
+from geolib.stratifolds import GaussianMixture, natural_fit
+
+CLAIMS = {"converged", "holds", "exact", "applies", "rigorous"}
+OWNERS = {
+    "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Geodesic",
+    "ExponentialMap", "Resolution", "Learned", "MixtureFit", "PathCertificate",
+    "Seminorm", "Solution", "Sparsified", "Spectrum", "TrainedRealization", "WeightPath",
+}  # fmt: skip
+
+
+def test_no_claim_is_forgotten():
+    found = set()
+    for path in Path(geolib.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                names = {
+                    getattr(n, "name", getattr(getattr(n, "target", None), "id", ""))
+                    for n in node.body
+                }
+                if names & CLAIMS and node.name[0] != "_":
+                    found.add(node.name)
+    assert found == OWNERS
+
+
+def relu_net(seed):
+    net = nn.Sequential(
+        nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+    return init_(net, seed, bias_scale=0.5).double().eval()
+
+
+def test_an_alignment_that_was_stopped_early():
+    a, b = relu_net(0), relu_net(1)
+    assert not align(a, b, max_sweeps=1).converged
+    assert align(a, b).converged
+
+
+def test_a_balance_that_was_stopped_early():
+    early, late = (canonicalize(relu_net(0), max_sweeps=k) for k in (1, 2000))
+    assert not early.converged
+    assert late.converged
+    assert early.energy[1] > late.energy[1] * (1 + 1e-12)
+
+
+def test_a_pair_further_apart_than_the_bound():
+    f, g = (ShallowReLU(np.array([[1.0, t]]), np.ones((1, 1))) for t in (0.0, 0.1))
+    found = certify(f, g)
+    assert found.holds
+    assert not replace(found, distance=1.01 * found.bound).holds
+    assert not replace(found, bound=0.99 * found.distance).holds
+
+
+def test_a_geodesic_of_steps_that_are_too_long():
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+    R = Realization(init_(net, 0, bias_scale=0.5).double())
+    space = FunctionSpace(R, normal((6, 2), 1), "raw", ridge=0.1)
+    v = 3 * normal(R.p, 2)
+    assert not exponential_map(space, R.theta0, v, steps=1, tol=1e-6).converged
+    assert exponential_map(space, R.theta0, 1e-3 * v, steps=20, tol=1e-6).converged
+
+
+def test_eigenvalues_that_are_asked_for_too_sharply():
+    net = nn.Sequential(nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 40))
+    R = Realization(init_(net, 0).double())
+    G = PullbackMetric(R, normal((60, 40), 1)).at(R.theta0)
+    for k, tol, honest in ((3, 1e-6, True), (24, 1e-30, False)):
+        found = G.spectrum(k, tol=tol)
+        assert found.method == "lanczos"
+        assert found.converged is honest
+
+
+@pytest.mark.filterwarnings("ignore:.*overflow")
+def test_a_sequence_of_tasks_whose_weights_overflow():
+    x = 1e30 * normal((40, 2), 0).float()
+    y = (x[:, 0] > 0).long()
+    net = mlp([2, 4, 2], seed=0).float()
+    tasks = [Task(x, y, x, y, (0, 1))]
+    options = {"gradient_evaluations": 640, "batch": 16}
+    assert not learn_sequence(
+        net, tasks, "fine-tuning", scenario="task", **options
+    ).converged
+
+
+def test_a_proximal_step_that_was_stopped_early():
+    x, y = normal((5, 2), 0), normal((5, 1), 1)
+    for iterations, tolerance, honest in ((1, 1e-14, False), (200, 1e-8, True)):
+        net = init_(
+            nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), 0
+        ).double()
+        opt = ProximalNatural(
+            net.parameters(), 0.2, iterations=iterations, tolerance=tolerance
+        )
+
+        def closure(net=net):
+            z = net(x)
+            return z, (z - y).square().mean() / 2
+
+        opt.step(closure)
+        assert opt.converged is honest
+
+
+def test_a_mixture_whose_steps_the_damping_forbids():
+    """A step of no length gains nothing, and is not the end of the way."""
+    x = torch.cat([normal((50, 1), 0) - 2, normal((50, 1), 1) + 2])
+    start = GaussianMixture(
+        torch.tensor([0.5, 0.5]).double(),
+        torch.tensor([[0.5], [0.6]]).double(),
+        torch.ones(2, 1, 1).double(),
+    )
+    for damping in (1e9, 1e13):
+        assert not natural_fit(x, start, damping=damping, max_iter=5).converged
+    assert natural_fit(x, start).converged
