@@ -58,7 +58,7 @@ INFINITE = (
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = "theta theta0 v u g z w eta eta0 natural teacher control logits y0".split()
 WORDS: dict[Any, str] = {
-    Tensor: "a dense tensor",
+    Tensor: "a tensor",
     np.ndarray: "finite real numbers",
     ArrayLike: "finite real numbers",
     nn.Module: "an nn.Module",
@@ -154,7 +154,7 @@ def rule(hint: Any, name: str, method: bool) -> tuple[Rule, str, str]:
     if name in INFINITE or method:  # a diverged run goes on; its result says so
         fits = functools.partial(_unbounded_fault, fits, name in INFINITE)
     if name in FLOATING:
-        text = text.replace("a dense tensor", "a dense tensor of floating numbers")
+        text = text.replace("a tensor", "a tensor of floating numbers")
         fits = functools.partial(_whole_fault, fits)
     if axes:
         text += f" of shape ({', '.join(axes.split())})"
@@ -353,8 +353,9 @@ def complaint(wanted: str, value: Any, fault: type[Exception]) -> str:
             return (
                 f"expected finite numbers, {bad} of {t.numel()} entries are not finite"
             )
-        layout = f", {t.layout}; call .to_dense()" if t.layout != torch.strided else ""
-        return f"expected {wanted}, got shape {tuple(t.shape)}, {value.dtype}{layout}"
+        if t.layout != torch.strided:
+            return f"expected a dense tensor, got layout {t.layout}; call .to_dense()"
+        return f"expected {wanted}, got shape {tuple(t.shape)}, {value.dtype}"
     if fault is TypeError and not isinstance(value, int | float | NoneType):
         return f"expected {wanted}, got {type(value).__name__}"
     text = repr(value)
