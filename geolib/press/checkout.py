@@ -96,14 +96,10 @@ def check_settings(root: Path) -> str:
         raise SettingsError(f"{where}: {problem.message}")
     try:
         pages = parse_toc_data(read_table(root, "_toc.yml"))
-    except MalformedError as problem:
+    except (MalformedError, TypeError, ValueError, AttributeError) as problem:
         raise SettingsError(f"_toc.yml: {problem}") from None
-    except (TypeError, ValueError, AttributeError) as problem:
-        raise SettingsError(f"_toc.yml: unexpected value ({problem})") from None
-    for page in pages:
-        if page != CHANGES and not any(
-            (root / f"{page}{suffix}").is_file() for suffix in ("", ".md", ".ipynb")
-        ):
+    for page in set(pages) - {CHANGES}:
+        if not (root / page).is_file() and not (root / f"{page}.md").is_file():
             raise SettingsError(f"_toc.yml: no page {page!r}: expected {page}.md")
     return str(pages.root.docname)
 

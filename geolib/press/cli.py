@@ -80,19 +80,18 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        code = 1
         try:
             return command(*args, **kwargs)
         except PressError as problem:
             typer.echo(f"geolib: {problem}", err=True)
-            code = problem.code
+            raise typer.Exit(problem.code) from None
         except BrokenPipeError:
             raise
         except OSError as problem:  # a full disk, a missing folder, a port in use
             text = problem.strerror or str(problem)
             name = f": {problem.filename}" if problem.filename else ""
             typer.echo(f"geolib: {text}{name}", err=True)
-        raise typer.Exit(code)
+        raise typer.Exit(1)
 
     return wrapped
 

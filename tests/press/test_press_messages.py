@@ -121,7 +121,7 @@ GONE = "No such file or directory"
         ("_toc.yml", "", "'root' key not found"),
         ("_toc.yml", "root: 3", "'docname' must be <class 'str'>"),
         ("_toc.yml", "format: novel\nroot: book/intro", "not recognised: 'novel'"),
-        ("_toc.yml", TOC + "defaults: 3", "unexpected value ('int' object"),
+        ("_toc.yml", TOC + "defaults: 3", "'int' object is not a mapping"),
         ("_toc.yml", TOC + "color: blue", "Unknown keys found: {'color'}"),
         ("_toc.yml", PART + "[book/intro]", "not a mapping type @ '/parts/0/chapters"),
         ("_toc.yml", PART + "[{file: a/b}]", "no page 'a/b': expected a/b.md"),
