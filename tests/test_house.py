@@ -241,6 +241,11 @@ def test_no_public_name_has_two_meanings():
             assert other[1] is obj, f"{name}: geolib.{other[0]} and geolib.{room}"
 
 
+@pytest.mark.parametrize("word", house_rules.LOOKUPS)
+def test_a_textbook_word_is_found_in_one_search(word):
+    assert house_rules.homes(word) == [house_rules.LOOKUPS[word]]
+
+
 @pytest.mark.parametrize("room", house_rules.ROOMS)
 def test_public_docstrings_lack_nothing(room):
     assert house_rules.owed(room) == {}
