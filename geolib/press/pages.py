@@ -14,7 +14,6 @@ from .ledger import Ledger
 from .verdict import anchor, found, kind, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
-GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 
 
@@ -101,12 +100,11 @@ def marked_page(build: Build, page: Page) -> str:
     nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
     text = page.about
     if page.state == "failed":
-        from .staging import ALL_CHECKS, staged
+        from .staging import staged
 
         last = nb.metadata.get("geolib", {}).get("last")
         nb.cells = nb.cells[: last + 1] if isinstance(last, int) else nb.cells
         nb = staged(nb, f"{page.notebook.page}.md")
-        nb.cells = [c for c in nb.cells if c["id"] != ALL_CHECKS]
         text += " What follows on this page was not reached."
         _without_the_machine(nb, str(build.root))
     _close_gates(nb)
@@ -145,6 +143,8 @@ def _close_gates(nb: Any) -> None:
 
 def _spare_the_glue(nb: Any) -> None:
     """Numbers that were never computed are said to be so where the prose quotes them."""
+    from .staging import GLUED, quoted
+
     have = {
         output.metadata["scrapbook"]["name"]
         for cell in nb.cells
@@ -153,7 +153,7 @@ def _spare_the_glue(nb: Any) -> None:
     }
 
     def word(m: re.Match[str]) -> str:
-        return m[0] if m[1].split("<")[-1].rstrip("> ") in have else "(not reached)"
+        return m[0] if quoted(m) in have else "(not reached)"
 
     for cell in nb.cells:
         if cell.cell_type == "markdown":
