@@ -17,7 +17,7 @@ NAMES = "alpha beta gamma delta eps eta theta kappa lambda mu xi pi rho sigma ta
 GREEK = dict(zip(NAMES.split(), "αβγδεηθκλμξπρστ∞", strict=True))
 WORD = re.compile(rf"(?<![\w-])({'|'.join(GREEK)})(?=\d?(?![a-z-]))")
 RAISED = re.compile(r"\^(?:\{([^{}]*)\}|\(([^()]*)\)|(-?\w+))")
-LOWERED = re.compile(r"(?<!\w)([A-Za-z|])_(\w{1,2})\b")
+LOWERED = re.compile(r"((?<!\w)[A-Za-z]|\|)_(\w{1,2})\b")
 BOX = (
     '<div class="table-box {kind}" role="region" aria-label="{about}" tabindex="0">'
     "<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

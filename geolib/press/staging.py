@@ -37,7 +37,9 @@ def staged(executed: Any, page_source: str) -> Any:
         if names:
             cell.metadata["tags"] = names
     cells = _quiet(nb)
-    stated = {c["id"]: [o for o in c.outputs if CLAIM in o.metadata] for c in cells}
+    stated = {
+        c["id"]: [o for o in c.outputs if CLAIM in o.get("metadata", {})] for c in cells
+    }
     checks = {k: [settle(o.metadata[CLAIM]) for o in v] for k, v in stated.items()}
     every = [e for entries in checks.values() for e in entries]
     aloud = said_aloud(every, {quoted(m) for m in _glued(nb)})
