@@ -91,6 +91,8 @@ def marked_page(build: Build, page: Page) -> str:
     """The notebook of a page that is not whole: what there is, under a banner."""
     import nbformat
 
+    from .staging import ALL_CHECKS, staged
+
     title = "This page is not whole"
     if page.path is None or not page.content["cells"]:
         mark = banner(title, page.about)
@@ -100,14 +102,14 @@ def marked_page(build: Build, page: Page) -> str:
     nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
     text = page.about
     if page.state == "failed":
-        from .staging import staged
-
         last = nb.metadata.get("geolib", {}).get("last")
         nb.cells = nb.cells[: last + 1] if isinstance(last, int) else nb.cells
         nb = staged(nb, f"{page.notebook.page}.md")
         text += " What follows on this page was not reached."
         _without_the_machine(nb, str(build.root))
+    ends = [nb.cells.pop()] if nb.cells[-1]["id"] == ALL_CHECKS else []
     _close_gates(nb)
+    nb.cells += ends
     _spare_the_glue(nb)
     _put_on_top(nb, banner(title, text))
     return nbformat.writes(nb) + "\n"
