@@ -56,7 +56,7 @@ INFINITE = (
     "patience tol target budget memory_limit clip horizon outputs z X metric".split()
 )
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
-FLOATING = "theta theta0 v u g z w eta eta0 natural teacher control logits y0".split()
+FLOATING = "theta theta0 v u g z w eta eta0 natural teacher control logits y0 G b a V lower upper log_mass t".split()
 WORDS: dict[Any, str] = {
     Tensor: "a tensor",
     np.ndarray: "finite real numbers",
@@ -189,7 +189,9 @@ def _axes_fault(axes: str, sizes: dict[str, int], value: Any) -> Fault:
     if len(names) != len(shape):
         return ValueError
     pairs = zip(names, shape, strict=True)
-    same = all(sizes.setdefault(n, k) == k for n, k in pairs)
+    same = all(
+        k == int(n) if n.isdigit() else sizes.setdefault(n, k) == k for n, k in pairs
+    )
     return None if same else ValueError
 
 

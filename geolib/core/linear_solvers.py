@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
@@ -155,7 +155,7 @@ class RootSystem:
 
 def conjugate_gradient(
     apply: Operator,
-    g: Tensor,
+    g: Annotated[Tensor, "p"],
     tol: float,
     max_iterations: int,
     precondition: Operator | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
@@ -142,7 +142,9 @@ class RunLog:
         return self._runs
 
 
-def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
+def natural_step(
+    G: Annotated[Tensor, "b p p"], g: Annotated[Tensor, "b p"], damping: float
+) -> Tensor:
     r"""The direction of the natural gradient for a batch of small metrics.
 
     .. math:: (G + \lambda I)\,\delta = g
@@ -163,7 +165,6 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
         >>> natural_step(2 * torch.eye(2)[None], torch.ones(1, 2), 0.0)
         tensor([[0.5000, 0.5000]])
     """
-    expect(damping >= 0, "damping", "a number >= 0", damping)
     eye = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     factor, info = torch.linalg.cholesky_ex(G + damping * eye)
     pivots = factor.diagonal(dim1=-2, dim2=-1).abs()

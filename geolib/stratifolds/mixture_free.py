@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,7 +68,7 @@ class RelativeMixture(AffineChart):
         return torch.stack([w, m1, m1 + gap], 1)
 
 
-def moduli_of(theta: Tensor) -> Tensor:
+def moduli_of(theta: Annotated[Tensor, "n 3"]) -> Tensor:
     r"""The moduli of mixture B are what remains when the labels are forgotten.
 
     .. math:: b = (1-w)\mu_1 + w\mu_2,\quad v = w(1-w)d^2,\quad s = (1-2w)d,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -222,7 +223,11 @@ class SurgeryRecord:
 
 
 def overlap_forms(
-    layer: HiddenLayer, x: Tensor, g: Tensor, b: Tensor, V: Tensor
+    layer: HiddenLayer,
+    x: Tensor,
+    g: Annotated[Tensor, "n m"],
+    b: Annotated[Tensor, "d"],
+    V: Annotated[Tensor, "m"],
 ) -> tuple[Tensor, Tensor]:
     r"""The overlap of two units has two quadratic forms of the loss.
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from core_cases import CASES, make
+from dense_reference import dense_jacobian
 from torch import nn
 
 from geolib.core import (
@@ -14,7 +15,6 @@ from geolib.core import (
     init_,
     normal,
 )
-from geolib.core.reference import dense_jacobian
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
 
