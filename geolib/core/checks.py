@@ -56,7 +56,10 @@ INFINITE = (
     "patience tol target budget memory_limit clip horizon outputs z X metric".split()
 )
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
-FLOATING = "theta theta0 v u g z w eta eta0 natural teacher control logits y0 G b a V lower upper log_mass t".split()
+FLOATING = (
+    "theta theta0 v u g z w eta eta0 natural teacher control logits y0 G a b V t lower "
+    "upper log_mass"
+).split()
 WORDS: dict[Any, str] = {
     Tensor: "a tensor",
     np.ndarray: "finite real numbers",
