@@ -225,6 +225,8 @@ def _union_fault(rules: list[Rule], value: Any) -> Fault:
 def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
     if kind in LISTS and isinstance(value, np.ndarray | Tensor):
         return _array_fault(value)
+    if kind in LISTS and isinstance(value, list | tuple):
+        return _inside(parts, value)
     fits = isinstance(value, kind) and not (isinstance(value, str) and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
         alike = kind is not nn.Module and not isinstance(value, PLAIN)
@@ -302,7 +304,8 @@ RULES: dict[Any, Rule] = {
     np.ndarray: _array_fault,
     float: _float_fault,
     int: _int_fault,
-    bool: lambda v: None if isinstance(v, bool | np.bool_) else TypeError,
+    bool: lambda v: None if isinstance(v, int | np.bool_) else TypeError,
+    str: lambda v: None if isinstance(v, str | torch.device) else TypeError,
     abc.Callable: lambda v: None if callable(v) else TypeError,
     NoneType: lambda v: None if v is None else TypeError,
 }
@@ -321,7 +324,7 @@ PLAIN = (
     Tensor,
     np.ndarray,
 )
-LISTS = (abc.Sequence, abc.Iterable, abc.Collection)
+LISTS = (abc.Sequence, abc.Iterable, abc.Collection, list, tuple)
 ANYTHING: tuple[Rule, str, str] = (lambda v: None, "", "")
 
 
@@ -339,7 +342,7 @@ def words(hint: Any) -> str:
         return WORDS[origin]
     if origin is abc.Callable:
         return "a function"
-    if origin in LISTS and parts[0] in (int, float):
+    if origin in LISTS and parts and parts[0] in (int, float):
         return WORDS[ArrayLike]
     name = getattr(origin, "__name__", str(origin))
     inside = [words(p) for p in parts if p not in (Any, Ellipsis)]
