@@ -32,7 +32,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -342,9 +342,11 @@ def _fuzz(subject: str) -> tuple[list[tuple], list[str]]:
             ours.close()
 
 
-def fuzz_all(names: list[str], jobs: int = 3) -> dict[str, tuple]:
+def fuzz_all(names: list[str], jobs: int = 2) -> dict[str, tuple]:
     """`fuzz` of several subjects, some at a time."""
-    with ThreadPoolExecutor(jobs) as pool:
+    # processes, since a fork of one thread may find a lock that another held
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, fork) as pool:
         return dict(zip(names, pool.map(fuzz, names), strict=True))
 
 
