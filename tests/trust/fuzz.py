@@ -319,7 +319,7 @@ def _fuzz(subject: str) -> tuple[list[tuple], list[str]]:
         at: tuple | None = None
         try:
             while True:
-                if not ours.poll(MINUTE):
+                if not ours.poll(MINUTE if at else 5 * MINUTE):
                     raise TimeoutError
                 message = ours.recv()
                 if message[0] == "end":
