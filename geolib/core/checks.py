@@ -227,7 +227,7 @@ def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
         return _array_fault(value)
     if kind in LISTS and isinstance(value, list | tuple):
         return _inside(parts, value)
-    fits = isinstance(value, kind) and not (isinstance(value, str) and kind is not str)
+    fits = isinstance(value, kind) and not (type(value) is str and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
         alike = kind is not nn.Module and not isinstance(value, PLAIN)
         return None if alike else TypeError
@@ -274,8 +274,10 @@ def _finite(t: Tensor) -> bool:
 
 
 def _array_fault(value: Any) -> Fault:
+    if isinstance(value, Tensor):
+        return _tensor_fault(value)
     try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        array = np.asarray(value)
     except (TypeError, ValueError):
         return TypeError
     if array.dtype.kind not in "biuf":

@@ -235,7 +235,7 @@ def test_an_indefinite_operator_is_refused():
         ({"g": torch.ones(7, 2).to_sparse()}, TypeError, "g: expected a dense tensor"),
         ({"g": torch.ones(32, device="meta")}, TypeError, "g: is on meta but theta"),
         ({"g": torch.ones(7, 2, device="meta")}, TypeError, "g: is on meta but theta"),
-        ({"g": "gradient"}, TypeError, "g: expected a tensor, got str"),
+        ({"g": "gradient"}, TypeError, "g: expected a tensor.*, got str"),
         ({"damping": -1.0}, ValueError, "damping: expected a finite number >= 0"),
         ({"damping": math.nan}, ValueError, "damping: expected a finite"),
         ({"damping": 0.0, "method": "nystrom"}, ValueError, "needs a positive one"),

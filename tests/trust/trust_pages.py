@@ -1,18 +1,16 @@
 """`python tests/trust/trust_pages.py` writes the two pages about what has been tried.
 
 `book/modules.md` comes from the declared table, which a test holds to what happens;
-`book/reliability.md` from `fuzz.yml`, what came of the last full run of `fuzz.py`.
+`book/reliability.md` from `measured.json`, what came of the last full run.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from trust_expected import DATA_FREE, TABLE, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-FUZZ = yaml.safe_load((Path(__file__).parent / "fuzz.yml").read_text(encoding="utf-8"))
 SOLVES = [f for f in TABLE["functions"] if f.startswith("solve ")]
 COLUMNS = {
     "products": ["jvp", "vjp"],
@@ -54,43 +52,6 @@ A dash stands where a function takes no data as an argument.
 ## What each is compared with
 
 {compared}
-"""
-
-RELIABILITY = """# What is tried on each release
-
-Three things are tried on all of `geolib` before a release, beside the tests that each
-function has of its own.
-
-**Networks.** {cells} cells of [a table of modules and functions](modules.md) are right
-against an independent answer or refused for a stated reason. Two thousand random modules,
-drawn from a grammar of layers with skips, sharing, layers used again or in vain, changes
-in place and frozen parts, are compared with central differences of the module itself: the
-outputs, products, the dense metric and one solve each. A draw is left out where the
-differences to the left and to the right disagree, since there is no derivative to compare
-with. On what is left {random}.
-
-**Wrong arguments.** Every public function, constructor and method that its own doctest
-runs is called again with one wrong argument at a time: `None`, text, an empty list or
-dict, a number; of a tensor NaN, infinite, huge or negative entries, no rows, an axis more,
-a row less, whole numbers, flags, a sparse layout; of a number NaN, infinity, zero, a
-negative, a huge one, a fraction; of a module NaN weights, another module, a class. Of
-{total} wrong arguments came:
-
-{counts}
-
-*Named* is an error of the library's own that names the argument and says what was
-expected; *unnamed* one of its own that names another; *answered* is a result without NaN,
-which is right for many of these (a negative tensor is no fault where any real number will
-do) and is not checked further here; *raw* is an error from inside torch, NumPy, SciPy or
-Python; *NaN* is a result with a NaN where the unspoilt call has none; *slow* took more than
-a minute. The doors of the press and of the sweeps are not in the table: they start
-processes and write files, and their own tests try them.
-
-A test holds these counts: none of the last three may rise.
-
-**Where it falls short.** These arguments are not yet refused by name:
-
-{open}
 """
 
 
@@ -144,30 +105,7 @@ def modules_page():
     )
 
 
-def reliability_page():
-    """The page of what came of wrong arguments."""
-    from trust_expected import cells
-
-    counts = FUZZ["counts"]
-    verdicts = list(next(iter(counts.values())))
-    lines = [line(["", *verdicts]), line(["---", *["--:"] * len(verdicts)])]
-    lines += [line([f"`{r}`", *map(str, c.values())]) for r, c in counts.items()]
-    sums = [sum(c[v] for c in counts.values()) for v in verdicts]
-    lines.append(line(["all", *map(str, sums)]))
-    left = [
-        f"- `{name}`: " + "; ".join(f"{k} ({v})" for k, v in kinds.items())
-        for name, kinds in FUZZ["open"].items()
-    ]
-    return RELIABILITY.format(
-        cells=len(cells()),
-        random=FUZZ["random"],
-        total=f"{sum(sums):,}".replace(",", " "),
-        counts="\n".join(lines),
-        open="\n".join(left) or "none.",
-    )
-
-
-PAGES = {"modules": modules_page, "reliability": reliability_page}
+PAGES = {"modules": modules_page}
 
 if __name__ == "__main__":
     for page, text in PAGES.items():
