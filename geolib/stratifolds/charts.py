@@ -105,10 +105,6 @@ class Chart:
             None if self.collar is None else self.to_chart(theta)[:, self.collar].abs()
         )
 
-    def surgery(self, objective: Any) -> Surgery | None:
-        """What a descent in this chart offers to rows on a plateau; mostly nothing."""
-        return None
-
 
 class AffineChart(Chart):
     r"""An affine chart: natural parameters that are affine in bounded coordinates.

@@ -61,7 +61,6 @@ class Resolution:
         height = self.chart.collar_height(teacher[None])
         if height is not None and self.chart.eps is not None:
             warn_if_collared(float(height[0]), self.chart.eps)
-        settings.setdefault("surgery", self.chart.surgery(objective))
         return descend(objective, self.chart, self.to_chart(theta0), **settings)
 
 
@@ -76,8 +75,6 @@ def resolve(S: Stratifold, eps: float | None = None, kind: str = "tube") -> Reso
     cap         the tip over one sheet rounded             spread v (mixture B)
     moduli      coordinates that the labels' symmetry      no collar
                 leaves fixed
-    surgery     raw coordinates, with re-entry from the    spread u of two units
-                collar (networks)
     ==========  =========================================  ===========================
 
     Further kinds are rivals kept for comparison, without a collar: "logit", "central",
