@@ -9,6 +9,7 @@ import torch
 
 from geolib.stratifolds import (
     Logit,
+    MixtureCap,
     MixtureKL,
     MixtureModuli,
     MixtureTube,
@@ -23,7 +24,6 @@ from geolib.stratifolds import (
 )
 from geolib.stratifolds.charts import AffineChart
 from geolib.stratifolds.descent import SingularMetricError
-from geolib.stratifolds.mixture_free import MixtureCap
 
 F64 = torch.float64
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
