@@ -305,3 +305,41 @@ def test_the_path_metric_is_never_beaten_by_an_ascent(make):
 def test_what_cannot_be_compared_is_named(call, error, word):
     with pytest.raises(error, match=word):
         call()
+
+
+def test_the_command_compares_two_files(tmp_path, monkeypatch):
+    import typer
+    from safetensors.torch import save_file
+    from typer.testing import CliRunner
+
+    from geolib.inverse_stability.compare import command
+
+    (tmp_path / "some_nets.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = init_(
+        nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)), 0, bias_scale=0.5
+    ).eval()
+    files = [str(tmp_path / f"{k}.safetensors") for k in "abc"]
+    far = init_(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)), 1)
+    for file, module in zip(files, (net, random_gauge(net, 0), far), strict=True):
+        state = {k: v.contiguous() for k, v in module.state_dict().items()}
+        save_file(state, file)
+    app = typer.Typer()
+    app.command()(command)
+    run = CliRunner()
+    options = ["--model", "some_nets:build", "--shape", "2"]
+    same = run.invoke(app, [*files[:2], *options])
+    assert same.exit_code == 0, same.output
+    assert same.output.startswith("the same function")
+    other = run.invoke(app, [files[0], files[2], *options])
+    assert other.output.startswith("not the same up to a gauge")
+    assert "outputs on [-1, 1] apart" in other.output
+    for bad in (["--model", "some_nets:absent"], ["--model", "nowhere:build"]):
+        failed = run.invoke(app, [*files[:2], *bad])
+        assert failed.exit_code == 2
+        assert "expected package.module:build" in failed.output
+    missing = run.invoke(app, [files[0], str(tmp_path / "no.safetensors"), *options])
+    assert missing.exit_code == 2
