@@ -120,6 +120,8 @@ def train_shallow(
     expect(mode in MODES, "mode", f"one of {MODES}", mode)
     expect(loss in LOSSES, "loss", f"one of {tuple(LOSSES)}", loss)
     expect(width >= 1, "width", "a positive number", width)
+    expect(steps >= 1, "steps", "a positive number", steps)
+    expect(0 < lr < np.inf, "lr", "a positive number", lr)
     expect(len(seeds), "seeds", "one seed or more", seeds)
     axes = 2 if loss == "mse" else 1
     wanted = f"shapes (n, d) and {'(n, D)' if axes == 2 else '(n,)'}"

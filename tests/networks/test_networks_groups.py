@@ -292,15 +292,5 @@ def test_a_hook_on_a_forward_pass_is_refused_by_name():
 
 
 def test_what_has_no_canonical_form_here_is_refused_by_name():
-    class Skip(nn.Sequential):
-        def forward(self, x):
-            return x + super().forward(x)
-
-    block = Skip(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    ends = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
-    with pytest.raises(TypeError, match="cannot treat Skip at 2"):
-        canonicalize(nn.Sequential(ends[0], ends[1], block, nn.ReLU(), ends[2]).eval())
     with pytest.raises(TypeError, match="cannot treat LSTM at 0"):
-        canonicalize(nn.Sequential(nn.LSTM(3, 4), ends[2]).eval())
-    with pytest.raises(TypeError, match="got Skip"):
-        canonicalize(block.eval())
+        canonicalize(nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2)).eval())

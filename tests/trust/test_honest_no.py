@@ -8,7 +8,9 @@ The claims that are tested beside the function they belong to: `Bound.holds`, `S
 """
 
 import ast
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,15 @@ from torch import nn
 import geolib
 from geolib.core import PullbackMetric, Realization, init_, normal
 from geolib.geodesics import FunctionSpace, exponential_map, learn_sequence
-from geolib.inverse_stability import ShallowReLU, canonicalize, certify
+from geolib.inverse_stability import ShallowReLU, canonicalize, certify, compare
 from geolib.naturality import ProximalNatural
 from geolib.networks import Task, align, mlp
 from geolib.stratifolds import GaussianMixture, natural_fit
 
 CLAIMS = {"converged", "holds", "exact", "applies", "rigorous"}
 OWNERS = {
-    "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Geodesic",
-    "ExponentialMap", "Resolution", "Learned", "MixtureFit", "PathCertificate",
+    "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
+    "ExponentialMap", "Geodesic", "Resolution", "Learned", "MixtureFit", "PathCertificate",
     "Seminorm", "Solution", "Sparsified", "Spectrum", "TrainedRealization", "WeightPath",
 }  # fmt: skip
 
@@ -64,6 +66,14 @@ def test_a_balance_that_was_stopped_early():
     assert not early.converged
     assert late.converged
     assert early.energy[1] > late.energy[1] * (1 + 1e-12)
+
+
+def test_a_comparison_of_networks_that_are_not_balanced(monkeypatch):
+    a, b = relu_net(0), relu_net(1)
+    assert compare(a, b).converged
+    room = sys.modules["geolib.inverse_stability.compare"]
+    monkeypatch.setattr(room, "canonicalize", partial(canonicalize, max_sweeps=1))
+    assert not compare(a, b).converged
 
 
 def test_a_pair_further_apart_than_the_bound():
