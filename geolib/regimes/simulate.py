@@ -74,7 +74,8 @@ class FlowProblem:
 class Gram:
     r"""State A (b, d, d): :math:`A' = -(C A + A C)`, :math:`C = S B + B S`.
 
-    Two d x d x d products an evaluation. Best when h is at least about 0.6 d.
+    Two d x d x d products an evaluation. For h >= d: a small error in a null direction
+    of A grows like e^{4xt}, so that for h < d the rank would leak away at long times.
     """
 
     def __init__(self, problem: FlowProblem) -> None:
@@ -205,6 +206,8 @@ def flops(form: str, d: int, h: int, n: int) -> float:
 def choose(d: int, h: int, n: int, weights: bool = False) -> str:
     """The cheapest form; when 8 h < d only those that form no d x d matrix.
 
+    The Gram form is for h >= d only, where A has no null space to keep.
+
     `weights=True` keeps to those whose state is W: a step of length epsilon is then a
     step of gradient descent, which it is not in A.
 
@@ -212,7 +215,7 @@ def choose(d: int, h: int, n: int, weights: bool = False) -> str:
         >>> choose(64, 64, 4096), choose(64, 64, 4), choose(1600, 11, 1600)
         ('gram', 'samples', 'latent')
     """
-    allowed = FORMS[2:] if 8 * h < d else FORMS[weights:]
+    allowed = FORMS[2:] if 8 * h < d else FORMS[weights or h < d :]
     return min(allowed, key=lambda form: flops(form, d, h, n))
 
 
@@ -456,7 +459,7 @@ def gradient_flow(
         raise ValueError(f"population: expected ({d}, {d}), got {tuple(P.shape)}")
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
-        wide = 0.6 * d < h and method != "euler"
+        wide = d <= h and method != "euler"
         cheapest = "gram" if wide else "covariance"
         form = cheapest if form == "auto" else _form(form, d, h, n, method)
         if form in ("latent", "samples"):

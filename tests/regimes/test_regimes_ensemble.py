@@ -26,7 +26,7 @@ def test_a_small_setup_is_averaged_as_it_is():
     setup = Setup(24, 8, 30, 0.5 / 24)
     t = setup.times(9)
     found = ensemble(setup, t)
-    assert (found.share, found.copies) == (1.0, 48)
+    assert (found.share, found.copies) == (1.0, 1024)
     run = simulate(setup, t, seeds=200)
     for ours, theirs, scatter in zip(
         found.mean, (run.train / 24, run.population / 24), found.scatter, strict=True
