@@ -9,6 +9,7 @@ its edges and vertices, followed numerically on the fifth face and in the interi
 
 from geolib.files import exported as _exported
 from geolib.regimes.data_matrix import prepare as prepare
+from geolib.regimes.descent import Rule as Rule
 from geolib.regimes.edges import cell_curves as cell_curves
 from geolib.regimes.ensemble import ensemble as ensemble
 from geolib.regimes.fock import fock_curves as fock_curves, fock_space as fock_space
