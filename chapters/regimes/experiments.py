@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from geolib.data import load
@@ -32,7 +33,8 @@ from geolib.regimes import (
     simulate,
     theory_curves,
 )
-from geolib.regimes.predict import curve_errors
+from geolib.regimes.predict import KINDS, curve_errors
+from geolib.regimes.simulate import FlowProblem, run as follow_batch
 from geolib.sweep import Sweep, grid, sweep_rows
 
 SOLVED = REGIMES[:4]
@@ -385,25 +387,30 @@ def random_setup(number: int) -> Setup:
 def training_runs(
     setup: Setup, t: np.ndarray, seeds: Iterable[int], data: np.ndarray | None = None
 ) -> np.ndarray:
-    """Losses over d, (seeds, 2, T), by `gradient_flow` from the plain Gaussian draws.
+    """Losses over d, (seeds, 2, T), of flows from the plain Gaussian draws.
 
     Weights of more rows than columns are replaced by their triangular factor, samples
-    of more columns than rows likewise: A and S stay the same.
+    of more columns than rows likewise: A and S stay the same. On one data matrix all
+    weights run as one batch.
     """
-    out = []
-    for seed in seeds:
-        W = draw_weights(setup, seed)
-        if setup.h > setup.d:
-            W = np.linalg.qr(W, mode="r")
-        X = data
-        if X is None:
+    weights = [draw_weights(setup, seed) for seed in seeds]
+    if setup.h > setup.d:
+        weights = [np.linalg.qr(W, mode="r") for W in weights]
+    if data is not None:
+        S = torch.as_tensor(data @ data.T / data.shape[1])
+        problem = FlowProblem(setup.d, setup.n, S=S.expand(len(weights), -1, -1))
+        W = torch.as_tensor(np.stack(weights))
+        runs = [follow_batch(W, problem, t, "covariance", rtol=1e-5, atol=1e-7)]
+    else:
+        runs = []
+        for seed, W in zip(seeds, weights, strict=True):
             rng = np.random.default_rng([seed, 1])
             X = rng.standard_normal((setup.n, setup.d)).T
-        if X.shape[1] > setup.d:
-            X = np.linalg.qr(X.T, mode="r").T * np.sqrt(setup.d / X.shape[1])
-        run = gradient_flow(W, X, t, rtol=1e-5, atol=1e-7)
-        out.append((run.train[0] / setup.d, run.population[0] / setup.d))
-    return np.array(out)
+            if setup.n > setup.d:
+                X = np.linalg.qr(X.T, mode="r").T * np.sqrt(setup.d / setup.n)
+            runs.append(gradient_flow(W, X, t, rtol=1e-5, atol=1e-7))
+    train, population = (np.vstack([getattr(r, k) for r in runs]) for k in KINDS)
+    return np.stack([train, population], 1) / setup.d
 
 
 def score(answer: Any, runs: np.ndarray, theories: dict[str, Any]) -> dict[str, Any]:

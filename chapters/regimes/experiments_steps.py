@@ -23,36 +23,37 @@ from geolib.regimes.simulate import draw_data
 # ---- the largest learning rate -------------------------------------------------------
 
 
-def settles(losses: np.ndarray) -> bool:
-    """Whether a run is finite and its last fifth varies by under 1 % of the first loss."""
-    if not np.isfinite(losses).all():
-        return False
-    tail = losses[-len(losses) // 5 :]
-    return bool(np.ptp(tail) < 0.01 * losses[0])
-
-
 def largest_rate(
     losses: Callable[[Rule, np.ndarray], np.ndarray],
     low: float,
     high: float,
     *,
-    steps: int = 300,
-    halvings: int = 8,
+    steps: int = 150,
+    halvings: int = 7,
     **options: float,
 ) -> float:
-    """The largest learning rate that settles within `steps`, by bisection in its logarithm.
+    """The largest learning rate that still reaches the loss of a cautious run.
+
+    A rate is good if the loss after `steps` is within .002 of the first loss of what
+    `low` reaches in four times as many; by bisection in the logarithm of the rate.
 
     Args:
-        losses: of a rule and its times, (steps + 1,).
-        low, high: a rate that settles, and one that does not.
+        losses: of a rule and two times, the start and the end.
+        low, high: a rate that is good, and one that is not.
         steps: of a run.
         halvings: of the logarithm of high / low.
         options: of the `Rule`.
     """
+
+    def ends(lr: float, steps: int) -> np.ndarray:
+        rule = Rule(lr, **options)
+        return losses(rule, np.array([0, steps]) * rule.stride)
+
+    first, floor = ends(low, 4 * steps)
     for _ in range(halvings):
-        rule = Rule(float(np.sqrt(low * high)), **options)
-        good = settles(losses(rule, np.arange(steps + 1) * rule.stride))
-        low, high = (rule.lr, high) if good else (low, rule.lr)
+        middle = float(np.sqrt(low * high))
+        good = ends(middle, steps)[1] < floor + 0.002 * first
+        low, high = (middle, high) if good else (low, middle)
     return float(np.sqrt(low * high))
 
 
@@ -72,7 +73,7 @@ def both_rates(
     def found(rule: Rule, t: np.ndarray) -> np.ndarray:
         return gradient_flow(W, data, t, covariance=covariance, rule=rule).train[0]
 
-    low, high = 0.02 / setup.rate, 4.0 / max(1.0, setup.c)
+    low, high = 0.1 / setup.rate, 1.5 / max(1.0, setup.c)
     return tuple(largest_rate(f, low, high, **options) for f in (told, found))
 
 
@@ -108,7 +109,7 @@ def online_limit(d: int, batch: int, seed: int, steps: int = 120) -> float:
 
     def slope(lr: float) -> float:
         draws, W = np.random.default_rng([seed, 6]), W0
-        for k in range(steps):
+        for _ in range(steps):
             x = draws.standard_normal((d, batch))
             u = W @ x
             z = W.T @ u

@@ -90,6 +90,8 @@ def descend(law: Any, W: Tensor, rule: Rule, times: np.ndarray) -> tuple[Tensor,
         times: (T,) whole numbers of steps.
     """
     counts = rule.steps(times)
+    if W.shape[1] > W.shape[2]:  # latents turn together: W = Q R, and Q stands still
+        W = torch.linalg.qr(W, mode="r").R
     V, rows, done = torch.zeros_like(W), [], 0
     with torch.no_grad():
         for count in counts:
