@@ -6,13 +6,14 @@ import html
 import re
 from typing import Any
 
+from geolib.tables import html_table, human
+
 from .build import Build, Page
 from .device_ledger import DeviceLedger
 from .ledger import Ledger
 from .verdict import anchor, found, kind, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
-GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 
 
@@ -37,27 +38,24 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
         rows.sort(key=lambda r: r["verdict"] == "holds")  # exceptions first
         title = chapter.replace("_", " ").capitalize()
-        parts.append(
-            f'<h2 id="ledger-{chapter}">{title}</h2>'
-            '<div class="ledger" tabindex="0" role="region" '
-            f'aria-label="Claims of the chapter {title}"><table><thead><tr>'
-            + "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
-            + "</tr></thead><tbody>"
-            + "".join(_row(r, gpu, "Device" in heads) for r in rows)
-            + "</tbody></table></div>"
-        )
+        body = [_row(r, gpu, "Device" in heads) for r in rows]
+        about = f"Claims of the chapter {title}"
+        table = html_table(heads, body, kind="ledger sortable", about=about)
+        parts.append(f'<h2 id="ledger-{chapter}">{title}</h2>{table}')
     return "\n".join(parts)
 
 
-def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
+def _row(
+    r: dict[str, Any], gpu: DeviceLedger | None, device: bool
+) -> tuple[str, list[str]]:
     place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
     link = f"../chapters/{r['notebook']}.html{place}"
     data = html.escape(", ".join(r.get("data", [])))
     notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
-    small = "".join(f"<br><small>{html.escape(n)}</small>" for n in notes if n)
+    small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
     cells = [
-        f'<a href="{link}">{html.escape(r["text"])}</a>{small}',
-        html.escape(found(r)),
+        f'<a href="{link}">{human(r["text"])}</a>{small}',
+        found(r),
         typeset(r["bound"]),
         _badge(r["verdict"]),
         data,
@@ -66,13 +64,11 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
         cells.append(html.escape(r["device"]))
     if gpu is not None:
         there = gpu.entries.get(r["key"])
-        badge = (
-            f"{html.escape(found(there))} {_badge(there['verdict'])}" if there else ""
-        )
+        badge = f"{found(there)} {_badge(there['verdict'])}" if there else ""
         cells.append(badge)
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
     tags += f' data-data="{data}"'
-    return f"<tr {tags}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    return tags, cells
 
 
 def _badge(verdict: str) -> str:
@@ -95,6 +91,8 @@ def marked_page(build: Build, page: Page) -> str:
     """The notebook of a page that is not whole: what there is, under a banner."""
     import nbformat
 
+    from .staging import ALL_CHECKS, staged
+
     title = "This page is not whole"
     if page.path is None or not page.content["cells"]:
         mark = banner(title, page.about)
@@ -104,15 +102,14 @@ def marked_page(build: Build, page: Page) -> str:
     nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
     text = page.about
     if page.state == "failed":
-        from .staging import ALL_CHECKS, staged
-
         last = nb.metadata.get("geolib", {}).get("last")
         nb.cells = nb.cells[: last + 1] if isinstance(last, int) else nb.cells
         nb = staged(nb, f"{page.notebook.page}.md")
-        nb.cells = [c for c in nb.cells if c["id"] != ALL_CHECKS]
         text += " What follows on this page was not reached."
         _without_the_machine(nb, str(build.root))
+    ends = [nb.cells.pop()] if nb.cells[-1]["id"] == ALL_CHECKS else []
     _close_gates(nb)
+    nb.cells += ends
     _spare_the_glue(nb)
     _put_on_top(nb, banner(title, text))
     return nbformat.writes(nb) + "\n"
@@ -148,6 +145,8 @@ def _close_gates(nb: Any) -> None:
 
 def _spare_the_glue(nb: Any) -> None:
     """Numbers that were never computed are said to be so where the prose quotes them."""
+    from .staging import GLUED, quoted
+
     have = {
         output.metadata["scrapbook"]["name"]
         for cell in nb.cells
@@ -156,7 +155,7 @@ def _spare_the_glue(nb: Any) -> None:
     }
 
     def word(m: re.Match[str]) -> str:
-        return m[0] if m[1].split("<")[-1].rstrip("> ") in have else "(not reached)"
+        return m[0] if quoted(m) in have else "(not reached)"
 
     for cell in nb.cells:
         if cell.cell_type == "markdown":
