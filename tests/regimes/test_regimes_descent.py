@@ -10,9 +10,11 @@ import torch
 from geolib.regimes import (
     Rule,
     Setup,
+    SpectralMeasure,
     draw_covariance,
     draw_weights,
     gradient_flow,
+    large_data_next,
     predict,
     prepare,
     simulate,
@@ -164,3 +166,26 @@ def test_faces_without_steps_and_times_between_steps():
         simulate(setup, [0.15], rule=Rule(0.1))
     with pytest.raises(ValueError, match=r"^form: "):
         simulate(setup, [0.1], rule=Rule(0.1), form="gram")
+
+
+def test_the_noise_of_fresh_samples_is_that_of_one_step():
+    """Second order in the step, d of it times as large as without noise, by draws."""
+    d, h, step, draws = 80, 54, 1e-4, 800
+    W = draw_weights(Setup(d, h, d, 0.9 / d), 0)
+    rng, eye = np.random.default_rng(1), np.eye(d)
+
+    def bend(S):
+        A = W.T @ W
+        push = -W @ ((A - eye) @ S + S @ (A - eye))
+        losses = []
+        for sign in (1, 0, -1):
+            V = W + sign * step * push
+            losses.append(((V.T @ V - eye) ** 2).sum() / 2 / d)
+        return (losses[0] + losses[2] - 2 * losses[1]) / 2 / step**2
+
+    x = rng.standard_normal((draws, d))
+    found = (np.mean([bend(np.outer(v, v)) for v in x]) - bend(eye)) / d
+    law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(W.T @ W))
+    t = 1e-5
+    told = large_data_next([t], 1, 1, law=law, fresh=True).population[0] / t
+    assert found == pytest.approx(told, rel=0.1)
