@@ -21,6 +21,7 @@ from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
 from geolib.naturality.functional_lift import FunctionalLift
 from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
 from geolib.naturality.kfac import KFAC
+from geolib.naturality.local_geometry import ZERO
 from geolib.naturality.momentum import FunctionMomentum, HeavyBall, NaturalMomentum
 from geolib.naturality.natural_gradient import GeodesicNaturalGradient, NaturalGradient
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
@@ -59,7 +60,7 @@ def geometric(
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
         extra = {"initial": run.initial} if run.initial is not None else {}
         options = {"lr": h, **fixed, **(scaled(h) if scaled else {}), **extra}
-        return cls(params, output_metric=run.output_metric, **options)
+        return cls(params, output_metric=run.output_metric, rtol=ZERO, **options)
 
     return make
 
@@ -85,6 +86,45 @@ def _lifted_adam(params: list[Tensor], h: float, run: RunContext) -> FunctionalL
     )
 
 
+def _adam(eps: float) -> Scaled:
+    return lambda h: {"betas": memories(h), "eps": eps}
+
+
+_ADAM = _adam(1e-12)
+
+
+class Together:
+    """Two optimizers of one network, that step as one.
+
+    Args:
+        parts: which must not share parameters.
+    """
+
+    def __init__(self, *parts: optim.Optimizer) -> None:
+        self.parts = parts
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self, closure: Callable[[], Any]) -> None:
+        closure()
+        for part in self.parts:
+            part.step()
+
+
+def _muon(params: list[Tensor], h: float, run: RunContext) -> Any:
+    """Muon for matrices, AdamW for the rest, as it is used."""
+    matrices = [p for p in params if p.ndim == 2]
+    rest = [p for p in params if p.ndim != 2]
+    parts: list[optim.Optimizer] = []
+    if matrices:
+        parts.append(optim.Muon(matrices, lr=SPEED * h, weight_decay=0.0))
+    if rest:
+        parts.append(optim.AdamW(rest, SPEED * h, weight_decay=0.0, **_ADAM(h)))
+    return Together(*parts)
+
+
 def _ball(nesterov: bool) -> Scaled:
     return lambda h: {
         "lr": h * h,
@@ -93,11 +133,6 @@ def _ball(nesterov: bool) -> Scaled:
     }
 
 
-def _adam(eps: float) -> Scaled:
-    return lambda h: {"betas": memories(h), "eps": eps}
-
-
-_ADAM = _adam(1e-12)
 _Row = OptimizerSpec
 _EUCLIDEAN = [
     _Row("gd", from_class(optim.SGD), generator="gradient"),
@@ -126,9 +161,7 @@ _EUCLIDEAN = [
     _Row("sign", from_class(SignSGD, lambda h: {"lr": SPEED * h})),
     _Row("normalized", _rule("normalized")),
     _Row("lion", from_class(Lion, lambda h: {"lr": SPEED * h, "betas": memories(h)})),
-    _Row(
-        "muon", from_class(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0})
-    ),
+    _Row("muon", _muon),
     _Row(
         "muon-polar",
         from_class(
@@ -193,6 +226,8 @@ def as_spec(optimizer: Any) -> OptimizerSpec:
         return optimizer
     if isinstance(optimizer, str):
         return _named(optimizer)
+    if optimizer is optim.Muon:  # which refuses vectors
+        return OPTIMIZERS["muon"]
     if inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer):
         outputs = getattr(optimizer, "needs_outputs", False)
         make = geometric(optimizer) if outputs else from_class(optimizer)

@@ -198,27 +198,26 @@ def relu_rescaling(
     return Reparameterization.scaling(scale, "ReLU rescaling")
 
 
-def radial(module: nn.Module, power: float = 0.5) -> Reparameterization:
-    r"""Row by row, :math:`w \mapsto w\,|w|^{q}`: a weight-normalisation-like map.
+def radial(module: nn.Module) -> Reparameterization:
+    r"""Row by row, :math:`w \mapsto w\sqrt{1 + |w|^2}`: a weight-normalisation-like map.
 
-    Rows must not pass through zero, where the inverse is not differentiable.
+    With :math:`s = |w|^2` it sends s to :math:`s(1 + s)`, a quadratic to be inverted; rows
+    of zeros are ordinary.
     """
-    if power <= -1:
-        raise ValueError(f"power: expected more than -1, got {power}")
     index = blocks(module)
     place = torch.argsort(torch.cat([i.reshape(-1) for i in index]))
 
-    def apply(x: Tensor, q: float) -> Tensor:
-        rows = []
-        for i in index:
-            w = x[i]
-            rows.append((w * (w * w).sum(1, keepdim=True) ** (q / 2)).reshape(-1))
-        return torch.cat(rows)[place]
+    def by_rows(x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
+        rows = [x[i] * factor(x[i].square().sum(1, keepdim=True)) for i in index]
+        return torch.cat([r.reshape(-1) for r in rows])[place]
 
-    back = -power / (1 + power)
-    return Reparameterization(
-        lambda x: apply(x, power), lambda y: apply(y, back), "radial"
-    )
+    def forward(x: Tensor) -> Tensor:
+        return by_rows(x, lambda s: (1 + s).sqrt())
+
+    def inverse(y: Tensor) -> Tensor:
+        return by_rows(y, lambda s: (1 + 2 * s / (1 + (1 + 4 * s).sqrt())) ** -0.5)
+
+    return Reparameterization(forward, inverse, "radial")
 
 
 def standard_suite(
