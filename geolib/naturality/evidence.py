@@ -25,12 +25,12 @@ from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization, directional
 from geolib.naturality.tensorwise import TensorwiseOptimizer
 
-STEP = 1 / 32  # the first step size, halved twice
+STEP = 1 / 32  # the first step size; a quarter of it is the second
 NUDGE = 0.01  # a step moves the parameters by at most this share of their length
 RETRIES = 2  # times the step sizes are divided by eight where no order shows
-SAFETY = 300.0  # round-off between charts, over that of a run from a nudged start
+SAFETY = 100.0  # round-off between charts, over that of a run from a nudged start
 RESOLVED = 1e-8  # least singular value, over the largest, that a step can follow
-HALVINGS = (1.0, 0.5, 0.25)
+SIZES = (1.0, 0.25)
 UNSEEN = "memory without a known generator"
 EPS = torch.finfo(torch.float64).eps
 
@@ -163,7 +163,7 @@ class Site:
         """Return the home runs at the step sizes divided by 8 `level` times."""
         while len(self.runs) <= level:
             scale = self.first * 8.0 ** -len(self.runs)
-            self.runs.append([self._home(scale * c) for c in HALVINGS])
+            self.runs.append([self._home(scale * c) for c in SIZES])
         return self.runs[level]
 
     def _home(self, h: float) -> HomeRun:
@@ -174,11 +174,13 @@ class Site:
         if not min(length, gone) > 1e3 * EPS * float(self.A.norm() * way.norm()):
             raise Diverged("the step does not change the outputs")
         draw = np.random.default_rng(0).standard_normal(len(x))
-        nudged = x * (1 + 8 * EPS * torch.as_tensor(draw).to(x))
+        units = 8 * EPS * (x.abs() + x.square().mean().sqrt())  # zeros move too
+        nudged = x + units * torch.as_tensor(draw).to(x)
         again = run_optimizer(self.spec, self.problem.at(nudged), h, self.count)
         noise = float((self.A @ (again - nudged - way)).norm()) / length
+        moved = float((self.outputs(again) - end).norm()) / gone
         rounding = EPS * float(self.z.norm()) / gone
-        return HomeRun(h, way, end, SAFETY * max(noise, rounding, EPS))
+        return HomeRun(h, way, end, SAFETY * max(noise, moved, rounding))
 
     def defect(self, phi: Reparameterization) -> Defect:
         """Return the defect of the step, with its verdict."""
@@ -202,7 +204,9 @@ class Site:
         ends, first = (
             summarize(hs, e, [1.0] * len(hs), 0.0, "metric") for e in (gaps, firsts)
         )
-        if max(ends.values) <= floor and not ends.slope > 1.75:
+        if floor > NUDGE:
+            verdict = Verdict.UNDECIDED
+        elif max(ends.values) <= floor and not ends.slope > 1.75:
             verdict = Verdict.EXACT
         else:
             verdict = decide(first.values, first.slope, first.plateau, floor)
@@ -213,8 +217,10 @@ class Site:
         return self._lawful(phi, found) if verdict.closes and self.memory else found
 
     def _why(self, floor: float) -> str:
-        if not self.clear or floor > NUDGE:
+        if not self.clear:
             return f"round-off: condition number {self.condition:.0e}"
+        if floor > NUDGE:
+            return f"round-off {floor:.0e}: a kink, or a stiff rule"
         return "no order shows at these step sizes"
 
     def _lawful(self, phi: Reparameterization, d: Defect) -> Defect:
