@@ -1,4 +1,4 @@
-"""Ways to learn the next task: the invariant path and its baselines."""
+"""Ways to learn the next task: the invariant path, EWC, LwF, replay and DER."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from geolib.geodesics.structured import (
     unit_mask,
     unit_scores,
 )
+from geolib.networks.channel_groups import check_orders
 from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
 from geolib.networks.validation import check_inputs, check_labels, check_positive
@@ -161,6 +162,7 @@ def _unit_chooser(
     writer = Realization(twin)
     rows = torch.linspace(0, len(data) - 1, min(len(data), SCORED)).long()
     x = data[rows]
+    check_orders(twin, x)
 
     def choose(w: Tensor, sparsity: float, _rows: Tensor, _step: int) -> Tensor:
         writer.load(w)
