@@ -198,26 +198,26 @@ def relu_rescaling(
     return Reparameterization.scaling(scale, "ReLU rescaling")
 
 
-def radial(module: nn.Module) -> Reparameterization:
-    r"""Row by row, :math:`w \mapsto w\sqrt{1 + |w|^2}`: a weight-normalisation-like map.
+def radial(module: nn.Module, like: Tensor, power: float = 0.5) -> Reparameterization:
+    r"""Row by row, :math:`w \mapsto w\,|w|^{q}`: a weight-normalisation-like map.
 
-    With :math:`s = |w|^2` it sends s to :math:`s(1 + s)`, a quadratic to be inverted; rows
-    of zeros are ordinary.
+    The inverse has no derivative at zero, so rows that are zero at `like` are left alone.
     """
-    index = blocks(module)
-    place = torch.argsort(torch.cat([i.reshape(-1) for i in index]))
+    if power <= -1:
+        raise ValueError(f"power: expected more than -1, got {power}")
+    index = [i[like[i].norm(dim=1) > 0] for i in blocks(module)]
 
-    def by_rows(x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
-        rows = [x[i] * factor(x[i].square().sum(1, keepdim=True)) for i in index]
-        return torch.cat([r.reshape(-1) for r in rows])[place]
+    def apply(x: Tensor, q: float) -> Tensor:
+        for i in index:
+            w = x[i]
+            longer = w * w.square().sum(1, keepdim=True) ** (q / 2)
+            x = x.index_put((i,), longer)
+        return x
 
-    def forward(x: Tensor) -> Tensor:
-        return by_rows(x, lambda s: (1 + s).sqrt())
-
-    def inverse(y: Tensor) -> Tensor:
-        return by_rows(y, lambda s: (1 + 2 * s / (1 + (1 + 4 * s).sqrt())) ** -0.5)
-
-    return Reparameterization(forward, inverse, "radial")
+    back = -power / (1 + power)
+    return Reparameterization(
+        lambda x: apply(x, power), lambda y: apply(y, back), "radial"
+    )
 
 
 def standard_suite(
@@ -248,7 +248,7 @@ def standard_suite(
         "orthogonal": orthogonal(like, s + 5),
         "layer-affine": random_affine(like, s + 6, module=module),
         "affine": random_affine(like, s + 7),
-        "radial": radial(module),
+        "radial": radial(module, like),
         "sinh": Reparameterization(torch.sinh, torch.asinh, "sinh"),
         "coupling": Reparameterization.coupling(like, s + 10),
     }

@@ -158,6 +158,8 @@ def test_bad_arguments_are_named():
         Reparameterization.affine(torch.ones(2, 3))
     with pytest.raises(ValueError, match="scale"):
         Reparameterization.scaling(torch.tensor([1.0, 0.0]))
+    with pytest.raises(ValueError, match="power"):
+        radial(network(), torch.ones(23), -1.0)
     with pytest.raises(ValueError, match="tag"):
         Reparameterization.scaling(2.0).push("twist", torch.ones(2), torch.ones(2))
     with pytest.raises(ValueError, match="sizes"):
