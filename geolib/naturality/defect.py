@@ -165,6 +165,7 @@ def run_optimizer(
     steps: int,
     phi: Reparameterization | None = None,
     callback: Callable[[Tensor], None] | None = None,
+    initial: Tensor | None = None,
 ) -> Tensor:
     r"""Run an optimizer in the chart of phi; return the end, in the home chart.
 
@@ -174,6 +175,8 @@ def run_optimizer(
         h: step size; `steps` of them are taken.
         phi: None runs at home.
         callback: called with the home parameters before the first and after each step.
+        initial: the velocity at the start, (p,), for an optimizer that asks for one; drawn
+            and pushed when None.
 
     Returns:
         :math:`\phi^{-1}(\psi_T)`, (p,).
@@ -194,7 +197,8 @@ def run_optimizer(
         True
     """
     spec = as_spec(optimizer)
-    run = RunContext(problem, h, phi, spec.velocity(problem, phi))
+    velocity = spec.velocity(problem, phi) if initial is None else initial
+    run = RunContext(problem, h, phi, velocity)
     if callback is not None:
         callback(problem.theta0)
     if spec.update is not None:
@@ -259,11 +263,19 @@ Runs = dict[float, Tensor]
 
 
 def home_runs(
-    optimizer: Any, problem: Problem, steps: Sequence[float], horizon: float
+    optimizer: Any,
+    problem: Problem,
+    steps: Sequence[float],
+    horizon: float,
+    initial: Tensor | None = None,
 ) -> Runs:
     """Return the ends of the home runs, which all reparameterizations share."""
     spec = as_spec(optimizer)
-    return {h: run_optimizer(spec, problem, h, round(horizon / h)) for h in steps}
+
+    def end(h: float) -> Tensor:
+        return run_optimizer(spec, problem, h, round(horizon / h), initial=initial)
+
+    return {h: end(h) for h in steps}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from torch.func import jacrev
 
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.defect import Defect, Runs, check_steps, home_runs, summarize
+from geolib.naturality.optimizer_spec import OptimizerSpec
 from geolib.naturality.problem import Problem
+from geolib.naturality.reparameterization import directional
 
 Map = Callable[[Tensor], Tensor]
 
@@ -136,7 +138,9 @@ def projection_defect(
 
     For a projection :math:`\pi(\theta'_T)` is compared with :math:`\theta_T` started
     at :math:`\pi(\theta'_0)`; for an embedding :math:`\theta'_T` started at
-    :math:`\iota(\theta_0)` with :math:`\iota(\theta_T)`.
+    :math:`\iota(\theta_0)` with :math:`\iota(\theta_T)`. An optimizer that starts with a
+    velocity has it pushed along: the run at the target starts with
+    :math:`D\pi\,v'`, or :math:`D\iota\,v`.
 
     Args:
         optimizer: as in `naturality_defect`, for the narrow model (and the wide one).
@@ -150,9 +154,11 @@ def projection_defect(
             where the narrow model keeps its start).
 
     Raises:
-        ValueError: bad step sizes, or starts whose size does not fit the link.
+        ValueError: bad step sizes, starts whose size does not fit the link, or an optimizer
+            that starts with a covector, which no such link pushes.
 
-    Source: :eq:`drv-naturality-submersion` and :eq:`drv-naturality-twins` (derivations).
+    Source: :eq:`drv-naturality-submersion`, :eq:`drv-naturality-momentum-projects` and
+        :eq:`drv-naturality-twins` (derivations).
 
     Examples:
         >>> from geolib.naturality import mse
@@ -176,8 +182,9 @@ def projection_defect(
         wide = target = wide.at(link(narrow.theta0).detach())
     # Everything is compared in the target of the link, and the narrow run's way
     # is what the defect is divided by.
-    below = home_runs(small, narrow, hs, horizon) if below is None else below
-    above = home_runs(large, wide, hs, horizon)
+    up, low = _velocities(small, wide, narrow, link)
+    below = home_runs(small, narrow, hs, horizon, low) if below is None else below
+    above = home_runs(large, wide, hs, horizon, up)
     carried = link if down else (lambda t: t)
     same = (lambda t: t) if down else link
 
@@ -193,3 +200,21 @@ def projection_defect(
     moved = [float((e - start).norm()) for e in ends]
     drift = float((ends[-1] - ends[-2]).norm())
     return summarize(hs, differences, moved, drift, space)
+
+
+def _velocities(
+    spec: OptimizerSpec, wide: Problem, narrow: Problem, link: Projection | Embedding
+) -> tuple[Tensor | None, Tensor | None]:
+    """The velocity at the start of the link, wide and narrow, and its push."""
+    if spec.initial is None:
+        return None, None
+    if spec.initial != "vector":
+        raise ValueError(
+            f"optimizer: {spec.name} starts with a covector, which {link.name} does not "
+            "push; expected one that starts at rest or with a velocity"
+        )
+    if isinstance(link, Projection):
+        v = spec.velocity(wide, None)
+        return v, directional(link.forward, wide.theta0, v)
+    v = spec.velocity(narrow, None)
+    return directional(link.forward, narrow.theta0, v), v
