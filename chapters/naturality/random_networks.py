@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from controls import TABLE
 from torch import Tensor, nn
 
 from geolib.naturality import (
@@ -139,7 +140,7 @@ class NetworkSpec:
 def run(spec: NetworkSpec) -> dict[str, Any]:
     """The letters of the audit, and what the closed form fails by, by family."""
     module, x, y = draw(spec.seed)
-    report = audit(spec.optimizer, module, (x, y))
+    report = audit(TABLE[spec.optimizer], module, (x, y))
     formula: dict[str, float] = {}
     if spec.optimizer != "ngd":
         loss = mse(y) if y.is_floating_point() else cross_entropy(y)

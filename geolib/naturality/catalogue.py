@@ -26,7 +26,6 @@ from geolib.naturality.momentum import FunctionMomentum, HeavyBall, NaturalMomen
 from geolib.naturality.natural_gradient import GeodesicNaturalGradient, NaturalGradient
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.rules import FirstOrderRule
-from geolib.naturality.tensorwise import Lion, PolarMuon, Shampoo, SignSGD
 
 TAU = (0.1, 0.2)  # memories of first and second moments, in training time
 FRICTION = 1.0
@@ -158,21 +157,8 @@ _EUCLIDEAN = [
     _Row("adamax", from_class(optim.Adamax, lambda h: {"betas": memories(h)})),
     _Row("nadam", from_class(optim.NAdam, lambda h: {"betas": memories(h)})),
     _Row("radam", from_class(optim.RAdam, lambda h: {"betas": memories(h)})),
-    _Row("sign", from_class(SignSGD, lambda h: {"lr": SPEED * h})),
     _Row("normalized", _rule("normalized")),
-    _Row("lion", from_class(Lion, lambda h: {"lr": SPEED * h, "betas": memories(h)})),
     _Row("muon", _muon),
-    _Row(
-        "muon-polar",
-        from_class(
-            PolarMuon, lambda h: {"lr": SPEED * h, "momentum": math.exp(-h / TAU[0])}
-        ),
-    ),
-    _Row("shampoo-1/4", from_class(Shampoo)),
-    _Row(
-        "shampoo-1/2",
-        from_class(Shampoo, lambda h: {"power": -0.5, "accumulator": 0.3}),
-    ),
     _Row("lbfgs", from_class(optim.LBFGS, lambda h: {"max_iter": 1})),
 ]
 _METRIC = [

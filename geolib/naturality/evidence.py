@@ -23,7 +23,6 @@ from geolib.naturality.local_geometry import ZERO, Diverged
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization, directional
-from geolib.naturality.tensorwise import TensorwiseOptimizer
 
 STEP = 1 / 32  # the first step size; a quarter of it is the second
 NUDGE = 0.01  # a step moves the parameters by at most this share of their length
@@ -84,10 +83,9 @@ def remembers(spec: OptimizerSpec, problem: Problem) -> bool:
     made = spec.make(run.leaves, STEP, run)
     if isinstance(made, GeometricOptimizer):
         return bool(made.tags) or not made.has_velocity
-    if isinstance(made, TensorwiseOptimizer):
-        return made.has_memory
-    plain = isinstance(made, torch.optim.SGD)
-    return not plain or any(g["momentum"] for g in made.param_groups)
+    if isinstance(made, torch.optim.SGD):
+        return any(g["momentum"] for g in made.param_groups)
+    return getattr(made, "has_memory", True)
 
 
 def generator_of(spec: OptimizerSpec, problem: Problem) -> Generator | None:

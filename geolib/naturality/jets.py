@@ -20,8 +20,7 @@ from geolib.naturality.reparameterization import (
     Reparameterization,
     directional,
 )
-from geolib.naturality.rules import RULES, Rule, first_step
-from geolib.naturality.tensorwise import TensorwiseOptimizer
+from geolib.naturality.rules import RULES, Rule
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,6 @@ def _of_spec(spec: OptimizerSpec, problem: Problem) -> Generator:
             if spec.initial == "covector":  # the same memory, under another functor
                 tags = dict.fromkeys(tags, "covector")
             return Generator(spec.name, made.rate, tags)
-        if isinstance(made, TensorwiseOptimizer) and not made.has_memory:
-            return _of_rule(spec.name, first_step(type(made)))
     raise ValueError(
         f"generator: {spec.name} does not say its velocity; give a Generator"
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacrev
 
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.defect import Defect, Runs, check_steps, home_runs, summarize
@@ -55,51 +54,6 @@ class Projection:
             module=None,
             probe=None if probe is None else (lambda t: probe(self.forward(t))),
         )
-
-    def horizontal_lift(
-        self, x: Tensor, v: Tensor, metric: Tensor | None = None
-    ) -> Tensor:
-        r"""Return the vector over v that is orthogonal to the fibre through x.
-
-        .. math:: v' = M^{-1} D\pi^T (D\pi M^{-1} D\pi^T)^{-1} v .
-
-        Args:
-            x: a point upstairs, (p',), near which the map is a submersion.
-            v: a tangent vector at its image, (p,).
-            metric: M upstairs, (p', p'), positive definite; the identity when None.
-
-        Raises:
-            ValueError: no submersion at x (its Jacobian lacks full row rank).
-
-        Source: :eq:`drv-naturality-horizontal` (derivations).
-
-        Examples:
-            >>> x = torch.tensor([1.0, 1.0], dtype=torch.float64)
-            >>> Projection(lambda w: w.sum().reshape(1)).horizontal_lift(x, x[:1])
-            tensor([0.5000, 0.5000], dtype=torch.float64)
-        """
-        D = jacrev(self.forward)(x)
-        X = D.T if metric is None else torch.linalg.solve(metric, D.T)
-        G = D @ X
-        w = torch.linalg.eigvalsh(0.5 * (G + G.T))
-        if not float(w[0]) > 1e-12 * float(w[-1]):
-            raise ValueError("pi: expected a submersion at x, its Jacobian lacks rank")
-        return X @ torch.linalg.solve(G, v)
-
-    def submersion_defect(
-        self, x: Tensor, upstairs: Tensor, downstairs: Tensor
-    ) -> float:
-        r"""Return the relative failure of :math:`D\pi\,G'\,D\pi^T = G\circ\pi`.
-
-        Args:
-            x: a point upstairs, (p',).
-            upstairs, downstairs: cometrics :math:`G'` (p', p') and G (p, p) there.
-
-        Source: :eq:`drv-naturality-submersion` (derivations).
-        """
-        D = jacrev(self.forward)(x)
-        gap = D @ upstairs @ D.T - downstairs
-        return float(gap.norm() / downstairs.norm())
 
 
 @dataclass(frozen=True)
