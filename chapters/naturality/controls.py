@@ -252,7 +252,7 @@ _ROWS = [
         ),
     ),
     _Row("ngd-kfac-damped", layered(KFACDampedNatural), layered=True, group="natural"),
-    _Row("ngd-home-damped", _home_damped, cost=2, group="natural"),
+    _Row("ngd-home-damped", _home_damped, group="natural"),
     _Row(
         "natural-momentum-covector",
         geometric(NaturalCovectorMomentum),

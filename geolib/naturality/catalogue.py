@@ -171,8 +171,8 @@ _METRIC = [
 _NATURAL = [
     _Row("ngd", geometric(NaturalGradient)),
     _Row("covariant-newton", _rule("covariant-newton")),
-    _Row("ngd-midpoint", geometric(NaturalGradient, integrator="midpoint"), cost=2),
-    _Row("ngd-rk4", geometric(NaturalGradient, integrator="rk4"), cost=4),
+    _Row("ngd-midpoint", geometric(NaturalGradient, integrator="midpoint")),
+    _Row("ngd-rk4", geometric(NaturalGradient, integrator="rk4")),
     _Row("ngd-geodesic", geometric(GeodesicNaturalGradient)),
     _Row("natural-momentum", geometric(NaturalMomentum), "vector"),
     _Row("function-momentum", geometric(FunctionMomentum)),
@@ -185,8 +185,8 @@ _NATURAL = [
         geometric(NaturalAdaGrad, lambda h: {"lr": h**0.5, "initial": 0.05 / h}),
     ),
     _Row("lift-adam", _lifted_adam),
-    _Row("ngd-retraction", geometric(RetractedNaturalGradient), cost=8),
-    _Row("proximal", geometric(ProximalNatural), cost=8),
+    _Row("ngd-retraction", geometric(RetractedNaturalGradient)),
+    _Row("proximal", geometric(ProximalNatural)),
 ]
 
 
