@@ -160,15 +160,14 @@ def _velocities(
     spec: OptimizerSpec, wide: Problem, narrow: Problem, link: Projection | Embedding
 ) -> tuple[Tensor | None, Tensor | None]:
     """The velocity at the start of the link, wide and narrow, and its push."""
-    if spec.initial is None:
+    problem = wide if isinstance(link, Projection) else narrow
+    v = spec.velocity(problem, None)
+    if v is None:
         return None, None
     if spec.initial != "vector":
         raise ValueError(
             f"optimizer: {spec.name} starts with a covector, which {link.name} does not "
             "push; expected one that starts at rest or with a velocity"
         )
-    if isinstance(link, Projection):
-        v = spec.velocity(wide, None)
-        return v, directional(link.forward, wide.theta0, v)
-    v = spec.velocity(narrow, None)
-    return directional(link.forward, narrow.theta0, v), v
+    pushed = directional(link.forward, problem.theta0, v)
+    return (v, pushed) if isinstance(link, Projection) else (pushed, v)
