@@ -407,7 +407,7 @@ def test_defects(optimizer):
 @pytest.mark.parametrize("mode", ["unrestricted", "projected", "reparametrised"])
 def test_restricted_training(mode):
     x = normal((30, 2), 1).numpy()
-    (found,) = stab.train_shallow(
+    (found,) = chapter_module("inverse_stability", "shallow_training").train_shallow(
         x, x[:, :1], 4, mode, steps=5, lr=0.02, seeds=[0], device="cuda"
     )
     assert found.predict(x).shape == (30, 1)
