@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from pruners import METHODS
+from rivals import RIVALS
 from torch import Tensor
 from torch.nn import functional as F
 from variants import LEARNER_VARIANTS, PRUNING_VARIANTS
@@ -312,7 +313,7 @@ def learner_of(label: str) -> type[Learner]:
         >>> learner_of("invariant path (Fisher)").__name__
         'InvariantPath'
     """
-    return {**LEARNERS, **LEARNER_VARIANTS}[method_of(label)]
+    return {**LEARNERS, **RIVALS, **LEARNER_VARIANTS}[method_of(label)]
 
 
 def best_setting(

@@ -9,19 +9,19 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from rivals import bhattacharyya
 from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics import (
     FunctionSpace,
-    bhattacharyya,
     magnitude_mask,
     matrices,
     sparse_path,
 )
 from geolib.geodesics.magnitude_masks import WARM, cubic_sparsity
-from geolib.geodesics.sparse_path import Sparse, outputs_in_pieces
+from geolib.geodesics.sparse_path import Sparse
 from geolib.networks import Table
 from geolib.networks.training import batches, cosine, minimize
 
@@ -37,6 +37,21 @@ def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
     """
     mask = magnitude_mask(w, matrices(R), sparsity)
     return Sparse(w * mask, mask, 0)
+
+
+PIECE = 4096  # inputs whose outputs are computed together
+
+
+def outputs_in_pieces(R: Realization, w: Tensor, x: Tensor) -> Tensor:
+    """The outputs on all inputs, a bounded number of them at a time, without a graph.
+
+    Examples:
+        >>> R = Realization(torch.nn.Linear(2, 1))
+        >>> outputs_in_pieces(R, R.theta0, torch.ones(3, 2)).shape
+        torch.Size([3, 1])
+    """
+    with torch.no_grad():
+        return torch.cat([R(w, part) for part in x.split(PIECE)])
 
 
 # maps (weights, rows of the step, number of the step from 1) to the mask from there on
@@ -174,8 +189,8 @@ def optimal_brain_surgeon(
     rows = next(batches(len(data.x), batch, 1, seed, data.x.device))
     G = space.metric(w, rows)
     rhs = mask * (G @ (w * ~mask))
-    free = space.metric(w, rows, mask)
-    step = free.solve(rhs, damping, "cg", tol=1e-6, max_iterations=iterations).x
+    plan = {"tol": 1e-6, "max_iterations": iterations, "free": mask}
+    step = G.solve(rhs, damping, "cg", **plan).x
     return Sparse((w + step) * mask, mask, (iterations + 2) * len(rows))
 
 

@@ -11,7 +11,6 @@ from geolib.geodesics.bvp import (
     geodesic as geodesic,
     geodesics as geodesics,
 )
-from geolib.geodesics.certificate import certify_path as certify_path
 from geolib.geodesics.connect import connect as connect
 from geolib.geodesics.continual import learn_sequence as learn_sequence
 from geolib.geodesics.curves import (
@@ -38,11 +37,7 @@ from geolib.geodesics.path import (
     SineBasis as SineBasis,
     WeightPath as WeightPath,
 )
-from geolib.geodesics.sparse_path import (
-    bhattacharyya as bhattacharyya,
-    sparse_path as sparse_path,
-)
+from geolib.geodesics.sparse_path import sparse_path as sparse_path
 from geolib.geodesics.sparsify import sparsify as sparsify
-from geolib.geodesics.walk import invariant_walk as invariant_walk
 
 __all__ = _exported(globals())

@@ -150,12 +150,13 @@ def _one_task(
 ) -> Tensor:
     used = learner.start_task(w, task)
     x, y = learner.x, learner.y
+    used += learner.finish_cost(task)
     steps = max(1, (budget - used) // learner.cost(min(batch, len(x))))
     plan = batches(len(x), batch, steps, 1000 * seed + index, x.device)
     for step, rows in enumerate(plan):
         w = learner.step(w, x[rows], y[rows], step / steps)
     meter.add(used + steps * learner.cost(min(batch, len(x))))
-    meter.add(learner.finish_task(w, task))
+    learner.finish_task(w, task)
     return w
 
 

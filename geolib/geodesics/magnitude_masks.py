@@ -76,6 +76,28 @@ def magnitude_mask(
     return keep
 
 
+def layer_adaptive(R: Realization, score: Tensor) -> Tensor:
+    r"""Scores that compare between layers: each over all that are not smaller in its own.
+
+    .. math:: s_i \mapsto s_i \Big/ \sum_{s_j \ge s_i} s_j
+
+    Cost: one sort of each matrix.
+
+    Source: Lee et al. 2021, equation 4 (there of squared weights).
+
+    Examples:
+        >>> R = Realization(torch.nn.Linear(3, 1, bias=False))
+        >>> layer_adaptive(R, torch.tensor([1.0, 4.0, 3.0])).tolist()
+        [0.125, 1.0, 0.4285...]
+    """
+    parts = []
+    for part in score.split(R.sizes):
+        values, order = part.sort(descending=True)
+        share = values / values.cumsum(0).clamp_min(1e-30)
+        parts.append(torch.empty_like(part).scatter_(0, order, share))
+    return torch.cat(parts)
+
+
 def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
     r"""Sparsity at a step: :math:`p\,(1 - (1 - \min(1, t/(wT)))^3)`, full at wT, w = 0.7.
 

@@ -5,6 +5,7 @@ import gzip
 
 import pytest
 import torch
+from geodesics_cases import CERTIFICATE, WALK
 from torch import nn
 
 from geolib.core import Realization
@@ -12,11 +13,9 @@ from geolib.geodesics import (
     FunctionSpace,
     SineBasis,
     WeightPath,
-    certify_path,
     connect,
     exponential_map,
     geodesic,
-    invariant_walk,
     learn_sequence,
     noise_like,
     profile,
@@ -33,6 +32,7 @@ R = Realization(A)
 WA, WB = R.theta0, Realization(B).theta0
 S = FunctionSpace(R, X)
 LINE = WeightPath(WA, WB)
+certify_path, invariant_walk = CERTIFICATE.certify_path, WALK.invariant_walk
 
 
 def broken():
@@ -84,7 +84,7 @@ CASES = {
         "data: expected finite inputs",
     ),
     "no data": (lambda: connect(A, B, X[:0]), "data: expected at least one input"),
-    "array for data": (lambda: connect(A, B, X.numpy()), "data: expected a tensor"),
+    "list for data": (lambda: connect(A, B, X.tolist()), "data: expected a tensor"),
     "narrow data": (
         lambda: connect(A, B, X[:, :3]),
         r"data: the networks do not take inputs of shape \(3,\)",
