@@ -157,7 +157,7 @@ def claim(
         reproduces,
         reason,
     )
-    _publish(result.line, {MIMETYPE: result.to_dict() | {"data": list(DATA_READ)}})
+    publish(result.line, {MIMETYPE: result.to_dict() | {"data": list(DATA_READ)}})
     if not result.holds:
         raise ClaimFailed(f"{key}: {result.line} (full value {value!r})")
     return result
@@ -173,7 +173,7 @@ def quote(key: str, value: Any, digits: int | None = 3) -> None:
     if not KEY.fullmatch(key):
         raise ValueError(f"key: expected 'chapter.name' in lower case, got {key!r}")
     shown = value if isinstance(value, str) else _show(_scalar(key, value), digits)
-    _publish(f"{key} = {shown}", {"geolib.quote": {"key": key, "shown": shown}})
+    publish(f"{key} = {shown}", {"geolib.quote": {"key": key, "shown": shown}})
 
 
 def _scalar(key: str, measured: Any) -> float | int | bool:
@@ -193,14 +193,15 @@ def _show(value: float | int | bool, digits: int | None) -> str:
     return str(value)
 
 
-def _publish(line: str, metadata: dict[str, Any]) -> None:
-    """Show `line`; inside a notebook attach the data to that very output."""
+def publish(text: str, metadata: dict[str, Any] | None = None, html: str = "") -> None:
+    """Print `text`; a notebook keeps the HTML and the data with that very output."""
     try:
         from IPython.core.getipython import get_ipython
         from IPython.display import publish_display_data
     except ImportError:
         get_ipython = None  # type: ignore[assignment]
     if get_ipython is None or get_ipython() is None:
-        print(line)
+        print(text)
     else:
-        publish_display_data({"text/plain": line}, metadata=metadata)
+        data = {"text/plain": text} | ({"text/html": html} if html else {})
+        publish_display_data(data, metadata=metadata or {})

@@ -190,3 +190,30 @@ if __name__ == "__main__":
     ]
     for circle in mine:
         print("circle:", " -> ".join(circle))
+
+
+# A textbook's word, and the module whose first docstring line has it: one search finds it.
+LOOKUPS = {
+    "The natural gradient": "naturality/natural_gradient.py",
+    "EWC": "geodesics/learners.py",
+    "RLCT": "stratifolds/learning_coefficient.py",
+    "W^{1,inf}": "inverse_stability/w1inf_seminorm.py",
+    "Which regime": "regimes/predict.py",
+    "A claim": "claims.py",
+    "Kronecker-factored approximation": "core/kronecker.py",
+    "softmax's Fisher metric": "core/output_metrics.py",
+    "Training a network": "networks/training.py",
+    "git re-basin": "networks/weight_matching.py",
+    "Expectation-maximization": "stratifolds/em.py",
+    "Dormand-Prince": "core/ode.py",
+    "Marchenko-Pastur": "regimes/spectral_measures.py",
+    "geodesic between two": "geodesics/connect.py",
+    "Nystrom": "core/nystrom.py",
+    "neural tangent kernel": "core/jacobian_factors.py",
+}
+
+
+def homes(word):
+    """The modules whose docstring's first line has the word."""
+    first = {p: (ast.get_docstring(tree(p)) or "").split("\n")[0] for _, p in modules()}
+    return [p.relative_to(PACKAGE).as_posix() for p in first if word in first[p]]

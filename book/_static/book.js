@@ -1,10 +1,37 @@
-// The book's own script: figures open large on a click, and the ledger can be filtered.
+// The book's own script: figures open large on a click, tables can be sorted, the ledger filtered.
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
   zoomFigures();
   filterLedger();
   reachWideFormulas();
+  sortTables();
 });
+
+// A click on a heading sorts a table by that column, a second one the other way.
+function sortTables() {
+  for (const head of document.querySelectorAll(".sortable thead th")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const down = head.ariaSort !== "descending", body = head.closest("table").tBodies[0];
+      for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+      head.ariaSort = down ? "descending" : "ascending";
+      const rows = [...body.rows].map((row) => [worth(row.cells[head.cellIndex].textContent), row]);
+      rows.sort(([a], [b]) => (typeof a === typeof b ? (a < b ? -1 : a > b) : typeof a === "number" ? 1 : -1));
+      body.append(...(down ? rows.reverse() : rows).map(([, row]) => row));
+    });
+  }
+}
+
+// The number with which a cell begins, powers of ten as they are printed; else its text.
+function worth(text) {
+  const plain = text.trim().replace("−", "-").replace(/·10(?=[⁻⁰¹²³⁴-⁹])/, "e").replace(/^(-?)10(?=[⁻⁰¹²³⁴-⁹])/, "$11e")
+    .replace(/[⁻⁰¹²³⁴-⁹]/g, (c) => "-0123456789"["⁻⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(c)]);
+  const number = parseFloat(plain);
+  return isNaN(number) ? text.trim().toLowerCase() : number;
+}
 
 // A formula that is wider than its box scrolls, and is then reached from the keyboard too.
 function reachWideFormulas() {

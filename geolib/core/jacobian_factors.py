@@ -1,4 +1,4 @@
-r"""The matrix A with G = A^T A, kept in factors: one pair per linear layer.
+r"""The root A of the metric, G = A^T A, in factors; A A^T is the neural tangent kernel.
 
 .. math:: A = \tfrac{1}{\sqrt n} S^T J \in \mathbb{R}^{(n r) \times p}, \qquad
           G = A^T A, \qquad K = A A^T.

@@ -9,7 +9,7 @@ are reported as such: nothing is guessed from the type of a module.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -228,12 +228,17 @@ def exact_calls(
 ) -> list[LinearCall]:
     """The calls of those weights that the graph of z uses in no other way.
 
-    A use is also dropped when its input does not lead with the samples of z or was
-    changed in place since. Biases seen elsewhere are cut off (name None).
+    A call whose output z does not use is none. A use is also dropped when its input
+    does not lead with the samples of z or was changed in place since. Biases seen
+    elsewhere are cut off (name None).
     """
-    edges = count_edges(z, leaves)
+    edges, nodes = count_edges(z, leaves), set(graph_nodes(z))
     good = [
-        u for u in calls if u.x.shape[0] == z.shape[0] and u.x._version == u.version
+        u
+        for u in calls
+        if u.x.shape[0] == z.shape[0]
+        and u.x._version == u.version
+        and u.edge.node in nodes
     ]
     weights = Counter(u.weight for u in good)
     good = [u for u in good if weights[u.weight] == edges[u.weight]]
@@ -242,6 +247,30 @@ def exact_calls(
         u if u.bias is None or biases[u.bias] == edges[u.bias] else _unbiased(u)
         for u in good
     ]
+
+
+def gradients(
+    z: Tensor, places: Sequence[Tensor | GradientEdge], u: Tensor, **options: bool
+) -> list[Tensor]:
+    """Gradients of <u, z> in tensors and edges; zeros where z does not depend on one.
+
+    A batch of u where `is_grads_batched` says so. The graph is kept.
+    """
+    given: Any = list(places)
+    found = torch.autograd.grad(
+        z, given, u, retain_graph=True, allow_unused=True, **options
+    )
+    batch = u.shape[: u.ndim - z.ndim]
+    return [
+        u.new_zeros(*batch, *_shape(at)) if g is None else g
+        for g, at in zip(found, places, strict=True)
+    ]
+
+
+def _shape(at: Tensor | GradientEdge) -> torch.Size:
+    if isinstance(at, Tensor):
+        return at.shape
+    return at.node._input_metadata[at.output_nr].shape  # type: ignore[attr-defined]
 
 
 def graph_nodes(z: Tensor, end: Node | None = None) -> Iterator[Node]:

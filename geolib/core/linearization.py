@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad as fwAD
 
-from geolib.core.linear_calls import CallRecorder, LinearCall, exact_calls
+from geolib.core.linear_calls import (
+    CallRecorder,
+    LinearCall,
+    exact_calls,
+    gradients,
+)
 from geolib.core.validation import Inputs, outside_inference, require_matching
 
 
@@ -214,13 +219,11 @@ class Linearization:
             return u.new_zeros((*batch, self.p))
         sources = self._sources()
         with differentiation():
-            grads = torch.autograd.grad(
+            grads = gradients(
                 self.graph,
                 sources.tensors,
                 outside_inference(u),
-                retain_graph=True,
                 is_grads_batched=u.ndim == 3,
-                allow_unused=True,
             )
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
 
@@ -266,27 +269,19 @@ class Linearization:
     def pull_to(self, calls: list[LinearCall], u: Tensor) -> list[Tensor]:
         """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
         with differentiation():
-            found = torch.autograd.grad(
+            return gradients(
                 self.graph,
                 [call.edge for call in calls],
                 outside_inference(u),
-                retain_graph=True,
                 is_grads_batched=u.ndim == 3,
             )
-        return list(found)
 
     def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
         """As :meth:`vjp` of one u, only for the named parameters, in that order."""
         self._check("u", u, tuple(self.outputs.shape))
         leaves = [self.leaves[n] for n in names]
         with differentiation():
-            grads = torch.autograd.grad(
-                self.graph,
-                leaves,
-                outside_inference(u),
-                retain_graph=True,
-                materialize_grads=True,
-            )
+            grads = gradients(self.graph, leaves, outside_inference(u))
         return torch.cat([g.reshape(-1) for g in grads])
 
     def _sources(self) -> _Sources:
@@ -315,7 +310,7 @@ class Linearization:
         return pushed + [piece(name) for name in sources.rest]
 
     def _gathered(
-        self, sources: _Sources, grads: Sequence[Tensor | None], out: Tensor
+        self, sources: _Sources, grads: Sequence[Tensor], out: Tensor
     ) -> Tensor:
         """The gradients in the sources as gradients in the parameters, in `out`."""
         seen: set[str | None] = set()
@@ -325,14 +320,13 @@ class Linearization:
             return t.view(out.shape[:-1] + self.leaves[name].shape)
 
         for call, g in zip(sources.calls, grads, strict=False):
-            assert g is not None  # the graph of z holds each call
             bias = None if call.bias is None else place(call.bias)
             call.pull(
                 g, place(call.weight), bias, call.weight in seen, call.bias in seen
             )
             seen |= {call.weight, call.bias}
         for name, g in zip(sources.rest, grads[len(sources.calls) :], strict=True):
-            place(name).copy_(torch.zeros(()) if g is None else g)
+            place(name).copy_(g)
         return out
 
     def _transposed(self) -> tuple[Tensor, list[Tensor]]:
@@ -340,15 +334,8 @@ class Linearization:
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
             u = torch.zeros_like(self.outputs, requires_grad=True)
-            g = torch.autograd.grad(
-                self.graph,
-                sources.tensors,
-                u,
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            self._transpose = (sources, u, list(g))
+            g = gradients(self.graph, sources.tensors, u, create_graph=True)
+            self._transpose = (sources, u, g)
         return self._transpose[1:]
 
     def forward_mode(self, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Metrics on the space of outputs, which R pulls back to the parameters.
+r"""Metrics on the space of outputs (softmax's Fisher metric among them), pulled back by R.
 
 Each gives every sample a positive semi-definite matrix M_i that may depend on the
 model's own output z_i, with a root, M_i = S_i S_i^T, S_i of shape (o, r). Beside it

@@ -1,4 +1,4 @@
-"""`connect`: a path between two trained networks."""
+"""`connect`: the geodesic between two trained networks, or a cheaper path."""
 
 from __future__ import annotations
 

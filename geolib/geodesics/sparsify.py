@@ -30,6 +30,7 @@ from geolib.geodesics.structured import (
 )
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
+from geolib.networks.channel_groups import check_orders
 from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
@@ -234,6 +235,7 @@ def _unit_chooser(
     writer, normed = Realization(twin), has_batch_norm(twin)
     rows = torch.linspace(0, len(data) - 1, min(len(data), SCORED)).long()
     x = data[rows]
+    check_orders(twin, x)
 
     def choose(w: Tensor, sparsity: float, _rows: Tensor, _step: int) -> Tensor:
         writer.load(w)

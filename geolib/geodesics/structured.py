@@ -56,10 +56,11 @@ def removable_units(module: nn.Module) -> list[ChannelGroup]:
         and g.named("read")
     ]
     if not found:
+        held = ", ".join(dict.fromkeys(name for g in groups for name in g.mixed))
         raise ValueError(
             "module: no hidden unit can be removed: all are inputs or outputs, tied to "
-            "those by a skip connection or a layer that is used twice, or under a norm "
-            "over channels; use structured=False"
+            "those by a skip connection or a layer that is used twice, or counted by "
+            f"what runs over them ({held or 'nothing here'}); use structured=False"
         )
     return found
 

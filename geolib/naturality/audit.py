@@ -2,7 +2,6 @@ r"""The audit: one optimizer against every family of reparameterizations."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ from geolib.naturality.losses import Loss, cross_entropy, mse
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
 from geolib.networks.batch_norm import copy_module
+from geolib.tables import html_table, text_table
 
 NONLINEAR = ("radial", "sinh", "coupling")
 TINTS = {
@@ -68,7 +68,7 @@ class AuditReport:
         return str(self)
 
     def __str__(self) -> str:
-        return format_table(self._cells(), f"{self.optimizer} ({self.title})")
+        return f"{self.optimizer} ({self.title})\n{text_table(self._cells())}"
 
     def _cells(self) -> list[list[str]]:
         rows = [["family", "verdict", "defect D(h)", "slope", "plateau"]]
@@ -88,17 +88,11 @@ class AuditReport:
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>"]
         for row in body:
             tint = TINTS[Verdict(row[1])]
-            cells = [html.escape(c) for c in row]
-            cells[1] = (
-                f'<span style="border-left:5px solid {tint};padding-left:.4em;'
-                f'font-weight:600">{cells[1]}</span>'
-            )
-            lines.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-        title = html.escape(f"{self.optimizer} ({self.title})")
-        return f"<table><caption>{title}</caption>{''.join(lines)}</table>"
+            row[1] = f'<b style="border-left:5px solid {tint}">&ensp;{row[1]}</b>'
+        rows = [("", row) for row in body]
+        return html_table(head, rows, f"{self.optimizer} ({self.title})", "sortable")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: title, space, and every defect with its evidence."""
@@ -112,22 +106,6 @@ class AuditReport:
     def to_json(self, indent: int | None = 2) -> str:
         """The same as JSON text (numbers that are not finite become null)."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
-
-def format_table(rows: Sequence[Sequence[str]], title: str = "") -> str:
-    """Return left-aligned columns of text, without trailing spaces.
-
-    Examples:
-        >>> print(format_table([["a", "b"], ["long", "c"]]))
-        a     b
-        long  c
-    """
-    widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
-        for r in rows
-    ]
-    return "\n".join([title, *lines] if title else lines)
 
 
 def naturality_class(

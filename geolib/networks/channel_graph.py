@@ -30,6 +30,8 @@ POINTWISE = set(
 SOFTMAX = {"softmax", "log_softmax"}
 SUMS = {"add", "iadd", "sub", "isub", "add_", "sub_"}
 PRODUCTS = {"mul", "imul", "truediv", "itruediv", "div", "mul_"}
+SIZES = {"size", "getattr", "dim", "len"}
+COUNTS = SUMS | PRODUCTS | {"getitem", "floordiv", "mod", "pow", "sqrt", "int", "float"}
 POOLED = {"max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "interpolate"}
 POOLED |= {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 FLAT = ("channels first", "channels last")
@@ -77,8 +79,8 @@ class ChannelGroup:
         width: number of channels.
         slots: every axis that runs over them.
         blocks: consecutive blocks that stay together (the groups of a GroupNorm).
-        mixed: layers that norm over the channels; an order passes through them, but
-            no channel can be taken away without changing the others.
+        mixed: what norms over the channels, or has their number written out; an order
+            passes through, but no channel can be taken away.
     """
 
     width: int
@@ -100,11 +102,13 @@ class _Value(NamedTuple):
     """What a node of the graph holds: a group of channels, and where they lie.
 
     `place` is `second` (images), `last` (rows and sequences), `any` (an input) or the
-    two orders of a flattened axis, `channels first` and `channels last`.
+    two orders of a flattened axis, `channels first` and `channels last`. `axes` is a
+    union as groups are, whose width is the number of axes where that is known.
     """
 
     group: int
     place: str
+    axes: int
 
 
 @dataclass
@@ -148,7 +152,7 @@ class GraphReader:
     # ---- nodes -----------------------------------------------------------------------
 
     def _placeholder(self, node: fx.Node) -> _Value:
-        return _Value(self._new(None, fixed=True), "any")
+        return _Value(self._new(None, fixed=True), "any", self._new(None))
 
     def _get_attr(self, node: fx.Node) -> None:
         return None  # looked up by the node that uses it
@@ -196,10 +200,12 @@ class GraphReader:
             self._slot(layer.weight, 0, fixed, "read", layer)
             made = self._new(layer.embedding_dim)
             self._slot(layer.weight, 1, made, "write", layer)
-            return _Value(made, "last")
+            return _Value(made, "last", self._new(None))
         if kind in (*NORMS, *INSTANCE):
             if x.place == "last" and kind is not nn.BatchNorm1d:
                 raise self._unknown(node)
+            if x.place == "last":
+                self._count(x, 2, node)
             return self._vectors(node, x, layer)
         if kind in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
             return self._norm(node, x, layer)
@@ -250,7 +256,7 @@ class GraphReader:
         made = self._new(weight.shape[0])
         self._slot(weight, 0, made, "write", layer)
         self._slot(bias, 0, made, "vector", layer)
-        return _Value(made, "last" if flat else "second")
+        return _Value(made, "last" if flat else "second", x.axes)
 
     def _vectors(self, node: fx.Node, x: _Value, layer: nn.Module) -> _Value:
         """Per-channel vectors of a norm: an order of the channels is theirs too."""
@@ -286,10 +292,12 @@ class GraphReader:
             held = getattr(layer, f"{part}_proj_weight") if held is None else held
             x = values[min(k, len(values) - 1)]
             self._slot(held, 1, x.group, "read", layer, x.place, node)
+        for v in values:
+            self._count(v, 3, node)
         made = self._new(layer.embed_dim)
         self._slot(layer.out_proj.weight, 0, made, "write", layer.out_proj)
         self._slot(layer.out_proj.bias, 0, made, "vector", layer.out_proj)
-        return _Value(made, "last")
+        return _Value(made, "last", values[0].axes)
 
     def _encoder(self, node: fx.Node, x: _Value, layer: Any) -> _Value:
         """A block of attention and two linear layers with their skips and norms."""
@@ -311,8 +319,10 @@ class GraphReader:
 
     def _function(self, node: fx.Node, name: str) -> _Value | None:
         values = [self.values[a] for a in node.all_input_nodes if a in self.values]
-        if not values or name in ("size", "getattr", "dim", "len"):
+        if name in SIZES or (not values and name in COUNTS):
             return None
+        if not values:
+            raise self._unknown(node, "a tensor made on the way")
         x = values[0]
         if name != "linear" and all(v.place == "any" for v in values):
             return x  # still an input: its order is never changed
@@ -337,6 +347,8 @@ class GraphReader:
             if v.place not in (x.place, "any"):
                 raise self._unknown(node, f"channels of the axes {x.place}, {v.place}")
             self._join(x.group, v.group, node)
+            if x.place == v.place and None in map(self._counted, (x, v)):
+                self._join(x.axes, v.axes, node)
             widths = [self.unions[self._find(u.group)].width or 0 for u in (x, v)]
             x = v if widths[0] == 1 < widths[1] else x
         for source in node.all_input_nodes:
@@ -373,7 +385,7 @@ class GraphReader:
         if start != 1:
             raise self._unknown(node, "flattening from another axis than 1")
         flat = {"second": FLAT[0], "last": FLAT[1]}
-        return _Value(x.group, flat.get(x.place, x.place))
+        return _Value(x.group, flat.get(x.place, x.place), self._new(2))
 
     def _view(self, node: fx.Node, x: _Value) -> _Value:
         """Only to rows: (samples, everything else)."""
@@ -384,6 +396,8 @@ class GraphReader:
         rows = len(sizes) == 2 and (isinstance(sizes[0], fx.Node) or x.place == "last")
         if not rows:
             raise self._unknown(node, "a view that is not (samples, features)")
+        if isinstance(sizes[1], int) and sizes[1] != -1:
+            self._mix(x, node, f"{node.target} to {sizes[1]} features")
         return self._flatten(node, x, 1)
 
     def _mean(self, node: fx.Node, x: _Value) -> _Value:
@@ -393,9 +407,12 @@ class GraphReader:
         if x.place == "second" and axes <= {2, 3, 4, -1, -2}:
             kept = bool((*node.args[2:], node.kwargs.get("keepdim", False))[0])
             if kept or len(axes) > 1:
-                return x if kept else _Value(x.group, FLAT[0])
+                return x if kept else _Value(x.group, FLAT[0], self._new(2))
         if x.place == "last" and axes == {1}:  # of rows, these would be their channels
-            return self._mix(x, node)
+            kept = bool((*node.args[2:], node.kwargs.get("keepdim", False))[0])
+            if not kept:
+                self._count(x, 3, node)
+            return self._mix(x if kept else x._replace(axes=self._new(2)), node)
         raise self._unknown(node, "a mean over channels or samples")
 
     def _cumulated(self, node: fx.Node, x: _Value) -> _Value:
@@ -405,6 +422,8 @@ class GraphReader:
             raise self._unknown(
                 node, "along the channels, for all that is known; write -2"
             )
+        if x.place == "last":
+            self._count(x, 3, node)
         return x
 
     def _transpose(self, node: fx.Node, x: _Value) -> _Value:
@@ -421,7 +440,9 @@ class GraphReader:
         place = moves.get(order, {}).get(x.place)
         if place is None:
             raise self._unknown(node, f"axes {axes}")
-        return _Value(x.group, place)
+        if x.place == "last" and len(order) < 4:
+            self._count(x, 3, node)
+        return x._replace(place=place)
 
     def _item(self, node: fx.Node, x: _Value) -> _Value:
         """The first result of attention, or one token of a sequence."""
@@ -432,18 +453,29 @@ class GraphReader:
         )
         whole = slice(None)
         token = isinstance(index, tuple) and len(index) >= 2 and index[0] == whole
-        token = token and isinstance(index[1], int) and set(index[2:]) <= {whole}  # type: ignore[index]
-        if (attention and index == 0) or (
-            token and x.place == "last" and not attention
-        ):
+        token = token and isinstance(index[1], int)  # type: ignore[index]
+        token = token and all(k == whole for k in index[2:])  # type: ignore[index]
+        if attention and index == 0:
             return x
+        if token and x.place == "last" and not attention:
+            self._count(x, 3, node)
+            return x._replace(axes=self._new(2))
         raise self._unknown(node, "a part of a tensor")
 
     # ---- groups ----------------------------------------------------------------------
 
-    def _mix(self, x: _Value, node: fx.Node) -> _Value:
-        self.unions[self._find(x.group)].mixed.append(str(node.target))
+    def _mix(self, x: _Value, node: fx.Node, what: str = "") -> _Value:
+        self.unions[self._find(x.group)].mixed.append(what or str(node.target))
         return x
+
+    def _counted(self, x: _Value) -> int | None:
+        return self.unions[self._find(x.axes)].width
+
+    def _count(self, x: _Value, axes: int, node: fx.Node) -> None:
+        """Note that x has so many axes: BatchNorm1d reads axis 1, others the last."""
+        if self._counted(x) not in (None, axes):
+            raise self._unknown(node, "rows (n, c) here and sequences elsewhere")
+        self.unions[self._find(x.axes)].width = axes
 
     def _new(self, width: int | None, fixed: bool = False) -> int:
         self.unions.append(_Union(width, fixed))
@@ -498,7 +530,7 @@ class GraphReader:
         if t is None or place == "any":
             return
         size, name = t.shape[axis], self.names[id(t)]
-        width = self._width(_Value(group, place), size)
+        width = self._width(_Value(group, place, 0), size)
         times = size // max(width, 1)
         if not width or times * width != size or (times > 1 and place not in FLAT):
             raise ValueError(

@@ -8,6 +8,7 @@ traces, whatever the type of the containers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from geolib.networks.channel_graph import (
     Slot,
     all_tensors,
 )
-from geolib.networks.sequential import recomputed
+from geolib.networks.sequential import check_hooks
 
 
 def channel_groups(module: nn.Module) -> list[ChannelGroup]:
@@ -34,13 +35,15 @@ def channel_groups(module: nn.Module) -> list[ChannelGroup]:
     Args:
         module: any network that `torch.fx` can trace: linear and convolution layers,
             norms, activations, pools, attention, embeddings, sums and products, nested
-            and skipped as you like. Tied weights are one tensor with one order.
+            and skipped as you like. Tied weights are one tensor with one order. A
+            BatchNorm1d after a Linear is read as one of rows (n, c), unless the rest of
+            the module shows sequences (n, t, c); without inputs no more can be known.
 
     Raises:
         TypeError: a module that cannot be traced, or a layer or function that the
             channels cannot be followed through, by name.
         ValueError: BatchNorm or dropout in training mode, weights that are computed
-            from others (weight norm), shapes that do not fit.
+            from others (weight norm), a hook on a forward pass, shapes that do not fit.
 
     Cost: one symbolic trace; no network is run.
 
@@ -68,6 +71,41 @@ def channel_groups(module: nn.Module) -> list[ChannelGroup]:
             "without choices that depend on the values"
         ) from error
     return GraphReader(module, root).read(graph)
+
+
+@torch.no_grad()
+def check_orders(module: nn.Module, x: Tensor) -> None:
+    """Refuse a module whose outputs change when its channels are reordered as read.
+
+    Raises:
+        ValueError: they do: a BatchNorm1d of sequences as long as they are wide, say.
+
+    Cost: two forward passes of two samples.
+
+    Source: ours.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        >>> nn.init.normal_(net[1].running_mean).shape
+        torch.Size([4])
+        >>> check_orders(net.eval(), torch.ones(2, 3))
+        >>> check_orders(net.eval(), torch.ones(2, 4, 3))
+        Traceback (most recent call last):
+        ...
+        ValueError: module: its outputs change with the order of its channels, ...
+    """
+    other = copy.deepcopy(module)
+    groups = channel_groups(module)
+    permute_channels(other, [np.arange(g.width)[::-1] for g in groups])
+    z, moved = module(x[:2]), other(x[:2])
+    slack = torch.finfo(z.dtype).eps ** 0.5 * (1 + float(z.abs().max()))
+    if float((z - moved).abs().max()) > slack:
+        norms = [n for n, m in module.named_modules() if isinstance(m, nn.BatchNorm1d)]
+        where = f" (does {norms[0]} norm an axis of time?)" if norms else ""
+        raise ValueError(
+            "module: its outputs change with the order of its channels, so that they "
+            f"are not read rightly{where}; use structured=False"
+        )
 
 
 @torch.no_grad()
@@ -109,7 +147,7 @@ def permute_channels(module: nn.Module, order: Sequence[np.ndarray]) -> None:
             )
         for slot in group.slots:
             t = tensors[slot.tensor]
-            chosen = torch.as_tensor(index, device=t.device)
+            chosen = torch.as_tensor(index.copy(), device=t.device)
             t.copy_(take_channels(t, slot, chosen))
 
 
@@ -122,12 +160,12 @@ def take_channels(t: Tensor, slot: Slot, index: Tensor) -> Tensor:
 def _check_layers(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         kind = type(layer).__name__
-        if torch.nn.utils.parametrize.is_parametrized(layer) or recomputed(layer):
+        check_hooks(name, layer)
+        if torch.nn.utils.parametrize.is_parametrized(layer):
             raise ValueError(
                 f"module: layer {name or '(root)'} ({kind}) computes its weights from "
-                "others (weight_norm, spectral_norm, pruning); make them parameters "
-                "first (torch.nn.utils.parametrize.remove_parametrizations, or the "
-                "hook's `remove`)"
+                "others (weight_norm, spectral_norm); make them parameters first "
+                "(torch.nn.utils.parametrize.remove_parametrizations)"
             )
         if isinstance(layer, (*NORMS, *DROPOUTS)) and layer.training:
             raise ValueError(

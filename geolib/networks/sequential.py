@@ -45,14 +45,38 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
     if not _is_sequential(module):
         raise TypeError(f"module: expected {SUPPORTED}, got {type(module).__name__}")
     layers = list(_flat(module))
-    for name, layer in layers:
-        if stale := recomputed(layer):
-            raise ValueError(
-                f"module: layer {name} ({type(layer).__name__}) computes its "
-                f"{stale[0]!r} in a hook before each call (weight_norm, spectral_norm, "
-                "pruning); make it a parameter first, by the hook's `remove`"
-            )
+    for name, layer in module.named_modules():
+        check_hooks(name, layer)
     return layers
+
+
+def check_hooks(name: str, layer: nn.Module) -> None:
+    """Refuse a layer that does more than its class says: by hooks, or another forward.
+
+    Raises:
+        ValueError: one that has, by the name of the layer.
+
+    Source: ours.
+
+    Examples:
+        >>> net = nn.Linear(2, 2)
+        >>> handle = net.register_forward_hook(lambda *call: None)
+        >>> check_hooks("0", net)
+        Traceback (most recent call last):
+        ...
+        ValueError: module: layer 0 (Linear) has a hook on its forward pass; ...
+    """
+    what = f"module: layer {name or '(root)'} ({type(layer).__name__})"
+    if stale := recomputed(layer):
+        raise ValueError(
+            f"{what} computes its {stale[0]!r} in a hook before each call (weight_norm, "
+            "spectral_norm, pruning); make it a parameter first, by the hook's `remove`"
+        )
+    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+        raise ValueError(
+            f"{what} has a hook on its forward pass; what it does to the channels is "
+            "not known, remove it first"
+        )
 
 
 def recomputed(layer: nn.Module) -> list[str]:

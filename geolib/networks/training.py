@@ -1,4 +1,4 @@
-"""Training: one loop around torch's Adam, with a schedule, a meter and checkpoints."""
+"""Training a network: one loop around torch's Adam, with a schedule, a meter and checkpoints."""
 
 from __future__ import annotations
 

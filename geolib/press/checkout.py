@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .notebook import Notebook, PressError
+from .notebook import Notebook, PressError, SettingsError
 
 PROFILES = ("small", "book", "full")
+CHANGES = "book/changelog"  # the press copies it from CHANGELOG.md
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -75,18 +78,44 @@ def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
     return values
 
 
+def check_settings(root: Path) -> str:
+    """The name of the landing page, once Jupyter Book can use `_config.yml`, `_toc.yml`.
+
+    Raises:
+        SettingsError: one of them cannot be read, has a value of the wrong type, or
+            names a page without a text.
+    """
+    import jsonschema
+    from sphinx_external_toc.parsing import MalformedError, parse_toc_data
+
+    package = Path(find_spec("jupyter_book").origin).parent  # type: ignore
+    schema = json.loads((package / "config_schema.json").read_text())
+    config = read_table(root, "_config.yml")
+    for problem in jsonschema.Draft7Validator(schema).iter_errors(config):
+        where = ": ".join(["_config.yml", *map(str, problem.absolute_path)])
+        raise SettingsError(f"{where}: {problem.message}")
+    try:
+        pages = parse_toc_data(read_table(root, "_toc.yml"))
+    except (MalformedError, TypeError, ValueError, AttributeError) as problem:
+        raise SettingsError(f"_toc.yml: {problem}") from None
+    for page in set(pages) - {CHANGES}:
+        if not (root / page).is_file() and not (root / f"{page}.md").is_file():
+            raise SettingsError(f"_toc.yml: no page {page!r}: expected {page}.md")
+    return str(pages.root.docname)
+
+
 def read_table(root: Path, name: str) -> dict[str, Any]:
     """A YAML file of the checkout that must hold a table.
 
     Raises:
-        PressError: it is absent, no text, no YAML, or holds something else.
+        SettingsError: it is absent, no text, no YAML, or holds something else.
     """
     try:
         return copy.deepcopy(_table(name, (root / name).read_text("utf-8")))
     except OSError as problem:
-        raise PressError(f"{name}: {problem.strerror} ({root / name})") from None
+        raise SettingsError(f"{name}: {problem.strerror} ({root / name})") from None
     except UnicodeDecodeError:
-        raise PressError(f"{name}: expected UTF-8 text") from None
+        raise SettingsError(f"{name}: expected UTF-8 text") from None
 
 
 @lru_cache(maxsize=8)
@@ -98,13 +127,13 @@ def _table(name: str, text: str) -> dict[str, Any]:
         table = yaml.load(text, loader) if text.strip() else {}
     except (yaml.YAMLError, ValueError) as problem:  # 2026-13-45 is a ValueError
         why = " ".join(str(problem).split())
-        raise PressError(f"{name}: this is not YAML ({why})") from None
+        raise SettingsError(f"{name}: this is not YAML ({why})") from None
     return _as_table(name, table or {})
 
 
 def _as_table(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise PressError(
+        raise SettingsError(
             f"{where}: expected a table with names, got {type(value).__name__}"
         )
     return value
@@ -117,10 +146,10 @@ def _profiles(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
     names = {n.name for n in discover(root)}
     for name, profiles in table.items():
         if name not in names:
-            raise PressError(f"{file}: no notebook {name!r}")
+            raise SettingsError(f"{file}: no notebook {name!r}")
         table[name] = _as_table(f"{file}: {name}", profiles or {})
         if extra := set(table[name]) - {"book", "full"}:
-            raise PressError(
+            raise SettingsError(
                 f"{file}: {name}: expected 'book' and 'full' "
                 f"('small' is the notebook's own cell), got {sorted(extra)}"
             )
@@ -129,7 +158,7 @@ def _profiles(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
             table[name][profile] = _as_table(where, values or {})
             for parameter, value in table[name][profile].items():
                 if not _plain(value):
-                    raise PressError(
+                    raise SettingsError(
                         f"{where}: {parameter}: expected numbers, texts, lists or "
                         f"tables of them, got {type(value).__name__}"
                     )

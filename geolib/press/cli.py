@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from .build import Build
-from .checkout import PROFILES, discover, find_root
+from .checkout import PROFILES, check_settings, discover, find_root
 from .job import Outcome
 from .notebook import PressError
 from .pool import Settings, press
@@ -76,7 +76,7 @@ Jobs = Annotated[int, typer.Option(min=1, help="Notebooks executed at a time.")]
 
 
 def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors that a person can mend end the command with one sentence and code 1."""
+    """Errors that a person can mend end the command with one sentence and code 1 or 2."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -84,6 +84,7 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except PressError as problem:
             typer.echo(f"geolib: {problem}", err=True)
+            raise typer.Exit(problem.code) from None
         except BrokenPipeError:
             raise
         except OSError as problem:  # a full disk, a missing folder, a port in use
@@ -198,6 +199,8 @@ def book(
     Example: geolib book --jobs 2
     """
     root = find_root()
+    _known(profile)
+    check_settings(root)  # not after minutes of running
     outcomes = press(discover(root), Settings(profile, device, jobs))
     _remember(root, profile)
     done = _say(outcomes, profile)

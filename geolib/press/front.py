@@ -7,7 +7,6 @@ becomes the path of the figure of that name, taken from the executed notebook.
 from __future__ import annotations
 
 import base64
-import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +50,7 @@ def _number(row: dict[str, Any] | None) -> str:
         return "(not reached)"
     link = f"../chapters/{row['notebook']}.html#{anchor(row['key'])}"
     style = f' class="verdict-{kind(row["verdict"])}"'
-    return f'<a{style} href="{link}">{html.escape(found(row))}</a>'
+    return f'<a{style} href="{link}">{found(row)}</a>'
 
 
 def _drawn(page: Page) -> Iterator[tuple[str, tuple[str, bytes]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 from geolib.files import write_whole
+from geolib.tables import text_table
 
 from .build import Build, Page
 from .notebook import Notebook
@@ -111,24 +112,13 @@ def write_json(ledger: Ledger, path: Path) -> None:
 
 def print_table(ledger: Ledger) -> None:
     """The ledger on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"Claims, profile {ledger.profile}", title_justify="left")
-    for name in ("claim", "measured", "bound", "paper", "verdict"):
-        table.add_column(name, overflow="fold")
+    rows = [["claim", "measured", "bound", "paper", "verdict"]]
     for r in ledger.rows:
-        if r["verdict"] == NOT_REACHED:
-            continue  # counted in the last line
-        color = {"holds": "green", FAILS: "red"}.get(r["verdict"], "yellow")
-        measured = "" if r["measured"] is None else f"{r['measured']:.6g}"
-        table.add_row(
-            *(Text(str(v)) for v in (r["key"], measured, r["bound"], r["paper"] or "")),
-            Text(r["verdict"], style=color),
-        )
-    console = Console()
-    console.print(table)
+        if r["verdict"] != NOT_REACHED:  # counted in the last line
+            measured = "" if r["measured"] is None else f"{r['measured']:.6g}"
+            paper = r["paper"] or ""
+            rows.append([r["key"], measured, r["bound"], paper, r["verdict"]])
+    print(f"Claims, profile {ledger.profile}\n{text_table(rows)}")
     for name, why in ledger.marked.items():
-        console.print(f"{name}: {why}", markup=False, highlight=False)
-    console.print(ledger.summary, markup=False, highlight=False)
+        print(f"{name}: {why}")
+    print(ledger.summary)

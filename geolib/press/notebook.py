@@ -22,6 +22,14 @@ FACTS = b"2"  # raise when `Facts` changes
 class PressError(Exception):
     """Something that the author or the user can mend; the message says what."""
 
+    code = 1  # with which a command ends
+
+
+class SettingsError(PressError):
+    """A file of settings (`_config.yml`, `_toc.yml`, `profiles.yml`) cannot be used."""
+
+    code = 2
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -6,6 +6,8 @@ import html
 import re
 from typing import Any
 
+from geolib.tables import html_table, human
+
 from .build import Build, Page
 from .device_ledger import DeviceLedger
 from .ledger import Ledger
@@ -37,27 +39,24 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
         rows.sort(key=lambda r: r["verdict"] == "holds")  # exceptions first
         title = chapter.replace("_", " ").capitalize()
-        parts.append(
-            f'<h2 id="ledger-{chapter}">{title}</h2>'
-            '<div class="ledger" tabindex="0" role="region" '
-            f'aria-label="Claims of the chapter {title}"><table><thead><tr>'
-            + "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
-            + "</tr></thead><tbody>"
-            + "".join(_row(r, gpu, "Device" in heads) for r in rows)
-            + "</tbody></table></div>"
-        )
+        body = [_row(r, gpu, "Device" in heads) for r in rows]
+        about = f"Claims of the chapter {title}"
+        table = html_table(heads, body, kind="ledger sortable", about=about)
+        parts.append(f'<h2 id="ledger-{chapter}">{title}</h2>{table}')
     return "\n".join(parts)
 
 
-def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
+def _row(
+    r: dict[str, Any], gpu: DeviceLedger | None, device: bool
+) -> tuple[str, list[str]]:
     place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
     link = f"../chapters/{r['notebook']}.html{place}"
     data = html.escape(", ".join(r.get("data", [])))
     notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
-    small = "".join(f"<br><small>{html.escape(n)}</small>" for n in notes if n)
+    small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
     cells = [
-        f'<a href="{link}">{html.escape(r["text"])}</a>{small}',
-        html.escape(found(r)),
+        f'<a href="{link}">{human(r["text"])}</a>{small}',
+        found(r),
         typeset(r["bound"]),
         _badge(r["verdict"]),
         data,
@@ -66,13 +65,11 @@ def _row(r: dict[str, Any], gpu: DeviceLedger | None, device: bool) -> str:
         cells.append(html.escape(r["device"]))
     if gpu is not None:
         there = gpu.entries.get(r["key"])
-        badge = (
-            f"{html.escape(found(there))} {_badge(there['verdict'])}" if there else ""
-        )
+        badge = f"{found(there)} {_badge(there['verdict'])}" if there else ""
         cells.append(badge)
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
     tags += f' data-data="{data}"'
-    return f"<tr {tags}>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    return tags, cells
 
 
 def _badge(verdict: str) -> str:

@@ -156,11 +156,8 @@ class _Pool:
 
     def run(self, notebooks: list[Notebook]) -> dict[str, Outcome]:
         """The outcome of each notebook, by its name."""
-        done = {}
-        with (
-            Progress(len(notebooks), self.report) as progress,
-            ThreadPoolExecutor(max(1, self.settings.jobs)) as threads,
-        ):
+        done, progress = {}, Progress(len(notebooks), self.report)
+        with ThreadPoolExecutor(max(1, self.settings.jobs)) as threads:
             sent = {threads.submit(self._one, n, progress): n.name for n in notebooks}
             try:
                 for end in as_completed(sent):

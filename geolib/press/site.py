@@ -12,7 +12,7 @@ from pathlib import Path
 from geolib.files import digest, digest_tree, write_whole
 
 from .build import Build, Page
-from .checkout import discover, read_table
+from .checkout import CHANGES, check_settings, discover
 from .device_ledger import GPU_LEDGER, load_device_ledger
 from .front import filled
 from .ledger import Ledger, of_pages, write_json
@@ -52,15 +52,14 @@ def build_site(build: Build, strict: bool = False) -> Ledger:
         PressError: the settings cannot be read, the site cannot be rendered or
             written, or `strict` refuses.
     """
-    toc = read_table(build.root, "_toc.yml")
-    read_table(build.root, "_config.yml")
+    landing = check_settings(build.root)
 
     def report(line: str) -> None:
         print(line, file=sys.stderr)
 
     with build.locked(report):
         try:
-            return _build(build, strict, str(toc.get("root", "book/intro")))
+            return _build(build, strict, landing)
         except OSError as problem:
             name = problem.filename or ""
             raise PressError(
@@ -115,7 +114,7 @@ def _copy_book(build: Build, source: Path) -> None:
         if not filled and "__pycache__" not in file.parts:
             _copy(file, source / inside)
     if (build.root / "CHANGELOG.md").exists():
-        _copy(build.root / "CHANGELOG.md", source / "book" / "changelog.md")
+        _copy(build.root / "CHANGELOG.md", source / f"{CHANGES}.md")
 
 
 def _fill(

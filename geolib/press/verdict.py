@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import re
 from typing import Any
 
 from geolib.claims import Bound
+from geolib.tables import html_table, human, power
 
 from .quiet import code_block
 
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-NUMBER = r"\d+\.?\d*(e[-+]?\d+)?"
 YES_NO = {"is True": "yes", "is False": "no"}
 
 
@@ -51,7 +48,7 @@ def shown(row: dict[str, Any]) -> str:
     """The measured value as a reader sees it."""
     if row["measured"] is None:
         return ""
-    return str(row["shown"]) or _power(float(f"{float(row['measured']):.2g}"))
+    return str(row["shown"]) or power(float(f"{float(row['measured']):.2g}"))
 
 
 def anchor(key: str) -> str:
@@ -61,32 +58,7 @@ def anchor(key: str) -> str:
 
 def typeset(bound: str) -> str:
     """A bound as a reader writes it, escaped for HTML."""
-    if bound in YES_NO:
-        return YES_NO[bound]
-    for plain, sign in (("<=", "≤"), (">=", "≥"), ("+-", "±"), ("==", "=")):
-        bound = bound.replace(plain, sign)
-    return html.escape(re.sub(NUMBER, _human, bound))
-
-
-def _human(m: re.Match[str]) -> str:
-    """A number with the digits that a person reads: 10⁻⁹, 1 + 10⁻⁹, 2.8284."""
-    text, value = m[0], float(m[0])
-    if "e" not in text:
-        rest = value - round(value)
-        if len(text) < 8 or rest == 0:
-            return text
-        if abs(rest) < 1e-3 and value > 0.5:
-            return f"{round(value)} {'−' if rest < 0 else '+'} {_power(abs(rest))}"
-        return f"{value:.5g}"
-    return _power(value)
-
-
-def _power(value: float) -> str:
-    if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:g}"
-    digits, exponent = f"{value:.0e}".split("e")
-    power = "10" + str(int(exponent)).translate(SUPERSCRIPT)
-    return power if digits == "1" else f"{digits}·{power}".replace("-1·", "-")
+    return YES_NO.get(bound) or human(bound)
 
 
 def kind(verdict: str) -> str:
@@ -118,39 +90,36 @@ def checks_box(entries: list[dict[str, Any]], code: str = "") -> str:
 
 def checks_table(entries: list[dict[str, Any]], link: bool = False) -> str:
     """Sentence, found value and bound of each claim; rows are named, or link to names."""
-    rows = ""
+    rows = []
     for e in entries:
-        name = anchor(e["key"])
-        text = html.escape(e["text"])
-        row = "<tr>" if link else f'<tr id="{name}">'
-        first = f'<a href="#{name}">{text}</a>' if link else text
+        text = human(e["text"])
+        first = f'<a href="#{anchor(e["key"])}">{text}</a>' if link else text
+        name = "" if link else f'id="{anchor(e["key"])}"'
         if e["verdict"] != "holds":
             first += f" <b>({e['verdict']})</b>"
         elif e["paper"]:
-            first += f" <small>Paper: {html.escape(e['paper'])}</small>"
-        cells = (first, html.escape(found(e)), typeset(e["bound"]))
-        rows += row + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("Check", "Found", "Bound"))
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+            first += f" <small>Paper: {human(e['paper'])}</small>"
+        rows.append((name, (first, found(e), typeset(e["bound"]))))
+    return html_table(("Check", "Found", "Bound"), rows, about="checks")
 
 
 def found(entry: dict[str, Any]) -> str:
-    """What was found, in human digits."""
+    """What was found, in human digits, escaped for HTML."""
     value = entry["measured"]
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return re.sub(NUMBER, _human, shown(entry))
+    return human(shown(entry))
 
 
 def _loud(entry: dict[str, Any]) -> str:
     """A claim that is no quiet success: the paper's sentence, what we find, the verdict."""
-    e = {k: html.escape(str(v)) for k, v in entry.items() if v is not None}
+    e = {k: human(str(v)) for k, v in entry.items() if v is not None}
     paper = f"Paper: {e['paper']}. " if entry["paper"] else ""
     reason = f" {e['reason'][:1].upper()}{e['reason'][1:]}." if entry["reason"] else ""
     bound = typeset(entry["bound"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
         f"{paper}Found: {e['text']} "
-        f'<span class="claim-numbers">({html.escape(found(entry))}; bound {bound}).{reason}'
+        f'<span class="claim-numbers">({found(entry)}; bound {bound}).{reason}'
         f'</span> <span class="claim-verdict">{e["verdict"]}</span></div>'
     )

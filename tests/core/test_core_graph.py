@@ -3,6 +3,7 @@
 import pytest
 import torch
 from core_cases import CASES, make
+from dense_reference import dense_jacobian
 from torch import nn
 
 from geolib.core import (
@@ -14,7 +15,6 @@ from geolib.core import (
     init_,
     normal,
 )
-from geolib.core.reference import dense_jacobian
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
 
@@ -137,3 +137,60 @@ def test_a_bias_that_two_weights_share_gets_both_their_gradients():
     expected = torch.einsum("iap,iaq->pq", J, J) / 5
     assert relative(G.dense(), expected) < 1e-14
     assert relative(G.rows().dense().mT @ G.rows().dense(), expected) < 1e-14
+
+
+class InVain(nn.Module):
+    """A layer that is called in vain beside another use of its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x):
+        self.a(x)
+        return self.b(torch.tanh(x @ self.a.weight.T))
+
+
+class Stopped(torch.autograd.Function):
+    """The identity, without a gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return None
+
+
+class InVainToo(InVain):
+    """A layer whose gradient stops behind it."""
+
+    def forward(self, x):
+        return self.b(x) + Stopped.apply(self.a(x))[:, :1]
+
+
+@pytest.mark.parametrize("kind", [InVain, InVainToo])
+def test_a_call_that_the_outputs_do_not_depend_on_adds_nothing(kind):
+    net = init_(kind(), 0, bias_scale=0.5).double()
+    R, x = Realization(net, check=kind is InVain), normal((4, 2), 1)
+    L, u, v = R.linearize(R.theta0, x), normal((4, 1), 2), normal(R.p, 3)
+    z = net(x)
+    grads = torch.autograd.grad(z, list(net.parameters()), u, materialize_grads=True)
+    slow = torch.cat([g.reshape(-1) for g in grads])
+    assert torch.allclose(L.vjp(u), slow)
+    assert float((u * L.jvp(v)).sum()) == pytest.approx(float(slow @ v))
+    J = L.jacobian()
+    assert torch.allclose(torch.einsum("nop,no->p", J, u), slow)
+    G = PullbackMetric(R, x).at(R.theta0)
+    D = torch.einsum("nop,noq->pq", J, J) / 4
+    assert torch.allclose(G.dense(), D)
+    assert torch.allclose(
+        G @ G.solve(v, 0.1, "woodbury").x, v - 0.1 * G.solve(v, 0.1).x
+    )
+
+
+def test_a_layer_whose_gradient_stops_is_refused_by_name():
+    R = Realization(init_(InVainToo(), 0).double())
+    with pytest.raises(ValueError, match="the autograd.Function behind Stopped"):
+        R.linearize(R.theta0, normal((4, 2), 1))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from core_cases import CASES, Given, make, residuals
+from dense_reference import dense_jacobian, dense_metric, expected_score_blocks
 from torch import nn
 
 from geolib.core import (
@@ -16,7 +17,6 @@ from geolib.core import (
     rng,
 )
 from geolib.core.factored_jacobian import certified_calls
-from geolib.core.reference import dense_jacobian, dense_metric, expected_score_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dense_reference import dense_metric, expected_score_blocks
 from torch import nn
 
 from geolib.core import (
@@ -13,7 +14,6 @@ from geolib.core import (
     init_,
     normal,
 )
-from geolib.core.reference import dense_metric, expected_score_blocks
 
 METRICS = [Euclidean(), Bernoulli(), Categorical(), Categorical(reference=True)]
 

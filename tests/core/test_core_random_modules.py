@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from geolib.core import PullbackMetric, Realization, init_, normal
 
 WIDTH = 3
+KINK = 1e-3  # gap of one-sided differences, relative: 1e3 times what curvature makes
 METHODS = ("cholesky", "woodbury", "cg", "nystrom", "kfac")
 DRAWN = settings(max_examples=100, deadline=None, derandomize=True)
 MANY = settings(DRAWN, max_examples=2000)
@@ -60,6 +61,18 @@ class Pooling(nn.Module):
         return self.pool(h[:, None])[:, 0]
 
 
+class Unused(nn.Module):
+    """A layer that is called in vain, and its weight that is used outside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, h):
+        self.layer(h)
+        return h @ self.layer.weight.T
+
+
 class Signs(nn.Module):
     """Each feature times a number that is looked up by the feature's sign."""
 
@@ -91,6 +104,7 @@ LAYERS = {
     "maximum": lambda: Pooling(nn.MaxPool1d),
     "average": lambda: Pooling(nn.AvgPool1d),
     "embedding": Signs,
+    "unused": Unused,
     "relu": lambda: nn.ReLU(inplace=True),
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
@@ -124,10 +138,10 @@ class Grown(nn.Module):
 
 
 @st.composite
-def modules(draw, kinds=None):
+def modules(draw):
     """A module with shared and frozen parts, in evaluation mode, and inputs."""
     step = st.tuples(
-        st.sampled_from(kinds or sorted(LAYERS)),
+        st.sampled_from(sorted(LAYERS)),
         st.booleans(),
         st.none() | st.integers(0, 3),
     )
@@ -154,8 +168,12 @@ def modules(draw, kinds=None):
 
 @torch.no_grad()
 def difference_jacobian(net, x, eps=1e-6):
-    """Central differences of the module itself, one parameter at a time."""
-    columns = []
+    """Central differences of the module itself, one parameter at a time.
+
+    A draw is rejected where the differences to the left and to the right disagree: a
+    tie of a maximum, say, has no derivative that anything could be compared with.
+    """
+    columns, z = [], net(x)
     for p in net.parameters():
         flat = p.view(-1)
         for k in range(len(flat) if p.requires_grad else 0):
@@ -164,7 +182,10 @@ def difference_jacobian(net, x, eps=1e-6):
                 flat[k] = t
                 ends.append(net(x))
             flat[k] = old
-            columns.append((ends[0] - ends[1]) / (2 * eps))
+            right, left = (ends[0] - z) / eps, (z - ends[1]) / eps
+            size = 1 + right.norm() + left.norm()
+            assume(float((right - left).norm()) < KINK * float(size))
+            columns.append((right + left) / 2)
     return torch.stack(columns, -1)
 
 
@@ -184,7 +205,12 @@ def compare(problem, method):
         "dense": (G.dense(), D),
     }
     damped = D + 0.1 * torch.eye(R.p, dtype=D.dtype)
-    pairs[method] = damped @ G.solve(v, 0.1, method, tol=1e-11).x, v
+    found = G.solve(v, 0.1, method, tol=1e-11)
+    if found.converged or method != "kfac":
+        pairs[method] = damped @ found.x, v
+    else:  # a poor preconditioner: then the answer says how far off it is
+        gap = float((damped @ found.x - v).norm() / v.norm())
+        assert found.residual == pytest.approx(gap, rel=1e-2)
     for name, (ours, slow) in pairs.items():
         size = float(slow.norm()) + float(J.norm()) * (name != "outputs") + 1e-3
         assert float((ours - slow).norm()) < 1e-6 * size, name
@@ -198,13 +224,8 @@ def test_a_hundred_random_modules(problem, method):
     compare(problem, method)
 
 
-# Two of 2,000 draws with these differed from the differences (a maximum with a group
-# norm, a GRU), and it is not known yet whether the fault is the reference's.
-OPEN = {"average", "embedding", "group norm", "gru", "lstm", "maximum"}
-
-
 @pytest.mark.data
-@given(modules(tuple(sorted(set(LAYERS) - OPEN))), st.sampled_from(METHODS))
+@given(modules(), st.sampled_from(METHODS))
 @MANY
 def test_two_thousand_random_modules(problem, method):
     compare(problem, method)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from geolib.geodesics import sparsify
+from geolib.inverse_stability import canonicalize
 from geolib.networks import align, channel_groups, permute_channels
 
 
@@ -158,6 +159,7 @@ def layer(f):
         lambda h: h[:, [1, 0, 2, 3]],
         lambda h: torch.cat([h[:, 2:], h[:, :2]], 1),
         lambda h: h.view(-1, 2, 2).transpose(1, 2).reshape(-1, 4),
+        lambda h: h + torch.arange(h.size(1)),
     ],
 )
 def test_what_tells_channels_apart_is_refused_by_name(f):
@@ -203,3 +205,102 @@ def test_an_order_that_a_group_does_not_allow_is_refused():
         permute_channels(net, [np.array([0, 0, 1, 3]), np.arange(5)])
     with pytest.raises(TypeError, match=r"torch\.fx cannot trace"):
         channel_groups(layer(lambda h: h if h.sum() > 0 else -h))
+
+
+class Normed(nn.Module):
+    """BatchNorm1d between two linear layers; `then` shows of what it is, or not."""
+
+    def __init__(self, then):
+        super().__init__()
+        self.a, self.n, self.b = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.then = then
+        self.n.running_mean.copy_(torch.arange(4.0))
+
+    def forward(self, x):
+        return self.b(self.then(self.n(self.a(x))))
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda h: h.mean(1),
+        lambda h: h[:, -1],
+        lambda h: h[:, 0, :],
+        lambda h: h.cumsum(-2),
+        lambda h: h.transpose(1, 2).max(2)[0],
+    ],
+)
+def test_a_norm_over_time_is_not_taken_for_one_over_channels(then):
+    with pytest.raises(TypeError, match="sequences elsewhere"):
+        channel_groups(Normed(then).eval())
+
+
+def test_a_recurrent_layer_is_refused_by_name():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.r = nn.Linear(3, 4), nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.r(self.a(x))[0]
+
+    with pytest.raises(TypeError, match="cannot follow channels through LSTM at r"):
+        channel_groups(Recurrent())
+
+
+def test_where_only_the_inputs_show_sequences_whole_units_are_refused():
+    net, torch_x = Normed(lambda h: h).double().eval(), torch.ones(6, 4, 3).double()
+    assert [g.width for g in channel_groups(net)] == [4]
+    with pytest.raises(ValueError, match=r"does n norm an axis of time\?"):
+        sparsify(net, torch_x, 0.25, structured=True, space="raw")
+    rows = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()
+    small = sparsify(net, rows, 0.25, structured=True, space="raw", steps=3).module
+    assert small.n.num_features == 3
+
+
+def test_one_token_of_a_sequence_may_be_read():
+    net = layer(lambda h: h[:, 0])
+    x = torch.linspace(-1, 1, 30).double().view(2, 5, 3)
+    before = net(x)
+    permute_channels(net, [np.array([2, 0, 1, 3])])
+    assert (net(x) - before).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "view", [lambda h: h.view(-1, 4), lambda h: h.reshape(h.size(0), 4)]
+)
+def test_units_whose_number_is_written_out_stay(view):
+    net, x = layer(view), torch.ones(5, 3).double()
+    assert channel_groups(net)[0].width == 4
+    with pytest.raises(ValueError, match=r"counted by .*(view|reshape) to 4 features"):
+        sparsify(net, x, 0.5, structured=True)
+
+
+def test_a_hook_on_a_forward_pass_is_refused_by_name():
+    x = torch.ones(5, 3).double()
+    for add in ("register_forward_hook", "register_forward_pre_hook"):
+        net = layer(lambda h: h)
+        getattr(net.a, add)(lambda *call: None)
+        with pytest.raises(ValueError, match=r"layer a \(Linear\) has a hook"):
+            align(net, net)
+        with pytest.raises(ValueError, match=r"layer a \(Linear\) has a hook"):
+            sparsify(net, x, 0.5, structured=True)
+    chain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    chain[1].forward = torch.tanh
+    with pytest.raises(ValueError, match=r"layer 1 \(ReLU\) has a hook"):
+        canonicalize(chain)
+
+
+def test_what_has_no_canonical_form_here_is_refused_by_name():
+    class Skip(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    block = Skip(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    ends = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+    with pytest.raises(TypeError, match="cannot treat Skip at 2"):
+        canonicalize(nn.Sequential(ends[0], ends[1], block, nn.ReLU(), ends[2]).eval())
+    with pytest.raises(TypeError, match="cannot treat LSTM at 0"):
+        canonicalize(nn.Sequential(nn.LSTM(3, 4), ends[2]).eval())
+    with pytest.raises(TypeError, match="got Skip"):
+        canonicalize(block.eval())

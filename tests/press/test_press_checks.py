@@ -192,12 +192,12 @@ def test_a_row_names_the_data_that_had_been_read(monkeypatch):
     from geolib.press.pages import ledger_page
 
     published = []
-    monkeypatch.setattr(claims, "_publish", lambda line, data: published.append(data))
+    monkeypatch.setattr(claims, "publish", lambda line, data: published.append(data))
     monkeypatch.setattr(files, "DATA_READ", {})
     monkeypatch.setattr(claims, "DATA_READ", {})
     claims.claim("demo.a", "before", measured=1, bound="== 1")
     monkeypatch.undo()
-    monkeypatch.setattr(claims, "_publish", lambda line, data: published.append(data))
+    monkeypatch.setattr(claims, "publish", lambda line, data: published.append(data))
     load("digits", train=5)
     claims.claim("demo.b", "after", measured=1, bound="== 1")
     before, after = (p[MIMETYPE]["data"] for p in published)

@@ -92,6 +92,7 @@ def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "book/claims-gpu.json: On Some GPU: profile full" in done.output
     (book.root / "book").mkdir(exist_ok=True)
+    (book.root / "book/intro.md").write_text("# The book")
     (book.root / "book/claims.md").write_text("# Ledger\n\n<!-- ledger -->\n")
     (book.root / "book/gpu.md").write_text("# GPU\n\n<!-- cpu-notebooks -->\n")
     idle = book.add("demo/01-idle", cell("x = 1"))
@@ -100,8 +101,7 @@ def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
         staged = Build(notebook.root, "book").stage(notebook)
         staged.parent.mkdir(parents=True, exist_ok=True)
         staged.write_text("{}")
-    for name in ("_config.yml", "_toc.yml"):
-        (book.root / name).write_text("root: book/intro\n")
+    (book.root / "_config.yml").write_text("title: A book\n")
     found = Ledger("book", [row("demo.a")])
     monkeypatch.setattr(site, "of_pages", lambda p, pages: found)
     monkeypatch.setattr(site, "_render", lambda *a, **k: None)

@@ -107,20 +107,55 @@ def test_a_broken_table_of_sizes_is_one_sentence(book, text, message):
         parameters(a, "book", "cpu")
 
 
-@pytest.mark.parametrize("name", ["_toc.yml", "_config.yml"])
-@pytest.mark.parametrize("text", ["a: [", "- x", None, b"\xff\xfe"])
-def test_broken_settings_of_the_book_are_named(book, monkeypatch, name, text):
-    (book.root / "_toc.yml").write_text("root: book/intro\n")
-    (book.root / "_config.yml").write_text("title: x\n")
-    if text is None and name == "_config.yml":
+TOC = "format: jb-book\nroot: book/intro\n"
+PART = TOC + "parts:\n  - chapters: "
+GONE = "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("_toc.yml", "a: [", "this is not YAML"),
+        ("_toc.yml", "- x", "expected a table with names, got list"),
+        ("_toc.yml", b"\xff\xfe", "expected UTF-8 text"),
+        ("_toc.yml", "", "'root' key not found"),
+        ("_toc.yml", "root: 3", "'docname' must be <class 'str'>"),
+        ("_toc.yml", "format: novel\nroot: book/intro", "not recognised: 'novel'"),
+        ("_toc.yml", TOC + "defaults: 3", "'int' object is not a mapping"),
+        ("_toc.yml", TOC + "color: blue", "Unknown keys found: {'color'}"),
+        ("_toc.yml", PART + "[book/intro]", "not a mapping type @ '/parts/0/chapters"),
+        ("_toc.yml", PART + "[{file: a/b}]", "no page 'a/b': expected a/b.md"),
+        ("_toc.yml", "root: book/none", "no page 'book/none'"),
+        ("_config.yml", "a: [", "this is not YAML"),
+        ("_config.yml", "title: [a]", "title: ['a'] is not of type 'string'"),
+        ("_config.yml", "html: {favicon: 3}", "html: favicon: 3 is not of type"),
+        ("_config.yml", "sphinx: 3", "sphinx: 3 is not of type 'object'"),
+        ("_config.yml", None, GONE),
+    ],
+)
+@pytest.mark.parametrize("command", ["html", "book"])
+def test_settings_that_cannot_be_used_are_named(
+    book, monkeypatch, name, text, why, command
+):
+    """One sentence on standard error and code 2, before anything runs or is rendered."""
+    book.add("demo/01-a", cell("x = 1"))
+    for file, content in (
+        ("_toc.yml", TOC),
+        ("_config.yml", ""),
+        ("book/intro.md", ""),
+    ):
+        (book.root / file).parent.mkdir(exist_ok=True)
+        (book.root / file).write_text(content)
+    if text is None:
         (book.root / name).unlink()
-    elif text is not None:
-        (book.root / name).write_bytes(
-            text if isinstance(text, bytes) else text.encode()
-        )
     else:
-        pytest.skip("without _toc.yml there is no book at all")
-    says(invoke(monkeypatch, book, "html", "--profile", "small"), f"geolib: {name}: ")
+        raw = text if isinstance(text, bytes) else text.encode()
+        (book.root / name).write_bytes(raw)
+    done = invoke(monkeypatch, book, command, "--profile", "small")
+    says(done, f"geolib: {name}: ", why, code=2)
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (book.root / "_build" / "small").exists()
 
 
 def test_outside_a_checkout_it_says_what_it_needs(tmp_path, monkeypatch):

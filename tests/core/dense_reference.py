@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geolib.core.realization import Realization
+from geolib.core import Realization
 from geolib.core.validation import Inputs
 
 

@@ -1,0 +1,162 @@
+"""A table: plain text for those who compare or print, HTML on a page of the book."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from geolib.claims import publish
+
+NUMBER = r"\d+\.?\d*(?:e[-+]?\d+)?"
+LEADING = re.compile(rf"[-+]?(?:{NUMBER}|\.\d+)(?![\w.])")
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SIGNS = {"<=": "≤", ">=": "≥", "+-": "±", "==": "=", "->": "→"}
+BOX = (
+    '<div class="table-box {kind}" role="region" aria-label="{about}" tabindex="0">'
+    "<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+)
+
+
+def show(
+    rows: Sequence[Mapping[str, Any]],
+    caption: str,
+    *,
+    highest: Sequence[str] = (),
+    lowest: Sequence[str] = (),
+) -> None:
+    """Print a table; on a page of the book it has a number and can be sorted.
+
+    Args:
+        rows: by heading what stands in each column: texts as they are, numbers with
+            three digits, yes or no, and nothing where a heading is missing.
+        caption: what the table shows, in words.
+        highest: columns whose greatest number is the best one, and set in bold.
+        lowest: columns whose least number is the best one.
+
+    Examples:
+        >>> show([{"path": "line", "test": 0.5}, {"path": "arc", "test": "0.75"}],
+        ...      "Accuracy", highest=["test"])
+        Accuracy
+        path  test
+        line   0.5
+        arc   0.75
+    """
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name)) for name in head] for row in rows]
+    best = {
+        name: choose([v for row in cells if (v := _value(row[k])) is not None])
+        for names, choose in ((highest, max), (lowest, min))
+        for k, name in enumerate(head)
+        if name in names
+    }
+
+    def styled(name: str, text: str) -> str:
+        value = _value(text)
+        bold = value is not None and value == best.get(name)
+        return f"<b>{human(text)}</b>" if bold else human(text)
+
+    body = [("", [styled(*c) for c in zip(head, row, strict=True)]) for row in cells]
+    page = html_table(head, body, caption, "numbered sortable")
+    publish(f"{caption}\n{text_table([head, *cells])}", html=page)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, those of numbers on the right; the first row is the head.
+
+    Examples:
+        >>> print(text_table([["a", "b"], ["long", "10"], ["c", "9"]]))
+        a      b
+        long  10
+        c      9
+    """
+    columns = list(zip(*rows, strict=True))
+    right = [all(_value(c) is not None for c in k[1:] if c) for k in columns]
+    wide = [max(map(len, k)) for k in columns]
+    return "\n".join(
+        "  ".join(
+            c.rjust(w) if r else c.ljust(w)
+            for c, w, r in zip(row, wide, right, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def html_table(
+    head: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[str]]],
+    caption: str = "",
+    kind: str = "",
+    about: str = "",
+) -> str:
+    """A table in a box that scrolls.
+
+    Args:
+        head: the headings, as plain text.
+        rows: attributes of each row and its cells, both HTML.
+        caption: above the table, as plain text.
+        kind: classes of the box: "numbered" counts the page's tables.
+        about: the name of the box for those who hear it; the caption where it is empty.
+    """
+    lines = (f"<tr {more}>" + "".join(map("<td>{}</td>".format, c)) for more, c in rows)
+    return BOX.format(
+        kind=kind,
+        about=html.escape(about or caption or ", ".join(head)),
+        caption=caption and f"<caption>{human(caption)}</caption>",
+        head="".join(f'<th scope="col">{human(name)}</th>' for name in head),
+        body="".join(f"{line}</tr>" for line in lines).replace("<tr >", "<tr>"),
+    )
+
+
+def human(text: str) -> str:
+    """Text as a person writes it, escaped for HTML: ≤ for <=, 10⁻⁹ for 1e-9.
+
+    Examples:
+        >>> human("<= 1e-9")
+        '≤ 10⁻⁹'
+    """
+    for plain, sign in SIGNS.items():
+        text = text.replace(plain, sign)
+    return html.escape(re.sub(rf"(?<![\w.]){NUMBER}(?![\w])", _digits, text))
+
+
+def _digits(m: re.Match[str]) -> str:
+    """A number with the digits that a person reads: 10⁻⁹, 1 + 10⁻⁹, 2.8284."""
+    text, value = m[0], float(m[0])
+    if "e" in text:
+        return power(value)
+    rest = value - round(value)
+    if len(text) < 8 or rest == 0:
+        return text
+    if abs(rest) < 1e-3 and value > 0.5:
+        return f"{round(value)} {'−' if rest < 0 else '+'} {power(abs(rest))}"
+    return f"{value:.5g}"
+
+
+def power(value: float) -> str:
+    """A number as digits, or as a multiple of a power of ten.
+
+    Examples:
+        >>> power(2e-6)
+        '2·10⁻⁶'
+    """
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
+        return f"{value:g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    ten = "10" + str(int(exponent)).translate(SUPERSCRIPT)
+    return ten if digits == "1" else f"{digits}·{ten}".replace("-1·", "-")
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if hasattr(value, "__index__") else f"{value:.3g}"
+
+
+def _value(text: str) -> float | None:
+    """The number with which a cell begins."""
+    found = LEADING.match(text.strip())
+    return float(found[0]) if found else None
