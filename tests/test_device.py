@@ -218,7 +218,7 @@ def test_the_study_of_vgg(tmp_path, monkeypatch):
     found = experiments.vgg_study(
         data, tmp_path, sparsities=(0.5,), device="cuda", **plan
     )
-    assert len(found["paths"]) == 3
+    assert len(found["paths"]) == 4
 
 
 def relu():

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from pruners import label_loss, prune_and_finetune, train_under_masks
+from pruners import gradual, label_loss, prune_and_finetune, train_under_masks
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from geolib.core import Metric, PullbackMetric, Realization
 from geolib.geodesics import FunctionSpace, embed, sparse_path
 from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient
 from geolib.geodesics.learners import (
-    DarkExperienceReplay,
     InvariantPath,
     Learner,
     restrict,
@@ -115,16 +115,8 @@ class CarriedLoss(InvariantPath):
         return value
 
 
-class HerdedDER(DarkExperienceReplay):
-    """Dark experience replay (DER) with herding: the metric chooses what is stored."""
-
-    def __init__(self, *args, rule: str = "mean", **rest) -> None:
-        super().__init__(*args, rule=rule, **rest)
-
-
 LEARNER_VARIANTS: dict[str, type[Learner]] = {
     "invariant path + loss": CarriedLoss,
-    "distilled logits, chosen inputs": HerdedDER,
 }
 
 
@@ -215,7 +207,7 @@ def gradual_by_metric(
     choose = MetricMask(FunctionSpace(R, data.x), meter)
     mask = torch.ones_like(w, dtype=torch.bool)
 
-    def masks(now: Tensor, rows: Tensor, step: int) -> Tensor:
+    def masks(now: Tensor, rows: Tensor, step: int, _moments: object) -> Tensor:
         nonlocal mask
         if step % every == 0 or step == steps:
             mask = choose(now, cubic_sparsity(sparsity, step, steps), rows, step)
@@ -237,4 +229,8 @@ PRUNING_VARIANTS: dict[str, Callable[..., Sparse]] = {  # against the baselines'
     "labels in the metric": path_to_labels,
     "metric path, then labels": path_then_labels,
     "gradual + labels, metric mask": gradual_by_metric,
+    "adaptive metric + labels": partial(gradual, keep="adaptive metric"),
+    "adaptive metric + distillation": partial(
+        gradual, keep="adaptive metric", distil=True
+    ),
 }

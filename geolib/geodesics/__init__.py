@@ -17,17 +17,15 @@ from geolib.geodesics.curves import (
     trained_curve as trained_curve,
     trained_curves as trained_curves,
 )
-from geolib.geodesics.embedding import embed as embed, noise_like as noise_like
+from geolib.geodesics.embedding import embed as embed
 from geolib.geodesics.function_space import FunctionSpace as FunctionSpace
 from geolib.geodesics.ivp import exponential_map as exponential_map
 from geolib.geodesics.learners import LEARNERS as LEARNERS
 from geolib.geodesics.magnitude_masks import (
-    density as density,
     magnitude_mask as magnitude_mask,
     matrices as matrices,
 )
 from geolib.geodesics.measures import (
-    calibration_error as calibration_error,
     lengths as lengths,
     profile as profile,
 )

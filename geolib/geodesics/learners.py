@@ -18,7 +18,7 @@ from geolib.networks.training import cosine
 
 FORBIDDEN = -1e9  # a logit that no softmax sees; finite, so that 0 * it is 0
 NOTHING = torch.zeros(0)
-RULES = ("random", "mean", "far")
+RULES = ("random", "mean")
 
 
 @dataclass
@@ -58,46 +58,35 @@ def restrict(z: Tensor, allowed: Tensor) -> Tensor:
     return z.masked_fill(~allowed, FORBIDDEN)
 
 
-def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
-    r"""Rows of J that stand for all of them in the metric :math:`J^T J`.
+def choose_inputs(J: Tensor, count: int) -> Tensor:
+    r"""Rows of J whose mean stays nearest to the mean of all, chosen one by one.
+
+    .. math:: i_k = \arg\min_i \Big|\,\bar J - \tfrac1k \Big(\sum_{l<k} J_{i_l} + J_i\Big)\Big|
 
     Args:
         J: one direction per input, shape (n, p).
         count: how many to choose.
-        rule: `far`: the row farthest from the span of the chosen ones (a pivoted
-            Cholesky factor of the Gram matrix); `mean`: the row that brings the mean of
-            the chosen ones nearest to the mean of all.
 
     Returns:
         Distinct row numbers, shape (min(count, n),).
 
     Cost: :math:`n^2 p` for the Gram matrix.
 
-    Source: `mean`: Welling 2009 (herding).
+    Source: Welling 2009 (herding).
 
     Examples:
-        >>> J = torch.tensor([[1.0, 0.0], [0.9, 0.0], [0.0, 0.5]])
-        >>> choose_inputs(J, 2, "far").tolist()
-        [0, 2]
+        >>> choose_inputs(torch.tensor([[1.0, 0.0], [0.9, 0.0], [0.0, 0.5]]), 2).tolist()
+        [1, 2]
     """
     K = (J @ J.T).double()
-    left = K.diagonal().clone()
     chosen: list[int] = []
-    toward, total = K.mean(1), torch.zeros(len(K), dtype=K.dtype, device=K.device)
-    factor: list[Tensor] = []
+    toward, total = K.mean(1), torch.zeros_like(K[0])
     for k in range(1, min(count, len(K)) + 1):
-        if rule == "far":
-            score = left
-        else:  # |mean - (total + J_i) / k|^2 up to what all candidates share
-            score = 2 * toward - (2 * total + K.diagonal()) / k
-        free = score.clone()
-        free[chosen] = -torch.inf
-        i = int(free.argmax())
-        chosen.append(i)
-        total = total + K[i]
-        column = K[i] - sum((f * f[i] for f in factor), torch.zeros_like(left))
-        factor.append(column / left[i].clamp_min(1e-300).sqrt())
-        left = (left - factor[-1].square()).clamp_min(0)
+        # |mean - (total + J_i) / k|^2 up to what all candidates share
+        score = 2 * toward - (2 * total + K.diagonal()) / k
+        score[chosen] = -torch.inf
+        chosen.append(int(score.argmax()))
+        total = total + K[chosen[-1]]
     return torch.tensor(chosen, device=J.device)
 
 
@@ -108,13 +97,13 @@ class Learner:
         lr: learning rate, falling to zero within each task.
         replayed: stored inputs looked at in each step.
         strength: of what keeps the old tasks, beside the new one's loss.
-        rule: which inputs are stored: `random`, or by the metric `mean` or `far`; see
-            `choose_inputs`.
-        candidates: how many random inputs of a task a rule chooses from.
+        rule: which inputs are stored: `random`, or `mean`, whose
+            directions J^T u stand for those of the task; see `choose_inputs`.
+        candidates: how many random inputs of a task are looked at for that.
 
     Examples:
-        >>> sorted(LEARNERS)
-        ['distilled logits', 'fine-tuning', 'invariant path', 'replay']
+        >>> sorted(LEARNERS)[-3:]
+        ['fine-tuning', 'invariant path', 'replay']
     """
 
     needs_memory = False
@@ -207,11 +196,10 @@ class Learner:
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], self.classes)).to(w)
         signs = signs * self.now
 
-        def direction(x: Tensor) -> Tensor:
-            return torch.func.grad(lambda u: self.R(u, x[None])[0] @ signs)(w)
-
-        J = torch.vmap(direction, chunk_size=64)(task.x[some])
-        return some[choose_inputs(J, self.per_task, self.rule)]
+        # one by one: no layer has to know how to run on copies of itself
+        points = (self.R.linearize(w, x[None]) for x in task.x[some])
+        J = torch.stack([L.vjp(signs.expand_as(L.outputs)) for L in points])
+        return some[choose_inputs(J, self.per_task)]
 
     def recall(self) -> Tensor:
         """Row numbers of the stored inputs that this step looks at."""
@@ -248,6 +236,13 @@ class DarkExperienceReplay(Replay):
         allowed = self.memory.allowed[rows].to(z)
         gap = (z - self.memory.z[rows]) * allowed
         return gap.square().sum(1).mean() / self.classes
+
+
+class HerdedDER(DarkExperienceReplay):
+    """Dark experience replay (DER) with herding: the metric chooses what is stored."""
+
+    def __init__(self, *args, rule: str = "mean", lr: float = 1e-3, **rest) -> None:
+        super().__init__(*args, rule=rule, lr=lr, **rest)
 
 
 class InvariantPath(Learner):
@@ -358,5 +353,6 @@ LEARNERS: dict[str, type[Learner]] = {
     "fine-tuning": Learner,
     "replay": Replay,
     "distilled logits": DarkExperienceReplay,
+    "distilled logits, chosen inputs": HerdedDER,
     "invariant path": InvariantPath,
 }

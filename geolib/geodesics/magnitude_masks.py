@@ -108,25 +108,3 @@ def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
         0.9
     """
     return sparsity * (1 - (1 - min(1.0, step / (WARM * steps))) ** 3)
-
-
-def density(R: Realization, mask: Tensor) -> dict[str, float]:
-    """Return the share of weights kept in each matrix, by name.
-
-    Args:
-        R: the network as a function of its weights.
-        mask: which weights are kept, shape (p,).
-
-    Source: definition, the mean of the mask over each matrix.
-
-    Examples:
-        >>> R = Realization(torch.nn.Linear(2, 1))
-        >>> density(R, torch.tensor([True, False, True]))
-        {'weight': 0.5}
-    """
-    parts = mask.to(torch.float64).split(R.sizes)
-    return {
-        name: part.mean().item()
-        for name, part, shape in zip(R.names, parts, R.shapes, strict=True)
-        if len(shape) >= 2
-    }

@@ -58,7 +58,7 @@ class Rows:
                 f"{name}: expected a tensor, an array, or a data set or DataLoader "
                 f"whose rows can be read in any order, got {type(source).__name__}"
             )
-        if len(source) == 0:
+        if len(source) == 0:  # type: ignore[arg-type]
             raise ValueError(f"{name}: expected at least one input, got none")
         self.source, self.transform, self.like = source, transform, like
         self.name, self.index = name, index
@@ -74,36 +74,26 @@ class Rows:
         """The inputs of these rows, of the shape of `rows` and then that of one input."""
         if isinstance(rows, Tensor) and rows.ndim > 1:
             return self[rows.flatten()].unflatten(0, rows.shape)
-        x = self._read(rows)[0]
+        x = self._read(rows)
         x = x if self.transform is None else self.transform(x)
         x = x.to(self.like) if x.is_floating_point() else x.to(self.device)
         check_inputs(x, self.name)
         return x
 
-    def labels(self) -> Tensor | None:
-        """The labels (n,) of a data set of pairs; None if it has none."""
-        found = [self._read(part)[1] for part in self._parts(PIECE)]
-        return None if found[0] is None else torch.cat(found).to(self.device)
-
     def split(self, size: int) -> Iterator[Tensor]:
         """All inputs, so many at a time."""
-        return (self[part] for part in self._parts(size))
+        return (self[i : i + size] for i in range(0, len(self), size))
 
-    def _parts(self, size: int) -> Iterator[slice]:
-        return (slice(i, i + size) for i in range(0, len(self), size))
-
-    def _read(self, rows: Tensor | slice) -> tuple[Tensor, Any]:
-        """A batch of inputs as they are stored, with labels where there are any."""
+    def _read(self, rows: Tensor | slice) -> Tensor:
+        """A batch of inputs as they are stored; of pairs the first parts."""
         if self.index is not None:
             rows = self.index[rows]
         if isinstance(self.source, Tensor):
             at = rows if isinstance(rows, slice) else rows.to(self.source.device)
-            return self.source[at], None
+            return self.source[at]
         span = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
         batch = self.collate([self.source[i] for i in span])
-        if not isinstance(batch, list | tuple):
-            return batch, None
-        return batch[0], batch[1] if len(batch) > 1 else None
+        return batch[0] if isinstance(batch, list | tuple) else batch
 
 
 def as_rows(

@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 import torch
-from geodesics_cases import CERTIFICATE, WALK
+from geodesics_cases import CERTIFICATE, WALK, YARDSTICKS
 from torch import nn
 
 from geolib.core import Realization
@@ -17,7 +17,6 @@ from geolib.geodesics import (
     exponential_map,
     geodesic,
     learn_sequence,
-    noise_like,
     profile,
     sparsify,
     trained_curve,
@@ -89,7 +88,10 @@ CASES = {
         lambda: connect(A, B, X[:, :3]),
         r"data: the networks do not take inputs of shape \(3,\)",
     ),
-    "NaN data for noise": (lambda: noise_like(X * NAN, 3), "x: expected finite"),
+    "NaN data for noise": (
+        lambda: YARDSTICKS.noise_like(X * NAN, 3),
+        "x: expected finite",
+    ),
     "NaN data for statistics": (
         lambda: recalibrate(normed().eval(), X * NAN),
         "x: expected finite",

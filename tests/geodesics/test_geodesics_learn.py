@@ -27,6 +27,7 @@ def test_every_method_pays_the_same_compute(method):
         memory=20,
         gradient_evaluations=6000,
         replayed=20,
+        lr=3e-3,
     )
     assert 0.9 * 12000 <= found.gradient_evaluations <= 1.02 * 12000 + 400
     assert found.table.shape == (2, 2)

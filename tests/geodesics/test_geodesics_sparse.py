@@ -8,14 +8,13 @@ import pytest
 import torch
 from geodesics_cases import PRUNERS as BASELINES
 from geodesics_cases import PRUNING as PRUNERS
-from geodesics_cases import digits, smooth, trained
+from geodesics_cases import YARDSTICKS, digits, smooth, trained, vector
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from geolib.core import Realization
 from geolib.geodesics import (
     FunctionSpace,
-    density,
     magnitude_mask,
     matrices,
     sparse_path,
@@ -89,6 +88,7 @@ def test_every_method_returns_exact_sparsity_and_its_compute(method):
         "metric mask": 4 * 13 * 32,
         "metric path, then labels": (2 * 13 + 4) * 32,
         "gradual + labels, metric mask": (4 + 1) * 32,  # one mask, at the end
+        "gradual Kronecker OBS + labels": (4 + 2) * 32,  # the first and the last
     }
     assert found.gradient_evaluations == expected.get(method, 4 * 32)
 
@@ -186,7 +186,7 @@ def test_sparsify_unstructured():
     assert zeros >= 0.8 - 1e-3
     assert accuracy(R, R.theta0, data.x_test, data.y_test) > 0.9
     assert found.converged
-    shares = density(R, found.mask)
+    shares = YARDSTICKS.density(R, found.mask)
     assert set(shares) == {"1.weight", "3.weight"}
 
 
@@ -496,3 +496,47 @@ def test_the_mask_of_the_metric_by_hand():
     mask(w, 0.4, second, 2)
     assert torch.allclose(mask.mean, (x[0].square() + x[1].square()) / 2)
     assert mask.meter.gradient_evaluations == 2
+
+
+def test_the_masks_of_the_rivals_by_hand():
+    R = Realization(nn.Sequential(nn.Linear(6, 2, bias=False), nn.Linear(2, 3)))
+    w = vector(R.p, 0).float()
+    data = Table(*[vector((8, 6), 1).float(), torch.arange(8) % 3] * 3)
+    first, second = w[:12].square(), w[12:18].square()
+    kept = {
+        k: f(R, data)(w, 0.5, torch.arange(8), None) for k, f in BASELINES.KEEP.items()
+    }
+    assert all(int((~m).sum()) == 9 and bool(m[18:].all()) for m in kept.values())
+    # LAMP: each square over the sum of those that are not smaller, in its own layer
+    share = [v / torch.stack([v[v >= u].sum() for u in v]) for v in (first, second)]
+    best = torch.cat(share).topk(9).indices
+    assert set(kept["LAMP"][:18].nonzero()[:, 0].tolist()) == set(best.tolist())
+    # ERK: densities 8/12 and 5/6 up to a factor, so 8 : 5 of nine weights, 5.5 and 3.5
+    assert [int(kept["ERK"][:12].sum()), int(kept["ERK"][12:18].sum())] in (
+        [6, 3],
+        [5, 4],
+    )
+    moments = vector(R.p, 2).square().float()
+    ours = BASELINES.adaptive(R, data, layerwise=False)(w, 0.5, None, moments)
+    cost = (w.square() * moments.sqrt())[:18]
+    assert set(ours[:18].nonzero()[:, 0].tolist()) == set(cost.topk(9).indices.tolist())
+
+
+def test_kronecker_surgeon_is_the_dense_inverse_of_a_product():
+    # one linear layer: the Fisher matrix that it inverts is kron(B, A)
+    net = nn.Linear(4, 3, bias=False).double()
+    R, x, y = Realization(net), vector((50, 4), 0), torch.arange(50) % 3
+    data = Table(*[x, y] * 3)
+    choose = BASELINES.kronecker_obs(R, data, damping=1e-3)
+    rows = torch.arange(50)
+    w = R.theta0
+    slope = torch.softmax(R(w, x), 1) - nn.functional.one_hot(y, 3)
+    A, B = x.T @ x / 50, slope.T @ slope / 50
+    A = A + 1e-3 * A.diagonal().mean() * torch.eye(4)
+    B = B + 1e-3 * B.diagonal().mean() * torch.eye(3)
+    cost = w.square() / torch.linalg.inv(torch.kron(B, A)).diagonal()
+    for level in (0.25, 0.5, 0.75):
+        keep = choose(w, level, rows, None)
+        assert set(keep.nonzero()[:, 0].tolist()) == set(
+            cost.topk(12 - round(12 * level)).indices.tolist()
+        )
