@@ -77,7 +77,7 @@ def trained_curves(
     *,
     seeds: Sequence[int],
     space: str = "sphere",
-    ends: Sequence[Realization] | None = None,
+    ends: tuple[Realization, Realization] | None = None,
     basis: Basis | None = None,
     steps: int = 5000,
     batch: int = 256,
@@ -127,7 +127,8 @@ def trained_curves(
         check_labels(R(a[0], x[:1]).shape[1], y, len(x))
         curve_loss = _label_loss(y)
     else:
-        curve_loss = arc_loss(S, *(ends or (R, R)), a, b)
+        first, last = (R, R) if ends is None else ends
+        curve_loss = arc_loss(S, first, last, a, b)
         paid += 2 * len(x)
     basis = BezierBasis(1) if basis is None else basis
     control = a.new_zeros(len(a), basis.size, a.shape[1]).requires_grad_(True)

@@ -241,8 +241,8 @@ class DarkExperienceReplay(Replay):
 class HerdedDER(DarkExperienceReplay):
     """Dark experience replay (DER) with herding: the metric chooses what is stored."""
 
-    def __init__(self, *args, rule: str = "mean", lr: float = 1e-3, **rest) -> None:
-        super().__init__(*args, rule=rule, lr=lr, **rest)
+    def __init__(self, *args, **rest) -> None:
+        super().__init__(*args, **{"rule": "mean", "lr": 1e-3, **rest})
 
 
 class InvariantPath(Learner):
