@@ -87,13 +87,12 @@ class Claim:
     paper: str | None = None
     reproduces: bool = True
     reason: str | None = None
+    rival: str | None = None
 
     @property
     def verdict(self) -> str:
-        """`holds`, `FAILS`, or `not reproduced` for a paper's claim that fails here."""
-        if not self.holds:
-            return "FAILS"
-        return "holds" if self.reproduces else "not reproduced"
+        """`holds`, `FAILS`, `not reproduced` (a paper's claim) or `a baseline wins`."""
+        return verdict(self.holds, self.reproduces, self.rival)
 
     @property
     def line(self) -> str:
@@ -109,6 +108,14 @@ class Claim:
         """Nothing: a claim at the end of a cell has already printed its line."""
 
 
+def verdict(holds: bool, reproduces: bool, rival: str | None) -> str:
+    """What a claim is worth, in words."""
+    if not holds:
+        return "FAILS"
+    won = "a baseline wins" if rival else "holds"
+    return won if reproduces else "not reproduced"
+
+
 def claim(
     key: str,
     text: str,
@@ -118,6 +125,7 @@ def claim(
     paper: str | None = None,
     reproduces: bool = True,
     reason: str | None = None,
+    rival: str | None = None,
     digits: int | None = 3,
 ) -> Claim:
     """State a claim, check it, print it and store it in the notebook.
@@ -130,6 +138,8 @@ def claim(
         paper: what the paper says, if it says something comparable.
         reproduces: False marks a paper's claim that does **not** hold here; `bound`
             then states what was found instead, and `reason` says why.
+        rival: the baseline that does better here than the book's own method: such a
+            claim is shown openly, as one that the book's method loses.
         digits: significant digits to print: only those that repeat on every CPU
             type. None prints no value (the full value is stored all the same).
 
@@ -156,6 +166,7 @@ def claim(
         paper,
         reproduces,
         reason,
+        rival,
     )
     publish(result.line, {MIMETYPE: result.to_dict() | {"data": list(DATA_READ)}})
     if not result.holds:

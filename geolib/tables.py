@@ -12,7 +12,12 @@ from geolib.claims import publish
 NUMBER = r"\d+\.?\d*(?:e[-+]?\d+)?"
 LEADING = re.compile(rf"[-+]?(?:{NUMBER}|\.\d+)(?![\w.])")
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-SIGNS = {"<=": "≤", ">=": "≥", "+-": "±", "==": "=", "->": "→"}
+SIGNS = {"<=": "≤", ">=": "≥", "+-": "±", "==": "=", "->": "→", " * ": " · "}
+NAMES = "alpha beta gamma delta eps eta theta kappa lambda mu xi pi rho sigma tau inf"
+GREEK = dict(zip(NAMES.split(), "αβγδεηθκλμξπρστ∞", strict=True))
+WORD = re.compile(rf"(?<![\w-])({'|'.join(GREEK)})(?=\d?(?![a-z-]))")
+RAISED = re.compile(r"\^(?:\{([^{}]*)\}|\(([^()]*)\)|(-?\w+))")
+LOWERED = re.compile(r"((?<!\w)[A-Za-z]|\|)_(\w{1,2})\b")
 BOX = (
     '<div class="table-box {kind}" role="region" aria-label="{about}" tabindex="0">'
     "<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -110,15 +115,20 @@ def html_table(
 
 
 def human(text: str) -> str:
-    """Text as a person writes it, escaped for HTML: ≤ for <=, 10⁻⁹ for 1e-9.
+    """Text as a person writes it, in HTML: ≤ for <=, 10⁻⁹ for 1e-9, powers raised.
 
     Examples:
         >>> human("<= 1e-9")
         '≤ 10⁻⁹'
+        >>> human("sqrt(delta) k^2 in W^{1,inf}")
+        '√(δ) k<sup>2</sup> in W<sup>1,∞</sup>'
     """
     for plain, sign in SIGNS.items():
         text = text.replace(plain, sign)
-    return html.escape(re.sub(rf"(?<![\w.]){NUMBER}(?![\w])", _digits, text))
+    text = WORD.sub(lambda m: GREEK[m[1]], text.replace("sqrt(", "√("))
+    text = html.escape(re.sub(rf"(?<![\w.]){NUMBER}(?![\w])", _digits, text))
+    text = RAISED.sub(lambda m: f"<sup>{m[1] or m[2] or m[3]}</sup>", text)
+    return LOWERED.sub(r"\1<sub>\2</sub>", text)
 
 
 def _digits(m: re.Match[str]) -> str:

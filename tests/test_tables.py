@@ -51,7 +51,10 @@ def test_a_row_has_its_attributes_and_the_box_a_name():
 @pytest.mark.parametrize(
     ("plain", "written"),
     [
-        ("a_1e-9 b3", "a_1e-9 b3"),
+        ("ab_1e-9 b3", "ab_1e-9 b3"),
+        ("find_strata of pie", "find_strata of pie"),
+        ("eps^(1/2), sigma^2", "ε<sup>1/2</sup>, σ<sup>2</sup>"),
+        ("|g|_1 * k^-1 < sqrt(mu1)", "|g|<sub>1</sub> · k<sup>-1</sup> &lt; √(μ1)"),
         ("0.12345678 and 12345678", "0.12346 and 12345678"),
         ("3e4 < 1e5", "3·10⁴ &lt; 10⁵"),
         ("a -> b == c", "a → b = c"),

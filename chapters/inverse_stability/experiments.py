@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -143,15 +144,24 @@ class _Pairs:
 
 
 def search_extremal(
-    m: int, restarts: int = 400, steps: int = 2000, seed: int = 0
+    m: int,
+    restarts: int = 400,
+    steps: int = 2000,
+    seed: int = 0,
+    norm: str = "w1inf",
+    quadrant: bool = False,
+    D: int = 1,
 ) -> SearchResult:
     r"""A (1+1) evolution strategy for the constant of inverse stability in the plane.
 
     .. math:: \max\ \operatorname{dist}(\Gamma, \Theta) \Big/
         \sqrt{|R(\Gamma) - R(\Theta)|_{W^{1,\infty}}}
 
-    over balanced pairs of width m with inner weights in the upper half-plane and one
-    output. Restart r shares r mod (m + 1) directions between both networks, since
+    over balanced pairs of width m with inner weights in the upper half-plane, or in the
+    open quadrant. Other norms than W^{1,inf} count with their constants, so that the
+    ratio is at most one: `h1` and `l2` with that of the smallest angle, and `interval`
+    for networks with biases on (-1, 1) and the constant of the sharp theorem.
+    Restart r shares r mod (m + 1) directions between both networks, since
     shared kinks have probability zero otherwise. Sizes, slopes and signs mutate; step
     lengths follow the one-fifth rule; all restarts advance together.
 
@@ -160,12 +170,15 @@ def search_extremal(
         restarts: number of independent searches, at least 1.
         steps: mutations of each.
         seed: of the NumPy generator.
+        norm: `w1inf`, `h1`, `l2` or `interval`; in `h1` and `l2` over the unit disc.
+        quadrant: whether all inner weights are positive.
+        D: outputs, at least 1.
 
     Returns:
         a `SearchResult`: ratios before and after, and the best pair.
 
     Raises:
-        ValueError: a width above 4, or no restarts.
+        ValueError: a width above 4, no restarts or outputs, or another norm.
 
     Cost: O(restarts steps m! m). The semi-norm is exact: partial sums of the jumps in
     the order of the kinks' angles.
@@ -179,14 +192,17 @@ def search_extremal(
     """
     expect(1 <= m <= 4, "m", "a width from 1 to 4", m)
     expect(restarts >= 1, "restarts", "a positive number", restarts)
+    expect(norm in RATIOS, "norm", f"one of {tuple(RATIOS)}", norm)
+    expect(D >= 1, "D", "a positive number of outputs", D)
     rng = np.random.default_rng(seed)
     parts = []
     for shared in range(m + 1):
         n = len(range(shared, restarts, m + 1))
         if n:
-            ratio = _ratio_to_root(shared)
-            start = _random_start(rng, n, m, shared)
-            parts.append(_climb(rng, start, _with_flips(shared), ratio, steps))
+            ratio = partial(RATIOS[norm], shared)
+            start = _random_start(rng, n, m, shared, D, quadrant)
+            mutate = _with_flips(shared, quadrant)
+            parts.append(_climb(rng, start, mutate, ratio, steps))
     return _best_of(parts)
 
 
@@ -258,29 +274,42 @@ def _climb(
     return value, start, now
 
 
-def _random_start(rng: Rng, n: int, m: int, shared: int) -> _Pairs:
+def _random_start(
+    rng: Rng, n: int, m: int, shared: int, D: int, quadrant: bool
+) -> _Pairs:
     shape = (n, 2, m)
     size, slope = rng.normal(size=shape), 2 * rng.normal(size=shape)
     first, outer = (rng.choice([-1.0, 1.0], size=shape) for _ in "ab")
     # Shared neurons start large and nearly equal, so that their jumps are moderate.
     size[:, 0, :shared] += 1.0
     size[:, 1, :shared] = size[:, 0, :shared] + 0.1 * rng.normal(size=(n, shared))
+    outer = outer[..., None]
+    if D > 1:
+        outer = outer * rng.uniform(-1, 1, size=(*shape, D))
     outer[:, 1, :shared] = outer[:, 0, :shared]
-    return _Pairs(size, slope, first, outer[..., None]).share(shared)
+    first = np.ones(shape) if quadrant else first
+    return _normalized(_Pairs(size, slope, first, outer)).share(shared)
 
 
-def _with_flips(shared: int) -> Callable[[Rng, _Pairs, np.ndarray], _Pairs]:
+def _with_flips(
+    shared: int, quadrant: bool
+) -> Callable[[Rng, _Pairs, np.ndarray], _Pairs]:
     def mutate(rng: Rng, now: _Pairs, sigma: np.ndarray) -> _Pairs:
-        shape = now.size.shape
+        shape, D = now.size.shape, now.outer.shape[3]
         flip = np.where(rng.random((2, *shape)) < 0.15 / shape[2], -1.0, 1.0)
         mask = rng.random(shape) < 0.5
         size, slope = rng.normal(size=(2, *shape))
-        return _Pairs(
+        outer = now.outer * flip[1][..., None]
+        if D > 1:
+            some = rng.random(outer.shape) < 0.3
+            outer = outer + sigma[..., None] * some * rng.normal(size=outer.shape)
+        moved = _Pairs(
             now.size + sigma * size * mask,
             np.clip(now.slope + 2 * sigma * slope * mask, -9, 9),
-            now.first * flip[0],
-            now.outer * flip[1][..., None],
-        ).share(shared)
+            now.first if quadrant else now.first * flip[0],
+            outer,
+        )
+        return _normalized(moved).share(shared)
 
     return mutate
 
@@ -321,12 +350,67 @@ def _normalized(p: _Pairs) -> _Pairs:
     return _Pairs(p.size, p.slope, p.first, outer)
 
 
-def _ratio_to_root(shared: int) -> Callable[[_Pairs], np.ndarray]:
-    def ratio(p: _Pairs) -> np.ndarray:
-        A, C = p.weights()
-        return _distance(A, C) / np.sqrt(_seminorm(A, C, shared))
+def _ratio_to_root(shared: int, p: _Pairs) -> np.ndarray:
+    A, C = p.weights()
+    return _distance(A, C) / np.sqrt(_seminorm(A, C, shared))
 
-    return ratio
+
+def _ratio_to_angle(norm: str, shared: int, p: _Pairs) -> np.ndarray:
+    """dist / (k(theta) norm^(1/2)); zero below an angle that rounding would blur."""
+    A, C = p.weights()
+    theta, square = _planar(A, C, shared, norm)
+    seen = np.clip(theta, 1e-2, np.pi / 2)
+    least = seen / 2
+    if norm == "l2":
+        least = (seen**2 - np.sin(seen) ** 2) / (2 * seen + np.sin(2 * seen)) / 4
+    bound = 2 * (square / least) ** 0.25
+    return np.where(theta >= 1e-2, _distance(A, C) / bound, 0.0)
+
+
+def _planar(
+    A: np.ndarray, C: np.ndarray, shared: int, norm: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest angle of two kinks, and the squared norm of the difference, by sectors."""
+    angle, on = _partial_sums(A, C, shared)
+    width = np.diff(angle, axis=0, append=angle[:1] + np.pi)
+    start = np.concatenate([angle, angle + np.pi]) - np.pi / 2
+    w = np.concatenate([width, width])
+    gradient = np.concatenate(
+        [on, on[-1:] - on]
+    )  # the last sector holds all, then none
+    if norm == "h1":
+        return width.min(axis=0), (w * (gradient**2).sum(axis=(1, 2))).sum(axis=0) / 2
+    middle = start + w / 2
+    along = np.stack([np.cos(middle), np.sin(middle)], axis=1)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    u, v = (
+        ((gradient * e[:, None]).sum(axis=2) ** 2).sum(axis=1) for e in (along, across)
+    )
+    mass = (w + np.sin(w)) * u + (w - np.sin(w)) * v
+    return width.min(axis=0), mass.sum(axis=0) / 8
+
+
+def _ratio_on_interval(shared: int, p: _Pairs) -> np.ndarray:
+    """Biases ±e^slope of neurons with w = t > 0, over the constant of the theorem."""
+    place = p.first * np.exp(np.minimum(p.slope, -1e-6))
+    t = np.exp(p.size)
+    rows = np.ascontiguousarray(np.moveaxis(np.stack([t, t * place], -1), 0, -1))
+    C = np.ascontiguousarray(np.moveaxis(p.outer * t[..., None], 0, -1))
+    f, g = C[..., None, :] * rows[:, :, None, :1]
+    jumps = np.concatenate([f[:shared] - g[:shared], f[shared:], -g[shared:]])
+    at = np.moveaxis(-place, 0, -1)
+    order = np.argsort(np.concatenate([at[0], at[1, shared:]]), axis=0)
+    sums = np.cumsum(np.take_along_axis(jumps, order[:, None, None], axis=0), axis=0)
+    rows[:, :, 1] /= np.abs(place).max(axis=(1, 2))
+    return _distance(rows, C) / np.sqrt(8 * np.abs(sums).max(axis=(0, 1, 2)))
+
+
+RATIOS: dict[str, Callable[[int, _Pairs], np.ndarray]] = {
+    "w1inf": _ratio_to_root,
+    "h1": partial(_ratio_to_angle, "h1"),
+    "l2": partial(_ratio_to_angle, "l2"),
+    "interval": _ratio_on_interval,
+}
 
 
 def _ratio_to_gap(p: _Pairs) -> np.ndarray:
@@ -339,12 +423,21 @@ def _ratio_to_gap(p: _Pairs) -> np.ndarray:
 
 def _seminorm(A: np.ndarray, C: np.ndarray, shared: int) -> np.ndarray:
     """W^{1,inf} distance: partial sums of the jumps in the order of their angles."""
+    _, on = _partial_sums(A, C, shared)
+    return np.maximum(np.abs(on), np.abs(on[-1] - on)).max(axis=(0, 1, 2))
+
+
+def _partial_sums(
+    A: np.ndarray, C: np.ndarray, shared: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Angles of all normals in order, and the sums of the jumps up to each."""
     f, g = C[:, :, :, None] * A[:, :, None]
     jumps = np.concatenate([f[:shared] - g[:shared], f[shared:], -g[shared:]])
     rows = np.concatenate([A[0], A[1, shared:]])
-    order = np.argsort(np.arctan2(rows[:, 1], rows[:, 0]), axis=0)
+    angle = np.arctan2(rows[:, 1], rows[:, 0])
+    order = np.argsort(angle, axis=0)
     on = np.cumsum(np.take_along_axis(jumps, order[:, None, None], axis=0), axis=0)
-    return np.maximum(np.abs(on), np.abs(on[-1] - on)).max(axis=(0, 1, 2))
+    return np.take_along_axis(angle, order, axis=0), on
 
 
 def _distance(A: np.ndarray, C: np.ndarray) -> np.ndarray:

@@ -11,14 +11,15 @@ from geolib.files import exported as _exported
 from .arrangement import generic_cell_count as generic_cell_count
 from .canonical import canonicalize as canonicalize
 from .certificate import (
+    angle_constant as angle_constant,
     certify as certify,
+    sampled_bound as sampled_bound,
     sharp_constant as sharp_constant,
 )
 from .distance import (
     closest_parametrization as closest_parametrization,
     parameter_distance as parameter_distance,
 )
-from .training import escape_degenerate as escape_degenerate
 from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
 from .paths import path_metric as path_metric
 from .canonical import random_gauge as random_gauge
@@ -33,12 +34,7 @@ from .restricted import (
 )
 from .w1inf_seminorm import seminorm_on_box as seminorm_on_box
 from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU
-from .training import (
-    gradient_descent as gradient_descent,
-    mean_square as mean_square,
-    mean_square_gradient as mean_square_gradient,
-    train_shallow as train_shallow,
-)
+from .training import train_shallow as train_shallow
 from .w1inf_seminorm import (
     planar_norms as planar_norms,
     w1inf_seminorm as w1inf_seminorm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -10,33 +11,125 @@ import numpy as np
 from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.distance import closest_parametrization
-from geolib.inverse_stability.kinks import ROUNDING, kinks
-from geolib.inverse_stability.shallow_relu import ShallowReLU, same_architecture
-from geolib.inverse_stability.w1inf_seminorm import Seminorm, w1inf_seminorm
+from geolib.inverse_stability.kinks import ROUNDING, Kinks, kinks
+from geolib.inverse_stability.shallow_relu import (
+    BiasedReLU,
+    ShallowReLU,
+    finite_array,
+    same_architecture,
+)
+from geolib.inverse_stability.w1inf_seminorm import (
+    Seminorm,
+    seminorm_on_box,
+    w1inf_seminorm,
+)
 
 SHARP = 2 * sqrt(2.0)
+Box = tuple[float | Sequence[float], float | Sequence[float]]
 
 
-def sharp_constant(m: int) -> float:
+def sharp_constant(m: int, quadrant: bool = False) -> float:
     r"""The best constant of inverse stability for width m.
 
     .. math:: s(1) = 2, \quad s(2) = 1 + \sqrt2, \quad s(m) = 2\sqrt2 \ (m \ge 3)
 
+    for inner weights in one open half-space. In one open quadrant of the plane, where
+    the restricted set of two inputs lies, with one output it is s(m - 1) for m >= 2:
+    one more neuron is needed to do the same harm.
+
     Args:
         m: width, at least 1.
+        quadrant: whether there are two inputs, one output, and inner weights of one
+            sign in each coordinate.
 
     Raises:
         ValueError: a width below 1.
 
-    Source: :eq:`drv-inverse_stability-sharp` (derivations); the constant of
-    Elbraechter, Berner and Grohs 2019 is 4.
+    Source: :eq:`drv-inverse_stability-sharp` and :eq:`drv-inverse_stability-quadrant`
+    (derivations); the constant of Elbraechter, Berner and Grohs 2019 is 4.
 
     Examples:
         >>> [round(sharp_constant(m), 4) for m in (1, 2, 3, 4)]
         [2.0, 2.4142, 2.8284, 2.8284]
+        >>> [round(sharp_constant(m, quadrant=True), 4) for m in (1, 2, 3, 4)]
+        [2.0, 2.0, 2.4142, 2.8284]
     """
     expect(m >= 1, "m", "a positive width", m)
-    return (2.0, 1 + sqrt(2.0), SHARP)[min(m, 3) - 1]
+    least = max(m - 1, 1) if quadrant else m
+    return (2.0, 1 + sqrt(2.0), SHARP)[min(least, 3) - 1]
+
+
+def angle_constant(theta: float, norm: str = "h1") -> float:
+    r"""A constant of inverse stability in the plane for a norm that training sees.
+
+    .. math:: \operatorname{dist}(f, g) \le k(\theta)\,\|f - g\|^{1/2}, \qquad
+        k_{H^1} = 2\,(2/\theta)^{1/4}, \quad k_{L^2} = 2\sqrt2\,\Bigl(\frac{2\theta +
+        \sin 2\theta}{\theta^2 - \sin^2\theta}\Bigr)^{1/4} \sim 5.26\,\theta^{-3/4}
+
+    over the unit disc, under the hypotheses of `certify`, when any two kinks of f - g
+    are at an angle of theta at least. Both exponents of theta are the best possible.
+
+    Args:
+        theta: smallest angle between two kinks, in radians, in (0, pi/2].
+        norm: `h1` (2-norm of the gradient) or `l2`, as `planar_norms` measures them.
+
+    Raises:
+        ValueError: an angle outside the interval, or another norm.
+
+    Source: :eq:`drv-inverse_stability-angle` (derivations).
+
+    Examples:
+        >>> round(angle_constant(0.02), 4), round(angle_constant(0.02, "l2"), 2)
+        (6.3246, 98.98)
+    """
+    expect(0 < theta <= np.pi / 2, "theta", "an angle in (0, pi/2]", theta)
+    expect(norm in ("h1", "l2"), "norm", "'h1' or 'l2'", norm)
+    if norm == "h1":
+        return float(2 * (2 / theta) ** 0.25)
+    # theta - sin(theta), from below where the difference would cancel
+    gap = theta - np.sin(theta) if theta > 0.1 else theta**3 / 6 * (1 - theta**2 / 20)
+    least = gap * (theta + np.sin(theta)) / (2 * theta + np.sin(2 * theta))
+    return float(SHARP * least**-0.25)
+
+
+def sampled_bound(
+    df: np.ndarray, dg: np.ndarray, m: int, cell: float
+) -> tuple[float, float]:
+    r"""The bound from derivatives at random points alone, and its confidence.
+
+    .. math:: \hat\delta = \max_{i \le n} \|Df(x_i) - Dg(x_i)\|, \qquad
+        P\bigl(\operatorname{dist}(f, g) \le s(m)\,\hat\delta^{1/2}\bigr) \ge
+        1 - (1 - p)^n
+
+    The sample sees too little only if it misses all cells in which the derivative is
+    largest. In the plane, for directions drawn uniformly and kinks of f - g at an angle
+    of theta or more, p = theta / (2 pi). Nothing follows without such a p: a cell that
+    is narrow enough escapes every sample.
+
+    Args:
+        df, dg: derivatives at the same n independent points, shape (n, D, d).
+        m: width of both networks, which obey the hypotheses of `certify`.
+        cell: p, a lower bound of the probability of every cell of f - g, in (0, 1].
+
+    Returns:
+        the bound of the distance of the parameters, and the confidence.
+
+    Raises:
+        ValueError: other shapes, NaN, or a probability outside (0, 1].
+
+    Source: :eq:`drv-inverse_stability-samples` (derivations).
+
+    Examples:
+        >>> f, g = ShallowReLU([[1.0, 1.0]], [[1.0]]), ShallowReLU.zeros(1, 2)
+        >>> x = np.random.default_rng(0).normal(size=(20, 2))
+        >>> sampled_bound(f.jacobian(x), g.jacobian(x), 1, 0.5)
+        (2.0, 0.9999990463256836)
+    """
+    df, dg = finite_array("df", df, 3), finite_array("dg", dg, 3)
+    expect(df.shape == dg.shape, "df, dg", "equal shapes", (df.shape, dg.shape))
+    expect(0 < cell <= 1, "cell", "a probability in (0, 1]", cell)
+    seen = float(np.abs(df - dg).max())
+    return sharp_constant(m) * sqrt(seen), float(1 - (1 - cell) ** len(df))
 
 
 @dataclass(frozen=True)
@@ -54,6 +147,8 @@ class Certificate:
         defects: hypotheses of the theorem that fail (empty when it applies).
         bound: the theorem's bound of the distance; infinite when it does not apply.
         delta_at_least: distance^2 / 8, what the theorem says of the functions.
+        angle: smallest angle between two kinks of f - g, pi/2 at most, for
+            `angle_constant`; None unless there are two inputs and no biases.
         tolerance: directions closer than this were treated as equal.
     """
 
@@ -67,6 +162,7 @@ class Certificate:
     defects: tuple[str, ...]
     bound: float
     delta_at_least: float
+    angle: float | None
     tolerance: float
 
     @property
@@ -81,7 +177,12 @@ class Certificate:
 
 
 def certify(
-    f: ShallowReLU, g: ShallowReLU, method: str = "auto", *, tol: float = TOLERANCE
+    f: ShallowReLU | BiasedReLU,
+    g: ShallowReLU | BiasedReLU,
+    method: str = "auto",
+    *,
+    box: Box | None = None,
+    tol: float = TOLERANCE,
 ) -> Certificate:
     r"""Measure a pair in both spaces and apply the sharp inverse stability theorem.
 
@@ -89,36 +190,84 @@ def certify(
         s(m)\,\sqrt{\delta}\bigr), \qquad \delta \ge \operatorname{dist}(f, g)^2 / 8
 
     The hypotheses are checked, not assumed: both networks balanced, no parallel
-    neurons, all inner weights of both in one open half-space.
+    neurons, all inner weights of both in one open half-space. Networks with biases are
+    compared on a box that each of their kinks must meet; differences of biases then
+    count in units of the largest :math:`|b_i| / \|w_i\|`.
 
     Args:
         f, g: the networks; the narrower one is padded with zero neurons.
-        method: how to compute delta, see `w1inf_seminorm`.
+        method: how to compute delta without biases, see `w1inf_seminorm`.
+        box: lower and upper corner, as for `seminorm_on_box`; for `BiasedReLU` only.
         tol: directions closer than this are equal, in [0, 1).
 
     Raises:
-        ValueError: unequal dimensions, or as `w1inf_seminorm`.
+        TypeError: one network with biases and one without.
+        ValueError: unequal dimensions, biases without a box or a box without biases,
+            or as `w1inf_seminorm` and `seminorm_on_box`.
 
-    Cost: that of `w1inf_seminorm` and one bottleneck assignment.
+    Cost: that of the semi-norm and one bottleneck assignment.
 
     Source: :eq:`drv-inverse_stability-sharp` (derivations), which sharpens the
-    (4, 1/2) inverse stability of Elbraechter, Berner and Grohs 2019.
+    (4, 1/2) inverse stability of Elbraechter, Berner and Grohs 2019; on a box
+    :eq:`drv-inverse_stability-box-bound`.
 
     Examples:
         >>> f = ShallowReLU([[1.0, 1.0, 1.0]], [[1.0]])
         >>> c = certify(f, ShallowReLU([[2.0, 2.0, 2.0]], [[2.0]]))
         >>> c.applies, c.distance, c.delta.value, c.half_jump, round(c.bound, 4)
         (True, 1.0, 3.0, 1.5, 3.4641)
+        >>> hat = BiasedReLU([[1.0], [2.0]], [0.5, -1.0], [[1.0, -2.0]])
+        >>> moved = BiasedReLU([[1.0], [2.0]], [0.5, 1.0], [[1.0, -2.0]])
+        >>> c = certify(hat, moved, box=(-1.0, 1.0))
+        >>> c.applies, c.distance, round(c.bound, 4)
+        (True, 3.0, 4.0)
     """
+    if isinstance(f, BiasedReLU) and isinstance(g, BiasedReLU):
+        if box is None:
+            raise ValueError("box: expected two corners for networks with biases")
+        return _certify_on_box(f, g, box, tol)
+    if isinstance(f, BiasedReLU) or isinstance(g, BiasedReLU):
+        raise TypeError("f, g: expected both with biases or both without")
+    expect(box is None, "box", "no box without biases", box)
     same_architecture(f, g)
     delta = w1inf_seminorm(f - g, method, tol=tol)
+    plane = f.d == 2
+    constant = sharp_constant(max(f.m, g.m), plane and f.D == 1 and _quadrant(f, g))
+    angle = _smallest_angle(kinks(f - g, tol)) if plane else None
+    return _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
+
+
+def _certify_on_box(f: BiasedReLU, g: BiasedReLU, box: Box, tol: float) -> Certificate:
+    """As without biases, on (x, unit), with kinks that meet the box and other cells."""
+    a, b = f.homogeneous(), g.homogeneous()
+    same_architecture(a, b)
+    both = np.vstack([f.W, g.W]), np.concatenate([f.b, g.b]), np.hstack([f.C, -g.C])
+    delta = seminorm_on_box(BiasedReLU(*both), *box)
+    found = _misses("f", f, box) + _misses("g", g, box)
+    found += _half_space_defect(ShallowReLU(f.W, f.C), ShallowReLU(g.W, g.C))
+    w, bias = np.abs(both[0]).max(axis=1), np.abs(both[1])
+    # with this unit the bias is never the largest weight of its neuron
+    unit = np.append(np.ones(f.W.shape[1]), (bias[w > 0] / w[w > 0]).max() or 1.0)
+    a, b = ShallowReLU(a.A / unit, a.C), ShallowReLU(b.A / unit, b.C)
+    return _certificate(a, b, delta, SHARP, found, None, tol)
+
+
+def _certificate(
+    f: ShallowReLU,
+    g: ShallowReLU,
+    delta: Seminorm,
+    constant: float,
+    defects: list[str],
+    angle: float | None,
+    tol: float,
+) -> Certificate:
     # Only directions that agree up to rounding give a jump that the function has.
     half_jump = kinks(f - g, min(tol, ROUNDING)).half_jump
     distance = closest_parametrization(f, g).distance
     matched, unmatched = _count_matches(f, g, tol)
-    defects = _defects("f", f, tol) + _defects("g", g, tol) + _half_space_defect(f, g)
+    defects = _defects("f", f, tol) + _defects("g", g, tol) + defects
     low = max(delta.lower, half_jump)
-    sharp = sharp_constant(max(f.m, g.m)) * sqrt(delta.upper)
+    bound = min(SHARP * sqrt(half_jump), constant * sqrt(delta.upper))
     sizes = np.concatenate([np.abs(n.A).max(axis=1) for n in (f, g)])
     return Certificate(
         delta=delta,
@@ -129,10 +278,35 @@ def certify(
         unmatched=unmatched,
         smallest=float(sizes[sizes > 0].min(initial=np.inf)),
         defects=tuple(defects),
-        bound=np.inf if defects else min(SHARP * sqrt(half_jump), sharp),
+        bound=np.inf if defects else bound,
         delta_at_least=0.0 if defects else distance**2 / 8,
+        angle=angle,
         tolerance=tol,
     )
+
+
+def _misses(name: str, net: BiasedReLU, box: Box) -> list[str]:
+    """Whether some neuron does not switch inside the box."""
+    d = net.W.shape[1]
+    below, above = (np.broadcast_to(np.asarray(c, float), (d,)) for c in box)
+    middle = net.W @ ((below + above) / 2) + net.b
+    reach = np.abs(net.W) @ ((above - below) / 2)
+    live = net.W.any(axis=1) | (net.b != 0) | net.C.any(axis=0)
+    outside = live & (np.abs(middle) >= reach)
+    return [f"{name} has a kink that misses the box"] if outside.any() else []
+
+
+def _quadrant(f: ShallowReLU, g: ShallowReLU) -> bool:
+    rows = np.vstack([n.A[n.A.any(axis=1)] for n in (f, g)])
+    return bool(((rows > 0).all(axis=0) | (rows < 0).all(axis=0)).all())
+
+
+def _smallest_angle(k: Kinks) -> float:
+    """Between two lines with a jump; pi/2 at most, which a single line gets."""
+    lines = k.normals[k.jumps.any(axis=(1, 2))]
+    turn = np.sort(np.arctan2(lines[:, 1], lines[:, 0]) % np.pi)
+    gaps = np.diff(turn, append=turn[:1] + np.pi)
+    return float(gaps.min(initial=np.pi / 2))
 
 
 def _count_matches(f: ShallowReLU, g: ShallowReLU, tol: float) -> tuple[int, int]:

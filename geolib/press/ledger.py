@@ -56,6 +56,8 @@ class Ledger:
         text = f"{reached} claims: {counts.count('holds')} hold"
         if differs := counts.count("not reproduced"):
             text += f", {differs} of a paper's not reproduced (shown as such)"
+        if losses := counts.count("a baseline wins"):
+            text += f", {losses} won by a baseline (shown as such)"
         for name, value in (
             ("failed", [r["key"] for r in self.failed]),
             ("missing", self.missing),

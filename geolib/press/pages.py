@@ -14,7 +14,6 @@ from .ledger import Ledger
 from .verdict import anchor, found, kind, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
-GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 
 
@@ -92,6 +91,8 @@ def marked_page(build: Build, page: Page) -> str:
     """The notebook of a page that is not whole: what there is, under a banner."""
     import nbformat
 
+    from .staging import ALL_CHECKS, staged
+
     title = "This page is not whole"
     if page.path is None or not page.content["cells"]:
         mark = banner(title, page.about)
@@ -101,15 +102,14 @@ def marked_page(build: Build, page: Page) -> str:
     nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
     text = page.about
     if page.state == "failed":
-        from .staging import ALL_CHECKS, staged
-
         last = nb.metadata.get("geolib", {}).get("last")
         nb.cells = nb.cells[: last + 1] if isinstance(last, int) else nb.cells
         nb = staged(nb, f"{page.notebook.page}.md")
-        nb.cells = [c for c in nb.cells if c["id"] != ALL_CHECKS]
         text += " What follows on this page was not reached."
         _without_the_machine(nb, str(build.root))
+    ends = [nb.cells.pop()] if nb.cells[-1]["id"] == ALL_CHECKS else []
     _close_gates(nb)
+    nb.cells += ends
     _spare_the_glue(nb)
     _put_on_top(nb, banner(title, text))
     return nbformat.writes(nb) + "\n"
@@ -145,6 +145,8 @@ def _close_gates(nb: Any) -> None:
 
 def _spare_the_glue(nb: Any) -> None:
     """Numbers that were never computed are said to be so where the prose quotes them."""
+    from .staging import GLUED, quoted
+
     have = {
         output.metadata["scrapbook"]["name"]
         for cell in nb.cells
@@ -153,7 +155,7 @@ def _spare_the_glue(nb: Any) -> None:
     }
 
     def word(m: re.Match[str]) -> str:
-        return m[0] if m[1].split("<")[-1].rstrip("> ") in have else "(not reached)"
+        return m[0] if quoted(m) in have else "(not reached)"
 
     for cell in nb.cells:
         if cell.cell_type == "markdown":

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 
 from .notebook import CHECKED, tags
 from .quiet import names_of_the_library, names_used, parts
-from .verdict import checks_box, checks_table, settle
+from .verdict import checks_box, checks_table, said_aloud, settle
 
 REMOVED = "remove-input"
 ALL_CHECKS = "all-checks"
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
 QUOTE = "geolib.quote"
 GLUE = "application/papermill.record/"
 
@@ -24,7 +27,6 @@ def staged(executed: Any, page_source: str) -> Any:
 
     nb = _without_traces(executed)
     nb.metadata["geolib"] = {"source": page_source}
-    checks: list[dict[str, Any]] = []
     injected = any("injected-parameters" in tags(c) for c in nb.cells)
     for cell in nb.cells:
         names = tags(cell)
@@ -34,23 +36,39 @@ def staged(executed: Any, page_source: str) -> Any:
             names.append("hide-input")
         if names:
             cell.metadata["tags"] = names
-    for cell in _quiet(nb):
-        outputs, claims = [], []
+    cells = _quiet(nb)
+    stated = {
+        c["id"]: [o for o in c.outputs if CLAIM in o.get("metadata", {})] for c in cells
+    }
+    checks = {k: [settle(o.metadata[CLAIM]) for o in v] for k, v in stated.items()}
+    every = [e for entries in checks.values() for e in entries]
+    aloud = said_aloud(every, {quoted(m) for m in _glued(nb)})
+    for cell in cells:
+        outputs = []
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 continue
-            if CLAIM in output.get("metadata", {}):
-                claims.append(output)
             outputs += [output, *(from_dict(g) for g in _for_the_prose(output))]
         cell.outputs = outputs
-        entries = [settle(o.metadata[CLAIM]) for o in claims]
-        if claims:
+        if claims := stated[cell["id"]]:
             code = cell.source if REMOVED in tags(cell) else ""
-            claims[0].data["text/html"] = checks_box(entries, code)
-        checks += entries
-    if checks:
-        nb.cells.append(_all_checks(checks))
+            box = checks_box(checks[cell["id"]], aloud, code)
+            claims[0].data["text/html"] = box
+    if every:
+        nb.cells.append(_all_checks(every, aloud))
     return nb
+
+
+def _glued(nb: Any) -> Iterator[re.Match[str]]:
+    """Where the prose of a notebook shows a number."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            yield from GLUED.finditer(cell.source)
+
+
+def quoted(m: re.Match[str]) -> str:
+    """The key of the number that a piece of prose shows."""
+    return m[1].split("<")[-1].rstrip("> ")
 
 
 def _quiet(nb: Any) -> list[Any]:
@@ -86,15 +104,15 @@ def _quiet(nb: Any) -> list[Any]:
     return last
 
 
-def _all_checks(entries: list[dict[str, Any]]) -> Any:
-    """A folded table at the end of the page, each row linked to where it is checked."""
+def _all_checks(entries: list[dict[str, Any]], aloud: set[str]) -> Any:
+    """A folded table at the end of the page, linked to what is shown above."""
     from nbformat.v4 import new_markdown_cell
 
     count = len({e["key"] for e in entries})
     cell = new_markdown_cell(
         "## All checks of this page\n\n```{raw} html\n"
         f'<details class="checks all-checks"><summary>{count} checks</summary>'
-        f"{checks_table(entries, link=True)}</details>\n```"
+        f"{checks_table(entries, aloud)}</details>\n```"
     )
     cell["id"] = ALL_CHECKS
     return cell

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from geolib.claims import Bound
+from geolib.claims import Bound, verdict
 from geolib.tables import html_table, human, power
 
 from .quiet import code_block
 
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
+ALOUD = 8  # claims in the text of a page
 YES_NO = {"is True": "yes", "is False": "no"}
 
 
@@ -19,8 +20,15 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
 
     What is no claim at all, or has no number or no readable bound, fails.
     """
-    blank = {"text": "", "measured": None, "shown": "", "bound": "", "paper": None}
-    row = blank | {"key": "?", "reproduces": True, "reason": None} | entry
+    blank: dict[str, Any] = {
+        "text": "",
+        "measured": None,
+        "shown": "",
+        "bound": "",
+        "paper": None,
+    }
+    blank |= {"key": "?", "reproduces": True, "reason": None, "rival": None}
+    row = blank | entry
     texts = {
         k: v for k, v in row.items() if k not in ("measured", "reproduces", "data")
     }
@@ -34,8 +42,10 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
         holds = False
-    verdict = "holds" if row["reproduces"] else "not reproduced"
-    return row | {"holds": holds, "verdict": verdict if holds else FAILS}
+    return row | {
+        "holds": holds,
+        "verdict": verdict(holds, row["reproduces"], row["rival"]),
+    }
 
 
 def not_reached(key: str) -> dict[str, Any]:
@@ -62,45 +72,69 @@ def typeset(bound: str) -> str:
 
 
 def kind(verdict: str) -> str:
-    """The style of a verdict: `holds`, `fails` or `differs`."""
-    return {"holds": "holds", FAILS: "fails", NOT_REACHED: "fails"}.get(
-        verdict, "differs"
-    )
+    """The style of a verdict: `holds`, `fails`, `loses` or `differs`."""
+    kinds = {"holds": "holds", FAILS: "fails", NOT_REACHED: "fails"}
+    return (kinds | {"a baseline wins": "loses"}).get(verdict, "differs")
 
 
-def checks_box(entries: list[dict[str, Any]], code: str = "") -> str:
-    """The claims of one cell: a quiet line for those that hold, the others in full.
+def said_aloud(entries: list[dict[str, Any]], quoted: set[str]) -> set[str]:
+    """The keys of the claims on which the text of a page stands: eight at most.
+
+    Those come first which the prose quotes, then those of a paper, then as they come.
+    What does not hold, and a baseline that wins, is shown besides.
+    """
+    quiet = [e for e in entries if e["verdict"] == "holds"]
+    quiet.sort(key=lambda e: (e["key"] not in quoted, not e["paper"]))
+    return {e["key"] for e in quiet[:ALOUD]}
+
+
+def checks_box(entries: list[dict[str, Any]], aloud: set[str], code: str = "") -> str:
+    """The claims of one cell: a line for those said aloud, the open ones in full.
 
     Args:
         entries: the settled claims.
-        code: source that is shown nowhere else; it unfolds with the line.
+        aloud: keys of the claims that hold and have a line here.
+        code: source that is shown nowhere else; it unfolds.
     """
-    quiet = [e for e in entries if e["verdict"] == "holds"]
-    loud = "".join(_loud(e) for e in entries if e["verdict"] != "holds")
-    code = code and code_block(code)
-    if not quiet:
-        fold = '<details class="checks all-checks"><summary>code</summary>'
-        return loud + (f"{fold}{code}</details>" if code else "")
-    count = f"{len(quiet)} checks hold" if len(quiet) > 1 else "1 check holds"
-    return (
-        f'{loud}<details class="checks"><summary>{count}</summary>'
-        f"{checks_table(quiet)}{code}</details>"
-    )
+    text = "".join(_loud(e) for e in entries if e["verdict"] != "holds")
+    for e in entries:
+        if e["verdict"] == "holds" and e["key"] in aloud:
+            text += (
+                f'<p class="check" id="{anchor(e["key"])}">{_sentence(e["text"])} '
+                f'<span class="claim-numbers">{_numbers(e)}</span>{_paper(e)}</p>'
+            )
+    fold = '<details class="checks"><summary>code</summary>'
+    return text + (f"{fold}{code_block(code)}</details>" if code else "")
 
 
-def checks_table(entries: list[dict[str, Any]], link: bool = False) -> str:
-    """Sentence, found value and bound of each claim; rows are named, or link to names."""
+def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
+    """Sentence, found value and bound of each claim; those shown above are linked."""
     rows = []
     for e in entries:
-        text = human(e["text"])
-        first = f'<a href="#{anchor(e["key"])}">{text}</a>' if link else text
-        name = "" if link else f'id="{anchor(e["key"])}"'
-        if e["verdict"] != "holds":
-            first += f" <b>({e['verdict']})</b>"
-        elif e["paper"]:
-            first += f" <small>Paper: {human(e['paper'])}</small>"
-        rows.append((name, (first, found(e), typeset(e["bound"]))))
+        name, first, holds = anchor(e["key"]), human(e["text"]), e["verdict"] == "holds"
+        above = not holds or e["key"] in aloud
+        if above:
+            first = f'<a href="#{name}">{first}</a>'
+        first += _paper(e) if holds else f" <b>({e['verdict']})</b>"
+        cells = (first, found(e), typeset(e["bound"]))
+        rows.append(("" if above else f'id="{name}"', cells))
     return html_table(("Check", "Found", "Bound"), rows, about="checks")
+
+
+def _paper(e: dict[str, Any]) -> str:
+    return f" <small>Paper: {human(e['paper'])}</small>" if e["paper"] else ""
+
+
+def _sentence(text: str) -> str:
+    return human(text[:1].upper() + text[1:])
+
+
+def _numbers(e: dict[str, Any]) -> str:
+    """What was found and its bound, where that says more than yes."""
+    if e["bound"] in YES_NO:
+        return ""
+    value = f"{found(e)}; " if found(e) else ""
+    return f"({value}bound {typeset(e['bound'])})"
 
 
 def found(entry: dict[str, Any]) -> str:
@@ -115,11 +149,13 @@ def _loud(entry: dict[str, Any]) -> str:
     """A claim that is no quiet success: the paper's sentence, what we find, the verdict."""
     e = {k: human(str(v)) for k, v in entry.items() if v is not None}
     paper = f"Paper: {e['paper']}. " if entry["paper"] else ""
-    reason = f" {e['reason'][:1].upper()}{e['reason'][1:]}." if entry["reason"] else ""
-    bound = typeset(entry["bound"])
+    lead = "Found: " if entry["paper"] else ""
+    reason = f" {_sentence(entry['reason'])}." if entry["reason"] else ""
+    rival = f" Better here: {e['rival']}." if entry["rival"] else ""
+    text = e["text"] if lead else _sentence(entry["text"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
-        f"{paper}Found: {e['text']} "
-        f'<span class="claim-numbers">({found(entry)}; bound {bound}).{reason}'
-        f'</span> <span class="claim-verdict">{e["verdict"]}</span></div>'
+        f'{paper}{lead}{text} <span class="claim-numbers">{_numbers(entry)}.'
+        f"{reason}{rival}</span> "
+        f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )

@@ -5,3 +5,4 @@ from chapter_experiments import chapter_module, experiments
 EXPERIMENTS = experiments("inverse_stability")
 PATHOLOGIES = chapter_module("inverse_stability", "pathologies")
 EXTREMAL = chapter_module("inverse_stability", "extremal")
+DESCENT = chapter_module("inverse_stability", "descent")

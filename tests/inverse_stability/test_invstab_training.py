@@ -5,16 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from invstab_chapter import EXPERIMENTS, PATHOLOGIES
+from invstab_chapter import DESCENT, EXPERIMENTS, PATHOLOGIES
 
 from geolib.inverse_stability import (
     ShallowReLU,
-    escape_degenerate,
-    gradient_descent,
     in_restricted,
     lift_inputs,
-    mean_square,
-    mean_square_gradient,
     train_shallow,
 )
 from geolib.inverse_stability.training import MODES, initial_network
@@ -22,6 +18,10 @@ from geolib.inverse_stability.training import MODES, initial_network
 Pathology = PATHOLOGIES.Pathology
 
 Staircase = EXPERIMENTS.Staircase
+escape_degenerate = DESCENT.escape_degenerate
+gradient_descent = DESCENT.gradient_descent
+mean_square = DESCENT.mean_square
+mean_square_gradient = DESCENT.mean_square_gradient
 
 
 def draw(seed, m, d, D):

@@ -6,9 +6,10 @@ import nbformat
 import pytest
 
 from geolib.claims import MIMETYPE, Claim
+from geolib.press import Ledger
 from geolib.press.quiet import parts
 from geolib.press.staging import staged
-from geolib.press.verdict import checks_box, settle, typeset
+from geolib.press.verdict import checks_box, checks_table, settle, typeset
 
 
 def entry(key, measured, bound, **more):
@@ -23,7 +24,7 @@ def entry(key, measured, bound, **more):
     )
 
 
-def page(*cells):
+def page(*cells, prose=""):
     """An executed notebook of cells, each `(source, [claims])`."""
     nb = nbformat.v4.new_notebook()
     for source, claims in cells:
@@ -36,6 +37,7 @@ def page(*cells):
             for c in claims
         ]
         nb.cells.append(nbformat.v4.new_code_cell(source, outputs=outputs))
+    nb.cells += [nbformat.v4.new_markdown_cell(prose)] if prose else []
     return staged(nb, "page.md")
 
 
@@ -43,19 +45,40 @@ def shown(cell):
     return [h for o in cell.outputs if (h := o.get("data", {}).get("text/html"))]
 
 
-def test_claims_of_a_cell_are_one_folded_line():
-    claims = [entry(f"demo.{k}", 1.0, "<= 2", shown="1") for k in "abc"]
-    cell = page(("claim('demo.a')", claims)).cells[0]
-    (html,) = shown(cell)
-    assert html.startswith('<details class="checks"><summary>3 checks hold</summary>')
-    for k in "abc":
-        assert html.count(f'id="claim-demo-{k}"') == 1
-    assert "open" not in html.split(">")[0]
+def test_the_text_of_a_page_stands_on_eight_claims_and_the_end_holds_the_others():
+    """Those that the prose quotes come first, then a paper's, then as they come."""
+    claims = [entry(f"demo.{k}", 1.0, "<= 2", shown="1") for k in "abcdefghijkl"]
+    claims[10] |= {"paper": "a bound of 3"}
+    nb = page(("claim('demo.a')", claims), prose="It is {glue:text}`demo.l`.")
+    (html,) = shown(nb.cells[0])
+    said = re.findall(r'<p class="check" id="claim-demo-(.)"', html)
+    assert said == [*"abcdef", "k", "l"]
+    end = nb.cells[-1].source
+    assert re.findall(r'id="claim-demo-(.)"', end) == [*"ghij"]
+    assert re.findall(r'href="#claim-demo-(.)"', end) == said
+    assert end.count("<details") == 1
 
 
-def test_one_check_is_said_in_the_singular():
-    assert "<summary>1 check holds</summary>" in checks_box(
-        [entry("demo.a", 1, "<= 2")]
+def test_a_line_says_its_sentence_and_what_was_found():
+    number = entry("demo.a", 1, "<= 2", shown="1", paper="at most 4")
+    yes = entry("demo.b", True, "is True", shown="True")
+    html = checks_box([number, yes], {"demo.a", "demo.b"})
+    assert "Sentence of demo.a" in html
+    assert "(1; bound ≤ 2)" in html
+    assert "Paper: at most 4" in html
+    assert "bound" not in html[html.index("Sentence of demo.b") :]
+
+
+def test_a_baseline_that_wins_is_open_and_has_a_look_of_its_own():
+    lost = entry("demo.lost", -2, "<= 0", shown="-2", rival="distillation")
+    assert lost["verdict"] == "a baseline wins"
+    assert entry("demo.lost", 2, "<= 0", rival="distillation")["verdict"] == "FAILS"
+    html = checks_box([lost], set())
+    assert 'class="claim claim-loses" id="claim-demo-lost"' in html
+    assert "Better here: distillation." in html
+    assert "a baseline wins" in html
+    assert Ledger("small", [lost]).summary.endswith(
+        "1 won by a baseline (shown as such)"
     )
 
 
@@ -69,11 +92,9 @@ def test_what_does_not_hold_is_open_and_begins_with_the_paper():
         reason="it is",
     )
     broken = entry("demo.broken", 3, "<= 2")
-    html = checks_box([entry("demo.a", 1, "<= 2"), differs, broken])
-    folded = html[html.index("<details") :]
-    assert "demo-em" not in folded
-    assert "demo-broken" not in folded
-    assert "1 check holds" in folded
+    html = checks_box([entry("demo.a", 1, "<= 2"), differs, broken], set())
+    assert "<details" not in html
+    assert "demo-a" not in html
     assert html.index("Paper: EM is never trapped") < html.index(
         "Found: sentence of demo.em"
     )
@@ -93,6 +114,7 @@ def test_the_page_ends_with_all_its_checks_each_linked_to_its_place():
             r'id="(claim-[^"]+)"', "".join(h for c in nb.cells[:2] for h in shown(c))
         )
     )
+    assert "<details" in text
     assert (
         set(re.findall(r'href="#(claim-[^"]+)"', text))
         == named
@@ -158,11 +180,11 @@ def test_a_cell_that_states_claims_is_cut_and_its_code_unfolds_with_their_line()
     assert idea.source == "walk = run(1)"
     assert idea.outputs == checks.outputs == []
     assert rest.source.startswith("@cached")
-    assert "1 check holds" in rest.outputs[0].data["text/html"]
+    assert 'id="claim-demo-a"' in rest.outputs[0].data["text/html"]
     only, _ = page(("claim('demo.a', 'x < y', measured=1)", one)).cells
     assert "remove-input" in only.metadata["tags"]
     box = only.outputs[0].data["text/html"]
-    assert box.index("<table>") < box.index("x &lt; y") < box.index("</details>")
+    assert box.index("Sentence of") < box.index("<details") < box.index("x &lt; y")
 
 
 def test_bounds_have_the_digits_that_a_person_reads():
@@ -182,13 +204,12 @@ def test_bounds_have_the_digits_that_a_person_reads():
 
 def test_a_boolean_reads_as_a_word():
     claim = Claim("demo.a", "it does", True, "True", "is True", True)
-    assert "<td>yes</td><td>yes</td>" in checks_box([settle(claim.to_dict())])
+    assert "<td>yes</td><td>yes</td>" in checks_table([settle(claim.to_dict())], set())
 
 
 def test_a_row_names_the_data_that_had_been_read(monkeypatch):
     from geolib import claims, files
     from geolib.data import load
-    from geolib.press import Ledger
     from geolib.press.pages import ledger_page
 
     published = []
@@ -211,7 +232,6 @@ def test_a_row_names_the_data_that_had_been_read(monkeypatch):
 def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
     import base64
 
-    from geolib.press import Ledger
     from geolib.press.build import Page
     from geolib.press.front import filled
 

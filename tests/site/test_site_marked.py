@@ -13,7 +13,7 @@ pytestmark = [
 ]
 # What each banner names, how far its page is shown, and what must not be on it.
 SHOWN = {
-    "01-whole": ("changed after it was executed", "1 check holds", "not whole: "),
+    "01-whole": ("changed after it was executed", "It is kept", "not whole: "),
     "02-claim": ("ClaimFailed: demo.broken", "FAILS", "never said"),
     "03-raises": ("cell 4 `raise ValueError", "ValueError: no `such` <thing>", "a = b"),
     "04-magic": ("cell 3 `%matplotlib inline`", "y = 1", "Traceback"),

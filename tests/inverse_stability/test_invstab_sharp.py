@@ -1,0 +1,194 @@
+"""The complete sharp theory: two inputs, norms that see angles, boxes, samples."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from invstab_chapter import EXPERIMENTS, EXTREMAL
+
+from geolib.inverse_stability import (
+    BiasedReLU,
+    ShallowReLU,
+    angle_constant,
+    certify,
+    in_restricted,
+    planar_norms,
+    sampled_bound,
+    sharp_constant,
+)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("delta", [1e-6, 1.0, 1e4])
+def test_pairs_in_the_quadrant_attain_its_constants(m, delta):
+    f, g = EXTREMAL.quadrant_pair(m, delta)
+    assert f.d == 2
+    assert in_restricted(f)
+    assert in_restricted(g)
+    found = certify(f, g)
+    wanted = 2 / np.sqrt(1.01) if m == 1 else sharp_constant(m - 1)
+    assert found.ratio == pytest.approx(wanted, abs=1e-9)
+    assert found.delta.value == pytest.approx(delta, rel=1e-12)
+    assert found.holds
+    assert found.bound <= sharp_constant(m, quadrant=True) * np.sqrt(delta) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+def test_the_quadrant_pairs_in_exact_arithmetic(m):
+    """Partial sums of the jumps, with rational slopes, never leave [-1, 1]."""
+    jumps, lonely = EXTREMAL.IN_QUADRANT[m]
+    eps = Fraction(1, 100)
+    rows = [(Fraction(j), j * eps * (k + 1)) for k, j in enumerate(jumps)]
+    sums = [
+        tuple(map(sum, zip(*rows[:k], strict=True))) for k in range(1, len(rows) + 1)
+    ]
+    for s in [(Fraction(0), Fraction(0)), *sums]:
+        for entry, total in zip(s, sums[-1], strict=True):
+            assert -1 <= entry <= 1
+            assert -1 <= total - entry <= 1
+    assert max(abs(s[0]) for s in sums) == 1
+    assert len(jumps) == m + 1
+    sizes = [jumps[k] for k in lonely]
+    # (t + s)^2 - t^2 - s^2 = 2 t s, whose square is rational
+    assert 4 * sizes[0] * sizes[1] == {2: 4, 3: 8, 4: 16}[m]
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_the_search_stays_below_in_the_quadrant(m):
+    for D in (1, 2):
+        found = EXPERIMENTS.search_extremal(m, 20, 150, m, quadrant=True, D=D)
+        limit = sharp_constant(m, quadrant=True)
+        assert 0.7 * limit < found.best <= limit + 1e-9
+        again = certify(found.f, found.g)
+        assert again.applies
+        assert again.ratio == pytest.approx(found.best, rel=1e-9)
+        assert (found.f.A > 0).all()
+
+
+def test_a_network_outside_the_quadrant_keeps_the_larger_constant():
+    f, g = EXTREMAL.extremal_pair(2)
+    flat = [ShallowReLU(n.A[:, :2], n.C) for n in (f, g)]
+    found = certify(*flat)
+    assert found.ratio == pytest.approx(1 + np.sqrt(2), abs=1e-9)
+    assert found.holds
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.02, 1e-4])
+def test_hats_have_the_norms_of_the_derivation(theta):
+    f, g = EXTREMAL.angle_pair(theta)
+    assert in_restricted(f)
+    assert in_restricted(g)
+    norm, found = planar_norms(f - g), certify(f, g)
+    assert found.angle == pytest.approx(theta, rel=1e-9)
+    assert norm.h1**2 == pytest.approx(4 * theta, rel=1e-9)
+    assert norm.l2**2 == pytest.approx(theta - np.sin(2 * theta) / 2, rel=1e-4)
+    assert found.distance <= angle_constant(found.angle) * np.sqrt(norm.h1)
+    assert found.distance <= angle_constant(found.angle, "l2") * np.sqrt(norm.l2)
+
+
+def test_angle_constants_bound_every_jump_of_random_functions():
+    """The inequalities behind the constants, on kinks that nobody chose."""
+    rng = np.random.default_rng(0)
+    worst = {"h1": 0.0, "l2": 0.0}
+    for n in range(200):
+        m, D = 1 + n % 4, 1 + n % 2
+        f, g = EXPERIMENTS.random_pair(rng, m, 2, D, shared=True)
+        found, norm = certify(f, g), planar_norms(f - g)
+        jump = np.sqrt(2 * found.half_jump)
+        for name in worst:
+            k = angle_constant(found.angle, name) / 2
+            worst[name] = max(worst[name], jump / (k * getattr(norm, name) ** 0.5))
+    assert all(0.5 < w <= 1 for w in worst.values()), worst
+
+
+def test_angle_constant_is_continuous_where_its_formula_changes():
+    below, above = (angle_constant(0.1 + s * 1e-9, "l2") for s in (-1, 1))
+    assert below == pytest.approx(above, rel=1e-6)
+    limit = 2 * np.sqrt(2) * 12**0.25
+    assert angle_constant(1e-6, "l2") * 1e-6**0.75 == pytest.approx(limit, rel=1e-9)
+
+
+def test_box_pair_attains_the_constant_on_an_interval_and_in_space():
+    f, g = EXTREMAL.interval_pair(0.5)
+    found = certify(f, g, box=(-1.0, 1.0))
+    assert found.applies
+    assert found.holds
+    assert found.ratio == pytest.approx(2 * np.sqrt(2), abs=1e-9)
+    wide = [BiasedReLU(np.pad(n.W, ((0, 0), (0, 2))), n.b, n.C) for n in (f, g)]
+    assert certify(*wide, box=(-1.0, 1.0)).ratio == pytest.approx(found.ratio, abs=1e-9)
+
+
+def test_box_theorem_on_random_pairs():
+    rng = np.random.default_rng(0)
+    used = 0
+    for n in range(120):
+        d, D, m = 1 + n % 2, 1 + n % 3, 1 + n % 4
+        nets = []
+        kept = None
+        for _ in "fg":
+            W, b = rng.normal(size=(m, d)), rng.normal(size=m)
+            W[:, -1] = np.abs(W[:, -1])
+            if kept is not None and n % 2:
+                W[0], b[0] = kept
+            kept = W[0], b[0]
+            C = rng.normal(size=(D, m))
+            s = np.sqrt(np.abs(C).max(axis=0) / np.abs(W).max(axis=1))
+            nets.append(BiasedReLU(W * s[:, None], b * s, C / s))
+        found = certify(*nets, box=(-1.0, 1.0))
+        if found.applies:
+            used += 1
+            assert found.holds
+            assert found.half_jump <= found.delta.value * (1 + 1e-9)
+        else:
+            assert any("box" in d for d in found.defects)
+    assert used > 20
+
+
+def test_a_box_is_asked_for_where_it_is_needed():
+    f = BiasedReLU([[1.0]], [0.0], [[1.0]])
+    with pytest.raises(ValueError, match="box"):
+        certify(f, f)
+    with pytest.raises(ValueError, match="box"):
+        certify(
+            ShallowReLU([[1.0]], [[1.0]]), ShallowReLU([[1.0]], [[1.0]]), box=(0, 1)
+        )
+    with pytest.raises(TypeError, match="both"):
+        certify(f, ShallowReLU([[1.0]], [[1.0]]), box=(-1.0, 1.0))
+    far = BiasedReLU([[1.0]], [3.0], [[1.0]])
+    assert any("misses the box" in d for d in certify(f, far, box=(-1, 1)).defects)
+
+
+def test_samples_miss_as_often_as_promised():
+    theta, n = 0.2, 12
+    f, g = EXTREMAL.angle_pair(theta)
+    delta = certify(f, g).delta.value
+    rng = np.random.default_rng(1)
+    missed = []
+    for _ in range(400):
+        x = rng.normal(size=(n, 2))
+        bound, sure = sampled_bound(
+            f.jacobian(x), g.jacobian(x), 4, theta / (2 * np.pi)
+        )
+        missed.append(bound < 0.999 * sharp_constant(4) * np.sqrt(delta))
+    share = (1 - theta / np.pi) ** n  # two cells have the largest derivative
+    assert abs(np.mean(missed) - share) < 4 * np.sqrt(share * (1 - share) / 400)
+    assert 1 - sure >= share
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: angle_constant(0.0), "theta"),
+        (lambda: angle_constant(2.0), "theta"),
+        (lambda: angle_constant(0.1, "h2"), "norm"),
+        (
+            lambda: sampled_bound(np.ones((1, 1, 2)), np.ones((2, 1, 2)), 1, 0.1),
+            "df, dg",
+        ),
+        (lambda: sampled_bound(np.ones((1, 1, 2)), np.ones((1, 1, 2)), 1, 0.0), "cell"),
+        (lambda: sampled_bound(np.ones((1, 1, 2)), np.ones((1, 1, 2)), 0, 0.1), "m:"),
+    ],
+)
+def test_bad_arguments_of_the_constants_are_named(call, word):
+    with pytest.raises(ValueError, match=word):
+        call()
