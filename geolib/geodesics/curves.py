@@ -64,7 +64,6 @@ def trained_curve(
         >>> trained_curve(R, w, -w, x, steps=10).gradient_evaluations
         24
     """
-    check_ends(a, b)
     return trained_curves(R, a[None], b[None], x, y, seeds=[seed], **options)[0]
 
 

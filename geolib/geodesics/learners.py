@@ -188,8 +188,8 @@ class Learner:
         """Rows of the task to keep."""
         rng = np.random.default_rng(self.seed + len(self.finished))
         among = self.per_task if self.rule == "random" else self.candidates
-        count = min(among, len(task.x))
-        rows = np.sort(rng.choice(len(task.x), count, replace=False))
+        n = len(task.x)
+        rows = np.sort(rng.choice(n, min(among, n), replace=False))
         some = torch.from_numpy(rows).to(task.x.device)
         if self.rule == "random":
             return some

@@ -61,14 +61,10 @@ class Rows:
         if len(source) == 0:  # type: ignore[arg-type]
             raise ValueError(f"{name}: expected at least one input, got none")
         self.source, self.transform, self.like = source, transform, like
-        self.name, self.index = name, index
+        self.name, self.index, self.device = name, index, like.device
 
     def __len__(self) -> int:
         return len(self.source if self.index is None else self.index)  # type: ignore
-
-    @property
-    def device(self) -> torch.device:
-        return self.like.device
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """The inputs of these rows, of the shape of `rows` and then that of one input."""
