@@ -190,10 +190,9 @@ def sparsify(
     Realization(twin).load(found.weights)
     if normed:
         recalibrate(twin, x)
-    reached = 1 - found.mask[matrices(R)].to(torch.float64).mean().item()
-    if structured:
-        reached = 1 - torch.cat(kept).to(torch.float64).mean().item()
-        twin = shrink(twin, kept)
+    flags = torch.cat(kept) if structured else found.mask[matrices(R)]
+    reached = 1 - flags.to(torch.float64).mean().item()
+    twin = shrink(twin, kept) if structured else twin
     drift, spread = _judged(S, module, twin, part_of(x, held, dense.theta0))
     converged = drift <= tol * spread
     message = (
