@@ -287,13 +287,16 @@ def test_normal_cones():
         assert cone.curvature.device == GPU
 
 
-@pytest.mark.parametrize("chart", ["surgery", "central", "prony"])
+@pytest.mark.parametrize("chart", ["raw", "central", "prony"])
 @pytest.mark.parametrize("kernel", ["rbf", "erf"])
 def test_two_units(chart, kernel):
     S = st.two_unit_network(kernel)
-    goal, chart = S.objective(there((4,), 1)), st.resolve(S, kind=chart).chart
+    goal = S.objective(there((4,), 1))
+    chart = S.chart if chart == "raw" else st.resolve(S, kind=chart).chart
     for method in ("gd", "ngd"):
         start, plan = chart.to_chart(there((5, 4), 3)), {"lr": 1e-2, "damping": 1e-2}
+        if chart is S.chart:
+            plan |= {"surgery": st.PairSurgery(goal), "surgery_every": 1}
         found = st.descend(goal, chart, start, method=method, steps=2, **plan)
         assert found.hitting_time.device == GPU
 
@@ -407,7 +410,7 @@ def test_defects(optimizer):
 @pytest.mark.parametrize("mode", ["unrestricted", "projected", "reparametrised"])
 def test_restricted_training(mode):
     x = normal((30, 2), 1).numpy()
-    (found,) = stab.train_shallow(
+    (found,) = chapter_module("inverse_stability", "shallow_training").train_shallow(
         x, x[:, :1], 4, mode, steps=5, lr=0.02, seeds=[0], device="cuda"
     )
     assert found.predict(x).shape == (30, 1)

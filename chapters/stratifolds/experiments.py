@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from geolib.stratifolds import descend, em, mixture_a, resolve
+from geolib.stratifolds import MixtureKL, MixtureTube, descend, em, mixture_a, resolve
 from geolib.sweep import Sweep
 
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
@@ -67,6 +68,31 @@ def run(spec: Spec) -> dict[str, Any]:
         "entered": float(found.entered.double().mean()),
         "stuck": float(found.stuck.double().mean()),
     }
+
+
+def tube_em(
+    objective: MixtureKL, theta0: Tensor, *, eps: float, steps: int, tol: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """EM in the tube over mixture A: which starts arrive, and after how many steps.
+
+    A step of EM for the three atoms with common |location|, then back to the tube by
+    its mean and that location.
+    """
+    chart = MixtureTube(eps)
+    eta = chart.to_chart(theta0)
+    hit = torch.full((len(eta),), steps)
+    for it in range(steps):
+        natural = chart.embed(eta)
+        loss, g, _ = objective.evaluate(natural)
+        hit = torch.where((loss < tol) & (hit == steps), it, hit)
+        if bool((hit < steps).all()):
+            break
+        mass = -natural[:, :3] * g[:, :3]
+        first = natural[:, 3:] * mass - g[:, 3:]  # E[x r_k]
+        nu = (first[:, 1] - first[:, 2]) / (mass[:, 1] + mass[:, 2])
+        mean = (mass[:, 1] - mass[:, 2]) * nu
+        eta = chart.project(torch.stack([mean, nu.abs()], 1))
+    return hit < steps, hit
 
 
 def specs(seeds: Sequence[int], **sizes: Any) -> list[Spec]:

@@ -16,13 +16,14 @@ from .certificate import (
     sampled_bound as sampled_bound,
     sharp_constant as sharp_constant,
 )
+from .compare import compare as compare
 from .distance import (
     closest_parametrization as closest_parametrization,
     parameter_distance as parameter_distance,
 )
+from .gauge import random_gauge as random_gauge
 from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
 from .paths import path_metric as path_metric
-from .canonical import random_gauge as random_gauge
 from .realization_training import (
     TrainedRealization as TrainedRealization,
     train_realization as train_realization,
@@ -34,7 +35,6 @@ from .restricted import (
 )
 from .w1inf_seminorm import seminorm_on_box as seminorm_on_box
 from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU
-from .training import train_shallow as train_shallow
 from .w1inf_seminorm import (
     planar_norms as planar_norms,
     w1inf_seminorm as w1inf_seminorm,

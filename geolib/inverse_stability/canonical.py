@@ -1,4 +1,4 @@
-"""A canonical form of deep sequential ReLU networks, and random gauges to try it on."""
+"""A canonical form of deep ReLU networks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ from torch import nn
 
 from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.networks.channel_groups import permute_channels
-from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
+from geolib.inverse_stability.gauge import Gauge, fold_batch_norm
+from geolib.networks.sequential import (
+    LINEAR,
+    POOLS,
+    SILENT,
+    Stage,
+    named_layers,
+    read_stages,
+    to_numpy,
+    weight_blocks,
+)
+
+CHAIN = (*LINEAR, *POOLS, *SILENT, nn.ReLU, nn.Flatten)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +41,7 @@ class Canonical:
             folding and reduction, before and after balancing.
     """
 
-    module: nn.Sequential
+    module: nn.Module
     folded: int
     dropped: int
     merged: int
@@ -57,16 +68,19 @@ def canonicalize(
         + \|S_l b_l\|^2
 
     which is convex in log s and minimal where every channel's incoming and outgoing
-    2-norms are equal; finally channels are sorted by that norm. The function is the
-    same to rounding. Two networks that differ by permutations and positive rescalings
+    2-norms are equal; finally channels are sorted by that norm. Channels that a skip
+    connection adds share their scales and their order. The function is the same to
+    rounding. Two networks that differ by permutations and positive rescalings
     of channels have the same form. Sorting is unstable under noise: compare networks
     that differ by more than a gauge with `align`.
 
     Args:
-        module: `nn.Sequential` of Linear, Conv2d, BatchNorm (eval), ReLU, pooling and
-            Flatten; Dropout (eval) and Identity are removed.
-        reduce: whether to drop and merge channels; without it widths are kept, so
-            that two networks of one architecture stay comparable by `align`.
+        module: Linear and convolution layers, BatchNorm (eval) after them, ReLU,
+            pooling, Flatten, Dropout (eval) and sums, in any order that `torch.fx` can
+            trace.
+        reduce: whether to drop and merge channels, in an `nn.Sequential` without skip
+            connections; without it widths are kept, so that two networks of one
+            architecture stay comparable by `align`.
         sort: whether to order channels by norm, largest first.
         tol: largest entrywise difference of unit rows (w, b) that count as parallel.
         max_sweeps: bound on the balancing; `converged` says whether it was reached.
@@ -75,8 +89,9 @@ def canonicalize(
         a `Canonical`: the new network, and what was folded, dropped and merged.
 
     Raises:
-        TypeError: a module that the reader of sequential networks refuses, by name.
-        ValueError: likewise; a tolerance outside [0, 1); no sweep allowed.
+        TypeError: a layer or function of another kind, by name.
+        ValueError: training mode; a BatchNorm elsewhere; a chain of linear layers
+            without ReLU between them; a tolerance outside [0, 1); no sweep allowed.
 
     Cost: linear in the number of weights, plus a pass over (out, in) matrices a sweep.
 
@@ -93,41 +108,42 @@ def canonicalize(
         (1, torch.Size([1, 1]))
     """
     expect(max_sweeps >= 1, "max_sweeps", "a positive number", max_sweeps)
-    head, stages = read_stages(module)
-    work = _Work(stages, tol)
-    if reduce:
+    folded, count = fold_batch_norm(module)
+    dropped = merged = 0
+    if reduce and _is_chain(folded):
+        head, stages = read_stages(folded)
+        work = _Work(stages, tol)
         work.reduce()
-    before = work.energy()
-    sweeps, converged = work.balance(max_sweeps)
+        folded = _rebuild(head, stages, work)
+        dropped, merged = work.dropped, work.merged
+    gauge = Gauge(folded)
+    before = gauge.energy()
+    sweeps, converged = gauge.balance(max_sweeps)
     if sort:
-        work.sort()
-    counts = sum(s.norm is not None for s in stages), work.dropped, work.merged
-    energy = before, work.energy()
-    found = _rebuild(head, stages, work)
-    return Canonical(found, *counts, sweeps, converged, energy)
+        gauge.sort()
+    energy = before, gauge.energy()
+    return Canonical(folded, count, dropped, merged, sweeps, converged, energy)
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether the network is one sequence of plain layers."""
+    if not isinstance(module, nn.Sequential):
+        return False
+    return all(type(layer) in CHAIN for _, layer in named_layers(module))
 
 
 class _Work:
-    """Weights (out, in, entries) and biases of all stages, batch norm folded in."""
+    """Weights (out, in, entries) and biases of all stages of a chain."""
 
     def __init__(self, stages: list[Stage], tol: float) -> None:
         self.stages, self.tol = stages, tol
         self.W = weight_blocks(stages)
         self.b = [_bias(s) for s in stages]
-        for n, stage in enumerate(stages):
-            if stage.norm is not None:
-                scale, shift = _affine(stage.norm)
-                self.W[n] *= scale[:, None, None]
-                self.b[n] = scale * self.b[n] + shift
         self.dropped = self.merged = 0
 
     @property
     def hidden(self) -> range:
         return range(len(self.W) - 1)
-
-    def energy(self) -> float:
-        squares = sum(float((w**2).sum()) for w in self.W)
-        return squares + sum(float((self.b[n] ** 2).sum()) for n in self.hidden)
 
     def reduce(self) -> None:
         """Drop and merge until nothing changes: one removal can cause another."""
@@ -193,52 +209,10 @@ class _Work:
         self.W[n], self.b[n] = self.W[n][index], self.b[n][index]
         self.W[n + 1] = self.W[n + 1][:, index]
 
-    def balance(self, max_sweeps: int) -> tuple[int, bool]:
-        """Cyclic coordinate descent of the energy, exact in each layer."""
-        squares = [(w**2).sum(axis=2) for w in self.W]
-        bias = [b**2 for b in self.b]
-        scale = [np.ones(len(w)) for w in self.W]  # squares of s; the last stays one
-        sweep, change = 0, np.inf
-        while sweep < max_sweeps and change > 1e-14:
-            sweep, change = sweep + 1, 0.0
-            for n in self.hidden:
-                inner = squares[n] @ (1 / scale[n - 1]) if n else squares[n].sum(axis=1)
-                outer = scale[n + 1] @ squares[n + 1]
-                inner = inner + bias[n]
-                live = (inner > 0) & (outer > 0)
-                fresh = np.ones_like(inner)
-                fresh[live] = np.sqrt(outer[live] / inner[live])
-                change = max(change, float(np.abs(np.log(fresh / scale[n])).max()))
-                scale[n] = fresh
-        for n in self.hidden:
-            s = np.sqrt(scale[n])
-            self.W[n] *= s[:, None, None]
-            self.b[n] *= s
-            self.W[n + 1] /= s[None, :, None]
-        return sweep, change <= 1e-14
-
-    def sort(self) -> None:
-        """Channels by incoming norm, which the balance made gauge-invariant."""
-        for n in self.hidden:
-            norm = (self.W[n] ** 2).sum(axis=(1, 2)) + self.b[n] ** 2
-            self._keep(n, np.argsort(-norm, kind="stable"))
-
 
 def _bias(stage: Stage) -> np.ndarray:
     bias = stage.linear.bias
     return np.zeros(stage.width) if bias is None else to_numpy(bias)
-
-
-def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """Batch normalization in eval mode as y -> scale y + shift."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = 1 / np.sqrt(to_numpy(norm.running_var) + norm.eps)
-    shift = -to_numpy(norm.running_mean) * scale
-    if norm.affine:
-        gain = to_numpy(norm.weight)
-        scale, shift = gain * scale, gain * shift + to_numpy(norm.bias)
-    return scale, shift
 
 
 def _pads(layer: nn.Module) -> bool:
@@ -270,55 +244,3 @@ def _linear(stage: Stage, w: np.ndarray, b: np.ndarray) -> nn.Module:
     if old.bias is not None or b.any():
         new.bias = nn.Parameter(torch.from_numpy(b).to(old.weight))
     return new
-
-
-@torch.no_grad()
-def random_gauge(
-    module: nn.Module, seed: int = 0, decades: float = 2.0
-) -> nn.Sequential:
-    r"""Permute and positively rescale all hidden channels at random.
-
-    .. math:: W_l \mapsto S_l P_l W_l P_{l-1}^T S_{l-1}^{-1}, \qquad
-        \log_{10} s \sim U(-\text{decades}, \text{decades})
-
-    Where a batch normalization follows, its gain and shift are rescaled instead.
-
-    Args:
-        module: as for `canonicalize`; it is not changed.
-        seed: of the NumPy generator.
-        decades: spread of the scales, at least 0; 0 permutes only.
-
-    Raises:
-        TypeError: as `canonicalize`.
-        ValueError: as `canonicalize`; batch norm without affine weights; a negative
-            spread.
-
-    Source: :eq:`drv-inverse_stability-gauge` (derivations).
-
-    Examples:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
-        >>> x = torch.ones(1, 2).double()
-        >>> torch.allclose(net(x), random_gauge(net.eval())(x))
-        True
-    """
-    expect(0 <= decades < np.inf, "decades", "a number >= 0", decades)
-    module = deepcopy(module)
-    _, stages = read_stages(module)
-    rng = np.random.default_rng(seed)
-    hidden = stages[:-1]
-    permute_channels(module, [rng.permutation(s.width) for s in hidden])
-    for stage, after in zip(hidden, stages[1:], strict=True):
-        weight = stage.linear.weight
-        draws = 10 ** rng.uniform(-decades, decades, stage.width)
-        s = torch.as_tensor(draws).to(weight.device, weight.dtype)
-        own = [weight, stage.linear.bias]
-        if stage.norm is not None:
-            own = [stage.norm.weight, stage.norm.bias]
-            expect(stage.norm.affine, "module", "batch norm with gain", stage.name)
-        for tensor in own:
-            if tensor is not None:
-                tensor *= s.view(-1, *[1] * (tensor.ndim - 1))
-        columns = after.linear.weight
-        blocks = columns.reshape(columns.shape[0], stage.width, -1)
-        columns.copy_((blocks / s[None, :, None]).reshape(columns.shape))
-    return module  # type: ignore[return-value]

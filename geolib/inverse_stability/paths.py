@@ -1,92 +1,116 @@
-"""The path lifting: products of weights along all paths of a small network."""
+"""How far two functions can be apart: products of weights along paths, summed."""
 
 from __future__ import annotations
 
-from math import prod
+from copy import deepcopy
 
-import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from geolib.core.validation import expect
-from geolib.networks.sequential import read_stages, to_numpy, weight_blocks
-
-MAX_PATHS = 5_000_000
-
-
-def path_lifting(module: nn.Module) -> np.ndarray:
-    r"""All products of weights along paths from an input or a bias to an output.
-
-    .. math:: \Phi(\theta)_p = \prod_{e \in p} \theta_e
-
-    Permutations of hidden channels permute its entries, positive rescalings leave it
-    as it is. For a shallow network without biases it is the vector of c_i a_i^T.
-
-    Args:
-        module: `nn.Sequential` of Linear and ReLU, beginning and ending with Linear.
-
-    Raises:
-        TypeError: a layer of another kind.
-        ValueError: more than five million paths.
-
-    Cost: the number of paths, exponential in depth: a reference for small networks.
-
-    Source: Gonon et al. 2024; :eq:`drv-inverse_stability-path` (derivations).
-
-    Examples:
-        >>> net = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
-        >>> for p, value in zip(net.parameters(), (2.0, 5.0, -3.0, 7.0)):
-        ...     _ = p.data.fill_(value)
-        >>> path_lifting(net)  # from the input, the hidden bias, the output bias
-        array([ -6., -15.,   7.])
-    """
-    head, stages = read_stages(module)
-    layers = [*head, *(t for s in stages for t in (s.linear, s.norm, *s.tail))]
-    odd = {type(t).__name__ for t in layers} - {"Linear", "ReLU", "NoneType"}
-    if odd:
-        raise TypeError(f"module: expected Linear and ReLU only, got {min(odd)}")
-    if head or stages[-1].tail:
-        raise TypeError("module: expected Linear first and last, got ReLU")
-    W = [w[:, :, 0] for w in weight_blocks(stages)]
-    count = prod([W[0].shape[1] + 1, *(len(w) for w in W)])
-    if count > MAX_PATHS:
-        raise ValueError(f"module: {count} paths are more than {MAX_PATHS}")
-    # tails[j]: products along all paths from unit j of the present layer to an output.
-    tails = np.ones((len(W[-1]), 1))
-    found: list[np.ndarray] = []
-    for w, stage in zip(reversed(W), reversed(stages), strict=True):
-        if stage.linear.bias is not None:
-            found.append(to_numpy(stage.linear.bias)[:, None] * tails)
-        tails = (w.T[:, :, None] * tails[None]).reshape(w.shape[1], -1)
-    return np.concatenate([t.ravel() for t in (tails, *reversed(found))])
+from geolib.inverse_stability.gauge import fold_batch_norm
+from geolib.networks.channel_graph import LINEAR, all_tensors
 
 
-def path_metric(module_a: nn.Module, module_b: nn.Module) -> float:
-    r"""The l1 distance of the path liftings.
+def path_metric(module_a: nn.Module, module_b: nn.Module, reach: Tensor) -> float:
+    r"""A bound of the difference of two networks on a box, from their weights.
 
-    .. math:: \|\Phi(\theta) - \Phi(\theta')\|_1 \ \ge\
-        \sup_{\|x\|_\infty \le 1} \|R(\theta)(x) - R(\theta')(x)\|_\infty
+    .. math:: \sup_{|x| \le r} \|R(\theta)(x) - R(\theta')(x)\|_\infty \ \le\
+        \max_o \sum_{p \to o} \bigl(|\Phi(\theta)_p| + |\Phi(\theta')_p|
+        - 2\,|\Phi(\mu)_p|\bigr)\, r_{\text{start}(p)}
 
-    for two networks of one architecture whose weights have equal signs.
+    with :math:`\Phi(\theta)_p` the product of the weights along the path p, and
+    :math:`\mu` the weights of smaller size where both have one sign, zero elsewhere.
+    Align the networks first: the bound depends on which channels are compared. With
+    max-pools the sum is replaced by its maximum over the window.
 
     Args:
-        module_a: the first network, as for `path_lifting`.
+        module_a: the first network, as for `canonicalize`.
         module_b: the second, of the same architecture.
+        reach: r, the largest size of each input entry, with the shape of one sample.
 
     Raises:
-        TypeError: as `path_lifting`.
-        ValueError: different architectures; otherwise as `path_lifting`.
+        TypeError: as `canonicalize`.
+        ValueError: different architectures, or a reach that is negative or not finite.
 
-    Cost: as `path_lifting`.
+    Cost: four forward passes of one sample.
 
-    Source: Gonon et al. 2024; :eq:`drv-inverse_stability-path-bound` (derivations).
+    Source: :eq:`drv-inverse_stability-path-bound` (derivations); the path lifting:
+    Gonon et al. 2024.
 
     Examples:
         >>> nets = [nn.Sequential(nn.Linear(1, 1, bias=False)) for _ in range(2)]
         >>> for net, w in zip(nets, (2.0, 5.0)):
         ...     _ = net[0].weight.data.fill_(w)
-        >>> path_metric(*nets)
+        >>> path_metric(*nets, reach=torch.ones(1))
         3.0
     """
-    a, b = path_lifting(module_a), path_lifting(module_b)
-    expect(a.size == b.size, "module_a, module_b", "as many paths", (a.size, b.size))
-    return float(np.abs(a - b).sum())
+    reach = torch.as_tensor(reach, dtype=torch.float64, device="cpu")
+    good = bool((reach >= 0).all() and reach.isfinite().all())
+    expect(good, "reach", "finite numbers >= 0", reach)
+    a, b = (fold_batch_norm(m)[0].cpu().double() for m in (module_a, module_b))
+    return float(torch.stack(changes(a, b, reach)[0]).sum(dim=0).max())
+
+
+@torch.no_grad()
+def changes(a: nn.Module, b: nn.Module, reach: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Bounds of |f_a - f_mu| and |f_b - f_mu| by output, and of the size of f_mu's sums."""
+    weights = [
+        {n: t for n, t in all_tensors(m).items() if t.is_floating_point()}
+        for m in (a, b)
+    ]
+    shapes = [{n: t.shape for n, t in w.items()} for w in weights]
+    expect(shapes[0] == shapes[1], "module_a, module_b", "equal architectures", shapes)
+    size = [{n: t.abs() for n, t in w.items()} for w in weights]
+    least = {
+        n: torch.minimum(size[0][n], size[1][n]) * (weights[0][n] * weights[1][n] > 0)
+        for n in size[0]
+    }
+    found = []
+    for module, big in zip((a, b), size, strict=True):
+        pairs = deepcopy(module)
+        for name, layer in module.named_modules():
+            if type(layer) in LINEAR:
+                own = [
+                    {k: w[f"{name}.{k}"] for k, _ in layer.named_parameters()}
+                    for w in (big, least)
+                ]
+                pairs = _replaced(pairs, name, _Pair(layer, *own))
+        start = torch.stack([reach, torch.zeros_like(reach)])
+        found.append(pairs(start))
+    return [f[1] for f in found], found[0][0]
+
+
+def _replaced(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    if not name:
+        return layer
+    module.set_submodule(name, layer)
+    return module
+
+
+class _Pair(nn.Module):
+    """Carries a bound u of what the smaller weights make, and e of the difference.
+
+    With sizes W >= M of the two weights and non-negative u and e,
+
+        u -> M u + |bias of M|,   e -> W e + (W - M) u + difference of the biases.
+
+    Pools, sums and ReLU act on both alike: none of them is longer than its inputs'
+    differences, and ReLU leaves what is not negative.
+    """
+
+    def __init__(
+        self, layer: nn.Module, big: dict[str, Tensor], least: dict[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self.layer, self.big, self.least = layer, big, least
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, e = x[:1], x[1:]
+        gap = {k: self.big[k] - self.least[k] for k in self.big}
+        only = {
+            k: torch.zeros_like(t) if k == "bias" else t for k, t in self.big.items()
+        }
+        e = functional_call(self.layer, only, e) + functional_call(self.layer, gap, u)
+        return torch.cat([functional_call(self.layer, self.least, u), e])

@@ -1,4 +1,4 @@
-"""The W^{1,inf} semi-norm: exact, by MILP, or bracketed; other norms in the plane."""
+"""The W^{1,inf} semi-norm, exact or bracketed; other norms in the plane."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from geolib.inverse_stability.kinks import ROUNDING, Kinks, collect, kinks
 from geolib.inverse_stability.shallow_relu import BiasedReLU, ShallowReLU
 
 MAX_WORK = 300_000_000  # signs written while enumerating: seconds, and 0.3 GB
-MILP_HYPERPLANES, MILP_ENTRIES = 40, 64
-MARGIN, NODES = 1e-6, 20_000
-METHODS = ("auto", "cells", "milp", "bounds")
+METHODS = ("auto", "cells", "bounds")
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Seminorm:
 
     Attributes:
         lower, upper: equal when the value is exact (up to rounding).
-        method: `cells`, `separable`, `milp` or `bounds`.
+        method: `cells`, `separable` or `bounds`.
         hyperplanes: number of distinct break hyperplanes.
         cells: number of cells enumerated, None where none were.
         tolerance: the angle below which directions count as one and cells are not seen.
@@ -83,8 +81,8 @@ def w1inf_seminorm(
 
     Args:
         net: the network.
-        method: `cells` enumerates the linear regions and is exact; `milp` solves
-            one mixed-integer program an entry; `bounds` brackets in any dimension;
+        method: `cells` enumerates the linear regions and is exact; `bounds` brackets in
+            any dimension;
             `auto` takes the first of these that is affordable.
         tol: directions closer than this count as one, see `Seminorm.tolerance`.
         samples, seed: directions drawn for the lower bound of `bounds`.
@@ -93,8 +91,8 @@ def w1inf_seminorm(
         ValueError: an unknown method, a tolerance outside [0, 1), no samples, or
             `cells` where the enumeration is too large.
 
-    Cost: `cells` binom(h, r-1) rays for h hyperplanes of rank r; `milp` 2 d D programs
-    with h binaries; `bounds` O(samples m (1 + d D)).
+    Cost: `cells` binom(h, r-1) rays for h hyperplanes of rank r; `bounds`
+    O(samples m (1 + d D)).
 
     Source: Elbraechter, Berner and Grohs 2019, section 1 (the norm); the algorithm and
     the bracket beyond the tolerance: :eq:`drv-inverse_stability-tolerance`
@@ -125,25 +123,19 @@ def w1inf_seminorm(
 
 def _measure(k: Kinks, method: str, tol: float, samples: int, seed: int) -> Seminorm:
     """The semi-norm as if directions within `tol` were one."""
-    h, D, d = k.on.shape
+    h = len(k.on)
     rank = essential(k.normals).shape[1]
     top = _entrywise(k)
     if method == "auto":
         if rank == h:  # every sign vector occurs, so each entry is maximal on its own
             return Seminorm(top, top, "separable", h, None, tol)
-        small = h <= MILP_HYPERPLANES and D * d <= MILP_ENTRIES
-        method = "cells" if enumerable(h, rank) else "milp" if small else "bounds"
+        method = "cells" if enumerable(h, rank) else "bounds"
     if method == "bounds":
         return Seminorm(_sampled(k, samples, seed), top, "bounds", h, None, tol)
-    if method == "milp":
-        lower, upper = milp_bracket(k)
-        tol = max(tol, MARGIN)
-        return Seminorm(max(lower, k.half_jump), upper, "milp", h, None, tol)
     if not enumerable(h, rank):
         raise ValueError(
             f"method: d too large for exact enumeration: {h} hyperplanes of rank "
-            f"{rank} have up to {generic_cell_count(h, rank)} cells; use 'milp' or "
-            "'bounds'"
+            f"{rank} have up to {generic_cell_count(h, rank)} cells; use 'bounds'"
         )
     signs, narrow = enumerate_cells(k.normals)
     value = k.largest(signs)
@@ -180,56 +172,6 @@ def _sampled(k: Kinks, samples: int, seed: int) -> float:
         both = np.concatenate([signs, across, -signs, -across])
         lower = max(lower, k.largest(both))
     return lower
-
-
-def milp_bracket(k: Kinks, margin: float = MARGIN) -> tuple[float, float]:
-    r"""Lower and upper bounds of the semi-norm from HiGHS.
-
-    For each entry (o, j) and each sign, with binaries s_h = [x on the positive side],
-
-    .. math:: \max_{x \in [-1,1]^d,\, s}\ \pm\sum_h \bigl(s_h P_h + (1 - s_h) Q_h
-        \bigr)_{oj} \quad\text{s.t.}\quad s_h = 1 \Leftrightarrow
-        \langle n_h, x\rangle \ge \text{margin}
-
-    The lower bound is the largest gradient at the points found, computed afresh from
-    their signs; the upper bound is the solver's own dual bound. A cell that holds no
-    point at distance `margin` from all hyperplanes is not seen: its gradient counts
-    in neither bound.
-
-    Args:
-        k: the break hyperplanes of the network.
-        margin: smallest |<n_h, x>| of an admissible point of the unit cube.
-
-    Cost: 2 d D programs with h binaries each; exponential in h at worst, cut off (and
-    then only a bracket) at 20 000 branch-and-bound nodes.
-    """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    h, d = k.normals.shape
-    big = np.abs(k.normals).sum(axis=1) + margin
-    # n.x - big s >= margin - big  and  n.x - big s <= -margin
-    rows = np.hstack([k.normals, -np.diag(big)])
-    limits = LinearConstraint(rows, margin - big, np.full(h, -margin))
-    box = Bounds(np.concatenate([-np.ones(d), np.zeros(h)]), np.ones(d + h))
-    kind = np.concatenate([np.zeros(d), np.ones(h)])
-    options = {"mip_rel_gap": 0.0, "node_limit": NODES}
-    lower, upper = 0.0, 0.0
-    gain = k.jumps.reshape(h, -1).T
-    base = k.off.reshape(h, -1).sum(axis=0)
-    for sign in (1.0, -1.0):
-        for value, shift in zip(sign * gain, sign * base, strict=True):
-            cost = np.concatenate([np.zeros(d), -value])
-            found = milp(
-                cost, integrality=kind, bounds=box, constraints=limits, options=options
-            )
-            bound = found.mip_dual_bound
-            if bound is None or not np.isfinite(bound):
-                bound = -np.maximum(value, 0.0).sum()
-            upper = max(upper, shift - bound)
-            if found.x is not None:
-                signs = np.where(k.normals @ found.x[:d] > 0, 1, -1)[None, :]
-                lower = max(lower, k.largest(signs))
-    return lower, max(lower, float(upper))
 
 
 @dataclass(frozen=True)

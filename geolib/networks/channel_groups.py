@@ -54,22 +54,7 @@ def channel_groups(module: nn.Module) -> list[ChannelGroup]:
         >>> [(g.width, g.named("write"), g.named("read")) for g in channel_groups(net)]
         [(3, ['0'], ['2'])]
     """
-    if not isinstance(module, nn.Module):
-        kind = type(module).__name__
-        raise TypeError(f"module: expected an nn.Module, got {kind}")
-    _check_layers(module)
-    own = type(module).__module__.startswith("torch.nn")
-    root = (
-        nn.Sequential(module) if own and type(module) is not nn.Sequential else module
-    )
-    try:
-        graph = fx.Tracer().trace(root)
-    except Exception as error:  # whatever the traced code raises on a proxy
-        raise TypeError(
-            f"module: torch.fx cannot trace {type(module).__name__} ({error}), so that "
-            "the layers its channels run through are not known; write its forward "
-            "without choices that depend on the values"
-        ) from error
+    root, graph = trace(module)
     return GraphReader(module, root).read(graph)
 
 
@@ -106,6 +91,27 @@ def check_orders(module: nn.Module, x: Tensor) -> None:
             "module: its outputs change with the order of its channels, so that they "
             f"are not read rightly{where}; use structured=False"
         )
+
+
+def trace(module: nn.Module) -> tuple[nn.Module, fx.Graph]:
+    """The graph of a module in eval mode, and the root to which its names refer."""
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise TypeError(f"module: expected an nn.Module, got {kind}")
+    _check_layers(module)
+    own = type(module).__module__.startswith("torch.nn")
+    root = (
+        nn.Sequential(module) if own and type(module) is not nn.Sequential else module
+    )
+    try:
+        graph = fx.Tracer().trace(root)
+    except Exception as error:  # whatever the traced code raises on a proxy
+        raise TypeError(
+            f"module: torch.fx cannot trace {type(module).__name__} ({error}), so that "
+            "the layers its channels run through are not known; write its forward "
+            "without choices that depend on the values"
+        ) from error
+    return root, graph
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ function. Weight matching finds the order in which the weights are closest.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from geolib.networks.channel_groups import (
     channel_groups,
     permute_channels,
 )
+
+EQUAL = 1e-6  # relative distance below which no second start is tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,11 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
     _same_groups(module_a, module_b, groups, channel_groups(module_b))
     match = _Matching(module_a, module_b, groups)
     identity = [np.arange(g.width) for g in groups]
-    runs = [match.descend(start, max_sweeps) for start in match.starts()]
+    runs = []
+    for start in match.starts():
+        runs.append(match.descend(start, max_sweeps))
+        if match.distance(runs[-1][0]) <= EQUAL * match.size:
+            break  # one network in two orders
     order, sweeps, converged = min(runs, key=lambda run: match.distance(run[0]))
     before = match.distance(identity)
     if before <= match.distance(order):  # never worse than doing nothing
@@ -100,6 +107,7 @@ class _Matching:
     def __init__(self, a: nn.Module, b: nn.Module, groups: list[ChannelGroup]) -> None:
         self.groups = groups
         self.a, self.b = _arrays(a), _arrays(b)
+        self.size = math.sqrt(sum(float((t**2).sum()) for t in self.a.values()))
         # of each tensor: the group and the slot of every axis that is permuted
         self.axes: dict[str, list[tuple[int, Slot]]] = {name: [] for name in self.a}
         for k, group in enumerate(groups):
@@ -147,9 +155,8 @@ class _Matching:
             total += mine @ _by_channel(self.permuted(slot.tensor, order, slot), slot).T
         return total
 
-    def starts(self) -> list[list[np.ndarray]]:
+    def starts(self) -> Iterator[list[np.ndarray]]:
         """One order from the incoming weights alone, one from the outgoing ones."""
-        found = []
         count = len(self.groups)
         for roles, plan in (
             (("write", "vector"), range(count)),
@@ -162,8 +169,7 @@ class _Matching:
                 if similarity.any():
                     order[k] = _assign(similarity, self.groups[k].blocks)
                 known.add(k)
-            found.append(order)
-        return found
+            yield order
 
     def descend(
         self, order: list[np.ndarray], max_sweeps: int

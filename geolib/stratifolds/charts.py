@@ -81,18 +81,14 @@ class Chart:
         """Coordinates back to raw parameters: the projection pi of a resolution."""
         return eta
 
-    def metric(self, eta: Tensor, fisher: Tensor) -> Tensor:
-        """The metric of a natural gradient: the Fisher matrix unless overridden."""
-        return fisher
-
     def pull_back_metric(
         self, eta: Tensor, fisher: Tensor, J: Tensor | None = None
     ) -> Tensor:
-        """The chart's metric, (b, P, P), from the Fisher matrix (b, A, A)."""
+        """The metric of a natural gradient, (b, P, P), from the Fisher matrix."""
         if J is None:
             J = self.jacobian(eta)
         F = real_part(torch.einsum("bap,bac,bcq->bpq", J, fisher, J))
-        return self.metric(eta, (F + F.transpose(1, 2)) / 2)
+        return (F + F.transpose(1, 2)) / 2
 
     def inside_collar(self, eta: Tensor) -> Tensor:
         """Which rows are inside the collar, where the model was changed: (b,) bool."""
@@ -108,10 +104,6 @@ class Chart:
         return (
             None if self.collar is None else self.to_chart(theta)[:, self.collar].abs()
         )
-
-    def surgery(self, objective: Any) -> Surgery | None:
-        """What a descent in this chart offers to rows on a plateau; mostly nothing."""
-        return None
 
 
 class AffineChart(Chart):

@@ -175,7 +175,7 @@ def natural_step(G: Tensor, g: Tensor, damping: float) -> Tensor:
             row = int(bad.nonzero()[0])
             raise SingularMetricError(
                 f"damping: the metric of row {row} is singular to working precision; "
-                "give damping > 0, a ridge metric or a resolved chart"
+                "give damping > 0 or a resolved chart"
             )
         # indefinite by rounding only: the symmetric solve does not need a root
         lam, U = torch.linalg.eigh(G[bad])

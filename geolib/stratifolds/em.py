@@ -12,8 +12,10 @@ from geolib.stratifolds.descent import Descent, RunLog
 from geolib.stratifolds.mixture_kl import MixtureKL, check_mixture
 
 
-def em_step(objective: MixtureKL, natural: Tensor, fixed: Sequence[int] = ()) -> Tensor:
-    r"""One exact EM step towards the teacher (or the data) of `objective`.
+def em_step(
+    objective: MixtureKL, natural: Tensor, fixed: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    r"""One exact EM step towards the teacher or data of `objective`, and the loss.
 
     .. math:: r_k(x) = \frac{a_k\varphi(x - c_k)}{p(x)}, \quad
               a_k' = E_q[r_k], \quad c_k' = \frac{E_q[x\,r_k]}{E_q[r_k]}
@@ -24,7 +26,8 @@ def em_step(objective: MixtureKL, natural: Tensor, fixed: Sequence[int] = ()) ->
         fixed: components whose location does not move (mixture A's first).
 
     Returns:
-        (b, 2K) new weights and locations; the likelihood never decreases.
+        The loss (b,) before the step, and (b, 2K) new weights and locations; the
+        likelihood never decreases.
 
     Cost: one `evaluate`.
     Source: Dempster, Laird, Rubin 1977; :eq:`drv-stratifolds-em` (derivations).
@@ -32,15 +35,9 @@ def em_step(objective: MixtureKL, natural: Tensor, fixed: Sequence[int] = ()) ->
     Examples:
         >>> kl = MixtureKL(torch.tensor([1.0, 0.5], dtype=torch.float64))
         >>> one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-        >>> [round(float(a), 6) for a in em_step(kl, one)[0]]
+        >>> [round(float(a), 6) for a in em_step(kl, one)[1][0]]
         [1.0, 0.5]
     """
-    return _loss_and_step(objective, natural, fixed)[1]
-
-
-def _loss_and_step(
-    objective: MixtureKL, natural: Tensor, fixed: Sequence[int]
-) -> tuple[Tensor, Tensor]:
     a, c = natural.chunk(2, 1)
     loss, g, _ = objective.evaluate(natural)
     d_a, d_c = g.chunk(2, 1)
@@ -92,7 +89,7 @@ def em(
     check_mixture(natural0, "natural0")
     log, natural = RunLog(natural0, steps, tol, plateau), natural0
     for it in range(steps + 1):
-        loss, new = _loss_and_step(objective, natural, fixed)
+        loss, new = em_step(objective, natural, fixed)
         done = log.note(it, loss, natural)
         if it == steps:
             break

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
+from geolib.stratifolds.charts import check_finite
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -20,20 +21,24 @@ class UnitStratum:
     kind            where                                  deficit of the rank
     ==============  =====================================  =========================
     overlap         :math:`w_i = \pm w_j`                  m, or m + q if v_i and v_j
-                                                           are parallel
+                                                           are parallel; for ReLU-like
+                                                           units m + 2 or m + q + 1
     dead output     :math:`v_i = 0`                        q
     constant unit   :math:`w_i = 0` up to the bias         m + 1
     dormant unit    :math:`\sigma = \sigma' = 0` on data   m + q
     ==============  =====================================  =========================
 
     m is the number of outgoing weights of a unit, q the number of independent input
-    directions tested (the bias among them).
+    directions tested (the bias and the units' own weights among them). An overlap of
+    opposite units of a sigmoid has the m only if the next layer has a bias. Where
+    :math:`\sigma(a) - \sigma(-a)` is a ramp (ReLU, GELU, SiLU), opposite units with
+    parallel v_i, v_j lose the ramp and, with biases, a constant.
 
     Attributes:
         kind: as in the table.
         layer: index of the hidden layer.
         units: the unit, or the two units.
-        sign: -1 for an overlap of opposite weights (odd activations only).
+        sign: -1 for an overlap of opposite weights (odd activations and sigmoids).
         distance: relative distance of the present weights from the stratum.
         predicted: deficit from the table.
         deficit: deficit measured with the weights moved onto the stratum.
@@ -116,7 +121,8 @@ def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     .. math:: d_{ij} = \frac{|w_i \mp w_j|}{\sqrt{(|w_i|^2 + |w_j|^2)/2}}
 
     The distance of two unrelated units is about 1.4. Opposite weights count as equal
-    where the activation is odd, lengths do not count where it is homogeneous.
+    where the activation is odd up to a constant or even up to a ramp, lengths do not
+    count where it is homogeneous.
 
     Args:
         layer: one of `hidden_layers`.
@@ -144,7 +150,7 @@ def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     )
     direct = torch.cdist(W, W, compute_mode="donot_use_mm_for_euclid_dist") / scale
     sign = torch.ones_like(direct)
-    if layer.odd:
+    if layer.mirror is not None or layer.ramp:
         crossed = torch.cdist(W, -W, compute_mode="donot_use_mm_for_euclid_dist")
         crossed = crossed / scale
         sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)
@@ -188,7 +194,7 @@ def project_to_stratum(
         pair = canonical_pair(layer, i, j, sign)
         _, b = merged_unit(*pair)
         layer.write(i, b, pair[1])
-        layer.write(j, b, pair[3])
+        layer.write(j, sign * b, sign * pair[3])
     elif kind == "dead output":
         layer.write(i, W[i], 0 * V[i])
     elif kind == "constant unit":
@@ -198,7 +204,7 @@ def project_to_stratum(
 
 
 def pair_singular_values(
-    layer: HiddenLayer, units: tuple[int, ...], x: Tensor, probes: int
+    layer: HiddenLayer, units: tuple[int, ...], x: Tensor, probes: int, own: Tensor
 ) -> tuple[Tensor, int, int]:
     r"""Singular values of the tangent functions of some units' weights, on data.
 
@@ -206,8 +212,9 @@ def pair_singular_values(
               \frac{\partial f}{\partial w_i}\cdot u = (D v_i)\,\sigma_i'\,(h\cdot u),
               \quad D = \frac{\partial f}{\partial y}
 
-    The incoming weights are tested along the bias and the `probes` - 1 leading
-    directions of the data only, so that constant pixels do not count as deficits.
+    The incoming weights are tested along the bias, `own` weights of the units on the
+    stratum and the `probes` - 1 leading directions of the data only, so that constant pixels do not
+    count as deficits and the scaling of a ReLU-like unit always does.
     Columns are normalised, hence scales of layers do not matter.
 
     Returns:
@@ -216,8 +223,12 @@ def pair_singular_values(
     H = layer.inputs(x)
     mean = H.mean(0)
     _, size, directions = torch.linalg.svd(H - mean, full_matrices=False)
-    keep = size > 1e-6 * size[0]
-    basis = directions[keep][: probes - 1]
+    seen = directions[size > 1e-6 * size[0]]
+    basis = seen[: probes - 1]
+    own = own @ seen.T @ seen  # what the data see of them
+    rest = own - own @ basis.T @ basis
+    _, new, more = torch.linalg.svd(rest, full_matrices=False)
+    basis = torch.cat([basis, more[new > 1e-6 * own.norm()]])
     Q = [H @ basis.T]
     if layer.before.bias is not None:
         Q.append(H[:, -1:])
@@ -260,7 +271,15 @@ def _predict(layer: HiddenLayer, c: Candidate, q: int, m: int) -> int:
         _, v_i, _, v_j = canonical_pair(layer, units[0], units[1], sign)
         pair = torch.linalg.svdvals(torch.stack([v_i, v_j]))
         parallel = m == 1 or bool(pair[1] <= 1e-9 * pair[0])
-        return m + q * parallel
+        scaled = (
+            2 * layer.homogeneous
+        )  # v sigma is among the v sigma' h, off strata too
+        after = layer.after.bias is not None
+        if sign < 0 and layer.mirror is None:  # sigma(a) - sigma(-a) is a ramp
+            constant = after and layer.before.bias is not None
+            return scaled + parallel * (constant + (not layer.homogeneous))
+        shared = m if sign > 0 or layer.odd or after else 0
+        return shared + scaled + parallel * (q - layer.homogeneous)
     with_bias = layer.after.bias is not None
     table = {
         "dead output": q,
@@ -303,7 +322,8 @@ def find_strata(
 
     Raises:
         TypeError, ValueError: the module has no hidden units of the expected structure,
-            the data are empty, a single point or not finite, or the dtypes differ.
+            a parameter is not finite, the data are empty, a single point or not finite, or
+            the dtypes differ.
 
     Cost: one small SVD a candidate.
     Source: :eq:`drv-stratifolds-deficits` (derivations).
@@ -323,6 +343,8 @@ def find_strata(
     """
     layers = hidden_layers(copy_module(module).double())
     check_inputs(data, module)
+    for name, p in module.named_parameters():
+        check_finite(p.detach(), name)
     good = near > 0 and limit >= 1 and probes >= 2
     wanted = "near > 0, limit >= 1, probes >= 2"
     expect(good, "near, limit, probes", wanted, (near, limit, probes))
@@ -333,7 +355,11 @@ def find_strata(
     ]
     x = data[:samples].double()
     nearest = sorted(proposals)[:limit]
-    return [_verify(module, k, c, x, probes, rtol) for c, k in nearest]
+    found = [_verify(module, k, c, x, probes, rtol) for c, k in nearest]
+    everywhere = {k: 2 * layer.homogeneous for k, layer in enumerate(layers)}
+    return [
+        s for s in found if s.kind != "overlap" or s.predicted > everywhere[s.layer]
+    ]
 
 
 def _verify(
@@ -341,10 +367,12 @@ def _verify(
 ) -> UnitStratum:
     distance, kind, units, sign = c
     twin = hidden_layers(copy_module(module).double())[k]
-    here, q, m = pair_singular_values(twin, units, x, probes)
+    layer = hidden_layers(copy_module(module).double())[k]
     project_to_stratum(twin, kind, units, sign)
+    own = twin.incoming()[list(units)]
+    there, q, m = pair_singular_values(twin, units, x, probes, own)
+    here, _, _ = pair_singular_values(layer, units, x, probes, own)
     predicted = _predict(twin, c, q, m)
-    there, _, _ = pair_singular_values(twin, units, x, probes)
     deficit = int((there <= rtol * there[0]).sum())
     at = there[-deficit - 1] / there[-deficit].clamp_min(1e-300)
     gap = float(at) if deficit else 0.0

@@ -28,7 +28,10 @@ class HiddenLayer:
         after: the linear map with columns :math:`v_k`.
         head: module from the input to h (None if h is the input).
         tail: module from y to the output (None if y is the output).
-        odd: whether :math:`\sigma(-a) = -\sigma(a)`.
+        mirror: the constant c of :math:`\sigma(-a) = c - \sigma(a)` (0 where the
+            activation is odd, 1 for the sigmoid), or None.
+        ramp: whether :math:`\sigma(a) - \sigma(-a)` is a multiple of a (ReLU, GELU,
+            SiLU, softplus).
         homogeneous: whether :math:`\sigma(ca) = c\,\sigma(a)` for c > 0.
     """
 
@@ -38,8 +41,14 @@ class HiddenLayer:
     after: nn.Linear
     head: nn.Sequential | None
     tail: nn.Sequential | None
-    odd: bool
+    mirror: float | None
+    ramp: bool
     homogeneous: bool
+
+    @property
+    def odd(self) -> bool:
+        """Whether :math:`\\sigma(-a) = -\\sigma(a)`."""
+        return self.mirror == 0
 
     @property
     def width(self) -> int:
@@ -90,8 +99,8 @@ class HiddenLayer:
         return s.detach(), d1.detach(), d2.detach()
 
 
-def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[bool, bool]:
-    """Whether an activation is odd, positively homogeneous; refuse mixing layers."""
+def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[float | None, bool, bool]:
+    """Mirror constant, ramp, homogeneous; refuse activations that mix entries."""
     # irrational-looking points, so that no kink or period is hit by chance
     t = torch.linspace(-2.71, 3.13, 37, dtype=like.dtype, device=like.device)[None]
     with torch.no_grad():
@@ -99,9 +108,12 @@ def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[bool, bool]:
         if s.shape != t.shape or not torch.allclose(sigma(t[:, :5]), s[:, :5]):
             raise ValueError(f"module: expected an elementwise activation, got {sigma}")
         tol = 1e-5 * float(s.abs().max())
-        odd = bool(((sigma(-t) + s).abs() <= tol).all())
+        both, apart = sigma(-t) + s, (s - sigma(-t)) / t
+        c = round(float(both.mean()), 4)  # constants of known activations are short
+        mirror = c if bool(((both - c).abs() <= tol).all()) else None
+        ramp = bool(((apart - apart.mean()).abs() * t.abs() <= tol).all())
         homogeneous = bool(((sigma(2 * t) - 2 * s).abs() <= tol).all())
-    return odd, homogeneous
+    return mirror, ramp, homogeneous
 
 
 def _activation(layers: list[nn.Module], index: int) -> nn.Module:
@@ -166,10 +178,8 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
             nn.Sequential(*part) if part else None
             for part in (chain[:i], chain[j + 1 :])
         )
-        odd, homogeneous = _symmetry(sigma, before.weight)
-        found.append(
-            HiddenLayer(index, before, sigma, after, head, tail, odd, homogeneous)
-        )
+        kinds = _symmetry(sigma, before.weight)
+        found.append(HiddenLayer(index, before, sigma, after, head, tail, *kinds))
     return found
 
 

@@ -13,7 +13,6 @@ from geolib.stratifolds.charts import (
     Logit,
     check_eps,
     check_theta,
-    smooth_modulus,
     smooth_step,
 )
 from geolib.stratifolds.mixture_kl import mixture_stratifold
@@ -110,28 +109,23 @@ class MixtureModuli(Chart):
 
     names = ("b", "v", "s")
 
-    def spread(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """The modulus v and its derivative in the second coordinate."""
-        return eta[:, 1], torch.ones_like(eta[:, 1])
-
     def from_chart(self, eta: Tensor) -> Tensor:
-        b, s = eta[:, 0], eta[:, 2]
-        D = torch.sqrt(s * s + 4 * self.spread(eta)[0] + FLOOR)
+        b, v, s = eta.unbind(1)
+        D = torch.sqrt(s * s + 4 * v + FLOOR)
         return torch.stack([(1 - s / D) / 2, b - (D - s) / 2, b + (D + s) / 2], 1)
 
     def embed(self, eta: Tensor) -> Tensor:
         return RAW.embed(self.from_chart(eta))
 
     def jacobian(self, eta: Tensor) -> Tensor:
-        s = eta[:, 2]
-        v, dv = self.spread(eta)
+        _, v, s = eta.unbind(1)
         D = torch.sqrt(s * s + 4 * v + FLOOR)
         J = eta.new_zeros(len(eta), 4, 3)
-        J[:, 1, 1] = dv * s / D**3
+        J[:, 1, 1] = s / D**3
         J[:, 1, 2] = (s * s - D * D) / (2 * D**3)
         J[:, 0] = -J[:, 1]
         J[:, 2, 0] = J[:, 3, 0] = 1
-        J[:, 2, 1], J[:, 3, 1] = -dv / D, dv / D
+        J[:, 2, 1], J[:, 3, 1] = -1 / D, 1 / D
         J[:, 2, 2], J[:, 3, 2] = (1 - s / D) / 2, (1 + s / D) / 2
         return J
 
@@ -143,57 +137,73 @@ class MixtureModuli(Chart):
         return self.project(moduli_of(theta))
 
 
-class GluedModuli(MixtureModuli):
-    r"""The glued moduli chart continues mixture B through its wall by a second copy.
+class MixtureCap(Chart):
+    r"""The cap over mixture B rounds the tip that its densities form at each N(b, 1).
 
-    .. math:: v = |t|_\varepsilon
+    .. math:: \hat p = S\,p_{b,\,v,\,y/v} + (1 - S)\Bigl[\bigl(1 - \tfrac v4\bigr)
+              \varphi_{b'} + \tfrac{2v + y}{16}\,\varphi_{b'+2}
+              + \tfrac{2v - y}{16}\,\varphi_{b'-2}\Bigr], \quad
+              b' = b - \tfrac y4,\ S = S\bigl(\tfrac{2v}\varepsilon - 1\bigr)
+
+    Mean b, spread v and :math:`y = vs`, which is odd under reflection. For
+    :math:`v \ge \varepsilon` this is mixture B; inside the collar, where
+    :math:`|y| \le 2v`, it is a genuine density, whose Fisher matrix stays positive
+    definite down to the tip :math:`v = y = 0`.
 
     Args:
         eps: width of the collar, in the spread v.
 
     Raises:
-        ValueError: `eps` is not positive.
+        ValueError: `eps` is not positive; on `to_chart`, weights outside [0, 1].
 
-    Source: :eq:`drv-stratifolds-glued` (derivations). The Fisher matrix is singular at
-    t = 0, where v is even in t.
+    Source: :eq:`drv-stratifolds-cap` (derivations), in the spirit of
+    arXiv 2112.03734.
+
+    Examples:
+        >>> c = MixtureCap(0.1)
+        >>> c.embed(torch.tensor([[0.0, 0.0, 0.0]]))[0, 2:5]    # N(0, 1), by one atom
+        tensor([1., 0., 0.])
     """
 
+    names = ("b", "v", "y")
     eps: float
     collar = 1
 
     def __init__(self, eps: float = 0.1) -> None:
         self.eps = check_eps(eps)
 
-    def spread(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        return smooth_modulus(eta[:, 1], self.eps)
+    def _pair(self, eta: Tensor) -> Tensor:
+        """Moduli (b, v, s) of the two-component part; no 0/0 where it has no share."""
+        b, v, y = eta.unbind(1)
+        v = v.clamp_min(self.eps / 4)
+        return torch.stack([b, v - FLOOR / 4, y / v], 1)  # D > 0 needs no floor here
+
+    def embed(self, eta: Tensor) -> Tensor:
+        b, v, y = eta.unbind(1)
+        share = smooth_step(2 * v / self.eps - 1)[:, None]
+        pair = MixtureModuli().embed(self._pair(eta))
+        cap = torch.stack([1 - v / 4, (2 * v + y) / 16, (2 * v - y) / 16], 1)
+        mid = b - y / 4
+        atoms = torch.stack([mid, mid + 2, mid - 2], 1)
+        return torch.cat(
+            [share * pair[:, :2], (1 - share) * cap, pair[:, 2:], atoms], 1
+        )
 
     def project(self, eta: Tensor) -> Tensor:
-        return eta
+        b, v, y = eta.unbind(1)
+        v = v.clamp_min(0)
+        most = torch.where(v < self.eps, 2 * v, torch.inf)
+        return torch.stack([b, v, torch.maximum(torch.minimum(y, most), -most)], 1)
 
+    def to_chart(self, theta: Tensor) -> Tensor:
+        check_theta(theta, 3, weight=0)
+        b, v, s = moduli_of(theta).unbind(1)
+        return self.project(torch.stack([b, v, v * s], 1))
 
-class RidgedModuli(MixtureModuli):
-    r"""The ridged moduli chart leaves mixture B alone and fills its metric.
-
-    .. math:: G = F + \tfrac{\varepsilon^2}{6}\,(1 - S(v/\varepsilon))\,e_s e_s^\top
-
-    Args:
-        eps: width of the ridge, in the spread v.
-
-    Raises:
-        ValueError: `eps` is not positive.
-
-    Source: :eq:`eq-stratifolds-ridge`; :eq:`drv-stratifolds-fisher-b` (derivations).
-    """
-
-    eps: float
-
-    def __init__(self, eps: float = 0.1) -> None:
-        self.eps = check_eps(eps)
-
-    def metric(self, eta: Tensor, fisher: Tensor) -> Tensor:
-        G = fisher.clone()
-        G[:, 2, 2] += self.eps**2 / 6 * (1 - smooth_step(eta[:, 1] / self.eps))
-        return G
+    def from_chart(self, eta: Tensor) -> Tensor:
+        b, v, y = eta.unbind(1)
+        s = torch.where(v > 0, y / v.clamp_min(1e-300), torch.zeros_like(v))
+        return MixtureModuli().from_chart(torch.stack([b, v, s], 1))
 
 
 def mixture_b() -> Stratifold:
@@ -203,8 +213,7 @@ def mixture_b() -> Stratifold:
               \Sigma = \{\mu_1 = \mu_2\} \cup \{w = 0\} \cup \{w = 1\}
 
     Ranks 1 (overlap), 2 (a missing component), 3. Resolutions: "moduli"
-    (`MixtureModuli`), "tube" (v glued to a second copy), "metric" (a ridge where s is
-    not identifiable), and the rival "logit".
+    (`MixtureModuli`), "cap" (`MixtureCap`, the tip rounded), and the rival "logit".
 
     Source: :eq:`drv-stratifolds-moduli` (derivations).
 
@@ -242,8 +251,7 @@ def mixture_b() -> Stratifold:
     )
     charts: Charts = {
         "moduli": MixtureModuli(),
-        "tube": GluedModuli,
-        "metric": RidgedModuli,
+        "cap": MixtureCap,
         "logit": Logit(RAW),
     }
     strata = (overlap, *eliminations)

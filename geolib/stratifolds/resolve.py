@@ -38,7 +38,7 @@ class Resolution:
         return self.chart.from_chart(eta)
 
     def metric(self, eta: Tensor) -> Tensor:
-        """The metric of the resolution: pulled-back Fisher matrix plus any ridge."""
+        """The metric of the resolution: the pulled-back Fisher matrix."""
         fisher = self.stratifold.information(self.chart.embed(eta))
         return self.chart.pull_back_metric(eta, fisher)
 
@@ -61,7 +61,6 @@ class Resolution:
         height = self.chart.collar_height(teacher[None])
         if height is not None and self.chart.eps is not None:
             warn_if_collared(float(height[0]), self.chart.eps)
-        settings.setdefault("surgery", self.chart.surgery(objective))
         return descend(objective, self.chart, self.to_chart(theta0), **settings)
 
 
@@ -72,13 +71,10 @@ def resolve(S: Stratifold, eps: float | None = None, kind: str = "tube") -> Reso
     kind        construction                               what `eps` measures
     ==========  =========================================  ===========================
     tube        two sheets glued by a tube                 mean t (mixture A), height
-                                                           xi (cone), spread v (B)
+                                                           xi (cone)
+    cap         the tip over one sheet rounded             spread v (mixture B)
     moduli      coordinates that the labels' symmetry      no collar
                 leaves fixed
-    metric      moduli, and a ridge where the metric       spread v; the model is
-                degenerates                                unchanged
-    surgery     raw coordinates, with re-entry from the    spread u of two units
-                collar (networks)
     ==========  =========================================  ===========================
 
     Further kinds are rivals kept for comparison, without a collar: "logit", "central",

@@ -10,8 +10,6 @@ from geolib.networks.erf_kernel import ErfKernel
 from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
-    Surgery,
-    check_eps,
     check_theta,
 )
 from geolib.stratifolds.strata import (
@@ -21,7 +19,6 @@ from geolib.stratifolds.strata import (
     Stratum,
     coordinate_stratum,
 )
-from geolib.stratifolds.surgery import PairSurgery
 from geolib.stratifolds.unit_loss import (
     Kernel,
     RBFKernel,
@@ -50,27 +47,6 @@ class RawUnits(AffineChart):
         w = [f"w{i}_{a}" for i in range(units) for a in range(n)]
         names = (*(f"v{i}" for i in range(units)), *w)
         super().__init__(names, np.eye(len(names)).tolist())
-
-
-class SurgicalUnits(RawUnits):
-    """The weights of two units, with surgery offered near the overlap stratum.
-
-    Args:
-        eps: width of the collar, in the spread ``|u|``; the model is unchanged.
-        n: input dimension.
-
-    Raises:
-        ValueError: `eps` is not positive.
-    """
-
-    eps: float
-
-    def __init__(self, eps: float = 0.1, n: int = 1) -> None:
-        super().__init__(2, n)
-        self.eps = check_eps(eps)
-
-    def surgery(self, objective: UnitLoss) -> Surgery:
-        return PairSurgery(objective, self.eps)
 
 
 class ComplexUnits(Chart):
@@ -258,7 +234,7 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
 
     The error function is odd: there w1 = -w2 and w_i = 0 are singular as well.
     Resolutions: "moduli" (`PronyUnits` on the line, `CentralUnits` in the plane),
-    "surgery" (`PairSurgery` near the overlap), and "central" and "prony" by name.
+    and "central" and "prony" by name; `PairSurgery` leaves the weights as they are.
 
     Args:
         kind: "rbf" (Gaussian bumps on the line) or "erf".
@@ -304,7 +280,6 @@ def two_unit_network(kind: str = "rbf", n: int = 1) -> Stratifold:
         "central": central,
         "moduli": prony.get("prony", central),
         **prony,
-        "surgery": lambda eps: SurgicalUnits(eps, n),
     }
     name, raw = f"two {kind} units, {n}-D", RawUnits(2, n)
     ordered = tuple(sorted(strata, key=lambda stratum: stratum.rank))

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from invstab_chapter import DESCENT, EXPERIMENTS, EXTREMAL, PATHOLOGIES
+from invstab_chapter import DESCENT, EXPERIMENTS, EXTREMAL, PATHOLOGIES, TRAINING
 from torch import nn
 
 from geolib import inverse_stability as stab
 from geolib.inverse_stability import BiasedReLU, ShallowReLU
-from geolib.inverse_stability.paths import path_lifting
 from geolib.inverse_stability.restricted import restricted_defects
 
 ONE = [[1.0]]
@@ -105,19 +104,19 @@ CALLS = [
         "residual: exp",
     ),
     (
-        lambda: stab.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, "free"),
+        lambda: TRAINING.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, "free"),
         "mode: expected",
     ),
     (
-        lambda: stab.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"),
+        lambda: TRAINING.train_shallow(np.ones((3, 2)), np.ones((3, 1)), 2, loss="l1"),
         "loss: expecte",
     ),
     (
-        lambda: stab.train_shallow(np.ones((3, 2)), np.ones(3), 2),
+        lambda: TRAINING.train_shallow(np.ones((3, 2)), np.ones(3), 2),
         r"x, y: expected shapes",
     ),
     (
-        lambda: stab.train_shallow(np.full((3, 2), NAN), np.ones((3, 1)), 2),
+        lambda: TRAINING.train_shallow(np.full((3, 2), NAN), np.ones((3, 1)), 2),
         "x, y: expected fin",
     ),
     (lambda: DESCENT.gradient_descent(NET, X2, Y2, 5, -0.1), "lr: expected"),
@@ -150,13 +149,13 @@ CALLS = [
     (lambda: EXPERIMENTS.search_lipschitz(0), "D: expected"),
     (lambda: EXPERIMENTS.search_lipschitz(restarts=0), "restarts: expected"),
     (lambda: EXPERIMENTS.random_pair(np.random.default_rng(0), 0), "m, d, D: expected"),
-    (lambda: stab.train_shallow(X2, Y2, -1), "width: expected"),
-    (lambda: stab.train_shallow(X2, Y2, 2, lr=NAN), "lr: expected"),
-    (lambda: stab.train_shallow(X2, Y2, 2, steps=0), "steps: expected"),
-    (lambda: stab.train_shallow(X2, Y2, 2, seeds=[]), "seeds: expected"),
-    (lambda: stab.train_shallow(X2, Y2, 2, device="abacus"), "device: cannot use"),
+    (lambda: TRAINING.train_shallow(X2, Y2, -1), "width: expected"),
+    (lambda: TRAINING.train_shallow(X2, Y2, 2, lr=NAN), "lr: expected"),
+    (lambda: TRAINING.train_shallow(X2, Y2, 2, steps=0), "steps: expected"),
+    (lambda: TRAINING.train_shallow(X2, Y2, 2, seeds=[]), "seeds: expected"),
+    (lambda: TRAINING.train_shallow(X2, Y2, 2, device="abacus"), "device: cannot use"),
     (
-        lambda: stab.train_shallow(X2, [0, -1, 1], 2, loss="cross_entropy"),
+        lambda: TRAINING.train_shallow(X2, [0, -1, 1], 2, loss="cross_entropy"),
         "y: expected class numbers",
     ),
     (
@@ -184,27 +183,6 @@ def test_calls(call, match):
         call()
 
 
-def test_paths_of_other_layers_and_too_many():
-    conv = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1)).eval()
-    with pytest.raises(TypeError, match="got Conv2d"):
-        path_lifting(conv)
-    tail = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).eval()
-    with pytest.raises(TypeError, match="Linear first and last"):
-        path_lifting(tail)
-    big = nn.Sequential(
-        nn.Linear(200, 200),
-        nn.ReLU(),
-        nn.Linear(200, 200),
-        nn.ReLU(),
-        nn.Linear(200, 9),
-    ).eval()
-    with pytest.raises(ValueError, match="paths are more than"):
-        path_lifting(big)
-    nets = [nn.Sequential(nn.Linear(n, 1)).eval() for n in (1, 2)]
-    with pytest.raises(ValueError, match="as many paths"):
-        stab.path_metric(*nets)
-
-
 @pytest.mark.parametrize("layer", [nn.Tanh(), nn.LayerNorm(2), nn.GELU()])
 def test_canonicalize_refuses_by_name(layer):
     net = nn.Sequential(nn.Linear(2, 2), layer, nn.Linear(2, 1)).eval()
@@ -214,7 +192,7 @@ def test_canonicalize_refuses_by_name(layer):
 
 def test_training_takes_tensors_that_require_gradients():
     x = torch.arange(6.0, dtype=torch.float64).reshape(3, 2).requires_grad_()
-    (run,) = stab.train_shallow(x, torch.ones(3, 1), 2, steps=2)
+    (run,) = TRAINING.train_shallow(x, torch.ones(3, 1), 2, steps=2)
     assert np.isfinite(run.losses).all()
 
 

@@ -158,6 +158,14 @@ def test_a_box_is_asked_for_where_it_is_needed():
     assert any("misses the box" in d for d in certify(f, far, box=(-1, 1)).defects)
 
 
+def test_opposite_inner_weights_are_a_defect_on_a_box_too():
+    f = BiasedReLU([[1.0]], [0.5], [[1.0]])
+    g = BiasedReLU([[-1.0]], [0.5], [[1.0]])
+    found = certify(f, g, box=(-1.0, 1.0))
+    assert found.defects == ("f and g do not lie in one open half-space",)
+    assert found.bound == np.inf
+
+
 def test_samples_miss_as_often_as_promised():
     theta, n = 0.2, 12
     f, g = EXTREMAL.angle_pair(theta)

@@ -5,15 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from invstab_chapter import DESCENT, EXPERIMENTS, PATHOLOGIES
+from invstab_chapter import DESCENT, EXPERIMENTS, PATHOLOGIES, TRAINING
 
 from geolib.inverse_stability import (
     ShallowReLU,
     in_restricted,
     lift_inputs,
-    train_shallow,
 )
-from geolib.inverse_stability.training import MODES, initial_network
 
 Pathology = PATHOLOGIES.Pathology
 
@@ -22,6 +20,9 @@ escape_degenerate = DESCENT.escape_degenerate
 gradient_descent = DESCENT.gradient_descent
 mean_square = DESCENT.mean_square
 mean_square_gradient = DESCENT.mean_square_gradient
+train_shallow = TRAINING.train_shallow
+initial_network = TRAINING.initial_network
+MODES = TRAINING.MODES
 
 
 def draw(seed, m, d, D):

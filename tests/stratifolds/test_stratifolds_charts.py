@@ -1,5 +1,7 @@
 """Charts: Jacobians by finite differences, and what each resolution promises."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from geolib.stratifolds import (
     CentralUnits,
     Chart,
     Logit,
+    MixtureCap,
     MixtureKL,
     MixtureModuli,
     MixtureTube,
@@ -19,9 +22,9 @@ from geolib.stratifolds import (
     mixture_b,
     mixture_density,
     moduli_of,
+    resolve,
 )
 from geolib.stratifolds.cone import Cone, ConeWaist
-from geolib.stratifolds.mixture_free import GluedModuli, RidgedModuli
 from geolib.stratifolds.mixture_k import PairModuli, SoftmaxMixture
 
 F64 = torch.float64
@@ -43,7 +46,7 @@ CASES = [
     (Logit(mixture_b().chart), draw(4, 6, 3)),
     (RelativeMixture(0.1), draw(5, 6, 3, low=0.2)),
     (MixtureModuli(), draw(6, 6, 3, low=0.2)),
-    (GluedModuli(eps=0.4), draw(7, 6, 3)),
+    (MixtureCap(eps=0.4), draw(7, 6, 3) * 0.1 + torch.tensor([0.0, 0.3, 0.0])),
     (PairModuli(4, (1, 3)), draw(8, 6, 7, low=0.2)),
     (SoftmaxMixture(3), draw(9, 6, 5)),
     (CentralUnits(1), draw(10, 6, 4)),
@@ -70,7 +73,6 @@ def test_jacobian_against_finite_differences(chart, eta):
     [
         MixtureTube(0.4),
         mixture_b().chart,
-        GluedModuli(eps=0.3),
         Logit(mixture_a().chart),
     ],
 )
@@ -223,9 +225,8 @@ def test_projections_stop_at_their_walls_and_only_there():
     out = torch.tensor([[0.1, -0.5, 0.2], [0.1, 0.5, 0.2]], dtype=F64)
     wall = out.clamp_min(0)
     assert torch.equal(MixtureModuli().project(out), wall)
-    assert torch.equal(
-        GluedModuli(eps=0.1).project(out), out
-    )  # glued: v may change sign
+    capped = torch.tensor([[0.1, 0.0, 0.0], [0.1, 0.5, 0.2]], dtype=F64)
+    assert torch.equal(MixtureCap(eps=0.1).project(out), capped)
     assert torch.equal(PairModuli(2).project(out), wall)
     weights = torch.tensor([[-0.2, 3.0], [0.5, -1.0], [1.5, 0.0]], dtype=F64)
     clipped = torch.cat([weights[:, :1].clamp(0, 1), weights[:, 1:]], 1)
@@ -237,16 +238,30 @@ def test_projections_stop_at_their_walls_and_only_there():
     assert run.eta[0, 1] == 0
 
 
-def test_metric_collar_fills_the_blind_direction_only_near_the_wall():
-    chart = RidgedModuli(eps=0.3)
-    kl = MixtureKL(torch.tensor([1.0, 0.0], dtype=F64))
-    eta = torch.tensor([[0.0, 1e-6, 0.5], [0.0, 0.4, 0.5]], dtype=F64)
-    J = chart.jacobian(eta)
-    F = torch.einsum("bap,bac,bcq->bpq", J, kl.fisher(chart.embed(eta)), J)
-    G = chart.metric(eta, F)
-    assert abs(F[0, 2, 2]) < 1e-9
-    assert abs(G[0, 2, 2] - 0.3**2 / 6) < 1e-9
-    torch.testing.assert_close(G[1], F[1])
+def test_cap_is_mixture_b_outside_its_collar_and_a_density_inside():
+    chart = MixtureCap(0.1)
+    theta = torch.cat([draw(32, 400, 1, low=0.05, high=0.95), draw(33, 400, 2)], 1)
+    eta = chart.to_chart(theta)
+    gap = mixture_density(chart.embed(eta), X) - mixture_density(
+        mixture_b().chart.embed(theta), X
+    )
+    inside = chart.inside_collar(eta)
+    assert 50 < inside.sum() < 350
+    assert gap[~inside].abs().max() < 1e-14
+    assert gap[inside].abs().max() > 1e-6
+    v = draw(34, 300, low=0, high=0.1)
+    eta = torch.stack([draw(35, 300), v, 2 * v * draw(36, 300)], 1)
+    p = mixture_density(chart.embed(eta), X)
+    assert (chart.embed(eta)[:, :5] >= 0).all()
+    assert (0.25 * p.sum(1) - 1).abs().max() < 1e-14
+    assert (0.25 * (p * X).sum(1) - eta[:, 0]).abs().max() < 1e-9  # b is the mean
+    # the Fisher matrix neither degenerates nor blows up, and is known at the tip
+    lam = torch.linalg.eigvalsh(resolve(mixture_b(), 0.1, "cap").metric(eta))
+    assert lam.min() > 0.05
+    assert lam.max() < 10
+    tip = resolve(mixture_b(), 0.1, "cap").metric(torch.zeros(1, 3, dtype=F64))[0]
+    known = [1, (math.cosh(4) - 1) / 16, math.sinh(4) / 64 - 1 / 16]
+    torch.testing.assert_close(tip, torch.diag(torch.tensor(known, dtype=F64)))
 
 
 def test_fisher_of_s_near_the_wall_is_v_squared_over_six():

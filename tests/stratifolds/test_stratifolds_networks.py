@@ -93,6 +93,50 @@ def test_deficits_with_several_outputs_match_the_full_jacobian(out, kind):
     assert s.deficit == s.predicted == full_deficit(net, x)
 
 
+@pytest.mark.parametrize("probes", [2, 8])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("out", [1, 3])
+@pytest.mark.parametrize("act", [nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU])
+def test_overlaps_of_activations_match_the_full_jacobian(act, out, bias, sign, probes):
+    net = nn.Sequential(nn.Linear(5, 4), act(), nn.Linear(4, out, bias=bias))
+    init_(net.double(), 1, bias_scale=0.5)
+    overlap(net, 1, 2, sign)
+    x = normal((300, 5), seed=0)
+    found = find_strata(net, x, near=1e-9, probes=probes)
+    # a ReLU unit can be scaled wherever it is, and these two are left over
+    other = 2 if act is nn.ReLU else 0
+    if not found:  # opposite units, no symmetry
+        assert sign < 0
+        assert full_deficit(net, x) == 2 * other
+        return
+    (s,) = found
+    assert s.verified
+    assert s.deficit == s.predicted
+    if probes == 8:
+        assert full_deficit(net, x) == s.deficit + other
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.ReLU])
+def test_units_that_are_only_near_have_the_deficit_of_the_stratum(act):
+    net = tanh_net(n=12, width=5, seed=4, activation=act())
+    overlap(net, 1, 3)
+    exact = find_strata(net, normal((300, 12), seed=1), near=0.1)
+    with torch.no_grad():
+        net[0].weight[3] += 1e-3 * normal((12,), seed=2)
+    near = find_strata(net, normal((300, 12), seed=1), near=0.1)
+    assert [s.deficit for s in near] == [s.deficit for s in exact]
+    assert all(s.deficit == s.predicted for s in near)
+    assert all(s.near > 1e-8 for s in near)
+
+
+def test_a_network_with_nan_is_refused():
+    net = tanh_net()
+    net[0].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="0.weight"):
+        find_strata(net, X)
+
+
 def test_generic_network_is_near_no_stratum_and_near_ones_are_ranked():
     net = tanh_net(seed=3)
     assert find_strata(net, X, near=0.05) == []

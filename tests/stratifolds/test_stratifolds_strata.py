@@ -179,11 +179,9 @@ def test_resolve_lists_what_is_possible():
     [
         (mixture_a(), "tube", [0.3, 2.0]),
         (mixture_b(), "moduli", [0.3, -1.0, 1.0]),
-        (mixture_b(), "tube", [0.3, -1.0, 1.0]),
-        (mixture_b(), "metric", [0.3, -1.0, 1.0]),
+        (mixture_b(), "cap", [0.3, -1.0, 1.0]),
         (cone(2.0), "tube", [1.0, 0.0]),
         (two_unit_network("rbf"), "moduli", [1.0, 1.0, -1.0, 1.0]),
-        (two_unit_network("rbf"), "surgery", [1.0, 1.0, -1.0, 1.0]),
     ],
     ids=lambda p: getattr(p, "name", p if isinstance(p, str) else ""),
 )

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core.validation import expect
-from geolib.inverse_stability.restricted import lift_inputs, lift_to_restricted
-from geolib.inverse_stability.shallow_relu import (
+from geolib.inverse_stability import (
     BiasedReLU,
     ShallowReLU,
-    finite_array,
+    lift_inputs,
+    lift_to_restricted,
 )
+from geolib.inverse_stability.shallow_relu import finite_array
 
 MODES = ("unrestricted", "projected", "reparametrised")
 LOSSES: dict[str, Callable[..., Tensor]] = {

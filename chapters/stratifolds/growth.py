@@ -1,0 +1,149 @@
+"""How quickly a grown network uses its new units: surgery against plain remedies.
+
+`python growth.py` in this folder measures the table of `measured/growth.json`: digits,
+500 images, 3 tanh units trained to saturation and doubled, copies 0.001 apart. Each
+pair of an optimizer and a remedy has its rate chosen on seed 0 from the same
+grid; the seeds 2, 3 and 4 are reported.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geolib.core import init_, normal
+from geolib.data import load
+from geolib.stratifolds import CollarSurgery
+from geolib.sweep import keep
+
+STORED = Path(__file__).parent / "measured" / "growth.json"
+RATES = {
+    "descent": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "momentum": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "Adam": (0.003, 0.01, 0.03, 0.1, 0.3),
+}
+REMEDIES = ("none", "shear", "surgery")
+TUNING, SEEDS, STEPS = (0,), (2, 3, 4), 400
+loss_of = nn.functional.cross_entropy
+
+
+def optimizer(name: str, net: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """Descent, momentum 0.9 or Adam."""
+    if name == "Adam":
+        return torch.optim.Adam(net.parameters(), lr=rate)
+    return torch.optim.SGD(
+        net.parameters(), lr=rate, momentum=0.9 * (name != "descent")
+    )
+
+
+def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Digits: 500 centred images and their classes, and the test set."""
+    data = load("digits")
+    x = torch.tensor(data.x[:500]).double().reshape(500, -1)
+    xt = torch.tensor(data.x_test).double().reshape(len(data.x_test), -1)
+    y, yt = torch.tensor(data.y[:500]), torch.tensor(data.y_test)
+    return x - x.mean(0), y, xt - x.mean(0), yt
+
+
+def saturated(x: Tensor, y: Tensor, seed: int) -> tuple[nn.Sequential, float]:
+    """Three units after 700 steps of descent, rate 0.5, and their loss."""
+    net = nn.Sequential(nn.Linear(64, 3), nn.Tanh(), nn.Linear(3, 10)).double()
+    init_(net, seed)
+    descent = optimizer("descent", net, 0.5)
+    for _ in range(700):
+        descent.zero_grad()
+        value = loss_of(net(x), y)
+        value.backward()
+        descent.step()
+    return net, float(value.detach())
+
+
+@torch.no_grad()
+def doubled(small: nn.Sequential, seed: int, sheared: bool) -> nn.Sequential:
+    """Each unit twice, 0.001 apart; `sheared` turns the two outputs apart at random.
+
+    Both leave the function as it is, up to the distance of the copies.
+    """
+    W, b, V = small[0].weight, small[0].bias, small[2].weight
+    noise = normal(W.shape, seed + 5)
+    noise = 0.001 * noise * (W.norm(dim=1) / noise.norm(dim=1))[:, None]
+    turn = normal(V.shape, seed + 6) if sheared else torch.zeros_like(V)
+    turn = turn * (V.norm(dim=0) / turn.norm(dim=0).clamp_min(1e-300))
+    big = nn.Sequential(nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 10)).double()
+    big[0].weight.copy_(torch.cat([W - noise / 2, W + noise / 2]))
+    big[0].bias.copy_(torch.cat([b, b]))
+    big[2].weight.copy_(torch.cat([V / 2 + turn, V / 2 - turn], 1))
+    big[2].bias.copy_(small[2].bias)
+    return big
+
+
+def steps_to_level(
+    start: nn.Sequential, level: float, name: str, remedy: str, rate: float, data: Any
+) -> dict[str, float]:
+    """Steps until the loss is below `level`, and accuracy after all steps."""
+    x, y, xt, yt = data
+    net = start
+    rule = optimizer(name, net, rate)
+    surgery = CollarSurgery(
+        net, loss_of, x, y, every=10, patience=float("inf"), eps=0.2
+    )
+    reached = STEPS
+    for it in range(STEPS):
+        rule.zero_grad()
+        value = loss_of(net(x), y)
+        if not bool(torch.isfinite(value)):
+            return {"steps": STEPS, "loss": float("inf"), "accuracy": 0.0}
+        if float(value.detach()) < level and reached == STEPS:
+            reached = it
+        value.backward()
+        rule.step()
+        if remedy == "surgery" and it < 100:
+            surgery.step()
+    with torch.no_grad():
+        accuracy = float((net(xt).argmax(1) == yt).double().mean())
+    return {"steps": reached, "loss": float(value.detach()), "accuracy": accuracy}
+
+
+def contest() -> dict[str, dict[str, Any]]:
+    """The table: optimizer and remedy -> chosen rate, steps and accuracy by seed."""
+    data = images()
+    small = {s: saturated(*data[:2], s) for s in (*TUNING, *SEEDS)}
+
+    def trial(name: str, remedy: str, rate: float, seed: int) -> dict[str, float]:
+        net, value = small[seed]
+        start = doubled(net, seed, remedy == "shear")
+        return steps_to_level(start, 0.75 * value, name, remedy, rate, data)
+
+    table = {}
+    for name, rates in RATES.items():
+        for remedy in REMEDIES:
+            tuned = {
+                rate: statistics.fmean(
+                    trial(name, remedy, rate, s)["steps"] for s in TUNING
+                )
+                for rate in rates
+            }
+            best = min(tuned, key=lambda rate: tuned[rate])
+            runs = [trial(name, remedy, best, s) for s in SEEDS]
+            table[f"{name}, {remedy}"] = {
+                "rate": best,
+                **{k: [round(r[k], 4) for r in runs] for k in runs[0]},
+            }
+            print(name, remedy, table[f"{name}, {remedy}"], flush=True)
+    return table
+
+
+if __name__ == "__main__":
+    about = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "torch": torch.__version__.split("+")[0],
+        "machine": platform.machine(),
+        "seeds": [*SEEDS],
+    }
+    keep(STORED, contest(), about)

@@ -1,0 +1,235 @@
+"""Are two networks of one architecture the same function, and how far apart are they?"""
+
+from __future__ import annotations
+
+import importlib
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+
+from geolib.core.validation import expect
+from geolib.inverse_stability.canonical import canonicalize
+from geolib.inverse_stability.gauge import Gauge
+from geolib.inverse_stability.paths import changes
+from geolib.networks.channel_graph import LINEAR, Slot
+from geolib.networks.weight_matching import align
+
+SAME, ROUNDINGS = 1e-10, 100.0  # relative distances of one function, of its dtype
+CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Distances of two networks, each between two bounds.
+
+    Attributes:
+        same: whether the weights agree up to permutation, scaling and rounding.
+        distance: 2-norm of the difference of the balanced weights in the best order
+            that was found: an upper bound of the gauge distance.
+        distance_at_least: a lower bound of it, over all orders of channels.
+        relative: `distance` over the 2-norm of the balanced weights of the first.
+        outputs_at_least: largest difference of the outputs on the inputs that were
+            given; None without inputs.
+        outputs_at_most: bound of the difference of the outputs on the box that these
+            inputs span (each entry up to its largest size); None without inputs.
+        converged: whether both balances and the matching ended.
+    """
+
+    same: bool
+    distance: float
+    distance_at_least: float
+    relative: float
+    outputs_at_least: float | None
+    outputs_at_most: float | None
+    converged: bool
+
+
+def compare(
+    module_a: nn.Module, module_b: nn.Module, inputs: Tensor | None = None
+) -> Comparison:
+    r"""Compare two networks of one architecture, modulo permutations and scales.
+
+    .. math:: d([\theta], [\theta']) = \min_P \|\bar\theta - P \bar\theta'\|_2, \qquad
+        d \ge \Bigl(\sum_k \min_\pi \sum_i \bigl\|\operatorname{sort}(\bar\theta_{k,i})
+        - \operatorname{sort}(\bar\theta'_{k,\pi(i)})\bigr\|^2\Bigr)^{1/2}
+
+    with bars for the balanced form (`canonicalize`), P over one permutation for each
+    group of channels, and in the bound, for each group k, the weights of channel i in
+    order of size. Networks of one function can be farther apart than gauges explain
+    (`same` is then False); networks with `same` are one function.
+
+    Args:
+        module_a, module_b: networks of one architecture, as for `canonicalize`.
+        inputs: a batch on which the functions are compared as well.
+
+    Raises:
+        TypeError: as `canonicalize`, and inputs that are no floating-point tensor.
+        ValueError: as `canonicalize` and `align`; inputs that are empty or not finite.
+
+    Cost: the balance, the matching of `align`, and one assignment a group.
+
+    Source: :eq:`drv-inverse_stability-gauge-distance` (derivations).
+
+    Examples:
+        >>> from geolib.inverse_stability import random_gauge
+        >>> from geolib.networks import mlp
+        >>> net = mlp([2, 8, 1]).double().eval()
+        >>> found = compare(net, random_gauge(net, 1), torch.ones(1, 2).double())
+        >>> found.same, found.distance_at_least <= found.distance < 1e-12
+        (True, True)
+    """
+    if inputs is not None:
+        good = isinstance(inputs, Tensor) and inputs.is_floating_point()
+        if not good:
+            raise TypeError(f"inputs: expected a floating-point tensor, got {inputs!r}")
+        fine = len(inputs) > 0 and bool(inputs.isfinite().all())
+        expect(fine, "inputs", "one finite sample or more", tuple(inputs.shape))
+    rounding = max(_rounding(module_a), _rounding(module_b))
+    nets = [_plain(m) for m in (module_a, module_b)]
+    forms = [canonicalize(m, reduce=False, sort=False) for m in nets]
+    met = align(forms[0].module, forms[1].module)
+    first, second = forms[0].module, met.module
+    total = float(sum((p.detach() ** 2).sum() for p in first.parameters()) ** 0.5)
+    relative = met.distance / total if total else 0.0
+    low = high = None
+    if inputs is not None:
+        low, high = _outputs(nets, first, second, inputs.detach().cpu().double())
+    same = relative <= max(SAME, ROUNDINGS * rounding)
+    return Comparison(
+        same=same,
+        distance=met.distance,
+        distance_at_least=0.0 if same else _at_least(first, second),
+        relative=relative,
+        outputs_at_least=low,
+        outputs_at_most=high,
+        converged=met.converged and all(f.converged for f in forms),
+    )
+
+
+def command(
+    first: Annotated[Path, typer.Argument(help="A .safetensors file of weights.")],
+    second: Annotated[Path, typer.Argument(help="Another, of the same network.")],
+    model: Annotated[
+        str, typer.Option(help="What builds the network: package.module:build.")
+    ],
+    shape: Annotated[
+        str, typer.Option(help="Shape of one input, as 3,32,32, to bound the outputs.")
+    ] = "",
+) -> None:
+    """Compare two checkpoints of one network, modulo order and scales of channels.
+
+    Example: geolib compare a.safetensors b.safetensors --model my_nets:build
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        nets = []
+        for file in (first, second):
+            net = _built(model)
+            net.load_state_dict(load_file(str(file)))
+            nets.append(deepcopy(net).eval())
+        inputs = None
+        if shape:
+            sizes = [int(k) for k in shape.split(",")]
+            draws = np.random.default_rng(0).uniform(-1, 1, size=(64, *sizes))
+            inputs = torch.as_tensor(draws)
+        found = compare(nets[0], nets[1], inputs)
+    except (ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+        typer.echo(f"geolib compare: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo("the same function" if found.same else "not the same up to a gauge")
+    low, high = found.distance_at_least, found.distance
+    typer.echo(f"weights apart, at least {low:.3g}, at most {high:.3g}")
+    typer.echo(f"relative distance {found.relative:.3g}")
+    if inputs is not None:
+        seen, most = found.outputs_at_least, found.outputs_at_most
+        typer.echo(f"outputs on [-1, 1] apart, at least {seen:.3g}, at most {most:.3g}")
+
+
+def _built(model: str) -> nn.Module:
+    name, _, attribute = model.rpartition(":")
+    try:
+        factory = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(
+            f"model: expected package.module:build, got {model!r}"
+        ) from None
+    module = factory()
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"model: {model} built {type(module).__name__}, no module")
+    return module
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return deepcopy(module).cpu().double()
+
+
+def _rounding(module: nn.Module) -> float:
+    kinds = {t.dtype for t in module.parameters() if t.is_floating_point()}
+    return max((torch.finfo(k).eps for k in kinds), default=0.0)
+
+
+@torch.no_grad()
+def _outputs(
+    nets: list[nn.Module], first: nn.Module, second: nn.Module, x: Tensor
+) -> tuple[float, float]:
+    """The difference seen, and the bound on the box, with the rounding of both sums."""
+    seen = max(
+        float((nets[0](part) - nets[1](part)).abs().max()) for part in x.split(CHUNK)
+    )
+    (by_a, by_b), least = changes(first, second, x.abs().amax(dim=0))
+    # Error of a sum of products: (terms along a path) roundings of the sum of sizes.
+    weights = [m.weight for m in first.modules() if isinstance(m, LINEAR)]
+    terms = sum(w[0].numel() + 2 for w in weights)
+    blur = 2 * terms * torch.finfo(torch.float64).eps * (2 * least + by_a + by_b)
+    return seen, float((by_a + by_b + blur).max())
+
+
+def _at_least(a: nn.Module, b: nn.Module) -> float:
+    """The lower bound of the gauge distance; the better of two ways to share tensors."""
+    left, right = Gauge(a), Gauge(b)
+    plans = [_assigned(left, right, last) for last in (False, True)]
+    return max(plans) ** 0.5
+
+
+def _assigned(left: Gauge, right: Gauge, last: bool) -> float:
+    """Each tensor counts in one of its groups: there each channel's entries may be in
+    any order if another group permutes them, and in their own order if none does."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    total = 0.0
+    costs = [np.zeros((g.width, g.width)) for g in left.groups]
+    blur = 0.0  # what rounding can have added to the sum
+    for name in left.tensors:
+        on = left.slots.get(name, [])
+        x, y = (_array(s.tensors[name]) for s in (left, right))
+        if not on:
+            total += float(((x - y) ** 2).sum())
+            continue
+        k, slot = on[-1 if last else 0]
+        rows = [_by_channel(v, slot) for v in (x, y)]
+        if len(on) > 1:
+            rows = [np.sort(v, axis=1) for v in rows]
+        squares = [(v**2).sum(axis=1) for v in rows]
+        costs[k] += squares[0][:, None] + squares[1] - 2 * rows[0] @ rows[1].T
+        blur += rows[0].size * sum(float(q.max()) for q in squares)
+    for cost in costs:
+        i, j = linear_sum_assignment(cost)
+        total += float(cost[i, j].sum())
+    return max(total - 8 * np.finfo(float).eps * blur, 0.0)
+
+
+def _array(t: Tensor) -> np.ndarray:
+    return t.detach().double().numpy()
+
+
+def _by_channel(t: np.ndarray, slot: Slot) -> np.ndarray:
+    opened = np.moveaxis(t.reshape(slot.opened(t.shape)), slot.axis + 1, 0)
+    return opened.reshape(len(opened), -1)

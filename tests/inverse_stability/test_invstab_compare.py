@@ -1,0 +1,345 @@
+"""Networks compared modulo gauge, with skip connections, between bounds of each kind."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from geolib.core import init_
+from geolib.inverse_stability import canonicalize, compare, path_metric, random_gauge
+
+
+class Block(nn.Module):
+    def __init__(self, i, o, stride=1):
+        super().__init__()
+        self.first = nn.Conv2d(i, o, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(o)
+        self.second = nn.Conv2d(o, o, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(o)
+        self.skip = nn.Identity()
+        if stride > 1 or i != o:
+            self.skip = nn.Sequential(nn.Conv2d(i, o, 1, stride), nn.BatchNorm2d(o))
+
+    def forward(self, x):
+        h = F.relu(self.norm1(self.first(x)))
+        return F.relu(self.norm2(self.second(h)) + self.skip(x))
+
+
+class ResNet8(nn.Module):
+    def __init__(self, widths=(4, 6, 8)):
+        super().__init__()
+        self.stem = nn.Conv2d(1, widths[0], 3, padding=1)
+        self.norm = nn.BatchNorm2d(widths[0])
+        before = (widths[0], *widths)
+        pairs = zip(before, widths, strict=False)
+        self.blocks = nn.Sequential(*(Block(i, o, 1 + (i != o)) for i, o in pairs))
+        self.head = nn.Linear(widths[-1], 3)
+
+    def forward(self, x):
+        x = self.blocks(F.relu(self.norm(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class Loop(nn.Module):
+    """A layer that leads from a group of channels to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.turn = nn.Linear(3, 5), nn.Linear(5, 5)
+        self.last = nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        return self.last(torch.relu(h + torch.relu(self.turn(h))))
+
+
+def vgg():
+    layers = [
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    layers += [
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(32, 9), nn.ReLU(), nn.Linear(9, 3)
+    )
+
+
+INPUT = {ResNet8: (1, 8, 8), vgg: (1, 8, 8), Loop: (3,)}
+
+
+@torch.no_grad()
+def prepared(make, seed):
+    net = init_(make().double(), seed, "he", bias_scale=0.3)
+    rng = np.random.default_rng(seed + 100)
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            n = layer.num_features
+            layer.running_mean.copy_(torch.as_tensor(rng.normal(size=n)))
+            layer.running_var.copy_(torch.as_tensor(rng.uniform(0.3, 2, n)))
+            layer.weight.copy_(torch.as_tensor(rng.normal(size=n)))
+            layer.bias.copy_(torch.as_tensor(rng.normal(size=n)))
+    return net.eval()
+
+
+def samples(make, n=6, seed=9):
+    shape = (n, *INPUT[make])
+    return torch.as_tensor(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.slow_for("ResNet8")
+@pytest.mark.parametrize("make", [ResNet8, vgg, Loop])
+@torch.no_grad()
+def test_a_gauge_keeps_the_function_and_is_recognized(make):
+    net, x = prepared(make, 0), samples(make)
+    want = net(x)
+    for seed in range(3):
+        other = random_gauge(net, seed)
+        torch.testing.assert_close(other(x), want, rtol=1e-10, atol=1e-10)
+        found = compare(net, other, x)
+        assert found.same
+        assert found.converged
+        assert found.distance_at_least <= found.distance < 1e-10
+        assert found.outputs_at_least <= found.outputs_at_most
+
+
+@pytest.mark.slow_for("ResNet8")
+@pytest.mark.parametrize("make", [ResNet8, Loop])
+@torch.no_grad()
+def test_the_form_of_a_residual_network_forgets_the_gauge(make):
+    net, x = prepared(make, 1), samples(make)
+    form = canonicalize(net)
+    assert form.converged
+    assert form.energy[1] < form.energy[0]
+    assert form.folded == (9 if make is ResNet8 else 0)
+    torch.testing.assert_close(form.module(x), net(x), rtol=1e-11, atol=1e-11)
+    again = canonicalize(random_gauge(net, 5)).module
+    for p, q in zip(form.module.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
+
+
+def test_the_balance_of_a_loop_is_minimal_against_a_general_optimizer():
+    from scipy.optimize import minimize
+
+    net = prepared(Loop, 3)
+    first, turn, last = (
+        m.weight.detach().numpy() for m in (net.first, net.turn, net.last)
+    )
+    biases = [m.bias.detach().numpy() for m in (net.first, net.turn)]
+
+    def energy(u):
+        s = np.exp(u)
+        parts = [s[:, None] * first, s[:, None] * turn / s, last / s]
+        return sum((p**2).sum() for p in [*parts, *(s * b for b in biases)])
+
+    form = canonicalize(net)
+    assert form.converged
+    best = minimize(energy, np.zeros(5), tol=1e-13).fun
+    assert form.energy[1] == pytest.approx(best, rel=1e-9)
+
+
+@torch.no_grad()
+def test_bounds_of_the_gauge_distance_against_all_orders():
+    """Two hidden layers of four and three channels: 144 orders, tried one by one."""
+    for seed in range(4):
+        a, b = (
+            init_(
+                nn.Sequential(
+                    nn.Linear(2, 4),
+                    nn.ReLU(),
+                    nn.Linear(4, 3),
+                    nn.ReLU(),
+                    nn.Linear(3, 2),
+                ).double(),
+                10 * seed + k,
+                bias_scale=0.5,
+            ).eval()
+            for k in (1, 2)
+        )
+        x, y = (canonicalize(m, reduce=False, sort=False).module for m in (a, b))
+        t, u = ([p.numpy() for p in m.parameters()] for m in (x, y))
+        best = np.inf
+        for p in map(list, permutations(range(4))):
+            for q in map(list, permutations(range(3))):
+                moved = [u[0][p], u[1][p], u[2][q][:, p], u[3][q], u[4][:, q], u[5]]
+                gap = sum(((v - w) ** 2).sum() for v, w in zip(t, moved, strict=True))
+                best = min(best, gap**0.5)
+        found = compare(a, b)
+        assert not found.same
+        assert 0.3 * best < found.distance_at_least <= best * (1 + 1e-12)
+        assert best * (1 - 1e-12) <= found.distance < 1.5 * best
+
+
+@pytest.mark.slow_for("ResNet8")
+@pytest.mark.parametrize("make", [ResNet8, vgg, Loop])
+@torch.no_grad()
+def test_two_networks_are_told_apart_between_ordered_bounds(make):
+    x = samples(make)
+    for k in range(3):
+        found = compare(prepared(make, k), prepared(make, k + 50), x)
+        assert not found.same
+        assert 0 < found.distance_at_least <= found.distance
+        assert 0 < found.outputs_at_least <= found.outputs_at_most < np.inf
+
+
+@torch.no_grad()
+def test_a_small_change_is_no_gauge():
+    net = prepared(ResNet8, 2)
+    other = random_gauge(net, 0)
+    other.blocks[1].second.weight[0, 0, 1, 1] += 1e-4
+    found = compare(net, other, samples(ResNet8))
+    assert not found.same
+    assert 0 < found.relative < 1e-2
+
+
+def test_the_path_metric_is_a_sum_over_paths():
+    a, b = (
+        init_(
+            nn.Sequential(
+                nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)
+            ).double(),
+            k,
+            bias_scale=0.5,
+        ).eval()
+        for k in (0, 1)
+    )
+
+    def total(tensors):
+        W1, b1, W2, b2, W3, b3 = (np.abs(t) for t in tensors)
+        paths = [
+            W3[0, k] * W2[k, j] * W1[j, i]
+            for i in range(3)
+            for j in range(4)
+            for k in range(3)
+        ]
+        paths += [W3[0, k] * W2[k, j] * b1[j] for j in range(4) for k in range(3)]
+        return sum(paths) + sum(W3[0] * b2) + b3[0]
+
+    t, u = ([p.detach().numpy() for p in m.parameters()] for m in (a, b))
+    least = [
+        np.minimum(abs(p), abs(q)) * (p * q > 0) for p, q in zip(t, u, strict=True)
+    ]
+    want = total(t) + total(u) - 2 * total(least)
+    assert path_metric(a, b, torch.ones(3)) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.slow_for("ResNet8")
+@pytest.mark.parametrize("make", [ResNet8, vgg, Loop])
+@torch.no_grad()
+def test_the_path_metric_is_never_beaten_by_an_ascent(make):
+    """Inputs climb the difference inside the box; weights are close, signs differ."""
+    rng = np.random.default_rng(0)
+    net, other = prepared(make, 0), prepared(make, 0)
+    for p in other.parameters():
+        p += 0.05 * torch.as_tensor(rng.normal(size=p.shape)) * p.abs().mean()
+    shape = INPUT[make]
+    limit = path_metric(net, other, torch.ones(shape))
+    x = torch.as_tensor(rng.uniform(-1, 1, size=(20, *shape)))
+    for _ in range(40):
+        with torch.enable_grad():
+            x.requires_grad_()
+            (slope,) = torch.autograd.grad((net(x) - other(x)).abs().amax(1).sum(), x)
+        x = (x.detach() + 0.2 * slope.sign()).clamp(-1, 1)
+    assert 0 < (net(x) - other(x)).abs().max() <= limit
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "word"),
+    [
+        (
+            lambda: compare(prepared(vgg, 0), prepared(vgg, 0), torch.ones(0, 1, 8, 8)),
+            ValueError,
+            "inputs",
+        ),
+        (
+            lambda: compare(prepared(vgg, 0), prepared(vgg, 0), [1.0]),
+            TypeError,
+            "inputs",
+        ),
+        (
+            lambda: compare(prepared(vgg, 0), prepared(ResNet8, 0)),
+            ValueError,
+            "architect",
+        ),
+        (
+            lambda: path_metric(prepared(Loop, 0), prepared(Loop, 0), -torch.ones(3)),
+            ValueError,
+            "reach",
+        ),
+        (
+            lambda: compare(
+                *[nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))] * 2
+            ),
+            TypeError,
+            "Tanh at 1",
+        ),
+        (
+            lambda: canonicalize(
+                nn.Sequential(
+                    nn.Conv2d(2, 2, 3, groups=2), nn.ReLU(), nn.Conv2d(2, 1, 3)
+                )
+            ),
+            TypeError,
+            "grouped",
+        ),
+        (
+            lambda: canonicalize(
+                nn.Sequential(
+                    nn.Linear(1, 2), nn.ReLU(), nn.BatchNorm1d(2), nn.Linear(2, 1)
+                ).eval()
+            ),
+            ValueError,
+            "follow",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_named(call, error, word):
+    with pytest.raises(error, match=word):
+        call()
+
+
+def test_the_command_compares_two_files(tmp_path, monkeypatch):
+    import typer
+    from safetensors.torch import save_file
+    from typer.testing import CliRunner
+
+    from geolib.inverse_stability.compare import command
+
+    (tmp_path / "some_nets.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = init_(
+        nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)), 0, bias_scale=0.5
+    ).eval()
+    files = [str(tmp_path / f"{k}.safetensors") for k in "abc"]
+    far = init_(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)), 1)
+    for file, module in zip(files, (net, random_gauge(net, 0), far), strict=True):
+        state = {k: v.contiguous() for k, v in module.state_dict().items()}
+        save_file(state, file)
+    app = typer.Typer()
+    app.command()(command)
+    run = CliRunner()
+    options = ["--model", "some_nets:build", "--shape", "2"]
+    same = run.invoke(app, [*files[:2], *options])
+    assert same.exit_code == 0, same.output
+    assert same.output.startswith("the same function")
+    other = run.invoke(app, [files[0], files[2], *options])
+    assert other.output.startswith("not the same up to a gauge")
+    assert "outputs on [-1, 1] apart" in other.output
+    for bad in (["--model", "some_nets:absent"], ["--model", "nowhere:build"]):
+        failed = run.invoke(app, [*files[:2], *bad])
+        assert failed.exit_code == 2
+        assert "expected package.module:build" in failed.output
+    missing = run.invoke(app, [files[0], str(tmp_path / "no.safetensors"), *options])
+    assert missing.exit_code == 2

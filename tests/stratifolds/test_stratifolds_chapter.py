@@ -1,0 +1,68 @@
+"""What the chapter's pages compute beside the package: bounds, zoo, planted networks."""
+
+import numpy as np
+import pytest
+import torch
+from chapter_experiments import chapter_module, experiments
+
+from geolib.stratifolds import MixtureTube, em, mixture_a, mixture_b, resolve
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.2])
+def test_certified_floors_lie_below_the_least_eigenvalue_on_a_grid(eps):
+    kreck = chapter_module("stratifolds", "kreck")
+    grid = torch.cartesian_prod(
+        torch.linspace(-eps, eps, 15, dtype=F64), torch.linspace(eps, 2, 15, dtype=F64)
+    )
+    chart = MixtureTube(eps)
+    grid = grid[(chart.project(grid) - grid).norm(dim=1) == 0]
+    least = torch.linalg.eigvalsh(resolve(mixture_a(), eps).metric(grid)).min()
+    bound = kreck.tube_floor(eps, most=2.0, count=10) * eps**2
+    assert 0.03 * least < bound < least
+    v = torch.linspace(0, eps / 2, 9, dtype=F64)
+    cells = torch.cartesian_prod(v, torch.linspace(-2, 2, 9, dtype=F64))
+    eta = torch.stack([0 * cells[:, 0], cells[:, 0], cells.prod(1)], 1)
+    least = torch.linalg.eigvalsh(resolve(mixture_b(), eps, "cap").metric(eta)).min()
+    assert 0.1 * least < kreck.cap_floor(eps, count=6) < least
+
+
+def test_zoo_has_the_published_coefficients():
+    zoo = chapter_module("stratifolds", "zoo")
+    # Aoyagi and Watanabe's four cases, and the symmetry of input and output
+    assert zoo.reduced_rank(1, 1, 1) == (0.5, 2)
+    assert zoo.reduced_rank(3, 3, 2) == (2.5, 1)
+    assert zoo.reduced_rank(2, 7, 2) == (2.0, 1)
+    assert zoo.reduced_rank(2, 2, 7) == (2.0, 1)
+    for M, N, H in np.ndindex(4, 4, 4):
+        one, two = (
+            zoo.reduced_rank(*p) for p in ((M + 1, N + 1, H + 1), (N + 1, M + 1, H + 1))
+        )
+        assert one == two
+        assert (
+            one[0] <= min((H + 1) * (M + 1), (H + 1) * (N + 1), (M + 1) * (N + 1)) / 2
+        )
+    found = list(zoo.cases(100))
+    assert max(abs(case.measured - case.known) for case in found) < 0.01
+
+
+def test_em_in_the_tube_is_em_outside_the_collar_and_passes_the_wall():
+    tube_em = experiments("stratifolds").tube_em
+    A = mixture_a()
+    far = A.objective(torch.tensor([0.3, 5.0], dtype=F64))
+    start = torch.tensor([[0.01, -4.0]], dtype=F64)
+    lost = em(far, A.chart.embed(start), fixed=[0], steps=500)
+    assert not lost.success.any()
+    assert tube_em(far, start, eps=0.1, steps=50)[0].all()
+    near = A.objective(torch.tensor([0.3, 2.0], dtype=F64))
+    start = torch.tensor([[0.5, 1.0], [0.4, 2.5]], dtype=F64)
+    plain = em(near, A.chart.embed(start), fixed=[0], steps=200)
+    assert torch.equal(tube_em(near, start, eps=0.1, steps=200)[1], plain.hitting_time)
+
+
+def test_planted_strata_are_found_and_nothing_else():
+    trial = chapter_module("stratifolds", "planted").trial
+    trials = [trial(k) for k in range(25)]
+    assert not any(t.missed or t.invented for t in trials)
+    assert {t.depth for t in trials} == {1, 2, 3, 4, 5}
