@@ -1,4 +1,4 @@
-"""Ways to learn the next task: outputs kept by targets, or along the invariant path."""
+"""Ways to learn the next task: replay, outputs as targets (DER), the invariant path."""
 
 from __future__ import annotations
 
