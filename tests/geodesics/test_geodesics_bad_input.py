@@ -5,6 +5,7 @@ import gzip
 
 import pytest
 import torch
+from geodesics_cases import CERTIFICATE, WALK, YARDSTICKS
 from torch import nn
 
 from geolib.core import Realization
@@ -12,13 +13,10 @@ from geolib.geodesics import (
     FunctionSpace,
     SineBasis,
     WeightPath,
-    certify_path,
     connect,
     exponential_map,
     geodesic,
-    invariant_walk,
     learn_sequence,
-    noise_like,
     profile,
     sparsify,
     trained_curve,
@@ -33,6 +31,7 @@ R = Realization(A)
 WA, WB = R.theta0, Realization(B).theta0
 S = FunctionSpace(R, X)
 LINE = WeightPath(WA, WB)
+certify_path, invariant_walk = CERTIFICATE.certify_path, WALK.invariant_walk
 
 
 def broken():
@@ -84,12 +83,15 @@ CASES = {
         "data: expected finite inputs",
     ),
     "no data": (lambda: connect(A, B, X[:0]), "data: expected at least one input"),
-    "array for data": (lambda: connect(A, B, X.numpy()), "data: expected a tensor"),
+    "list for data": (lambda: connect(A, B, X.tolist()), "data: expected a tensor"),
     "narrow data": (
         lambda: connect(A, B, X[:, :3]),
         r"data: the networks do not take inputs of shape \(3,\)",
     ),
-    "NaN data for noise": (lambda: noise_like(X * NAN, 3), "x: expected finite"),
+    "NaN data for noise": (
+        lambda: YARDSTICKS.noise_like(X * NAN, 3),
+        "x: expected finite",
+    ),
     "NaN data for statistics": (
         lambda: recalibrate(normed().eval(), X * NAN),
         "x: expected finite",
