@@ -195,7 +195,7 @@ if __name__ == "__main__":
 # A textbook's word, and the module whose first docstring line has it: one search finds it.
 LOOKUPS = {
     "The natural gradient": "naturality/natural_gradient.py",
-    "EWC": "geodesics/learners.py",
+    "(DER)": "geodesics/learners.py",
     "RLCT": "stratifolds/learning_coefficient.py",
     "W^{1,inf}": "inverse_stability/w1inf_seminorm.py",
     "Which regime": "regimes/predict.py",

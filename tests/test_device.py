@@ -30,9 +30,12 @@ from geolib.networks import Table, Task, align, lenet, mlp, recalibrate
 
 BASELINES = chapter_module("geodesics", "pruners")
 VARIANTS = chapter_module("geodesics", "variants")
+RIVALS = chapter_module("geodesics", "rivals").RIVALS
+WALK = chapter_module("geodesics", "walk")
+CERTIFICATE = chapter_module("geodesics", "certificate")
 CONTROLS = chapter_module("naturality", "controls").CONTROLS
 PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
-KNOWN = LEARNERS | VARIANTS.LEARNER_VARIANTS
+KNOWN = LEARNERS | RIVALS | VARIANTS.LEARNER_VARIANTS
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +218,7 @@ def test_the_study_of_vgg(tmp_path, monkeypatch):
     found = experiments.vgg_study(
         data, tmp_path, sparsities=(0.5,), device="cuda", **plan
     )
-    assert len(found["paths"]) == 3
+    assert len(found["paths"]) == 4
 
 
 def relu():
@@ -250,11 +253,11 @@ def test_walks_and_shots(space):
         S, w, 1.1 * w, basis=geo.SineBasis(3), optimizer="lbfgs", steps=2
     )
     shot = geo.exponential_map(S, w, 0.01 * w, steps=2, tol=10.0)
-    walk = geo.invariant_walk(S, w, torch.ones_like(w), "corrected", steps=2)
+    walk = WALK.invariant_walk(S, w, torch.ones_like(w), "corrected", steps=2)
     for moved in (found.path.control, shot.end, walk.points):
         assert moved.device == GPU
     assert geo.lengths(S, found.path, grid=5).speed.device == GPU
-    geo.certify_path(S, geo.WeightPath(w, 1.1 * w), grid=5)
+    CERTIFICATE.certify_path(S, geo.WeightPath(w, 1.1 * w), grid=5)
 
 
 # ---- stratifolds ---------------------------------------------------------------------

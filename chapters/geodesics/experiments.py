@@ -4,24 +4,20 @@
 
 runs what the store lacks (also `-tuning`, `-learning`, `-paths`, `-vgg`), and with
 `--publish` writes the records into `measured/`, which the notebooks read, recompute in
-part, and check. What one entry means is in `comparisons.py`. Beside these, whose
-settings were tuned, three sweeps take methods as they come, over more networks:
-`mode-connectivity`, `sparsification`, `continual-learning`.
+part, and check. What one entry means is in `comparisons.py`; the study of VGG networks is
+in `experiments_vgg.py`, sweeps of untuned methods over more networks are in
+`experiments_networks.py`, the contest on MNIST in `experiments_contest.py`.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from comparisons import (
     VARIANT_GRID as VARIANT_GRID,
     KINDS as KINDS,
@@ -46,145 +42,24 @@ from comparisons import (
     uses_memory as uses_memory,
     validation_barrier,
 )
+from experiments_contest import CONTEST as CONTEST
+from experiments_networks import (
+    CONTINUAL_LEARNING as CONTINUAL_LEARNING,
+    MODE_CONNECTIVITY as MODE_CONNECTIVITY,
+    SPARSIFICATION as SPARSIFICATION,
+)
+from experiments_vgg import (
+    kept as kept,
+    vgg_entry,
+    vgg_study as vgg_study,
+)
 from pruners import METHODS as METHODS
-from torch import nn
 from variants import PRUNING_VARIANTS as PRUNING_VARIANTS
 
 from geolib import sweep as sweeps
-from geolib.core import Realization
-from geolib.geodesics import connect, learn_sequence
-from geolib.networks import (
-    Table,
-    accuracy,
-    mlp,
-    recalibrate,
-    split_tasks,
-    table,
-    train,
-    train_module,
-    vgg,
-)
-from geolib.sweep import Store, Sweep, grid
+from geolib.sweep import Sweep
 
 HERE = Path(__file__).parent
-
-
-def vgg_study(
-    data: Table,
-    folder: str | Path,
-    *,
-    name: str = "vgg11",
-    batch_norm: bool = True,
-    width: float = 1.0,
-    seeds: tuple[int, int] = (0, 1),
-    steps: int = 8000,
-    batch: int = 128,
-    lr: float = 1e-3,
-    bends: int = 2000,
-    sparsities: tuple[float, ...] = (0.9, 0.95, 0.99),
-    walk: int = 40,
-    device: str = "cpu",
-    grid: int = 25,
-) -> dict[str, Any]:
-    """Train two VGGs, join them, sparsify one; every stage is kept in `folder`.
-
-    Started again after a kill it reads the finished stages and resumes the training
-    that was under way. The straight line, the Bezier curve trained on labels and the
-    geodesic get equal passes; BatchNorm statistics are re-estimated at every scored
-    point. Scores are on the validation rows, held out of the training data.
-
-    Args:
-        walk: steps of the invariant path to a sparse network, each of about ten passes;
-            gradual pruning takes ten gradient steps for each.
-
-    Returns:
-        A record of all figures, with the settings they were measured at.
-    """
-    folder = Path(folder)
-    tag = f"{name}{'-bn' if batch_norm else ''}"
-    nets = []
-    for s in seeds:
-        net: nn.Module = vgg(
-            name, s, batch_norm, int(data.y.max()) + 1, width, data.x.dtype
-        )
-        file = folder / f"{tag}-{s}.safetensors"
-        options = {"steps": steps, "batch": batch, "lr": lr, "seed": s}
-        nets.append(
-            train_module(net.to(device), data, augment=True, file=file, **options)
-        )
-    shared = {"name": name, "batch_norm": batch_norm, "width": width, "steps": steps}
-    record: dict[str, Any] = {"settings": shared, "ends": {}, "paths": {}, "sparse": {}}
-    for s, net in zip(seeds, nets, strict=True):
-        R = Realization(net)
-        record["ends"][str(s)] = accuracy(R, R.theta0, data.x_val, data.y_val, 512)
-    plans: dict[str, dict[str, Any]] = {
-        "line": {},
-        "curve": {"labels": data.y, "steps": 3 * bends, "batch": batch, "lr": 3e-3},
-        "geodesic": {"steps": bends, "batch": batch, "lr": 1e-3, "checkpoint": True},
-    }
-    for method, plan in plans.items():
-        work = partial(_joined, nets, data, method, plan, grid)
-        record["paths"][method] = kept(folder, f"{tag}-{method}", work)
-    record["sparse"] = _sparse_stages(
-        data, folder, tag, nets[0], sparsities, batch, walk
-    )
-    return record
-
-
-def _joined(nets, data, method: str, plan: dict[str, Any], grid: int) -> dict[str, Any]:
-    """The path of one method between both networks, scored on the validation rows."""
-    found = connect(nets[0], nets[1], data.x, method=method, **plan)
-    scored = found.profile(data.x_val, data.y_val, grid)
-    return {
-        "barrier": scored.barrier,
-        "worst": scored.worst,
-        "middle": scored.middle,
-        "passes": found.gradient_evaluations,
-        "statistics": found.statistics,
-        "message": found.message,
-    }
-
-
-def _sparse_stages(data, folder, tag, net, sparsities, batch, walk) -> dict[str, Any]:
-    """Every method at every sparsity."""
-    record: dict[str, Any] = {}
-    plans: dict[str, dict[str, Any]] = {
-        "one-shot": {},
-        "gradual + labels": {"batch": batch, "steps": 10 * walk},
-        "invariant path": {"batch": batch, "steps": walk},
-    }
-    for level, (method, plan) in itertools.product(sparsities, plans.items()):
-        key = f"{tag}-{method.replace(' ', '-')}-{level:g}".replace(".", "_")
-        found = kept(folder, key, partial(_cut, net, data, method, plan, level))
-        record.setdefault(method, {})[f"{level:g}"] = found
-    return record
-
-
-def _cut(net, data, method: str, plan: dict[str, Any], level: float) -> dict[str, Any]:
-    """One sparse network, its BatchNorm re-estimated, scored on the validation rows."""
-    R = Realization(net)
-    found = METHODS[method](R, R.theta0, data, level, **plan)
-    twin = copy.deepcopy(net)
-    Realization(twin).load(found.weights)
-    recalibrate(twin, data.x)  # the statistics were the dense network's
-    own = Realization(twin)
-    score = accuracy(own, own.theta0, data.x_val, data.y_val, 512)
-    return {"accuracy": score, "passes": found.gradient_evaluations}
-
-
-def kept(folder: str | Path, key: str, work: Callable[[], dict[str, Any]]) -> dict:
-    """Run `work()` once and keep its record; a finished stage is read, not run.
-
-    Examples:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> kept(folder, "a", lambda: {"value": 1}), kept(folder, "a", dict)
-        ({'value': 1}, {'value': 1})
-    """
-    store = Store(folder)
-    if not store.has("vgg", key):
-        store.put("vgg", key, {"status": "done", "spec": {}, "record": work()})
-    return store.rows("vgg", [key])[0]
 
 
 def measured(file: str) -> dict[str, dict[str, Any]]:
@@ -343,16 +218,6 @@ def ablation_entry(
     return {"barrier": train_barrier(name, setting, int(pair))}
 
 
-def vgg_entry(name: str, _key: str) -> dict[str, Any]:
-    """A narrow VGG11 on few images: what a CPU can do, and no more than that."""
-    plan = {"width": 1 / 8, "steps": 400, "batch": 64, "lr": 2e-3, "bends": 60}
-    rows = {"train": 5000, "validation": 1000}
-    data = table(name, dtype=torch.float32, **rows)
-    folder = HERE.parents[1] / "_build" / f"vgg-{name}"
-    found = vgg_study(data, folder, sparsities=(0.9,), grid=9, **plan)
-    return {**found, "settings": {**found["settings"], **plan, **rows}}
-
-
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "tuning-prune": tune_pruning,
     "tuning-learn": tune_learning,
@@ -389,7 +254,7 @@ def protocols(name: str) -> list[tuple[str, str]]:
 def pruning(*names: str, seeds: int = 5) -> Iterator[Spec]:
     """Sparse networks of fresh seeds."""
     for name in names:
-        rows = [*METHODS, *VARIANT_GRID]
+        rows = ["one-shot", "surgeon", *PRUNE_GRID, *VARIANT_GRID]
         if name == "digits":
             rows += ["gradual + labels x4", "invariant path, 40 steps"]
         for seed in REPORT_SEEDS[:seeds]:
@@ -493,232 +358,3 @@ VGG = Sweep(
     text="A narrow VGG11 with BatchNorm: paths and sparsity.",
     kept_as=entry,
 )
-
-# ---- methods as they come, over more networks ----------------------------------------
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A data set, a perceptron, and where it trains (`auto`: a GPU if any)."""
-
-    dataset: str = "digits"
-    hidden: tuple[int, ...] = (32, 32)
-    device: str = "cpu"
-    dtype: str = "float64"
-
-    def data(self) -> Table:
-        """The data set in that precision, there."""
-        gpu = self.device == "auto" and torch.cuda.is_available()
-        device = "cuda" if gpu else self.device.replace("auto", "cpu")
-        return table(self.dataset, device=device, dtype=getattr(torch, self.dtype))
-
-    def network(self, data: Table, seed: int) -> Realization:
-        """A fresh perceptron for these inputs and classes, where the data is."""
-        sizes = [data.x[0].numel(), *self.hidden, int(data.y.max()) + 1]
-        made = mlp(sizes, seed=seed, dtype=data.x.dtype)
-        return Realization(made.to(data.x.device))
-
-
-IMAGE_NETS = {"hidden": [(256, 128)], "device": "auto", "dtype": "float32"}
-IMAGE_SETS = ["mnist", "fashion_mnist"]
-
-
-@dataclass(frozen=True)
-class PathSpec(Trained):
-    """One path: the two ends have the seeds 2 pair and 2 pair + 1.
-
-    `steps` is the budget of the geodesic; the curve gets as many passes.
-    """
-
-    pair: int = 0
-    method: str = "line"
-    train_steps: int = 600
-    steps: int = 2000
-
-
-def run_path(spec: PathSpec) -> dict[str, Any]:
-    """Train both ends, join them, and score the path on training and test data."""
-    data = spec.data()
-    seeds = (2 * spec.pair, 2 * spec.pair + 1)
-    a, b = (spec.network(data, seed) for seed in seeds)
-    for R, seed in zip((a, b), seeds, strict=True):
-        R.load(train(R, data.x, data.y, steps=spec.train_steps, seed=seed))
-    method = spec.method.removeprefix("aligned ")
-    options: dict[str, Any] = {
-        "line": {},
-        "curve": {"steps": 3 * spec.steps, "seed": spec.pair},
-        "geodesic": {"steps": spec.steps, "seed": spec.pair},
-    }[method]
-    align = spec.method != method
-    found = connect(
-        a.module, b.module, data.x, data.y, method=method, align=align, **options
-    )
-    train_part = found.profile(data.x, data.y)
-    test_part = found.profile(data.x_test, data.y_test)
-    return {
-        "barrier": train_part.barrier,
-        "test_barrier": test_part.barrier,
-        "worst": test_part.worst,
-        "middle": test_part.middle,
-        "ends": [test_part.accuracy[0].item(), test_part.accuracy[-1].item()],
-        "passes": found.gradient_evaluations,
-        "ran_on": data.x.device.type,
-    }
-
-
-JOINED = ["line", "aligned line", "curve", "geodesic", "aligned geodesic"]
-MODE_CONNECTIVITY = Sweep(
-    "mode-connectivity",
-    run_path,
-    {
-        "small": lambda: grid(
-            PathSpec, pair=range(2), method=["line", "geodesic"], hidden=[(16,)],
-            train_steps=150, steps=150,
-        ),
-        "book": lambda: grid(PathSpec, pair=range(3), method=JOINED),
-        "full": lambda: [
-            *grid(PathSpec, pair=range(8), method=JOINED),
-            *grid(
-                PathSpec, pair=range(5), method=JOINED, dataset=IMAGE_SETS,
-                train_steps=4000, steps=4000, **IMAGE_NETS,
-            ),
-        ],
-    },
-    text="Loss barriers of paths between trained networks, over pairs and methods.",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SparseSpec(Trained):
-    """One network made sparse: `level` is the share of zeros in its matrices."""
-
-    seed: int = 0
-    level: float = 0.9
-    method: str = "one-shot"
-    train_steps: int = 600
-
-
-def run_sparse(spec: SparseSpec) -> dict[str, Any]:
-    """Train, prune, and score before and after on the test rows."""
-    data = spec.data()
-    R = spec.network(data, spec.seed)
-    w = train(R, data.x, data.y, steps=spec.train_steps, seed=spec.seed)
-    found = METHODS[spec.method](R, w, data, spec.level)
-    return {
-        "dense": accuracy(R, w, data.x_test, data.y_test),
-        "accuracy": accuracy(R, found.weights, data.x_test, data.y_test),
-        "zeros": int((found.weights == 0).sum()),
-        "weights": R.p,
-        "passes": found.gradient_evaluations,
-        "ran_on": data.x.device.type,
-    }
-
-
-PRUNED = [
-    "one-shot", "surgeon", "magnitude + labels", "gradual + labels",
-    "gradual + distillation", "penalty path", "invariant path",
-]  # fmt: skip
-LEVELS = [0.5, 0.8, 0.9, 0.95, 0.98]
-SPARSIFICATION = Sweep(
-    "sparsification",
-    run_sparse,
-    {
-        "small": lambda: grid(
-            SparseSpec, level=[0.5, 0.9], method=["one-shot", "invariant path"],
-            hidden=[(16,)], train_steps=150,
-        ),
-        "book": lambda: grid(
-            SparseSpec, seed=range(3), level=[0.9, 0.95, 0.98], method=PRUNED
-        ),
-        "full": lambda: [
-            *grid(SparseSpec, seed=range(5), level=LEVELS, method=PRUNED),
-            *grid(
-                SparseSpec, seed=range(5), level=LEVELS, method=PRUNED,
-                dataset=IMAGE_SETS, train_steps=4000, **IMAGE_NETS,
-            ),
-        ],
-    },
-    text="Accuracy against sparsity, over levels, seeds and methods.",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TasksSpec(Trained):
-    """One sequence of five tasks of two classes.
-
-    `order` 0 is 0/1, 2/3, ...; any other is the seed of a permutation of the classes.
-    """
-
-    hidden: tuple[int, ...] = (64, 64, 64)
-    order: int = 0
-    seed: int = 0
-    method: str = "joint"
-    scenario: str = "class"
-    memory: int = 50
-    passes: int = 38_400
-    tasks: int = 5
-
-
-def groups(order: int, tasks: int = 5) -> list[list[int]]:
-    """The classes of each task.
-
-    Examples:
-        >>> groups(0)
-        [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-    """
-    drawn = np.random.default_rng(order).permutation(10) if order else np.arange(10)
-    return drawn[: 2 * tasks].reshape(-1, 2).tolist()
-
-
-def run_tasks(spec: TasksSpec) -> dict[str, Any]:
-    """Learn the tasks in their order; accuracies are shares."""
-    data = spec.data()
-    found = learn_sequence(
-        spec.network(data, spec.seed).module,
-        split_tasks(data, groups(spec.order, spec.tasks)),
-        spec.method,
-        scenario=spec.scenario,
-        memory=spec.memory,
-        gradient_evaluations=spec.passes,
-        seed=spec.seed,
-    )
-    return {
-        "average": found.average,
-        "forgetting": found.forgetting,
-        "last": found.table[-1],
-        "spent": found.gradient_evaluations,
-        "stored": found.stored,
-        "converged": found.converged,
-        "ran_on": data.x.device.type,
-    }
-
-
-LEARNT = [
-    "joint", "fine-tuning", "elastic weights", "without forgetting", "replay",
-    "distilled logits", "penalty path", "invariant path",
-]  # fmt: skip
-CONTINUAL_LEARNING = Sweep(
-    "continual-learning",
-    run_tasks,
-    {
-        "small": lambda: grid(
-            TasksSpec, seed=range(2), hidden=[(32,)], passes=12_800,
-            method=["joint", "fine-tuning", "replay"],
-        ),
-        "book": lambda: grid(
-            TasksSpec, order=range(2), seed=range(1, 4), method=LEARNT
-        ),
-        "full": lambda: [
-            *grid(
-                TasksSpec, order=range(4), seed=range(5), method=LEARNT,
-                scenario=["class", "task"],
-            ),
-            *grid(
-                TasksSpec, order=range(4), seed=range(5), method=LEARNT,
-                dataset="mnist", passes=384_000,
-                **{**IMAGE_NETS, "hidden": [(256, 256)]},
-            ),
-        ],
-    },
-    text="Accuracy left after five tasks, over class orders, seeds and methods.",
-)  # fmt: skip

@@ -6,22 +6,24 @@ Each maps (network, weights, table, sparsity) to a sparse network and its comput
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
+from rivals import bhattacharyya
 from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics import (
     FunctionSpace,
-    bhattacharyya,
     magnitude_mask,
     matrices,
     sparse_path,
 )
-from geolib.geodesics.magnitude_masks import WARM, cubic_sparsity
-from geolib.geodesics.sparse_path import Sparse, outputs_in_pieces
+from geolib.geodesics.magnitude_masks import WARM, cubic_sparsity, layer_adaptive
+from geolib.geodesics.sparse_path import Sparse
 from geolib.networks import Table
 from geolib.networks.training import batches, cosine, minimize
 
@@ -39,8 +41,24 @@ def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
     return Sparse(w * mask, mask, 0)
 
 
-# maps (weights, rows of the step, number of the step from 1) to the mask from there on
-Masks = Callable[[Tensor, Tensor, int], Tensor]
+PIECE = 4096  # inputs whose outputs are computed together
+
+
+def outputs_in_pieces(R: Realization, w: Tensor, x: Tensor) -> Tensor:
+    """The outputs on all inputs, a bounded number of them at a time, without a graph.
+
+    Examples:
+        >>> R = Realization(torch.nn.Linear(2, 1))
+        >>> outputs_in_pieces(R, R.theta0, torch.ones(3, 2)).shape
+        torch.Size([3, 1])
+    """
+    with torch.no_grad():
+        return torch.cat([R(w, part) for part in x.split(PIECE)])
+
+
+# maps (weights, rows of the step, its number from 1, Adam's second moments of the
+# gradient if there are any yet) to the mask from there on
+Masks = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 # maps (outputs, rows of the step) to a loss
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -72,6 +90,7 @@ def train_under_masks(
     leaf = w.detach().clone().requires_grad_(True)
     draws = batches(len(x), batch, steps, seed, x.device)
     mask = torch.ones_like(w, dtype=torch.bool)
+    adam = torch.optim.Adam([leaf], lr=lr)
 
     def put_under_mask(*_: object) -> None:
         with torch.no_grad():
@@ -80,7 +99,8 @@ def train_under_masks(
     def step_loss(step: int) -> Tensor:
         nonlocal mask
         rows = next(draws)
-        mask = masks(leaf.detach(), rows, step + 1)
+        moments = adam.state[leaf].get("exp_avg_sq")
+        mask = masks(leaf.detach(), rows, step + 1, moments)
         put_under_mask()
         return loss(R(leaf * mask, x[rows]), rows)
 
@@ -88,7 +108,8 @@ def train_under_masks(
         late = max(0.0, (step + 1) / steps - WARM) / (1 - WARM) * steps
         return cosine(lr, late if flat else step, steps)
 
-    minimize([leaf], step_loss, steps, lr, schedule=rate, after=put_under_mask)
+    plan = {"schedule": rate, "optimizer": adam, "after": put_under_mask}
+    minimize([leaf], step_loss, steps, lr, **plan)  # type: ignore[arg-type]
     return Sparse(leaf.detach(), mask, steps * min(batch, len(x)))
 
 
@@ -118,7 +139,7 @@ def prune_and_finetune(
     prunable = matrices(R)
     at_once = magnitude_mask(w, prunable, sparsity)
 
-    def masks(now: Tensor, _rows: Tensor, step: int) -> Tensor:
+    def masks(now: Tensor, _rows: Tensor, step: int, _moments: object) -> Tensor:
         if not gradual:
             return at_once
         return magnitude_mask(now, prunable, cubic_sparsity(sparsity, step, steps))
@@ -151,6 +172,163 @@ def distillation(z: Tensor, reference: Tensor) -> Tensor:
     return F.kl_div(new, old, log_target=True, reduction="batchmean")
 
 
+# maps (weights, share of zeros, rows of the step, Adam's second moments) to a mask
+Score = Callable[[Tensor, float, Tensor, Tensor | None], Tensor]
+EVERY = 4  # steps between two masks of a gradual method below
+
+
+def gradual(
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    keep: str,
+    distil: bool = False,
+    steps: int = 400,
+    **plan,
+) -> Sparse:
+    """Gradual pruning with one of the masks of `KEEP`, chosen anew every fourth step.
+
+    Args:
+        keep: name of the mask.
+        distil: match the dense network's outputs instead of the labels.
+        steps, plan: of `train_under_masks`.
+
+    Cost: steps * batch gradient evaluations; the Kronecker factors are those of the
+        gradient's own batch and pay one more for each mask.
+    """
+    choose, paid = KEEP[keep](R, data), 0
+    mask = torch.ones_like(w, dtype=torch.bool)
+
+    def masks(now: Tensor, rows: Tensor, step: int, moments: Tensor | None) -> Tensor:
+        nonlocal mask, paid
+        if ((step - 1) % EVERY == 0 and step <= WARM * steps + EVERY) or step == steps:
+            mask = choose(now, cubic_sparsity(sparsity, step, steps), rows, moments)
+            paid += len(rows) if keep == "Kronecker OBS" else 0
+        return mask
+
+    dense = outputs_in_pieces(R, w, data.x) if distil else None
+    loss = label_loss(data.y) if dense is None else distillation_loss(dense)
+    found = train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
+    return replace(found, gradient_evaluations=found.gradient_evaluations + paid)
+
+
+def lamp(R: Realization, _data: Table) -> Score:
+    """Layer-adaptive magnitudes (LAMP): w^2 over those that are not smaller.
+
+    Source: Lee et al. 2021, equation 4.
+    """
+    prunable = matrices(R)
+
+    def choose(w: Tensor, level: float, _rows: Tensor, _m: object) -> Tensor:
+        return magnitude_mask(w, prunable, level, layer_adaptive(R, w.square()))
+
+    return choose
+
+
+def erk(R: Realization, _data: Table) -> Score:
+    r"""Magnitudes within each layer, densities by Erdos-Renyi-kernel (ERK).
+
+    .. math:: d_l \propto \frac{\sum \text{sizes of the axes}}{\prod \text{sizes}},
+              \qquad d_l \le 1
+
+    Source: Evci et al. 2020, section 3.
+    """
+    layers = [k for k, s in enumerate(R.shapes) if len(s) >= 2]
+    sizes = np.array([R.sizes[k] for k in layers], float)
+    raw = np.array([sum(R.shapes[k]) for k in layers]) / sizes
+
+    def densities(level: float) -> np.ndarray:
+        full = np.zeros(len(layers), bool)
+        while True:
+            left = (1 - level) * sizes.sum() - sizes[full].sum()
+            scale = left / (raw * sizes)[~full].sum()
+            found = np.where(full, 1.0, scale * raw)
+            if (found <= 1 + 1e-12).all():
+                return found
+            full |= found > 1
+
+    def choose(w: Tensor, level: float, _rows: Tensor, _m: object) -> Tensor:
+        share = densities(level)
+        kept = np.floor(share * sizes)
+        # whole weights: the largest remainders bring the sum to what was asked for
+        missing = int(sizes.sum() - round(level * sizes.sum()) - kept.sum())
+        kept[np.argsort(kept - share * sizes)[:missing]] += 1
+        parts = [torch.ones_like(p, dtype=torch.bool) for p in w.split(R.sizes)]
+        for k, count in zip(layers, kept.astype(int), strict=True):
+            size = w.split(R.sizes)[k].abs()
+            parts[k] = torch.zeros_like(size, dtype=torch.bool)
+            parts[k][torch.topk(size, int(count)).indices] = True
+        return torch.cat(parts)
+
+    return choose
+
+
+def kronecker_obs(R: Realization, data: Table, damping: float = 1e-3) -> Score:
+    r"""Optimal brain surgeon with the Fisher matrix of each layer as a product A x B.
+
+    .. math:: s_{ij} = \frac{w_{ij}^2}{(B^{-1})_{ii}\,(A^{-1})_{jj}}
+
+    with A the second moments of a layer's inputs and B those of the gradients at its
+    outputs, each with the part `damping` of its mean diagonal added.
+
+    Source: Wang et al. 2019, equation 7 (Kron-OBS); Singh and Alistarh 2020 (the
+        empirical Fisher matrix of the labels).
+    """
+    prunable = matrices(R)
+
+    def inverse_diagonal(rows: Tensor) -> Tensor:
+        second = rows.T @ rows / len(rows)
+        mean = second.diagonal().mean().clamp_min(1e-12)
+        eye = torch.eye(len(second)).to(second)
+        return torch.linalg.inv(second + damping * mean * eye).diagonal()
+
+    def choose(w: Tensor, level: float, rows: Tensor, _m: object) -> Tensor:
+        L = R.linearize(w, data.x[rows])
+        slope = torch.softmax(L.outputs, 1)
+        slope = slope - F.one_hot(data.y[rows], slope.shape[1]).to(slope)
+        scores = R.unflatten(w.square())
+        calls = L.linear_calls()
+        for call, g in zip(calls, L.pull_to(calls, slope), strict=True):
+            a = call.x.flatten(0, -2)
+            inverse = inverse_diagonal(g)[:, None] * inverse_diagonal(a)
+            scores[call.weight] = scores[call.weight] / inverse
+        return magnitude_mask(w, prunable, level, R.flatten(scores))
+
+    return choose
+
+
+def adaptive(R: Realization, _data: Table, layerwise: bool = True) -> Score:
+    r"""The weights that cost least in the metric that Adam's steps are steepest in.
+
+    .. math:: s_i = w_i^2 \sqrt{v_i}, \qquad v \leftarrow \beta v + (1-\beta)\,g^2
+
+    Adam moves along :math:`-g/\sqrt v`, the steepest descent of the metric with the
+    diagonal :math:`\sqrt v`. It costs nothing: v is there.
+
+    Args:
+        layerwise: compare scores after `layer_adaptive`.
+    """
+    prunable = matrices(R)
+
+    def choose(w: Tensor, level: float, _rows: Tensor, v: Tensor | None) -> Tensor:
+        score = w.square() if v is None else w.square() * v.sqrt()
+        score = layer_adaptive(R, score) if layerwise else score
+        return magnitude_mask(w, prunable, level, score)
+
+    return choose
+
+
+KEEP: dict[str, Callable[[Realization, Table], Score]] = {
+    "LAMP": lamp,
+    "ERK": erk,
+    "Kronecker OBS": kronecker_obs,
+    "adaptive metric": adaptive,
+    "adaptive metric, all layers": partial(adaptive, layerwise=False),
+}
+
+
 def optimal_brain_surgeon(
     R: Realization,
     w: Tensor,
@@ -174,8 +352,8 @@ def optimal_brain_surgeon(
     rows = next(batches(len(data.x), batch, 1, seed, data.x.device))
     G = space.metric(w, rows)
     rhs = mask * (G @ (w * ~mask))
-    free = space.metric(w, rows, mask)
-    step = free.solve(rhs, damping, "cg", tol=1e-6, max_iterations=iterations).x
+    plan = {"tol": 1e-6, "max_iterations": iterations, "free": mask}
+    step = G.solve(rhs, damping, "cg", **plan).x
     return Sparse((w + step) * mask, mask, (iterations + 2) * len(rows))
 
 
@@ -231,6 +409,9 @@ METHODS: dict[str, Callable[..., Sparse]] = {
     "magnitude + distillation": partial(prune_and_finetune, distil=True),
     "gradual + labels": partial(prune_and_finetune, gradual=True),
     "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
+    "gradual LAMP + labels": partial(gradual, keep="LAMP"),
+    "gradual ERK + labels": partial(gradual, keep="ERK"),
+    "gradual Kronecker OBS + labels": partial(gradual, keep="Kronecker OBS"),
     "penalty path": penalty_path,
     "invariant path": invariant_path,
 }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from pruners import label_loss, prune_and_finetune, train_under_masks
+from pruners import gradual, label_loss, prune_and_finetune, train_under_masks
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,18 +20,13 @@ from geolib.core import Metric, PullbackMetric, Realization
 from geolib.geodesics import FunctionSpace, embed, sparse_path
 from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient
 from geolib.geodesics.learners import (
-    DarkExperienceReplay,
     InvariantPath,
     Learner,
     restrict,
 )
 from geolib.geodesics.magnitude_masks import cubic_sparsity
-from geolib.geodesics.sparse_path import (
-    Sparse,
-    labelled_reference,
-    metric_chooser,
-)
-from geolib.networks import Meter, Table, Task
+from geolib.geodesics.sparse_path import MetricMask, Sparse, kept_outputs
+from geolib.networks import Meter, Table
 
 # ---- learning in turn ----------------------------------------------------------------
 
@@ -43,10 +39,8 @@ class CarriedLoss(InvariantPath):
               + \beta\,(L_{\text{new}} + a\,L_{\text{mem}})
 
     with H the Gauss-Newton matrix of the two losses. Where a softmax is saturated H
-    sees no curvature and the undamped step is far too long: the damping is multiplied
-    by 4 when F on the same inputs falls by less than a quarter of what the quadratic
-    model promised, and the step is not taken when F grows; it returns to its floor
-    later.
+    sees no curvature and the undamped step is far too long; it is tried first, as every
+    step of the path.
 
     Args:
         damping: its floor.
@@ -61,11 +55,7 @@ class CarriedLoss(InvariantPath):
         self, *args, damping=0.1, carry: float = 1.0, labels: float = 0.0, **rest
     ):
         super().__init__(*args, damping=damping, **rest)
-        self.carry, self.labels, self.floor = carry, labels, damping
-
-    def start_task(self, w: Tensor, task: Task) -> int:
-        self.damping = self.floor
-        return super().start_task(w, task)
+        self.carry, self.labels = carry, labels
 
     def cost(self, batch: int) -> int:
         if not len(self.memory):
@@ -78,16 +68,7 @@ class CarriedLoss(InvariantPath):
             return super().step(w, x, y, progress)
         rows = self.recall()
         G, covector = self.carried_metric(w, x, y, rows)
-        grad, limit = G.pull(covector), self.iterations
-        step = G.solve(grad, self.damping, "cg", tol=1e-6, max_iterations=limit).x
-        # exact at any stage of conjugate gradients: step . (model step) = step . g
-        promised = (step @ grad + self.damping * step @ step).item() / 2
-        won = self.total(w, x, y, rows) - self.total(w - step, x, y, rows)
-        if won < 0.25 * promised:
-            self.damping *= 4
-        elif won > 0.75 * promised:
-            self.damping = max(self.floor, self.damping / 2)
-        return w - step if won > 0 else w
+        return self.tried(w, G, G.pull(covector), lambda u: self.total(u, x, y, rows))
 
     def carried_metric(
         self, w: Tensor, x: Tensor, y: Tensor, rows: Tensor
@@ -126,93 +107,16 @@ class CarriedLoss(InvariantPath):
     @torch.no_grad()
     def total(self, w: Tensor, x: Tensor, y: Tensor, rows: Tensor) -> float:
         """The objective F on given rows of the memory and of the new task."""
-        memory = self.memory
-        owned = memory.allowed[rows]
-        old = self.R(w, memory.x[rows])
-        gap = self.embed(old, owned) - self.embed(memory.z[rows], owned)
-        value = gap.square().sum(1).mean() / 2 + self.carry * self.loss(w, x, y)
+        value = self.kept(w, rows) + self.carry * self.loss(w, x, y).item()
         if self.labels:
-            loss = F.cross_entropy(restrict(old, owned), memory.y[rows])
-            value = value + self.carry * self.labels * loss
-        return value.item()
-
-
-class HerdedDER(DarkExperienceReplay):
-    """Dark experience replay (DER) with herding: the metric chooses what is stored.
-
-    Args:
-        rule: see `choose_inputs`.
-        candidates: how many random inputs of a task are looked at.
-    """
-
-    def __init__(self, *args, rule: str = "mean", candidates: int = 500, **rest):
-        super().__init__(*args, **rest)
-        self.rule, self.candidates = rule, candidates
-
-    def pick(self, w: Tensor, task: Task) -> tuple[Tensor, int]:
-        rows = self.rng.permutation(len(task.x))[: self.candidates]
-        some = torch.from_numpy(rows).to(task.x.device)
-        signs = torch.from_numpy(self.rng.choice([-1.0, 1.0], self.classes)).to(w)
-        signs = signs * self.now
-
-        def direction(x: Tensor) -> Tensor:
-            return torch.func.grad(lambda u: self.R(u, x[None])[0] @ signs)(w)
-
-        J = torch.vmap(direction, chunk_size=64)(task.x[some])
-        return some[choose_inputs(J, self.per_task, self.rule)], len(some)
-
-
-def choose_inputs(J: Tensor, count: int, rule: str) -> Tensor:
-    r"""Rows of J that stand for all of them in the metric :math:`J^T J`.
-
-    Args:
-        J: one direction per input, shape (n, p).
-        count: how many to choose.
-        rule: `far`: the row farthest from the span of the chosen ones (a pivoted
-            Cholesky factor of the Gram matrix); `mean`: the row that brings the mean of
-            the chosen ones nearest to the mean of all.
-
-    Returns:
-        Distinct row numbers, shape (min(count, n),).
-
-    Raises:
-        ValueError: an unknown rule.
-
-    Cost: :math:`n^2 p` for the Gram matrix.
-
-    Source: `mean`: Welling 2009 (herding).
-
-    Examples:
-        >>> J = torch.tensor([[1.0, 0.0], [0.9, 0.0], [0.0, 0.5]])
-        >>> choose_inputs(J, 2, "far").tolist()
-        [0, 2]
-    """
-    if rule not in ("far", "mean"):
-        raise ValueError(f"rule: expected 'far' or 'mean', got {rule!r}")
-    K = (J @ J.T).double()
-    left = K.diagonal().clone()
-    chosen: list[int] = []
-    toward, total = K.mean(1), torch.zeros(len(K), dtype=K.dtype, device=K.device)
-    factor: list[Tensor] = []
-    for k in range(1, min(count, len(K)) + 1):
-        if rule == "far":
-            score = left
-        else:  # |mean - (total + J_i) / k|^2 up to what all candidates share
-            score = 2 * toward - (2 * total + K.diagonal()) / k
-        free = score.clone()
-        free[chosen] = -torch.inf
-        i = int(free.argmax())
-        chosen.append(i)
-        total = total + K[i]
-        column = K[i] - sum((f * f[i] for f in factor), torch.zeros_like(left))
-        factor.append(column / left[i].clamp_min(1e-300).sqrt())
-        left = (left - factor[-1].square()).clamp_min(0)
-    return torch.tensor(chosen, device=J.device)
+            old = restrict(self.R(w, self.memory.x[rows]), self.memory.allowed[rows])
+            loss = F.cross_entropy(old, self.memory.y[rows])
+            value += self.carry * self.labels * loss.item()
+        return value
 
 
 LEARNER_VARIANTS: dict[str, type[Learner]] = {
     "invariant path + loss": CarriedLoss,
-    "distilled logits, chosen inputs": HerdedDER,
 }
 
 
@@ -220,16 +124,27 @@ LEARNER_VARIANTS: dict[str, type[Learner]] = {
 
 
 def path_by_metric(
-    R: Realization, w: Tensor, data: Table, sparsity: float, **settings
+    R: Realization,
+    w: Tensor,
+    data: Table,
+    sparsity: float,
+    *,
+    relative: bool = True,
+    memory: float = 0.9,
+    labels: float = 0.0,
+    **settings,
 ) -> Sparse:
     """The invariant path, which drops the weights whose loss the metric says is least.
 
     Args:
+        relative, memory: of `MetricMask`.
+        labels: the part of the way to the labels that the outputs to keep are moved.
         settings: of `sparse_path`.
     """
     space, meter = FunctionSpace(R, data.x), Meter()
-    choose = metric_chooser(space, meter)
-    found = sparse_path(space, w, sparsity, choose=choose, **settings)
+    choose = MetricMask(space, meter, memory=memory, relative=relative)
+    target = kept_outputs(space, R, w, data.y, labels)
+    found = sparse_path(space, w, sparsity, choose=choose, target=target, **settings)
     return _paid(found, meter)
 
 
@@ -244,8 +159,8 @@ def path_to_labels(
 ) -> Sparse:
     """The invariant path, its reference moved the part `labels` of the way to them."""
     space = FunctionSpace(R, data.x)
-    reference = labelled_reference(space, w, data.y, labels) if labels else None
-    return sparse_path(space, w, sparsity, reference=reference, **settings)
+    target = kept_outputs(space, R, w, data.y, labels)
+    return sparse_path(space, w, sparsity, target=target, **settings)
 
 
 def path_then_labels(
@@ -289,10 +204,10 @@ def gradual_by_metric(
         steps, plan: of `train_under_masks`.
     """
     meter = Meter()
-    choose = metric_chooser(FunctionSpace(R, data.x), meter, 1, by_step=True)
+    choose = MetricMask(FunctionSpace(R, data.x), meter)
     mask = torch.ones_like(w, dtype=torch.bool)
 
-    def masks(now: Tensor, rows: Tensor, step: int) -> Tensor:
+    def masks(now: Tensor, rows: Tensor, step: int, _moments: object) -> Tensor:
         nonlocal mask
         if step % every == 0 or step == steps:
             mask = choose(now, cubic_sparsity(sparsity, step, steps), rows, step)
@@ -314,4 +229,8 @@ PRUNING_VARIANTS: dict[str, Callable[..., Sparse]] = {  # against the baselines'
     "labels in the metric": path_to_labels,
     "metric path, then labels": path_then_labels,
     "gradual + labels, metric mask": gradual_by_metric,
+    "adaptive metric + labels": partial(gradual, keep="adaptive metric"),
+    "adaptive metric + distillation": partial(
+        gradual, keep="adaptive metric", distil=True
+    ),
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from popular import POPULAR, PolarMuon, Shampoo, SignSGD, as_matrix, first_step
 from torch import Tensor, nn, optim
 
 from geolib.naturality import (
@@ -26,7 +27,6 @@ from geolib.naturality.kfac import kronecker
 from geolib.naturality.local_geometry import Diverged, flatten, unflatten
 from geolib.naturality.momentum import HeavyBall
 from geolib.naturality.rules import Rule
-from geolib.naturality.tensorwise import as_matrix
 
 
 def empirical(q: LocalGeometry) -> Tensor:
@@ -252,7 +252,7 @@ _ROWS = [
         ),
     ),
     _Row("ngd-kfac-damped", layered(KFACDampedNatural), layered=True, group="natural"),
-    _Row("ngd-home-damped", _home_damped, cost=2, group="natural"),
+    _Row("ngd-home-damped", _home_damped, group="natural"),
     _Row(
         "natural-momentum-covector",
         geometric(NaturalCovectorMomentum),
@@ -261,6 +261,7 @@ _ROWS = [
     ),
     _Row("lift-sgd", _lifted_sgd, group="natural"),
 ]
+_ROWS = [*(replace(s, group="Euclidean") for s in POPULAR), *_ROWS]
 CONTROLS = {
     s.name: s if s.group != "user" else replace(s, group="with a metric") for s in _ROWS
 }
@@ -272,6 +273,9 @@ TABLE = dict(
 )
 RULES = {  # of the naturality algebras, where the name is no rule of the package
     "adagrad": DiagonalAdaGrad,
+    "sign": first_step(SignSGD),
+    "muon": first_step(PolarMuon),
+    "shampoo": first_step(Shampoo),
     "marquardt": marquardt(0.1),
     "kronecker": partial_traces,
     "block": block,

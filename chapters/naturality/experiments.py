@@ -4,7 +4,9 @@ r"""The stored audit of the chapter on naturality: the sweep that writes its tab
     geolib sweep audit --size full            # twenty minutes of one core
     geolib sweep audit --size full --publish  # writes `measured/audit-*.json` from it
 
-The sweep may be stopped and started again.
+    geolib sweep networks --size full --publish  # and `measured/networks.json`
+
+The sweeps may be stopped and started again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import random_networks
 from controls import TABLE
 from stored_audits import CELL, PROTOCOL, TASKS
 
@@ -89,4 +92,17 @@ AUDIT = Sweep(
     text="Naturality of optimizers, over problems and step sizes.",
     kept_as=compact,
     about={"horizon": PROTOCOL.horizon, "maps_seed": PROTOCOL.seed, "cell": CELL},
+)
+
+NETWORKS = Sweep(
+    "networks",
+    random_networks.run,
+    {
+        "small": lambda: random_networks.specs(list(range(2))),
+        "book": lambda: random_networks.specs(list(range(6))),
+        "full": lambda: random_networks.specs(list(range(20))),
+    },
+    text="The audit on default-initialised networks, beside closed forms.",
+    kept_as=random_networks.compact,
+    about={"seeds": "0 to 19", "open": random_networks.OPEN},
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import jacrev
 from audit_problems import linear_model, two_layer
 
 from geolib.naturality import Embedding, Problem, Projection
@@ -46,6 +47,55 @@ def duplication(
         return torch.cat([t.reshape(-1) for t in wide])
 
     return Embedding(iota, f"{copies} copies, {scaling}")
+
+
+def horizontal_lift(
+    pi: Projection, x: Tensor, v: Tensor, metric: Tensor | None = None
+) -> Tensor:
+    r"""Return the vector over v that is orthogonal to the fibre of pi through x.
+
+    .. math:: v' = M^{-1} D\pi^T (D\pi M^{-1} D\pi^T)^{-1} v .
+
+    Args:
+        pi: a submersion near x.
+        x: a point upstairs, (p',).
+        v: a tangent vector at its image, (p,).
+        metric: M upstairs, (p', p'), positive definite; the identity when None.
+
+    Raises:
+        ValueError: no submersion at x (its Jacobian lacks full row rank).
+
+    Source: :eq:`drv-naturality-horizontal` (derivations).
+
+    Examples:
+        >>> x = torch.tensor([1.0, 1.0], dtype=torch.float64)
+        >>> horizontal_lift(Projection(lambda w: w.sum().reshape(1)), x, x[:1])
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    D = jacrev(pi.forward)(x)
+    X = D.T if metric is None else torch.linalg.solve(metric, D.T)
+    G = D @ X
+    w = torch.linalg.eigvalsh(0.5 * (G + G.T))
+    if not float(w[0]) > 1e-12 * float(w[-1]):
+        raise ValueError("pi: expected a submersion at x, its Jacobian lacks rank")
+    return X @ torch.linalg.solve(G, v)
+
+
+def submersion_defect(
+    pi: Projection, x: Tensor, upstairs: Tensor, downstairs: Tensor
+) -> float:
+    r"""Return the relative failure of :math:`D\pi\,G'\,D\pi^T = G\circ\pi`.
+
+    Args:
+        pi: a submersion.
+        x: a point upstairs, (p',).
+        upstairs, downstairs: cometrics :math:`G'` (p', p') and G (p, p) there.
+
+    Source: :eq:`drv-naturality-submersion` (derivations).
+    """
+    D = jacrev(pi.forward)(x)
+    gap = D @ upstairs @ D.T - downstairs
+    return float(gap.norm() / downstairs.norm())
 
 
 def prune_dead(

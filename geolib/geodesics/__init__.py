@@ -5,30 +5,27 @@ realise; `geodesic` and `exponential_map` solve for shortest paths; `connect`,
 `sparsify` and `learn_sequence` put them to work on any module.
 """
 
-from geolib.core.checks import guarded as _guarded
+from geolib.files import exported as _exported
 from geolib.geodesics.bvp import (
     Geodesic as Geodesic,
     geodesic as geodesic,
     geodesics as geodesics,
 )
-from geolib.geodesics.certificate import certify_path as certify_path
 from geolib.geodesics.connect import connect as connect
 from geolib.geodesics.continual import learn_sequence as learn_sequence
 from geolib.geodesics.curves import (
     trained_curve as trained_curve,
     trained_curves as trained_curves,
 )
-from geolib.geodesics.embedding import embed as embed, noise_like as noise_like
+from geolib.geodesics.embedding import embed as embed
 from geolib.geodesics.function_space import FunctionSpace as FunctionSpace
 from geolib.geodesics.ivp import exponential_map as exponential_map
 from geolib.geodesics.learners import LEARNERS as LEARNERS
 from geolib.geodesics.magnitude_masks import (
-    density as density,
     magnitude_mask as magnitude_mask,
     matrices as matrices,
 )
 from geolib.geodesics.measures import (
-    calibration_error as calibration_error,
     lengths as lengths,
     profile as profile,
 )
@@ -38,11 +35,7 @@ from geolib.geodesics.path import (
     SineBasis as SineBasis,
     WeightPath as WeightPath,
 )
-from geolib.geodesics.sparse_path import (
-    bhattacharyya as bhattacharyya,
-    sparse_path as sparse_path,
-)
+from geolib.geodesics.sparse_path import sparse_path as sparse_path
 from geolib.geodesics.sparsify import sparsify as sparsify
-from geolib.geodesics.walk import invariant_walk as invariant_walk
 
-__all__ = _guarded(globals())
+__all__ = _exported(globals())

@@ -19,6 +19,7 @@ from geolib.geodesics.path import (
     check_ends,
 )
 from geolib.networks.training import minimize
+from geolib.networks.validation import check_positive
 
 NODES = 16  # Gauss nodes per segment of a deterministic search
 STATUS_INPUTS = 1024  # inputs that the final check of stationarity looks at
@@ -160,6 +161,7 @@ def geodesics(
     """
     if len(seeds) != len(a):
         raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
+    check_positive(steps=steps, batch=batch, lr=lr, tol=tol)
     basis = SineBasis(4) if basis is None else basis
     starts = [None] * len(a) if start is None else list(start)
     pairs = zip(a, b, starts, strict=True)
@@ -187,6 +189,7 @@ def _smooth_geodesic(
     tol: float = 0.01,
 ) -> Geodesic:
     """The search of `geodesic` without randomness."""
+    check_positive(steps=steps, tol=tol)
     basis = LegendreBasis(16) if basis is None else basis
     path = _first_path(a, b, basis, start, segments)
     found, energies, passes = _lbfgs(space, path, NODES * segments, steps)

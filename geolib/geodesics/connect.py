@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ from geolib.geodesics.path import WeightPath, check_ends
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
-from geolib.networks.validation import check_inputs, same_architecture
+from geolib.networks.rows import PIECE, Rows, as_rows
+from geolib.networks.validation import same_architecture
 
-METHODS = ("geodesic", "line", "curve")
+METHODS = ("arc", "geodesic", "line", "curve")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Connection:
         path: the curve in weight space; its `converged` says how the search ended.
         start, end: the two networks (copies; the second with its units permuted, if
             it was aligned). They are the path's ends, with their own constants.
-        x: the inputs the metric saw; BatchNorm statistics are re-estimated on them.
+        x: the inputs that the search saw; BatchNorm statistics are re-estimated on them.
         aligned: whether the second network's units were permuted first.
         statistics: of BatchNorm: `none`, or `re-estimated` between the ends.
         gradient_evaluations: compute paid.
@@ -39,7 +42,7 @@ class Connection:
     path: WeightPath
     start: nn.Module
     end: nn.Module
-    x: Tensor
+    x: Tensor | Rows
     aligned: bool
     statistics: str
     gradient_evaluations: int
@@ -67,7 +70,7 @@ class Connection:
 
         def logits(w: Tensor) -> Tensor:
             net = self._at(w)
-            return torch.cat([net(part) for part in x.split(2048)])
+            return torch.cat([net(part) for part in x.split(PIECE)])
 
         return profile(self.path, logits, y, grid)
 
@@ -75,19 +78,25 @@ class Connection:
 def connect(
     a: nn.Module,
     b: nn.Module,
-    data: Tensor,
+    data: Any,
     labels: Tensor | None = None,
     *,
-    method: str = "geodesic",
-    align: bool = False,
+    method: str = "arc",
+    align: bool | None = None,
     space: str = "sphere",
     ridge: float = 1e-4,
+    transform: Callable[[Tensor], Tensor] | None = None,
     **options,
 ) -> Connection:
     r"""Connect two trained networks by a path that keeps the function.
 
-    .. math:: \min_W \int_0^1 g_W(\dot W, \dot W)\,dt, \qquad
+    .. math:: \min_W \int_0^1 \mathbb{E}_x\,|\Phi_x(W(t)) - \gamma_x(t)|^2\,dt
+              \quad\text{or}\quad \min_W \int_0^1 g_W(\dot W, \dot W)\,dt, \qquad
               W(0) = w_a,\; W(1) = w_b
+
+    `arc` gives the path a geodesic of function space to follow: the shortest path
+    :math:`\gamma_x` between the two answers to each input. `geodesic` minimises the
+    energy of the path itself. Neither looks at a label.
 
     Networks with BatchNorm are joined with the statistics of each batch, and every
     network inside the path has its running statistics re-estimated before it is used;
@@ -95,11 +104,15 @@ def connect(
 
     Args:
         a, b: two modules of one architecture, in evaluation mode.
-        data: inputs, shape (n, ...); no labels are needed for `geodesic`.
+        data: inputs, shape (n, ...), as a tensor, an array, a data set or a
+            `DataLoader`.
         labels: for `curve`, which trains on them.
-        method: `geodesic`; `line`: straight; `curve`: a Bezier curve trained on labels.
-        align: permute the hidden units of `b` to match those of `a` first.
+        method: `arc`; `geodesic`; `line`: straight; `curve`: a Bezier curve trained on
+            labels.
+        align: permute the hidden units of `b` to match those of `a` first; None does
+            where they can be followed through the modules.
         space, ridge: of the `FunctionSpace` that the path is measured in.
+        transform: applied to each batch of `data`, say from bytes to numbers.
         options: of `geodesic` or `trained_curve`.
 
     Raises:
@@ -122,47 +135,59 @@ def connect(
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     same_architecture(a, b)
     _same_constants(a, b)
-    check_inputs(data, "data")
     if method == "line" and options:
         raise ValueError(f"options: a straight line has none, got {sorted(options)}")
     normed = has_batch_norm(a)
     Realization(a), Realization(b)  # refuses BatchNorm in training mode
-    if align:
-        b = match(a, b).module
+    b, aligned = _aligned(a, b, align)
     pure = with_batch_statistics(a) if normed else a
     R = Realization(pure, check=not normed)  # batch statistics do mix the samples
     w_a = R.theta0
     w_b = Realization(with_batch_statistics(b) if normed else b).theta0
     check_ends(w_a, w_b, distinct=True)
-    _check_shape(R, data)
+    x = as_rows(data, transform, w_a)
+    _check_shape(R, x[:2])
     if method == "line":
         found = Geodesic(WeightPath(w_a, w_b), [], 0, 1.0, True, "a straight line")
     elif method == "curve":
         if labels is None:
             raise ValueError("labels: a curve trained on the loss needs them")
-        found = trained_curve(R, w_a, w_b, data, labels, **options)
+        found = trained_curve(R, w_a, w_b, x, labels, **options)
+    elif method == "arc":
+        ends = Realization(a), Realization(b)
+        found = trained_curve(R, w_a, w_b, x, space=space, ends=ends, **options)
     else:
-        S = FunctionSpace(R, data, space, ridge)
+        S = FunctionSpace(R, x, space, ridge)
         found = geodesic(S, w_a, w_b, **options)
     return Connection(
         found.path,
         copy_module(a).eval(),
         copy_module(b).eval(),
-        data,
-        align,
+        x,
+        aligned,
         "re-estimated" if normed else "none",
         found.gradient_evaluations,
         found.message,
     )
 
 
-def _check_shape(R: Realization, data: Tensor) -> None:
+def _aligned(a: nn.Module, b: nn.Module, align: bool | None) -> tuple[nn.Module, bool]:
+    """The second network in the order of the first, if that is asked for or can be."""
+    try:
+        return (b, False) if align is False else (match(a, b).module, True)
+    except (TypeError, ValueError):
+        if align:
+            raise
+        return b, False
+
+
+def _check_shape(R: Realization, x: Tensor) -> None:
     try:
         with torch.no_grad():
-            R(R.theta0, data[:2])
+            R(R.theta0, x)
     except RuntimeError as error:
         raise ValueError(
-            f"data: the networks do not take inputs of shape {tuple(data.shape[1:])}: "
+            f"data: the networks do not take inputs of shape {tuple(x.shape[1:])}: "
             f"{error}"
         ) from error
 

@@ -56,7 +56,7 @@ class Learned:
 def learn_sequence(
     module: nn.Module,
     tasks: list[Task],
-    method: str | type[Learner] = "invariant path",
+    method: str | type[Learner] = "distilled logits, chosen inputs",
     *,
     scenario: str = "class",
     memory: int = 50,
@@ -71,8 +71,9 @@ def learn_sequence(
     .. math:: \min_\theta\; \tfrac12 \theta^T (G_{\text{mem}} + \mu I)\,\theta
               + \langle \nabla L_{\text{new}}, \theta \rangle
 
-    is one step of the invariant path: downhill for the new task, along directions in
-    which the network's outputs on the stored inputs stand still.
+    is one step of the method "invariant path": downhill for the new task, along
+    directions in which the network's outputs on the stored inputs stand still. The
+    default keeps those outputs as targets, and the metric chooses which inputs to store.
 
     Args:
         module: the network, with an output for every class of every task; unchanged.
@@ -150,12 +151,13 @@ def _one_task(
 ) -> Tensor:
     used = learner.start_task(w, task)
     x, y = learner.x, learner.y
+    used += learner.finish_cost(task)
     steps = max(1, (budget - used) // learner.cost(min(batch, len(x))))
     plan = batches(len(x), batch, steps, 1000 * seed + index, x.device)
     for step, rows in enumerate(plan):
         w = learner.step(w, x[rows], y[rows], step / steps)
     meter.add(used + steps * learner.cost(min(batch, len(x))))
-    meter.add(learner.finish_task(w, task))
+    learner.finish_task(w, task)
     return w
 
 

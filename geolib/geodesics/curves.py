@@ -1,8 +1,8 @@
-"""Curves that are trained with labels: the yardstick for label-free geodesics."""
+"""Curves that follow a target: the arc between two functions, or labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,49 +11,59 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics.bvp import Geodesic
+from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.path import Basis, BezierBasis, WeightPath, check_ends
+from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
-from geolib.networks.validation import check_inputs, check_labels
+from geolib.networks.validation import check_inputs, check_labels, check_positive
+
+# maps embedded or plain outputs (k, n, c), rows (k, n) and times (k,) to losses (k,)
+CurveLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def trained_curve(
     R: Realization,
     a: Tensor,
     b: Tensor,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Rows,
+    y: Tensor | None = None,
     *,
     seed: int = 0,
     **options,
 ) -> Geodesic:
-    r"""Minimise the mean cross-entropy over a curve, one random time a step.
+    r"""Move a curve toward the arc between its ends' functions, one random time a step.
 
-    .. math:: \min_c\; \mathbb{E}_{t \sim U(0, 1)}\, L(W_c(t))
+    .. math:: \min_c\; \mathbb{E}_{t \sim U(0, 1)}\,
+              |\Phi(W_c(t)) - \gamma_x(t)|^2
+
+    with :math:`\gamma_x` the geodesic of the output space between the two answers to x:
+    a great circle on the sphere, a straight line in the flat spaces. No label enters.
+    With labels `y` their mean cross-entropy along the curve is minimised instead.
 
     Args:
         R: the network as a function of its weights.
         a, b: the ends, shape (p,).
-        x, y: inputs (n, ...) and classes (n,).
+        x: inputs (n, ...).
+        y: classes (n,), or None for the arc.
         seed: of all draws.
-        options: of `trained_curves`: basis, steps, batch, lr.
+        options: of `trained_curves`: space, ends, basis, steps, batch, lr.
 
     Raises:
         ValueError: ends that no path can join, labels the network has no output for,
             non-finite inputs, or options out of range.
 
-    Cost: steps * batch gradient evaluations.
+    Cost: steps * batch gradient evaluations, and 2 n for the answers of the ends.
 
-    Source: Garipov et al. 2018, equation 2.
+    Source: Garipov et al. 2018, equation 2 (labels);
+        :eq:`drv-geodesics-arc-target` (derivations).
 
     Examples:
         >>> from geolib.networks import mlp
         >>> R = Realization(mlp([2, 3]))
-        >>> x, y = torch.eye(2).double(), torch.tensor([0, 1])
-        >>> w = R.theta0
-        >>> trained_curve(R, w, -w, x, y, steps=10).gradient_evaluations
-        20
+        >>> x, w = torch.eye(2).double(), R.theta0
+        >>> trained_curve(R, w, -w, x, steps=10).gradient_evaluations
+        24
     """
-    check_ends(a, b)
     return trained_curves(R, a[None], b[None], x, y, seeds=[seed], **options)[0]
 
 
@@ -61,10 +71,12 @@ def trained_curves(
     R: Realization,
     a: Tensor,
     b: Tensor,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Rows,
+    y: Tensor | None = None,
     *,
     seeds: Sequence[int],
+    space: str = "sphere",
+    ends: tuple[Realization, Realization] | None = None,
     basis: Basis | None = None,
     steps: int = 5000,
     batch: int = 256,
@@ -73,68 +85,132 @@ def trained_curves(
     r"""Train the curves between k pairs of networks side by side; see `trained_curve`.
 
     .. math:: \min_{c_1, \dots, c_k} \sum_i
-              \mathbb{E}_{t \sim U(0, 1)}\, L(W_{c_i}(t))
+              \mathbb{E}_{t \sim U(0, 1)}\, L_t(W_{c_i}(t))
 
     Args:
         R, x, y: as in `trained_curve`.
         a, b: the ends, shape (k, p).
         seeds: one for each pair.
+        space: where the arc lies; see `embed`.
+        ends: what gives the answers of a and of b, if not R: networks with BatchNorm
+            and their own statistics.
         basis: the Bezier curve with one control point by default.
         steps, batch, lr: as in `geolib.networks.train`.
 
     Raises:
         ValueError: as `trained_curve`; another number of seeds than pairs.
 
-    Cost: steps * batch gradient evaluations a curve.
+    Cost: steps * batch gradient evaluations a curve, and 2 n without labels.
 
-    Source: Garipov et al. 2018, equation 2.
+    Source: Garipov et al. 2018, equation 2 (labels);
+        :eq:`drv-geodesics-arc-target` (derivations).
 
     Examples:
         >>> from geolib.networks import mlp
         >>> R = Realization(mlp([2, 3]))
         >>> x, y, w = torch.eye(2).double(), torch.tensor([0, 1]), R.theta0
-        >>> ends = torch.stack([w, 2 * w]), torch.stack([-w, -w])
-        >>> len(trained_curves(R, *ends, x, y, seeds=[0, 1], steps=10))
+        >>> pairs = torch.stack([w, 2 * w]), torch.stack([-w, -w])
+        >>> len(trained_curves(R, *pairs, x, y, seeds=[0, 1], steps=10))
         2
     """
     if len(seeds) != len(a):
         raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
     for start, end in zip(a, b, strict=True):
         check_ends(start, end, distinct=True)
-    check_inputs(x)
-    check_labels(R(a[0], x[:1]).shape[1], y, len(x))
+    check_positive(steps=steps, batch=batch, lr=lr)
+    if isinstance(x, Tensor):
+        check_inputs(x)
+    paid = steps * min(batch, len(x))
+    S = FunctionSpace(R, x, space)
+    if y is not None:
+        check_labels(R(a[0], x[:1]).shape[1], y, len(x))
+        curve_loss = _label_loss(y)
+    else:
+        first, last = (R, R) if ends is None else ends
+        curve_loss = arc_loss(S, first, last, a, b)
+        paid += 2 * len(x)
     basis = BezierBasis(1) if basis is None else basis
     control = a.new_zeros(len(a), basis.size, a.shape[1]).requires_grad_(True)
     draws = [batches(len(x), batch, steps, s + 1, x.device) for s in seeds]
     drawn = [np.random.default_rng(s).uniform(size=steps) for s in seeds]
     times = torch.from_numpy(np.array(drawn)).to(a)
+    losses: list[list[float]] = []
 
-    def each_loss(step: int) -> Tensor:
+    def loss(step: int) -> Tensor:
         t = times[:, step]
         bends = (basis.values(t)[:, None] @ control)[:, 0]
         w = a + t[:, None] * (b - a) + bends
         rows = torch.stack([next(d) for d in draws])
-        if len(w) == 1:
-            return F.cross_entropy(R(w[0], x[rows[0]]), y[rows[0]])[None]
-        z = torch.vmap(R)(w, x[rows])
-        each = F.cross_entropy(z.flatten(0, 1), y[rows].flatten(), reduction="none")
-        return each.view(rows.shape).mean(1)
-
-    losses: list[list[float]] = []
-
-    def loss(step: int) -> Tensor:
-        each = each_loss(step)
+        z = S.logits(w, rows if len(w) > 1 else rows[0])
+        each = curve_loss(z, rows, t)
         losses.append(each.tolist())
         return each.sum()
 
     minimize([control], loss, steps, lr)
-    paid = steps * min(batch, len(x))
     return [
-        _judged(ends, basis, bends, list(values), paid)
-        for *ends, bends, values in zip(
+        _judged(pair, basis, bends, list(values), paid)
+        for *pair, bends, values in zip(
             a, b, control.detach(), zip(*losses, strict=True), strict=True
         )
     ]
+
+
+def _label_loss(y: Tensor) -> CurveLoss:
+    """The mean cross-entropy of each network."""
+
+    def loss(z: Tensor, rows: Tensor, _t: Tensor) -> Tensor:
+        each = F.cross_entropy(z.flatten(0, 1), y[rows].flatten(), reduction="none")
+        return each.view(rows.shape).mean(1)
+
+    return loss
+
+
+def arc_loss(
+    S: FunctionSpace, first: Realization, last: Realization, a: Tensor, b: Tensor
+) -> CurveLoss:
+    """The mean squared distance from the arcs between the answers of a and of b (k, p).
+
+    Cost: 2 forward passes on all inputs for each pair.
+    """
+
+    def answers(R: Realization, points: Tensor) -> Tensor:
+        parts = S.x.split(PIECE)
+        with torch.no_grad():
+            found = [torch.stack([R(w, part) for w in points]) for part in parts]
+        return S.embed(torch.cat(found, 1))
+
+    start, stop = answers(first, a), answers(last, b)
+    each = torch.arange(len(a), device=a.device)[:, None]
+
+    def loss(z: Tensor, rows: Tensor, t: Tensor) -> Tensor:
+        p, q = start[each, rows], stop[each, rows]
+        goal = arc(p, q, t[:, None, None], S.space == "sphere")
+        return (S.embed(z) - goal).square().sum(2).mean(1)
+
+    return loss
+
+
+def arc(p: Tensor, q: Tensor, t: Tensor, sphere: bool) -> Tensor:
+    r"""The point at time t of the shortest path between points (..., c).
+
+    .. math:: \frac{\sin((1-t)\omega)\,p + \sin(t\omega)\,q}{\sin\omega}, \qquad
+              \cos\omega = \frac{p \cdot q}{|p||q|}
+
+    on the sphere of radius 2, and :math:`(1-t)p + tq` in a flat space.
+
+    Source: :eq:`drv-geodesics-arc-target` (derivations).
+
+    Examples:
+        >>> p, q = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
+        >>> arc(p, q, torch.tensor(0.5), True).tolist()
+        [1.4142..., 1.4142...]
+    """
+    if not sphere:
+        return (1 - t) * p + t * q
+    # by the chord, since the cosine of a small angle is 1 to all digits
+    omega = 2 * torch.asin(((p - q).norm(dim=-1, keepdim=True) / 4).clamp(max=1))
+    s, u = (torch.sinc(r * omega / torch.pi) * r for r in (1 - t, t))
+    return (s * p + u * q) / torch.sinc(omega / torch.pi)
 
 
 def _judged(

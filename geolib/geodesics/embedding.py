@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from geolib.core import Categorical, Euclidean, OutputMetric
 from geolib.core.output_metrics import LocalMetric, RootMetric
-from geolib.networks.validation import check_inputs
 
 SPACES = ("raw", "logit", "prob", "sphere")
 
@@ -113,33 +111,6 @@ def drift_gradient(
     with torch.enable_grad():
         half = (phi(z) - target).square().sum() / 2
         return torch.autograd.grad(half, z)[0]
-
-
-def noise_like(x: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Draw Gaussian inputs with the mean and scale of each coordinate of `x`.
-
-    The metric needs inputs but no labels; where no data may be kept, noise will do.
-
-    Args:
-        x: inputs, shape (n, ...).
-        count: how many to draw.
-        seed: of the draw.
-
-    Raises:
-        ValueError: fewer than one sample asked for, or non-finite inputs.
-
-    Source: definition, a normal law with independent coordinates.
-
-    Examples:
-        >>> noise_like(torch.zeros(5, 2), 3).shape
-        torch.Size([3, 2])
-    """
-    if count < 1:
-        raise ValueError(f"count: expected at least 1, got {count}")
-    check_inputs(x)
-    draw = np.random.default_rng(seed).standard_normal((count, *x.shape[1:]))
-    noise = torch.from_numpy(draw).to(x)
-    return x.mean(0) + x.std(0, correction=0) * noise
 
 
 def angle_length(p: Tensor, q: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from geolib.core import JacobianFactors, Metric, PullbackMetric, Realization
+from geolib.core import Metric, PullbackMetric, Realization
+from geolib.core.solve_cost import ProblemSize
 from geolib.geodesics.embedding import drift_gradient, embed, output_metric
 from geolib.networks.batch_norm import BatchStatistics
+from geolib.networks.rows import Rows
 from geolib.networks.validation import check_inputs
 
 LOOP_ABOVE = 20_000  # weights; below, one batched call beats a loop over networks
@@ -32,41 +35,16 @@ class Space(Protocol):
     def acceleration(self, w: Tensor, v: Tensor) -> Tensor: ...
 
 
-class FreeMetric(Metric):
-    r"""The metric in the weights that may move: :math:`P G P` with the mask P.
+class MixedMetric(Metric):
+    """The metric where samples see each other, as under the statistics of a batch.
 
-    Products, `pull` and `solve(..., "cg")` stay among the free weights.
+    Products go through the graph: a row of the Jacobian is not one sample's alone.
     """
 
-    free: Tensor
-
-    def product(self, v: Tensor) -> Tensor:
-        return self.free * super().product(self.free * v)
-
-    def pull(self, u: Tensor) -> Tensor:
-        """The free part of the covector J^T u."""
-        return self.free * super().pull(u)
-
-    def dense(self) -> Tensor:
-        """P G P, shape (p, p)."""
-        return self.free[:, None] * super().dense() * self.free
-
-    def rows(self) -> _FreeRows:  # type: ignore[override]
-        """The factored A P with P G P = (A P)^T (A P)."""
-        return _FreeRows(super().rows(), self.free)
-
-
-class _FreeRows:
-    """Products with the rows of a metric, in the free weights alone."""
-
-    def __init__(self, rows: JacobianFactors, free: Tensor) -> None:
-        self.of, self.free = rows, free
-
-    def matvec(self, v: Tensor) -> Tensor:
-        return self.of.matvec(self.free * v)
-
-    def rmatvec(self, u: Tensor) -> Tensor:
-        return self.free * self.of.rmatvec(u)
+    @property
+    def problem_size(self) -> ProblemSize:
+        """The sizes that decide how to solve: the samples count as not to be parted."""
+        return replace(super().problem_size, batches=True)
 
 
 class FunctionSpace:
@@ -79,7 +57,7 @@ class FunctionSpace:
 
     Args:
         realization: the map from weights to functions, or a module to make one of.
-        x: inputs, no labels, shape (n, ...).
+        x: inputs, no labels, shape (n, ...), or `Rows` that read them batch by batch.
         space: where outputs are compared: `sphere`, `logit`, `prob` or `raw`; see
             `embed`.
         ridge: the weight :math:`\lambda` of motion in weight space.
@@ -100,11 +78,12 @@ class FunctionSpace:
     def __init__(
         self,
         realization: Realization | nn.Module,
-        x: Tensor,
+        x: Tensor | Rows,
         space: str = "sphere",
         ridge: float = 1e-4,
     ) -> None:
-        check_inputs(x)
+        if not isinstance(x, Rows):
+            check_inputs(x)
         if not ridge >= 0:
             raise ValueError(f"ridge: expected a number >= 0, got {ridge}")
         embed(torch.zeros(1, 2), space)  # names an unknown space at once
@@ -115,31 +94,36 @@ class FunctionSpace:
         self.space = space
         self.ridge = ridge
         self.size = len(x)
+        first = x[:2]
         # outputs that depend on the other inputs of a batch must not be stored
         modules = realization.module.modules()
         self.cacheable = not any(isinstance(m, BatchStatistics) for m in modules)
         if self.cacheable:
-            w = realization.theta0.to(x.device)
-            w = w.to(x.dtype) if x.is_floating_point() else w
-            realization.check(w, x)
-            self._require_one_decision(w)
+            w = realization.theta0.to(first.device)
+            w = w.to(first.dtype) if first.is_floating_point() else w
+            realization.check(w, first)
+            self._require_one_decision(w, first[:1])
 
-    def _require_one_decision(self, w: Tensor) -> None:
+    def _require_one_decision(self, w: Tensor, x: Tensor) -> None:
         """Refuse a softmax over all the axes of an output, as of tokens or pixels."""
         with torch.no_grad():
-            z = self.realization.run(self.realization.unflatten(w), self.x[:1])
+            z = self.realization.run(self.realization.unflatten(w), x)
         if self.space != "raw" and z.ndim > 2:
             raise ValueError(
                 f"space: {self.space!r} compares one decision a sample, but outputs "
                 f"have shape (n, {', '.join(map(str, z.shape[1:]))}); use 'raw'"
             )
 
+    def inputs(self, rows: Tensor | None = None) -> Tensor:
+        """The inputs of these rows, or all of them."""
+        return self.x[slice(None) if rows is None else rows]
+
     def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
 
         The rows (n,) are those of all points, or (k, n) those of each.
         """
-        x = self.x if rows is None else self.x[rows]
+        x = self.inputs(rows)
         own = rows is not None and rows.ndim == 2
         if len(points) == 1 or self._loops(points):
             inputs = x if own else [x] * len(points)
@@ -207,24 +191,17 @@ class FunctionSpace:
             )
         return -found.x
 
-    def metric(
-        self, w: Tensor, rows: Tensor | None = None, free: Tensor | None = None
-    ) -> Metric:
+    def metric(self, w: Tensor, rows: Tensor | None = None) -> Metric:
         """The metric at one point, without the ridge: `core`'s pullback metric.
 
         Args:
             w: the point, shape (p,).
             rows: which inputs to use; None for all.
-            free: mask of the weights that may move, shape (p,); None for all.
         """
-        x = self.x if rows is None else self.x[rows]
-        metric = output_metric(self.space)
-        if free is None:
+        x, metric = self.inputs(rows), output_metric(self.space)
+        if self.cacheable:
             return PullbackMetric(self.realization, x, metric).at(w)
-        L = self.realization.linearize(w, x)
-        G = FreeMetric.from_linearization(L, metric)
-        G.free = free.to(w)  # type: ignore[attr-defined]
-        return G
+        return MixedMetric.from_linearization(self.realization.linearize(w, x), metric)
 
     def drift_covector(self, G: Metric, target: Tensor) -> Tensor:
         """What pulls back to the gradient of half the mean squared drift, (n, c)."""

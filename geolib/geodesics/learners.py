@@ -1,7 +1,8 @@
-"""Ways to learn the next task: the invariant path, EWC, LwF, replay and DER."""
+"""Ways to learn the next task: replay, outputs as targets (DER), the invariant path."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,13 @@ from torch.nn import functional as F
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient, embed
-from geolib.geodesics.sparse_path import bhattacharyya
+from geolib.geodesics.sparse_path import next_damping
 from geolib.networks.splits import Task
 from geolib.networks.training import cosine
 
 FORBIDDEN = -1e9  # a logit that no softmax sees; finite, so that 0 * it is 0
 NOTHING = torch.zeros(0)
+RULES = ("random", "mean")
 
 
 @dataclass
@@ -56,16 +58,52 @@ def restrict(z: Tensor, allowed: Tensor) -> Tensor:
     return z.masked_fill(~allowed, FORBIDDEN)
 
 
+def choose_inputs(J: Tensor, count: int) -> Tensor:
+    r"""Rows of J whose mean stays nearest to the mean of all, chosen one by one.
+
+    .. math:: i_k = \arg\min_i \Big|\,\bar J - \tfrac1k \Big(\sum_{l<k} J_{i_l} + J_i\Big)\Big|
+
+    Args:
+        J: one direction per input, shape (n, p).
+        count: how many to choose.
+
+    Returns:
+        Distinct row numbers, shape (min(count, n),).
+
+    Cost: :math:`n^2 p` for the Gram matrix.
+
+    Source: Welling 2009 (herding).
+
+    Examples:
+        >>> choose_inputs(torch.tensor([[1.0, 0.0], [0.9, 0.0], [0.0, 0.5]]), 2).tolist()
+        [1, 2]
+    """
+    K = (J @ J.T).double()
+    chosen: list[int] = []
+    toward, total = K.mean(1), torch.zeros_like(K[0])
+    for k in range(1, min(count, len(K)) + 1):
+        # |mean - (total + J_i) / k|^2 up to what all candidates share
+        score = 2 * toward - (2 * total + K.diagonal()) / k
+        score[chosen] = -torch.inf
+        chosen.append(int(score.argmax()))
+        total = total + K[chosen[-1]]
+    return torch.tensor(chosen, device=J.device)
+
+
 class Learner:
     """Plain fine-tuning: Adam on the new task's labels, nothing kept.
 
     Args:
         lr: learning rate, falling to zero within each task.
         replayed: stored inputs looked at in each step.
+        strength: of what keeps the old tasks, beside the new one's loss.
+        rule: which inputs are stored: `random`, or `mean`, whose
+            directions J^T u stand for those of the task; see `choose_inputs`.
+        candidates: how many random inputs of a task are looked at for that.
 
     Examples:
-        >>> sorted(LEARNERS)[:3]
-        ['distilled logits', 'elastic weights', 'fine-tuning']
+        >>> sorted(LEARNERS)[-3:]
+        ['fine-tuning', 'invariant path', 'replay']
     """
 
     needs_memory = False
@@ -80,7 +118,12 @@ class Learner:
         lr: float = 3e-3,
         replayed: int = 64,
         strength: float = 1.0,
+        rule: str = "random",
+        candidates: int = 500,
     ) -> None:
+        if rule not in RULES:
+            raise ValueError(f"rule: expected one of {RULES}, got {rule!r}")
+        self.rule, self.candidates = rule, candidates
         self.R, self.per_task, self.scenario = R, memory, scenario
         self.classes, self.seed = classes, seed
         self.lr, self.replayed, self.strength = lr, replayed, strength
@@ -128,115 +171,41 @@ class Learner:
     def new_loss(self, z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(restrict(z, self.now), y)
 
-    def finish_task(self, w: Tensor, task: Task) -> int:
-        """Keep what the method keeps; returns the compute it took."""
-        self.finished.append(task)
-        if not self.needs_memory:
-            return 0
-        rows, paid = self.pick(w, task)
-        with torch.no_grad():
-            z = self.R(w, task.x)
-        self.memory.store(task, z, self.now, rows)
-        return paid
+    def finish_cost(self, task: Task) -> int:
+        """Compute of `finish_task`, which is kept back for it."""
+        chosen = self.needs_memory and self.rule != "random"
+        return min(self.candidates, len(task.x)) if chosen else 0
 
-    def pick(self, w: Tensor, task: Task) -> tuple[Tensor, int]:
-        """Rows of the task to keep, and the compute it took to choose them."""
+    def finish_task(self, w: Tensor, task: Task) -> None:
+        """Keep what the method keeps."""
+        self.finished.append(task)
+        if self.needs_memory:
+            with torch.no_grad():
+                z = self.R(w, task.x)
+            self.memory.store(task, z, self.now, self.pick(w, task))
+
+    def pick(self, w: Tensor, task: Task) -> Tensor:
+        """Rows of the task to keep."""
         rng = np.random.default_rng(self.seed + len(self.finished))
-        count = min(self.per_task, len(task.x))
-        rows = np.sort(rng.choice(len(task.x), count, replace=False))
-        return torch.from_numpy(rows).to(task.x.device), 0
+        among = self.per_task if self.rule == "random" else self.candidates
+        n = len(task.x)
+        rows = np.sort(rng.choice(n, min(among, n), replace=False))
+        some = torch.from_numpy(rows).to(task.x.device)
+        if self.rule == "random":
+            return some
+        signs = torch.from_numpy(rng.choice([-1.0, 1.0], self.classes)).to(w)
+        signs = signs * self.now
+
+        # one by one: no layer has to know how to run on copies of itself
+        points = (self.R.linearize(w, x[None]) for x in task.x[some])
+        J = torch.stack([L.vjp(signs.expand_as(L.outputs)) for L in points])
+        return some[choose_inputs(J, self.per_task)]
 
     def recall(self) -> Tensor:
         """Row numbers of the stored inputs that this step looks at."""
         count = min(self.replayed, len(self.memory))
         rows = self.rng.choice(len(self.memory), count, replace=False)
         return torch.from_numpy(rows).to(self.x.device)
-
-
-class Joint(Learner):
-    """All tasks so far together: what could be had if nothing had to be thrown away."""
-
-    def start_task(self, w: Tensor, task: Task) -> int:
-        super().start_task(w, task)
-        tasks = [*self.finished, task]
-        self.x = torch.cat([t.x for t in tasks])
-        self.y = torch.cat([t.y for t in tasks])
-        if self.scenario == "task":
-            owner = torch.cat([self.allowed(t).expand(len(t.x), -1) for t in tasks])
-            self.by_class = torch.zeros(self.classes, self.classes, dtype=torch.bool)
-            self.by_class = self.by_class.to(self.x.device)
-            self.by_class[self.y] = owner
-        return 0
-
-    def new_loss(self, z: Tensor, y: Tensor) -> Tensor:
-        if self.scenario == "task":
-            return F.cross_entropy(restrict(z, self.by_class[y]), y)
-        return F.cross_entropy(z, y)
-
-
-class EWC(Learner):
-    r"""Elastic weight consolidation (EWC): a spring on each weight, as stiff as its Fisher.
-
-    .. math:: L_{\text{new}} + \tfrac{s}{2} \sum_{\text{tasks}}
-              \sum_i F_i\,(w_i - w^*_i)^2
-
-    Source: Kirkpatrick et al. 2017, equation 3.
-    """
-
-    samples = 200
-
-    def __init__(self, *args, **rest) -> None:
-        super().__init__(*args, **rest)
-        self.springs: list[tuple[Tensor, Tensor]] = []
-
-    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        total = super().loss(w, x, y)
-        for fisher, old in self.springs:
-            total = total + self.strength / 2 * (fisher * (w - old).square()).sum()
-        return total
-
-    def finish_task(self, w: Tensor, task: Task) -> int:
-        super().finish_task(w, task)
-        rows = self.rng.permutation(len(task.x))[: self.samples]
-        pick = torch.from_numpy(rows).to(task.x.device)
-        with torch.no_grad():
-            p = torch.softmax(restrict(self.R(w, task.x[pick]), self.now), -1)
-        # labels are drawn from the model: the Fisher information, not its shortcut
-        u = torch.from_numpy(self.rng.uniform(size=(len(pick), 1))).to(p)
-        y = (p.cumsum(1) < u).sum(1).clamp_max(self.classes - 1)
-
-        def loss_of_one(v: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            z = restrict(self.R(v, x[None]), self.now)
-            return -torch.log_softmax(z, -1)[0].gather(0, y[None])[0]
-
-        grads = torch.vmap(torch.func.grad(loss_of_one), (None, 0, 0), chunk_size=64)
-        fisher = grads(w, task.x[pick], y).square().mean(0)
-        self.springs.append((fisher, w))
-        return len(pick)
-
-
-class LwF(Learner):
-    r"""Learning without forgetting (LwF): old outputs on *new* inputs are targets.
-
-    Source: Li and Hoiem 2016, section 3 (temperature 2).
-    """
-
-    def start_task(self, w: Tensor, task: Task) -> int:
-        self.teacher = w
-        old = sorted({c for t in self.finished for c in t.classes})
-        self.old = torch.tensor(old, dtype=torch.long, device=task.x.device)
-        return super().start_task(w, task)
-
-    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        z = self.R(w, x)
-        total = self.new_loss(z, y)
-        if not len(self.old):
-            return total
-        with torch.no_grad():
-            target = torch.log_softmax(self.R(self.teacher, x)[:, self.old] / 2, -1)
-        guess = torch.log_softmax(z[:, self.old] / 2, -1)
-        kl = F.kl_div(guess, target, log_target=True, reduction="batchmean")
-        return total + 4 * self.strength * kl
 
 
 class Replay(Learner):
@@ -269,16 +238,11 @@ class DarkExperienceReplay(Replay):
         return gap.square().sum(1).mean() / self.classes
 
 
-class PenaltyPath(Replay):
-    r"""The published form: the Bhattacharyya divergence on stored inputs is a penalty.
+class HerdedDER(DarkExperienceReplay):
+    """Dark experience replay (DER) with herding: the metric chooses what is stored."""
 
-    Source: public code of Raghavan et al. 2024 (`FlexibleMachineLearning`), as read.
-    """
-
-    def old_loss(self, z: Tensor, rows: Tensor) -> Tensor:
-        allowed = self.memory.allowed[rows]
-        old = restrict(self.memory.z[rows], allowed)
-        return bhattacharyya(restrict(z, allowed), old).sum()
+    def __init__(self, *args, **rest) -> None:
+        super().__init__(*args, **{"rule": "mean", "lr": 1e-3, **rest})
 
 
 class InvariantPath(Learner):
@@ -290,10 +254,11 @@ class InvariantPath(Learner):
 
     with :math:`\gamma = \mu\,\text{rate} / \max(1, |\nabla L|)` and no Adam behind it,
     whose scaling would leave the invariant directions. The second part of the bracket
-    takes back the drift.
+    takes back the drift. A step is tried before it is taken: one that loses is not, and
+    the damping follows the ratio of what was won to what was promised.
 
     Args:
-        damping: :math:`\mu`.
+        damping: :math:`\mu`, at least, and that of :math:`\gamma`.
         rate: how long a step may be in directions that no stored output sees.
         iterations: conjugate-gradient steps of a solve.
         space: `logit` or `sphere`.
@@ -311,24 +276,54 @@ class InvariantPath(Learner):
         **rest,
     ):
         super().__init__(*args, **rest)
-        self.damping, self.rate, self.space = damping, rate, space
-        self.iterations = iterations
+        self.damping = self.floor = damping
+        self.rate, self.space, self.iterations = rate, space, iterations
+
+    def start_task(self, w: Tensor, task: Task) -> int:
+        self.damping = self.floor
+        return super().start_task(w, task)
 
     def cost(self, batch: int) -> int:
         if not len(self.memory):
             return batch
-        return batch + (self.iterations + 2) * min(self.replayed, len(self.memory))
+        old = min(self.replayed, len(self.memory))
+        return 2 * batch + (self.iterations + 3) * old  # the step's trial included
 
     def step(self, w: Tensor, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if not len(self.memory):  # nothing to protect yet
             return super().step(w, x, y, progress)
-        G, covector = self.memory_metric(w, self.recall())
+        rows = self.recall()
+        G, covector = self.memory_metric(w, rows)
         grad = self.gradient(w, x, y)
-        length = self.damping * cosine(self.rate, progress, 1)
-        rhs = length * grad / grad.norm().clamp_min(1) + G.pull(covector)
+        length = self.floor * cosine(self.rate, progress, 1)
+        weight = length / grad.norm().clamp_min(1).item()
+
+        def value(u: Tensor) -> float:
+            return self.kept(u, rows) + weight * self.loss(u, x, y).item()
+
+        return self.tried(w, G, weight * grad + G.pull(covector), value)
+
+    @torch.no_grad()
+    def tried(
+        self, w: Tensor, G: Metric, slope: Tensor, value: Callable[[Tensor], float]
+    ) -> Tensor:
+        """The weights after the damped step down `slope`, if `value` falls there."""
         limit = self.iterations
-        found = G.solve(rhs, self.damping, "cg", tol=1e-6, max_iterations=limit)
-        return w - found.x
+        step = G.solve(slope, self.damping, "cg", tol=1e-6, max_iterations=limit).x
+        # exact at any stage of conjugate gradients: step . (model step) = step . slope
+        promised = (step @ slope + self.damping * step @ step).item() / 2
+        won = value(w) - value(w - step)
+        ratio = won / promised if promised > 0 else 1.0
+        self.damping = next_damping(self.damping, self.floor, ratio)
+        return w - step if won > 0 else w
+
+    @torch.no_grad()
+    def kept(self, w: Tensor, rows: Tensor) -> float:
+        """Half the mean squared drift of some stored outputs."""
+        memory, allowed = self.memory, self.memory.allowed[rows]
+        gap = self.embed(self.R(w, memory.x[rows]), allowed)
+        gap = gap - self.embed(memory.z[rows], allowed)
+        return gap.square().sum(1).mean().item() / 2
 
     def memory_metric(self, w: Tensor, rows: Tensor) -> tuple[Metric, Tensor]:
         """The metric on stored inputs, and what pulls back to half their drift's slope.
@@ -355,12 +350,9 @@ class InvariantPath(Learner):
 
 
 LEARNERS: dict[str, type[Learner]] = {
-    "joint": Joint,
     "fine-tuning": Learner,
-    "elastic weights": EWC,
-    "without forgetting": LwF,
     "replay": Replay,
     "distilled logits": DarkExperienceReplay,
-    "penalty path": PenaltyPath,
+    "distilled logits, chosen inputs": HerdedDER,
     "invariant path": InvariantPath,
 }

@@ -10,6 +10,22 @@ from geolib.core import Realization
 WARM = 0.7  # share of the steps after which no more weights are dropped
 
 
+def check_sparsity(sparsity: float) -> None:
+    """Refuse a share of zeros outside [0, 1).
+
+    Examples:
+        >>> check_sparsity(1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: sparsity: expected a share of zeros in [0, 1), got 1.0
+    """
+    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not number or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity: expected a share of zeros in [0, 1), got {sparsity!r}"
+        )
+
+
 def matrices(R: Realization) -> Tensor:
     """Which entries of the weight vector belong to matrices and filters, shape (p,).
 
@@ -50,6 +66,7 @@ def magnitude_mask(
         >>> magnitude_mask(w, torch.tensor([True, True, True, False]), 0.34).tolist()
         [True, False, True, True]
     """
+    check_sparsity(sparsity)
     where = torch.nonzero(prunable)[:, 0]
     count = round(sparsity * len(where))
     keep = torch.ones_like(prunable)
@@ -57,6 +74,28 @@ def magnitude_mask(
         size = (w.abs() if score is None else score)[where]
         keep[where[torch.topk(size, count, largest=False).indices]] = False
     return keep
+
+
+def layer_adaptive(R: Realization, score: Tensor) -> Tensor:
+    r"""Scores that compare between layers: each over all that are not smaller in its own.
+
+    .. math:: s_i \mapsto s_i \Big/ \sum_{s_j \ge s_i} s_j
+
+    Cost: one sort of each matrix.
+
+    Source: Lee et al. 2021, equation 4 (there of squared weights).
+
+    Examples:
+        >>> R = Realization(torch.nn.Linear(3, 1, bias=False))
+        >>> layer_adaptive(R, torch.tensor([1.0, 4.0, 3.0])).tolist()
+        [0.125, 1.0, 0.4285...]
+    """
+    parts = []
+    for part in score.split(R.sizes):
+        values, order = part.sort(descending=True)
+        share = values / values.cumsum(0).clamp_min(1e-30)
+        parts.append(torch.empty_like(part).scatter_(0, order, share))
+    return torch.cat(parts)
 
 
 def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
@@ -69,25 +108,3 @@ def cubic_sparsity(sparsity: float, step: int, steps: int) -> float:
         0.9
     """
     return sparsity * (1 - (1 - min(1.0, step / (WARM * steps))) ** 3)
-
-
-def density(R: Realization, mask: Tensor) -> dict[str, float]:
-    """Return the share of weights kept in each matrix, by name.
-
-    Args:
-        R: the network as a function of its weights.
-        mask: which weights are kept, shape (p,).
-
-    Source: definition, the mean of the mask over each matrix.
-
-    Examples:
-        >>> R = Realization(torch.nn.Linear(2, 1))
-        >>> density(R, torch.tensor([True, False, True]))
-        {'weight': 0.5}
-    """
-    parts = mask.to(torch.float64).split(R.sizes)
-    return {
-        name: part.mean().item()
-        for name, part, shape in zip(R.names, parts, R.shapes, strict=True)
-        if len(shape) >= 2
-    }

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from geolib.geodesics.embedding import angle_length
 from geolib.geodesics.function_space import FunctionSpace, Space
 from geolib.geodesics.path import WeightPath
-from geolib.networks.validation import check_inputs, check_labels
+from geolib.networks.validation import check_labels
 
 
 @dataclass(frozen=True)
@@ -179,35 +179,3 @@ def profile(
         loss.append(F.cross_entropy(z, labels))
         accuracy.append((z.argmax(1) == labels).to(z).mean())
     return Profile(t, torch.stack(loss), torch.stack(accuracy))
-
-
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
-    r"""Return the expected calibration error: mean gap of confidence and accuracy.
-
-    .. math:: \sum_b \frac{n_b}{n}\,\big|\,\overline{\max_c p_c} - \text{accuracy}\,\big|_b
-
-    over bins b of equal width of the confidence :math:`\max_c p_c`.
-
-    Args:
-        logits: shape (n, c).
-        labels: classes, shape (n,).
-        bins: how many.
-
-    Raises:
-        ValueError: logits that are not finite, labels that do not fit them.
-
-    Source: Guo et al. 2017, equation 3.
-
-    Examples:
-        >>> sure = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
-        >>> round(calibration_error(sure, torch.tensor([0, 1])), 3)
-        0.5
-    """
-    check_inputs(logits, "logits")
-    check_labels(logits.shape[1], labels, len(logits))
-    confidence, guess = torch.softmax(logits, -1).max(-1)
-    which = (confidence * bins).long().clamp_max(bins - 1)
-    # n_b times the gap of a bin is a sum over its inputs
-    gaps = confidence - (guess == labels).to(confidence)
-    sums = confidence.new_zeros(bins).index_add_(0, which, gaps)
-    return (sums.abs().sum() / len(labels)).item()

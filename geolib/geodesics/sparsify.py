@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
 from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import WARM, matrices
+from geolib.geodesics.magnitude_masks import check_sparsity, matrices
 from geolib.geodesics.sparse_path import (
     Chooser,
-    Sparse,
-    labelled_reference,
-    metric_chooser,
+    MetricMask,
+    kept_outputs,
     sparse_path,
 )
 from geolib.geodesics.structured import (
@@ -25,12 +28,16 @@ from geolib.geodesics.structured import (
     unit_mask,
     unit_scores,
 )
+from geolib.networks import recalibrate, with_batch_statistics
+from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
+from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
-from geolib.networks.validation import check_inputs, check_labels
+from geolib.networks.validation import check_labels, check_positive
 
-SCORED = 1024  # inputs that whole units are scored on
+SCORED = 1024  # inputs that whole units are scored on, and most that are held out
+MASKS = ("metric", "magnitude")
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,11 @@ class Sparsified:
         module: a new module; with `structured` one with fewer units.
         mask: which weights of the given module were kept, shape (p,).
         sparsity: share of zeros among its matrices (the units' share if structured).
-        drift: root mean square change of the outputs, in the metric's units.
+        drift: root mean square change of the outputs of the returned module, in the
+            metric's units, on inputs that no step saw.
+        spread: the least that a constant function would drift there.
         gradient_evaluations: compute paid; see `geolib.networks.Meter`.
-        converged: whether the outputs came back after the last cut.
+        converged: whether the function was kept: a drift of at most `tol` spreads.
         message: one sentence about how it ended.
     """
 
@@ -51,14 +60,28 @@ class Sparsified:
     mask: Tensor
     sparsity: float
     drift: float
+    spread: float
     gradient_evaluations: int
     converged: bool
     message: str
 
+    def prune(self, module: nn.Module) -> nn.Module:
+        """Put weights and masks into a dense module, as `torch.nn.utils.prune` has them.
+
+        Training goes on under the masks; torch's `prune.remove` makes them permanent.
+        """
+        R = Realization(module)
+        module.load_state_dict(self.module.state_dict())
+        for name, keep in R.unflatten(self.mask).items():
+            layer, _, own = name.rpartition(".")
+            if keep.ndim >= 2:
+                custom_from_mask(module.get_submodule(layer), own, keep)
+        return module
+
 
 def sparsify(
     module: nn.Module,
-    data: Tensor,
+    data: Any,
     sparsity: float,
     *,
     structured: bool = False,
@@ -67,9 +90,12 @@ def sparsify(
     damping: float = 1e-4,
     iterations: int = 9,
     space: str = "sphere",
-    metric_mask: bool = False,
+    mask: str = "metric",
     labels: Tensor | None = None,
     pull: float = 0.3,
+    tol: float = 0.5,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    callback: Callable[[int, float], object] | None = None,
     seed: int = 0,
 ) -> Sparsified:
     r"""Make a network sparse along a path that keeps its function; see `sparse_path`.
@@ -77,32 +103,41 @@ def sparsify(
     .. math:: \min_{w} |\Phi(w) - \Phi(w_0)|^2 \quad\text{with a share } s \text{ of } w
               \text{ zero, the zeros chosen on the way}
 
+    BatchNorm normalises each batch by its own statistics on the way, since the running
+    ones are the dense network's; those of the result are estimated anew. A tenth of the
+    inputs, at most 1024, are held out to judge the result.
+
     Args:
-        module: any `nn.Module` in evaluation mode; `structured` needs a `Sequential`
-            of linear, convolution, BatchNorm, activation and pooling layers.
-        data: inputs, shape (n, ...).
+        module: any `nn.Module` in evaluation mode; `structured` needs one whose
+            channels can be followed through it (`channel_groups`).
+        data: inputs, shape (n, ...), as a tensor, an array, a data set or a
+            `DataLoader`; labels that come with them are not looked at.
         sparsity: share s of zeros in [0, 1) among the entries of matrices and filters;
             with `structured` the share of hidden units (neurons, filters) removed.
         structured: remove whole units and return a smaller, faster module.
         steps: more steps, smaller cuts.
         batch: inputs of a step.
-        damping: of the solves; raise it if outputs grow.
+        damping: of the solves, at least; it is raised where steps do not pay.
         iterations: most conjugate-gradient steps of a solve.
         space: where outputs are compared; see `embed`.
-        metric_mask: zero the weights that the metric says cost least, not the
-            smallest ones; better at high sparsity, and four evaluations a step dearer.
+        mask: `metric`: zero the weights that the metric says cost least, layer by
+            layer; `magnitude`: the smallest ones. Units go by the metric always.
         labels: classes, shape (n,); with them the outputs that are kept are first
             moved part of the way to the labels (in the space `sphere`).
         pull: how far, in [0, 1].
+        tol: the drift, in units of `spread`, up to which the function counts as kept.
+        transform: applied to each batch of `data`, say from bytes to numbers.
+        callback: called after each step with its number and the drift on its batch.
         seed: of the order of the inputs.
 
     Raises:
         ValueError: a sparsity outside [0, 1), non-finite weights or data, BatchNorm in
             training mode, a module whose units cannot be removed, parametrized
-            weights, labels that do not fit.
+            weights, labels that do not fit, an unknown mask.
         RuntimeError: the outputs left the finite numbers.
 
-    Cost: (iterations + 2) * steps * batch gradient evaluations.
+    Cost: (iterations + 4) * steps * batch gradient evaluations, one less by magnitude;
+        memory of one batch and a few networks.
 
     Source: Raghavan and Thomson 2021; see `sparse_path`.
 
@@ -114,22 +149,30 @@ def sparsify(
         >>> small[1].weight.shape
         torch.Size([8, 4])
     """
+    check_sparsity(sparsity)
+    check_positive(
+        steps=steps, batch=batch, damping=damping, iterations=iterations, tol=tol
+    )
     _refuse_parametrizations(module)
-    R = Realization(module)
-    check_inputs(data, "data")
-    if not bool(torch.isfinite(R.theta0).all()):
+    if mask not in MASKS:
+        raise ValueError(f"mask: expected one of {MASKS}, got {mask!r}")
+    dense = Realization(module)
+    x = as_rows(data, transform, dense.theta0)
+    if not bool(torch.isfinite(dense.theta0).all()):
         raise ValueError("module: expected finite weights, got NaN or inf")
-    if structured and metric_mask:
-        raise ValueError("metric_mask: whole units are scored by the metric already")
-    S, meter = FunctionSpace(R, data, space), Meter()
-    reference = _reference(S, labels, pull)
+    normed = has_batch_norm(module)
+    R = Realization(with_batch_statistics(module), check=False) if normed else dense
+    used, held = _held_out(len(x), seed)
+    S, meter = FunctionSpace(R, part_of(x, used, dense.theta0), space), Meter()
+    if labels is not None:
+        labels = _checked_labels(S, labels, pull, len(x))[used]
     twin = copy.deepcopy(module)
     kept: list[Tensor] = []
     choose: Chooser | None = None
     if structured:
-        choose = _unit_chooser(R, twin, data, kept)
-    elif metric_mask:
-        choose = metric_chooser(S, meter)
+        choose = _unit_chooser(dense, twin, x, kept)
+    elif mask == "metric":
+        choose = MetricMask(S, meter)
     found = sparse_path(
         S,
         R.theta0,
@@ -140,59 +183,79 @@ def sparsify(
         iterations=iterations,
         seed=seed,
         choose=choose,
-        reference=reference,
+        target=kept_outputs(S, dense, dense.theta0, labels, pull),
         trace=False,
+        callback=callback,
     )
     Realization(twin).load(found.weights)
+    if normed:
+        recalibrate(twin, x)
+    flags = torch.cat(kept) if structured else found.mask[matrices(R)]
+    reached = 1 - flags.to(torch.float64).mean().item()
+    twin = shrink(twin, kept) if structured else twin
+    drift, spread = _judged(S, module, twin, part_of(x, held, dense.theta0))
+    converged = drift <= tol * spread
+    message = (
+        f"drift {drift:.3g} on {len(held)} inputs that no step saw, where the best "
+        f"constant drifts {spread:.3g}"
+        f"{'' if converged else f': the function was not kept to tol = {tol:g}'}"
+    )
     paid = found.gradient_evaluations + meter.gradient_evaluations
-    if not structured:
-        reached = 1 - found.mask[matrices(R)].to(torch.float64).mean().item()
-        return _result(twin, found, reached, paid)
-    reached = 1 - torch.cat(kept).to(torch.float64).mean().item()
-    return _result(shrink(twin, kept), found, reached, paid)
+    return Sparsified(
+        twin, found.mask, reached, drift, spread, paid, converged, message
+    )
+
+
+def _held_out(size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows for the steps and rows to judge by: all of them for both where few."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(size))
+    count = min(SCORED, size // 10)
+    return (order[count:], order[:count]) if count > 1 else (order, order)
+
+
+@torch.no_grad()
+def _judged(
+    S: FunctionSpace, dense: nn.Module, small: nn.Module, x: Rows
+) -> tuple[float, float]:
+    """Drift and spread of the embedded outputs of two modules as they are used."""
+    R, T = Realization(dense), Realization(small)
+    parts = list(x.split(PIECE))
+    old = torch.cat([S.embed(R(R.theta0, part)) for part in parts])
+    new = torch.cat([S.embed(T(T.theta0, part)) for part in parts])
+    drift = (new - old).square().sum(1).mean().sqrt()
+    return drift.item(), (old - old.mean(0)).square().sum(1).mean().sqrt().item()
 
 
 def _unit_chooser(
-    R: Realization, twin: nn.Module, data: Tensor, kept: list[Tensor]
+    R: Realization, twin: nn.Module, data: Tensor | Rows, kept: list[Tensor]
 ) -> Chooser:
     """Drop whole units by their scores; the flags of the last cut are left in `kept`."""
     removable_units(twin)
-    writer = Realization(twin)
+    writer, normed = Realization(twin), has_batch_norm(twin)
     rows = torch.linspace(0, len(data) - 1, min(len(data), SCORED)).long()
     x = data[rows]
     check_orders(twin, x)
 
     def choose(w: Tensor, sparsity: float, _rows: Tensor, _step: int) -> Tensor:
         writer.load(w)
+        if normed:  # the running statistics are those of older weights
+            recalibrate(twin, x)
         kept[:] = choose_units(unit_scores(twin, x), sparsity)
         return unit_mask(R, kept)
 
     return choose
 
 
-def _reference(S: FunctionSpace, labels: Tensor | None, pull: float) -> Tensor | None:
-    """The outputs to keep, if they are not those of the dense network."""
-    if labels is None:
-        return None
+def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) -> Tensor:
+    """The labels, where they are points of the space that outputs are compared in."""
     if S.space != "sphere":
         raise ValueError(f"labels: they are points of 'sphere', not of {S.space!r}")
     if not 0 <= pull <= 1:
         raise ValueError(f"pull: expected a share in [0, 1], got {pull!r}")
-    w = S.realization.theta0
-    check_labels(S.realization(w, S.x[:1]).shape[1], labels, S.size)
-    return labelled_reference(S, w, labels, pull)
-
-
-def _result(module: nn.Module, found: Sparse, reached: float, paid: int) -> Sparsified:
-    # the cuts end at WARM of the steps; the rest repairs
-    last_cut = found.drifts[int(WARM * len(found.drifts)) - 1]
-    drift = found.drifts[-1]
-    converged = drift <= 1.05 * last_cut
-    message = (
-        f"drift {drift:.3g} at the end, {last_cut:.3g} at the last cut"
-        f"{'' if converged else ': still growing, give it more steps'}"
-    )
-    return Sparsified(module, found.mask, reached, drift, paid, converged, message)
+    labels = torch.as_tensor(labels)
+    first = S.inputs(torch.arange(2))
+    check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)
+    return labels.to(first.device)
 
 
 def _refuse_parametrizations(module: nn.Module) -> None:

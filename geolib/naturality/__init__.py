@@ -2,21 +2,17 @@ r"""Which training algorithms move the function the same way in every chart.
 
 An optimizer is *natural* when changing the coordinates of parameter space, training,
 and changing back is the same as training. The package measures it
-(`naturality_defect`, `audit`), certifies it (`jet_defect`, `naturality_algebra`),
+(`naturality_defect`, `audit`), certifies it (`jet_defect`),
 repairs algorithms (`NaturalGradient`, `NaturalMomentum`, `NaturalAdam`, ...) and does
 the same for maps between networks of different size (`projection_defect`).
 """
 
-from geolib.core.checks import guarded as _guarded
+from geolib.files import exported as _exported
 from geolib.naturality.adaptive import (
     NaturalAdaGrad as NaturalAdaGrad,
     NaturalAdam as NaturalAdam,
 )
 from geolib.naturality.affine_layers import affine_mlp as affine_mlp
-from geolib.naturality.algebra import (
-    NaturalityAlgebra as NaturalityAlgebra,
-    naturality_algebra as naturality_algebra,
-)
 from geolib.naturality.audit import (
     AuditReport as AuditReport,
     Protocol as Protocol,
@@ -78,4 +74,4 @@ from geolib.naturality.reparameterization import (
 )
 from geolib.naturality.rules import FirstOrderRule as FirstOrderRule
 
-__all__ = _guarded(globals())
+__all__ = _exported(globals())

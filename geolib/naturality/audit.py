@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from geolib.core import Euclidean
 from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
+from geolib.naturality.evidence import UNSEEN, Site, gather, resolved_samples, sites
 from geolib.naturality.families import standard_suite
+from geolib.naturality.local_geometry import Diverged
 from geolib.naturality.losses import Loss, cross_entropy, mse
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
@@ -71,19 +74,12 @@ class AuditReport:
         return f"{self.optimizer} ({self.title})\n{text_table(self._cells())}"
 
     def _cells(self) -> list[list[str]]:
-        rows = [["family", "verdict", "defect D(h)", "slope", "plateau"]]
+        rows = [["family", "verdict", "defect D(h)", "slope", "plateau", "why"]]
         for name, d in self.defects.items():
             exact = d.verdict is Verdict.EXACT
             size = max(d.values) if exact else d.values[-1]
-            rows.append(
-                [
-                    name,
-                    d.verdict.value,
-                    _number(size),
-                    "-" if exact else _number(d.slope),
-                    "-" if exact else _number(d.plateau),
-                ]
-            )
+            order = ["-", "-"] if exact else [_number(d.slope), _number(d.plateau)]
+            rows.append([name, d.verdict.value, _number(size), *order, d.note or "-"])
         return rows
 
     def _repr_html_(self) -> str:
@@ -160,25 +156,28 @@ class Protocol:
     """How an audit is run.
 
     Attributes:
-        horizon: training time T.
-        counts: numbers of steps to T, at least two of them.
-        space: where ends are compared, as in `naturality_defect`.
-        seed: of the maps.
+        horizon: time T of runs that are made beside the steps at single states.
+        counts: numbers of steps to T, at least two of them, or none. The defect of the runs
+            is then what the report shows; a verdict rests on them only where an optimizer
+            has a memory and does not say its generator.
+        space: where ends of runs are compared, as in `naturality_defect`.
+        seed: of the maps and states.
+        states: how many states the optimizer is tried at.
     """
 
     horizon: float = 0.5
-    counts: Sequence[int] = (16, 32, 64, 128)
+    counts: Sequence[int] = ()
     space: str = "parameters"
     seed: int = 0
+    states: int = 2
 
     @property
     def steps(self) -> list[float]:
-        """The step sizes, T over the numbers of steps."""
-        return check_steps([self.horizon / k for k in self.counts])
+        """The step sizes of the runs, T over the numbers of steps."""
+        return check_steps([self.horizon / k for k in self.counts or RUNS])
 
 
-FAST = Protocol(counts=(16, 32))
-TWO = ("affine", "coupling")  # a linear map and a curved one
+RUNS = (16, 32, 64)  # where a verdict needs runs and none are asked for
 
 
 def audit(
@@ -188,10 +187,13 @@ def audit(
     *,
     loss: Loss | None = None,
     families: Sequence[str] | Mapping[str, Reparameterization] | None = None,
-    protocol: Protocol = FAST,
-    fast: bool = False,
+    protocol: Protocol | None = None,
 ) -> AuditReport:
     r"""Run one optimizer in every coordinate system and say where it is natural.
+
+    At a few states a step is made at home and in the chart, with sizes so small that its
+    order shows, and the two are compared in the metric of the outputs. Where samples
+    outnumber what double precision can tell apart, as many as it can are kept.
 
     Args:
         optimizer: a class, factory, import path, table name or
@@ -203,8 +205,7 @@ def audit(
             `Problem`.
         loss: overrides the loss chosen from y.
         families: names out of `standard_suite`, or maps of one's own by name.
-        protocol: step sizes, horizon and the space of comparison.
-        fast: two families only, unless named: `affine` and `coupling`.
+        protocol: states, seed and runs beside; `Protocol()` when None.
 
     Returns:
         An `AuditReport`: printable, HTML in a notebook, `to_json`.
@@ -213,9 +214,10 @@ def audit(
         ValueError: data of the wrong kind or on several devices, unknown families, and
             what `naturality_defect` refuses.
 
-    Cost: (families + 1) times the sum of `protocol.counts` steps.
+    Cost: per state some 9 steps at home and 3 to 9 in each chart, three times as many
+        for an optimizer with memory, and the steps of the runs.
 
-    Source: :eq:`drv-naturality-defect` (derivations).
+    Source: :eq:`drv-naturality-step` and :eq:`drv-naturality-defect` (derivations).
 
     Examples:
         >>> import torch
@@ -223,37 +225,64 @@ def audit(
         >>> x = torch.linspace(-1, 1, 20, dtype=torch.float64)[:, None]
         >>> report = audit(torch.optim.SGD, affine_mlp([1, 2, 1]), (x, x**2),
         ...                families=["permutation", "uniform", "orthogonal"])
-        >>> print(report)
-        SGD (regression, p = 7)
-        family       verdict    defect D(h)    slope  plateau
-        permutation  exact      0              -      -
-        uniform      unnatural  ...
-        orthogonal   exact      ...
+        >>> report.letters
+        'EUE'
     """
-    problem = as_problem(*_resolve(module, data, loss))
-    chosen = _families(
-        problem, TWO if fast and families is None else families, protocol
-    )
-    setting = compare(
-        optimizer, problem, protocol.steps, protocol.horizon, protocol.space
-    )
+    protocol = Protocol() if protocol is None else protocol
+    problem, samples = _resolve(module, data, loss)
+    chosen = _families(problem, families, protocol)
+    T = protocol.horizon
+    setting = compare(optimizer, problem, protocol.steps, T, protocol.space)
     for phi in chosen.values():
         phi.check(problem.theta0)
-    reference = setting.reference()
-    defects = {name: setting.defect(phi, reference) for name, phi in chosen.items()}
-    task = (
+    places, why = sites(setting.spec, problem, protocol.states, protocol.seed)
+    runs = cache(setting.reference)
+    defects = {}
+    for name, phi in chosen.items():
+        d = setting.undefined(phi) or _at_sites(places, phi, why)
+        if protocol.counts or d.note == UNSEEN:
+            d = _with_runs(d, setting.defect(phi, runs()))
+        defects[name] = d
+    kind = (
         "regression"
         if isinstance(problem.loss.output_metric, Euclidean)
-        else "classification"
+        else ("classification")
     )
-    title = f"{task}, p = {len(problem.theta0)}"
+    title = f"{kind}, p = {len(problem.theta0)}"
+    if places:
+        title += f", rank {places[0].rank}, condition {places[0].condition:.0e}"
+    if samples:
+        title += f", {samples[0]} of {samples[1]} samples"
     return AuditReport(setting.spec.name, defects, title, protocol.space)
 
 
-def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | None, Any]:
-    """Module, loss and inputs in float64, on one device."""
+def _at_sites(places: Sequence[Site], phi: Reparameterization, why: str) -> Defect:
+    """The defect of a map at the states that decide."""
+    found = []
+    for site in places:
+        try:
+            found.append(site.defect(phi))
+        except (Diverged, torch.linalg.LinAlgError) as error:
+            why = why or str(error)
+    if found:
+        return gather(found)
+    nan = math.nan
+    return Defect((nan,), (nan,), nan, nan, Verdict.UNDECIDED, "metric", note=why[:80])
+
+
+def _with_runs(d: Defect, run: Defect) -> Defect:
+    """Show the defect of the runs; let it decide what single states cannot see."""
+    if d.note == UNSEEN:
+        return replace(run, note=f"{UNSEEN}: by runs")
+    return replace(run, verdict=d.verdict, floor=d.floor, note=d.note)
+
+
+def _resolve(
+    module: Any, data: Any, loss: Loss | None
+) -> tuple[Problem, tuple[int, int] | None]:
+    """The problem in float64, on one device; samples kept and given, where fewer."""
     if isinstance(module, Problem):
-        return module, None, None
+        return as_problem(module, None, None), None
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise ValueError(
             f"data: expected a pair (x, y), got {type(data).__name__}; a Problem "
@@ -276,12 +305,19 @@ def _resolve(module: Any, data: Any, loss: Loss | None) -> tuple[Any, Loss | Non
     places = {str(t.device) for t in (x, y, *module.parameters())}
     if len(places) > 1:
         raise ValueError(f"data: module and data on several devices: {sorted(places)}")
-    if loss is None:
-        if y.is_floating_point():
-            loss = mse(y if y.ndim == 2 else y[:, None])
-        else:
-            loss = cross_entropy(y)
-    return copy_module(module).double(), loss, x
+    copy = copy_module(module).double()
+    if loss is not None:
+        return as_problem(copy, loss, x), None
+    of, y = (
+        (mse, y if y.ndim == 2 else y[:, None])
+        if y.is_floating_point()
+        else (cross_entropy, y)
+    )
+    problem = as_problem(copy, of(y), x)
+    kept = resolved_samples(problem.point(problem.theta0).A, len(x))
+    if len(kept) == len(x):
+        return problem, None
+    return as_problem(copy, of(y[kept]), x[kept]), (len(kept), len(x))
 
 
 def _double(t: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
 from geolib.naturality.functional_lift import FunctionalLift
 from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
 from geolib.naturality.kfac import KFAC
+from geolib.naturality.local_geometry import ZERO
 from geolib.naturality.momentum import FunctionMomentum, HeavyBall, NaturalMomentum
 from geolib.naturality.natural_gradient import GeodesicNaturalGradient, NaturalGradient
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.rules import FirstOrderRule
-from geolib.naturality.tensorwise import Lion, PolarMuon, Shampoo, SignSGD
 
 TAU = (0.1, 0.2)  # memories of first and second moments, in training time
 FRICTION = 1.0
@@ -59,7 +59,7 @@ def geometric(
     def make(params: list[Tensor], h: float, run: RunContext) -> optim.Optimizer:
         extra = {"initial": run.initial} if run.initial is not None else {}
         options = {"lr": h, **fixed, **(scaled(h) if scaled else {}), **extra}
-        return cls(params, output_metric=run.output_metric, **options)
+        return cls(params, output_metric=run.output_metric, rtol=ZERO, **options)
 
     return make
 
@@ -85,6 +85,45 @@ def _lifted_adam(params: list[Tensor], h: float, run: RunContext) -> FunctionalL
     )
 
 
+def _adam(eps: float) -> Scaled:
+    return lambda h: {"betas": memories(h), "eps": eps}
+
+
+_ADAM = _adam(1e-12)
+
+
+class Together:
+    """Two optimizers of one network, that step as one.
+
+    Args:
+        parts: which must not share parameters.
+    """
+
+    def __init__(self, *parts: optim.Optimizer) -> None:
+        self.parts = parts
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self, closure: Callable[[], Any]) -> None:
+        closure()
+        for part in self.parts:
+            part.step()
+
+
+def _muon(params: list[Tensor], h: float, run: RunContext) -> Any:
+    """Muon for matrices, AdamW for the rest, as it is used."""
+    matrices = [p for p in params if p.ndim == 2]
+    rest = [p for p in params if p.ndim != 2]
+    parts: list[optim.Optimizer] = []
+    if matrices:
+        parts.append(optim.Muon(matrices, lr=SPEED * h, weight_decay=0.0))
+    if rest:
+        parts.append(optim.AdamW(rest, SPEED * h, weight_decay=0.0, **_ADAM(h)))
+    return Together(*parts)
+
+
 def _ball(nesterov: bool) -> Scaled:
     return lambda h: {
         "lr": h * h,
@@ -93,11 +132,6 @@ def _ball(nesterov: bool) -> Scaled:
     }
 
 
-def _adam(eps: float) -> Scaled:
-    return lambda h: {"betas": memories(h), "eps": eps}
-
-
-_ADAM = _adam(1e-12)
 _Row = OptimizerSpec
 _EUCLIDEAN = [
     _Row("gd", from_class(optim.SGD), generator="gradient"),
@@ -123,23 +157,8 @@ _EUCLIDEAN = [
     _Row("adamax", from_class(optim.Adamax, lambda h: {"betas": memories(h)})),
     _Row("nadam", from_class(optim.NAdam, lambda h: {"betas": memories(h)})),
     _Row("radam", from_class(optim.RAdam, lambda h: {"betas": memories(h)})),
-    _Row("sign", from_class(SignSGD, lambda h: {"lr": SPEED * h})),
     _Row("normalized", _rule("normalized")),
-    _Row("lion", from_class(Lion, lambda h: {"lr": SPEED * h, "betas": memories(h)})),
-    _Row(
-        "muon", from_class(optim.Muon, lambda h: {"lr": SPEED * h, "weight_decay": 0.0})
-    ),
-    _Row(
-        "muon-polar",
-        from_class(
-            PolarMuon, lambda h: {"lr": SPEED * h, "momentum": math.exp(-h / TAU[0])}
-        ),
-    ),
-    _Row("shampoo-1/4", from_class(Shampoo)),
-    _Row(
-        "shampoo-1/2",
-        from_class(Shampoo, lambda h: {"power": -0.5, "accumulator": 0.3}),
-    ),
+    _Row("muon", _muon),
     _Row("lbfgs", from_class(optim.LBFGS, lambda h: {"max_iter": 1})),
 ]
 _METRIC = [
@@ -152,8 +171,8 @@ _METRIC = [
 _NATURAL = [
     _Row("ngd", geometric(NaturalGradient)),
     _Row("covariant-newton", _rule("covariant-newton")),
-    _Row("ngd-midpoint", geometric(NaturalGradient, integrator="midpoint"), cost=2),
-    _Row("ngd-rk4", geometric(NaturalGradient, integrator="rk4"), cost=4),
+    _Row("ngd-midpoint", geometric(NaturalGradient, integrator="midpoint")),
+    _Row("ngd-rk4", geometric(NaturalGradient, integrator="rk4")),
     _Row("ngd-geodesic", geometric(GeodesicNaturalGradient)),
     _Row("natural-momentum", geometric(NaturalMomentum), "vector"),
     _Row("function-momentum", geometric(FunctionMomentum)),
@@ -166,8 +185,8 @@ _NATURAL = [
         geometric(NaturalAdaGrad, lambda h: {"lr": h**0.5, "initial": 0.05 / h}),
     ),
     _Row("lift-adam", _lifted_adam),
-    _Row("ngd-retraction", geometric(RetractedNaturalGradient), cost=8),
-    _Row("proximal", geometric(ProximalNatural), cost=8),
+    _Row("ngd-retraction", geometric(RetractedNaturalGradient)),
+    _Row("proximal", geometric(ProximalNatural)),
 ]
 
 
@@ -193,6 +212,8 @@ def as_spec(optimizer: Any) -> OptimizerSpec:
         return optimizer
     if isinstance(optimizer, str):
         return _named(optimizer)
+    if optimizer is optim.Muon:  # which refuses vectors
+        return OPTIMIZERS["muon"]
     if inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer):
         outputs = getattr(optimizer, "needs_outputs", False)
         make = geometric(optimizer) if outputs else from_class(optimizer)

@@ -12,7 +12,7 @@ from torch import nn
 
 from geolib.files import write_whole
 from geolib.naturality.affine_layers import affine_mlp
-from geolib.naturality.audit import TWO, Protocol
+from geolib.naturality.audit import Protocol
 from geolib.naturality.audit import audit as run_audit
 
 
@@ -77,12 +77,9 @@ def audit(
     ] = "outputs",
     horizon: Annotated[float, typer.Option(help="Training time T.")] = 0.5,
     counts: Annotated[
-        str, typer.Option(help="Numbers of steps to T, at least two.")
-    ] = "16,32",
+        str, typer.Option(help="Numbers of steps to T of runs beside, at least two.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the random maps.")] = 0,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Two families only, affine and coupling.")
-    ] = False,
     json: Annotated[
         Path | None, typer.Option(help="Also write the report to this file.")
     ] = None,
@@ -91,7 +88,7 @@ def audit(
 
     Example: geolib audit torch.optim.AdamW --model mlp:6 --data digits
     """
-    names = families.split(",") if families else list(TWO) if fast else []
+    names = families.split(",")
     try:
         x, y, outputs = read_data(data, samples)
         report = run_audit(
@@ -111,7 +108,7 @@ def audit(
 
 def _integers(counts: str) -> list[int]:
     try:
-        return [int(k) for k in counts.split(",")]
+        return [int(k) for k in counts.split(",") if counts]
     except ValueError:
         message = f"counts: expected integers as in 16,32, got {counts!r}"
         raise ValueError(message) from None

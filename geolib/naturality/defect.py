@@ -85,7 +85,8 @@ class Defect:
         space: whether parameters or outputs were compared.
         self_convergence: relative change of the home run between the two smallest
             steps: large when the optimizer has no flow limit.
-        note: why a run could not be completed, if so.
+        floor: the round-off to expect (0 for runs: not measured).
+        note: why there is no verdict, or what decided.
 
     Source: :eq:`drv-naturality-defect` (derivations).
     """
@@ -97,6 +98,7 @@ class Defect:
     verdict: Verdict
     space: str = "parameters"
     self_convergence: float = field(default=math.nan)
+    floor: float = 0.0
     note: str = ""
 
     @property
@@ -115,8 +117,10 @@ class Defect:
         return {k: plain(v) for k, v in asdict(self).items()}
 
 
-def decide(values: Sequence[float], slope: float, plateau: float) -> Verdict:
-    """Apply the rule: exact below 1e-9; natural if D falls to 0; unnatural if it stays.
+def decide(
+    values: Sequence[float], slope: float, plateau: float, floor: float = EXACT
+) -> Verdict:
+    """Apply the rule: exact below `floor`; natural if D falls to 0; unnatural if it stays.
 
     Examples:
         >>> decide([4e-3, 2e-3, 1e-3], 1.0, 1e-5).value
@@ -131,9 +135,9 @@ def decide(values: Sequence[float], slope: float, plateau: float) -> Verdict:
         return Verdict.EXACT
     if slope > 0.75 and plateau <= 0.15 * last:
         return Verdict.NATURAL
-    if largest < EXACT:
+    if largest < floor:
         return Verdict.EXACT
-    if plateau >= 0.5 * last and abs(slope) < 0.35:
+    if plateau >= max(0.5 * last, floor) and abs(slope) < 0.35:
         return Verdict.UNNATURAL
     return Verdict.UNDECIDED
 
@@ -161,6 +165,7 @@ def run_optimizer(
     steps: int,
     phi: Reparameterization | None = None,
     callback: Callable[[Tensor], None] | None = None,
+    initial: Tensor | None = None,
 ) -> Tensor:
     r"""Run an optimizer in the chart of phi; return the end, in the home chart.
 
@@ -170,6 +175,8 @@ def run_optimizer(
         h: step size; `steps` of them are taken.
         phi: None runs at home.
         callback: called with the home parameters before the first and after each step.
+        initial: the velocity at the start, (p,), for an optimizer that asks for one; drawn
+            and pushed when None.
 
     Returns:
         :math:`\phi^{-1}(\psi_T)`, (p,).
@@ -190,7 +197,8 @@ def run_optimizer(
         True
     """
     spec = as_spec(optimizer)
-    run = RunContext(problem, h, phi, spec.velocity(problem, phi))
+    velocity = spec.velocity(problem, phi) if initial is None else initial
+    run = RunContext(problem, h, phi, velocity)
     if callback is not None:
         callback(problem.theta0)
     if spec.update is not None:
@@ -255,11 +263,19 @@ Runs = dict[float, Tensor]
 
 
 def home_runs(
-    optimizer: Any, problem: Problem, steps: Sequence[float], horizon: float
+    optimizer: Any,
+    problem: Problem,
+    steps: Sequence[float],
+    horizon: float,
+    initial: Tensor | None = None,
 ) -> Runs:
     """Return the ends of the home runs, which all reparameterizations share."""
     spec = as_spec(optimizer)
-    return {h: run_optimizer(spec, problem, h, round(horizon / h)) for h in steps}
+
+    def end(h: float) -> Tensor:
+        return run_optimizer(spec, problem, h, round(horizon / h), initial=initial)
+
+    return {h: end(h) for h in steps}
 
 
 @dataclass(frozen=True)
@@ -298,9 +314,8 @@ class Comparison:
 
     def defect(self, phi: Reparameterization, reference: Runs | str) -> Defect:
         """Train in the chart of phi and compare with the home runs."""
-        if self.spec.layered and phi.layers is None:
-            note = "needs maps of layer form U W V"
-            return self._without_runs(Verdict.UNDEFINED, note)
+        if undefined := self.undefined(phi):
+            return undefined
         if isinstance(reference, str):
             return self._without_runs(Verdict.UNDECIDED, reference)
         differences = []
@@ -317,6 +332,12 @@ class Comparison:
         moved = [float((e - start).norm()) for e in ends]
         drift = float((ends[-1] - ends[-2]).norm())
         return summarize(self.steps, differences, moved, drift, self.space)
+
+    def undefined(self, phi: Reparameterization) -> Defect | None:
+        """Return the verdict on a map for which the optimizer makes no sense."""
+        if not self.spec.layered or phi.layers is not None:
+            return None
+        return self._without_runs(Verdict.UNDEFINED, "needs maps of layer form U W V")
 
     def _without_runs(self, verdict: Verdict, note: str) -> Defect:
         nan, n = math.nan, len(self.steps)

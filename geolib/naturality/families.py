@@ -198,22 +198,21 @@ def relu_rescaling(
     return Reparameterization.scaling(scale, "ReLU rescaling")
 
 
-def radial(module: nn.Module, power: float = 0.5) -> Reparameterization:
+def radial(module: nn.Module, like: Tensor, power: float = 0.5) -> Reparameterization:
     r"""Row by row, :math:`w \mapsto w\,|w|^{q}`: a weight-normalisation-like map.
 
-    Rows must not pass through zero, where the inverse is not differentiable.
+    The inverse has no derivative at zero, so rows that are zero at `like` are left alone.
     """
     if power <= -1:
         raise ValueError(f"power: expected more than -1, got {power}")
-    index = blocks(module)
-    place = torch.argsort(torch.cat([i.reshape(-1) for i in index]))
+    index = [i[like[i].norm(dim=1) > 0] for i in blocks(module)]
 
     def apply(x: Tensor, q: float) -> Tensor:
-        rows = []
         for i in index:
             w = x[i]
-            rows.append((w * (w * w).sum(1, keepdim=True) ** (q / 2)).reshape(-1))
-        return torch.cat(rows)[place]
+            longer = w * w.square().sum(1, keepdim=True) ** (q / 2)
+            x = x.index_put((i,), longer)
+        return x
 
     back = -power / (1 + power)
     return Reparameterization(
@@ -249,7 +248,7 @@ def standard_suite(
         "orthogonal": orthogonal(like, s + 5),
         "layer-affine": random_affine(like, s + 6, module=module),
         "affine": random_affine(like, s + 7),
-        "radial": radial(module),
+        "radial": radial(module, like),
         "sinh": Reparameterization(torch.sinh, torch.asinh, "sinh"),
         "coupling": Reparameterization.coupling(like, s + 10),
     }

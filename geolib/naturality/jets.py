@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geolib.naturality.catalogue import OPTIMIZERS
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
-from geolib.naturality.local_geometry import LocalGeometry
+from geolib.naturality.local_geometry import ZERO, LocalGeometry
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import (
@@ -20,8 +20,7 @@ from geolib.naturality.reparameterization import (
     Reparameterization,
     directional,
 )
-from geolib.naturality.rules import RULES, Rule, first_step
-from geolib.naturality.tensorwise import TensorwiseOptimizer
+from geolib.naturality.rules import RULES, Rule
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,6 @@ def _of_spec(spec: OptimizerSpec, problem: Problem) -> Generator:
             if spec.initial == "covector":  # the same memory, under another functor
                 tags = dict.fromkeys(tags, "covector")
             return Generator(spec.name, made.rate, tags)
-        if isinstance(made, TensorwiseOptimizer) and not made.has_memory:
-            return _of_rule(spec.name, first_step(type(made)))
     raise ValueError(
         f"generator: {spec.name} does not say its velocity; give a Generator"
     )
@@ -157,16 +154,43 @@ def commutators(
     failures = []
     for f, image, q in zip(ends, images, points, strict=True):
         there = X.at(q, image)
-        pushed = _push_rates(X, f, state, {k: home[k] for k in state})
+        pushed = _push_rates(X, f, state, home)
         failures.append(torch.cat([there[k] for k in state]) - pushed)
     forward, backward = torch.stack(failures).view(len(maps), 2, -1).unbind(1)
     return (forward - backward) / (2 * step)
+
+
+def law_failure(
+    X: Generator, problem: Problem, state: State, phi: Reparameterization
+) -> float:
+    r"""Return how far :math:`X_{\phi_*P}\circ S\phi` is from :math:`d(S\phi)\,X_P`.
+
+    Each part of the state is measured in the metric at the image, relative to its own
+    rate; the largest failure is returned.
+    """
+    image = push_state(X, phi, state)
+    q = problem.push(phi).point(image["x"], ZERO)
+    sizes = [len(state[k]) for k in state]
+    home = X.at(problem.point(state["x"], ZERO), state)
+    pushed = _push_rates(X, phi, state, home).split(sizes)
+    there = X.at(q, image)
+    failures = []
+    for (name, rate), to in zip(((k, there[k]) for k in state), pushed, strict=True):
+        tag = X.tags.get(name, "vector")
+
+        def length(v: Tensor, tag: str = tag) -> float:
+            v = q.solve(v) if tag == "covector" else v
+            return float((q.A @ v if tag in ("vector", "covector") else v).norm())
+
+        failures.append(length(rate - to) / max(length(to), 1e-300))
+    return max(failures)
 
 
 def _push_rates(
     X: Generator, f: Reparameterization, state: State, rates: State
 ) -> Tensor:
     r"""The vector :math:`d(S f)_s X`: the rate of the pushed state along the flow."""
+    rates = {k: rates[k] for k in state}
     if all(tag in TRIVIAL for tag in X.tags.values()):
         moved = {**rates, "x": f.push_vector(state["x"], rates["x"])}
         return torch.cat(list(moved.values()))

@@ -25,6 +25,8 @@ from geolib.core.linear_calls import graph_nodes
 from geolib.core.linear_solvers import RootSystem
 from geolib.core.output_metrics import LocalMetric
 
+ZERO = 1e-24  # audits cut the metric's eigenvalues here: singular values of A at 1e-12
+
 
 class Diverged(ValueError):
     """A run left the finite numbers, or met a matrix that is not positive definite."""

@@ -85,7 +85,6 @@ class OptimizerSpec:
         generator: the rule or `GeometricOptimizer` class whose flow it follows, where
             `make` gives an optimizer that does not say so itself.
         group: a heading for tables.
-        cost: relative cost of a step, to order long audits.
     """
 
     name: str
@@ -95,7 +94,6 @@ class OptimizerSpec:
     update: Callable[..., Tensor] | None = None
     generator: Any = None
     group: str = "user"
-    cost: float = 1.0
 
     def velocity(
         self, problem: Problem, phi: Reparameterization | None

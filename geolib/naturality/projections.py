@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacrev
 
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.defect import Defect, Runs, check_steps, home_runs, summarize
+from geolib.naturality.optimizer_spec import OptimizerSpec
 from geolib.naturality.problem import Problem
+from geolib.naturality.reparameterization import directional
 
 Map = Callable[[Tensor], Tensor]
 
@@ -54,51 +55,6 @@ class Projection:
             probe=None if probe is None else (lambda t: probe(self.forward(t))),
         )
 
-    def horizontal_lift(
-        self, x: Tensor, v: Tensor, metric: Tensor | None = None
-    ) -> Tensor:
-        r"""Return the vector over v that is orthogonal to the fibre through x.
-
-        .. math:: v' = M^{-1} D\pi^T (D\pi M^{-1} D\pi^T)^{-1} v .
-
-        Args:
-            x: a point upstairs, (p',), near which the map is a submersion.
-            v: a tangent vector at its image, (p,).
-            metric: M upstairs, (p', p'), positive definite; the identity when None.
-
-        Raises:
-            ValueError: no submersion at x (its Jacobian lacks full row rank).
-
-        Source: :eq:`drv-naturality-horizontal` (derivations).
-
-        Examples:
-            >>> x = torch.tensor([1.0, 1.0], dtype=torch.float64)
-            >>> Projection(lambda w: w.sum().reshape(1)).horizontal_lift(x, x[:1])
-            tensor([0.5000, 0.5000], dtype=torch.float64)
-        """
-        D = jacrev(self.forward)(x)
-        X = D.T if metric is None else torch.linalg.solve(metric, D.T)
-        G = D @ X
-        w = torch.linalg.eigvalsh(0.5 * (G + G.T))
-        if not float(w[0]) > 1e-12 * float(w[-1]):
-            raise ValueError("pi: expected a submersion at x, its Jacobian lacks rank")
-        return X @ torch.linalg.solve(G, v)
-
-    def submersion_defect(
-        self, x: Tensor, upstairs: Tensor, downstairs: Tensor
-    ) -> float:
-        r"""Return the relative failure of :math:`D\pi\,G'\,D\pi^T = G\circ\pi`.
-
-        Args:
-            x: a point upstairs, (p',).
-            upstairs, downstairs: cometrics :math:`G'` (p', p') and G (p, p) there.
-
-        Source: :eq:`drv-naturality-submersion` (derivations).
-        """
-        D = jacrev(self.forward)(x)
-        gap = D @ upstairs @ D.T - downstairs
-        return float(gap.norm() / downstairs.norm())
-
 
 @dataclass(frozen=True)
 class Embedding:
@@ -136,7 +92,9 @@ def projection_defect(
 
     For a projection :math:`\pi(\theta'_T)` is compared with :math:`\theta_T` started
     at :math:`\pi(\theta'_0)`; for an embedding :math:`\theta'_T` started at
-    :math:`\iota(\theta_0)` with :math:`\iota(\theta_T)`.
+    :math:`\iota(\theta_0)` with :math:`\iota(\theta_T)`. An optimizer that starts with a
+    velocity has it pushed along: the run at the target starts with
+    :math:`D\pi\,v'`, or :math:`D\iota\,v`.
 
     Args:
         optimizer: as in `naturality_defect`, for the narrow model (and the wide one).
@@ -150,9 +108,11 @@ def projection_defect(
             where the narrow model keeps its start).
 
     Raises:
-        ValueError: bad step sizes, or starts whose size does not fit the link.
+        ValueError: bad step sizes, starts whose size does not fit the link, or an optimizer
+            that starts with a covector, which no such link pushes.
 
-    Source: :eq:`drv-naturality-submersion` and :eq:`drv-naturality-twins` (derivations).
+    Source: :eq:`drv-naturality-submersion`, :eq:`drv-naturality-momentum-projects` and
+        :eq:`drv-naturality-twins` (derivations).
 
     Examples:
         >>> from geolib.naturality import mse
@@ -176,8 +136,9 @@ def projection_defect(
         wide = target = wide.at(link(narrow.theta0).detach())
     # Everything is compared in the target of the link, and the narrow run's way
     # is what the defect is divided by.
-    below = home_runs(small, narrow, hs, horizon) if below is None else below
-    above = home_runs(large, wide, hs, horizon)
+    up, low = _velocities(small, wide, narrow, link)
+    below = home_runs(small, narrow, hs, horizon, low) if below is None else below
+    above = home_runs(large, wide, hs, horizon, up)
     carried = link if down else (lambda t: t)
     same = (lambda t: t) if down else link
 
@@ -193,3 +154,20 @@ def projection_defect(
     moved = [float((e - start).norm()) for e in ends]
     drift = float((ends[-1] - ends[-2]).norm())
     return summarize(hs, differences, moved, drift, space)
+
+
+def _velocities(
+    spec: OptimizerSpec, wide: Problem, narrow: Problem, link: Projection | Embedding
+) -> tuple[Tensor | None, Tensor | None]:
+    """The velocity at the start of the link, wide and narrow, and its push."""
+    problem = wide if isinstance(link, Projection) else narrow
+    v = spec.velocity(problem, None)
+    if v is None:
+        return None, None
+    if spec.initial != "vector":
+        raise ValueError(
+            f"optimizer: {spec.name} starts with a covector, which {link.name} does not "
+            "push; expected one that starts at rest or with a velocity"
+        )
+    pushed = directional(link.forward, problem.theta0, v)
+    return (v, pushed) if isinstance(link, Projection) else (pushed, v)

@@ -161,19 +161,6 @@ class Reparameterization:
         inverse = jacrev(self.inverse)(self.forward(x))
         return inverse.T @ F @ inverse
 
-    def push_cometric(self, x: Tensor, G: Tensor) -> Tensor:
-        r"""Push a (2,0)-tensor at x: :math:`D G D^T`."""
-        D = self.jacobian(x)
-        return D @ G @ D.T
-
-    def second(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        r"""Return the second derivative :math:`D^2\phi(x)[u, v]`."""
-
-        def along(y: Tensor) -> Tensor:
-            return directional(self.forward, y, v)
-
-        return directional(along, x, u)
-
     def push(self, tag: str, x: Tensor, value: Tensor) -> Tensor:
         """Push a state of the space `tag` (see `TAGS`) that sits at x.
 
@@ -188,7 +175,6 @@ class Reparameterization:
             "vector": self.push_vector,
             "covector": self.push_covector,
             "metric": self.push_metric,
-            "cometric": self.push_cometric,
         }
         if tag not in pushes:
             raise ValueError(f"tag: expected one of {sorted(TAGS)}, got {tag!r}")
@@ -217,7 +203,7 @@ class Reparameterization:
 
 
 TRIVIAL = ("scalar", "function", "entrywise")  # spaces on which no map acts
-TAGS = ("point", "vector", "covector", "metric", "cometric", *TRIVIAL)
+TAGS = ("point", "vector", "covector", "metric", *TRIVIAL)
 
 
 def compose(*maps: Reparameterization) -> Reparameterization:

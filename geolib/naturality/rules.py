@@ -3,21 +3,13 @@ r"""First-order rules: the velocity that each algorithm prescribes at a point.""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
-from geolib.naturality.local_geometry import LocalGeometry, flatten, unflatten
+from geolib.naturality.local_geometry import LocalGeometry
 from geolib.naturality.newton import covariant_newton, newton
-from geolib.naturality.tensorwise import (
-    PolarMuon,
-    Shampoo,
-    SignSGD,
-    TensorwiseOptimizer,
-)
 
 Rule = Callable[[LocalGeometry], Tensor]
 
@@ -47,32 +39,14 @@ def diagonal(q: LocalGeometry) -> Tensor:
     return -q.g / (q.A * q.A).sum(0)
 
 
-def first_step(cls: type[TensorwiseOptimizer], **options: Any) -> Rule:
-    """The velocity of a tensorwise optimizer's first step, from an empty state."""
-
-    @cache  # at the first use: an optimizer made while importing would load the compiler
-    def defaults() -> dict[str, Any]:
-        blank = torch.zeros(1, requires_grad=True)
-        return cls([blank], lr=1.0, **options).param_groups[0]  # type: ignore[call-arg]
-
-    def direction(q: LocalGeometry) -> Tensor:
-        grads = unflatten(q.g, q.params)
-        return flatten([-cls.change(g, {}, defaults()) for g in grads])
-
-    return direction
-
-
 RULES: dict[str, Rule] = {
     "gradient": gradient,
     "normalized": normalized,
-    "sign": first_step(SignSGD),
     "natural": natural,
     "damped": damped(0.1),
     "newton": newton,
     "covariant-newton": covariant_newton,
     "diagonal": diagonal,
-    "muon": first_step(PolarMuon),
-    "shampoo": first_step(Shampoo),
 }
 
 
@@ -82,9 +56,9 @@ class FirstOrderRule(GeometricOptimizer):
     .. math:: x \leftarrow x + h\,X(x).
 
     Args:
-        rule: `gradient`, `normalized`, `sign`, `natural`, `damped`, `newton`,
-            `covariant-newton`, `diagonal`, `muon`, `shampoo`, or a function from a
-            `LocalGeometry` to a velocity (p,).
+        rule: `gradient`, `normalized`, `natural`, `damped`, `newton`,
+            `covariant-newton`, `diagonal`, or a function from a `LocalGeometry` to a
+            velocity (p,).
         (others): see `GeometricOptimizer`.
 
     Raises:

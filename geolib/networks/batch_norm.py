@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from geolib.networks.rows import Rows
 from geolib.networks.validation import check_inputs
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -93,7 +94,7 @@ def with_batch_statistics(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
+def recalibrate(module: nn.Module, x: Tensor | Rows, batch: int = 512) -> nn.Module:
     """Re-estimate all running statistics on the inputs `x`, in place.
 
     Layer by layer: a batch normalised by its own statistics feeds the next layer, and
@@ -102,7 +103,7 @@ def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
 
     Args:
         module: changed in place.
-        x: inputs, shape (n, ...).
+        x: inputs, shape (n, ...), or `Rows` of them.
         batch: inputs that are normalised together.
 
     Raises:
@@ -118,7 +119,8 @@ def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
         >>> net.running_mean.item()
         2.0
     """
-    check_inputs(x)
+    if isinstance(x, Tensor):
+        check_inputs(x)
     if len(x) < 2:
         raise ValueError(f"x: expected at least two inputs, got {len(x)}")
     norms = [m for m in module.modules() if isinstance(m, NORMS)]
@@ -129,9 +131,8 @@ def recalibrate(module: nn.Module, x: Tensor, batch: int = 512) -> nn.Module:
         m.reset_running_stats()
         m.momentum = None  # a plain average over the batches
         m.train()
-    pieces = max(1, len(x) // batch)
-    for part in x.tensor_split(pieces):
-        module(part)
+    for rows in torch.arange(len(x)).tensor_split(max(1, len(x) // batch)):
+        module(x[rows[0] : rows[-1] + 1])
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
         m.eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,22 @@ def check_labels(classes: int, y: Tensor, rows: int | None = None) -> None:
         raise ValueError(
             f"y: expected classes 0 to {classes - 1}, got labels from {low} to {high}"
         )
+
+
+def check_positive(**options: float) -> None:
+    """Refuse an option that is not a finite number above zero.
+
+    Examples:
+        >>> check_positive(steps=3, lr=float("nan"))
+        Traceback (most recent call last):
+        ...
+        ValueError: lr: expected a finite number above zero, got nan
+    """
+    for name, value in options.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(
+                f"{name}: expected a finite number above zero, got {value!r}"
+            )
 
 
 def same_architecture(a: nn.Module, b: nn.Module) -> None:

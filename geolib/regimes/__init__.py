@@ -7,8 +7,9 @@ its edges and vertices, followed numerically on the fifth face and in the interi
 (`fock_curves`), and sorted by regime (`classify_regime`, `predict`).
 """
 
-from geolib.core.checks import guarded as _guarded
+from geolib.files import exported as _exported
 from geolib.regimes.data_matrix import prepare as prepare
+from geolib.regimes.descent import Rule as Rule
 from geolib.regimes.edges import cell_curves as cell_curves
 from geolib.regimes.ensemble import ensemble as ensemble
 from geolib.regimes.fock import fock_curves as fock_curves, fock_space as fock_space
@@ -57,4 +58,4 @@ from geolib.regimes.trace_words import (
     planar_numeric as planar_numeric,
 )
 
-__all__ = _guarded(globals())
+__all__ = _exported(globals())

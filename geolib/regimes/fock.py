@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,162 +12,168 @@ from torch import Tensor
 
 from geolib.regimes.loss_curves import Curves, follow
 from geolib.regimes.setup import check_times, positive
-from geolib.regimes.spectral_measures import SpectralMeasure, jacobi, pin_zero
+from geolib.regimes.spectral_measures import (
+    SpectralMeasure,
+    covariance_law,
+    jacobi,
+    marchenko_pastur,
+    reweighted,
+)
 
-# A vertex of the free product: ((letter, level), ...), letters alternate, the first is
-# the chain on which the vertex stands and how far up; () is the root.
-Vertex = tuple[tuple[str, int], ...]
-# Recurrence coefficients of a law, and whether a cut of its chain must keep a null space.
-Chain = tuple[np.ndarray, np.ndarray, bool]
+BAND = 4  # entries of a row of S: a tilted chain couples its first three vectors
+
+
+def chain(law: SpectralMeasure, levels: int) -> np.ndarray:
+    r"""A factor F of the operator :math:`F F^T` of a law on a half-line, lower triangular.
+
+    Without an atom at zero the operator is the Jacobi matrix. With mass p there the
+    first vector is :math:`e = \sqrt p\,q + \sqrt{1-p}\,y_0`, a unit vector q of the null
+    space and one of the range; the basis is e, then
+    :math:`\sqrt{1-p}\,q - \sqrt p\,y_0`, then the vectors :math:`y_1, y_2, \dots` of the
+    law without its atom, so that rows that are cut off leave the atom as it is.
+
+    Examples:
+        >>> coin = SpectralMeasure(np.array([0.0, 4.0]), np.array([0.5, 0.5]))
+        >>> chain(coin, 2).round(3).tolist()
+        [[1.414], [-1.414]]
+    """
+    p = float(law.weights[law.nodes == 0].sum())
+    if p == 0:
+        return np.linalg.cholesky(_tridiagonal(law, levels))
+    if p > 1 - 1e-12:
+        return np.zeros((1, 0))
+    inner = _tridiagonal(reweighted(law, law.nodes > 0), max(1, levels - 1))
+    factor = np.vstack([np.zeros(len(inner)), np.linalg.cholesky(inner)])
+    tilt = np.sqrt([[p, 1 - p], [1 - p, p]]) * [[1, 1], [1, -1]]
+    factor[:2] = tilt @ factor[:2]
+    return factor
+
+
+def _tridiagonal(law: SpectralMeasure, levels: int) -> np.ndarray:
+    diagonal, off = jacobi(law, min(levels, law.nodes.size))
+    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+
+
+# How the two laws look from each root: from a vector of unit length, whose matrix
+# elements are normalised traces over all inputs or over a part of them.
+Seen = Callable[[SpectralMeasure], SpectralMeasure]
+ROOTS: dict[str, tuple[Seen, Seen]] = {
+    "input": (lambda A: A, lambda S: S),
+    "row space": (lambda A: reweighted(A, A.nodes > 0), lambda S: S),
+    "kernel": (lambda A: reweighted(A, A.nodes == 0), lambda S: S),
+    "sample": (lambda A: A, lambda S: reweighted(S, S.nodes)),
+    "data span": (lambda A: A, lambda S: reweighted(S, S.nodes > 0)),
+    "unseen": (lambda A: A, lambda S: reweighted(S, S.nodes == 0)),
+}
 
 
 @dataclass(frozen=True)
 class FockSpace:
-    r"""The operators of the infinite-size limit, cut at a depth.
+    r"""The operators of the infinite-size limit, cut at a depth; vertex 0 is the root.
 
     The initial map A and the sample covariance S are free: they act on the free
-    product of two half-lines (the Jacobi matrices of their Marchenko-Pastur laws), and
-    the normalised trace of any word in them is a matrix element at the root.
+    product of two half-lines (the Jacobi matrices of their laws), and the normalised
+    trace of any word in them is a matrix element at the root.
 
     Attributes:
-        A: (N, N).
-        columns, entries: (3, N), the three entries of each row of S.
-        root: (N,) vector whose matrix elements are traces over the d inputs, or W^T at
-            a latent when `latent` is true.
-        latent: whether the root is a latent (h < d).
+        W: (R, N), with A = W^T W.
+        columns, entries: (4, N), the entries of each row of S.
     """
 
-    A: np.ndarray
+    W: np.ndarray
     columns: np.ndarray
     entries: np.ndarray
-    root: np.ndarray
-    latent: bool
-
-
-def vertices(depth: int) -> list[Vertex]:
-    """Vertices of total depth at most `depth`, nearest first; () is the root.
-
-    Examples:
-        >>> len(vertices(3)), vertices(1)
-        (15, [(), (('A', 1),), (('S', 1),)])
-    """
-    found: list[Vertex] = [()]
-    layer: list[Vertex] = [()]
-    for _ in range(depth):
-        layer = [_up(old, letter) for old in layer for letter in "AS"]
-        found += layer
-    return found
-
-
-def _level(vertex: Vertex, letter: str) -> int:
-    """How far up a chain of `letter` the vertex stands: 0 where a chain begins."""
-    return vertex[0][1] if vertex and vertex[0][0] == letter else 0
-
-
-def _up(vertex: Vertex, letter: str) -> Vertex:
-    """The neighbour one level up the chain of `letter` through the vertex."""
-    level = _level(vertex, letter)
-    return ((letter, level + 1), *vertex[1 if level else 0 :])
-
-
-def _on_root_chain(vertex: Vertex, letter: str) -> bool:
-    """Whether the chain of `letter` through the vertex begins at the root."""
-    return vertex == () or (len(vertex) == 1 and vertex[0][0] == letter)
 
 
 def fock_space(
     rho: float,
     kappa: float,
     c: float | None = None,
-    depth: int = 8,
+    depth: int = 6,
     *,
     law: SpectralMeasure | None = None,
+    root: str = "input",
 ) -> FockSpace:
-    r"""The truncated operators A and S are built; for h < d the root is a latent.
-
-    Along a chain of its letter, A has diagonal
-    :math:`\rho, \rho+\kappa, \rho+\kappa, \dots` and off-diagonal
-    :math:`\sqrt{\rho\kappa}`; S likewise with (1, c), or with the recurrence
-    coefficients of any given law, since Gaussian weights are free of every S. Where a
-    law has an atom at zero the last diagonal entry of a cut chain is chosen to keep
-    the null space. Read at a latent, the root chain starts on the latent's image:
-    :math:`W^T f = \sqrt\kappa\, e_1`, with diagonal :math:`\kappa + \rho` from there.
+    r"""The truncated operators A and S are built, as they are seen from one root.
 
     .. math:: \varphi(w(A, S)) = \langle 0 | w(A, S) | 0 \rangle
+
+    From an input the two chains at the root are those of both laws. From a vector of
+    the row space or of the kernel of W the root's chain of A has the law without its
+    atom at zero, or only the atom; from one sample the root's chain of S has the law
+    :math:`x\,\mu(dx)`, and so on. Every other chain is that of the full law.
 
     Args:
         rho, kappa: sigma^2 h and sigma^2 d.
         c: d / n, for isotropic Gaussian data.
-        depth: largest total level of a vertex; the size is :math:`2^{D+1} - 1`.
-        law: the spectral law of S instead of `c`.
+        depth: largest total level of a vertex; the size is :math:`2^{D+1} - 1`, less
+            where a root sees one chain only.
+        law: the spectral law of S instead of `c`, since Gaussian weights are free of
+            every S.
+        root: `input`, `row space`, `kernel`, `sample`, `data span` or `unseen`.
 
     Returns:
-        `FockSpace` with the matrices `A` and `S` and the vector `root`.
+        `FockSpace`: the weights `W` and the rows of S.
 
     Raises:
-        ValueError: parameters that are not positive, or a depth not in 1..11.
+        ValueError: parameters that are not positive, a depth not in 1..11, an unknown
+            root, or one of an empty space.
 
     Cost: :math:`4^{D+1}` numbers of memory.
 
-    Source: :eq:`drv-regimes-fock` (derivations), after Nica and Speicher 2006.
+    Source: :eq:`drv-regimes-fock` and :eq:`drv-regimes-roots` (derivations), after Nica
+    and Speicher 2006.
 
     Examples:
-        >>> fock_space(1.0, 1.0, 1.0, 3).A.shape
+        >>> fock_space(1.0, 1.0, 1.0, 3).W.shape
         (15, 15)
     """
-    positive("rho", rho)
-    positive("kappa", kappa)
+    of_A = marchenko_pastur(positive("rho", rho), positive("kappa", kappa))
+    of_S = covariance_law(c, law)
     if not 1 <= depth <= 11:
         raise ValueError(f"depth: expected 1 to 11, got {depth}")
-    latent = rho < kappa
-    index = {vertex: i for i, vertex in enumerate(vertices(depth))}
-    A = _free_operator("A", index, _wishart_chain(rho, kappa, depth), latent)
-    S = _free_operator("S", index, _chain(c, law, depth), False)
-    root = np.zeros(len(index))
-    root[0] = np.sqrt(kappa) if latent else 1.0
-    order = np.argsort(S == 0, axis=1, kind="stable")[:, :3]
+    if root not in ROOTS:
+        raise ValueError(f"root: expected one of {tuple(ROOTS)}, got {root!r}")
+    laws = dict(zip("AS", (of_A, of_S), strict=True))
+    seen = dict(zip("AS", ROOTS[root], strict=True))
+    usual = {k: chain(law, depth + 1) for k, law in laws.items()}
+    try:
+        first = {k: chain(seen[k](law), depth + 1) for k, law in laws.items()}
+    except ValueError:
+        raise ValueError(f"root: {root!r} is an empty space at these ratios") from None
+    size, copies = _free_product(depth, usual, first)
+    weights, S = [], np.zeros((size, size))
+    for letter, factor, vertices in copies:
+        part = factor[: len(vertices)]
+        if letter == "S":
+            S[np.ix_(vertices, vertices)] = part @ part.T
+        else:
+            rows = np.zeros((part.shape[1], size))
+            rows[:, vertices] = part.T
+            weights.append(rows[part.any(0)])
+    order = np.argsort(S == 0, axis=1, kind="stable")[:, :BAND]
     entries = np.take_along_axis(S, order, 1)
-    return FockSpace(A, order.T.copy(), entries.T.copy(), root, latent)
+    return FockSpace(np.vstack(weights), order.T.copy(), entries.T.copy())
 
 
-def _free_operator(
-    letter: str, index: dict[Vertex, int], chain: Chain, latent: bool
-) -> np.ndarray:
-    """The tridiagonal matrix of a law, copied along every chain of its letter.
+def _free_product(
+    depth: int, usual: dict[str, np.ndarray], first: dict[str, np.ndarray]
+) -> tuple[int, list[tuple[str, np.ndarray, list[int]]]]:
+    """The number of vertices, and the chains with the vertices on each.
 
-    Read at a latent f, the chain of A through the root starts one step below it, as
-    the root is W^T f: the levels of that chain are one higher.
+    At every vertex of a chain of one letter a chain of the other begins; the levels of
+    a vertex along the chains from the root add up to its depth.
     """
-    diagonal, off, has_null_space = chain
-    M = np.zeros((len(index), len(index)))
-    for vertex, i in index.items():
-        level = _level(vertex, letter)
-        if latent and _on_root_chain(vertex, letter):
-            level += 1
-        M[i, i] = diagonal[level]
-        j = index.get(_up(vertex, letter))
-        if j is not None:
-            M[i, j] = M[j, i] = off[level]
-        elif has_null_space:
-            M[i, i] = pin_zero(diagonal[: level + 1], off[:level])
-    return M
-
-
-def _wishart_chain(mean: float, spread: float, depth: int) -> Chain:
-    """Recurrence coefficients of Marchenko-Pastur's law, and whether it has an atom."""
-    diagonal = np.full(depth + 2, mean + spread)
-    diagonal[0] = mean
-    return diagonal, np.full(depth + 1, np.sqrt(mean * spread)), mean < spread
-
-
-def _chain(c: float | None, law: SpectralMeasure | None, depth: int) -> Chain:
-    """The same for S."""
-    if (c is None) == (law is None):
-        raise ValueError("c, law: expected exactly one of the two")
-    if law is None:
-        return _wishart_chain(1.0, positive("c", c or 0.0), depth)
-    atom = law.weights[law.nodes <= 1e-12 * law.nodes.max()].sum() > 0
-    return *jacobi(law, depth + 2), bool(atom)
+    copies = []
+    size, begin = 1, [(letter, 0, 0, line) for letter, line in first.items()]
+    for letter, base, level, line in begin:  # grows on the way
+        room = min(len(line) - 1, depth - level)
+        above = range(size, size + room)
+        size += room
+        copies.append((letter, line, [base, *above]))
+        other = "S" if letter == "A" else "A"
+        begin += [(other, v, level + j, usual[other]) for j, v in enumerate(above, 1)]
+    return size, copies
 
 
 def fock_curves(
@@ -176,29 +183,36 @@ def fock_curves(
     c: float | None = None,
     *,
     law: SpectralMeasure | None = None,
-    depth: int = 8,
+    depth: int = 6,
     target: bool = True,
     rtol: float = 1e-6,
 ) -> Curves:
     r"""The losses over d in the limit of large sizes with every ratio kept.
 
-    .. math:: A' = -(C A + A C), \qquad C = S (A - 1) + (A - 1) S , \\
-        L_{train}/d = \tfrac12 \langle 0 | S (1 - A)^2 | 0 \rangle , \qquad
-        L_{pop}/d = \tfrac12 \langle 0 | (1 - A)^2 | 0 \rangle ,
+    .. math:: A' = -(C A + A C), \qquad C = S B + B S, \qquad B = A - 1 ,
 
-    and for h < d, with :math:`w = W^T f` carried along as :math:`w' = -C w`,
+    read as squares at the smallest of the spaces. With h, n >= d that is one input,
 
-    .. math:: L_{train}/d = \tfrac12 + \eta\,[ -w^T S w + \tfrac12 w^T A S w ] .
+    .. math:: L_{train}/d = \tfrac12 \langle B S B \rangle_e , \qquad
+        L_{pop}/d = \tfrac12 \langle B^2 \rangle_e .
 
-    The Taylor series at time 0 is that of the planar expansion to order depth - 1.
+    For h < d these are y in the row space of W and g in its kernel, both carried along,
+
+    .. math:: L_{train}/d = \frac12 \frac{k}{k + l}
+        + \frac\eta2 \langle B S B \rangle_y , \quad
+        L_{pop}/d = \frac{1-\eta}{2} + \frac\eta2 \langle B^2 \rangle_y , \quad
+        l = \eta \langle S \rangle_y , \; k = (1 - \eta) \langle S \rangle_g ,
+
+    where k + l is tr S / d = 1 but for the cut. For n below both, one sample r gives
+    :math:`L_{train}/d = \tfrac12 \langle B^2 \rangle_r`, and the span of the data and
+    its complement the population loss. No loss can be negative.
 
     Args:
         times: (T,) increasing.
         rho, kappa: sigma^2 h and sigma^2 d.
         c, law: d / n, or the spectral law of S instead.
-        depth: of the space; the error falls with it, slowest for h < d at late times.
-        target: False for the free flow; the losses are then
-            :math:`\tfrac12 \phi(S A^2)` and :math:`\tfrac12 \phi(A^2)`.
+        depth: of the space; the difference of two depths measures the error.
+        target: False for the free flow; B is then A.
         rtol: tolerance of the integration.
 
     Returns:
@@ -207,55 +221,81 @@ def fock_curves(
     Raises:
         ValueError: bad times, parameters or depth.
 
-    Cost: one product of (2^{D+1})^3 an evaluation; about 3 s at depth 8.
+    Cost: one to three products of (2^{D+1})^3 an evaluation, at one to three roots;
+    about 2 s at depth 6.
 
-    Source: :eq:`drv-regimes-fock-flow` and :eq:`drv-regimes-latent` (derivations),
-    beyond the paper.
+    Source: :eq:`drv-regimes-fock-flow`, :eq:`drv-regimes-roots` (derivations), beyond
+    the paper.
 
     Examples:
         >>> start = fock_curves([0.0], 1.0, 1.0, 1.0, depth=2)
         >>> round(float(start.train[0]), 12)
         0.5
     """
-    t = check_times(times)
-    space = fock_space(rho, kappa, c, depth, law=law)
+    t, of_S = check_times(times), covariance_law(c, law)
+    eta = positive("rho", rho) / positive("kappa", kappa)
+    seen, mean = float(of_S.weights[of_S.nodes > 0].sum()), of_S.moment(1)
+
+    def at(root: str, turns: bool = False) -> np.ndarray:
+        space = fock_space(rho, kappa, depth=depth, law=of_S, root=root)
+        return _elements(t, space, target, turns, rtol)
+
+    if seen < min(eta, 1.0) - 1e-9:
+        inside, outside = at("data span")[2], at("unseen")[2]
+        population = seen * inside + (1 - seen) * outside
+        return Curves(mean * at("sample")[2] / 2, population / 2)
+    if eta >= 1:
+        _, train, population = at("input")
+        return Curves(train / 2, population / 2)
+    row, kernel = at("row space", turns=True), at("kernel", turns=True)
+    l, k, goal = eta * row[0], (1 - eta) * kernel[0], float(target)
+    left_out = goal * mean * k / (k + l)
+    return Curves((left_out + eta * row[1]) / 2, (goal * (1 - eta) + eta * row[2]) / 2)
+
+
+def _elements(
+    t: np.ndarray, space: FockSpace, target: bool, turns: bool, rtol: float
+) -> np.ndarray:
+    r"""Along W' = -W C: the elements of S, BSB and B^2 at the root's vector, (3, T).
+
+    With `turns` the vector v keeps its place relative to the row space of W, whose
+    projector is P: :math:`v' = (M - M^T) v`, :math:`M = P C (1 - P)`.
+    """
     columns = torch.as_tensor(space.columns)
     entries = torch.as_tensor(space.entries)[:, :, None]
-    size = len(space.root)
-    goal = 1.0 if target else 0.0
+    goal = float(target)
 
     def by_s(B: Tensor) -> Tensor:
-        """S B from the three entries of each row of S."""
-        out = entries[0] * B[columns[0]]
-        for column, entry in zip(columns[1:], entries[1:], strict=True):
-            out += entry * B[column]
-        return out
+        """S B from the few entries of each row of S."""
+        parts = (e * B[k] for k, e in zip(columns, entries, strict=True))
+        return sum(parts, torch.zeros_like(B))
 
     def flow(y: Tensor) -> Tensor:
-        B = y[0, :, :size].clone()
+        W, v = y[0, :-1], y[0, -1]
+        B = W.T @ W
         B.diagonal().sub_(goal)
         N = by_s(B)
-        D = (N + N.T) @ y[0]  # C A beside C w
-        out = D.neg()
-        out[:, :size] -= D[:, :size].T
-        if not space.latent:
-            out[:, size:] = 0.0  # the root itself stands still
-        return out[None]
+        C = N + N.T
+        out = torch.zeros_like(y)
+        out[0, :-1] = -W @ C
+        if turns:
+            factor = torch.linalg.cholesky(W @ W.T)
 
-    def losses(y: Tensor, dy: Tensor, e: Tensor) -> tuple[float, float]:
-        A, w = y[0, :, :size], y[0, :, size]
-        Sw, Aw = by_s(w[:, None])[:, 0], A @ w
-        if space.latent:  # traces of Q and K Q at a latent, w = W^T f
-            train = -goal * w @ Sw + Aw @ Sw / 2
-            population = -goal * w @ w + Aw @ w / 2
-            return float(train), float(population)
-        b = Aw - goal * w
-        return float(b @ by_s(b[:, None])[:, 0]) / 2, float(b @ b) / 2
+            def project(x: Tensor) -> Tensor:
+                return W.T @ torch.cholesky_solve(W @ x[:, None], factor)[:, 0]
 
-    start = torch.as_tensor(np.column_stack((space.A, space.root)))[None]
-    rows, _ = follow(flow, start, t, losses, rtol=rtol, atol=rtol * 1e-2)
-    train, population = np.array(rows).T
-    if space.latent:
-        eta = rho / kappa
-        return Curves(goal / 2 + eta * train, goal / 2 + eta * population)
-    return Curves(train, population)
+            inside = project(v)
+            up, down = project(C @ (v - inside)), C @ inside
+            out[0, -1] = up - down + project(down)
+        return out
+
+    def read(y: Tensor, dy: Tensor, e: Tensor) -> list[float]:
+        W, v = y[0, :-1], y[0, -1][:, None]
+        b = W.T @ (W @ v) - goal * v
+        pairs = (v, by_s(v)), (b, by_s(b)), (b, b)
+        return [float((one * other).sum()) for one, other in pairs]
+
+    root = np.eye(1, space.W.shape[1])
+    start = torch.as_tensor(np.vstack((space.W, root)))[None]
+    rows, _ = follow(flow, start, t, read, rtol=rtol, atol=rtol * 1e-2)
+    return np.array(rows).T

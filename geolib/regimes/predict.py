@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from geolib.regimes.data_matrix import DataMatrix, prepare
+from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
 from geolib.regimes.fock import fock_curves
 from geolib.regimes.large_data import large_data, large_data_next
@@ -27,6 +28,7 @@ from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
+from geolib.regimes.stepped import stepped_face
 from geolib.regimes.trace_words import KINDS, spectral_table, value
 
 ORDERS = (1, 2)
@@ -112,8 +114,7 @@ def classify_regime(
         >>> classify_regime(256, 256, 256, 1 / 256).name
         'interior'
     """
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: expected a number in (0, 1), got {tol!r}")
+    _tolerance(tol)
     setup, data = _sizes(problem, h, n, sigma2)
     if data is None:
         law, rate = marchenko_pastur(1.0, setup.c), setup.rate
@@ -128,6 +129,11 @@ def classify_regime(
     )
     name = " x ".join(active) if active else "interior"
     return Regime(name, active, errors, rate, critical)
+
+
+def _tolerance(tol: float) -> None:
+    if not 0 < tol < 1:
+        raise ValueError(f"tol: expected a number in (0, 1), got {tol!r}")
 
 
 def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
@@ -180,7 +186,8 @@ def theory_curves(
     setup: Setup,
     law: SpectralMeasure | None = None,
     overlap: np.ndarray | None = None,
-    depth: int = 7,
+    depth: int = 6,
+    rule: Rule | None = None,
 ) -> Curves:
     """A theory's losses over d, every theory in the same unit, and no warning.
 
@@ -193,12 +200,14 @@ def theory_curves(
         law: spectral law of S, if it is not Marchenko-Pastur's.
         overlap: population variance along each node of `law`.
         depth: of the Fock space, for the free face and the interior.
+        rule: steps in discrete time instead of the flow; for the four solved faces and
+            the ensemble.
 
     Returns:
         `Curves` of the training and population loss over d.
 
     Raises:
-        ValueError: an unknown name, or a correction that is not known.
+        ValueError: an unknown name, or one that has no steps with a rule.
 
     Source: :eq:`drv-regimes-units` (derivations).
 
@@ -211,6 +220,10 @@ def theory_curves(
     t = check_times(times)
     if name not in (*THEORIES, *NEXT):
         raise ValueError(f"name: expected one of {(*THEORIES, *NEXT)}, got {name!r}")
+    if name == "ensemble":
+        return ensemble(setup, t, law, rule=rule).mean
+    if rule is not None:
+        return stepped_face(name, t, setup, rule, law, overlap)
     if name in NEXT:
         lead = name.removesuffix(" + next")
         curves = theory_curves(lead, t, setup, law, overlap)
@@ -232,8 +245,6 @@ def theory_curves(
         variance = 1.0 if overlap is None or law is None else overlap @ law.weights
         zero = Curves(np.full(t.shape, train / 2), np.full(t.shape, variance / 2))
         return zero.moved(thin, setup.eta)
-    if name == "ensemble":
-        return ensemble(setup, t, law).mean
     return fock_curves(t, rho, kappa, depth=depth, target=name == "interior", **data)
 
 
@@ -275,6 +286,7 @@ class Prediction:
         setup: the sizes.
         data: the prepared matrix, if there is one; with its `scale` and `mean`.
         covariance: (d, d) of the population in the data's scale, if one was given.
+        rule: of the training, if it is not the flow.
     """
 
     times: np.ndarray
@@ -287,6 +299,7 @@ class Prediction:
     setup: Setup
     data: DataMatrix | None = None
     covariance: np.ndarray | None = None
+    rule: Rule | None = None
 
     def in_data_units(self) -> Prediction:
         r"""The same for the matrix as it was given: own times, losses summed over d.
@@ -301,7 +314,13 @@ class Prediction:
         unit = 1.0 if self.data is None else self.data.scale**2
         curves = ("train", "population", "train_bar", "population_bar")
         grown = {k: getattr(self, k) * unit * self.setup.d for k in curves}
-        return replace(self, times=self.times / unit, **grown)
+        rule = self.rule and replace(
+            self.rule,
+            lr=self.rule.lr / unit,
+            decay=self.rule.decay * unit,
+            noise=self.rule.noise * unit**0.5,
+        )
+        return replace(self, times=self.times / unit, rule=rule, **grown)
 
     def plot(self, axes: Any = None) -> Any:
         """Both losses with their bars, on Matplotlib axes that are returned."""
@@ -332,7 +351,8 @@ class Prediction:
         for s in _seeds(seeds):
             W = draw_weights(self.setup, s)
             X = draw_data(self.setup, s) if self.data is None else self.data.X
-            runs.append(gradient_flow(W, X, t, population=self.covariance))
+            run = gradient_flow(W, X, t, population=self.covariance, rule=self.rule)
+            runs.append(run)
         found = Curves(*(np.vstack([getattr(r, k) / d for r in runs]) for k in KINDS))
         answer = Curves(self.train, self.population)
         pairs = list(zip(found, answer, strict=True))
@@ -364,6 +384,7 @@ def predict(
     sigma2: float | None = None,
     theory: str = "auto",
     population: ArrayLike | None = None,
+    rule: Rule | None = None,
     tol: float = 0.05,
     budget: float = BUDGET,
 ) -> Prediction:
@@ -386,6 +407,8 @@ def predict(
         theory: `auto`, a name of `REGIMES`, a face `+ next`, or `ensemble`.
         population: (d, d) covariance of the population, default the identity; only
             mean-field, narrow and the ensemble can take one.
+        rule: steps in discrete time instead of the flow; `times` are then moved to whole
+            numbers of them.
         tol: largest error of a theory that `auto` names.
         budget: operations that the ensemble may spend.
 
@@ -395,7 +418,8 @@ def predict(
 
     Raises:
         ValueError: a data matrix without h and sigma2, an unknown theory, a population
-            that the theory cannot take, or anything that `prepare` refuses.
+            or a rule that the theory cannot take, a rule under which copies diverge, or
+            anything that `prepare` refuses.
 
     Warns:
         RegimeWarning: a theory asked for by name whose error is not below `tol`; the
@@ -416,26 +440,25 @@ def predict(
         problem = prepare(problem)
     setup, data = _sizes(problem, h, None, sigma2)
     start = classify_regime(problem, h, sigma2=sigma2)
-    t = check_times(np.linspace(0, 3 / start.rate, 41) if times is None else times)
+    t = _window(times, start.rate, rule)
     overlap = P = None
     if population is not None:
         if data is None:
             raise ValueError("population: only a data matrix can have its own")
         overlap, P = data.overlap(population), np.asarray(population, dtype=float)
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: expected a number in (0, 1), got {tol!r}")
-    names = _allowed(theory, setup, data, P)
+    _tolerance(tol)
+    names = _allowed(theory, setup, P, rule)
     if "free" in names:
         budget /= 2
     law = None if data is None else data.law
     turned = None if P is None or data is None else data.vectors.T @ P @ data.vectors
-    copies = ensemble(setup, t, law, turned, budget=budget)
+    copies = ensemble(setup, t, law, turned, rule=rule, budget=budget)
     curves = {"ensemble": copies.mean}
     for name in names:
         if name == "free":
             curves[name] = ensemble(setup, t, law, target=False, budget=budget).mean
         elif name != "ensemble":
-            curves[name] = theory_curves(name, t, setup, law, overlap)
+            curves[name] = theory_curves(name, t, setup, law, overlap, rule=rule)
     errors = curve_errors(curves, copies.mean)
     regime = _by_curves(errors, start, tol)
     name = theory
@@ -452,15 +475,27 @@ def predict(
     quantile = max(float(stdtrit(copies.copies - 1, LEVEL)), copies.reach)
     parts = zip(curves[name], copies.mean, copies.scatter, copies.doubt, strict=True)
     bars = [abs(y - e) + quantile * s + doubt for y, e, s, doubt in parts]
-    return Prediction(t, *curves[name], bars[0], bars[1], name, regime, setup, data, P)
+    train, population = curves[name]
+    return Prediction(
+        t, train, population, bars[0], bars[1], name, regime, setup, data, P, rule
+    )
 
 
-def _allowed(theory: str, setup: Setup, data: Any, population: Any) -> list[str]:
-    """The theories to look at: those that can take the population, and are not absurd."""
+def _window(times: ArrayLike | None, rate: float, rule: Rule | None) -> np.ndarray:
+    """The times asked for, or T t in [0, 3]; whole steps of a rule."""
+    t = check_times(np.linspace(0, 3 / rate, 41) if times is None else times)
+    return t if rule is None else check_times(rule.grid(t))
+
+
+def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]:
+    """The theories to look at: those that know population and rule, and no absurd one."""
     every, why = [*REGIMES, *NEXT, "ensemble"], ""
     if population is not None:
         every = [*BY_SPECTRUM, "mean-field + next", "ensemble"]
         why = "; every other knows only the identity as its population"
+    if rule is not None:
+        every = [k for k in every if k not in (*NEXT, "free")]
+        why += "; with a rule the solved faces and the ensemble"
     if theory not in ("auto", *every):
         raise ValueError(
             f"theory: expected 'auto' or one of {tuple(every)}, got {theory!r}{why}"

@@ -8,12 +8,9 @@ is formed when h is small.
 
 from __future__ import annotations
 
-import math
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from geolib.core import Trajectory
+from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
 from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.spectral_measures import gaussian_factor
@@ -74,7 +72,8 @@ class FlowProblem:
 class Gram:
     r"""State A (b, d, d): :math:`A' = -(C A + A C)`, :math:`C = S B + B S`.
 
-    Two d x d x d products an evaluation. Best when h is at least about 0.6 d.
+    Two d x d x d products an evaluation. For h >= d: a small error in a null direction
+    of A grows like e^{4xt}, so that for h < d the rank would leak away at long times.
     """
 
     def __init__(self, problem: FlowProblem) -> None:
@@ -205,6 +204,8 @@ def flops(form: str, d: int, h: int, n: int) -> float:
 def choose(d: int, h: int, n: int, weights: bool = False) -> str:
     """The cheapest form; when 8 h < d only those that form no d x d matrix.
 
+    The Gram form is for h >= d only, where A has no null space to keep.
+
     `weights=True` keeps to those whose state is W: a step of length epsilon is then a
     step of gradient descent, which it is not in A.
 
@@ -212,7 +213,7 @@ def choose(d: int, h: int, n: int, weights: bool = False) -> str:
         >>> choose(64, 64, 4096), choose(64, 64, 4), choose(1600, 11, 1600)
         ('gram', 'samples', 'latent')
     """
-    allowed = FORMS[2:] if 8 * h < d else FORMS[weights:]
+    allowed = FORMS[2:] if 8 * h < d else FORMS[weights or h < d :]
     return min(allowed, key=lambda form: flops(form, d, h, n))
 
 
@@ -231,7 +232,7 @@ class LossTrajectory:
         trace: (seeds,) tr S of each draw: twice the training loss of the zero map.
         d: input dimension.
         form: the formulation that ran.
-        work: what the integration cost; of its states only the last.
+        work: what the integration of a flow cost; of its states only the last.
     """
 
     times: np.ndarray
@@ -242,7 +243,7 @@ class LossTrajectory:
     trace: np.ndarray
     d: int
     form: str
-    work: Trajectory
+    work: Trajectory | None
 
     @property
     def error(self) -> float:
@@ -332,8 +333,7 @@ def simulate(
     target: bool = True,
     draw: str = "samples",
     form: str = "auto",
-    method: str = "adaptive",
-    step: float | None = None,
+    rule: Rule | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
     dtype: torch.dtype = torch.float64,
@@ -355,10 +355,9 @@ def simulate(
             which takes d^2 / 2 numbers instead of n d (other draws, the same law).
         form: how the products are arranged: `auto`, `gram`, `covariance`, `latent` or
             `samples`.
-        method: `adaptive` (Dormand-Prince), or `euler`, which needs `step` and is
-            gradient descent in every form but `gram`.
-        step: length of an Euler step.
-        rtol, atol: tolerance of the adaptive method.
+        rule: steps in discrete time instead of the flow; `times` are whole numbers of
+            them, and a loss is infinite from where a run has diverged.
+        rtol, atol: tolerance of the adaptive method that follows the flow.
         dtype, device: of the flow; draws are NumPy float64 whatever they are.
         memory_limit: bytes that the flow may use; default: what the machine has free.
 
@@ -366,7 +365,7 @@ def simulate(
         `LossTrajectory` with (seeds, T) losses, their stated errors and tr S.
 
     Raises:
-        ValueError: an unknown form or method, bad times, no seed.
+        ValueError: an unknown form, bad times, no seed.
         MemoryError: the run would not fit, with its size.
         IntegrationError: the flow could not be followed.
 
@@ -383,7 +382,7 @@ def simulate(
     chosen = _seeds(seeds)
     if draw not in ("samples", "wishart"):
         raise ValueError(f"draw: expected 'samples' or 'wishart', got {draw!r}")
-    form = _form(form, setup.d, setup.h, setup.n, method)
+    form = _form(form, setup.d, setup.h, setup.n, rule)
     need = memory_needed(setup, len(chosen), form, dtype)
     check_memory(need, memory_limit, device)
 
@@ -400,7 +399,7 @@ def simulate(
     else:
         X = place(draw_data(setup, s) for s in chosen)
         problem = FlowProblem(setup.d, setup.n, X=X, target=target)
-    return run(W, problem, times, form, method, step, rtol, atol)
+    return run(W, problem, times, form, rule, rtol, atol)
 
 
 def gradient_flow(
@@ -412,8 +411,7 @@ def gradient_flow(
     covariance: bool = False,
     target: bool = True,
     form: str = "auto",
-    method: str = "adaptive",
-    step: float | None = None,
+    rule: Rule | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
     memory_limit: float | None = None,
@@ -429,7 +427,7 @@ def gradient_flow(
         population: (d, d) covariance that the population loss is taken over;
             default the identity.
         covariance: says that `data` is S itself.
-        target, form, method, step, rtol, atol, memory_limit: as in `simulate`.
+        target, form, rule, rtol, atol, memory_limit: as in `simulate`.
 
     Returns:
         `LossTrajectory` with (1, T) losses.
@@ -456,13 +454,13 @@ def gradient_flow(
         raise ValueError(f"population: expected ({d}, {d}), got {tuple(P.shape)}")
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
-        wide = 0.6 * d < h and method != "euler"
+        wide = d <= h and rule is None
         cheapest = "gram" if wide else "covariance"
-        form = cheapest if form == "auto" else _form(form, d, h, n, method)
+        form = cheapest if form == "auto" else _form(form, d, h, n, rule)
         if form in ("latent", "samples"):
             raise ValueError(f"form: {form!r} needs the samples, but only S was given")
     else:
-        form = _form(form, d, h, n, method)
+        form = _form(form, d, h, n, rule)
     need = memory_needed(Setup(d, h, n, 1.0), 1, form, W.dtype)
     check_memory(need, memory_limit, W.device)
     if form in ("latent", "samples"):
@@ -470,7 +468,7 @@ def gradient_flow(
     else:
         S = D if covariance else D @ D.mT / n
         problem = FlowProblem(d, n, S=S[None], P=P, target=target)
-    return run(W, problem, times, form, method, step, rtol, atol)
+    return run(W, problem, times, form, rule, rtol, atol)
 
 
 def run(
@@ -478,43 +476,24 @@ def run(
     problem: FlowProblem,
     times: ArrayLike,
     form: str,
-    method: str = "adaptive",
-    step: float | None = None,
+    rule: Rule | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
 ) -> LossTrajectory:
-    """Integrate one prepared batch; see `simulate` and `gradient_flow`."""
-    t = grid = check_times(times)
-    options: dict[str, Any] = {"rtol": rtol, "atol": atol}
-    if method == "euler":
-        grid = _whole_steps(t, step)
-        options = {"method": "euler", "step": step, "max_steps": sys.maxsize}
-    elif method != "adaptive":
-        raise ValueError(f"method: expected 'adaptive' or 'euler', got {method!r}")
-    law = BY_NAME[form](problem)
-    rows, path = follow(law.flow, law.start(W), grid, law.losses, **options)
+    """Follow one prepared batch; see `simulate` and `gradient_flow`."""
+    t, law, path = check_times(times), BY_NAME[form](problem), None
+    if rule is not None:
+        found = descend(law, law.start(W), rule, t)
+        parts = [*found, *map(torch.zeros_like, found)]
+    else:
+        rows, path = follow(law.flow, law.start(W), t, law.losses, rtol=rtol, atol=atol)
+        parts = [torch.stack(part, 1) for part in zip(*rows, strict=True)]
     train, population, off_train, off_population = (
-        torch.stack(part, 1).double().cpu().numpy() for part in zip(*rows, strict=True)
+        part.double().cpu().numpy() for part in parts
     )
     trace = problem.trace.double().cpu().numpy()
     errors = SAFETY * off_train, SAFETY * off_population
     return LossTrajectory(t, train, population, *errors, trace, problem.d, form, path)
-
-
-def _whole_steps(t: np.ndarray, step: float | None) -> np.ndarray:
-    """The times as exact multiples of an Euler step, which does not interpolate."""
-    if step is None:
-        raise ValueError("step: method='euler' needs the length of a step")
-    if not (math.isfinite(step) and step > 0):
-        raise ValueError(f"step: expected a positive, finite number, got {step!r}")
-    grid = np.round(t / step) * step
-    off = np.abs(grid - t) > 1e-6 * step
-    if off.any():
-        raise ValueError(
-            f"times: {t[off][0]} is not a whole number of steps of {step}; "
-            "fixed-step integration does not interpolate"
-        )
-    return grid
 
 
 def memory_needed(setup: Setup, seeds: int, form: str, dtype: torch.dtype) -> int:
@@ -564,11 +543,12 @@ def _seeds(seeds: int | Iterable[int]) -> list[int]:
     return chosen
 
 
-def _form(form: str, d: int, h: int, n: int, method: str) -> str:
+def _form(form: str, d: int, h: int, n: int, rule: Rule | None) -> str:
     if form == "auto":
-        return choose(d, h, n, weights=method == "euler")
-    if form not in FORMS:
-        raise ValueError(f"form: expected 'auto' or one of {FORMS}, got {form!r}")
+        return choose(d, h, n, weights=rule is not None)
+    allowed = FORMS[rule is not None :]
+    if form not in allowed:
+        raise ValueError(f"form: expected 'auto' or one of {allowed}, got {form!r}")
     return form
 
 

@@ -76,6 +76,24 @@ class SpectralMeasure:
         return self.moment(1) ** 2 / second if second > 0 else 0.0
 
 
+def reweighted(law: SpectralMeasure, density: np.ndarray) -> SpectralMeasure:
+    """The law with its masses times a density on the nodes, of total mass one again.
+
+    Raises:
+        ValueError: no mass is left.
+
+    Examples:
+        >>> law = SpectralMeasure.of_eigenvalues([0.0, 1.0, 3.0])
+        >>> reweighted(law, law.nodes).weights.tolist()
+        [0.25, 0.75]
+    """
+    weights = law.weights * density
+    keep = weights > 0
+    if not keep.any():
+        raise ValueError("density: expected some mass to be left, got none")
+    return SpectralMeasure(law.nodes[keep], weights[keep] / weights.sum())
+
+
 def equal_shares(law: SpectralMeasure, values: np.ndarray, count: int) -> np.ndarray:
     """Means of a function on the nodes over `count` equal shares of the law.
 
@@ -221,20 +239,3 @@ def jacobi(law: SpectralMeasure, count: int) -> tuple[np.ndarray, np.ndarray]:
             b[j] = 0.0
             break
     return a, b
-
-
-def pin_zero(a: np.ndarray, b: np.ndarray) -> float:
-    """The last diagonal entry that gives the tridiagonal matrix the eigenvalue zero.
-
-    Examples:
-        >>> pin_zero(np.array([1.0, 3.0]), np.array([2.0]))
-        4.0
-    """
-    pivot = a[0]
-    for j, off in enumerate(b):
-        if off == 0.0:
-            return float(a[-1])
-        if j == len(b) - 1:
-            return float(off**2 / pivot)
-        pivot = a[j + 1] - off**2 / pivot
-    return 0.0

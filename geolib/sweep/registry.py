@@ -1,7 +1,7 @@
 """Find a sweep by its name, and what was measured by it.
 
 The sweeps of the chapters are experiments: each stands in its chapter's
-`experiments.py`, so they are found in a checkout of the book only.
+`experiments*.py`, so they are found in a checkout of the book only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def names() -> dict[str, str]:
     The files are searched, not imported.
     """
     root = find_checkout(Path.cwd())
-    files = sorted(root.glob("chapters/*/experiments.py")) if root else []
+    files = sorted(root.glob("chapters/*/experiments*.py")) if root else []
     return {
         name: f"{file}:{attribute}"
         for file in files

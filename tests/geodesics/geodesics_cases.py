@@ -14,7 +14,11 @@ from geolib.networks import mlp, table, train
 PRUNERS = chapter_module("geodesics", "pruners")
 VARIANTS = chapter_module("geodesics", "variants")
 PRUNING = {**PRUNERS.METHODS, **VARIANTS.PRUNING_VARIANTS}
-KNOWN = {**LEARNERS, **VARIANTS.LEARNER_VARIANTS}
+RIVALS = chapter_module("geodesics", "rivals")
+YARDSTICKS = chapter_module("geodesics", "yardsticks")
+WALK = chapter_module("geodesics", "walk")
+CERTIFICATE = chapter_module("geodesics", "certificate")
+KNOWN = {**LEARNERS, **RIVALS.RIVALS, **VARIANTS.LEARNER_VARIANTS}
 
 
 @functools.cache

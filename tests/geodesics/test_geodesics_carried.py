@@ -6,10 +6,10 @@ from geodesics_cases import VARIANTS, digits, smooth, trained, vector
 from torch.nn import functional as F
 
 from geolib.geodesics import learn_sequence
+from geolib.geodesics.learners import HerdedDER, choose_inputs
 from geolib.networks import Task, mlp, split_tasks
 
-CarriedLoss, HerdedDER = VARIANTS.CarriedLoss, VARIANTS.HerdedDER
-choose_inputs = VARIANTS.choose_inputs
+CarriedLoss = VARIANTS.CarriedLoss
 
 
 def carried(R, w, x, scenario="class", **options):
@@ -81,14 +81,6 @@ def test_carried_loss_learns_where_the_task_is_told():
     assert found.average > 0.95
 
 
-def test_far_rule_is_pivoted_qr():
-    from scipy.linalg import qr
-
-    J = vector(40 * 30, 0).reshape(40, 30)
-    pivots = qr(J.T.numpy(), pivoting=True, mode="r")[1]
-    assert choose_inputs(J, 12, "far").tolist() == pivots[:12].tolist()
-
-
 def test_mean_rule_is_the_greedy_search():
     J = vector(25 * 6, 3).reshape(25, 6)
     chosen: list[int] = []
@@ -96,10 +88,10 @@ def test_mean_rule_is_the_greedy_search():
         free = [i for i in range(25) if i not in chosen]
         miss = [(J[[*chosen, i]].mean(0) - J.mean(0)).norm() for i in free]
         chosen.append(free[int(torch.stack(miss).argmin())])
-    assert choose_inputs(J, 8, "mean").tolist() == chosen
-    assert len(set(choose_inputs(J, 99, "mean").tolist())) == 25
-    with pytest.raises(ValueError, match="rule: expected 'far' or 'mean'"):
-        choose_inputs(J, 8, "near")
+    assert choose_inputs(J, 8).tolist() == chosen
+    assert len(set(choose_inputs(J, 99).tolist())) == 25
+    with pytest.raises(ValueError, match="rule: expected one of"):
+        HerdedDER(trained(0)[0], 6, "class", 10, 0, rule="near")
 
 
 def test_chosen_inputs_are_rows_of_the_task_and_paid_for():
@@ -107,7 +99,7 @@ def test_chosen_inputs_are_rows_of_the_task_and_paid_for():
     task = split_tasks(digits(), [[0, 1]])[0]
     learner = HerdedDER(R, 6, "class", 10, 0, candidates=50)
     learner.start_task(w, task)
-    rows, paid = learner.pick(w, task)
-    assert paid == 50
+    rows = learner.pick(w, task)
+    assert learner.finish_cost(task) == 50
     assert len(set(rows.tolist())) == 6
     assert {int(c) for c in task.y[rows]} == {0, 1}

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from geodesics_cases import digits, trained, vector
+from geodesics_cases import WALK, digits, trained, vector
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from geolib.core import Realization, init_
-from geolib.geodesics import FunctionSpace, connect, invariant_walk
+from geolib.geodesics import FunctionSpace, SineBasis, connect, embed, trained_curve
+from geolib.geodesics.curves import arc
 from geolib.networks import (
     Table,
     checkpoint,
@@ -25,6 +27,7 @@ from geolib.networks import (
 )
 from geolib.sweep import Store, registry
 
+invariant_walk = WALK.invariant_walk
 CHAPTER = Path(__file__).resolve().parents[2] / "chapters" / "geodesics"
 
 
@@ -54,15 +57,71 @@ def images(count=60, classes=3, side=8, seed=0):
 
 def test_connect_line_curve_geodesic():
     a, b, data = module(0), module(1), digits()
-    line = connect(a, b, data.x, method="line")
+    line = connect(a, b, data.x, method="line", align=False)
     curve = connect(a, b, data.x, data.y, method="curve", steps=200, batch=64)
-    path = connect(a, b, data.x, steps=200, batch=64)
-    worst = [c.profile(data.x, data.y, 17).barrier for c in (line, curve, path)]
+    path = connect(a, b, data.x, method="geodesic", steps=200, batch=64)
+    arc = connect(a, b, data.x, steps=200, batch=64)
+    worst = [c.profile(data.x, data.y, 17).barrier for c in (line, curve, path, arc)]
     assert worst[0] > 0.2
     assert max(worst[1:]) < 0.3 * worst[0]
     assert path.statistics == "none"
-    end = path.module(1.0)
-    assert torch.allclose(Realization(end).theta0, Realization(b).theta0)
+    assert arc.aligned
+    assert arc.gradient_evaluations == 200 * 64 + 2 * len(data.x)
+    assert torch.allclose(arc.module(1.0)(data.x), b(data.x))
+
+
+def test_a_curve_follows_the_arc_between_two_functions():
+    # a family that holds the arc: the logits themselves are the weights
+    net = nn.Linear(1, 3, bias=False).double()
+    R, x = Realization(net), torch.ones(1, 1).double()
+    a, b = (
+        torch.tensor([3.0, 0.0, 0.0]).double(),
+        torch.tensor([0.0, 2.5, 0.5]).double(),
+    )
+    found = trained_curve(R, a, b, x, basis=SineBasis(3), steps=1500, lr=0.05)
+    times = torch.linspace(0, 1, 9).double()
+    ours = embed(torch.stack([R(w, x)[0] for w in found.path(times)]))
+    p, q = embed(a), embed(b)
+    angle = torch.arccos(p @ q / 4)
+    slerp = torch.sin((1 - times) * angle)[:, None] * p
+    slerp = (slerp + torch.sin(times * angle)[:, None] * q) / torch.sin(angle)
+    assert torch.allclose(arc(p, q, times[:, None], True), slerp)
+    assert (ours - slerp).abs().max() < 0.02
+    line = embed(a + times[:, None] * (b - a))
+    assert (line - slerp).abs().max() > 0.1
+    near = p + 1e-9 * vector(3, 0)
+    assert torch.allclose(arc(p, near, times[:, None], True).norm(dim=1), p.norm())
+
+
+def test_data_of_two_ends_in_whatever_form_it_comes():
+    a, b, data = module(0), module(1), digits()
+    plan = {"steps": 3, "batch": 32}
+    want = connect(a, b, data.x, **plan).path.control
+    pairs = TensorDataset(data.x, data.y)
+    for x in (data.x.numpy(), DataLoader(pairs, shuffle=True), pairs):
+        found = connect(a, b, x, **plan)
+        assert torch.allclose(found.path.control, want)
+        assert found.profile(data.x, data.y, 3).worst > 0
+    path = connect(a, b, pairs, method="geodesic", **plan).path
+    assert torch.allclose(
+        path.control, connect(a, b, data.x, method="geodesic", **plan).path.control
+    )
+
+
+def test_alignment_is_left_out_where_it_cannot_be():
+    class Roll(nn.Module):
+        def forward(self, x):
+            return torch.roll(x, 1, 1)
+
+    a, b = (
+        nn.Sequential(nn.Linear(4, 6), Roll(), nn.Tanh(), nn.Linear(6, 3)).double()
+        for _ in range(2)
+    )
+    init_(a, 0), init_(b, 1)
+    x = vector((20, 4), 0)
+    assert not connect(a, b, x, method="line").aligned
+    with pytest.raises((TypeError, ValueError), match="roll"):
+        connect(a, b, x, method="line", align=True)
 
 
 def test_alignment_first():
@@ -73,8 +132,9 @@ def test_alignment_first():
     b[1].weight.data, b[1].bias.data = a[1].weight[order].data, a[1].bias[order].data
     b[3].weight.data = a[3].weight[:, order].data.clone()
     b[3].bias.data = b[3].bias.data + 0.01
-    plain = connect(a, b, data.x, method="line").profile(data.x, data.y, 9).barrier
-    matched = connect(a, b, data.x, method="line", align=True)
+    line = connect(a, b, data.x, method="line", align=False)
+    plain = line.profile(data.x, data.y, 9).barrier
+    matched = connect(a, b, data.x, method="line")
     assert plain > 0.1
     assert matched.profile(data.x, data.y, 9).barrier < 1e-3
     assert matched.aligned
@@ -136,7 +196,7 @@ def normalised(seed, kind=nn.BatchNorm1d, frozen=None):
     return net.eval()
 
 
-@pytest.mark.parametrize("method", ["line", "curve", "geodesic"])
+@pytest.mark.parametrize("method", ["line", "curve", "geodesic", "arc"])
 @pytest.mark.parametrize(
     "build",
     [
@@ -161,7 +221,8 @@ def test_the_ends_are_the_given_networks(build, method):
         b.load_state_dict({**b.state_dict(), **dict(a.named_buffers())})
     y = torch.arange(40) % 2
     plan = {"line": {}, "curve": {"steps": 3}, "geodesic": {"steps": 3, "batch": 20}}
-    found = connect(a, b, x, y, method=method, **plan[method])
+    plan["arc"] = plan["curve"]
+    found = connect(a, b, x, y, method=method, align=False, **plan[method])
     with torch.no_grad():
         ends = a(x), b(x)
         assert torch.equal(found.module(0)(x), ends[0])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from geodesics_cases import KNOWN, digits, smooth, vector
+from geodesics_cases import KNOWN, RIVALS, digits, smooth, vector
 
 from geolib.core import Realization
 from geolib.geodesics import learn_sequence
-from geolib.geodesics.learners import EWC, InvariantPath, Memory, Replay, restrict
+from geolib.geodesics.learners import InvariantPath, Memory, Replay, restrict
 from geolib.networks import Table, Task, mlp, pair_tasks, split_tasks
 
 TWO = [[0, 1], [2, 3]]
@@ -27,6 +27,7 @@ def test_every_method_pays_the_same_compute(method):
         memory=20,
         gradient_evaluations=6000,
         replayed=20,
+        lr=3e-3,
     )
     assert 0.9 * 12000 <= found.gradient_evaluations <= 1.02 * 12000 + 400
     assert found.table.shape == (2, 2)
@@ -40,7 +41,7 @@ def test_memory_keeps_what_fine_tuning_forgets():
     halves = [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     scores = {
         m: learn_sequence(
-            mlp([64, 32, 10]), tasks(halves), m, gradient_evaluations=19200
+            mlp([64, 32, 10]), tasks(halves), KNOWN[m], gradient_evaluations=19200
         )
         for m in ("fine-tuning", "distilled logits", "invariant path", "joint")
     }
@@ -93,6 +94,63 @@ def test_invariant_step_against_the_dense_formula():
     assert torch.allclose(learner.step(w, x, y, 0.0), w - dense, atol=1e-6)
 
 
+def test_a_step_of_the_path_that_loses_is_not_taken():
+    # saturated: the stored outputs see no curvature and the plain step is far too long
+    R, w, x = smooth()
+    w = 40 * w
+    learner = InvariantPath(R, 5, "class", 4, 0, damping=1e-3, rate=1e4, iterations=300)
+    y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    task = Task(x, y, x, y, (0, 1, 2, 3))
+    learner.start_task(w, task)
+    everything = torch.ones(4, dtype=torch.bool)
+    learner.memory.store(task, R(w, x), everything, torch.arange(5))
+    rows = torch.arange(5)
+    grad = learner.gradient(w, x, y)
+    weight = 1e-3 * 1e4 / max(1.0, grad.norm().item())
+
+    def value(u):
+        return learner.kept(u, rows) + weight * learner.loss(u, x, y).item()
+
+    values = [value(w)]
+    for _ in range(8):
+        w = learner.step(w, x, y, 0.0)
+        values.append(value(w))
+    assert values[1] == values[0]  # refused, and damped
+    assert learner.damping > learner.floor
+    assert min(values) < values[0]
+
+
+def recalled(kind, **options):
+    """A learner of classes 2 and 3 with five inputs stored of classes 0 and 1."""
+    R, w, x = smooth()
+    learner = kind(R, 5, "class", 4, 0, replayed=4, **options)
+    y = torch.tensor([0, 1, 0, 1, 0, 1, 0])
+    learner.start_task(w, Task(x, y, x, y, (0, 1)))
+    learner.finish_task(w, Task(x, y, x, y, (0, 1)))
+    learner.start_task(w, Task(x, y + 2, x, y + 2, (2, 3)))
+    return learner, R, w, x, y + 2
+
+
+def test_losses_of_the_rivals_are_as_published():
+    ce = torch.nn.functional.cross_entropy
+    learner, R, w, x, y = recalled(RIVALS.DERPlusPlus, strength=0.7, labels=0.3)
+    m = learner.memory
+    rows = learner.recall()
+    learner.recall = lambda: rows
+    a, b = rows[:2], rows[2:]
+    gap = (R(w + 0.1, m.x[a]) - m.z[a]).square().mean()
+    want = ce(R(w + 0.1, x), y) + 0.7 * gap + 0.3 * ce(R(w + 0.1, m.x[b]), m.y[b])
+    assert torch.allclose(learner.loss(w + 0.1, x, y), want)
+    learner, R, w, x, y = recalled(RIVALS.ErAce, strength=0.7)
+    rows = learner.recall()
+    learner.recall = lambda: rows
+    z = R(w, x)
+    new = ce(z[:, 2:], y - 2)
+    both = torch.cat([z[:4], R(w, learner.memory.x[rows])])
+    old = ce(both, torch.cat([y[:4], learner.memory.y[rows]]))
+    assert torch.allclose(learner.loss(w, x, y), new + 0.7 * old)
+
+
 def test_fisher_of_elastic_weights():
     # many samples of the model's own labels: the diagonal of the Fisher information
     from geolib.geodesics import FunctionSpace
@@ -100,7 +158,7 @@ def test_fisher_of_elastic_weights():
     R, w, x = smooth()
     many = x.repeat(800, 1)
     y = torch.zeros(len(many), dtype=torch.long)
-    learner = EWC(R, 0, "class", 4, 0)
+    learner = RIVALS.EWC(R, 0, "class", 4, 0)
     learner.samples = len(many)
     task = Task(many, y, many, y, (0,))
     learner.start_task(w, task)
@@ -117,7 +175,7 @@ def test_memory_and_restriction():
     allowed = torch.ones(10, dtype=torch.bool)
     z = torch.arange(len(task.x), dtype=torch.float64)[:, None].expand(-1, 10)
     learner = Replay(Realization(mlp([64, 10])), 7, "class", 10, 0)
-    first, second = (learner.pick(None, task)[0] for learner.finished in ([1], [1, 2]))
+    first, second = (learner.pick(None, task) for learner.finished in ([1], [1, 2]))
     assert len(set(first.tolist())) == 7
     assert not torch.equal(first, second)
     memory.store(task, z, allowed, first)

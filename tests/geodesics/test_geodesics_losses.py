@@ -40,7 +40,9 @@ def test_elastic_weights_pay_for_their_fisher():
     learner = KNOWN["elastic weights"](R, 0, "class", 4, 0)
     task = Task(x, Y, x, Y, (0, 1, 2, 3))
     learner.start_task(w, task)
-    assert learner.finish_task(w, task) == len(x)
+    assert learner.finish_cost(task) == len(x)
+    learner.samples = 5
+    assert learner.finish_cost(task) == 5
 
 
 def test_without_forgetting_keeps_the_teacher_of_the_last_task():

@@ -3,10 +3,29 @@
 from chapter_experiments import chapter_module, experiments
 
 EXPERIMENTS = experiments("naturality")
-CONTROLS, DRAWINGS, MINIBATCHES, PROBLEMS, STORED, TOWERS, WIDTHS = (
+(
+    ALGEBRA,
+    CONTROLS,
+    DRAWINGS,
+    NETWORKS,
+    MINIBATCHES,
+    POPULAR,
+    PROBLEMS,
+    STORED,
+    TOWERS,
+    WIDTHS,
+) = (
     chapter_module("naturality", name)
     for name in (
-        *("controls", "drawings", "minibatches", "audit_problems"),
+        *(
+            "algebra",
+            "controls",
+            "drawings",
+            "random_networks",
+            "minibatches",
+            "popular",
+            "audit_problems",
+        ),
         *("stored_audits", "towers", "widths"),
     )
 )

@@ -133,7 +133,8 @@ def test_muon_in_bfloat16_is_not_exact_where_its_polar_factor_is():
     phi = standard_suite(P.module, P.theta0)["layer-orthogonal"]
     sizes = {}
     for name in ("muon", "muon-polar"):
-        d = naturality_defect(name, phi, P, step_sizes=STEPS, horizon=T)
+        rule = CONTROLS.TABLE[name]
+        d = naturality_defect(rule, phi, P, step_sizes=STEPS, horizon=T)
         sizes[name] = d.values
     assert min(sizes["muon"]) > 1e-3
     assert max(sizes["muon-polar"]) < 1e-9

@@ -15,11 +15,16 @@ from geolib.naturality import (
 )
 from geolib.naturality.affine_layers import blocks, in_chart
 from geolib.naturality.families import orthogonal, permutation, radial, relu_rescaling
-from geolib.naturality.reparameterization import compose
+from geolib.naturality.reparameterization import compose, directional
 
 
 def network():
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def bend(phi, x, v):
+    """The second derivative of phi along v."""
+    return directional(lambda y: directional(phi.forward, y, v), x, v)
 
 
 def theta(module, seed=0):
@@ -52,12 +57,11 @@ def test_families_are_bijections_and_push_tensors_consistently(module, family):
     F = A @ A.T
     pushed = phi.push_metric(x, F)
     assert torch.allclose(D.T @ pushed @ D, F, atol=1e-8)
-    assert torch.allclose(phi.push_cometric(x, F), D @ F @ D.T)
     h = 1e-4
     second = (phi(x + h * v) - 2 * phi(x) + phi(x - h * v)) / h**2
-    assert torch.allclose(phi.second(x, v, v), second, atol=1e-5)
+    assert torch.allclose(bend(phi, x, v), second, atol=1e-5)
     if phi.kind == "affine":
-        assert float(phi.second(x, v, v).abs().max()) < 1e-12
+        assert float(bend(phi, x, v).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize("make", MODULES.values())
@@ -159,7 +163,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="scale"):
         Reparameterization.scaling(torch.tensor([1.0, 0.0]))
     with pytest.raises(ValueError, match="power"):
-        radial(network(), -1.0)
+        radial(network(), torch.ones(23), -1.0)
     with pytest.raises(ValueError, match="tag"):
         Reparameterization.scaling(2.0).push("twist", torch.ones(2), torch.ones(2))
     with pytest.raises(ValueError, match="sizes"):

@@ -11,7 +11,7 @@ from naturality_cases import (
     network,
     setting,
 )
-from naturality_chapter import CONTROLS, MINIBATCHES
+from naturality_chapter import CONTROLS, MINIBATCHES, POPULAR
 from torch import nn
 
 from geolib.naturality import (
@@ -24,7 +24,6 @@ from geolib.naturality import (
 )
 from geolib.naturality.affine_layers import AffineLayer
 from geolib.naturality.local_geometry import flatten
-from geolib.naturality.tensorwise import SignSGD
 
 
 @pytest.mark.slow_for("proximal")
@@ -99,7 +98,7 @@ def test_learning_rate_schedules_and_groups():
     with pytest.raises(ValueError, match="one group"):
         opt.add_param_group({"params": [torch.ones(1, requires_grad=True)]})
     a, b = (torch.ones(1, requires_grad=True) for _ in range(2))
-    sign = SignSGD([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 0.5}])
+    sign = POPULAR.SignSGD([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 0.5}])
     (a + b).sum().backward()
     sign.step()
     assert (a.item(), b.item()) == (0.0, 0.5)
@@ -135,7 +134,7 @@ def test_clear_errors():
         (lambda: CONTROLS.KFACDampedNatural(nn.Linear(1, 1), damping=0.0), "damping"),
         (lambda: NaturalGradient(leaves).step(), "closure"),
         (lambda: NaturalGradient(leaves).step(lambda: closure()[1]), "pair"),
-        (lambda: SignSGD([], 0.1), "params"),
+        (lambda: POPULAR.SignSGD([], 0.1), "params"),
     ]
     for call, message in cases:
         with pytest.raises((ValueError, TypeError), match=message):

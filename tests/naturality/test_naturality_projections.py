@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from naturality_chapter import PROBLEMS, TOWERS, WIDTHS
+from naturality_chapter import CONTROLS, PROBLEMS, TOWERS, WIDTHS
 from torch.func import jacrev
 
 from geolib.naturality import OptimizerSpec, Projection, projection_defect
@@ -47,7 +47,7 @@ def test_duplication_keeps_the_function_and_the_tangent_space(scaling):
         (ADAM0, "standard", "U"),
         (ADAM0, "mean-field", "E"),
         ("adam-eps-1e-2", "mean-field", "U"),
-        ("muon-polar", "mean-field", "U"),
+        (CONTROLS.TABLE["muon-polar"], "mean-field", "U"),
     ],
 )
 def test_the_twin_tower(optimizer, scaling, letter):
@@ -86,8 +86,8 @@ def test_deep_linear_networks_project_to_linear_ones():
     assert torch.allclose(wide.outputs(x), narrow.outputs(pi(x)))
     q, n = wide.point(x), narrow.point(pi(x))
     upstairs = torch.linalg.pinv(q.F, hermitian=True, rtol=1e-10)
-    assert pi.submersion_defect(x, upstairs, torch.linalg.inv(n.F)) < 1e-9
-    assert pi.submersion_defect(x, torch.eye(48).double(), torch.eye(8)) > 0.1
+    assert TOWERS.submersion_defect(pi, x, upstairs, torch.linalg.inv(n.F)) < 1e-9
+    assert TOWERS.submersion_defect(pi, x, torch.eye(48).double(), torch.eye(8)) > 0.1
     for name, letter in (("ngd", "N"), ("gd", "U")):
         d = projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
         assert d.letter == letter
@@ -100,13 +100,13 @@ def test_weight_normalisation_and_horizontal_lifts():
     assert shapes == [(2,), (2, 3)]
     D = jacrev(pi.forward)(x)
     for M in (None, torch.diag(torch.arange(1.0, 9.0).double())):
-        lift = pi.horizontal_lift(x, v, M)
+        lift = TOWERS.horizontal_lift(pi, x, v, M)
         assert torch.allclose(D @ lift, v)
         vertical = torch.linalg.svd(D).Vh[6:]
         along = lift if M is None else M @ lift
         assert float((vertical @ along).abs().max()) < 1e-10
     with pytest.raises(ValueError, match="submersion"):
-        Projection(lambda t: t[:2] * 0).horizontal_lift(x, v[:2])
+        TOWERS.horizontal_lift(Projection(lambda t: t[:2] * 0), x, v[:2])
 
 
 @pytest.mark.slow

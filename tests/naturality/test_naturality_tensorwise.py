@@ -3,12 +3,12 @@
 import pytest
 import torch
 from naturality_cases import fit, network
+from naturality_chapter import POPULAR
 from torch import nn
 
 from geolib.naturality import (
     NaturalGradient,
 )
-from geolib.naturality.tensorwise import Lion, PolarMuon, Shampoo, SignSGD
 
 
 def test_gradients_that_are_sparse_or_not_finite_are_refused():
@@ -22,13 +22,13 @@ def test_gradients_that_are_sparse_or_not_finite_are_refused():
     with pytest.raises(ValueError, match="sparse gradient"):
         NaturalGradient(table.parameters()).step(closure)
     closure()[1].backward()
-    for cls in (SignSGD, Lion, PolarMuon, Shampoo):
+    for cls in (POPULAR.SignSGD, POPULAR.Lion, POPULAR.PolarMuon, POPULAR.Shampoo):
         with pytest.raises(ValueError, match="expected a dense tensor"):
             cls(table.parameters(), 0.1).step()
     w = torch.ones(2, 2, requires_grad=True)
     w.grad = torch.full((2, 2), torch.inf)
     with pytest.raises(ValueError, match="finite"):
-        SignSGD([w], 0.1).step()
+        POPULAR.SignSGD([w], 0.1).step()
     module = network()
     with torch.no_grad():
         module[0].weight[0, 0] = torch.nan
@@ -47,10 +47,12 @@ def test_euclidean_rules_by_hand():
         cls([x], lr=1.0, **options).step()
         return x.detach()
 
-    assert torch.equal(stepped(SignSGD), -G.sign())
-    assert torch.equal(stepped(Lion), -G.sign())
-    assert torch.allclose(stepped(PolarMuon), -G.sign())
+    assert torch.equal(stepped(POPULAR.SignSGD), -G.sign())
+    assert torch.equal(stepped(POPULAR.Lion), -G.sign())
+    assert torch.allclose(stepped(POPULAR.PolarMuon), -G.sign())
     expected = -G / (0.1 + G**2).sqrt()
     assert torch.allclose(
-        stepped(Shampoo, accumulator=0.1), torch.diag(expected.diag()), atol=1e-12
+        stepped(POPULAR.Shampoo, accumulator=0.1),
+        torch.diag(expected.diag()),
+        atol=1e-12,
     )

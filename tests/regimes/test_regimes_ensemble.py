@@ -26,7 +26,7 @@ def test_a_small_setup_is_averaged_as_it_is():
     setup = Setup(24, 8, 30, 0.5 / 24)
     t = setup.times(9)
     found = ensemble(setup, t)
-    assert (found.share, found.copies) == (1.0, 48)
+    assert (found.share, found.copies) == (1.0, 512)
     run = simulate(setup, t, seeds=200)
     for ours, theirs, scatter in zip(
         found.mean, (run.train / 24, run.population / 24), found.scatter, strict=True
@@ -144,7 +144,7 @@ def test_low_effective_rank_is_seen():
 def test_own_units_come_back():
     rng = np.random.default_rng(5)
     raw = 3.0 * np.linspace(0.5, 1.5, 12)[:, None] * rng.standard_normal((12, 50)) + 7
-    answer = predict(raw, h=6, sigma2=0.05)
+    answer = predict(raw, h=6, sigma2=0.05, budget=1e9)
     own = answer.in_data_units()
     centred = raw - raw.mean(1, keepdims=True)
     assert answer.data.mean == pytest.approx(raw.mean(1))
@@ -155,7 +155,7 @@ def test_own_units_come_back():
 
 
 def test_plot_and_check():
-    answer = predict(Setup(20, 10, 40, 0.02))
+    answer = predict(Setup(20, 10, 40, 0.02), budget=1e9)
     axes = answer.plot()
     assert [line.get_label() for line in axes.lines] == ["train", "population"]
     assert axes.lines[0].get_ydata() == pytest.approx(answer.train)
@@ -202,7 +202,7 @@ def test_the_trial_scores_a_wrong_answer_as_wrong():
     assert row["named"] <= row["best"] + 0.03
     setup = EXPERIMENTS.random_setup(6)
     assert (setup.d, setup.h) == (row["d"], row["h"])
-    answer = predict(setup)
+    answer = predict(setup, budget=1e9)
     runs = np.stack([np.stack([answer.train, answer.population])] * 3) * 2.0
     scored = EXPERIMENTS.score(
         answer, runs, {answer.theory: (answer.train, answer.population)}

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from geolib.core import IntegrationError, integrate
-from geolib.regimes import Setup, simulate
 from geolib.regimes.loss_curves import follow as observed
 
 
@@ -71,11 +70,6 @@ def test_euler_is_first_order_and_checks_its_grid():
     assert first / second == pytest.approx(2.0, rel=0.02)
     # The sum of local errors points the right way and is of the right size.
     assert 0.3 < -first / estimate < 1.2
-    setup = Setup(3, 2, 5, 0.1)
-    with pytest.raises(ValueError, match="whole number of steps"):
-        simulate(setup, [0.015], method="euler", step=0.01)
-    with pytest.raises(ValueError, match=r"^step: "):
-        simulate(setup, [1.0], method="euler", step=0.0)
     y0 = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(IntegrationError, match="diverged"):
         follow(lambda y: -y * y * y, 9 * y0, [40.0], method="euler", step=1.0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from geolib.regimes import SpectralMeasure, marchenko_pastur
-from geolib.regimes.spectral_measures import coarser, jacobi, narayana, pin_zero
+from geolib.regimes.spectral_measures import coarser, jacobi, narayana
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (0.3, 2.0), (2.0, 0.3), (1, 7)])
@@ -48,14 +48,6 @@ def test_jacobi_of_a_short_law_ends_in_zeros():
     assert np.allclose(a[:2], 2.0)
     assert b[0] == pytest.approx(1.0)
     assert not b[1:].any()
-
-
-def test_pin_zero_makes_the_chain_singular():
-    rng = np.random.default_rng(1)
-    a, b = rng.uniform(3, 4, 5), rng.uniform(0.5, 1, 4)
-    a[-1] = pin_zero(a, b)
-    J = np.diag(a) + np.diag(b, 1) + np.diag(b, -1)
-    assert abs(np.linalg.eigvalsh(J)[0]) < 1e-12
 
 
 def test_coarse_keeps_mean_and_weight():

@@ -147,24 +147,6 @@ def test_error_estimate_covers_the_true_error(setup, rtol):
     assert true <= run.error <= 100 * max(rtol, true)
 
 
-def test_euler_is_gradient_descent_and_converges_to_the_flow():
-    setup = Setup(8, 8, 16, 0.1)
-    step = 1e-3
-    run = simulate(setup, [0.0, 0.01], method="euler", step=step)
-    W = torch.as_tensor(draw_weights(setup, 0)).requires_grad_()
-    X = torch.as_tensor(draw_data(setup, 0))
-    descent = torch.optim.SGD([W], lr=step)
-    for _ in range(10):
-        descent.zero_grad()
-        losses(W, X)[0].backward()
-        descent.step()
-    value = float(losses(W.detach(), X)[0])
-    assert run.train[0, 1] == pytest.approx(value, rel=1e-12)
-    gram = simulate(setup, [0.0, 0.01], method="euler", step=step, form="gram")
-    difference = abs(gram.train[0, 1] / value - 1)
-    assert 1e-7 < difference < 1e-3  # a step in A is not a step in W
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_population_loss_falls_at_the_stated_rate(seed):
     W, X = draw(6, 4, 5, seed)
@@ -212,7 +194,7 @@ def test_choice_is_the_cheapest_allowed():
     assert choose(64, 64, 4096) == "gram"
     assert choose(64, 30, 4096) == "covariance"
     for d, h, n in SIZES:
-        cost = {form: flops(form, d, h, n) for form in FORMS}
+        cost = {form: flops(form, d, h, n) for form in FORMS[h < d :]}
         assert choose(d, h, n) == min(cost, key=lambda form: cost[form])
 
 
@@ -231,8 +213,6 @@ def test_memory_that_would_not_fit_is_refused_with_its_size():
     [
         ({"form": "dense"}, "^form: expected"),
         ({"draw": "guess"}, r"^draw: "),
-        ({"method": "rk4"}, "^method: expected"),
-        ({"method": "euler"}, "^step: "),
         ({"seeds": 0}, "^seeds: "),
         ({"seeds": [-1]}, "^seeds: "),
     ],
@@ -264,3 +244,12 @@ def test_float32_stays_close():
     single = simulate(setup, t, dtype=torch.float32, rtol=1e-4, atol=1e-6)
     double = simulate(setup, t)
     assert np.abs(single.train - double.train).max() < 1e-4 * double.train[0, 0]
+
+
+def test_few_latents_end_at_the_principal_components():
+    """Followed in A, whose null space leaks, this loss ended at .55 of the optimum."""
+    setup = Setup(40, 32, 40, 1 / 40)
+    run = simulate(setup, [0.0, 40.0])
+    values = np.linalg.eigvalsh(draw_covariance(setup, 0))
+    assert run.train[0, 1] == pytest.approx(values[:8].sum() / 2, rel=0.02)
+    assert run.train[0, 1] >= values[:8].sum() / 2

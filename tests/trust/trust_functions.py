@@ -325,7 +325,7 @@ def connected(name, case):
     def energy(path):
         times = torch.linspace(0, 1, 65, dtype=path.a.dtype)
         points, R = path(times), Realization(case.module)
-        z = torch.stack([embedded(case, R(w, case.x)) for w in points]).double()
+        z = torch.stack([embedded(case, R(w, case.whole)) for w in points]).double()
         part = (z[1:] - z[:-1]).square().sum((1, 2)) / z.shape[1]
         weights = (points[1:] - points[:-1]).double().square().sum(1)
         return float(64 * (part + 1e-4 * weights).sum())

@@ -10,14 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.naturality.jets import (
-    as_generator,
-    commutators,
-    draw_state,
-    jet,
-    sample_points,
-)
-from geolib.naturality.problem import Problem
+from geolib.naturality import Problem, sample_points
+from geolib.naturality.jets import as_generator, commutators, draw_state, jet
 
 
 @dataclass(frozen=True)

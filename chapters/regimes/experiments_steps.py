@@ -1,0 +1,306 @@
+"""Steps and shapes: largest learning rates, online SGD, untied and deep expansions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+
+import numpy as np
+
+from geolib.regimes import (
+    Rule,
+    Setup,
+    SpectralMeasure,
+    draw_weights,
+    gradient_flow,
+    mean_field,
+    theory_curves,
+)
+from geolib.regimes.simulate import draw_data
+
+# ---- the largest learning rate -------------------------------------------------------
+
+
+def largest_rate(
+    losses: Callable[[Rule, np.ndarray], np.ndarray],
+    low: float,
+    high: float,
+    *,
+    steps: int = 150,
+    halvings: int = 7,
+    **options: float,
+) -> float:
+    """The largest learning rate that still reaches the loss of a cautious run.
+
+    A rate is good if the loss after `steps` is within .002 of the first loss of what
+    `low` reaches in four times as many; by bisection in the logarithm of the rate.
+
+    Args:
+        losses: of a rule and two times, the start and the end.
+        low, high: a rate that is good, and one that is not.
+        steps: of a run.
+        halvings: of the logarithm of high / low.
+        options: of the `Rule`.
+    """
+
+    def ends(lr: float, steps: int) -> np.ndarray:
+        rule = Rule(lr, **options)
+        return losses(rule, np.array([0, steps]) * rule.stride)
+
+    first, floor = ends(low, 4 * steps)
+    for _ in range(halvings):
+        middle = float(np.sqrt(low * high))
+        good = ends(middle, steps)[1] < floor + 0.002 * first
+        low, high = (middle, high) if good else (low, middle)
+    return float(np.sqrt(low * high))
+
+
+def both_rates(
+    name: str, setup: Setup, seed: int, **options: float
+) -> tuple[float, float]:
+    """The largest rate by a face's small problem, and that of one network."""
+    W, X = draw_weights(setup, seed), draw_data(setup, seed)
+    if setup.h > setup.d:
+        W = np.linalg.qr(W, mode="r")
+    covariance = setup.n > setup.d
+    data = X @ X.T / setup.n if covariance else X
+
+    def told(rule: Rule, t: np.ndarray) -> np.ndarray:
+        return theory_curves(name, t, setup, rule=rule).train
+
+    def found(rule: Rule, t: np.ndarray) -> np.ndarray:
+        return gradient_flow(W, data, t, covariance=covariance, rule=rule).train[0]
+
+    low, high = 0.1 / setup.rate, 1.5 / max(1.0, setup.c)
+    return tuple(largest_rate(f, low, high, **options) for f in (told, found))
+
+
+# ---- online SGD ----------------------------------------------------------------------
+
+
+def online_sgd(
+    setup: Setup, lr: float, batch: int, steps: int, every: int, seed: int
+) -> np.ndarray:
+    """The population loss over d at every so many steps on fresh batches."""
+    rng, W = np.random.default_rng([seed, 4]), draw_weights(setup, seed)
+    losses = []
+    for k in range(steps + 1):
+        if k % every == 0:
+            A = W.T @ W
+            losses.append(((A - np.eye(setup.d)) ** 2).sum() / 2 / setup.d)
+        x = rng.standard_normal((setup.d, batch))
+        u = W @ x
+        z = W.T @ u
+        # The gradient of |x - A x|^2 / 2 by the rows of few samples.
+        W = W - lr / batch * (u @ (z - x).T + (W @ (z - x)) @ x.T)
+    return np.array(losses)
+
+
+def online_limit(d: int, batch: int, seed: int, steps: int = 120) -> float:
+    """The learning rate from which fresh batches drive a square network off A = I.
+
+    From A = I and a small error the loss is followed until its logarithm has a slope.
+    """
+    rng = np.random.default_rng([seed, 5])
+    noise = rng.standard_normal((d, d))
+    W0 = np.eye(d) + 1e-6 * (noise + noise.T)
+
+    def slope(lr: float) -> float:
+        draws, W = np.random.default_rng([seed, 6]), W0
+        for _ in range(steps):
+            x = draws.standard_normal((d, batch))
+            u = W @ x
+            z = W.T @ u
+            W = W - lr / batch * (u @ (z - x).T + (W @ (z - x)) @ x.T)
+            size = np.abs(W.T @ W - np.eye(d)).max()
+            if size > 1e-3 or size < 1e-10:
+                break
+        return float(np.log(size / np.abs(W0.T @ W0 - np.eye(d)).max()))
+
+    low, high = 0.02 / (2 + d / batch), 4 / (2 + d / batch)
+    for _ in range(9):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return float(np.sqrt(low * high))
+
+
+# ---- populations that decay ----------------------------------------------------------
+
+
+def power_law_slopes(
+    d: int, alpha: float, window: tuple[float, float], seed: int, **sizes: int
+) -> dict[str, float]:
+    r"""Log-log slopes in time of simulated losses, population variances k^{-alpha}.
+
+    Args:
+        d: inputs.
+        alpha: of the power law, above 1.
+        window: of t lambda_1.
+        seed: of weights and data.
+        sizes: `h` latents and `n` samples; without n, S is the population's covariance.
+
+    Returns:
+        The slopes of the `train` and `population` loss, the latter less what n samples
+        cannot teach, and of the theory (`mean-field`) on the sampled spectrum.
+    """
+    variances = np.arange(1.0, d + 1) ** -alpha
+    h, n = sizes["h"], sizes.get("n")
+    rng = np.random.default_rng([seed, 7])
+    W = rng.standard_normal((h, d)) * np.sqrt(0.3 / h)
+    if h > d:
+        W = np.linalg.qr(W, mode="r")
+    S = np.diag(variances)
+    if n is not None:
+        X = np.sqrt(variances)[:, None] * rng.standard_normal((d, n))
+        S = X @ X.T / n
+    t = np.geomspace(*window, 9)
+    options = {"covariance": True, "population": np.diag(variances), "rtol": 1e-5}
+    run = gradient_flow(W, S, t, **options)
+    law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(S))
+    theory = mean_field(t, 0.3, law=law).train
+
+    def slope(y: np.ndarray) -> float:
+        return float(np.polyfit(np.log(t), np.log(y), 1)[0])
+
+    return {
+        "train": slope(run.train[0]),
+        "population": slope(run.population[0]),
+        "theory": slope(theory),
+    }
+
+
+# ---- untied and deep networks --------------------------------------------------------
+
+# A letter is (name, transposed); its row and column spaces are "d" (inputs and outputs)
+# or "h" (latents). X is d x n.
+Letter = tuple[str, bool]
+Word = tuple[Letter, ...]
+
+
+def flip(word: Word) -> Word:
+    """The transpose."""
+    return tuple((name, not turned) for name, turned in reversed(word))
+
+
+class Network:
+    r"""Planar expansion of :math:`\tfrac12 tr (1 - \Pi) S (1 - \Pi)^T`, by layers.
+
+    :math:`\Pi = W_L \cdots W_1` with every hidden width h. Words in the W, their
+    transposes and S are differentiated along :math:`W_l' = W_{>l}^T (1 - \Pi) S
+    W_{<l}^T`; the planar mean pairs each letter with one of its transposes, without
+    crossings, which counts faces of d, h and n.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self.layers = [str(k) for k in range(1, layers + 1)]
+
+    @property
+    def path(self) -> Word:
+        """The map of the network, from its last layer to its first."""
+        return tuple((name, False) for name in reversed(self.layers))
+
+    def loss(self, kind: str) -> Counter[Word]:
+        """Twice the loss as traces."""
+        S: Word = (("S", False),) if kind == "train" else ()
+        out: Counter[Word] = Counter({S: 1})
+        out[self.path + S] -= 2
+        out[self.path + S + flip(self.path)] += 1
+        return out
+
+    def velocity(self, name: str) -> list[tuple[Word, int]]:
+        """The derivative of one layer as words with signs."""
+        k = self.path.index((name, False))
+        above, below = flip(self.path[:k]), flip(self.path[k + 1 :])
+        S: Word = (("S", False),)
+        return [(above + S + below, 1), (above + self.path + S + below, -1)]
+
+    def derive(self, traces: Counter[Word]) -> Counter[Word]:
+        """The time derivative of a sum of traces."""
+        out: Counter[Word] = Counter()
+        for word, factor in traces.items():
+            for i, (name, turned) in enumerate(word):
+                if name != "S":
+                    for piece, sign in self.velocity(name):
+                        new = (
+                            word[:i]
+                            + (flip(piece) if turned else piece)
+                            + word[i + 1 :]
+                        )
+                        out[least(new)] += sign * factor
+        return Counter({word: f for word, f in out.items() if f})
+
+    def space(self, letter: Letter) -> str:
+        """The space that a letter maps to: d, or h."""
+        name, turned = letter
+        if name == "S":
+            return "d"
+        end = self.layers[0] if turned else self.layers[-1]
+        return "d" if name == end else "h"
+
+    def planar(self, kind: str, order: int) -> dict[tuple[int, int, int], int]:
+        """Twice the planar derivative over d: {(2 l, k, m): coefficient}.
+
+        Of sigma^{2l} d^{l-k} h^k (d / n)^m, with 2 l letters W of variance sigma^2.
+        """
+        traces = self.loss(kind)
+        for _ in range(order):
+            traces = self.derive(traces)
+        total: Counter[tuple[int, int, int]] = Counter()
+        for word, factor in traces.items():
+            letters = sum(name != "S" for name, _ in word)
+            for (h, m), count in _trace(self, least(word), "d").items():
+                total[letters, h, m] += factor * count
+        return {key: f for key, f in sorted(total.items()) if f}
+
+
+@cache
+def least(word: Word) -> Word:
+    """The first of a trace's rotations and transposes in the alphabet.
+
+    Rotations that begin with an S come last, so that words of weights shrink first.
+    """
+    both = (word, flip(word))
+    turns = [w[i:] + w[:i] for w in both for i in range(len(word))]
+    turns = [tuple((n, t if n != "S" else False) for n, t in w) for w in turns]
+    return min(turns, default=())
+
+
+@cache
+def _trace(network: Network, word: Word, space: str) -> Counter[tuple[int, int]]:
+    """The planar trace of a canonical word: powers of h and of d / n, those of d left out.
+
+    `space` is that of the empty word.
+    """
+    if not word:
+        return Counter({(int(space == "h"), 0): 1})
+    (name, turned), rest = word[0], word[1:]
+    out: Counter[tuple[int, int]] = Counter()
+    pairs = []
+    if name == "S":  # words of S alone are left: one S is freed, or linked to another
+        out.update(_trace(network, rest, "d"))
+        pairs = [
+            ((word[0], *rest[:j]), rest[j + 1 :], "d", 1) for j in range(len(rest))
+        ]
+    for j, (other, back) in enumerate(rest):
+        if name != "S" and other == name and back != turned:
+            inside = network.space((name, not turned))
+            pairs.append((rest[:j], rest[j + 1 :], inside, 0))
+    for inner, outer, inside, link in pairs:
+        one = _trace(network, least(inner), inside)
+        two = _trace(network, least(outer), network.space(word[0]))
+        for ((a, b), f), ((c, e), g) in product(one.items(), two.items()):
+            out[a + c, b + e + link] += f * g
+    return out
+
+
+def solid(points: list[tuple[int, int, int]]) -> tuple[int, int]:
+    """Vertices and facets of the convex hull of lattice points; (0, 0) if it is flat."""
+    from scipy.spatial import ConvexHull
+
+    P = np.array(points, float)
+    if np.linalg.matrix_rank(P - P[0]) < 3:
+        return 0, 0
+    body = ConvexHull(P)
+    return len(body.vertices), len(np.unique(body.equations.round(6), axis=0))

@@ -1,0 +1,95 @@
+"""The solved faces in discrete time: each is exact on one small training problem."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from geolib.regimes.descent import Rule
+from geolib.regimes.loss_curves import Curves
+from geolib.regimes.setup import Setup
+from geolib.regimes.simulate import FlowProblem, LossTrajectory, run
+from geolib.regimes.small_data import bidiagonal
+from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
+
+LEVELS = 20  # of the bidiagonal matrix that one of few samples sees
+
+
+def stepped_face(
+    name: str,
+    times: np.ndarray,
+    setup: Setup,
+    rule: Rule,
+    law: SpectralMeasure | None = None,
+    overlap: np.ndarray | None = None,
+) -> Curves:
+    r"""A solved face's losses over d under a training rule follow from one small problem.
+
+    .. math:: (W_0, S) = (\sqrt{a_i}, 1) \text{ or } (\sqrt\rho, x_i)
+        \text{ for each node},\quad (\sqrt{\kappa w}^{\,T}, diag\, x),\quad
+        (B_{\rho,\kappa}, c\, e_1 e_1^T)
+
+    for large data, mean-field, narrow and small data. The words that a rule makes of
+    A and S are polynomials, so a face needs no other argument than it does for the
+    flow.
+
+    Args:
+        name: one of the four solved faces of `REGIMES`.
+        times: (T,) whole numbers of steps.
+        setup: the sizes.
+        rule: the steps.
+        law: spectral law of S; default Marchenko-Pastur's.
+        overlap: population variance along each node of `law`.
+
+    Raises:
+        ValueError: a face without a solution, or times between steps.
+
+    Cost: 400 T products of numbers; for small data of 20 x 20 matrices.
+
+    Source: :eq:`drv-regimes-rule` (derivations), beyond the paper.
+
+    Examples:
+        >>> setup, rule = Setup(64, 64, 4096, 0.25 / 64), Rule(0.1)
+        >>> one = stepped_face("large-data", np.array([0.0, 0.1]), setup, rule)
+        >>> one.train.round(3).tolist()
+        [0.406, 0.37]
+    """
+    rho, kappa, c = setup.ratios
+    of_S = marchenko_pastur(1.0, c) if law is None else law
+    nodes, weights = of_S.nodes, of_S.weights
+    variance = np.ones_like(nodes) if overlap is None else np.asarray(overlap)
+
+    def follow(W: np.ndarray, S: np.ndarray) -> LossTrajectory:
+        """Runs of a batch of weights (b, h, d) with eigenvalues S (b, d)."""
+        P = torch.diag(torch.as_tensor(variance)) if name == "narrow" else None
+        problem = FlowProblem(W.shape[2], 1, S=torch.as_tensor(S), P=P)
+        return run(torch.as_tensor(W), problem, times, "covariance", rule)
+
+    def by_eigenvalue(a: SpectralMeasure, S: float) -> LossTrajectory:
+        """One 1 x 1 problem for every eigenvalue of the map."""
+        W = np.sqrt(a.nodes)[:, None, None]
+        return follow(W, np.full((a.nodes.size, 1), S))
+
+    if name == "large-data":
+        mu = marchenko_pastur(rho, kappa)
+        found = by_eigenvalue(mu, 1.0)
+        return Curves(mu.weights @ found.train, mu.weights @ found.population)
+    if name == "mean-field":
+        found = follow(np.full((nodes.size, 1, 1), np.sqrt(rho)), nodes[:, None])
+        return Curves(weights @ found.train, (weights * variance) @ found.population)
+    if name == "narrow":
+        found = follow(np.sqrt(kappa * weights)[None, None], nodes[None])
+        train = found.train[0] - nodes.sum() / 2
+        population = found.population[0] - variance.sum() / 2
+        zero = Curves(
+            *(np.full(times.shape, y @ weights / 2) for y in (nodes, variance))
+        )
+        return zero.moved(Curves(train, population), setup.eta)
+    if name != "small-data":
+        raise ValueError(f"name: no steps are known for {name!r}")
+    W, seen = bidiagonal(rho, kappa, LEVELS)[None], np.zeros((1, LEVELS + 1))
+    unseen = follow(W, seen).population[0]  # moved by decay and noise alone
+    seen[0, 0] = c
+    found, mu = follow(W, seen), marchenko_pastur(rho, kappa)
+    base = mu.weights @ by_eigenvalue(mu, 0.0).population
+    return Curves(found.train[0] / c, base + (found.population[0] - unseen) / c)
