@@ -2,7 +2,7 @@
 
 The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
-`PathCertificate.rigorous`, `Certificate.applies`, `Seminorm.exact`,
+`Certificate.applies`, `Seminorm.exact`,
 `TrainedRealization.exact` and `Resolution.exact`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
 """
@@ -29,7 +29,7 @@ from geolib.stratifolds import GaussianMixture, natural_fit
 CLAIMS = {"converged", "holds", "exact", "applies", "rigorous"}
 OWNERS = {
     "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
-    "ExponentialMap", "Geodesic", "Resolution", "Learned", "MixtureFit", "PathCertificate",
+    "ExponentialMap", "Geodesic", "Resolution", "Learned", "MixtureFit",
     "Seminorm", "Solution", "Sparsified", "Spectrum", "TrainedRealization", "WeightPath",
 }  # fmt: skip
 
