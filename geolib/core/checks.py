@@ -179,8 +179,8 @@ def _unbounded_fault(fits: Rule, endless: bool, value: Any) -> Fault:
 
 
 def _whole_fault(fits: Rule, value: Any) -> Fault:
-    whole = isinstance(value, Tensor) and not value.is_floating_point()
-    return TypeError if whole else fits(value)
+    whole = isinstance(value, Tensor) and not value.dtype.is_floating_point
+    return TypeError if whole and not value.is_complex() else fits(value)
 
 
 def _axes_fault(axes: str, sizes: dict[str, int], value: Any) -> Fault:
