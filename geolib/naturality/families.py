@@ -205,7 +205,8 @@ def radial(module: nn.Module, like: Tensor, power: float = 0.5) -> Reparameteriz
     """
     if power <= -1:
         raise ValueError(f"power: expected more than -1, got {power}")
-    index = [i[like[i].norm(dim=1) > 0] for i in blocks(module)]
+    at = [i.to(like.device) for i in blocks(module)]
+    index = [i[like[i].norm(dim=1) > 0] for i in at]
 
     def apply(x: Tensor, q: float) -> Tensor:
         for i in index:

@@ -225,6 +225,7 @@ def test_a_hundred_random_modules(problem, method):
 
 
 @pytest.mark.data
+@pytest.mark.timeout(1800)
 @given(modules(), st.sampled_from(METHODS))
 @MANY
 def test_two_thousand_random_modules(problem, method):
