@@ -86,6 +86,8 @@ def certify_path(
         >>> c.rigorous, c.sampled <= c.bound <= c.sampled + 0.1
         (True, True)
     """
+    if not slack > 0:
+        raise ValueError(f"slack: expected more than 0, got {slack}")
     if grid < 2:
         raise ValueError(f"grid: expected at least 2 times, got {grid}")
     layers = _provable(space)

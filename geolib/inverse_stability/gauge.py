@@ -20,6 +20,7 @@ from geolib.networks.channel_graph import (
     all_tensors,
 )
 from geolib.networks.channel_groups import channel_groups, permute_channels, trace
+from geolib.networks.sequential import check_hooks
 
 LAYERS = (*LINEAR, *NORMS, *POOLS, *DROPOUTS, nn.ReLU, nn.Identity, nn.Flatten)
 FUNCTIONS = {"relu", "relu_", "add", "iadd", "add_", "flatten", "view", "reshape"}
@@ -86,6 +87,8 @@ def _positive(
 @torch.no_grad()
 def fold_batch_norm(module: nn.Module) -> tuple[nn.Module, int]:
     """A copy with every BatchNorm (eval) absorbed into its linear layer, and how many."""
+    for name, layer in module.named_modules():
+        check_hooks(name, layer)
     module = deepcopy(module)
     pairs = linear_norms(module)
     for name, norm_name in pairs.items():
