@@ -72,10 +72,10 @@ class Sparsified:
         """
         R = Realization(module)
         module.load_state_dict(self.module.state_dict())
-        for name, keep in R.unflatten(self.mask).items():
+        for name, keep in R.unflatten(self.mask.double()).items():
             layer, _, own = name.rpartition(".")
             if keep.ndim >= 2:
-                custom_from_mask(module.get_submodule(layer), own, keep)
+                custom_from_mask(module.get_submodule(layer), own, keep.bool())
         return module
 
 

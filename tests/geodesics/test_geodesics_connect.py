@@ -1,6 +1,7 @@
 """Connecting modules, BatchNorm, walks, checkpoints and resuming."""
 
 import copy
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_connect_with_batch_norm_re_estimates_statistics():
     for seed in (0, 1):
         net = lenet(seed, side=8, classes=3, batch_norm=True, widths=(3, 4, 8))
         nets.append(train_module(net, data, seed=seed, **options))
-    found = connect(*nets, x, steps=15, batch=30, checkpoint=True)
+    found = connect(*nets, x, method="geodesic", steps=15, batch=30, checkpoint=True)
     assert found.statistics == "re-estimated"
     middle = found.module(0.5)
     expected = middle[0](x).mean((0, 2, 3))
@@ -271,7 +272,7 @@ def test_vgg_study_runs_and_resumes(tmp_path, experiments):
         "grid": 3,
     }
     first = experiments.vgg_study(cifar_like(), tmp_path, **plan)
-    assert set(first["paths"]) == {"line", "curve", "geodesic"}
+    assert set(first["paths"]) == {"line", "arc", "curve", "geodesic"}
     assert first["paths"]["geodesic"]["statistics"] == "re-estimated"
     (stored,) = Store(tmp_path).rows("vgg", ["vgg11-bn-line"])
     assert stored == first["paths"]["line"]
@@ -401,6 +402,9 @@ def test_every_measured_entry_belongs_to_a_sweep(experiments):
         for name in sweeps
         for spec in getattr(experiments, name).specs("full").values()
     }
+    contest = experiments.CONTEST
+    rows = (dataclasses.asdict(s) for s in contest.specs("full").values())
+    known |= {contest.kept_as("", row)[:2] for row in rows}
     files = [f.stem for f in (CHAPTER / "measured").glob("*.json")]
     for file in files:
         if file.endswith("-h200"):  # another machine, at full width

@@ -134,7 +134,7 @@ def test_the_report_of_an_audit_goes_into_a_missing_folder_or_says_why_not(
     if blocked:
         (tmp_path / "missing").write_text("a file where a folder should be")
     target = tmp_path / "missing" / "report.json"
-    little = ["--model", "mlp:2", "--samples", "6", "--fast", "--counts", "2,4"]
+    little = ["--model", "mlp:2", "--samples", "6", "--families", "affine"]
     done = CliRunner().invoke(
         cli.app, ["audit", "torch.optim.SGD", *little, "--json", str(target)]
     )
