@@ -217,10 +217,10 @@ def certify(
         >>> c.applies, c.distance, c.delta.value, c.half_jump, round(c.bound, 4)
         (True, 1.0, 3.0, 1.5, 3.4641)
         >>> hat = BiasedReLU([[1.0], [2.0]], [0.5, -1.0], [[1.0, -2.0]])
-        >>> moved = BiasedReLU([[1.0], [2.0]], [0.5, 1.0], [[1.0, -2.0]])
+        >>> moved = BiasedReLU([[1.0], [2.0]], [0.5, -0.5], [[1.0, -2.0]])
         >>> c = certify(hat, moved, box=(-1.0, 1.0))
         >>> c.applies, c.distance, round(c.bound, 4)
-        (True, 3.0, 4.0)
+        (True, 1.0, 4.0)
     """
     if isinstance(f, BiasedReLU) and isinstance(g, BiasedReLU):
         if box is None:

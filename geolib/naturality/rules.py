@@ -67,6 +67,7 @@ class FirstOrderRule(GeometricOptimizer):
     Source: :eq:`drv-naturality-newton` and :eq:`drv-naturality-blocks` (derivations).
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
         >>> opt = FirstOrderRule([x], lr=1.0, rule="covariant-newton")
         >>> def closure():  # in the chart e^x the loss is quadratic: one step

@@ -50,7 +50,7 @@ def chain(law: SpectralMeasure, levels: int) -> np.ndarray:
 
 
 def _tridiagonal(law: SpectralMeasure, levels: int) -> np.ndarray:
-    diagonal, off = jacobi(law, min(levels, law.nodes.size))
+    diagonal, off = jacobi(law, min(levels, np.unique(law.nodes).size))
     return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
 
 

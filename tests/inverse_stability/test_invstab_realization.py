@@ -192,7 +192,7 @@ X, Y = np.ones((3, 2)), np.zeros(3)
         ((X[:0], Y[:0], 4), {}, "x: zero-width or empty"),
         ((X[0], Y, 4), {}, "x: expected an array with 2 axes"),
         ((X, Y[:, None], 4), {}, "y: expected an array with 1 axes"),
-        ((X.astype(complex), Y, 4), {}, "x: expected real numbers"),
+        ((X.astype(complex), Y, 4), {}, "x: expected finite real numbers"),
         ((X, Y, 4), {"penalty": 0.0}, "penalty: expected"),
         ((X, Y, 4), {"penalty": float("nan")}, "penalty: expected"),
         ((X, Y, 4), {"loss": "hinge"}, "loss: expected"),

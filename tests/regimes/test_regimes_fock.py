@@ -180,7 +180,7 @@ def test_interior_agrees_with_simulation(eta, c):
     setup = Setup.from_ratios(128, eta=eta, c=c, kappa=0.5)
     t = setup.times(13)
     run = simulate(setup, t, seeds=3)
-    theory = fock_curves(t, *setup.ratios, depth=5)
+    theory = fock_curves(t, *setup.ratios, depth=6)
     for got, curve in zip((run.train, run.population), theory, strict=True):
         assert np.abs(got.mean(0) / 128 - curve).max() < 0.03 * curve[0]
 
