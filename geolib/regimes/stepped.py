@@ -52,7 +52,7 @@ def stepped_face(
         >>> setup, rule = Setup(64, 64, 4096, 0.25 / 64), Rule(0.1)
         >>> one = stepped_face("large-data", np.array([0.0, 0.1]), setup, rule)
         >>> one.train.round(3).tolist()
-        [0.406, 0.37]
+        [0.313, 0.281]
     """
     rho, kappa, c = setup.ratios
     of_S = marchenko_pastur(1.0, c) if law is None else law

@@ -280,4 +280,5 @@ def test_every_optimizer_makes_one_step():
     assert len(CONTROLS.TABLE) >= 35
     for spec in CONTROLS.TABLE.values():
         d = naturality_defect(spec, phi, P, step_sizes=[0.02, 0.01], horizon=0.04)
-        assert d.verdict == "exact", spec.name
+        # SOAP's basis of a singular statistic is arbitrary, and so is its step there.
+        assert d.verdict == ("undecided" if spec.name == "soap" else "exact"), spec.name
