@@ -27,21 +27,17 @@ from geolib.naturality.local_geometry import Diverged, flatten, unflatten
 class TensorwiseOptimizer(torch.optim.Optimizer):
     """The base of rules that change one tensor at a time and read its `.grad`.
 
-    A subclass defines `change`.
+    A subclass defines `change`: gradient, state and options to the displacement over -lr.
     """
 
     has_memory = True
+    change: Callable[[Tensor, dict[str, Any], dict[str, Any]], Tensor]
 
     def __init__(self, params: Iterable[Any], lr: float, **defaults: Any) -> None:
         items = list(params)
         lists = [g["params"] if isinstance(g, dict) else [g] for g in items]
         check_tensors(t for group in lists for t in group)
         super().__init__(items, {"lr": positive("lr", lr), **defaults})
-
-    @staticmethod
-    def change(g: Tensor, state: dict[str, Any], o: dict[str, Any]) -> Tensor:
-        """Return the tensor's displacement, over -lr."""
-        raise NotImplementedError
 
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
         """Take one step; with a closure its loss is returned."""
