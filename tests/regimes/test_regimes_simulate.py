@@ -207,7 +207,6 @@ def test_memory_that_would_not_fit_is_refused_with_its_size():
     ("options", "said"),
     [
         ({"form": "dense"}, "^form: expected"),
-        ({"draw": "guess"}, r"^draw: "),
         ({"seeds": 0}, "^seeds: "),
         ({"seeds": [-1]}, "^seeds: "),
     ],
