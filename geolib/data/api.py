@@ -62,7 +62,7 @@ def load(
     if name in IDX:
         return load_idx(name, train, test)
     if name in CIFAR:
-        return load_cifar(name, train, test)
+        return load_cifar(train, test)
     if name in EMBEDDED:
         data = EMBEDDED[name](split)
     else:

@@ -8,11 +8,21 @@ import threading
 
 import numpy as np
 import pytest
+import typer
 
 from geolib import data
 from geolib.data import DataError, api, catalogue, tables
-from geolib.data.__main__ import main
+from geolib.data.cli import command
 from geolib.data.files import File
+
+
+def main(arguments):
+    """The command's exit code."""
+    try:
+        command(*arguments[:1], arguments[1:])
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
