@@ -6,13 +6,14 @@ import difflib
 import time
 from dataclasses import replace
 
-from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, CLASSIFICATION, IDX, REGRESSION
-from geolib.data.dataset import Dataset
-from geolib.data.embedded import EMBEDDED
-from geolib.data.files import PATIENCE, download, fault
-from geolib.data.images import cifar10_from_npz, load_cifar, load_idx
-from geolib.data.tables import fetch_regression, load_table, regression_fault
 from geolib.files import DATA_READ
+
+from .catalogue import CIFAR, CIFAR10_NPZ, CLASSIFICATION, IDX, REGRESSION
+from .dataset import Dataset
+from .embedded import EMBEDDED
+from .files import PATIENCE, download, fault
+from .images import cifar10_from_npz, load_cifar, load_idx
+from .tables import fetch_regression, load_table, regression_fault
 
 
 def names() -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from geolib.data.files import File
+from .files import File
 
 _TEXT = (files(__package__) / "catalogue.txt").read_text(encoding="utf-8")
 _ROWS = [line.split() for line in _TEXT.splitlines() if not line.startswith("#")]

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from geolib.data.api import available, fetch
-from geolib.data.api import names as known
-from geolib.data.dataset import DataError
-from geolib.data.files import folder
+from .api import available, fetch
+from .api import names as known
+from .dataset import DataError
+from .files import folder
 
 USAGE = "usage: geolib data list | geolib data fetch NAME [NAME ...]"
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from geolib.data.dataset import DataError
+from .dataset import DataError
 
 PATIENCE = 1800.0  # seconds for all files of one data set; a server may drip bytes
 ROOM = 1 << 28  # bytes that a compressed file may unfold to; the largest has 185 MB

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, IDX
-from geolib.data.dataset import Array, DataError, Dataset
-from geolib.data.files import ROOM, fault, verified
+from .catalogue import CIFAR, CIFAR10_NPZ, IDX
+from .dataset import Array, DataError, Dataset
+from .files import ROOM, fault, verified
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
                    "horse", "ship", "truck")  # fmt: skip

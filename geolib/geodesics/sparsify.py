@@ -13,21 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
-from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import check_sparsity, matrices
-from geolib.geodesics.sparse_path import (
-    Chooser,
-    MetricMask,
-    kept_outputs,
-    sparse_path,
-)
-from geolib.geodesics.structured import (
-    choose_units,
-    removable_units,
-    shrink,
-    unit_mask,
-    unit_scores,
-)
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
@@ -35,6 +20,11 @@ from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
 from geolib.networks.validation import check_labels, check_positive
+
+from .function_space import FunctionSpace
+from .magnitude_masks import check_sparsity, matrices
+from .sparse_path import Chooser, MetricMask, kept_outputs, sparse_path
+from .structured import choose_units, removable_units, shrink, unit_mask, unit_scores
 
 SCORED = 1024  # inputs that whole units are scored on, and most that are held out
 MASKS = ("metric", "magnitude")

@@ -12,17 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from geolib.sweep.cluster import drive_dask
-from geolib.sweep.engines import (
-    Finished,
-    Options,
-    Run,
-    SweepError,
-    Wanted,
-    drive_inline,
-)
-from geolib.sweep.spec import fields_of, key_of
-from geolib.sweep.store import Store
+from .cluster import drive_dask
+from .engines import Finished, Options, Run, SweepError, Wanted, drive_inline
+from .spec import fields_of, key_of
+from .store import Store
 
 
 def default_scheduler() -> str:
