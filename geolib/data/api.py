@@ -8,10 +8,18 @@ from dataclasses import replace
 
 from geolib.files import DATA_READ
 
-from .catalogue import CIFAR, CIFAR10_NPZ, CLASSIFICATION, IDX, REGRESSION
 from .dataset import Dataset
 from .embedded import EMBEDDED
-from .files import PATIENCE, download, fault
+from .files import (
+    CIFAR,
+    CIFAR10_NPZ,
+    CLASSIFICATION,
+    IDX,
+    PATIENCE,
+    REGRESSION,
+    download,
+    fault,
+)
 from .images import cifar10_from_npz, load_cifar, load_idx
 from .tables import fetch_regression, load_table, regression_fault
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalogue import CIFAR, CIFAR10_NPZ, IDX
 from .dataset import Array, DataError, Dataset
-from .files import ROOM, fault, verified
+from .files import CIFAR, CIFAR10_NPZ, IDX, ROOM, fault, verified
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
                    "horse", "ship", "truck")  # fmt: skip

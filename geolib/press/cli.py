@@ -249,8 +249,13 @@ def claims(
 
     Example: geolib claims --check
     """
-    from .device_ledger import GPU_LEDGER, save_device_ledger
-    from .ledger import collect, print_table, write_json
+    from .ledger import (
+        GPU_LEDGER,
+        collect,
+        print_table,
+        save_device_ledger,
+        write_json,
+    )
 
     root = find_root()
     build = Build(root, _known(profile or _remembered(root)))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from geolib import data
-from geolib.data import DataError, api, catalogue, images, tables
+from geolib.data import DataError, api, images, tables
+from geolib.data import files as published
 from geolib.data.dataset import stratified
 from geolib.data.files import File, folder
 
@@ -219,7 +220,7 @@ def test_cifar10_prefers_the_official_archive(home, monkeypatch):
     test = records(2, 9)
     raw = cifar_archive(batches | {"test_batch.bin": test})
     md5 = write(home / "CIFAR10/small.tar.gz", raw)
-    monkeypatch.setitem(catalogue.CIFAR, "cifar10", File("CIFAR10/small.tar.gz", md5))
+    monkeypatch.setitem(published.CIFAR, "cifar10", File("CIFAR10/small.tar.gz", md5))
     write(home / "CIFAR10/train_batch_1.npz", b"must not be read")
     d = data.load("cifar10")
     assert d.note == ""
@@ -284,7 +285,7 @@ def test_classification_table_codes_and_missing(home, monkeypatch):
     md5 = write(home / "UCI/classification/t.csv", text.encode())
     pin(
         monkeypatch,
-        catalogue.CLASSIFICATION,
+        published.CLASSIFICATION,
         "iris",
         File("UCI/classification/t.csv", md5),
     )
@@ -297,7 +298,7 @@ def test_classification_table_codes_and_missing(home, monkeypatch):
     ragged = write(home / "UCI/classification/t.csv", b"1,2\n1\n")
     pin(
         monkeypatch,
-        catalogue.CLASSIFICATION,
+        published.CLASSIFICATION,
         "iris",
         File("UCI/classification/t.csv", ragged),
     )
@@ -327,7 +328,7 @@ def test_missing_file_is_one_clear_error(home, name):
 
 
 def test_corrupt_file_is_one_clear_error(home):
-    file = catalogue.IDX["mnist"][0]
+    file = published.IDX["mnist"][0]
     md5 = write(home / file.path, b"damaged")
     with pytest.raises(DataError) as caught:
         data.load("mnist")
@@ -365,7 +366,7 @@ def packed_yacht(home, monkeypatch) -> Path:
     path = home / "UCI/regression/yacht.npz"
     path.parent.mkdir(parents=True)
     np.savez_compressed(path, **arrays)
-    monkeypatch.setitem(catalogue.REGRESSION, "yacht", tables.digest(arrays))
+    monkeypatch.setitem(published.REGRESSION, "yacht", tables.digest(arrays))
     return path
 
 
@@ -417,7 +418,7 @@ def test_a_changed_file_is_checked_again(home, monkeypatch):
     files = []
     for part, values in (("x", array), ("y", labels), ("xt", array), ("yt", labels)):
         files.append(File(f"{part}.gz", write(home / f"{part}.gz", idx_bytes(values))))
-    pin(monkeypatch, catalogue.IDX, "mnist", *files)
+    pin(monkeypatch, published.IDX, "mnist", *files)
     assert data.load("mnist").y.tolist() == [0, 1, 2]
     write(home / "y.gz", idx_bytes(np.arange(4, dtype=np.uint8)))
     with pytest.raises(DataError, match=r"y\.gz"):
