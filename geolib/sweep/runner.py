@@ -225,13 +225,11 @@ def bar(
     """A progress bar on stderr, silent under `CI` or away from a terminal."""
     if show is None:
         show = sys.stderr.isatty() and not os.environ.get("CI")
-    if not show or not total:
-        yield lambda: None
-        return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as live:
+    console, idle = Console(stderr=True), not (show and total)
+    with Progress(*columns, console=console, disable=idle) as live:
         task = live.add_task(name, total=total)
         yield lambda: live.advance(task)
