@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
+import io
 import tempfile
 import zipfile
 import zlib
@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from geolib.files import write_whole
 
 from .dataset import Array, DataError, Dataset, stratified
 from .files import (
@@ -147,10 +149,9 @@ def fetch_regression(name: str, until: float) -> Path:
             f"uci/{name}: fetched numbers have sha256 {found}, "
             f"expected {REGRESSION[name]}; nothing was written"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    whole = io.BytesIO()
+    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
+    write_whole(path, whole.getvalue())
     return path
 
 
