@@ -17,7 +17,7 @@ from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
 from geolib.networks.rows import PIECE, Rows, as_rows, part_of
-from geolib.networks.sequential import recomputed
+from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
 from geolib.networks.validation import check_labels, check_positive
 
@@ -143,7 +143,8 @@ def sparsify(
     check_positive(
         steps=steps, batch=batch, damping=damping, iterations=iterations, tol=tol
     )
-    _refuse_parametrizations(module)
+    for name, layer in module.named_modules():
+        check_weights(name, layer)  # zeros of others are not zeros of its weights
     if mask not in MASKS:
         raise ValueError(f"mask: expected one of {MASKS}, got {mask!r}")
     dense = Realization(module)
@@ -246,14 +247,3 @@ def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) ->
     first = S.inputs(torch.arange(2))
     check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)
     return labels.to(first.device)
-
-
-def _refuse_parametrizations(module: nn.Module) -> None:
-    """Zeros of a raw parameter are not zeros of the weights that the network uses."""
-    for name, layer in module.named_modules():
-        if torch.nn.utils.parametrize.is_parametrized(layer) or recomputed(layer):
-            raise ValueError(
-                f"module: layer {name or '(root)'!r} computes its weights from other "
-                "parameters (a parametrization), whose zeros are not the weights'; "
-                "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
-            )
