@@ -186,7 +186,8 @@ class Task:
             if y.is_floating_point():
                 raise ValueError(f"{name}: expected classes as labels, got {y.dtype}")
             parts += [x, y.long()]
-        return cls(*parts, tuple(parts[1].unique().tolist()))
+        x, y, x_test, y_test = parts
+        return cls(x, y, x_test, y_test, tuple(y.unique().tolist()))
 
 
 def split_tasks(
