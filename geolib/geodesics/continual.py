@@ -78,7 +78,7 @@ def learn_sequence(
 
     Args:
         module: the network, with an output for every class of every task; unchanged.
-        tasks: see `split_tasks`.
+        tasks: see `split_tasks`, or `Task.of` for data sets and loaders of one's own.
         method: one of `LEARNERS`, or a class of one's own like those.
         scenario: `class`: all classes compete; `task`: only those of the task at hand.
         memory: inputs kept per task (0 for methods without a memory).
