@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.learners import LEARNERS, Learner, restrict
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
+
+from .learners import LEARNERS, Learner, restrict
 
 
 @dataclass(frozen=True)

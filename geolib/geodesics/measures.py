@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.geodesics.embedding import angle_length
-from geolib.geodesics.function_space import FunctionSpace, Space
-from geolib.geodesics.path import WeightPath
 from geolib.networks.validation import check_labels
+
+from .embedding import angle_length
+from .function_space import FunctionSpace, Space
+from .path import WeightPath
 
 
 @dataclass(frozen=True)
