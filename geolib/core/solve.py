@@ -71,6 +71,19 @@ def solve(
     _check(G, g, damping, method, tol, rtol, free)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
     run = _Solve(G, g, damping, tol, rtol)
+    found = _chosen(run, method, max_iterations, free)
+    if not (math.isfinite(found.residual) and bool(found.x.isfinite().all())):
+        raise ValueError(
+            f"damping: with {damping:.3g} method {found.method!r} found no finite "
+            f"solution in {g.dtype}; use more damping, or float64"
+        )
+    return found
+
+
+def _chosen(
+    run: _Solve, method: str, max_iterations: int | None, free: Tensor | None
+) -> Solution:
+    G = run.G
     if method == "auto" and G.theta.dtype not in (torch.float16, torch.bfloat16):
         return run.auto()
     if method == "woodbury":

@@ -185,11 +185,10 @@ def _check_shape(R: Realization, x: Tensor) -> None:
     try:
         with torch.no_grad():
             R(R.theta0, x)
-    except RuntimeError as error:
-        raise ValueError(
-            f"data: the networks do not take inputs of shape {tuple(x.shape[1:])}: "
-            f"{error}"
-        ) from error
+    except ValueError as error:
+        if not str(error).startswith("x: "):
+            raise
+        raise ValueError(f"data{str(error)[1:]}") from error
 
 
 def _same_constants(a: nn.Module, b: nn.Module) -> None:

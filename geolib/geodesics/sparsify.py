@@ -254,8 +254,8 @@ def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) ->
         raise ValueError(f"pull: expected a share in [0, 1], got {pull!r}")
     labels = torch.as_tensor(labels)
     first = S.inputs(torch.arange(2))
-    check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)
-    return labels.to(first.device)
+    classes = S.realization(S.realization.theta0, first).shape[1]
+    return check_labels(classes, labels, size).to(first.device)
 
 
 def _refuse_parametrizations(module: nn.Module) -> None:

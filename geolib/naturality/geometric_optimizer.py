@@ -72,7 +72,10 @@ def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
                 f"params: one group only (a metric couples them), got {len(items)}"
             )
         items = list(items[0]["params"])
-    return items
+    moving = [p for p in items if not isinstance(p, Tensor) or p.requires_grad]
+    if items and not moving:
+        raise ValueError("params: expected some that require gradients, got none")
+    return moving
 
 
 def positive(name: str, value: float, zero: bool = False) -> float:

@@ -77,10 +77,11 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
         >>> round(float(loss(torch.zeros(2, 4)).exp()), 6)  # uniform over four classes
         4.0
     """
-    if y.ndim != 1 or y.is_floating_point():
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex():
         raise ValueError(
             f"y: expected (n,) integer classes, got {tuple(y.shape)} of {y.dtype}"
         )
+    y = y.long()
     low, high = (int(y.min()), int(y.max())) if len(y) else (0, -1)
 
     def value(z: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ def check_hooks(name: str, layer: nn.Module) -> None:
         ValueError: module: layer 0 (Linear) has a hook on its forward pass; ...
     """
     what = f"module: layer {name or '(root)'} ({type(layer).__name__})"
+    if hasattr(layer, "_orig_mod"):
+        raise ValueError(f"{what} is compiled; expected what was, its `_orig_mod`")
     if stale := recomputed(layer):
         raise ValueError(
             f"{what} computes its {stale[0]!r} in a hook before each call (weight_norm, "

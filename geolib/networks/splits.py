@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geolib.data import load
+from geolib.networks.validation import check_inputs, class_labels
 
 
 @dataclass(frozen=True)
@@ -118,28 +119,16 @@ class Task:
     classes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.x, Tensor):
-            kind = type(self.x).__name__
-            raise ValueError(f"x: expected a tensor of inputs, got {kind}")
-        if len(self.x) == 0 or len(self.x) != len(self.y):
-            raise ValueError(
-                f"y: expected one label per input, got {len(self.x)} inputs and "
-                f"{len(self.y)} labels"
-            )
-        for name, labels in (("y", self.y), ("y_test", self.y_test)):
-            if not isinstance(labels, Tensor) or labels.ndim != 1:
-                raise ValueError(
-                    f"{name}: expected one label per input, a tensor (n,), got "
-                    f"{tuple(getattr(labels, 'shape', ()))}"
-                )
         if self.classes and min(self.classes) < 0:
             raise ValueError(
                 f"classes: expected numbers from 0 on, got {min(self.classes)}; a row "
                 "without a class must be left out"
             )
-        if not bool(torch.isfinite(self.x).all()):
-            raise ValueError("x: expected finite inputs, got NaN or inf")
-        for name, labels in (("y", self.y), ("y_test", self.y_test)):
+        for part in ("", "_test"):
+            x, name = getattr(self, "x" + part), "y" + part
+            check_inputs(x, "x" + part)
+            labels = class_labels(getattr(self, name), len(x), name)
+            object.__setattr__(self, name, labels)
             odd = sorted(set(labels.tolist()) - set(self.classes))
             if odd:
                 raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def train(
     leaf = start.detach().clone().requires_grad_(True)
     check_inputs(x)
     first, seeds = leaf if leaf.ndim == 1 else leaf[0], _seeds(seed, leaf)
-    check_labels(R(first, x[:1]).shape[1], y, len(x))
+    y = check_labels(R(first, x[:1]).shape[1], y, len(x))
     draws = zip(
         *(batches(len(x), batch, steps, s, x.device) for s in seeds), strict=True
     )
@@ -288,7 +288,8 @@ def train_module(
     module.eval()
     with torch.no_grad():
         check_inputs(data.x)
-        check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
+        y = check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
+    data = replace(data, y=y)
     adam = torch.optim.Adam(module.parameters(), lr=lr)
     size = sum(p.numel() for p in module.parameters())
     run = {"seed": seed, "steps": steps, "batch": batch, "lr": lr, "size": size}

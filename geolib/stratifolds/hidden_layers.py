@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 
@@ -128,6 +129,14 @@ def _activation(layers: list[nn.Module], index: int) -> nn.Module:
     return between[0]
 
 
+def _out_of_place(layer: nn.Module) -> nn.Module:
+    """The layer, or a twin that leaves what it is given: derivatives need that."""
+    if getattr(layer, "inplace", False):
+        layer = copy.copy(layer)
+        vars(layer)["inplace"] = False
+    return layer
+
+
 def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
     """The hidden layers of a perceptron built as linear maps and activations.
 
@@ -156,7 +165,7 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
             f"module: expected an nn.Sequential of Linear layers and activations, "
             f"got {type(module).__name__}"
         )
-    chain = [layer for _, layer in named_layers(module)]
+    chain = [_out_of_place(layer) for _, layer in named_layers(module)]
     linear = [(i, m) for i, m in enumerate(chain) if isinstance(m, nn.Linear)]
     if len(linear) < 2:
         raise ValueError(
