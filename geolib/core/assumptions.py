@@ -104,11 +104,7 @@ class ModuleTrial:
         except (RuntimeError, TypeError, IndexError) as error:
             if str(error).startswith(("x:", "module:")):
                 raise
-            named = self.x.items() if isinstance(self.x, Mapping) else [("x", self.x)]
-            got = {k: [(t.shape[1:], t.dtype) for t in tensors(v)] for k, v in named}
-            raise ValueError(
-                f"x: expected samples that the module takes, got {got} ({error})"
-            ) from error
+            raise ValueError(f"x: expected what the module takes: {error}") from error
 
     def state(self, theta: Tensor) -> Tensor:
         """A pass writes to nothing that it is given, and draws no random number."""
@@ -160,13 +156,10 @@ class ModuleTrial:
                 if isinstance(node, BackwardCFunction)
             ]
             finding = "central differences of its outputs are not its derivative"
-            if self.missing and not custom:
-                finding = (
-                    "torch has neither second nor forward derivatives of an operation; "
-                    "expected others in its place"
-                )
-                self.refuse("derivative", finding, self.lacks)
-            self.refuse("derivative", finding, _cuts, where=custom)
+            if self.missing:
+                finding = "torch has neither its second nor its forward derivative"
+            bad = self.lacks if self.missing else _cuts
+            self.refuse("derivative", finding, bad, where=custom)
         return forward
 
     def derivative(self, L: Linearization, seed: int) -> bool | None:

@@ -77,39 +77,28 @@ def check_positive(**options: float) -> None:
             )
 
 
-def same_architecture(a: nn.Module, b: nn.Module) -> None:
-    """Refuse two modules that differ in a layer's kind, a parameter or its shape.
+def same_architecture(a: nn.Module, b: nn.Module, names: str = "a, b") -> None:
+    """Refuse two modules that differ in a layer's kind, a tensor or its shape.
 
     Examples:
         >>> same_architecture(nn.Linear(2, 3), nn.Linear(2, 4))
         Traceback (most recent call last):
         ...
-        ValueError: b: parameter 'weight' is (4, 2) but (3, 2) in a; ...
+        ValueError: a, b: expected equal architectures, got (3, 2) and (4, 2) at 'weight'
     """
-    for name, module in (("a", a), ("b", b)):
-        if not isinstance(module, nn.Module):
-            kind = type(module).__name__
-            raise ValueError(f"{name}: expected an nn.Module, got {kind}")
-    ours = {n: tuple(p.shape) for n, p in a.named_parameters()}
-    theirs = {n: tuple(p.shape) for n, p in b.named_parameters()}
-    for name in ours.keys() ^ theirs.keys():
-        raise ValueError(
-            f"b: parameter {name!r} is in only one of the two networks; they must "
-            "have one architecture"
-        )
-    for name, shape in ours.items():
-        if theirs[name] != shape:
-            raise ValueError(
-                f"b: parameter {name!r} is {theirs[name]} but {shape} in a; the two "
-                "networks must have one architecture"
-            )
     kind = torch.nn.utils.parametrize.type_before_parametrizations
-    layers = {n: kind(m) for n, m in b.named_modules()}
-    for name, module in a.named_modules():
-        other = layers.get(name, type(None))
-        if other is not kind(module):
+    found: list[dict[str, object]] = []
+    for module in (a, b):
+        if not isinstance(module, nn.Module):
+            got = type(module).__name__
+            raise ValueError(f"{names}: expected two nn.Modules, got {got}")
+        held = (*module.named_parameters(), *module.named_buffers())
+        layers = {n: kind(m).__name__ for n, m in module.named_modules()}
+        found.append({**{n: tuple(t.shape) for n, t in held}, **layers})
+    x, y = found
+    for name in x | y:
+        if x.get(name) != y.get(name):
             raise ValueError(
-                f"b: layer {name!r} is a {other.__name__} but a "
-                f"{kind(module).__name__} in a; the two networks must have one "
-                "architecture"
+                f"{names}: expected equal architectures, got {x.get(name)} and "
+                f"{y.get(name)} at {name!r}"
             )

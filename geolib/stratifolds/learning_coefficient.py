@@ -163,9 +163,7 @@ def grid_mean_loss(
     mass, U = weight.view(*points), energy.view(*points)
     jumps = [0.0]
     for axis in (k for k, count in enumerate(points) if count > 1):
-        pairs = mass.narrow(axis, 1, points[axis] - 1) + mass.narrow(
-            axis, 0, points[axis] - 1
-        )
+        pairs = mass.unfold(axis, 2, 1).sum(-1)
         jumps.append(float((pairs * U.diff(dim=axis).abs()).sum() / pairs.sum()))
     return float((weight * loss).sum()), max(jumps)
 
@@ -311,7 +309,9 @@ def learning_coefficient(
     if sampler == "grid":
         # two thirds of the nodes, elsewhere: even where these are odd
         fewer = [max(1, k // 3 * 2 + (k + 1) % 2) for k in points]
-        (mean, jump), (rough, _) = (grid_mean_loss(posterior, k) for k in (points, fewer))
+        (mean, jump), (rough, _) = (
+            grid_mean_loss(posterior, k) for k in (points, fewer)
+        )
         value, change = (posterior.weight * (e - mean) for e in (base, rough))
         value, fine = -value, abs(change) <= 0.1 * max(1.0, abs(value))
         fine = fine and jump <= APART

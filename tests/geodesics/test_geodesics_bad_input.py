@@ -61,13 +61,16 @@ def logits(w):
 
 CASES = {
     # two networks
-    "other widths": (lambda: connect(A, mlp([4, 7, 3]), X), "b: parameter"),
-    "other depth": (lambda: connect(A, mlp([4, 6, 6, 3]), X), "only one of the two"),
+    "other widths": (lambda: connect(A, mlp([4, 7, 3]), X), "a, b: expected equal"),
+    "other depth": (
+        lambda: connect(A, mlp([4, 6, 6, 3]), X),
+        "expected equal architectures",
+    ),
     "other activation": (
         lambda: connect(A, mlp([4, 6, 3], 1, nn.Tanh), X, method="line"),
-        "b: layer '2' is a Tanh but a ReLU in a",
+        "got ReLU and Tanh at '2'",
     ),
-    "no module": (lambda: connect(A, WB, X), r"b: expected an nn\.Module"),
+    "no module": (lambda: connect(A, WB, X), r"a, b: expected two nn\.Modules"),
     "equal ends": (lambda: connect(A, copy.deepcopy(A), X), "the ends are equal"),
     "NaN weights": (lambda: connect(A, broken(), X), "b: expected finite weights"),
     "NaN weights, aligned": (lambda: connect(A, broken(), X, align=True), "NaN"),
@@ -86,7 +89,7 @@ CASES = {
     "list for data": (lambda: connect(A, B, X.tolist()), "data: expected a tensor"),
     "narrow data": (
         lambda: connect(A, B, X[:, :3]),
-        r"data: expected samples that the module takes, got .*Size\(\[3\]\)",
+        "data: expected what the module takes: .*shapes",
     ),
     "NaN data for noise": (
         lambda: YARDSTICKS.noise_like(X * NAN, 3),

@@ -356,7 +356,7 @@ def test_walks():
 def test_faults():
     data = digits().x
     a = mlp([64, 8, 10])
-    with pytest.raises(ValueError, match=r"b: parameter '1.weight' is \(9, 64\)"):
+    with pytest.raises(ValueError, match=r"and \(9, 64\) at '1.weight'"):
         connect(a, mlp([64, 9, 10]), data)
     with pytest.raises(ValueError, match="only one of the two"):
         connect(a, mlp([64, 8, 8, 10]), data)
