@@ -77,28 +77,31 @@ def check_positive(**options: float) -> None:
             )
 
 
-def same_architecture(a: nn.Module, b: nn.Module, names: str = "a, b") -> None:
-    """Refuse two modules that differ in a layer's kind, a tensor or its shape.
+def same_architecture(a: nn.Module, b: nn.Module, name: str = "b") -> None:
+    """Refuse two modules that differ in a layer's kind, a parameter or its shape.
 
     Examples:
         >>> same_architecture(nn.Linear(2, 3), nn.Linear(2, 4))
         Traceback (most recent call last):
         ...
-        ValueError: a, b: expected equal architectures, got (3, 2) and (4, 2) at 'weight'
+        ValueError: b: expected the architecture of the first network, but 'weight' ...
     """
-    kind = torch.nn.utils.parametrize.type_before_parametrizations
-    found: list[dict[str, object]] = []
-    for module in (a, b):
+    for which, module in (("a", a), (name, b)):
         if not isinstance(module, nn.Module):
-            got = type(module).__name__
-            raise ValueError(f"{names}: expected two nn.Modules, got {got}")
-        held = (*module.named_parameters(), *module.named_buffers())
-        layers = {n: kind(m).__name__ for n, m in module.named_modules()}
-        found.append({**{n: tuple(t.shape) for n, t in held}, **layers})
-    x, y = found
-    for name in x | y:
-        if x.get(name) != y.get(name):
+            kind = type(module).__name__
+            raise ValueError(f"{which}: expected an nn.Module, got {kind}")
+    ours, theirs = (_parts(module) for module in (a, b))
+    for part in [*ours, *theirs]:
+        if ours.get(part) != theirs.get(part):
             raise ValueError(
-                f"{names}: expected equal architectures, got {x.get(name)} and "
-                f"{y.get(name)} at {name!r}"
+                f"{name}: expected the architecture of the first network, but {part!r} is "
+                f"{theirs.get(part, 'absent')} here and {ours.get(part, 'absent')} there"
             )
+
+
+def _parts(module: nn.Module) -> dict[str, object]:
+    """The kind of each layer, and the shape of each parameter and buffer, by name."""
+    kind = torch.nn.utils.parametrize.type_before_parametrizations
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    layers = {n or "(root)": kind(m).__name__ for n, m in module.named_modules()}
+    return layers | {n: tuple(t.shape) for n, t in tensors}

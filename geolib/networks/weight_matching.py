@@ -80,11 +80,9 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
         0.0
     """
     groups = channel_groups(module_a)
-    same_architecture(module_a, module_b, "module_a, module_b")
+    same_architecture(module_a, module_b, "module_b")
     if [g.slots for g in groups] != [g.slots for g in channel_groups(module_b)]:
-        raise ValueError(
-            "module_a, module_b: expected equal architectures, got other connections"
-        )
+        raise ValueError("module_b: expected the connections of module_a, got others")
     match = _Matching(module_a, module_b, groups)
     identity = [np.arange(g.width) for g in groups]
     runs = []
