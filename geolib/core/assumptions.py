@@ -99,10 +99,9 @@ class ModuleTrial:
         """As `state`; what torch says of inputs that do not fit is said of x."""
         try:
             return self.state(theta)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, TypeError, IndexError) as error:
-            if str(error).startswith(("x:", "module:")):
+            full = isinstance(error, torch.OutOfMemoryError)
+            if full or str(error).startswith(("x:", "module:")):
                 raise
             raise ValueError(f"x: expected what the module takes: {error}") from error
 

@@ -224,9 +224,8 @@ class Realization:
         require_vector("theta", theta, self.p, theta, "theta")
         if isinstance(x, list) or not any(t.ndim for t in tensors(x)):
             raise TypeError(
-                "x: expected a tensor, a dict or a tuple of tensors with a leading "
-                f"sample axis, got a {type(x).__name__} (a list of batches is for "
-                "`PullbackMetric`)"
+                "x: expected tensors with a leading sample axis, got a "
+                f"{type(x).__name__} (a list of batches is for `PullbackMetric`)"
             )
         for t in tensors(x):
             require_matching("x", t, theta, "theta")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
@@ -76,6 +77,7 @@ class Connection:
         return profile(self.path, logits, y, grid)
 
 
+@differentiation()
 def connect(
     a: nn.Module,
     b: nn.Module,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
@@ -69,6 +70,7 @@ class Sparsified:
         return module
 
 
+@differentiation()
 def sparsify(
     module: nn.Module,
     data: Any,

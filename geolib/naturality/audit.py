@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Euclidean
+from geolib.core.linearization import differentiation
 from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
 from geolib.naturality.evidence import UNSEEN, Site, gather, resolved_samples, sites
 from geolib.naturality.families import standard_suite
@@ -180,6 +181,7 @@ class Protocol:
 RUNS = (16, 32, 64)  # where a verdict needs runs and none are asked for
 
 
+@differentiation()
 def audit(
     optimizer: Any,
     module: nn.Module | Problem,

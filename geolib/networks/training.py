@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
+from geolib.core.linearization import differentiation
 from geolib.files import write_whole
 from geolib.networks.splits import Table
 from geolib.networks.validation import check_inputs, check_labels
@@ -70,6 +71,7 @@ def cosine(lr: float, step: float, steps: int) -> float:
     return lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+@differentiation()
 def minimize(
     parameters: Iterable[Tensor],
     loss: Callable[[int], Tensor],
@@ -122,6 +124,7 @@ def minimize(
     return values
 
 
+@differentiation()
 def train(
     R: Realization,
     x: Tensor,
@@ -247,6 +250,7 @@ def accuracy(R: Realization, w: Tensor, x: Tensor, y: Tensor, batch=4096) -> flo
     return sum(right) / len(y)
 
 
+@differentiation()
 def train_module(
     module: nn.Module,
     data: Table,

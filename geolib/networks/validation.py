@@ -36,7 +36,7 @@ def class_labels(y: Tensor, rows: int, name: str = "y") -> Tensor:
     if not whole or y.ndim != 1:
         what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"{name}: expected a tensor (n,) of whole numbers, got {what}")
-    if len(y) != rows:
+    if not rows or len(y) != rows:
         raise ValueError(
             f"{name}: expected one label per input, {rows}, got {len(y)} labels"
         )

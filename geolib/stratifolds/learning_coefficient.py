@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart
 from geolib.stratifolds.descent import Objective, pull_back
@@ -254,6 +255,7 @@ def mala(
     return Sampled(float(means.mean()), error, accepted / steps)
 
 
+@differentiation()
 def learning_coefficient(
     loss: Callable[[Tensor], Tensor],
     n: int,
