@@ -43,7 +43,7 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
             devices.
     """
     items = list(items)
-    expect(items, "params", "at least one that requires gradients", "none")
+    expect(items, "params", "at least one parameter that requires gradients", "none")
     for t in items:
         if not isinstance(t, Tensor):
             raise TypeError(f"params: expected tensors, got {type(t).__name__}")
@@ -311,7 +311,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
             ValueError: no closure, or one that does not return `(outputs, loss)`, or
                 an update that is not finite (the parameters are left as they were).
         """
-        expect(closure, "closure", "one that returns (outputs, loss)", None)
+        if closure is None:
+            raise ValueError("closure: expected one giving (outputs, loss), got None")
         self._closure = closure
         x = self.position()
         q = self.point()

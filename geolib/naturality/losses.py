@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from geolib.core import Categorical, Euclidean, OutputMetric
+from geolib.core.validation import expect
 from geolib.networks.validation import check_labels, class_labels
 
 
@@ -46,14 +47,11 @@ def mse(y: Tensor) -> Loss:
         >>> float(mse(torch.zeros(2, 1))(torch.ones(2, 1)))
         0.5
     """
-    if y.ndim != 2:
-        raise ValueError(f"y: expected shape (n, outputs), got {tuple(y.shape)}")
+    expect(y.ndim == 2, "y", "shape (n, outputs)", tuple(y.shape))
 
     def value(z: Tensor) -> Tensor:
-        if z.shape != y.shape:
-            raise ValueError(
-                f"y: expected the outputs' shape {tuple(z.shape)}, got {tuple(y.shape)}"
-            )
+        like = f"the outputs' shape {tuple(z.shape)}"
+        expect(z.shape == y.shape, "y", like, tuple(y.shape))
         _same_device(y, z)
         return 0.5 * ((z - y) ** 2).sum() / len(y)
 
