@@ -14,6 +14,10 @@ from geolib.core import Trajectory, integrate
 MOST = 30_000  # evaluations of a theory's equations: seconds; T t = 3 takes some 300
 
 
+class StiffError(ValueError):
+    """A theory's equations do not reach the last time in what they may cost."""
+
+
 class Curves(NamedTuple):
     """A theory's training and population loss at the requested times.
 
@@ -54,7 +58,7 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
     1e-9 at which they are compared with far fewer evaluations than `core.integrate`.
 
     Raises:
-        ValueError: the equations are too stiff to reach the last time.
+        StiffError: the equations are too stiff to reach the last time.
     """
     from scipy.integrate import solve_ivp  # a third of a second to import
 
@@ -62,8 +66,8 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
         return np.repeat(y0[None], times.size, 0)
     left, end = iter(range(MOST)), times[-1]
 
-    def stop(t: float) -> ValueError:
-        return ValueError(
+    def stop(t: float) -> StiffError:
+        return StiffError(
             f"times: the theory's equations are too stiff, they reached {t:.3g} of "
             f"{end:.3g}; expected an earlier end, or rho and kappa nearer to one"
         )
