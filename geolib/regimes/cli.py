@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 from typing import Annotated
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile
 
 import numpy as np
 import typer
@@ -31,23 +31,18 @@ def read_matrix(path: Path) -> np.ndarray:
         raise ValueError(f"data: expected a .csv or .npz file, got {path}")
     if not path.is_file():
         raise ValueError(f"data: no file {path}")
-    try:
-        table = _from_archive(path) if kind == ".npz" else _from_text(path)
-    except (BadZipFile, UnicodeDecodeError, EOFError) as problem:
-        raise ValueError(f"data: {path} is no {kind} file: {problem}") from None
+    table = _from_archive(path) if kind == ".npz" else _from_text(path)
     if len(table) < 2:
         raise ValueError(f"data: expected two samples or more, {path} has {len(table)}")
     return table
 
 
 def _from_archive(path: Path) -> np.ndarray:
-    with ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-    with np.load(path) as arrays:
-        try:
-            found = {k: arrays[k] for k in names}
-        except ValueError as problem:  # Python objects
-            raise ValueError(f"data: {path} holds no plain arrays: {problem}") from None
+    try:
+        with np.load(path) as arrays:
+            found = dict(arrays)
+    except (ValueError, TypeError, BadZipFile, EOFError) as problem:
+        raise ValueError(f"data: {path} holds no plain arrays: {problem}") from None
     tables = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "biuf"}
     names = [k for k in ("x",) if k in tables] or list(tables)
     if len(names) != 1:
@@ -60,11 +55,11 @@ def _from_archive(path: Path) -> np.ndarray:
 
 
 def _from_text(path: Path) -> np.ndarray:
-    lines = [
-        (i, line)
-        for i, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
-        if line.strip() and not line.startswith("#")
-    ]
+    try:
+        text = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"data: {path} is not in UTF-8: {problem}") from None
+    lines = [(i, s) for i, s in enumerate(text, 1) if s.strip() and s[0] != "#"]
     mark = max(",;\t", key=lines[0][1].count) if lines else ","
     cells = [
         (i, row) for i, line in lines for row in csv.reader([line], delimiter=mark)

@@ -210,10 +210,9 @@ class _Copies:
         """Values on the law's nodes for a copy: the last as they are, else means."""
         assert self.law is not None
         full, kept = equal_shares(self.law, values, self.setup.d), self.kept(small)
-        split, count = self.setup.d - kept, small.d - kept
-        total = np.append(0.0, np.cumsum(full[:split]))
-        at = np.linspace(0, split, count + 1)
-        means = np.diff(np.interp(at, np.arange(split + 1), total)) * count / split
+        split = self.setup.d - kept
+        order = SpectralMeasure.of_eigenvalues(np.arange(split))
+        means = equal_shares(order, full[:split], small.d - kept)
         return np.append(means, full[split:])
 
     def masses(self, small: Setup) -> np.ndarray:

@@ -77,7 +77,8 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
             raise stop(t)
         return np.asarray(field(t, y))
 
-    out = solve_ivp(counted, (0.0, end), y0, "DOP853", times, rtol=rtol, atol=atol)
+    with np.errstate(over="ignore", invalid="ignore"):  # steps that are then rejected
+        out = solve_ivp(counted, (0.0, end), y0, "DOP853", times, rtol=rtol, atol=atol)
     if out.status != 0:
         raise stop(max(out.t, default=0.0))
     return out.y.T

@@ -64,7 +64,7 @@ def test_a_table_may_be_written_in_many_ways(tmp_path, text):
         ("t.csv", "a,b\n1,2\n", "expected two samples or more, .* has 1"),
         ("t.csv", "", "expected two samples or more, .* has 0"),
         ("t.csv", "1,2\n1,2\n", "2 of 2 coordinates are constant"),
-        ("t.npz", "hello", "is no .npz file"),
+        ("t.npz", "hello", "holds no plain arrays"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, text, said):
