@@ -311,15 +311,13 @@ def learning_coefficient(
     if sampler == "grid":
         # two thirds of the nodes, elsewhere: even where these are odd
         fewer = [max(1, k // 3 * 2 + (k + 1) % 2) for k in points]
-        (mean, jump), (rough, _) = (
-            grid_mean_loss(posterior, k) for k in (points, fewer)
-        )
+        both = [grid_mean_loss(posterior, k) for k in (points, fewer)]
+        (mean, jump), (rough, _) = both
         value, change = (posterior.weight * (e - mean) for e in (base, rough))
-        value, fine = -value, abs(change) <= 0.1 * max(1.0, abs(value))
-        fine = fine and jump <= APART
+        fine = jump <= APART and abs(change) <= 0.1 * max(1.0, abs(value))
         wanted = "a grid that resolves the posterior (or a smaller box, or the sampler)"
         expect(fine, "points", wanted, f"{list(points)}, where fewer change the value")
-        return LearningCoefficient(value, 0.0, "grid", 1.0)
+        return LearningCoefficient(-value, 0.0, "grid", 1.0)
     expect(sampler == "mala", "sampler", "'grid' or 'mala'", sampler)
     if theta0 is None:
         raise ValueError("theta0: the sampler needs starts of shape (chains, P)")
