@@ -61,8 +61,8 @@ def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
         wanted = "one group (a metric couples all parameters)"
         expect(len(items) == 1, "params", wanted, len(items))
         items = list(items[0]["params"])
-    reals = [p for p in items if isinstance(p, Tensor) and p.is_floating_point()]
-    frozen = {id(p) for p in reals if not p.requires_grad}
+    parameters = [p for p in items if isinstance(p, nn.Parameter)]
+    frozen = {id(p) for p in parameters if not p.requires_grad}
     return [p for p in items if id(p) not in frozen]
 
 
