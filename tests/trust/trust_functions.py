@@ -433,7 +433,7 @@ def coefficient(name, case):
 
     one = 0.5 * torch.ones(2, dtype=torch.float64)
     base = float(loss(torch.zeros(1, 2)))
-    found = learning_coefficient(loss, n, -one, one, base=base, points=(36, 36))
+    found = learning_coefficient(loss, n, -one, one, base=base, points=(27, 27))
     twin = make(name).module
     nodes, weights = np.polynomial.legendre.leggauss(24)
     nodes, weights = 0.5 * nodes, 0.25 * weights
