@@ -215,6 +215,11 @@ class _Copies:
         means = equal_shares(order, full[:split], small.d - kept)
         return np.append(means, full[split:])
 
+    def cost(self, small: Setup) -> float:
+        """Operations of one evaluation of the flow."""
+        h, d = self.shape(small)
+        return (2.0 * d**3 if h >= d else 8.0 * h * h * d) + MEMORY * h * d
+
     def run(self, share: float, budget: float) -> _Runs:
         small = smaller(self.setup, share)
         h, d = self.shape(small)
