@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -20,6 +20,7 @@ from geolib.inverse_stability.shallow_relu import (
 )
 from geolib.inverse_stability.w1inf_seminorm import (
     Seminorm,
+    planar_norms,
     seminorm_on_box,
     w1inf_seminorm,
 )
@@ -34,13 +35,13 @@ def sharp_constant(m: int, quadrant: bool = False) -> float:
     .. math:: s(1) = 2, \quad s(2) = 1 + \sqrt2, \quad s(m) = 2\sqrt2 \ (m \ge 3)
 
     for inner weights in one open half-space. In one open quadrant of the plane, where
-    the restricted set of two inputs lies, with one output it is s(m - 1) for m >= 2:
-    one more neuron is needed to do the same harm.
+    the restricted set of two inputs lies, it is s(m - 1) for m >= 2: one more neuron is
+    needed to do the same harm.
 
     Args:
         m: width, at least 1.
-        quadrant: whether there are two inputs, one output, and inner weights of one
-            sign in each coordinate.
+        quadrant: whether there are two inputs and inner weights of one sign in each
+            coordinate.
 
     Raises:
         ValueError: a width below 1.
@@ -145,11 +146,13 @@ class Certificate:
         unmatched: directions of only one of them.
         smallest: mu, the smallest ‖a_i‖ of a non-zero neuron of either.
         defects: hypotheses of the theorem that fail (empty when it applies).
-        bound: the theorem's bound of the distance; infinite when it does not apply.
+        bound: the theorem's bound of the distance, from what is said to be known;
+            infinite when it does not apply.
         delta_at_least: distance^2 / 8, what the theorem says of the functions.
         angle: smallest angle between two kinks of f - g, pi/2 at most, for
             `angle_constant`; None unless there are two inputs and no biases.
         tolerance: directions closer than this were treated as equal.
+        confidence: of `bound`; below 1 when only samples are known.
     """
 
     delta: Seminorm
@@ -164,6 +167,7 @@ class Certificate:
     delta_at_least: float
     angle: float | None
     tolerance: float
+    confidence: float = 1.0
 
     @property
     def applies(self) -> bool:
@@ -182,28 +186,41 @@ def certify(
     method: str = "auto",
     *,
     box: Box | None = None,
+    norm: str = "w1inf",
+    points: np.ndarray | None = None,
+    cell: float = 1.0,
     tol: float = TOLERANCE,
 ) -> Certificate:
     r"""Measure a pair in both spaces and apply the sharp inverse stability theorem.
 
     .. math:: \operatorname{dist}(f, g) \le \min\bigl(2\sqrt2\,\sqrt{\delta_J},\
-        s(m)\,\sqrt{\delta}\bigr), \qquad \delta \ge \operatorname{dist}(f, g)^2 / 8
+        s(m)\,\sqrt{\delta},\ \kappa\,\delta_J / \mu\bigr), \qquad
+        \delta \ge \operatorname{dist}(f, g)^2 / 8
 
-    The hypotheses are checked, not assumed: both networks balanced, no parallel
-    neurons, all inner weights of both in one open half-space. Networks with biases are
-    compared on a box that each of their kinks must meet; differences of biases then
-    count in units of the largest :math:`|b_i| / \|w_i\|`.
+    with :math:`\kappa = 1` for one output and 3 for several, if
+    :math:`\delta_J < \mu^2 / 2`. The hypotheses are checked, not assumed: both networks
+    balanced, no parallel neurons, all inner weights of both in one open half-space.
+    Networks with biases are compared on a box that each of their kinks must meet;
+    differences of biases then count in units of the largest
+    :math:`|b_i| / \|w_i\|`. Where less is known of f - g than W^{1,inf}, say so: the
+    bound then comes from an integral norm and the smallest angle, or from samples.
 
     Args:
         f, g: the networks; the narrower one is padded with zero neurons.
         method: how to compute delta without biases, see `w1inf_seminorm`.
         box: lower and upper corner, as for `seminorm_on_box`; for `BiasedReLU` only.
+        norm: `w1inf`, or for two inputs `h1` or `l2` over the unit disc, with
+            `angle_constant`.
+        points: inputs (n, d) drawn independently, if the derivatives there are all that
+            is known, see `sampled_bound`.
+        cell: a lower bound of the probability of every cell of f - g; for `points`.
         tol: directions closer than this are equal, in [0, 1).
 
     Raises:
         TypeError: one network with biases and one without.
         ValueError: unequal dimensions, biases without a box or a box without biases,
-            or as `w1inf_seminorm` and `seminorm_on_box`.
+            a norm or points that do not fit, or as `w1inf_seminorm`, `seminorm_on_box`
+            and `sampled_bound`.
 
     Cost: that of the semi-norm and one bottleneck assignment.
 
@@ -222,19 +239,32 @@ def certify(
         >>> c.applies, c.distance, round(c.bound, 4)
         (True, 1.0, 4.0)
     """
+    less = norm != "w1inf" or points is not None
     if isinstance(f, BiasedReLU) and isinstance(g, BiasedReLU):
         if box is None:
             raise ValueError("box: expected two corners for networks with biases")
+        expect(not less, "norm, points", "none on a box", (norm, points))
         return _certify_on_box(f, g, box, tol)
     if isinstance(f, BiasedReLU) or isinstance(g, BiasedReLU):
         raise TypeError("f, g: expected both with biases or both without")
     expect(box is None, "box", "no box without biases", box)
     same_architecture(f, g)
     delta = w1inf_seminorm(f - g, method, tol=tol)
-    plane = f.d == 2
-    constant = sharp_constant(max(f.m, g.m), plane and f.D == 1 and _quadrant(f, g))
+    plane, m = f.d == 2, max(f.m, g.m)
+    constant = sharp_constant(m, plane and _quadrant(f, g))
     angle = _smallest_angle(kinks(f - g, tol)) if plane else None
-    return _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
+    found = _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
+    if not less:
+        return found
+    sure = 1.0
+    if points is None:
+        expect(angle is not None, "norm", "'w1inf' unless two inputs", norm)
+        size = angle_constant(angle or 0.0, norm)
+        bound = size * sqrt(getattr(planar_norms(f - g), norm))
+    else:
+        expect(norm == "w1inf", "norm", "'w1inf' with points", norm)
+        bound, sure = sampled_bound(f.jacobian(points), g.jacobian(points), m, cell)
+    return replace(found, bound=bound if found.applies else np.inf, confidence=sure)
 
 
 def _certify_on_box(f: BiasedReLU, g: BiasedReLU, box: Box, tol: float) -> Certificate:
@@ -269,6 +299,9 @@ def _certificate(
     low = max(delta.lower, half_jump)
     bound = min(SHARP * sqrt(half_jump), constant * sqrt(delta.upper))
     sizes = np.concatenate([np.abs(n.A).max(axis=1) for n in (f, g)])
+    mu = float(sizes[sizes > 0].min(initial=np.inf))
+    if half_jump < mu**2 / 2:  # every kink is matched
+        bound = min(bound, (1 if f.D == 1 else 3) * half_jump / mu)
     return Certificate(
         delta=delta,
         half_jump=half_jump,
@@ -276,7 +309,7 @@ def _certificate(
         ratio=distance / sqrt(low) if low > 0 else (np.inf if distance > 0 else 0.0),
         matched=matched,
         unmatched=unmatched,
-        smallest=float(sizes[sizes > 0].min(initial=np.inf)),
+        smallest=mu,
         defects=tuple(defects),
         bound=np.inf if defects else bound,
         delta_at_least=0.0 if defects else distance**2 / 8,

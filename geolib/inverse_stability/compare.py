@@ -21,7 +21,7 @@ from geolib.networks.channel_graph import LINEAR, Slot
 from geolib.networks.weight_matching import align
 
 SAME, ROUNDINGS = 1e-10, 100.0  # relative distances of one function, of its dtype
-CHUNK = 256
+SETTLED, CHUNK = 1e-3, 256  # end of the matching; inputs at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,8 @@ class Comparison:
             given; None without inputs.
         outputs_at_most: bound of the difference of the outputs on the box that these
             inputs span (each entry up to its largest size); None without inputs.
-        converged: whether both balances and the matching ended.
+        converged: whether both balances and the matching ended, the latter when a pass
+            over all channels gained a thousandth of the squared distance or less.
     """
 
     same: bool
@@ -93,7 +94,7 @@ def compare(
     rounding = max(_rounding(module_a), _rounding(module_b))
     nets = [_plain(m) for m in (module_a, module_b)]
     forms = [canonicalize(m, reduce=False, sort=False) for m in nets]
-    met = align(forms[0].module, forms[1].module)
+    met = align(forms[0].module, forms[1].module, tol=SETTLED)
     first, second = forms[0].module, met.module
     total = float(sum((p.detach() ** 2).sum() for p in first.parameters()) ** 0.5)
     relative = met.distance / total if total else 0.0
@@ -223,7 +224,7 @@ def _assigned(left: Gauge, right: Gauge, last: bool) -> float:
     for cost in costs:
         i, j = linear_sum_assignment(cost)
         total += float(cost[i, j].sum())
-    return max(total - 8 * np.finfo(float).eps * blur, 0.0)
+    return max(float(total - 8 * np.finfo(float).eps * blur), 0.0)
 
 
 def _array(t: Tensor) -> np.ndarray:
