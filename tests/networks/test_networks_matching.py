@@ -12,6 +12,7 @@ from geolib.core import init_
 from geolib.networks import (
     align,
     channel_groups,
+    mlp,
     permute_channels,
     read_stages,
     weight_matching,
