@@ -1,13 +1,12 @@
 """Local minima of regularized networks against their width, and what theorems say of them.
 
-`python realizations.py` in this folder measures the tables of `measured/`, in about ten
-minutes on one core; it reads the UCI tables from `GEOLIB_DATA`.
+`python realizations.py` in this folder measures the tables of `measured/`, in about half
+an hour on one core; it reads the UCI tables from `GEOLIB_DATA`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -85,14 +84,11 @@ def local_minima(
     """Train from `seeds` random starts for each width, and compare with the optimum.
 
     Returns a row for each run: the excess of its objective over the reference (the
-    optimum for two inputs, else the best network found), how far the reference can be
-    from the optimum (`reference_gap`, with the best of all bounds from below), the
-    excess of the zero network (`trivial`), whether it is a certified local minimum, and
-    the quantities of the almost-optimality theorem on the functions with path norm at
-    most V: `eta` is the lower bound V/(2(m + 1)) of the
+    optimum for two inputs, else the best network found), whether it is a certified
+    local minimum, and the quantities of the almost-optimality theorem on the functions
+    with path norm at most V: `eta` is the lower bound V/(2(m + 1)) of the
     approximation gap, `patch` the radius within which the function is minimal for
-    certain, `lipschitz` the bound c |g* - g| that needs no theorem (beyond two inputs
-    with an upper bound of |g* - g|).
+    certain, `lipschitz` the bound c |g* - g| that needs no theorem.
     """
     x, y = data
     widest = train_realization(
@@ -103,9 +99,7 @@ def local_minima(
         for m in widths
         for s in range(seeds)
     }
-    found = [widest, *fits.values()]
-    best = min(found, key=lambda f: f.objective)
-    best = replace(best, lower=max(f.lower for f in found))
+    best = min([widest, *fits.values()], key=lambda f: f.objective)
     return [
         {"width": m, "seed": s, **_row(fit, best, data, m, loss, penalty)}
         for (m, s), fit in fits.items()
@@ -123,16 +117,10 @@ def _row(
     radius = max(fit.path_norm, best.path_norm)
     size = np.abs(fit.net.A).max(axis=1)
     losses = [f.objective - penalty * f.path_norm for f in (fit, best)]
-    wide = max(fit.net.m, best.net.m)
-    method = "auto" if data[0].shape[1] == 2 else "bounds"
-    apart = fit.net.pad(wide) - best.net.pad(wide)
-    delta = w1inf_seminorm(apart, method).upper
-    zero = (data[1] ** 2).mean() / 2 if loss == "mse" else np.log(2)
-    return {
+    row = {
         "excess": fit.objective - best.objective,
         "relative": (fit.objective - best.objective) / best.objective,
         "reference_gap": best.gap,
-        "trivial": float(zero) - best.objective,
         "local_minimum": fit.local_minimum,
         "steepest": fit.steepest,
         "curvature": fit.curvature,
@@ -141,9 +129,13 @@ def _row(
         "eta": radius / (2 * (m + 1)),
         "patch": float((size[size > 0] ** 2).min(initial=np.inf)) / 2,
         "loss_excess": losses[0] - losses[1],
-        "delta": delta,
-        "lipschitz": lipschitz(*data, loss, radius) * delta,
     }
+    if data[0].shape[1] == 2:
+        wide = max(fit.net.m, best.net.m)
+        delta = w1inf_seminorm(fit.net.pad(wide) - best.net.pad(wide)).upper
+        row["delta"] = delta
+        row["lipschitz"] = lipschitz(*data, loss, radius) * delta
+    return row
 
 
 def fan_gap(m: int, times: int = 8) -> float:

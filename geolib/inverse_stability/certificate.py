@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -20,7 +20,6 @@ from geolib.inverse_stability.shallow_relu import (
 )
 from geolib.inverse_stability.w1inf_seminorm import (
     Seminorm,
-    planar_norms,
     seminorm_on_box,
     w1inf_seminorm,
 )
@@ -146,13 +145,11 @@ class Certificate:
         unmatched: directions of only one of them.
         smallest: mu, the smallest ‖a_i‖ of a non-zero neuron of either.
         defects: hypotheses of the theorem that fail (empty when it applies).
-        bound: the theorem's bound of the distance, from what is said to be known;
-            infinite when it does not apply.
+        bound: the theorem's bound of the distance; infinite when it does not apply.
         delta_at_least: distance^2 / 8, what the theorem says of the functions.
         angle: smallest angle between two kinks of f - g, pi/2 at most, for
             `angle_constant`; None unless there are two inputs and no biases.
         tolerance: directions closer than this were treated as equal.
-        confidence: of `bound`; below 1 when only samples are known.
     """
 
     delta: Seminorm
@@ -167,7 +164,6 @@ class Certificate:
     delta_at_least: float
     angle: float | None
     tolerance: float
-    confidence: float = 1.0
 
     @property
     def applies(self) -> bool:
@@ -186,9 +182,6 @@ def certify(
     method: str = "auto",
     *,
     box: Box | None = None,
-    norm: str = "w1inf",
-    points: np.ndarray | None = None,
-    cell: float = 1.0,
     tol: float = TOLERANCE,
 ) -> Certificate:
     r"""Measure a pair in both spaces and apply the sharp inverse stability theorem.
@@ -197,30 +190,23 @@ def certify(
         s(m)\,\sqrt{\delta},\ \kappa\,\delta_J / \mu\bigr), \qquad
         \delta \ge \operatorname{dist}(f, g)^2 / 8
 
-    with :math:`\kappa = 1` for one output and 3 for several, if
+    with :math:`\kappa = 1` for one output and 3 for several, the last only if
     :math:`\delta_J < \mu^2 / 2`. The hypotheses are checked, not assumed: both networks
     balanced, no parallel neurons, all inner weights of both in one open half-space.
     Networks with biases are compared on a box that each of their kinks must meet;
     differences of biases then count in units of the largest
-    :math:`|b_i| / \|w_i\|`. Where less is known of f - g than W^{1,inf}, say so: the
-    bound then comes from an integral norm and the smallest angle, or from samples.
+    :math:`|b_i| / \|w_i\|`.
 
     Args:
         f, g: the networks; the narrower one is padded with zero neurons.
         method: how to compute delta without biases, see `w1inf_seminorm`.
         box: lower and upper corner, as for `seminorm_on_box`; for `BiasedReLU` only.
-        norm: `w1inf`, or for two inputs `h1` or `l2` over the unit disc, with
-            `angle_constant`.
-        points: inputs (n, d) drawn independently, if the derivatives there are all that
-            is known, see `sampled_bound`.
-        cell: a lower bound of the probability of every cell of f - g; for `points`.
         tol: directions closer than this are equal, in [0, 1).
 
     Raises:
         TypeError: one network with biases and one without.
         ValueError: unequal dimensions, biases without a box or a box without biases,
-            a norm or points that do not fit, or as `w1inf_seminorm`, `seminorm_on_box`
-            and `sampled_bound`.
+            or as `w1inf_seminorm` and `seminorm_on_box`.
 
     Cost: that of the semi-norm and one bottleneck assignment.
 
@@ -239,32 +225,19 @@ def certify(
         >>> c.applies, c.distance, round(c.bound, 4)
         (True, 1.0, 4.0)
     """
-    less = norm != "w1inf" or points is not None
     if isinstance(f, BiasedReLU) and isinstance(g, BiasedReLU):
         if box is None:
             raise ValueError("box: expected two corners for networks with biases")
-        expect(not less, "norm, points", "none on a box", (norm, points))
         return _certify_on_box(f, g, box, tol)
     if isinstance(f, BiasedReLU) or isinstance(g, BiasedReLU):
         raise TypeError("f, g: expected both with biases or both without")
     expect(box is None, "box", "no box without biases", box)
     same_architecture(f, g)
     delta = w1inf_seminorm(f - g, method, tol=tol)
-    plane, m = f.d == 2, max(f.m, g.m)
-    constant = sharp_constant(m, plane and _quadrant(f, g))
+    plane = f.d == 2
+    constant = sharp_constant(max(f.m, g.m), plane and _quadrant(f, g))
     angle = _smallest_angle(kinks(f - g, tol)) if plane else None
-    found = _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
-    if not less:
-        return found
-    sure = 1.0
-    if points is None:
-        expect(angle is not None, "norm", "'w1inf' unless two inputs", norm)
-        size = angle_constant(angle or 0.0, norm)
-        bound = size * sqrt(getattr(planar_norms(f - g), norm))
-    else:
-        expect(norm == "w1inf", "norm", "'w1inf' with points", norm)
-        bound, sure = sampled_bound(f.jacobian(points), g.jacobian(points), m, cell)
-    return replace(found, bound=bound if found.applies else np.inf, confidence=sure)
+    return _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
 
 
 def _certify_on_box(f: BiasedReLU, g: BiasedReLU, box: Box, tol: float) -> Certificate:

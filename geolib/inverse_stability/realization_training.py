@@ -9,7 +9,6 @@ import numpy as np
 from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import unit_rows
 from geolib.inverse_stability.shallow_relu import ShallowReLU, finite_array
-from geolib.inverse_stability.slope_bound import largest_slope
 
 TOLERANCE = 1e-9  # of optimality, relative to the penalty
 # Of the search for a direction beyond the plane, and the gain that is worth a move.
@@ -371,7 +370,7 @@ class _Cube(_Search):
             self.w,
             max(moves),
             self.features(self.rows, self.sign),
-            largest_slope(p.x, g, p.penalty),
+            _largest_slope(p.x, g),
             False,
         )
 
@@ -450,3 +449,14 @@ def _best_on_line(z: np.ndarray, x: np.ndarray, pull: np.ndarray) -> float:
     slope = (pull * x)[on].sum() + np.cumsum(np.append(0.0, (pull * np.abs(x))[inside]))
     height = np.append(0.0, np.cumsum(slope * np.diff(at)))
     return float(at[height.argmax()])
+
+
+def _largest_slope(x: np.ndarray, g: np.ndarray) -> float:
+    r"""An upper bound of max |<g, rho(x u)>| over the cube."""
+    bound = 0.0
+    linear = np.abs(g @ x).sum()
+    for part in (np.maximum(g, 0.0), np.maximum(-g, 0.0)):
+        spread = np.linalg.eigvalsh((x.T * part) @ x)[-1] * x.shape[1]
+        absolute = min(np.sqrt(part.sum() * spread), part @ np.abs(x).sum(axis=1))
+        bound = max(bound, (linear + absolute) / 2)
+    return float(bound)

@@ -66,14 +66,13 @@ def align(
         module_a: the reference: any network that `channel_groups` can read.
         module_b: a network of the same architecture; it is not changed.
         max_sweeps: bound on the passes; `converged` says whether it was reached.
-        tol: a pass that lowers the squared distance by no more than this part of it is
-            the last.
+        tol: for a quick answer: a pass that lowers the squared distance by no more than
+            this part of it is the last, and only the nearer of both starts is used.
 
     Raises:
         TypeError, ValueError: as `channel_groups`, or two different architectures.
 
-    Cost: one assignment, O(width^3), and two Gram matrices a group and pass, of which
-    only the channels are summed again whose order changed.
+    Cost: one assignment, O(width^3), and two Gram matrices a group and pass.
 
     Source: weight matching, Ainsworth, Hayase and Srinivasa 2023, algorithm 1.
 
@@ -89,10 +88,11 @@ def align(
     same_architecture(module_a, module_b, "module_b")
     if [g.slots for g in groups] != [g.slots for g in channel_groups(module_b)]:
         raise ValueError("module_b: expected the connections of module_a, got others")
-    match = _Matching(module_a, module_b, groups)
+    match = Matching(module_a, module_b, groups)
     identity = [np.arange(g.width) for g in groups]
     runs = []
-    for start in match.starts():
+    starts = [min(match.starts(), key=match.distance)] if tol else match.starts()
+    for start in starts:
         runs.append(match.descend(start, max_sweeps, tol))
         if match.distance(runs[-1][0]) <= EQUAL * match.size:
             break  # one network in two orders
@@ -107,7 +107,7 @@ def align(
     return Alignment(module, tuple(order), distance, before, top, sweeps, converged)
 
 
-class _Matching:
+class Matching:
     """Two networks as arrays, float64, with the axes that permutations act on."""
 
     def __init__(self, a: nn.Module, b: nn.Module, groups: list[ChannelGroup]) -> None:
@@ -119,15 +119,15 @@ class _Matching:
         for k, group in enumerate(groups):
             for slot in group.slots:
                 self.axes[slot.tensor].append((k, slot))
-        # of each slot: the orders of the other axes, and the inner products with them
-        self.parts: dict[Slot, tuple[list[np.ndarray], np.ndarray]] = {}
 
     def permuted(self, name: str, order: list[np.ndarray], but: Slot | None = None):
         """A tensor of b with its axes in the given orders, all but one axis."""
         t = self.b[name]
         for k, slot in self.axes[name]:
             if slot is not but:
-                t = _picked(t, slot, order[k])
+                shape = t.shape
+                t = np.take(t.reshape(slot.opened(shape)), order[k], slot.axis + 1)
+                t = t.reshape(shape)
         return t
 
     def gaps(self, order: list[np.ndarray]) -> list[np.ndarray]:
@@ -157,30 +157,9 @@ class _Matching:
             others = {g for g, s in self.axes[slot.tensor] if s is not slot}
             if slot.role not in roles or (known is not None and not others <= known):
                 continue
-            total += self._part(slot, order)
+            mine = by_channel(self.a[slot.tensor], slot)
+            total += mine @ by_channel(self.permuted(slot.tensor, order, slot), slot).T
         return total
-
-    def _part(self, slot: Slot, order: list[np.ndarray]) -> np.ndarray:
-        """The inner products over one slot; what has not moved is not summed again."""
-        others = [(g, s) for g, s in self.axes[slot.tensor] if s is not slot]
-        now = [order[g] for g, _ in others]
-        a, b = self.a[slot.tensor], self.b[slot.tensor]
-        before, part = self.parts.get(slot, (None, None))
-        if before is not None and part is not None:
-            moved = [np.flatnonzero(p != q) for p, q in zip(before, now, strict=True)]
-            if not any(m.size for m in moved):
-                return part
-            if len(moved) == 1 and 2 * len(moved[0]) < len(now[0]):
-                other, m = others[0][1], moved[0]
-                a = _picked(a, other, m)
-                b = _picked(b, other, now[0][m]) - _picked(b, other, before[0][m])
-            else:
-                part = None
-        if part is None:
-            b, part = self.permuted(slot.tensor, order, slot), 0.0
-        part = part + _by_channel(a, slot) @ _by_channel(b, slot).T
-        self.parts[slot] = now, part
-        return part
 
     def starts(self) -> Iterator[list[np.ndarray]]:
         """One order from the incoming weights alone, one from the outgoing ones."""
@@ -204,15 +183,10 @@ class _Matching:
         """One exact assignment a group, again and again, until nothing changes."""
         order, square = list(order), self.distance(order) ** 2
         roles = ("write", "vector", "read")
-        last: list[np.ndarray | None] = [None for _ in self.groups]
         for sweep in range(1, max_sweeps + 1):
-            changed, gained = False, 0.0
+            gained = 0.0
             for k, group in enumerate(self.groups):
                 similarity = self.similarity(k, order, roles)
-                before = last[k]
-                if before is not None and np.array_equal(similarity, before):
-                    continue
-                last[k] = similarity
                 rows = np.arange(len(similarity))
                 found = _assign(similarity, group.blocks)
                 gain = similarity[rows, found].sum() - similarity[rows, order[k]].sum()
@@ -220,9 +194,9 @@ class _Matching:
                     trial = [*order[:k], found, *order[k + 1 :]]
                     if self._twice(k) and self.distance(trial) >= self.distance(order):
                         continue  # a square matrix of one group: the gain is linearised
-                    order, changed, gained = trial, True, gained + 2 * gain
+                    order, gained = trial, gained + 2 * gain
             square -= gained
-            if not changed or gained <= tol * square:
+            if gained <= tol * square:
                 return order, sweep, True
         return order, max_sweeps, False
 
@@ -239,13 +213,7 @@ def _arrays(module: nn.Module) -> dict[str, np.ndarray]:
     }
 
 
-def _picked(t: np.ndarray, slot: Slot, index: np.ndarray) -> np.ndarray:
-    """These channels of a tensor, in this order."""
-    taken = np.take(t.reshape(slot.opened(t.shape)), index, slot.axis + 1)
-    return taken.reshape(*t.shape[: slot.axis], -1, *t.shape[slot.axis + 1 :])
-
-
-def _by_channel(t: np.ndarray, slot: Slot) -> np.ndarray:
+def by_channel(t: np.ndarray, slot: Slot) -> np.ndarray:
     """One row of entries for each channel."""
     opened = np.moveaxis(t.reshape(slot.opened(t.shape)), slot.axis + 1, 0)
     return opened.reshape(len(opened), -1)

@@ -100,60 +100,6 @@ def test_hats_have_the_norms_of_the_derivation(theta):
     assert found.distance <= angle_constant(found.angle, "l2") * np.sqrt(norm.l2)
 
 
-def test_certificates_from_norms_that_training_sees():
-    for theta in (0.3, 0.02):
-        f, g = EXTREMAL.angle_pair(theta)
-        norm = planar_norms(f - g)
-        for name, size in (("h1", norm.h1), ("l2", norm.l2)):
-            found = certify(f, g, norm=name)
-            assert found.bound == angle_constant(found.angle, name) * np.sqrt(size)
-            assert found.holds
-            assert found.confidence == 1
-    turned = ShallowReLU(-g.A, g.C)
-    assert certify(f, turned, norm="h1").bound == np.inf
-
-
-def test_certificates_from_samples_carry_their_confidence():
-    f, g = EXTREMAL.angle_pair(0.2)
-    x = np.random.default_rng(0).normal(size=(100, 2))
-    found = certify(f, g, points=x, cell=0.2 / (2 * np.pi))
-    assert found.bound == pytest.approx(
-        sharp_constant(4) * np.sqrt(found.delta.value), rel=1e-12
-    )
-    assert found.confidence == 1 - (1 - 0.2 / (2 * np.pi)) ** 100
-    assert 0.95 < found.confidence < 1
-    one = certify(f, g, points=x[:1], cell=1e-3)
-    assert one.bound <= found.bound
-    assert one.confidence == pytest.approx(1e-3)
-
-
-@pytest.mark.parametrize(
-    ("f", "options", "word"),
-    [
-        (ShallowReLU([[1.0, 1, 1]], [[1.0]]), {"norm": "h1"}, "norm: expected 'w1inf'"),
-        (ShallowReLU([[1.0, 1]], [[1.0]]), {"norm": "h2"}, "norm: expected 'h1'"),
-        (
-            ShallowReLU([[1.0, 1]], [[1.0]]),
-            {"norm": "l2", "points": np.ones((3, 2))},
-            "norm: expected 'w1inf' with points",
-        ),
-        (
-            ShallowReLU([[1.0, 1]], [[1.0]]),
-            {"points": np.ones((3, 2)), "cell": 0.0},
-            "cell: expected",
-        ),
-        (
-            BiasedReLU([[1.0]], [0.0], [[1.0]]),
-            {"box": (-1.0, 1.0), "norm": "h1"},
-            "norm, points: expected none on a box",
-        ),
-    ],
-)
-def test_what_is_known_must_fit_the_networks(f, options, word):
-    with pytest.raises(ValueError, match=word):
-        certify(f, f, **options)
-
-
 def test_angle_constants_bound_every_jump_of_random_functions():
     """The inequalities behind the constants, on kinks that nobody chose."""
     rng = np.random.default_rng(0)
