@@ -32,6 +32,6 @@ from geolib.core.random import (
     uniform as uniform,
 )
 from geolib.core.realization import Realization as Realization
-from geolib.core.checks import guarded as _guarded
+from geolib.doors import guarded as _guarded
 
 __all__ = _guarded(globals())

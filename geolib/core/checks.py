@@ -1,22 +1,19 @@
 """What comes in at a door is what its annotation says: the one check of arguments.
 
-A package's door says ``__all__ = guarded(globals())``; from then on its public functions,
-constructors and methods compare each argument with its annotation before they run, and
-refuse by name what does not fit. Tensors, arrays and modules must be finite, and so must
-numbers but for a few; a number's range is told by its name. What axes a tensor has, and
-which of them are equally long in several arguments, is said by
-``Annotated[Tensor, "n d"]``.
+Tensors, arrays and modules must be finite, and so must numbers but for a few; a number's
+range is told by its name. `Annotated` says what a type cannot: the axes of a tensor and
+which of them are equally long in several arguments, ``Annotated[Tensor, "n d"]`` (of a list,
+``"n"``: none of them is empty); the range of a number, or of each in a list,
+``Annotated[float, "0 <= share < 1"]``; the words that are known, ``Annotated[str, METHODS]``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import math
-import sys
 from collections import abc
-from types import FunctionType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
@@ -32,8 +29,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from geolib.core.validation import Inputs
-from geolib.files import exported
+from geolib.core.validation import ArgumentError, Inputs, short
 
 COUNT = "a whole number above zero", lambda v: v >= 1
 SIZE = "a non-negative integer", lambda v: v >= 0
@@ -53,7 +49,7 @@ RANGES = {
 }
 BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
 INFINITE = (
-    "patience tol target budget memory_limit clip horizon outputs z X metric".split()
+    "patience tol target budget memory_limit clip horizon outputs z metric".split()
 )
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
@@ -73,101 +69,74 @@ WORDS: dict[Any, str] = {
 Fault = type[Exception] | None  # what kind of error a value deserves
 
 
-class ArgumentError(ValueError, TypeError):
-    """An argument that does not fit; whether by its type or value is in the words."""
-
-
 Rule = abc.Callable[[Any], Fault]
 
 
-def guarded(names: dict[str, Any]) -> list[str]:
-    """The public names of a door, whose functions check what they are given."""
-    public = exported(names)
-    for name in public:
-        obj = names[name]
-        if isinstance(obj, FunctionType):
-            names[name] = guard = checked(obj)
-            setattr(sys.modules[obj.__module__], obj.__name__, guard)
-        elif inspect.isclass(obj):
-            for kind in obj.__mro__:
-                _guard_class(kind)
-    return public
+class Arguments:
+    """What a function's arguments must be, by name."""
 
+    def __init__(self, fn: Any) -> None:
+        kinds = inspect.signature(fn).parameters
+        hints, method = get_type_hints(fn, include_extras=True), "self" in kinds
+        self.rules = {n: rule(hints.get(n, Any), n, method) for n in kinds}
+        self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
+        self.many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
+        free = (n for n, p in kinds.items() if p.kind == p.VAR_KEYWORD)
+        self.free = self.rules.get(next(free, ""), ANYTHING)
 
-def is_record(kind: type) -> bool:
-    """A result or an error: the library makes it, and callers only read it."""
-    found = dataclasses.is_dataclass(kind) and "Args:" not in (kind.__doc__ or "")
-    return found or issubclass(kind, BaseException)
-
-
-def entrances(kind: type) -> list[str]:
-    """The constructor of a class, but of a record, and its own public methods."""
-    names = [] if is_record(kind) else ["__init__"]
-    return [n for n in vars(kind) if n in ("__call__", *names) or n[0] != "_"]
-
-
-def _guard_class(kind: type) -> None:
-    for name in entrances(kind) if kind.__module__.startswith("geolib.") else ():
-        fn = vars(kind)[name]
-        inner = getattr(fn, "__func__", fn)  # of a class method
-        if name != "forward" and isinstance(inner, FunctionType):
-            guard = checked(inner)
-            setattr(kind, name, guard if inner is fn else type(fn)(guard))
-
-
-def checked(fn: Any) -> Any:
-    """The function, which refuses arguments that do not fit their annotations."""
-    if hasattr(fn, "checks"):
-        return fn
-    kinds = inspect.signature(fn).parameters
-    names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
-    many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
-    free = next((n for n, p in kinds.items() if p.kind == p.VAR_KEYWORD), "")
-
-    @functools.cache
-    def rules() -> dict[str, tuple[Rule, str, str]]:
-        hints = get_type_hints(fn, include_extras=True)
-        method = "self" in kinds
-        return {n: rule(hints.get(n, Any), n, method) for n in kinds}
-
-    @functools.wraps(fn)
-    def guard(*args: Any, **kwargs: Any) -> Any:
-        known, sizes = rules(), dict[str, int]()
-        rest = many * (len(args) - len(names))
-        for name, value in (*zip([*names, *rest], args), *kwargs.items()):  # noqa: B905
-            fits, wanted, axes = known.get(name) or known.get(free) or ANYTHING
-            if fault := fits(value) or (axes and _axes_fault(axes, sizes, value)):
+    def check(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Refuse by name the first argument that does not fit."""
+        sizes: dict[str, tuple[int, str]] = {}
+        rest = self.many * (len(args) - len(self.names))
+        for name, value in (*zip([*self.names, *rest], args), *kwargs.items()):  # noqa: B905
+            fits, wanted, axes = self.rules.get(name, self.free)
+            if fault := fits(value):
                 raise ArgumentError(f"{name}: {complaint(wanted, value, fault)}")
-        return fn(*args, **kwargs)
-
-    guard.checks = True  # type: ignore[attr-defined]
-    return guard
+            if axes and (odd := axes_fault(axes, sizes, name, value)):
+                raise ArgumentError(f"{name}: expected {wanted}{odd}")
 
 
 def rule(hint: Any, name: str, method: bool) -> tuple[Rule, str, str]:
     """What fits an annotation, its words, and the names of a tensor's axes."""
-    axes = ""
+    told: Any = ""
     if get_origin(hint) is Annotated:
-        hint, axes = get_args(hint)
-    fits, text = kind_rule(hint), words(hint)
-    if name in BOUNDS:
-        whole, (text, holds) = text.startswith(WORDS[int]), BOUNDS[name]
-        text = text.replace("a finite number", WORDS[int]) if whole else text
-        fits = functools.partial(_bounded_fault, fits, holds)
+        hint, told = get_args(hint)
+    fits, text, bound = kind_rule(hint), words(hint), BOUNDS.get(name)
     if name in INFINITE or method:  # a diverged run goes on; its result says so
         fits = functools.partial(_unbounded_fault, fits, name in INFINITE)
+    if not isinstance(told, str):
+        text = text.replace("a str", f"one of {', '.join(map(repr, told))}")
+        fits, told = functools.partial(_known_fault, fits, told), ""
+    elif "<" in told or ">" in told or "%" in told:
+        bound = (
+            f"a finite number with {told}",
+            eval(f"lambda {name}: {told}", {"inf": math.inf}),
+        )
+        told = ""
+    if bound:
+        whole, text = text.startswith(WORDS[int]), bound[0]
+        text = text.replace("a finite number", WORDS[int]) if whole else text
+        fits = functools.partial(_bounded_fault, fits, bound[1])
     if name in FLOATING:
         text = text.replace("a tensor", "a tensor of floating numbers")
         fits = functools.partial(_whole_fault, fits)
-    if axes:
-        text += f" of shape ({', '.join(axes.split())})"
-    return fits, text, axes
+    if told:
+        text += f" of shape ({', '.join(told.split())})"
+    return fits, text, told
+
+
+def _known_fault(fits: Rule, known: abc.Collection, value: Any) -> Fault:
+    return fits(value) or (ValueError if value not in (None, *known) else None)
 
 
 def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> Fault:
-    fault = fits(value)
-    numbers = [value] if isinstance(value, int | float | np.number) else ()
-    return fault or (None if all(map(holds, numbers)) else ValueError)
+    if fault := fits(value):
+        return fault
+    many = isinstance(value, np.ndarray | Tensor | list | tuple)
+    ends: Any = [value] if isinstance(value, int | float | np.number) else ()
+    if many and len(flat := np.ravel(np.asarray(value))) and flat.dtype.kind in "iuf":
+        ends = flat.min(), flat.max()
+    return None if all(map(holds, ends)) else ValueError
 
 
 def _unbounded_fault(fits: Rule, endless: bool, value: Any) -> Fault:
@@ -183,25 +152,35 @@ def _whole_fault(fits: Rule, value: Any) -> Fault:
     return TypeError if whole and not value.is_complex() else fits(value)
 
 
-def _axes_fault(axes: str, sizes: dict[str, int], value: Any) -> Fault:
-    """Whether axes of one name have one size in all arguments of a call."""
-    names = axes.split()
-    shape = tuple(getattr(value, "shape", ()))
+def axes_fault(
+    axes: str, sizes: dict[str, tuple[int, str]], name: str, value: Any
+) -> str:
+    """What is odd about a shape: its axes, none of them empty, or one's length elsewhere."""
+    if not hasattr(value, "shape") and not isinstance(value, list | tuple):
+        return ""
+    names, listed = axes.split(), isinstance(value, list | tuple)
+    flat = listed and len(names) == 1
+    shape = (len(value),) if flat else tuple(np.shape(value) if listed else value.shape)
+    got = f", got shape {shape}"
     if names[0] == "...":
         names, shape = names[1:], shape[max(0, len(shape) - len(names) + 1) :]
-    if len(names) != len(shape):
-        return ValueError
-    pairs = zip(names, shape, strict=True)
-    same = all(
-        k == int(n) if n.isdigit() else sizes.setdefault(n, k) == k for n, k in pairs
-    )
-    return None if same else ValueError
+    elif names[-1] == "...":
+        names, shape = names[:-1], shape[: len(names) - 1]
+    if len(names) != len(shape) or 0 in shape:
+        return got
+    for axis, size in zip(names, shape, strict=True):
+        wanted, other = sizes.setdefault(axis, (size, name))
+        if axis.isdigit() and size != int(axis):
+            return got
+        if size != wanted:
+            return f" with {axis} = {wanted} as in {other}{got}"
+    return ""
 
 
 @functools.cache
 def kind_rule(hint: Any) -> Rule:
     """What a value must be to fit an annotation: a function to the error it deserves."""
-    origin, parts = get_origin(hint) or hint, get_args(hint)
+    origin, parts = get_origin(hint) or hint, members(hint)
     if hint == ArrayLike:
         return _array_fault
     if origin in (Union, UnionType):
@@ -214,6 +193,14 @@ def kind_rule(hint: Any) -> Rule:
     if not told or getattr(origin, "_is_protocol", False):
         return lambda v: None
     return functools.partial(_kind_fault, origin, parts)
+
+
+def members(hint: Any) -> tuple:
+    """The parts of an annotation; `ArrayLike`, itself a union of many, is one of them."""
+    parts, many = get_args(hint), get_args(ArrayLike)
+    if hint == ArrayLike or any(part not in parts for part in many):
+        return parts
+    return ArrayLike, *(p for p in parts if p not in many)
 
 
 def _union_fault(rules: list[Rule], value: Any) -> Fault:
@@ -332,7 +319,7 @@ ANYTHING: tuple[Rule, str, str] = (lambda v: None, "", "")
 
 def words(hint: Any) -> str:
     """An annotation as a reader says it."""
-    origin, parts = get_origin(hint) or hint, get_args(hint)
+    origin, parts = get_origin(hint) or hint, members(hint)
     for known in (ArrayLike, Inputs):
         if hint == known:
             return WORDS[known]
@@ -359,14 +346,14 @@ def complaint(wanted: str, value: Any, fault: type[Exception]) -> str:
     if isinstance(value, Tensor | np.ndarray):
         t = torch.as_tensor(value) if value.dtype != object else torch.zeros(())
         if t.layout == torch.strided and not finite(t):
-            bad = int((~torch.isfinite(t)).sum())
+            bad = torch.nonzero(~torch.isfinite(t)).tolist()
             return (
-                f"expected finite numbers, {bad} of {t.numel()} entries are not finite"
+                f"expected finite numbers, {len(bad)} of {t.numel()} entries are not "
+                f"finite, the first at {bad[0]}"
             )
         if t.layout != torch.strided:
             return f"expected a dense tensor, got layout {t.layout}; call .to_dense()"
         return f"expected {wanted}, got shape {tuple(t.shape)}, {value.dtype}"
     if fault is TypeError and not isinstance(value, int | float | NoneType):
         return f"expected {wanted}, got {type(value).__name__}"
-    text = repr(value)
-    return f"expected {wanted}, got {text if len(text) <= 60 else text[:50] + ' ...'}"
+    return f"expected {wanted}, got {short(value)}"

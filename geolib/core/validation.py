@@ -11,10 +11,20 @@ from torch import Tensor
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
 
 
+class ArgumentError(ValueError, TypeError):
+    """An argument that does not fit; whether by its type or value is in the words."""
+
+
 def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
     """Refuse an argument by name; a comparison with NaN does not hold."""
     if not holds:
-        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
+        raise ArgumentError(f"{name}: expected {wanted}, got {short(got)}")
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:70] + " ..."
 
 
 def tensors(x: Inputs) -> list[Tensor]:

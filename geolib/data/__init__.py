@@ -12,6 +12,6 @@ from geolib.data.api import load as load
 from geolib.data.api import names as names
 from geolib.data.dataset import DataError as DataError
 from geolib.data.dataset import Dataset as Dataset
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

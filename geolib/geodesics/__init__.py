@@ -5,7 +5,7 @@ realise; `geodesic` and `exponential_map` solve for shortest paths; `connect`,
 `sparsify` and `learn_sequence` put them to work on any module.
 """
 
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 from geolib.geodesics.bvp import (
     Geodesic as Geodesic,
     geodesic as geodesic,
@@ -38,4 +38,4 @@ from geolib.geodesics.path import (
 from geolib.geodesics.sparse_path import sparse_path as sparse_path
 from geolib.geodesics.sparsify import sparsify as sparsify
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -7,7 +7,7 @@ its edges and vertices, followed numerically on the fifth face and in the interi
 (`fock_curves`), and sorted by regime (`classify_regime`, `predict`).
 """
 
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 from geolib.regimes.data_matrix import prepare as prepare
 from geolib.regimes.descent import Rule as Rule
 from geolib.regimes.edges import cell_curves as cell_curves
@@ -58,4 +58,4 @@ from geolib.regimes.trace_words import (
     planar_numeric as planar_numeric,
 )
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geolib.core.validation import expect
 from geolib.regimes.spectral_measures import SpectralMeasure
 
 
@@ -69,7 +71,7 @@ class DataMatrix:
 
 
 def prepare(
-    X: ArrayLike,
+    X: Annotated[ArrayLike, "d n"],
     *,
     centre: bool = True,
     scale: bool = True,
@@ -109,17 +111,7 @@ def prepare(
         drop_constant=True to remove them
     """
     M = np.asarray(X, dtype=np.float64)
-    if M.ndim != 2 or M.shape[0] < 1 or M.shape[1] < 2:
-        raise ValueError(
-            f"X: expected (d, n) with two or more samples as columns, got {M.shape}"
-        )
-    bad = ~np.isfinite(M)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"X: {int(bad.sum())} entries are NaN or infinite; the first is at "
-            f"row {row}, column {column}"
-        )
+    expect(M.shape[1] >= 2, "X", "two or more samples as columns", M.shape)
     constant = np.ptp(M, axis=1) == 0
     if constant.any():
         if not drop_constant or constant.all():

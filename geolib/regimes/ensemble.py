@@ -7,6 +7,7 @@ the setup itself is dear, copies are smaller, and two sizes say what that costs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
-from geolib.regimes.setup import Setup, check_times, positive
+from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import FlowProblem, run
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
@@ -62,7 +63,7 @@ def ensemble(
     *,
     target: bool = True,
     rule: Rule | None = None,
-    budget: float = BUDGET,
+    budget: Annotated[float, "0 < budget < inf"] = BUDGET,
 ) -> Ensemble:
     r"""The losses over d of a setup are averaged over draws of its own law.
 
@@ -90,7 +91,7 @@ def ensemble(
         `Ensemble`.
 
     Raises:
-        ValueError: bad times, a budget that is not positive, or a rule with which a
+        ValueError: bad times, a budget that is not or a rule with which a
             copy diverges.
 
     Cost: `budget`, or six copies of the least size, if that is more.
@@ -103,7 +104,7 @@ def ensemble(
         (1.0, 512)
     """
     problem = _Copies(setup, check_times(times), law, population, target, rule)
-    afford = positive("budget", budget) / (FEWEST * problem.evaluations)
+    afford = budget / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
     mean = first.mean

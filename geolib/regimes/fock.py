@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from geolib.regimes.loss_curves import Curves, follow
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
     covariance_law,
@@ -89,10 +90,10 @@ def fock_space(
     rho: float,
     kappa: float,
     c: float | None = None,
-    depth: int = 6,
+    depth: Annotated[int, "1 <= depth <= 11"] = 6,
     *,
     law: SpectralMeasure | None = None,
-    root: str = "input",
+    root: Annotated[str, ROOTS] = "input",
 ) -> FockSpace:
     r"""The truncated operators A and S are built, as they are seen from one root.
 
@@ -116,7 +117,7 @@ def fock_space(
         `FockSpace`: the weights `W` and the rows of S.
 
     Raises:
-        ValueError: parameters that are not positive, a depth not in 1..11, an unknown
+        ValueError: parameters that are not a depth not in 1..11, an unknown
             root, or one of an empty space.
 
     Cost: :math:`4^{D+1}` numbers of memory.
@@ -128,12 +129,8 @@ def fock_space(
         >>> fock_space(1.0, 1.0, 1.0, 3).W.shape
         (15, 15)
     """
-    of_A = marchenko_pastur(positive("rho", rho), positive("kappa", kappa))
+    of_A = marchenko_pastur(rho, kappa)
     of_S = covariance_law(c, law)
-    if not 1 <= depth <= 11:
-        raise ValueError(f"depth: expected 1 to 11, got {depth}")
-    if root not in ROOTS:
-        raise ValueError(f"root: expected one of {tuple(ROOTS)}, got {root!r}")
     laws = dict(zip("AS", (of_A, of_S), strict=True))
     seen = dict(zip("AS", ROOTS[root], strict=True))
     usual = {k: chain(law, depth + 1) for k, law in laws.items()}
@@ -233,7 +230,7 @@ def fock_curves(
         0.5
     """
     t, of_S = check_times(times), covariance_law(c, law)
-    eta = positive("rho", rho) / positive("kappa", kappa)
+    eta = rho / kappa
     seen, mean = float(of_S.weights[of_S.nodes > 0].sum()), of_S.moment(1)
 
     def at(root: str, turns: bool = False) -> np.ndarray:

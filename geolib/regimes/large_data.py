@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import SpectralMeasure, coarser, marchenko_pastur
 
 TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
@@ -56,7 +56,7 @@ def large_data(
         0.25
     """
     t = check_times(times)
-    rho, kappa = positive("rho", rho), positive("kappa", kappa)
+    rho, kappa = float(rho), float(kappa)
     E = np.minimum(np.expm1(np.minimum(4 * t, 200.0)), HUGE)
     quadrature = (E < TINY) | (law is not None)
     out = np.empty_like(t)
@@ -175,7 +175,11 @@ def large_data_next(
 
 
 def large_data_two_stage(
-    times: ArrayLike, W0: ArrayLike, S: ArrayLike, *, grid: int = 2000
+    times: ArrayLike,
+    W0: Annotated[ArrayLike, "h d"],
+    S: Annotated[ArrayLike, "d d"],
+    *,
+    grid: int = 2000,
 ) -> Curves:
     r"""The losses over d for h < d and long times, when the limits do not commute.
 
@@ -211,8 +215,6 @@ def large_data_two_stage(
     t = check_times(times)
     W0, S = np.asarray(W0, dtype=np.float64), np.asarray(S, dtype=np.float64)
     h, d = W0.shape
-    if S.shape != (d, d):
-        raise ValueError(f"S: expected ({d}, {d}) to fit W0, got {S.shape}")
     if h >= d:
         raise ValueError(f"W0: two stages need h < d, got h = {h}, d = {d}")
     a0 = np.append(np.linalg.svd(W0, compute_uv=False) ** 2, np.zeros(d - h))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
     coarser,
@@ -54,7 +54,7 @@ def mean_field(
     """
     t, mu = check_times(times), covariance_law(c, law)
     growth = np.multiply.outer(t, mu.nodes)
-    residual = (1 - logistic(positive("rho", rho), growth)) ** 2 / 2
+    residual = (1 - logistic(float(rho), growth)) ** 2 / 2
     variance = _population_variance(overlap, mu)
     return Curves(
         residual @ (mu.weights * mu.nodes), residual @ (mu.weights * variance)
@@ -105,9 +105,9 @@ def mean_field_next(
         >>> round(float(mean_field_next([0.0], 0.5, 1.0).population[0]), 9)  # rho^2 / 2
         0.125
     """
-    t, rho = check_times(times), positive("rho", rho)
+    t, rho = check_times(times), float(rho)
     if law is None and c is not None:
-        law, c = marchenko_pastur(1.0, positive("c", c), nodes), None
+        law, c = marchenko_pastur(1.0, c, nodes), None
     fine = covariance_law(c, law)
     mu, variance = coarser(fine, _population_variance(overlap, fine), nodes)
     x, w, size = mu.nodes, mu.weights, mu.nodes.size

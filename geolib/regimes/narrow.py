@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import SpectralMeasure, covariance_law
 
 
@@ -59,7 +59,7 @@ def narrow(
         -0.375
     """
     t, mu = check_times(times), covariance_law(c, law)
-    kappa = positive("kappa", kappa)
+    kappa = float(kappa)
     s, log_v = _by_ode(t, kappa, mu, rtol)
     e = kappa * np.exp(2 * np.multiply.outer(s, mu.nodes) - log_v[:, None])
     r, q = e @ mu.weights, e @ (mu.weights * mu.nodes)

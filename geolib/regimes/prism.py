@@ -6,11 +6,12 @@ turned into an integer inequality and checked on every point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import gcd, lcm
+from typing import Annotated
 
 import numpy as np
 
@@ -210,7 +211,7 @@ class Polytope:
         return sizes == [3, 3, 4, 4, 4] and not triangles[0] & triangles[1]
 
 
-def hull(points: Iterable[Point]) -> Polytope:
+def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
     """The convex hull of lattice points has facets that are integer inequalities.
 
     Qhull proposes the facets in floating point; each is recomputed as an integer

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -331,7 +332,7 @@ def simulate(
     *,
     seeds: int | Iterable[int] = 1,
     target: bool = True,
-    draw: str = "samples",
+    draw: Annotated[str, ("samples", "wishart")] = "samples",
     form: str = "auto",
     rule: Rule | None = None,
     rtol: float = 1e-6,
@@ -380,8 +381,6 @@ def simulate(
         True
     """
     chosen = _seeds(seeds)
-    if draw not in ("samples", "wishart"):
-        raise ValueError(f"draw: expected 'samples' or 'wishart', got {draw!r}")
     form = _form(form, setup.d, setup.h, setup.n, rule)
     need = memory_needed(setup, len(chosen), form, dtype)
     check_memory(need, memory_limit, device)

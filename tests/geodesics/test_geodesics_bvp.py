@@ -421,7 +421,7 @@ def test_bad_ends_and_grids():
         geodesic(S, a, b[:-1])
     bad = b.clone()
     bad[0] = math.nan
-    with pytest.raises(ValueError, match="b: expected finite weights, got 1"):
+    with pytest.raises(ValueError, match="b: expected finite numbers, 1 of"):
         geodesic(S, a, bad)
     with pytest.raises(ValueError, match="grid"):
         profile(WeightPath(a, b), lambda w: R(w, S.x), digits().y, 64)

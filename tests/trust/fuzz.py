@@ -47,7 +47,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import house_rules  # noqa: E402
 from trust_functions import own_error  # noqa: E402
 
-from geolib.core.checks import entrances  # noqa: E402
+from geolib.doors import entrances  # noqa: E402
 
 FACTORY = dataclasses._HAS_DEFAULT_FACTORY  # type: ignore[attr-defined]
 VERDICTS = ("named", "unnamed", "answered", "raw", "NaN", "slow")
@@ -342,7 +342,7 @@ def _fuzz(subject: str) -> tuple[list[tuple], list[str]]:
             ours.close()
 
 
-def fuzz_all(names: list[str], jobs: int = 2) -> dict[str, tuple]:
+def fuzz_all(names: list[str], jobs: int = 1) -> dict[str, tuple]:
     """`fuzz` of several subjects, some at a time."""
     # processes, since a fork of one thread may find a lock that another held
     fork = multiprocessing.get_context("fork")
