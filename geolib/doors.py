@@ -66,7 +66,8 @@ def checked(fn: Any) -> Any:
 
     @functools.wraps(fn)
     def guard(*args: Any, **kwargs: Any) -> Any:
-        arguments().check(args, kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        arguments().check(args, kwargs, caller.startswith(("geolib.", "torch.")))
         return fn(*args, **kwargs)
 
     guard.checks = True  # type: ignore[attr-defined]

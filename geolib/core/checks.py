@@ -13,6 +13,7 @@ import functools
 import inspect
 import math
 from collections import abc
+from functools import partial
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -42,15 +43,13 @@ RANGES = {
     "candidates chunk segments count grid every surgery_every smallest side "
     "channels classes n_components stages limit probes": COUNT,
     "seed iterations memory split jets depth": SIZE,
-    "lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
+    "eps lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
     "rtol atol tol tolerance damping ridge reg_covar friction patience decades "
-    "plateau max_rise bias_scale amount horizon gap eps": SIGNLESS,
+    "plateau max_rise bias_scale amount horizon gap": SIGNLESS,
     "sparsity": SHARE,
 }
 BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
-INFINITE = (
-    "patience tol target budget memory_limit clip horizon outputs z metric".split()
-)
+INFINITE = "patience tol target budget memory_limit clip horizon".split()
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
     "theta theta0 v u g z w eta eta0 natural teacher control logits y0 G a b V t lower "
@@ -77,49 +76,61 @@ class Arguments:
 
     def __init__(self, fn: Any) -> None:
         kinds = inspect.signature(fn).parameters
-        hints, method = get_type_hints(fn, include_extras=True), "self" in kinds
-        self.rules = {n: rule(hints.get(n, Any), n, method) for n in kinds}
+        hints = get_type_hints(fn, include_extras=True)
+        self.rules = {n: rule(hints.get(n, Any), n) for n in kinds}
+        # within the library a diverged run goes on, and its result says so
+        lenient = {
+            n: (partial(_diverged, f), w, a) for n, (f, w, a) in self.rules.items()
+        }
+        self.known = self.rules, lenient
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
         self.many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
-        free = (n for n, p in kinds.items() if p.kind == p.VAR_KEYWORD)
-        self.free = self.rules.get(next(free, ""), ANYTHING)
 
-    def check(self, args: tuple, kwargs: dict[str, Any]) -> None:
+    def check(self, args: tuple, kwargs: dict[str, Any], within: bool) -> None:
         """Refuse by name the first argument that does not fit."""
         sizes: dict[str, tuple[int, str]] = {}
+        known = self.known[within]
         rest = self.many * (len(args) - len(self.names))
         for name, value in (*zip([*self.names, *rest], args), *kwargs.items()):  # noqa: B905
-            fits, wanted, axes = self.rules.get(name, self.free)
+            fits, wanted, axes = known.get(name) or option(name)
             if fault := fits(value):
                 raise ArgumentError(f"{name}: {complaint(wanted, value, fault)}")
             if axes and (odd := axes_fault(axes, sizes, name, value)):
                 raise ArgumentError(f"{name}: expected {wanted}{odd}")
 
 
-def rule(hint: Any, name: str, method: bool) -> tuple[Rule, str, str]:
+@functools.cache
+def option(name: str) -> tuple[Rule, str, str]:
+    """What fits one of ``**options``: a number of a known name has its range."""
+    whole = BOUNDS.get(name) in (COUNT, SIZE)
+    return rule(int if whole else float if name in BOUNDS else Any, name)
+
+
+def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
     """What fits an annotation, its words, and the names of a tensor's axes."""
     told: Any = ""
     if get_origin(hint) is Annotated:
         hint, told = get_args(hint)
     fits, text, bound = kind_rule(hint), words(hint), BOUNDS.get(name)
-    if name in INFINITE or method:  # a diverged run goes on; its result says so
-        fits = functools.partial(_unbounded_fault, fits, name in INFINITE)
-    if not isinstance(told, str):
-        text = text.replace("a str", f"one of {', '.join(map(repr, told))}")
-        fits, told = functools.partial(_known_fault, fits, told), ""
-    elif "<" in told or ">" in told or "%" in told:
-        bound = (
-            f"a finite number with {told}",
-            eval(f"lambda {name}: {told}", {"inf": math.inf}),
-        )
-        told = ""
-    if bound:
+    if bound and text.startswith((WORDS[int], WORDS[float])):
         whole, text = text.startswith(WORDS[int]), bound[0]
         text = text.replace("a finite number", WORDS[int]) if whole else text
-        fits = functools.partial(_bounded_fault, fits, bound[1])
+        fits = partial(_bounded_fault, fits, bound[1])
+    if name in INFINITE:
+        fits = partial(_endless, fits)
+    if not isinstance(told, str):
+        text = text.replace("a str", f"one of {', '.join(map(repr, told))}")
+        fits, told = partial(_known_fault, fits, told), ""
+    elif "<" in told or ">" in told:
+        holds = eval(f"lambda {name}: {told}", {"inf": math.inf})
+        fits, text, told = (
+            partial(_bounded_fault, fits, holds),
+            f"{text} with {told}",
+            "",
+        )
     if name in FLOATING:
         text = text.replace("a tensor", "a tensor of floating numbers")
-        fits = functools.partial(_whole_fault, fits)
+        fits = partial(_whole_fault, fits)
     if told:
         text += f" of shape ({', '.join(told.split())})"
     return fits, text, told
@@ -132,19 +143,25 @@ def _known_fault(fits: Rule, known: abc.Collection, value: Any) -> Fault:
 def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> Fault:
     if fault := fits(value):
         return fault
-    many = isinstance(value, np.ndarray | Tensor | list | tuple)
     ends: Any = [value] if isinstance(value, int | float | np.number) else ()
-    if many and len(flat := np.ravel(np.asarray(value))) and flat.dtype.kind in "iuf":
-        ends = flat.min(), flat.max()
+    if isinstance(value, np.ndarray | Tensor | list | tuple) and len(value):
+        flat = np.ravel(_plain(value))
+        ends = (flat.min(), flat.max()) if flat.dtype.kind in "iuf" else ()
     return None if all(map(holds, ends)) else ValueError
 
 
-def _unbounded_fault(fits: Rule, endless: bool, value: Any) -> Fault:
-    if isinstance(value, float) and value in (math.inf, -math.inf) and endless:
-        return None
+def _plain(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+
+
+def _endless(fits: Rule, value: Any) -> Fault:
+    endless = isinstance(value, float) and value in (math.inf, -math.inf)
+    return None if endless else _diverged(fits, value)
+
+
+def _diverged(fits: Rule, value: Any) -> Fault:
     fault = fits(value)
-    diverged = fault is ValueError and not isinstance(value, int | float)
-    return None if diverged else fault
+    return fault if isinstance(value, int | float) or fault is not ValueError else None
 
 
 def _whole_fault(fits: Rule, value: Any) -> Fault:
@@ -184,7 +201,7 @@ def kind_rule(hint: Any) -> Rule:
     if hint == ArrayLike:
         return _array_fault
     if origin in (Union, UnionType):
-        return functools.partial(_union_fault, [kind_rule(part) for part in parts])
+        return partial(_union_fault, [kind_rule(part) for part in parts])
     if origin is Literal:
         return lambda v: None if v in parts else ValueError
     if origin in RULES:
@@ -192,7 +209,7 @@ def kind_rule(hint: Any) -> Rule:
     told = inspect.isclass(origin) and origin not in (Any, object)
     if not told or getattr(origin, "_is_protocol", False):
         return lambda v: None
-    return functools.partial(_kind_fault, origin, parts)
+    return partial(_kind_fault, origin, parts)
 
 
 def members(hint: Any) -> tuple:
@@ -314,7 +331,6 @@ PLAIN = (
     np.ndarray,
 )
 LISTS = (abc.Sequence, abc.Iterable, abc.Collection, list, tuple)
-ANYTHING: tuple[Rule, str, str] = (lambda v: None, "", "")
 
 
 def words(hint: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from geolib.core import Realization
 from geolib.geodesics.bvp import Geodesic, geodesic
 from geolib.geodesics.curves import trained_curve
+from geolib.geodesics.embedding import SPACES
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.measures import Profile, profile
 from geolib.geodesics.path import WeightPath, check_ends
@@ -81,9 +82,9 @@ def connect(
     data: Any,
     labels: Tensor | None = None,
     *,
-    method: str = "arc",
+    method: Annotated[str, METHODS] = "arc",
     align: bool | None = None,
-    space: str = "sphere",
+    space: Annotated[str, SPACES] = "sphere",
     ridge: float = 1e-4,
     transform: Callable[[Tensor], Tensor] | None = None,
     **options,
@@ -131,8 +132,6 @@ def connect(
         >>> found.module(0.5)(torch.eye(2).double()).shape
         torch.Size([2, 3])
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     same_architecture(a, b)
     _same_constants(a, b)
     if method == "line" and options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.geodesics.bvp import Geodesic
+from geolib.geodesics.embedding import SPACES
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.path import Basis, BezierBasis, WeightPath, check_ends
 from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
-from geolib.networks.validation import check_inputs, check_labels, check_positive
+from geolib.networks.validation import check_inputs, check_labels
 
 # maps embedded or plain outputs (k, n, c), rows (k, n) and times (k,) to losses (k,)
 CurveLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -69,13 +71,13 @@ def trained_curve(
 
 def trained_curves(
     R: Realization,
-    a: Tensor,
-    b: Tensor,
+    a: Annotated[Tensor, "pairs p"],
+    b: Annotated[Tensor, "pairs p"],
     x: Tensor | Rows,
     y: Tensor | None = None,
     *,
-    seeds: Sequence[int],
-    space: str = "sphere",
+    seeds: Annotated[Sequence[int], "pairs"],
+    space: Annotated[str, SPACES] = "sphere",
     ends: tuple[Realization, Realization] | None = None,
     basis: Basis | None = None,
     steps: int = 5000,
@@ -113,11 +115,8 @@ def trained_curves(
         >>> len(trained_curves(R, *pairs, x, y, seeds=[0, 1], steps=10))
         2
     """
-    if len(seeds) != len(a):
-        raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
     for start, end in zip(a, b, strict=True):
         check_ends(start, end, distinct=True)
-    check_positive(steps=steps, batch=batch, lr=lr)
     if isinstance(x, Tensor):
         check_inputs(x)
     paid = steps * min(batch, len(x))

@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
-from geolib.geodesics.embedding import drift_gradient, embed, output_metric
+from geolib.geodesics.embedding import SPACES, drift_gradient, embed, output_metric
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
 from geolib.networks.validation import check_inputs
@@ -79,13 +79,11 @@ class FunctionSpace:
         self,
         realization: Realization | nn.Module,
         x: Tensor | Rows,
-        space: str = "sphere",
+        space: Annotated[str, SPACES] = "sphere",
         ridge: float = 1e-4,
     ) -> None:
         if not isinstance(x, Rows):
             check_inputs(x)
-        if not ridge >= 0:
-            raise ValueError(f"ridge: expected a number >= 0, got {ridge}")
         embed(torch.zeros(1, 2), space)  # names an unknown space at once
         if isinstance(realization, nn.Module):
             realization = Realization(realization)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -118,11 +119,9 @@ class Learner:
         lr: float = 3e-3,
         replayed: int = 64,
         strength: float = 1.0,
-        rule: str = "random",
+        rule: Annotated[str, RULES] = "random",
         candidates: int = 500,
     ) -> None:
-        if rule not in RULES:
-            raise ValueError(f"rule: expected one of {RULES}, got {rule!r}")
         self.rule, self.candidates = rule, candidates
         self.R, self.per_task, self.scenario = R, memory, scenario
         self.classes, self.seed = classes, seed

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
+
 
 @dataclass(frozen=True)
 class SineBasis:
@@ -236,8 +238,7 @@ def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
         ... ).item()
         1.0
     """
-    if len(points) < 2:
-        raise ValueError(f"points: expected at least two, got {len(points)}")
+    expect(len(points) >= 2, "points", "at least two", len(points))
     w = points if isinstance(points, Tensor) else torch.stack(list(points))
     a, b, n = w[0], w[-1], len(w) - 1
     if n == 1:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from geolib.core import Realization
 from geolib.geodesics.function_space import FunctionSpace
 from geolib.geodesics.magnitude_masks import (
-    check_sparsity,
     cubic_sparsity,
     layer_adaptive,
     magnitude_mask,
@@ -113,7 +112,6 @@ def sparse_path(
         >>> int((found.weights == 0).sum()) >= 20, found.drifts[-1] < 1e-2
         (True, True)
     """
-    check_sparsity(sparsity)
     R, meter = space.realization, Meter()
     prunable = matrices(R)
     target = kept_outputs(space, R, w) if target is None else target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
+from geolib.geodesics.embedding import SPACES
 from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import check_sparsity, matrices
+from geolib.geodesics.magnitude_masks import matrices
 from geolib.geodesics.sparse_path import (
     Chooser,
     MetricMask,
@@ -34,7 +35,7 @@ from geolib.networks.channel_groups import check_orders
 from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import recomputed
 from geolib.networks.training import Meter
-from geolib.networks.validation import check_labels, check_positive
+from geolib.networks.validation import check_labels
 
 SCORED = 1024  # inputs that whole units are scored on, and most that are held out
 MASKS = ("metric", "magnitude")
@@ -89,10 +90,10 @@ def sparsify(
     batch: int = 256,
     damping: float = 1e-4,
     iterations: int = 9,
-    space: str = "sphere",
-    mask: str = "metric",
+    space: Annotated[str, SPACES] = "sphere",
+    mask: Annotated[str, MASKS] = "metric",
     labels: Tensor | None = None,
-    pull: float = 0.3,
+    pull: Annotated[float, "0 <= pull <= 1"] = 0.3,
     tol: float = 0.5,
     transform: Callable[[Tensor], Tensor] | None = None,
     callback: Callable[[int, float], object] | None = None,
@@ -149,23 +150,15 @@ def sparsify(
         >>> small[1].weight.shape
         torch.Size([8, 4])
     """
-    check_sparsity(sparsity)
-    check_positive(
-        steps=steps, batch=batch, damping=damping, iterations=iterations, tol=tol
-    )
     _refuse_parametrizations(module)
-    if mask not in MASKS:
-        raise ValueError(f"mask: expected one of {MASKS}, got {mask!r}")
     dense = Realization(module)
     x = as_rows(data, transform, dense.theta0)
-    if not bool(torch.isfinite(dense.theta0).all()):
-        raise ValueError("module: expected finite weights, got NaN or inf")
     normed = has_batch_norm(module)
     R = Realization(with_batch_statistics(module), check=False) if normed else dense
     used, held = _held_out(len(x), seed)
     S, meter = FunctionSpace(R, part_of(x, used, dense.theta0), space), Meter()
     if labels is not None:
-        labels = _checked_labels(S, labels, pull, len(x))[used]
+        labels = _checked_labels(S, labels, len(x))[used]
     twin = copy.deepcopy(module)
     kept: list[Tensor] = []
     choose: Chooser | None = None
@@ -246,12 +239,10 @@ def _unit_chooser(
     return choose
 
 
-def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) -> Tensor:
+def _checked_labels(S: FunctionSpace, labels: Tensor, size: int) -> Tensor:
     """The labels, where they are points of the space that outputs are compared in."""
     if S.space != "sphere":
         raise ValueError(f"labels: they are points of 'sphere', not of {S.space!r}")
-    if not 0 <= pull <= 1:
-        raise ValueError(f"pull: expected a share in [0, 1], got {pull!r}")
     labels = torch.as_tensor(labels)
     first = S.inputs(torch.arange(2))
     check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)

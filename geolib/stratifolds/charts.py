@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -226,21 +226,17 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
     Examples:
         >>> check_theta(torch.tensor([[1.5, 0.0]]), 2, weight=0)
         Traceback (most recent call last):
-        ValueError: theta: weight w (column 0) must lie in [0, 1]; got 1.5 in row 0
+        geolib.core.validation.ArgumentError: theta: expected a weight w (column 0) in
+        [0, 1], got [1.5]
     """
     shape = tuple(theta.shape)
     fits = len(shape) == 2 and shape[1] == width
     expect(fits, "theta", f"shape (batch, {width})", shape)
-    check_finite(theta, "theta")
-    if weight is not None:
-        w = theta[:, weight]
-        bad = ((w < 0) | (w > 1)).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"theta: weight w (column {weight}) must lie in [0, 1]; "
-                f"got {float(w[row]):g} in row {row}"
-            )
+    w = theta[:, weight or 0]
+    bad = (w < 0) | (w > 1)
+    if weight is not None and bool(bad.any()):
+        wanted = f"a weight w (column {weight}) in [0, 1]"
+        expect(False, "theta", wanted, w[bad].tolist())
 
 
 def smooth_step(r: Tensor) -> Tensor:
@@ -274,7 +270,9 @@ def _step(r: Tensor) -> tuple[Tensor, Tensor]:
     return s.where(inside, (r >= 1).to(r.dtype)), slope.where(inside, 0.0)
 
 
-def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def smooth_modulus(
+    t: Tensor, eps: Annotated[float, "0 < eps < inf"]
+) -> tuple[Tensor, Tensor]:
     r"""The smooth modulus is a positive stand-in for ``|t|``, given with its slope.
 
     .. math:: |t|_\varepsilon = S(a)\,|t| + (1 - S(a))\sqrt{t^2 + \varepsilon^2/4},
@@ -300,7 +298,6 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         >>> smooth_modulus(torch.tensor([0.0, 0.3]), eps=0.2)[0]
         tensor([0.1000, 0.3000])
     """
-    check_eps(eps)
     size = t.abs()
     if bool((size >= eps).all()):  # most of a descent: no row is inside the collar
         return size, torch.sign(t)
@@ -310,24 +307,3 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     modulus = torch.where(size >= eps, size, hyperbola + s * short)
     slope = torch.lerp(t / hyperbola, torch.sign(t), s)
     return modulus, slope + ds * (2 / eps) * torch.sign(t) * short
-
-
-def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity.
-
-    Examples:
-        >>> check_finite(torch.zeros(2), "x")
-    """
-    if not bool(torch.isfinite(torch.view_as_real(x + 0j)).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def check_eps(eps: float) -> float:
-    """Refuse a collar width that is not a positive finite number; give it as a float.
-
-    Examples:
-        >>> check_eps(1)
-        1.0
-    """
-    expect(0 < float(eps) < float("inf"), "eps", "a positive finite width", eps)
-    return float(eps)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
-from geolib.stratifolds.charts import Chart, check_eps, check_theta, smooth_modulus
+from geolib.stratifolds.charts import Chart, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
 
@@ -35,7 +34,6 @@ class Cone(Chart):
     names = ("xi", "omega")
 
     def __init__(self, c: float = 2.0) -> None:
-        expect(c > 0, "c", "a positive slope", c)
         self.c = float(c)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +77,7 @@ class ConeWaist(Cone):
 
     def __init__(self, c: float = 2.0, eps: float = 0.1) -> None:
         super().__init__(c)
-        self.eps = check_eps(eps)
+        self.eps = float(eps)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         return smooth_modulus(xi, self.eps)

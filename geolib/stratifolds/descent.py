@@ -10,7 +10,6 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, Surgery, real_part
 
 
@@ -224,9 +223,9 @@ def pull_back(
 def descend(
     objective: Objective,
     chart: Chart,
-    eta0: Tensor,
+    eta0: Annotated[Tensor, "batch P"],
     *,
-    method: str = "gd",
+    method: Annotated[str, ("gd", "ngd")] = "gd",
     lr: float = 1.0,
     damping: float = 0.0,
     clip: float = 1.0,
@@ -283,10 +282,6 @@ def descend(
         >>> descend(kl, A.chart, eta0, lr=0.3).success.tolist()
         [True, False]
     """
-    expect(method in ("gd", "ngd"), "method", "'gd' or 'ngd'", method)
-    good = eta0.ndim == 2 and bool(torch.isfinite(eta0).all()) and len(eta0)
-    wanted = "finite starts of shape (batch >= 1, P)"
-    expect(good, "eta0", wanted, tuple(eta0.shape))
     natural = method == "ngd"
     eta = chart.project(eta0.clone())
     log, kept = RunLog(eta, steps, tol, plateau), []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
-from geolib.stratifolds.charts import check_finite
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -293,9 +292,9 @@ def find_strata(
     module: nn.Module,
     data: Tensor,
     *,
-    near: float = 0.1,
+    near: Annotated[float, "near > 0"] = 0.1,
     limit: int = 20,
-    probes: int = 8,
+    probes: Annotated[int, "probes >= 2"] = 8,
     samples: int = 256,
     rtol: float = 1e-9,
 ) -> list[UnitStratum]:
@@ -343,11 +342,6 @@ def find_strata(
     """
     layers = hidden_layers(copy_module(module).double())
     check_inputs(data, module)
-    for name, p in module.named_parameters():
-        check_finite(p.detach(), name)
-    good = near > 0 and limit >= 1 and probes >= 2
-    wanted = "near > 0, limit >= 1, probes >= 2"
-    expect(good, "near, limit, probes", wanted, (near, limit, probes))
     proposals = [
         (c, k)
         for k, layer in enumerate(layers)

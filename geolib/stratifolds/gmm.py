@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from geolib.core.validation import expect
-from geolib.stratifolds.charts import check_finite
 from geolib.stratifolds.descent import natural_step
 
 
@@ -47,8 +47,6 @@ class GaussianMixture:
         fits = m.ndim == 2 and len(m) == K and shapes[1] == (*m.shape, m.shape[1])
         wanted = f"shapes ({K}, d) and ({K}, d, d)"
         expect(fits, "means, covariances", wanted, shapes)
-        for name in ("weights", "means", "covariances"):
-            check_finite(getattr(self, name), name)
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
         if bool(torch.linalg.cholesky_ex(S)[1].any()):
@@ -116,17 +114,21 @@ class MixtureFit:
     collapsed: tuple[int, ...] = ()
 
 
+KINDS = "full", "tied", "diag", "spherical", "fixed"
+
+
 def check_fit(x: Tensor, start: GaussianMixture) -> None:
     """Refuse data that cannot determine a mixture, or do not fit the start."""
     fits = x.ndim == 2 and len(x) >= 2
     wanted = "shape (n >= 2, d); one point has no maximum-likelihood mixture"
     expect(fits, "data", wanted, tuple(x.shape))
-    check_finite(x, "data")
     d, got = x.shape[1], start.means.shape[1]
     expect(d == got, "start", f"means in {d} dimensions like the data", got)
 
 
-def kmeans_start(x: Tensor, n_components: int, *, seed: int = 0) -> GaussianMixture:
+def kmeans_start(
+    x: Annotated[Tensor, "n d"], n_components: int, *, seed: int = 0
+) -> GaussianMixture:
     r"""A first iterate is drawn by k-means++ and given the clusters' own moments.
 
     .. math:: P(c_{k+1} = x_n) \propto \min_{j \le k} |x_n - c_j|^2
@@ -157,9 +159,6 @@ def kmeans_start(x: Tensor, n_components: int, *, seed: int = 0) -> GaussianMixt
     """
     import numpy as np
 
-    fits = x.ndim == 2 and len(x) >= 2
-    expect(fits, "data", "shape (n >= 2, d)", tuple(x.shape))
-    check_finite(x, "data")
     distinct = len(torch.unique(x, dim=0))
     wanted = f"1 to {distinct}, the number of distinct points"
     expect(1 <= n_components <= distinct, "n_components", wanted, n_components)
@@ -203,7 +202,7 @@ def em_fit(
     x: Tensor,
     start: GaussianMixture | int,
     *,
-    covariance_type: str = "full",
+    covariance_type: Annotated[str, KINDS] = "full",
     reg_covar: float = 0.0,
     max_iter: int = 1000,
     seed: int = 0,
@@ -250,12 +249,6 @@ def em_fit(
     if isinstance(start, int):
         start = kmeans_start(x, start, seed=seed)
     check_fit(x, start)
-    kinds = ("full", "tied", "diag", "spherical", "fixed")
-    expect(
-        covariance_type in kinds, "covariance_type", f"one of {kinds}", covariance_type
-    )
-    good = 0 <= reg_covar < math.inf
-    expect(good, "reg_covar", "a finite number >= 0", reg_covar)
     current, trace, converged = start, [], False
     thin: tuple[int, ...] = ()
     d = x.shape[1]
@@ -429,11 +422,11 @@ def natural_fit(
     x: Tensor,
     start: GaussianMixture,
     *,
-    information: str = "fisher",
+    information: Annotated[str, ("fisher", "observed")] = "fisher",
     max_iter: int = 200,
     tol: float = 1e-9,
     target: float | None = None,
-    damping: float = 1e-3,
+    damping: Annotated[float, "damping > 0"] = 1e-3,
     reach: float = 1.0,
 ) -> MixtureFit:
     r"""A damped natural gradient fits data with the mixture's own information.
@@ -472,10 +465,8 @@ def natural_fit(
         (2.0, 2.667)
     """
     check_fit(x, start)
-    if not bool((start.weights > 0).all()) or damping <= 0:
-        raise ValueError("start, damping: expected positive weights and damping")
-    kinds = ("fisher", "observed")
-    expect(information in kinds, "information", f"one of {kinds}", information)
+    weights = start.weights
+    expect(bool((weights > 0).all()), "start", "positive weights", weights.tolist())
     current, rejected, converged = start, 0, False
     value, y, r = current.expectation(x)
     trace, passes = [value], 1

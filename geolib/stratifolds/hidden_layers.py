@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from geolib.core.validation import expect
 from geolib.networks.sequential import named_layers
-from geolib.stratifolds.charts import check_finite
 
 PASSIVE = (nn.Identity, nn.Flatten, nn.Dropout)
 
@@ -192,7 +191,6 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
-    check_finite(x, "data")
     p = next(module.parameters())
     same = (p.dtype, p.device) == (x.dtype, x.device)
     wanted = f"dtype {p.dtype} on {p.device} like the module's parameters"

@@ -10,7 +10,6 @@ from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
     Logit,
-    check_eps,
     check_theta,
     smooth_modulus,
 )
@@ -50,7 +49,7 @@ class MixtureTube(Chart):
     collar = 0
 
     def __init__(self, eps: float = 0.1) -> None:
-        self.eps = check_eps(eps)
+        self.eps = float(eps)
 
     def embed(self, eta: Tensor) -> Tensor:
         return self.linearize(eta)[0]

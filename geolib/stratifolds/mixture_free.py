@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
 from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
     Logit,
-    check_eps,
     check_theta,
     smooth_step,
 )
@@ -45,7 +43,6 @@ class RelativeMixture(AffineChart):
     """
 
     def __init__(self, gap: float = 0.05) -> None:
-        expect(gap >= 0, "gap", "a number >= 0", gap)
         rows = [[0, 0, -1], [0, 0, 1], [1, 0, 0], [1, 1, 0]]
         super().__init__(("mu1", "delta", "w"), rows, [1, 0, 0, 0], weight=2)
         self.gap = float(gap)
@@ -172,7 +169,7 @@ class MixtureCap(Chart):
     collar = 1
 
     def __init__(self, eps: float = 0.1) -> None:
-        self.eps = check_eps(eps)
+        self.eps = float(eps)
 
     def _pair(self, eta: Tensor) -> Tensor:
         """Moduli (b, v, s) of the two-component part; no 0/0 where it has no share."""

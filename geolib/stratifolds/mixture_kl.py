@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geolib.core.validation import expect
-from geolib.stratifolds.charts import Chart, check_finite
+from geolib.stratifolds.charts import Chart
 from geolib.stratifolds.strata import Charts, Draw, Stratifold, Stratum
 
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
@@ -56,7 +56,6 @@ def check_mixture(natural: Tensor, name: str = "natural") -> None:
     shape = tuple(natural.shape)
     fits = len(shape) == 2 and shape[1] % 2 == 0
     expect(fits, name, "shape (batch, 2K), K weights then K locations", shape)
-    check_finite(natural, name)
 
 
 def gaussian_densities(natural: Tensor, x: Tensor) -> Tensor:
@@ -241,4 +240,3 @@ def check_data(points: Tensor) -> None:
     """Refuse data that cannot determine a mixture: empty, one point, or not finite."""
     # one point has no maximum-likelihood mixture
     expect(len(points) >= 2, "data", "at least 2 observations", len(points))
-    check_finite(points, "data")

@@ -169,8 +169,6 @@ def anneal(
         >>> bool(fit.loss[-1] < 1e-4 * fit.loss[0]), fit.exact.tolist()
         (True, [False])
     """
-    if stages < 1:
-        raise ValueError(f"stages: expected at least 1, got {stages}")
     objective = S.objective(teacher)
     widths = tuple(eps * 0.5**k for k in range(stages))
     chart = resolve(S, widths[0], "tube").chart

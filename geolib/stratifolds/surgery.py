@@ -13,7 +13,6 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from geolib.stratifolds.charts import check_eps
 from geolib.stratifolds.find_strata import (
     canonical_pair,
     merged_unit,
@@ -131,9 +130,6 @@ class PairSurgery:
     objective: UnitLoss
     eps: float = 0.1
     u_min: float | None = None
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
 
     def matrix(self, theta: Tensor) -> Tensor:
         """The splitting matrix A at the retraction of each row, (B, n, n)."""
@@ -339,8 +335,8 @@ class CollarSurgery:
 
     module: nn.Module
     loss: LossFunction
-    x: Tensor
-    y: Tensor
+    x: Annotated[Tensor, "n ..."]
+    y: Annotated[Tensor, "n ..."]
     eps: float = 0.1
     every: int = 50
     patience: float = 1e-3
@@ -351,16 +347,6 @@ class CollarSurgery:
     def __post_init__(self) -> None:
         self.layers = hidden_layers(self.module)
         check_inputs(self.x, self.module)
-        if len(self.y) != len(self.x):
-            raise ValueError(
-                f"y: expected {len(self.x)} targets, one for each input, got "
-                f"{len(self.y)}"
-            )
-        if not (self.eps > 0 and self.every >= 1 and self.max_rise >= 0):
-            raise ValueError(
-                "eps, every, max_rise: expected eps > 0, every >= 1, max_rise >= 0; "
-                f"got {self.eps}, {self.every}, {self.max_rise}"
-            )
         self._count = 0
         self._last = float("inf")
         self._value()  # refuses a loss that does not fit before training starts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -88,9 +90,7 @@ class CentralUnits(ComplexUnits):
         tensor([[1., 1., 0., 2.]])
     """
 
-    def __init__(self, n: int = 1) -> None:
-        if n not in (1, 2):
-            raise ValueError(f"n: expected input dimension 1 or 2, got {n}")
+    def __init__(self, n: Annotated[int, "1 <= n <= 2"] = 1) -> None:
         self.n = n
         self.names = (
             ("V", "b", "u", "s") if n == 1 else ("V", "b0", "b1", "u", "s", "e")
