@@ -11,10 +11,7 @@ from geolib.networks.channel_groups import (
     channel_groups as channel_groups,
     permute_channels as permute_channels,
 )
-from geolib.networks.erf_kernel import (
-    ErfKernel as ErfKernel,
-    erf_kernels as erf_kernels,
-)
+from geolib.networks.erf_kernel import ErfKernel as ErfKernel
 from geolib.networks.sequential import (
     Stage as Stage,
     channel_vectors as channel_vectors,
@@ -25,7 +22,6 @@ from geolib.networks.sequential import (
 from geolib.networks.splits import (
     Table as Table,
     Task as Task,
-    pair_tasks as pair_tasks,
     split_tasks as split_tasks,
     table as table,
 )

@@ -186,31 +186,3 @@ def split_tasks(
             Task(data.x[chosen], data.y[chosen], xs[scored], ys[scored], tuple(group))
         )
     return tasks
-
-
-def pair_tasks(
-    first: Table, second: Table, shift: int, part: str = "test"
-) -> list[Task]:
-    """Make two tasks of two data sets; the second one's labels are shifted.
-
-    Args:
-        first, second: the data sets, inputs of one shape.
-        shift: added to the labels of the second.
-        part: score on the `test` rows, or on the validation rows with `val`.
-
-    Source: van de Ven and Tolias 2019, section 2 (class-incremental learning).
-
-    Examples:
-        >>> from geolib.networks import table
-        >>> digits = table("digits")
-        >>> [t.classes[-1] for t in pair_tasks(digits, digits, 10)]
-        [9, 19]
-    """
-    tasks = []
-    for data, add in ((first, 0), (second, shift)):
-        xs, ys = data.x_test, data.y_test
-        if part == "val":
-            xs, ys = data.x_val, data.y_val
-        classes = tuple(int(c) + add for c in data.y.unique().tolist())
-        tasks.append(Task(data.x, data.y + add, xs, ys + add, classes))
-    return tasks

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from geolib.files import find_checkout
+
 from .notebook import Notebook, PressError, SettingsError
 
 PROFILES = ("small", "book", "full")
@@ -16,16 +18,15 @@ CHANGES = "book/changelog"  # the press copies it from CHANGELOG.md
 PLAIN = (bool, int, float, str, type(None))
 
 
-def find_root(start: Path | None = None) -> Path:
-    """The folder that holds `_toc.yml`, from `start` upwards.
+def find_root() -> Path:
+    """The folder that holds `_toc.yml`, from the current one upwards.
 
     Raises:
         PressError: there is none.
     """
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
-            return folder
+    here = Path.cwd()
+    if root := find_checkout(here):
+        return root
     raise PressError(
         f"no book here: this command needs a checkout of the book, and neither {here} "
         "nor a parent holds _toc.yml and chapters/"

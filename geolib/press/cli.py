@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import wraps
+from contextlib import suppress
+from functools import partial, wraps
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +19,7 @@ from .build import Build
 from .checkout import PROFILES, check_settings, discover, find_root
 from .job import Outcome
 from .notebook import PressError
-from .pool import Settings, press
+from .pool import Settings, press, refresh
 
 
 class _Commands(TyperGroup):
@@ -149,8 +151,6 @@ def refs(
 
     Example: geolib refs inverse_stability
     """
-    from .references import refresh
-
     notebooks = discover(find_root(), chapter)
     changed = refresh(notebooks, Settings("small", "cpu", jobs, force))
     for path in changed:
@@ -218,9 +218,18 @@ def serve(
 
     Example: geolib serve --port 8080
     """
-    from .serve import serve_forever
-
-    serve_forever(Build(find_root(), _known(profile)).site, port)
+    folder = Build(find_root(), _known(profile)).site
+    if not (folder / "index.html").is_file():
+        raise PressError(f"no site in {folder}: run `make book` first")
+    handler = partial(_Quiet, directory=str(folder))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise PressError(f"port {port} cannot be served: {why}") from None
+    with server, suppress(KeyboardInterrupt):
+        typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+        server.serve_forever()
 
 
 @app.command()
@@ -272,6 +281,11 @@ def bench(context: typer.Context) -> None:
     from benchmarks.run import main
 
     raise typer.Exit(main(context.args))
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def _known(profile: str) -> str:

@@ -16,7 +16,6 @@ from geolib.regimes.fock import fock_curves as fock_curves, fock_space as fock_s
 from geolib.regimes.large_data import (
     large_data as large_data,
     large_data_next as large_data_next,
-    large_data_two_stage as large_data_two_stage,
 )
 from geolib.regimes.mean_field import (
     mean_field as mean_field,
@@ -49,7 +48,6 @@ from geolib.regimes.spectral_measures import (
     SpectralMeasure as SpectralMeasure,
     marchenko_pastur as marchenko_pastur,
 )
-from geolib.regimes.taylor import theory_taylor as theory_taylor
 from geolib.regimes.trace_words import (
     evaluate as evaluate,
     exact_loss as exact_loss,

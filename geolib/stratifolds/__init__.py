@@ -39,7 +39,6 @@ from geolib.stratifolds.mixture_fixed import MixtureTube as MixtureTube
 from geolib.stratifolds.mixture_fixed import mixture_a as mixture_a
 from geolib.stratifolds.mixture_free import MixtureCap as MixtureCap
 from geolib.stratifolds.mixture_free import MixtureModuli as MixtureModuli
-from geolib.stratifolds.mixture_free import RelativeMixture as RelativeMixture
 from geolib.stratifolds.mixture_free import mixture_b as mixture_b
 from geolib.stratifolds.mixture_free import moduli_of as moduli_of
 from geolib.stratifolds.mixture_k import mixture_k as mixture_k

@@ -3,8 +3,7 @@
 import browser
 import pytest
 import test_site_pages as pages
-
-from geolib.press.serve import served
+from browser import served
 
 pytestmark = [
     pytest.mark.press,

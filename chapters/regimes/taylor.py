@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from math import prod
-from typing import Annotated, Any
+from typing import Any
 
 from geolib.regimes.spectral_measures import free_poisson_moment
-from geolib.regimes.trace_words import Kind, Order, Planar
+from geolib.regimes.trace_words import KINDS, Planar
 
 
 @cache
@@ -146,11 +146,7 @@ SOLVED = {
 }
 
 
-def theory_taylor(
-    name: Annotated[str, SOLVED],
-    kind: Kind,
-    order: Order,
-) -> list[Planar]:
+def theory_taylor(name: str, kind: str, order: int) -> list[Planar]:
     r"""Time derivatives at 0 of a solved face's loss over d are exact polynomials.
 
     .. math:: \frac1d \frac{d^s L}{dt^s}(0)
@@ -176,6 +172,10 @@ def theory_taylor(
         >>> theory_taylor("mean-field", "population", 1)[1]
         {(1, 1, 0): Fraction(-4, 1), (2, 2, 0): Fraction(8, 1), ...}
     """
+    if name not in SOLVED:
+        raise ValueError(f"name: expected one of {tuple(SOLVED)}, got {name!r}")
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
     # A term rho^k kappa^j c^m is the monomial (l, k, m) = (k + j, k, m).
     return [
         {
