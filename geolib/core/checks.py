@@ -233,8 +233,9 @@ def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
         return _inside(parts, value)
     fits = isinstance(value, kind) and not (type(value) is str and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
+        known = [n for n in vars(kind) if n[0] != "_"]
         alike = kind is not nn.Module and not isinstance(value, PLAIN)
-        return None if alike else TypeError
+        return None if alike and all(hasattr(value, n) for n in known) else TypeError
     if isinstance(value, nn.Module):
         held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
         return None if all(map(finite, held)) else ValueError

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -88,13 +89,11 @@ class PullbackMetric:
         x: Inputs | Iterable[Inputs],
         output_metric: OutputMetric | None = None,
         *,
-        reduction: str = "mean",
+        reduction: Annotated[str, ("mean", "sum")] = "mean",
         batch_size: int | None = None,
         check: bool = True,
     ) -> None:
-        self.output_metric = _output_metric(output_metric)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.output_metric = output_metric or Euclidean()
         self.R = R if isinstance(R, Realization) else Realization(R, check=check)
         self.data = _Data(x, batch_size, check)
         self.scale = _scale(reduction, self.data.n)
@@ -177,7 +176,7 @@ class Metric:
 
         Cost: none.
         """
-        metric, n = _output_metric(output_metric), len(L.outputs)
+        metric, n = output_metric or Euclidean(), len(L.outputs)
 
         def linearizations() -> Iterator[tuple[slice, Linearization]]:
             yield slice(0, n), L
@@ -365,9 +364,9 @@ class Metric:
         self,
         g: Tensor,
         damping: float = 0.0,
-        method: str = "auto",
+        method: Annotated[str, solving.METHODS] = "auto",
         *,
-        tol: float | None = None,
+        tol: Annotated[float | None, "tol < inf"] = None,
         rtol: float | None = None,
         max_iterations: int | None = None,
         free: Tensor | None = None,
@@ -412,18 +411,7 @@ class Metric:
         return solving.solve(self, g, damping, method, *limits)
 
 
-def _output_metric(given: OutputMetric | None) -> OutputMetric:
-    if given is not None and not isinstance(given, OutputMetric):
-        raise TypeError(
-            "output_metric: expected an OutputMetric such as Categorical(), got "
-            f"{type(given).__name__}"
-        )
-    return Euclidean() if given is None else given
-
-
 def _scale(reduction: str, n: int) -> float:
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
     return 1.0 / n if reduction == "mean" else 1.0
 
 

@@ -443,7 +443,9 @@ def test_bad_arguments_are_named():
         data.load("minst")
     with pytest.raises(ValueError, match="train: expected at least 1 row, got 0"):
         data.load("digits", train=0)
-    with pytest.raises(ValueError, match="split: expected a non-negative integer, got -1"):
+    with pytest.raises(
+        ValueError, match="split: expected a non-negative integer, got -1"
+    ):
         data.load("digits", split=-1)
 
 
