@@ -122,6 +122,6 @@ def require_factorisable(what: str, dtype: torch.dtype) -> None:
 
 def require_finite(name: str, t: Tensor) -> None:
     """Refuse NaN and infinities, with their count."""
-    if not bool(torch.isfinite(t).all()):
-        bad = int((~torch.isfinite(t)).sum())
-        raise ValueError(f"{name}: {bad} of {t.numel()} entries are not finite")
+    bad = int((~torch.isfinite(t)).sum())
+    what = f"finite numbers; {bad} of {t.numel()} entries are not finite"
+    expect(not bad, name, what, t)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
+from geolib.core.validation import expect
 from geolib.networks import checkpoint
 from geolib.networks.splits import Table
 from geolib.networks.validation import check_inputs, check_labels
@@ -211,7 +212,13 @@ def _seeds(seed: int | Sequence[int], w: Tensor) -> Sequence[int]:
 
 
 @torch.no_grad()
-def accuracy(R: Realization, w: Tensor, x: Tensor, y: Tensor, batch=4096) -> float:
+def accuracy(
+    R: Realization,
+    w: Tensor,
+    x: Annotated[Tensor, "n ..."],
+    y: Annotated[Tensor, "n"],
+    batch: int = 4096,
+) -> float:
     """Return the share of inputs whose largest output is that of their class.
 
     Args:
@@ -231,13 +238,7 @@ def accuracy(R: Realization, w: Tensor, x: Tensor, y: Tensor, batch=4096) -> flo
         >>> accuracy(R, R.theta0, torch.eye(2).double(), torch.tensor([9, 9]))
         0.0
     """
-    if len(x) == 0 or y.shape != (len(x),):
-        raise ValueError(
-            f"y: expected one class for each of {len(x)} > 0 inputs, shape "
-            f"({len(x)},), got {tuple(y.shape)}"
-        )
-    if not bool(torch.isfinite(w).all()):
-        raise ValueError("w: expected finite weights, got NaN or inf")
+    expect(bool(torch.isfinite(w).all()), "w", "finite weights", w)
     right = [
         (R(w, xs).argmax(1) == ys).sum().item()
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
+
+from geolib.core.validation import expect
+
+WHOLE = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
 
 def check_inputs(x: Tensor, name: str = "x") -> None:
@@ -15,14 +17,11 @@ def check_inputs(x: Tensor, name: str = "x") -> None:
         >>> check_inputs(torch.tensor([[float("nan")]]))
         Traceback (most recent call last):
         ...
-        ValueError: x: expected finite inputs, got NaN or inf
+        geolib.core.validation.ArgumentError: x: expected finite inputs, got 'NaN or inf'
     """
-    if not isinstance(x, Tensor) or x.ndim < 1:
-        raise ValueError(f"{name}: expected a tensor of inputs, got {type(x).__name__}")
-    if len(x) == 0:
-        raise ValueError(f"{name}: expected at least one input, got none")
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-        raise ValueError(f"{name}: expected finite inputs, got NaN or inf")
+    fits = isinstance(x, Tensor) and x.ndim >= 1 and len(x) >= 1
+    expect(fits, name, "a tensor of at least one input", type(x).__name__)
+    expect(bool(torch.isfinite(x).all()), name, "finite inputs", "NaN or inf")
 
 
 def check_labels(classes: int, y: Tensor, rows: int | None = None) -> None:
@@ -32,34 +31,15 @@ def check_labels(classes: int, y: Tensor, rows: int | None = None) -> None:
         >>> check_labels(2, torch.tensor([0, 2]))
         Traceback (most recent call last):
         ...
-        ValueError: y: expected classes 0 to 1, got labels from 0 to 2
+        geolib.core.validation.ArgumentError: y: expected classes 0 to 1, got (0, 2)
     """
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.ndim != 1:
-        what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"y: expected a tensor (n,) of whole numbers, got {what}")
-    if rows is not None and len(y) != rows:
-        raise ValueError(f"y: expected one label per input, {rows}, got {len(y)}")
+    what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
+    whole = isinstance(y, Tensor) and y.dtype in WHOLE and y.ndim == 1 and len(y)
+    expect(whole, "y", "a tensor (n,) of whole numbers", what)
+    expect(rows in (None, len(y)), "y", f"one label per input, {rows}", len(y))
     low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"y: expected classes 0 to {classes - 1}, got labels from {low} to {high}"
-        )
-
-
-def check_positive(**options: float) -> None:
-    """Refuse an option that is not a finite number above zero.
-
-    Examples:
-        >>> check_positive(steps=3, lr=float("nan"))
-        Traceback (most recent call last):
-        ...
-        ValueError: lr: expected a finite number above zero, got nan
-    """
-    for name, value in options.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(
-                f"{name}: expected a finite number above zero, got {value!r}"
-            )
+    wanted, got = f"classes 0 to {classes - 1}", (low, high)
+    expect(low >= 0 and high < classes, "y", wanted, got)
 
 
 def same_architecture(a: nn.Module, b: nn.Module) -> None:
@@ -71,10 +51,6 @@ def same_architecture(a: nn.Module, b: nn.Module) -> None:
         ...
         ValueError: b: parameter 'weight' is (4, 2) but (3, 2) in a; ...
     """
-    for name, module in (("a", a), ("b", b)):
-        if not isinstance(module, nn.Module):
-            kind = type(module).__name__
-            raise ValueError(f"{name}: expected an nn.Module, got {kind}")
     ours = {n: tuple(p.shape) for n, p in a.named_parameters()}
     theirs = {n: tuple(p.shape) for n, p in b.named_parameters()}
     for name in ours.keys() ^ theirs.keys():

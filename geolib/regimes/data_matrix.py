@@ -112,6 +112,7 @@ def prepare(
     """
     M = np.asarray(X, dtype=np.float64)
     expect(M.shape[1] >= 2, "X", "two or more samples as columns", M.shape)
+    expect(np.isfinite(M).all(), "X", "finite numbers", "NaN or inf")
     constant = np.ptp(M, axis=1) == 0
     if constant.any():
         if not drop_constant or constant.all():

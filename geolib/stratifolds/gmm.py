@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_finite
 from geolib.stratifolds.descent import natural_step
 
 
@@ -47,6 +47,8 @@ class GaussianMixture:
         fits = m.ndim == 2 and len(m) == K and shapes[1] == (*m.shape, m.shape[1])
         wanted = f"shapes ({K}, d) and ({K}, d, d)"
         expect(fits, "means, covariances", wanted, shapes)
+        for name in ("weights", "means", "covariances"):
+            require_finite(name, getattr(self, name))
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
         if bool(torch.linalg.cholesky_ex(S)[1].any()):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.core.validation import require_finite
 from geolib.networks.erf_kernel import ErfKernel
 from geolib.stratifolds.charts import real_part
 
@@ -115,6 +116,8 @@ class UnitLoss:
 
     def __post_init__(self) -> None:
         v, w = self.teacher_v, self.teacher_w
+        require_finite("teacher_v", v)
+        require_finite("teacher_w", w)
         if w.ndim != 2 or v.shape != w.shape[:1]:
             raise ValueError(
                 "teacher_w: expected shape (units, n) with one row for each of "
