@@ -247,7 +247,7 @@ def test_an_indefinite_operator_is_refused():
         (
             {"tol": math.nan},
             ValueError,
-            "tol: expected a finite number >= 0 with tol < inf, got nan",
+            "tol: expected .* tol < inf, got nan",
         ),
         (
             {"rtol": math.inf},
