@@ -67,8 +67,9 @@ def checked(fn: Any) -> Any:
     @functools.wraps(fn)
     def guard(*args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        arguments().check(args, kwargs, caller.startswith(("geolib.", "torch.")))
-        return fn(*args, **kwargs)
+        within, known = caller.startswith(("geolib.", "torch.")), arguments()
+        known.check(args, kwargs, within)
+        return fn(*args, **kwargs) if within else known.call(args, kwargs)
 
     guard.checks = True  # type: ignore[attr-defined]
     return guard

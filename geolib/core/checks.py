@@ -12,8 +12,10 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import traceback
 from collections import abc
 from functools import partial
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -32,7 +34,7 @@ from torch import Tensor, nn
 
 from geolib.core.validation import ArgumentError, Inputs, short
 
-COUNT = "a whole number above zero", lambda v: v >= 1
+COUNT = "a whole number above zero", lambda v: 1 <= v <= 10**9
 SIZE = "a non-negative integer", lambda v: v >= 0
 POSITIVE = "a finite number above zero", lambda v: v > 0
 SIGNLESS = "a finite number >= 0", lambda v: v >= 0
@@ -52,7 +54,7 @@ BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split
 INFINITE = "patience tol target budget memory_limit clip horizon".split()
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
-    "theta theta0 v u g z w eta eta0 natural teacher control logits y0 G a b V t lower "
+    "theta theta0 v u g z w eta eta0 natural natural0 teacher control logits y0 G a b V t lower "
     "upper log_mass"
 ).split()
 WORDS: dict[Any, str] = {
@@ -75,7 +77,8 @@ class Arguments:
     """What a function's arguments must be, by name."""
 
     def __init__(self, fn: Any) -> None:
-        kinds = inspect.signature(fn).parameters
+        self.fn, kinds = fn, inspect.signature(fn).parameters
+        self.undefined = "NaN" in (fn.__doc__ or "")  # where it may be
         hints = get_type_hints(fn, include_extras=True)
         self.rules = {n: rule(hints.get(n, Any), n) for n in kinds}
         # within the library a diverged run goes on, and its result says so
@@ -86,16 +89,41 @@ class Arguments:
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
         self.many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
 
+    def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The function's value; what fails in a module's forward pass is said so."""
+        try:
+            value = self.fn(*args, **kwargs)
+        except Exception as error:
+            frames = [f.f_code for f, _ in traceback.walk_tb(error.__traceback__)]
+            given = [*zip(self.names, args, strict=False), *kwargs.items()]
+            own = {getattr(v, "__code__", None) for _, v in given}  # the caller's
+            own |= {nn.Module._call_impl.__code__}
+            if HOME in frames[-1].co_filename or not own & set(frames):
+                raise
+            fed = ", ".join(n for n, v in given if n != "self" and isinstance(v, FED))
+            what = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            raise ArgumentError(
+                f"{fed}: expected what the module or function given takes; it ended in "
+                f"{what}"
+            ) from error
+        if not self.undefined and undefined(value):
+            raise FloatingPointError(
+                f"{', '.join(n for n in self.names if n != 'self')}: too large, or unfit "
+                f"for each other; the result of {self.fn.__name__} is not a number"
+            )
+        return value
+
     def check(self, args: tuple, kwargs: dict[str, Any], within: bool) -> None:
         """Refuse by name the first argument that does not fit."""
         sizes: dict[str, tuple[int, str]] = {}
         known = self.known[within]
         rest = self.many * (len(args) - len(self.names))
-        for name, value in (*zip([*self.names, *rest], args), *kwargs.items()):  # noqa: B905
+        given = [*zip([*self.names, *rest], args, strict=False), *kwargs.items()]
+        for name, value in given:
             fits, wanted, axes = known.get(name) or option(name)
             if fault := fits(value):
                 raise ArgumentError(f"{name}: {complaint(wanted, value, fault)}")
-            if axes and (odd := axes_fault(axes, sizes, name, value)):
+            if axes and (odd := axes_fault(axes, sizes, name, value, given)):
                 raise ArgumentError(f"{name}: expected {wanted}{odd}")
 
 
@@ -109,6 +137,7 @@ def option(name: str) -> tuple[Rule, str, str]:
 def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
     """What fits an annotation, its words, and the names of a tensor's axes."""
     told: Any = ""
+    real = False
     if get_origin(hint) is Annotated:
         hint, told = get_args(hint)
     fits, text, bound = kind_rule(hint), words(hint), BOUNDS.get(name)
@@ -121,6 +150,9 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
     if not isinstance(told, str):
         text = text.replace("a str", f"one of {', '.join(map(repr, told))}")
         fits, told = partial(_known_fault, fits, told), ""
+    elif told.startswith("real"):
+        told = told.removeprefix("real").strip()
+        real = True
     elif "<" in told or ">" in told:
         holds = eval(f"lambda {name}: {told}", {"inf": math.inf})
         fits, text, told = (
@@ -128,7 +160,9 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
             f"{text} with {told}",
             "",
         )
-    if name in FLOATING:
+    if name == "device":
+        text, fits = "a device of this machine", partial(_device_fault, fits)
+    if real or name in FLOATING:
         text = text.replace("a tensor", "a tensor of floating numbers")
         fits = partial(_whole_fault, fits)
     if told:
@@ -143,10 +177,11 @@ def _known_fault(fits: Rule, known: abc.Collection, value: Any) -> Fault:
 def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> Fault:
     if fault := fits(value):
         return fault
-    ends: Any = [value] if isinstance(value, int | float | np.number) else ()
-    if isinstance(value, np.ndarray | Tensor | list | tuple) and len(value):
-        flat = np.ravel(_plain(value))
-        ends = (flat.min(), flat.max()) if flat.dtype.kind in "iuf" else ()
+    if value is None:
+        return None
+    flat = np.ravel(_plain(value))
+    known = flat.size and flat.dtype.kind in "iuf"
+    ends = (flat.min(), flat.max()) if known else ()
     return None if all(map(holds, ends)) else ValueError
 
 
@@ -164,20 +199,34 @@ def _diverged(fits: Rule, value: Any) -> Fault:
     return fault if isinstance(value, int | float) or fault is not ValueError else None
 
 
+def _device_fault(fits: Rule, value: Any) -> Fault:
+    fault = fits(value)
+    try:
+        if fault is None and value is not None:
+            torch.empty(0, device=value)
+        return fault
+    except (RuntimeError, AssertionError):
+        return ValueError
+
+
 def _whole_fault(fits: Rule, value: Any) -> Fault:
     whole = isinstance(value, Tensor) and not value.dtype.is_floating_point
-    return TypeError if whole and not value.is_complex() else fits(value)
+    return TypeError if whole else fits(value)
 
 
 def axes_fault(
-    axes: str, sizes: dict[str, tuple[int, str]], name: str, value: Any
+    axes: str, sizes: dict[str, tuple[int, str]], name: str, value: Any, given: Any
 ) -> str:
     """What is odd about a shape: its axes, none of them empty, or one's length elsewhere."""
-    if not hasattr(value, "shape") and not isinstance(value, list | tuple):
+    if not hasattr(value, "shape") and not isinstance(
+        value, list | tuple | int | float
+    ):
         return ""
     names, listed = axes.split(), isinstance(value, list | tuple)
     flat = listed and len(names) == 1
-    shape = (len(value),) if flat else tuple(np.shape(value) if listed else value.shape)
+    shape = (
+        (len(value),) if flat else tuple(getattr(value, "shape", ()) or np.shape(value))
+    )
     got = f", got shape {shape}"
     if names[0] == "...":
         names, shape = names[1:], shape[max(0, len(shape) - len(names) + 1) :]
@@ -186,6 +235,10 @@ def axes_fault(
     if len(names) != len(shape) or 0 in shape:
         return got
     for axis, size in zip(names, shape, strict=True):
+        if "." in axis:  # what another argument says of itself
+            other, _, attribute = axis.partition(".")
+            size = getattr(dict(given)[other], attribute)
+            sizes[axis] = int(size), type(dict(given)[other]).__name__
         wanted, other = sizes.setdefault(axis, (size, name))
         if axis.isdigit() and size != int(axis):
             return got
@@ -206,9 +259,10 @@ def kind_rule(hint: Any) -> Rule:
         return lambda v: None if v in parts else ValueError
     if origin in RULES:
         return RULES[origin]
-    told = inspect.isclass(origin) and origin not in (Any, object)
-    if not told or getattr(origin, "_is_protocol", False):
+    if not inspect.isclass(origin) or origin in (Any, object):
         return lambda v: None
+    if getattr(origin, "_is_protocol", False):
+        return partial(_alike_fault, origin)
     return partial(_kind_fault, origin, parts)
 
 
@@ -230,16 +284,21 @@ def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
     if kind in LISTS and isinstance(value, np.ndarray | Tensor):
         return _array_fault(value)
     if kind in LISTS and isinstance(value, list | tuple):
-        return _inside(parts, value)
+        return _inside(parts, tuple(value) if kind is tuple else value)
     fits = isinstance(value, kind) and not (type(value) is str and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
-        known = [n for n in vars(kind) if n[0] != "_"]
-        alike = kind is not nn.Module and not isinstance(value, PLAIN)
-        return None if alike and all(hasattr(value, n) for n in known) else TypeError
+        plain = kind is nn.Module or isinstance(value, PLAIN)
+        return TypeError if plain else _alike_fault(kind, value)
     if isinstance(value, nn.Module):
         held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
         return None if all(map(finite, held)) else ValueError
     return _inside(parts, value)
+
+
+def _alike_fault(kind: type, value: Any) -> Fault:
+    """Whether a value has what the class offers, and can be called if instances can."""
+    offered = [n for n in vars(kind) if n[0] != "_" or n == "__call__"]
+    return None if all(hasattr(value, n) for n in offered) else TypeError
 
 
 def _inside(parts: tuple, value: Any) -> Fault:
@@ -261,7 +320,21 @@ def _inside(parts: tuple, value: Any) -> Fault:
 def _tensor_fault(value: Any) -> Fault:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return TypeError
+    if value.is_complex():
+        return TypeError
     return None if finite(value) else ValueError
+
+
+def undefined(value: Any) -> bool:
+    """Whether a result, or a part of it, is NaN, and says nothing of it."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
+        return bool(np.isnan(value).any())
+    if isinstance(value, Tensor) and value.is_floating_point():
+        # a sum is quick, and NaN where an entry is, or where infinities meet
+        return math.isnan(float(value.detach().sum())) and bool(value.isnan().any())
+    if isinstance(value, tuple):
+        return any(map(undefined, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 def finite(t: Tensor) -> bool:
@@ -318,8 +391,11 @@ RULES: dict[Any, Rule] = {
 }
 
 
+HOME = str(Path(__file__).parents[1])
+FED = (Tensor, abc.Mapping, tuple, list, nn.Module)
 PLAIN = (
     type,
+    bytes,
     str,
     complex,
     int,

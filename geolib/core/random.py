@@ -37,7 +37,7 @@ def rng(seed: Seed) -> np.random.Generator:
 
 
 def normal(
-    shape: int | Sequence[int],
+    shape: Annotated[int | Sequence[int], "0 <= shape <= 10**9"],
     seed: Seed,
     scale: float = 1.0,
     dtype: torch.dtype = torch.float64,
@@ -62,7 +62,7 @@ def normal(
 
 
 def uniform(
-    shape: int | Sequence[int],
+    shape: Annotated[int | Sequence[int], "0 <= shape <= 10**9"],
     seed: Seed,
     low: float = 0.0,
     high: float = 1.0,

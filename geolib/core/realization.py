@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -239,7 +239,7 @@ class Realization:
         self._require_evaluation_mode()
         return Recording(self)
 
-    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+    def unflatten(self, theta: Annotated[Tensor, "self.p"]) -> dict[str, Tensor]:
         """The vector cut into named views of the parameters' shapes."""
         pieces = theta.split(self.sizes)
         return {

@@ -44,6 +44,7 @@ from geolib.core.solve_cost import (
     should_sample_spectrum,
 )
 from geolib.core.validation import (
+    expect,
     require_dense,
     require_factorisable,
     require_finite,
@@ -316,6 +317,13 @@ def _check(
 ) -> None:
     if method not in ("auto", "cg"):
         require_factorisable(f"method {method!r}", G.theta.dtype)
+    most = torch.finfo(G.theta.dtype).max
+    expect(
+        damping < most,
+        "damping",
+        f"a number below {most:.1e}, theta's largest",
+        damping,
+    )
     if free is not None:
         if method != "cg":
             raise ValueError(f"free: expected method 'cg' with it, got {method!r}")

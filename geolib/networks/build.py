@@ -65,7 +65,7 @@ def lenet(
     side: int = 28,
     classes: int = 10,
     batch_norm: bool = False,
-    widths: Sequence[int] = (8, 16, 64),
+    widths: Annotated[tuple[int, int, int], "widths >= 1"] = (8, 16, 64),
     dtype: torch.dtype = torch.float64,
 ) -> nn.Sequential:
     """Build two convolutions with pooling and two linear layers, BatchNorm if asked.
@@ -103,7 +103,7 @@ def vgg(
     seed: int = 0,
     batch_norm: bool = True,
     classes: int = 10,
-    width: float = 1.0,
+    width: Annotated[float, "0 < width <= 100"] = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Sequential:
     """Build a VGG for 32 x 32 images: five pooling stages, then one linear layer.

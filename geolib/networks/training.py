@@ -106,6 +106,7 @@ def minimize(
         True
     """
     leaves = list(parameters)
+    expect(leaves, "parameters", "at least one", leaves)
     adam = torch.optim.Adam(leaves, lr=lr) if optimizer is None else optimizer
     values = []
     for step in range(first, steps):

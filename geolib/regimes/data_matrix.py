@@ -111,7 +111,8 @@ def prepare(
         drop_constant=True to remove them
     """
     M = np.asarray(X, dtype=np.float64)
-    expect(M.shape[1] >= 2, "X", "two or more samples as columns", M.shape)
+    fits = M.ndim == 2 and M.shape[0] >= 1 and M.shape[1] >= 2
+    expect(fits, "X", "two or more samples as columns", M.shape)
     expect(np.isfinite(M).all(), "X", "finite numbers", "NaN or inf")
     constant = np.ptp(M, axis=1) == 0
     if constant.any():

@@ -56,6 +56,7 @@ class Rule:
         Raises:
             ValueError: a time that is not a whole number of steps.
         """
+        times = np.asarray(times, dtype=np.float64)
         counts = np.round(times / self.stride)
         off = np.abs(counts * self.stride - times) > 1e-6 * self.stride
         if off.any():

@@ -59,7 +59,7 @@ def ensemble(
     setup: Setup,
     times: ArrayLike,
     law: SpectralMeasure | None = None,
-    population: np.ndarray | None = None,
+    population: Annotated[np.ndarray | None, "setup.d setup.d"] = None,
     *,
     target: bool = True,
     rule: Rule | None = None,

@@ -182,7 +182,7 @@ def fock_curves(
     law: SpectralMeasure | None = None,
     depth: int = 6,
     target: bool = True,
-    rtol: float = 1e-6,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-6,
 ) -> Curves:
     r"""The losses over d in the limit of large sizes with every ratio kept.
 

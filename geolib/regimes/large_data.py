@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -99,7 +99,7 @@ def large_data_next(
     law: SpectralMeasure | None = None,
     fresh: bool = False,
     nodes: int = 64,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-9,
 ) -> NextOrder:
     r"""The first correction in c = d / n, and with it the generalisation gap.
 

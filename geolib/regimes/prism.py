@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 
-from geolib.regimes.trace_words import Planar, planar_loss
+from geolib.regimes.trace_words import Kind, Order, Planar, planar_loss
 
 # Names of the five faces, in the order in which the chapter treats them.
 REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
@@ -30,7 +30,7 @@ RAYS = {
 Key = tuple[int, int, int]
 
 
-def prism(kind: str, order: int) -> Polytope:
+def prism(kind: Kind, order: Order) -> Polytope:
     r"""The hull of the leading monomials of the s-th derivative is a triangular prism.
 
     The monomial :math:`\rho^k \kappa^{l-k} c^m` is the lattice point (l, k, m), and
@@ -88,7 +88,7 @@ def regime_of_facet(facet: Facet) -> str:
     raise ValueError(f"facet: normal {facet.normal} belongs to no regime")
 
 
-def face_test(name: str, kind: str, order: int) -> Callable[[Key], bool]:
+def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
     """Whether a monomial (l, k, m) lies on a regime's face.
 
     Raises:
@@ -111,7 +111,7 @@ def face_test(name: str, kind: str, order: int) -> Callable[[Key], bool]:
     return tests[name]
 
 
-def face(name: str, kind: str, order: int) -> Planar:
+def face(name: str, kind: Kind, order: Order) -> Planar:
     r"""The leading monomials of the s-th derivative that lie on a regime's face.
 
     The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1

@@ -40,7 +40,7 @@ class Setup:
     d: Annotated[int, "d >= 1"]
     h: Annotated[int, "h >= 1"]
     n: Annotated[int, "n >= 1"]
-    sigma2: float
+    sigma2: Annotated[float, "0 < sigma2 <= 1e50"]
 
     @classmethod
     def from_ratios(

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from geolib.core import Trajectory
+from geolib.core.validation import expect
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
 from geolib.regimes.setup import Setup, check_times
@@ -515,6 +516,9 @@ def _free_memory(device: torch.device) -> float:
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
+    expect(
+        not isinstance(seeds, int) or seeds < 10**6, "seeds", "below a million", seeds
+    )
     if isinstance(seeds, int):
         seeds = range(seeds)
     chosen = list(seeds)

@@ -33,10 +33,10 @@ def small_data(
     rho: float | None = None,
     kappa: float | None = None,
     *,
-    size: int = 20,
+    size: Annotated[int, "1 <= size <= 1000"] = 20,
     W0: Annotated[ArrayLike | None, "h d"] = None,
     target: bool = True,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-9,
 ) -> Curves:
     r"""The losses with few samples, at times tau = t d / n: one stands for all.
 

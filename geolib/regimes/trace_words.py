@@ -20,7 +20,7 @@ from geolib.regimes.spectral_measures import free_poisson_moment
 
 KINDS = ("train", "population")
 Kind = Annotated[str, KINDS]
-Order = Annotated[int, "order >= 0"]
+Order = Annotated[int, "0 <= order <= 12"]
 Exact = dict[tuple[int, int, int, int], Fraction]
 Planar = dict[tuple[int, int, int], Fraction]
 
@@ -137,7 +137,11 @@ def exact_loss(kind: Kind, order: Order) -> Exact:
 
 
 def evaluate(
-    poly: Exact, d: int, h: int, n: int, sigma2: Fraction | int = 1
+    poly: Exact,
+    d: Annotated[int, "d >= 1"],
+    h: Annotated[int, "h >= 1"],
+    n: Annotated[int, "n >= 1"],
+    sigma2: Fraction | int = 1,
 ) -> Fraction:
     r"""The value of an `exact_loss` polynomial at one setup is a rational number.
 

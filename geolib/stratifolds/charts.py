@@ -12,6 +12,8 @@ from geolib.core.validation import expect
 
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
+Coordinates = Annotated[Tensor, "b self.width"]
+
 
 class Chart:
     r"""A chart maps coordinates to a model's natural parameters.
@@ -45,13 +47,19 @@ class Chart:
 
     names: tuple[str, ...] = ()
     eps: float | None = None
+
+    @property
+    def width(self) -> int:
+        """The number P of coordinates."""
+        return len(self.names)
+
     collar: int | None = None
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         """Coordinates (b, P) to natural parameters (b, A)."""
         raise NotImplementedError
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         """The derivative of `embed`, (b, A, P)."""
         with torch.enable_grad():
             leaf = eta.detach().requires_grad_(True)
@@ -65,11 +73,11 @@ class Chart:
             ]
         return torch.stack(rows, 1)
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         """Both at once: natural parameters (b, A) and Jacobian (b, A, P)."""
         return self.embed(eta), self.jacobian(eta)
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         """The nearest admissible coordinates, one row at a time."""
         return eta
 
@@ -77,7 +85,7 @@ class Chart:
         """Raw parameters (b, P) to coordinates; the identity for the raw chart."""
         return theta
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         """Coordinates back to raw parameters: the projection pi of a resolution."""
         return eta
 
@@ -90,7 +98,7 @@ class Chart:
         F = real_part(torch.einsum("bap,bac,bcq->bpq", J, fisher, J))
         return (F + F.transpose(1, 2)) / 2
 
-    def inside_collar(self, eta: Tensor) -> Tensor:
+    def inside_collar(self, eta: Coordinates) -> Tensor:
         """Which rows are inside the collar, where the model was changed: (b,) bool."""
         if self.collar is None or self.eps is None:
             return torch.zeros(len(eta), dtype=torch.bool, device=eta.device)
@@ -134,13 +142,13 @@ class AffineChart(Chart):
         self.names, self.matrix, self.weight = names, matrix, weight
         self.offset = [0.0] * len(matrix) if offset is None else offset
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return eta.new_tensor(self.offset) + eta @ eta.new_tensor(self.matrix).T
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         return eta.new_tensor(self.matrix).expand(len(eta), -1, -1)
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         if self.weight is None:
             return eta
         return with_columns(eta, {self.weight: eta[:, self.weight].clamp(0, 1)})
@@ -172,6 +180,7 @@ class Logit(Chart):
 
     def __init__(self, chart: Chart, column: int = 0) -> None:
         self.chart, self.column = chart, column
+        expect(0 <= column < chart.width, "column", "one of the chart's", column)
         names = list(chart.names)
         names[column] = f"logit {names[column]}"
         self.names = tuple(names)
@@ -179,13 +188,13 @@ class Logit(Chart):
     def _inner(self, eta: Tensor) -> Tensor:
         return with_columns(eta, {self.column: torch.sigmoid(eta[:, self.column])})
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return self.chart.embed(self._inner(eta))
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         return self.linearize(eta)[1]
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         inner = self._inner(eta)
         natural, J = self.chart.linearize(inner)
         slope = torch.ones_like(inner)
@@ -198,7 +207,7 @@ class Logit(Chart):
         logit = torch.logit(inner[:, self.column], eps=1e-12)
         return with_columns(inner, {self.column: logit})
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         return self.chart.from_chart(self._inner(eta))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.charts import Chart, check_theta, smooth_modulus
+from geolib.stratifolds.charts import Chart, Coordinates, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
 
@@ -40,13 +40,13 @@ class Cone(Chart):
         """The radius r over c, and its derivative in xi."""
         return xi, torch.ones_like(xi)
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         xi, om = eta.unbind(1)
         r, _ = self.radius(xi)
         mean = torch.stack([xi, self.c * r * om.cos(), self.c * r * om.sin()], 1)
         return mean / (1 + self.c**2) ** 0.5
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         xi, om = eta.unbind(1)
         r, dr = self.radius(xi)
         c, zero = self.c, torch.zeros_like(xi)
@@ -91,7 +91,7 @@ class ConeWaist(Cone):
         xi, om = super().to_chart(theta).unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om + torch.pi, om)], 1)
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         xi, om = eta.unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om - torch.pi, om)], 1)
 

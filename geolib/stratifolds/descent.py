@@ -223,7 +223,7 @@ def pull_back(
 def descend(
     objective: Objective,
     chart: Chart,
-    eta0: Annotated[Tensor, "batch P"],
+    eta0: Annotated[Tensor, "batch chart.width"],
     *,
     method: Annotated[str, ("gd", "ngd")] = "gd",
     lr: float = 1.0,
@@ -283,7 +283,7 @@ def descend(
         [True, False]
     """
     natural = method == "ngd"
-    eta = chart.project(eta0.clone())
+    eta = chart.project(eta0.detach().clone())
     log, kept = RunLog(eta, steps, tol, plateau), []
     last_offer = torch.full_like(eta[:, 0], float("inf"))
     for it in range(steps + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -51,9 +52,9 @@ def em_step(
 
 def em(
     objective: MixtureKL,
-    natural0: Tensor,
+    natural0: Annotated[Tensor, "batch A"],
     *,
-    fixed: Sequence[int] = (),
+    fixed: Annotated[Sequence[int], "fixed >= 0"] = (),
     steps: int = 5000,
     tol: float = 1e-6,
     plateau: float | None = None,
@@ -87,7 +88,8 @@ def em(
         True
     """
     check_mixture(natural0, "natural0")
-    log, natural = RunLog(natural0, steps, tol, plateau), natural0
+    natural = natural0.detach()
+    log = RunLog(natural, steps, tol, plateau)
     for it in range(steps + 1):
         loss, new = em_step(objective, natural, fixed)
         done = log.note(it, loss, natural)

@@ -296,7 +296,7 @@ def find_strata(
     limit: int = 20,
     probes: Annotated[int, "probes >= 2"] = 8,
     samples: int = 256,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "0 <= rtol < 1"] = 1e-9,
 ) -> list[UnitStratum]:
     r"""Propose the strata near a network's weights and verify each by rank deficit.
 

@@ -66,7 +66,7 @@ class GaussianMixture:
         noise = torch.einsum("nij,nj->ni", L[which], z.to(L))
         return self.means[which] + noise
 
-    def whiten(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def whiten(self, x: Annotated[Tensor, "real n self.d"]) -> tuple[Tensor, Tensor]:
         """Whitened residuals (K, d, n) and log of the weighted densities (K, n)."""
         L = torch.linalg.cholesky(self.covariances)
         inverse = torch.linalg.inv(L)
@@ -81,7 +81,9 @@ class GaussianMixture:
         log_f = (y * y).sum(1).mul_(-0.5).add_(constant[:, None])
         return y, log_f
 
-    def expectation(self, x: Tensor) -> tuple[float, Tensor, Tensor]:
+    def expectation(
+        self, x: Annotated[Tensor, "real n self.d"]
+    ) -> tuple[float, Tensor, Tensor]:
         """One pass: mean log density, whitened residuals, responsibilities (K, n)."""
         y, log_f = self.whiten(x)
         top = log_f.amax(0)
@@ -89,7 +91,7 @@ class GaussianMixture:
         total = r.sum(0)
         return float((total.log() + top).mean()), y, r.div_(total)
 
-    def log_likelihood(self, x: Tensor) -> float:
+    def log_likelihood(self, x: Annotated[Tensor, "real n self.d"]) -> float:
         """Mean log density of the data."""
         return self.expectation(x)[0]
 
@@ -129,7 +131,7 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
 
 
 def kmeans_start(
-    x: Annotated[Tensor, "n d"], n_components: int, *, seed: int = 0
+    x: Annotated[Tensor, "real n d"], n_components: int, *, seed: int = 0
 ) -> GaussianMixture:
     r"""A first iterate is drawn by k-means++ and given the clusters' own moments.
 
@@ -161,6 +163,7 @@ def kmeans_start(
     """
     import numpy as np
 
+    x = x.detach()
     distinct = len(torch.unique(x, dim=0))
     wanted = f"1 to {distinct}, the number of distinct points"
     expect(1 <= n_components <= distinct, "n_components", wanted, n_components)
@@ -201,7 +204,7 @@ def _gain(trace: list[float]) -> float:
 
 
 def em_fit(
-    x: Tensor,
+    x: Annotated[Tensor, "real n d"],
     start: GaussianMixture | int,
     *,
     covariance_type: Annotated[str, KINDS] = "full",
@@ -421,7 +424,7 @@ def _at_rest(g: Tensor, F: Tensor, tol: float, value: float) -> bool:
 
 
 def natural_fit(
-    x: Tensor,
+    x: Annotated[Tensor, "real n d"],
     start: GaussianMixture,
     *,
     information: Annotated[str, ("fisher", "observed")] = "fisher",
@@ -514,7 +517,7 @@ def _direction(g: Tensor, F: Tensor, H: Tensor | None, damping: float) -> Tensor
 
 
 def fit_mixture(
-    x: Tensor,
+    x: Annotated[Tensor, "real n d"],
     start: GaussianMixture | int,
     *,
     max_iter: int = 500,

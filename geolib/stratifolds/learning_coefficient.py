@@ -248,7 +248,7 @@ def learning_coefficient(
     base: float,
     sampler: Annotated[str, ("grid", "mala")] = "grid",
     beta: float | None = None,
-    points: Sequence[int] = (200, 200),
+    points: Annotated[Sequence[int], "1 <= points <= 10**8"] = (200, 200),
     theta0: Tensor | None = None,
     steps: int = 4000,
     step: float = 0.1,

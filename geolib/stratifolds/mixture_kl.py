@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Grid:
 def check_mixture(natural: Tensor, name: str = "natural") -> None:
     """Refuse what is not finite rows of K weights followed by K locations."""
     shape = tuple(natural.shape)
-    fits = len(shape) == 2 and shape[1] % 2 == 0
+    fits = len(shape) == 2 and shape[1] % 2 == 0 and shape[0] and shape[1]
     expect(fits, name, "shape (batch, 2K), K weights then K locations", shape)
 
 
@@ -64,7 +65,9 @@ def gaussian_densities(natural: Tensor, x: Tensor) -> Tensor:
     return torch.exp(-0.5 * (x - c) ** 2 - LOG_ROOT_TAU)
 
 
-def mixture_density(natural: Tensor, x: Tensor) -> Tensor:
+def mixture_density(
+    natural: Annotated[Tensor, "b A"], x: Annotated[Tensor, "real q"]
+) -> Tensor:
     r"""The density of a location mixture.
 
     .. math:: p(x) = \sum_k a_k\, \varphi(x - c_k)

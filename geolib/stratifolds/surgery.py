@@ -220,7 +220,7 @@ class SurgeryRecord:
 
 def overlap_forms(
     layer: HiddenLayer,
-    x: Tensor,
+    x: Annotated[Tensor, "real n d0"],
     g: Annotated[Tensor, "n m"],
     b: Annotated[Tensor, "d"],
     V: Annotated[Tensor, "m"],

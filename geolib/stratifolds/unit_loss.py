@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolib.core.validation import require_finite
+from geolib.core.validation import expect, require_finite
 from geolib.networks.erf_kernel import ErfKernel
 from geolib.stratifolds.charts import real_part
 
@@ -71,6 +71,9 @@ def overlap_coordinates(theta: Tensor) -> tuple[Tensor, ...]:
         >>> float(V), float(z), float(b), float(u)
         (2.0, 0.5, 1.0, 1.0)
     """
+    width = theta.shape[-1]
+    fits = theta.ndim == 2 and len(theta) and width >= 4 and width % 2 == 0
+    expect(fits, "theta", "shape (B, 2 + 2n)", tuple(theta.shape))
     v, w = split_units(theta, 2)
     V = v.sum(1)
     z = v[:, 1] / V
