@@ -141,7 +141,8 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
     if get_origin(hint) is Annotated:
         hint, told = get_args(hint)
     fits, text, bound = kind_rule(hint), words(hint), BOUNDS.get(name)
-    if bound and text.startswith((WORDS[int], WORDS[float])):
+    ranged = isinstance(told, str) and ("<" in told or ">" in told)
+    if bound and not ranged and text.startswith((WORDS[int], WORDS[float])):
         whole, text = text.startswith(WORDS[int]), bound[0]
         text = text.replace("a finite number", WORDS[int]) if whole else text
         fits = partial(_bounded_fault, fits, bound[1])
@@ -153,7 +154,7 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
     elif told.startswith("real"):
         told = told.removeprefix("real").strip()
         real = True
-    elif "<" in told or ">" in told:
+    elif ranged:
         holds = eval(f"lambda {name}: {told}", {"inf": math.inf})
         fits, text, told = (
             partial(_bounded_fault, fits, holds),

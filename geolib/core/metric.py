@@ -366,7 +366,7 @@ class Metric:
         damping: float = 0.0,
         method: Annotated[str, solving.METHODS] = "auto",
         *,
-        tol: Annotated[float | None, "tol < inf"] = None,
+        tol: Annotated[float | None, "0 <= tol < inf"] = None,
         rtol: float | None = None,
         max_iterations: int | None = None,
         free: Tensor | None = None,

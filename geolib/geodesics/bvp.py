@@ -103,7 +103,7 @@ def geodesics(
     *,
     seeds: Annotated[Sequence[int], "pairs"],
     basis: Basis | None = None,
-    segments: Annotated[int, "segments >= 2"] = 4,
+    segments: Annotated[int, "2 <= segments <= 10**6"] = 4,
     jitter: bool = True,
     steps: int = 2000,
     batch: int = 256,

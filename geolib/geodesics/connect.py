@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.validation import same_architecture
 from geolib.geodesics.embedding import SPACES
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
 from geolib.networks.rows import PIECE, Rows, as_rows
-from geolib.networks.validation import same_architecture
 
 from .bvp import Geodesic, geodesic
 from .curves import trained_curve

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
+from geolib.core.validation import check_inputs, check_labels
 from geolib.geodesics.embedding import SPACES
 from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
-from geolib.networks.validation import check_inputs, check_labels
 
 from .bvp import Geodesic
 from .function_space import FunctionSpace

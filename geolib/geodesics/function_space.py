@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
+from geolib.core.validation import check_inputs
 from geolib.geodesics.embedding import SPACES
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
-from geolib.networks.validation import check_inputs
 
 from .embedding import drift_gradient, embed, output_metric
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.networks.validation import check_labels
+from geolib.core.validation import check_labels
 
 from .embedding import angle_length
 from .function_space import FunctionSpace, Space
@@ -52,7 +52,7 @@ class Lengths:
 
 @torch.no_grad()
 def lengths(
-    space: Space, path: WeightPath, grid: Annotated[int, "grid >= 2"] = 129
+    space: Space, path: WeightPath, grid: Annotated[int, "2 <= grid <= 10**6"] = 129
 ) -> Lengths:
     r"""Measure the path on `grid` equidistant times.
 
@@ -156,7 +156,7 @@ def profile(
     path: WeightPath,
     logits: Callable[[Tensor], Tensor],
     labels: Tensor,
-    grid: Annotated[int, "grid >= 3 and grid % 2 == 1"] = 65,
+    grid: Annotated[int, "3 <= grid <= 10**6 and grid % 2"] = 65,
 ) -> Profile:
     """Score every network on a path by its loss and its accuracy.
 

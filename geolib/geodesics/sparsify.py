@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
+from geolib.core.validation import check_labels
 from geolib.geodesics.embedding import SPACES
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
@@ -20,7 +21,6 @@ from geolib.networks.channel_groups import check_orders
 from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
-from geolib.networks.validation import check_labels
 
 from .function_space import FunctionSpace
 from .magnitude_masks import matrices

@@ -20,11 +20,9 @@ def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     expect(array.ndim == ndim, name, f"an array with {ndim} axes", array.shape)
-    if 0 in array.shape:
-        raise ValueError(f"{name}: zero-width or empty array, got shape {array.shape}")
+    expect(0 not in array.shape, name, "no empty axis", array.shape)
     array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    expect(np.isfinite(array).all(), name, "finite numbers", "NaN or infinity")
     array.setflags(write=False)
     return array
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -232,7 +232,7 @@ def jet(x: Tensor, B: Tensor, Q: Tensor | None = None) -> Callable[[float], Jet]
 def jet_defect(
     rule: Any,
     problem: Problem,
-    order: int = 1,
+    order: Annotated[int, "1 <= order <= 2"] = 1,
     *,
     points: Iterable[Tensor] | None = None,
     jets: int = 10,
@@ -275,8 +275,6 @@ def jet_defect(
         >>> jet_defect("natural", P, jets=2) < 1e-5 < jet_defect("gradient", P, jets=2)
         True
     """
-    if order not in (1, 2):
-        raise ValueError(f"order: expected 1 or 2, got {order}")
     X, rng = as_generator(rule, problem), np.random.default_rng(seed)
     chosen = sample_points(problem, seed=seed) if points is None else list(points)
     worst = 0.0

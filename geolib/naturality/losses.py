@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Loss:
         return self.value(z)
 
 
-def mse(y: Tensor) -> Loss:
+def mse(y: Annotated[Tensor, "real n outputs"]) -> Loss:
     r"""Return the loss :math:`\frac{1}{2n}\sum_i |z_i - y_i|^2`, with :math:`W = I/n`.
 
     Args:
@@ -45,8 +46,6 @@ def mse(y: Tensor) -> Loss:
         >>> float(mse(torch.zeros(2, 1))(torch.ones(2, 1)))
         0.5
     """
-    if y.ndim != 2:
-        raise ValueError(f"y: expected shape (n, outputs), got {tuple(y.shape)}")
 
     def value(z: Tensor) -> Tensor:
         if z.shape != y.shape:

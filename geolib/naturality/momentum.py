@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from geolib.naturality.geometric_optimizer import GeometricOptimizer, State, positive
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import LocalGeometry
 
 
@@ -51,7 +51,6 @@ class HeavyBall(GeometricOptimizer):
         initial: Tensor | None = None,
         **options: Any,
     ) -> None:
-        positive("friction", friction, zero=True)
         super().__init__(params, lr, friction=friction, **options)
         p = sum(t.numel() for t in self.leaves)
         if initial is not None:
@@ -156,7 +155,6 @@ class FunctionMomentum(GeometricOptimizer):
         friction: float = 1.0,
         **o: Any,
     ) -> None:
-        positive("friction", friction, zero=True)
         super().__init__(params, lr, friction=friction, **o)
 
     def initial(self, q: LocalGeometry) -> State:

@@ -7,9 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from geolib.core.validation import expect
+from geolib.core.validation import check_inputs, expect
 from geolib.networks.rows import Rows
-from geolib.networks.validation import check_inputs
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -22,7 +22,7 @@ VGG_PLANS: dict[str, tuple[int | str, ...]] = {
 
 
 def mlp(
-    sizes: Annotated[Sequence[int], "sizes >= 1"],
+    sizes: Annotated[Sequence[int], "1 <= sizes <= 10**6"],
     seed: int = 0,
     activation: type[nn.Module] = nn.ReLU,
     dtype: torch.dtype = torch.float64,
@@ -65,7 +65,7 @@ def lenet(
     side: int = 28,
     classes: int = 10,
     batch_norm: bool = False,
-    widths: Annotated[tuple[int, int, int], "widths >= 1"] = (8, 16, 64),
+    widths: Annotated[tuple[int, int, int], "1 <= widths <= 10**6"] = (8, 16, 64),
     dtype: torch.dtype = torch.float64,
 ) -> nn.Sequential:
     """Build two convolutions with pooling and two linear layers, BatchNorm if asked.

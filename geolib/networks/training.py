@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
-from geolib.core.validation import expect
+from geolib.core.validation import check_inputs, check_labels, expect
 from geolib.files import write_whole
 from geolib.networks.splits import Table
-from geolib.networks.validation import check_inputs, check_labels
 
 
 @dataclass

@@ -294,7 +294,7 @@ def find_strata(
     *,
     near: Annotated[float, "near > 0"] = 0.1,
     limit: int = 20,
-    probes: Annotated[int, "probes >= 2"] = 8,
+    probes: Annotated[int, "2 <= probes <= 10**6"] = 8,
     samples: int = 256,
     rtol: Annotated[float, "0 <= rtol < 1"] = 1e-9,
 ) -> list[UnitStratum]:

@@ -392,7 +392,7 @@ def evidence_curve(
 
 def log_axis(
     high: float,
-    count: Annotated[int, "count >= 2"],
+    count: Annotated[int, "2 <= count <= 10**9"],
     low: float = 1e-9,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
