@@ -41,7 +41,8 @@ def is_record(kind: type) -> bool:
 def entrances(kind: type) -> list[str]:
     """The constructor of a class, but of a record, and its own public methods."""
     names = [] if is_record(kind) else ["__init__"]
-    return [n for n in vars(kind) if n in ("__call__", *names) or n[0] != "_"]
+    names += ["__call__", "__matmul__"]
+    return [n for n in vars(kind) if n in names or n[0] != "_"]
 
 
 def _guard_class(kind: type) -> None:

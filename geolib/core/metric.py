@@ -2,7 +2,6 @@ r"""The metric that the parameters inherit from the outputs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -33,8 +32,8 @@ from geolib.core.realization import Realization
 from geolib.core.solve_cost import CALL, GPU_CALL, ProblemSize
 from geolib.core.validation import (
     Inputs,
+    expect,
     num_samples,
-    require_dense,
     require_factorisable,
     require_finite,
     take,
@@ -243,15 +242,9 @@ class Metric:
         """R(theta, x) for all samples, shape (n, o)."""
         return torch.cat([L.outputs for _, L, _ in self.batches()])
 
-    def __matmul__(self, v: Tensor) -> Tensor:
+    def __matmul__(self, v: Annotated[Tensor, "self.p ..."]) -> Tensor:
         """G v for v of shape (p,), or column by column for v of shape (p, k)."""
-        if v.ndim not in (1, 2) or v.shape[0] != self.p:
-            raise ValueError(
-                f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
-            )
-        require_dense("v", v)
-        if not math.isfinite(v.sum()):  # one fast pass; the slow one says where
-            require_finite("v", v)
+        expect(v.ndim <= 2, "v", f"shape ({self.p},) or ({self.p}, k)", tuple(v.shape))
         return self.product(v) if v.ndim == 1 else self.product(v.mT).mT
 
     def product(self, v: Tensor) -> Tensor:

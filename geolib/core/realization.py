@@ -81,10 +81,6 @@ class Realization:
     """
 
     def __init__(self, module: nn.Module, *, check: bool = True) -> None:
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"module: expected an nn.Module, got {type(module).__name__}"
-            )
         named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         _check_parameters(module, named)
         _check_memory(module)

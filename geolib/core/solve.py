@@ -45,7 +45,6 @@ from geolib.core.solve_cost import (
 )
 from geolib.core.validation import (
     expect,
-    require_dense,
     require_factorisable,
     require_finite,
     require_matching,
@@ -333,7 +332,6 @@ def _check(
                 f"{tuple(getattr(free, 'shape', ()))}"
             )
     if isinstance(g, Tensor) and g.ndim == 2:
-        require_dense("g", g)
         if tuple(g.shape) != (G.n, G.problem_size.o):
             raise ValueError(
                 f"g: expected shape ({G.p},) or, on the outputs, "

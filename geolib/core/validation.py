@@ -93,22 +93,9 @@ def require_matching(name: str, t: Tensor, like: Tensor, other: str) -> None:
 
 def require_vector(name: str, v: Tensor, size: int, like: Tensor, other: str) -> None:
     """Refuse anything but a real vector of `size` entries that matches `like`."""
-    if not isinstance(v, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(v).__name__}")
-    require_dense(name, v)
-    if v.ndim != 1 or v.shape[0] != size:
-        raise ValueError(f"{name}: expected shape ({size},), got {tuple(v.shape)}")
-    if not v.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {v.dtype}")
+    expect(v.shape == (size,), name, f"shape ({size},)", tuple(v.shape))
+    expect(v.is_floating_point(), name, "a floating dtype", v.dtype)
     require_matching(name, v, like, other)
-
-
-def require_dense(name: str, t: Tensor) -> None:
-    """Refuse sparse layouts."""
-    if t.layout != torch.strided:
-        raise TypeError(
-            f"{name}: expected a dense tensor, got layout {t.layout}; call .to_dense()"
-        )
 
 
 def require_factorisable(what: str, dtype: torch.dtype) -> None:
