@@ -330,9 +330,8 @@ def undefined(value: Any) -> bool:
     """Whether a result, or a part of it, is NaN, and says nothing of it."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
         return bool(np.isnan(value).any())
-    if isinstance(value, Tensor) and value.is_floating_point():
-        # a sum is quick, and NaN where an entry is, or where infinities meet
-        return math.isnan(float(value.detach().sum())) and bool(value.isnan().any())
+    if isinstance(value, Tensor):
+        return not finite(value) and bool(value.isnan().any())
     if isinstance(value, tuple):
         return any(map(undefined, value))
     return isinstance(value, float) and math.isnan(value)
@@ -365,7 +364,7 @@ def _array_fault(value: Any) -> Fault:
 
 
 def _float_fault(value: Any) -> Fault:
-    if isinstance(value, str):
+    if isinstance(value, str | bool):
         return TypeError
     try:
         return None if math.isfinite(value) else ValueError

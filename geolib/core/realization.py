@@ -117,15 +117,18 @@ class Realization:
         return f"Realization({type(self.module).__name__}, p={self.p})"
 
     def __call__(self, theta: Tensor, x: Inputs) -> Tensor:
-        """The outputs, shape (n, o); further axes of the module's output are joined."""
+        """The outputs, shape (n, o); further axes of the module's output are joined.
+
+        Numbers that overflow on the way give inf or NaN, as in the module.
+        """
         self._require(theta, x)
         self.check(theta, x)
         return self.evaluate(self.unflatten(theta), x)
 
     def evaluate(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
-        """As `R(theta, x)`, with theta already cut into named tensors; no checks."""
+        """As `R(theta, x)`, with theta already cut into named tensors; NaN is no error."""
         z = self.run(parameters, x)
-        return z.reshape(z.shape[0], -1)
+        return z.flatten(1) if z.ndim > 1 else z[:, None]
 
     def run(
         self,
@@ -133,7 +136,7 @@ class Realization:
         x: Inputs,
         constants: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """As `evaluate`, with the axes that the module gave its output.
+        """As `evaluate`, NaN included, with the axes that the module gave its output.
 
         Args:
             constants: buffers and frozen parameters by name; by default the copies

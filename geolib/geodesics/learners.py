@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Metric, PullbackMetric, Realization
+from geolib.core.validation import expect
 from geolib.networks.splits import Task
 from geolib.networks.training import cosine
 
@@ -120,9 +120,10 @@ class Learner:
         lr: float = 3e-3,
         replayed: int = 64,
         strength: float = 1.0,
-        rule: Annotated[str, RULES] = "random",
+        rule: str = "random",
         candidates: int = 500,
     ) -> None:
+        expect(rule in RULES, "rule", f"one of {RULES}", rule)
         self.rule, self.candidates = rule, candidates
         self.R, self.per_task, self.scenario = R, memory, scenario
         self.classes, self.seed = classes, seed
