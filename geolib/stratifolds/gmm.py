@@ -40,6 +40,11 @@ class GaussianMixture:
     means: Tensor
     covariances: Tensor
 
+    @property
+    def d(self) -> int:
+        """The number of dimensions."""
+        return self.means.shape[1]
+
     def __post_init__(self) -> None:
         a, m, S = self.weights, self.means, self.covariances
         K = len(a)
