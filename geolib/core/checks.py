@@ -9,10 +9,10 @@ which of them are equally long in several arguments, ``Annotated[Tensor, "n d"]`
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import math
-import traceback
 from collections import abc
 from functools import partial
 from pathlib import Path
@@ -94,18 +94,13 @@ class Arguments:
         try:
             value = self.fn(*args, **kwargs)
         except Exception as error:
-            frames = [f.f_code for f, _ in traceback.walk_tb(error.__traceback__)]
             given = [*zip(self.names, args, strict=False), *kwargs.items()]
-            own = {getattr(v, "__code__", None) for _, v in given}  # the caller's
-            own |= {nn.Module._call_impl.__code__}
-            lacking = "memory" in f"{type(error).__name__} {error}".lower()
-            if lacking or HOME in frames[-1].co_filename or not own & set(frames):
+            if not foreign(error, [v for _, v in given]):
                 raise
             fed = ", ".join(n for n, v in given if n != "self" and isinstance(v, FED))
-            what = f"{type(error).__name__}: {error}".split("\n")[0][:200]
             raise ArgumentError(
                 f"{fed}: expected what the module or function given takes; it ended in "
-                f"{what}"
+                f"{type(error).__name__}: {short(error)}"
             ) from error
         if not self.undefined and undefined(value):
             raise FloatingPointError(
@@ -327,6 +322,31 @@ def _tensor_fault(value: Any) -> Fault:
     return None if finite(value) else ValueError
 
 
+def foreign(error: Exception, given: list[Any]) -> bool:
+    """Whether a module or function of the caller's was given what it cannot take.
+
+    Not what it raises by itself, errors of kinds of their own, and a lack of memory.
+    """
+    places = [(f.f_code, i) for f, i in _frames(error.__traceback__)]
+    own = {
+        nn.Module._call_impl.__code__,
+        *(getattr(v, "__code__", None) for v in given),
+    }
+    (last, at), known = (
+        places[-1],
+        type(error) in UNNAMED and "memory" not in str(error),
+    )
+    raised = last in own and last.co_code[at] == dis.opmap["RAISE_VARARGS"]
+    inside = any(code in own for code, _ in places)
+    return known and inside and not raised and HOME not in last.co_filename
+
+
+def _frames(tb: Any) -> abc.Iterator[tuple[Any, int]]:
+    while tb is not None:
+        yield tb.tb_frame, tb.tb_lasti
+        tb = tb.tb_next
+
+
 def undefined(value: Any) -> bool:
     """Whether a result, or a part of it, is NaN, and says nothing of it."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
@@ -393,6 +413,7 @@ RULES: dict[Any, Rule] = {
 
 
 HOME = str(Path(__file__).parents[1])
+UNNAMED = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
 FED = (Tensor, abc.Mapping, tuple, list, nn.Module)
 PLAIN = (
     type,
