@@ -100,7 +100,7 @@ class Arguments:
             fed = ", ".join(n for n, v in given if n != "self" and isinstance(v, FED))
             raise ArgumentError(
                 f"{fed}: expected what the module or function given takes; it ended in "
-                f"{type(error).__name__}: {short(error)}"
+                f"{type(error).__name__}: {str(error)[:150]}"
             ) from error
         if not self.undefined and undefined(value):
             raise FloatingPointError(
