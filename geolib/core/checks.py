@@ -45,9 +45,9 @@ RANGES = {
     "candidates chunk segments count grid every surgery_every smallest side "
     "channels classes n_components stages limit probes": COUNT,
     "seed iterations memory split jets depth": SIZE,
-    "eps lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
+    "lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
     "rtol atol tol tolerance damping ridge reg_covar friction patience decades "
-    "plateau max_rise bias_scale amount horizon gap": SIGNLESS,
+    "plateau max_rise bias_scale amount horizon gap eps": SIGNLESS,
     "sparsity": SHARE,
 }
 BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
@@ -116,7 +116,7 @@ class Arguments:
         rest = self.many * (len(args) - len(self.names))
         given = [*zip([*self.names, *rest], args, strict=False), *kwargs.items()]
         for name, value in given:
-            fits, wanted, axes = known.get(name) or option(name)
+            fits, wanted, axes = known.get(name) or option("" if within else name)
             if fault := fits(value):
                 raise ArgumentError(f"{name}: {complaint(wanted, value, fault)}")
             if axes and (odd := axes_fault(axes, sizes, name, value, given)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -75,7 +76,9 @@ class ConeWaist(Cone):
     eps: float
     collar = 0
 
-    def __init__(self, c: float = 2.0, eps: float = 0.1) -> None:
+    def __init__(
+        self, c: float = 2.0, eps: Annotated[float, "0 < eps < inf"] = 0.1
+    ) -> None:
         super().__init__(c)
         self.eps = float(eps)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,7 +51,7 @@ class MixtureTube(Chart):
     eps: float
     collar = 0
 
-    def __init__(self, eps: float = 0.1) -> None:
+    def __init__(self, eps: Annotated[float, "0 < eps < inf"] = 0.1) -> None:
         self.eps = float(eps)
 
     def embed(self, eta: Coordinates) -> Tensor:

@@ -128,7 +128,7 @@ class MixtureCap(Chart):
     eps: float
     collar = 1
 
-    def __init__(self, eps: float = 0.1) -> None:
+    def __init__(self, eps: Annotated[float, "0 < eps < inf"] = 0.1) -> None:
         self.eps = float(eps)
 
     def _pair(self, eta: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -64,7 +64,11 @@ class Resolution:
         return descend(objective, self.chart, self.to_chart(theta0), **settings)
 
 
-def resolve(S: Stratifold, eps: float | None = None, kind: str = "tube") -> Resolution:
+def resolve(
+    S: Stratifold,
+    eps: Annotated[float | None, "0 < eps < inf"] = None,
+    kind: str = "tube",
+) -> Resolution:
     r"""Resolve a stratifold by one of the constructions that it admits.
 
     ==========  =========================================  ===========================
@@ -132,7 +136,7 @@ def anneal(
     teacher: Tensor,
     theta0: Tensor,
     *,
-    eps: float = 0.4,
+    eps: Annotated[float, "0 < eps < inf"] = 0.4,
     stages: int = 10,
     steps: int = 400,
     lr: float = 1.0,

@@ -128,7 +128,7 @@ class PairSurgery:
     """
 
     objective: UnitLoss
-    eps: float = 0.1
+    eps: Annotated[float, "0 < eps < inf"] = 0.1
     u_min: float | None = None
 
     def matrix(self, theta: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class PairSurgery:
         return out
 
 
-def on_plateau(theta: Tensor, eps: float = 0.1) -> Tensor:
+def on_plateau(theta: Tensor, eps: Annotated[float, "0 < eps < inf"] = 0.1) -> Tensor:
     r"""Which two-unit networks sit in the collar of the overlap stratum.
 
     .. math:: |u| = |z(1-z)|\,|w_1 - w_2|^2 < \varepsilon
@@ -337,7 +337,7 @@ class CollarSurgery:
     loss: LossFunction
     x: Annotated[Tensor, "n ..."]
     y: Annotated[Tensor, "n ..."]
-    eps: float = 0.1
+    eps: Annotated[float, "0 < eps < inf"] = 0.1
     every: int = 50
     patience: float = 1e-3
     pairs: int = 4
