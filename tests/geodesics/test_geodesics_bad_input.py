@@ -88,7 +88,10 @@ CASES = {
         lambda: connect(A, B, X * NAN, method="line"),
         "data: expected finite inputs",
     ),
-    "no data": (lambda: connect(A, B, X[:0]), "data: expected a tensor of at least one"),
+    "no data": (
+        lambda: connect(A, B, X[:0]),
+        "data: expected a tensor of at least one",
+    ),
     "list for data": (lambda: connect(A, B, X.tolist()), "data: expected a tensor"),
     "narrow data": (
         lambda: connect(A, B, X[:, :3]),
