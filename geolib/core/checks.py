@@ -215,15 +215,13 @@ def axes_fault(
     axes: str, sizes: dict[str, tuple[int, str]], name: str, value: Any, given: Any
 ) -> str:
     """What is odd about a shape: its axes, none of them empty, or one's length elsewhere."""
-    if not hasattr(value, "shape") and not isinstance(
-        value, list | tuple | int | float
-    ):
+    names, listed = axes.split(), isinstance(value, list | tuple | abc.Mapping)
+    if listed and len(names) == 1:
+        shape: tuple[int, ...] = (len(value),)
+    elif hasattr(value, "shape") or isinstance(value, list | tuple | int | float):
+        shape = tuple(getattr(value, "shape", ()) or np.shape(value))
+    else:
         return ""
-    names, listed = axes.split(), isinstance(value, list | tuple)
-    flat = listed and len(names) == 1
-    shape = (
-        (len(value),) if flat else tuple(getattr(value, "shape", ()) or np.shape(value))
-    )
     got = f", got shape {shape}"
     if names[0] == "...":
         names, shape = names[1:], shape[max(0, len(shape) - len(names) + 1) :]
@@ -234,8 +232,8 @@ def axes_fault(
     for axis, size in zip(names, shape, strict=True):
         if "." in axis:  # what another argument says of itself
             other, _, attribute = axis.partition(".")
-            size = getattr(dict(given)[other], attribute)
-            sizes[axis] = int(size), type(dict(given)[other]).__name__
+            whole = dict(given)[other]
+            sizes[axis] = int(getattr(whole, attribute)), type(whole).__name__
         wanted, other = sizes.setdefault(axis, (size, name))
         if axis.isdigit() and size != int(axis):
             return got
@@ -279,7 +277,8 @@ def _union_fault(rules: list[Rule], value: Any) -> Fault:
 
 def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
     if kind in LISTS and isinstance(value, np.ndarray | Tensor):
-        return _array_fault(value)
+        whole = parts != (int,) or "int" in str(value.dtype)
+        return _array_fault(value) if whole else TypeError
     if kind in LISTS and isinstance(value, list | tuple):
         return _inside(parts, tuple(value) if kind is tuple else value)
     fits = isinstance(value, kind) and not (type(value) is str and kind is not str)

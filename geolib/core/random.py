@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import expect
+
 Seed = int | np.random.Generator
 GAINS = {"he": 2.0, "lecun": 1.0}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -83,6 +85,7 @@ def uniform(
         >>> uniform(2, seed=0)
         tensor([0.6370, 0.2698], dtype=torch.float64)
     """
+    expect(low <= high, "low, high", "low <= high", (low, high))
     draw = rng(seed).uniform(low, high, shape)
     return torch.as_tensor(np.asarray(draw)).to(device, dtype)
 

@@ -125,14 +125,16 @@ class Realization:
         self.check(theta, x)
         return self.evaluate(self.unflatten(theta), x)
 
-    def evaluate(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
+    def evaluate(
+        self, parameters: Annotated[Mapping[str, Tensor], "names"], x: Inputs
+    ) -> Tensor:
         """As `R(theta, x)`, with theta already cut into named tensors; NaN is no error."""
         z = self.run(parameters, x)
         return z.flatten(1) if z.ndim > 1 else z[:, None]
 
     def run(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Annotated[Mapping[str, Tensor], "names"],
         x: Inputs,
         constants: Mapping[str, Tensor] | None = None,
     ) -> Tensor:

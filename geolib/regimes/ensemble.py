@@ -131,7 +131,7 @@ def smaller(setup: Setup, share: float) -> Setup:
         return sum(abs(np.log(max(1, round(x)) / x)) for x in exact)
 
     top = max(2, round(share * setup.d))
-    d = min(range(top, max(1, top - top // 4), -1), key=off)
+    d = min(range(top, min(top - 1, max(1, top - top // 4)), -1), key=off)
     h, n = (max(1, round(x * d / setup.d)) for x in (setup.h, setup.n))
     return Setup(d, h, n, setup.kappa / d)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from geolib.core import Trajectory, integrate
+
+STIFF = 20_000  # evaluations of a field: the theories take some hundreds
 
 
 class Curves(NamedTuple):
@@ -52,13 +55,23 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
     1e-9 at which they are compared with far fewer evaluations than `core.integrate`.
 
     Raises:
-        RuntimeError: the integration stopped before the last time.
+        RuntimeError: the integration stopped before the last time, or is too stiff.
     """
     from scipy.integrate import solve_ivp  # a third of a second to import
 
     if times[-1] == 0:
         return np.repeat(y0[None], times.size, 0)
-    out = solve_ivp(field, (0.0, times[-1]), y0, "DOP853", times, rtol=rtol, atol=atol)
+    count = itertools.count()
+
+    def counted(t: float, y: np.ndarray) -> np.ndarray:
+        if next(count) == STIFF:
+            raise RuntimeError(
+                f"theory's equations are stiff: at {t:.3g} after {STIFF} uses"
+            )
+        return field(t, y)
+
+    span = 0.0, times[-1]
+    out = solve_ivp(counted, span, y0, "DOP853", times, rtol=rtol, atol=atol)
     if out.status != 0:
         raise RuntimeError(f"theory's equations stopped: {out.message}")
     return out.y.T

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_finite
 
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
@@ -241,6 +241,7 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
     shape = tuple(theta.shape)
     fits = len(shape) == 2 and shape[1] == width
     expect(fits, "theta", f"shape (batch, {width})", shape)
+    require_finite("theta", theta)
     w = theta[:, weight or 0]
     bad = (w < 0) | (w > 1)
     if weight is not None and bool(bad.any()):

@@ -42,7 +42,7 @@ def test_predict_from_a_file_in_its_own_units(tmp_path, kind):
         ("t.txt", "1,2", "expected a .csv or .npz"),
         ("t.csv", "a,b\n1,x\n", "no table of numbers"),
         ("t.csv", "1,2\n3\n", "no table of numbers"),
-        ("t.csv", "a,b\n1,nan\n2,3\n", "not finite"),
+        ("t.csv", "a,b\n1,nan\n2,3\n", "finite numbers"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, text, said):

@@ -24,9 +24,7 @@ def test_sizes_must_be_whole_and_positive(name, size):
 
 @pytest.mark.parametrize("sigma2", [0.0, -1.0, float("nan"), float("inf")])
 def test_variance_must_be_positive(sigma2):
-    with pytest.raises(
-        ValueError, match=r"^sigma2: expected a finite number above zero"
-    ):
+    with pytest.raises(ValueError, match=r"^sigma2: .* 0 < sigma2"):
         Setup(4, 4, 4, sigma2)
 
 
