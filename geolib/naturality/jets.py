@@ -234,8 +234,8 @@ def jet_defect(
     problem: Problem,
     order: Annotated[int, "1 <= order <= 2"] = 1,
     *,
-    points: Iterable[Tensor] | None = None,
-    jets: int = 10,
+    points: Annotated[Iterable[Tensor] | None, "points"] = None,
+    jets: Annotated[int, "1 <= jets <= 10**6"] = 10,
     seed: int = 0,
 ) -> float:
     r"""Measure the largest relative failure of the transformation law on random jets.

@@ -125,15 +125,20 @@ def prepare(
         M = M[~constant]
     mean = M.mean(1) if centre else np.zeros(len(M))
     M = M - mean[:, None]
+    # a power of two changes no digit, and squares do not overflow
+    power = float(np.exp2(np.floor(np.log2(np.abs(M).max())))) if scale or whiten else 1
+    M = M / power
     if whiten:
         values, vectors = np.linalg.eigh(M @ M.T / M.shape[1])
         keep = values > 1e-10 * values[-1]
-        M = (vectors[:, keep] / np.sqrt(values[keep])).T @ M
+        M, power = (vectors[:, keep] / np.sqrt(values[keep])).T @ M, 1
     unit = float(np.sqrt((M**2).sum() / M.size)) if scale else 1.0
-    return _finish(M / unit, int(constant.sum()), mean, unit)
+    return _finish(M / unit, int(constant.sum()), mean, unit * power)
 
 
 def _finish(X: np.ndarray, dropped: int, mean: np.ndarray, scale: float) -> DataMatrix:
-    values, vectors = np.linalg.eigh(X @ X.T / X.shape[1])
+    S = X @ X.T / X.shape[1]
+    expect(np.isfinite(S).all(), "X", "numbers with finite squares", np.abs(X).max())
+    values, vectors = np.linalg.eigh(S)
     values = np.where(values > 1e-12 * values[-1], values, 0.0)
     return DataMatrix(X, values, vectors, dropped, mean, scale)

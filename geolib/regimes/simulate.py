@@ -451,8 +451,11 @@ def gradient_flow(
         want = f"({d}, {d})" if covariance else f"({d}, n)"
         raise ValueError(f"data: expected shape {want}, got {tuple(D.shape)}")
     P = None if population is None else _matrix("population", population).to(W)
-    if P is not None and P.shape != (d, d):
-        raise ValueError(f"population: expected ({d}, {d}), got {tuple(P.shape)}")
+    if P is not None:
+        expect(P.shape == (d, d), "population", f"shape {(d, d)}", tuple(P.shape))
+        least, most = torch.linalg.eigvalsh(P)[[0, -1]].tolist()
+        wanted = "a covariance: no eigenvalue below zero"
+        expect(least >= -1e-9 * most, "population", wanted, least)
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
         wide = d <= h and rule is None
