@@ -15,6 +15,7 @@ import inspect
 import math
 from collections import abc
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -57,6 +58,8 @@ FLOATING = (
     "theta theta0 v u g z w eta eta0 natural natural0 teacher control logits y0 G a b V t lower "
     "upper log_mass"
 ).split()
+SINGLE = (torch.float32, torch.float64)
+FLOATS = (*SINGLE, torch.float16, torch.bfloat16)
 WORDS: dict[Any, str] = {
     Tensor: "a tensor",
     np.ndarray: "finite real numbers",
@@ -160,8 +163,11 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
     if name == "device":
         text, fits = "a device of this machine", partial(_device_fault, fits)
     if real or name in FLOATING:
-        text = text.replace("a tensor", "a tensor of floating numbers")
-        fits = partial(_whole_fault, fits)
+        wanted = (
+            "a tensor of float32 or float64" if real else "a tensor of floating numbers"
+        )
+        text = text.replace("a tensor", wanted)
+        fits = partial(_whole_fault, fits, SINGLE if real else FLOATS)
     if told:
         text += f" of shape ({', '.join(told.split())})"
     return fits, text, told
@@ -206,9 +212,9 @@ def _device_fault(fits: Rule, value: Any) -> Fault:
         return ValueError
 
 
-def _whole_fault(fits: Rule, value: Any) -> Fault:
-    whole = isinstance(value, Tensor) and not value.dtype.is_floating_point
-    return TypeError if whole else fits(value)
+def _whole_fault(fits: Rule, dtypes: abc.Collection, value: Any) -> Fault:
+    other = isinstance(value, Tensor) and value.dtype not in dtypes
+    return TypeError if other else fits(value)
 
 
 def axes_fault(
@@ -233,7 +239,7 @@ def axes_fault(
         if "." in axis:  # what another argument says of itself
             other, _, attribute = axis.partition(".")
             whole = dict(given)[other]
-            sizes[axis] = int(getattr(whole, attribute)), type(whole).__name__
+            sizes[axis] = int(attrgetter(attribute)(whole)), type(whole).__name__
         wanted, other = sizes.setdefault(axis, (size, name))
         if axis.isdigit() and size != int(axis):
             return got

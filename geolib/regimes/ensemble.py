@@ -63,7 +63,7 @@ def ensemble(
     *,
     target: bool = True,
     rule: Rule | None = None,
-    budget: Annotated[float, "0 < budget < inf"] = BUDGET,
+    budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Ensemble:
     r"""The losses over d of a setup are averaged over draws of its own law.
 

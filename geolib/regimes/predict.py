@@ -378,7 +378,7 @@ def predict(
     population: ArrayLike | None = None,
     rule: Rule | None = None,
     tol: Annotated[float, "0 < tol < 1"] = 0.05,
-    budget: Annotated[float, "0 < budget < inf"] = BUDGET,
+    budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Prediction:
     r"""The training and population loss of a linear autoencoder are predicted.
 

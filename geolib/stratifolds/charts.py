@@ -12,7 +12,7 @@ from geolib.core.validation import expect, require_finite
 
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
-Coordinates = Annotated[Tensor, "b self.width"]
+Coordinates = Annotated[Tensor, "real b self.width"]
 
 
 class Chart:

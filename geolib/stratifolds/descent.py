@@ -186,7 +186,10 @@ def natural_step(
 
 
 def pull_back(
-    objective: Objective, chart: Chart, eta: Tensor, natural: bool
+    objective: Objective,
+    chart: Chart,
+    eta: Annotated[Tensor, "real b chart.width"],
+    natural: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     r"""Loss, gradient and metric in a chart's coordinates.
 
@@ -223,7 +226,7 @@ def pull_back(
 def descend(
     objective: Objective,
     chart: Chart,
-    eta0: Annotated[Tensor, "batch chart.width"],
+    eta0: Annotated[Tensor, "real batch chart.width"],
     *,
     method: Annotated[str, ("gd", "ngd")] = "gd",
     lr: float = 1.0,

@@ -52,7 +52,7 @@ def em_step(
 
 def em(
     objective: MixtureKL,
-    natural0: Annotated[Tensor, "batch A"],
+    natural0: Annotated[Tensor, "real batch A"],
     *,
     fixed: Annotated[Sequence[int], "fixed >= 0"] = (),
     steps: int = 5000,

@@ -73,6 +73,7 @@ class GaussianMixture:
 
     def whiten(self, x: Annotated[Tensor, "real n self.d"]) -> tuple[Tensor, Tensor]:
         """Whitened residuals (K, d, n) and log of the weighted densities (K, n)."""
+        x = x.to(self.means.dtype)
         L = torch.linalg.cholesky(self.covariances)
         inverse = torch.linalg.inv(L)
         centre = (inverse @ self.means[..., None]).reshape(-1, 1)

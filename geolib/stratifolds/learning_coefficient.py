@@ -61,10 +61,12 @@ class ChartLoss:
     objective: Objective
     chart: Chart
 
-    def __call__(self, eta: Tensor) -> Tensor:
+    def __call__(self, eta: Annotated[Tensor, "real b self.chart.width"]) -> Tensor:
         return self.objective.value(self.chart.embed(eta))
 
-    def with_gradient(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def with_gradient(
+        self, eta: Annotated[Tensor, "real b self.chart.width"]
+    ) -> tuple[Tensor, Tensor]:
         """Loss (b,) and gradient (b, P)."""
         loss, g, _ = pull_back(self.objective, self.chart, eta, False)
         return loss, g

@@ -152,7 +152,7 @@ class MixtureKL:
         (0.125, -0.5)
     """
 
-    teacher: Tensor
+    teacher: Annotated[Tensor, "real A"]
     grid: Grid = field(default_factory=Grid)
     data: Tensor | None = None
 
@@ -207,9 +207,13 @@ class MixtureKL:
         return self._offset - torch.log(p) @ self._mass
 
     def evaluate(
-        self, natural: Tensor, fisher: bool = False
+        self, natural: Annotated[Tensor, "real b A"], fisher: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, 2K) and, if asked for, Fisher matrix (b, 2K, 2K)."""
+        natural = natural.detach()
+        expect(
+            natural.shape[1] % 2 == 0, "natural", "K weights, K places", natural.shape
+        )
         a, c = natural.chunk(2, 1)
         f, p = self._ratio(natural)
         loss = self._offset - torch.log(p) @ self._mass

@@ -131,7 +131,12 @@ class PairSurgery:
     eps: Annotated[float, "0 < eps < inf"] = 0.1
     u_min: float | None = None
 
-    def matrix(self, theta: Tensor) -> Tensor:
+    @property
+    def width(self) -> int:
+        """The number 2 + 2n of weights of two units."""
+        return 2 + 2 * self.objective.teacher_w.shape[1]
+
+    def matrix(self, theta: Annotated[Tensor, "real B self.width"]) -> Tensor:
         """The splitting matrix A at the retraction of each row, (B, n, n)."""
         V, _, b, _, _ = overlap_coordinates(theta)
         loss = self.objective
@@ -141,7 +146,11 @@ class PairSurgery:
         H = loss.kernel.d11(b[:, None], points)
         return V[:, None, None] * torch.einsum("bj,bjnm->bnm", c, H)
 
-    def __call__(self, theta: Tensor, value: Tensor) -> Tensor:
+    def __call__(
+        self,
+        theta: Annotated[Tensor, "real B self.width"],
+        value: Annotated[Tensor, "B"],
+    ) -> Tensor:
         """The weights (B, 2 + 2n) after surgery, given them and their losses (B,)."""
         V, _, b, _, u = overlap_coordinates(theta)
         inside = torch.isfinite(u) & (u.abs() < self.eps) & (V.abs() > 1e-8)
@@ -169,7 +178,9 @@ class PairSurgery:
         return out
 
 
-def on_plateau(theta: Tensor, eps: Annotated[float, "0 < eps < inf"] = 0.1) -> Tensor:
+def on_plateau(
+    theta: Annotated[Tensor, "real B P"], eps: Annotated[float, "0 < eps < inf"] = 0.1
+) -> Tensor:
     r"""Which two-unit networks sit in the collar of the overlap stratum.
 
     .. math:: |u| = |z(1-z)|\,|w_1 - w_2|^2 < \varepsilon

@@ -431,7 +431,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="train: expected at least 1 row, got 0"):
         data.load("digits", train=0)
     with pytest.raises(
-        ValueError, match="split: expected a non-negative integer, got -1"
+        ValueError, match="split: expected a whole number with 0 <= split"
     ):
         data.load("digits", split=-1)
 
