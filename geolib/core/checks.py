@@ -98,7 +98,10 @@ class Arguments:
             value = self.fn(*args, **kwargs)
         except Exception as error:
             given = [*zip(self.names, args, strict=False), *kwargs.items()]
-            if not foreign(error, [v for _, v in given]):
+            held = [vars(v) for n, v in given if n == "self" and hasattr(v, "__dict__")]
+            if not foreign(
+                error, [v for d in (dict(given), *held) for v in d.values()]
+            ):
                 raise
             fed = ", ".join(n for n, v in given if n != "self" and isinstance(v, FED))
             raise ArgumentError(
@@ -333,10 +336,9 @@ def foreign(error: Exception, given: list[Any]) -> bool:
     Not what it raises by itself, errors of kinds of their own, and a lack of memory.
     """
     places = [(f.f_code, i) for f, i in _frames(error.__traceback__)]
-    own = {
-        nn.Module._call_impl.__code__,
-        *(getattr(v, "__code__", None) for v in given),
-    }
+    codes = {getattr(v, "__code__", None) for v in given} - {None}
+    own = {nn.Module._call_impl.__code__}
+    own |= {code for code in codes if HOME not in code.co_filename}
     (last, at), known = (
         places[-1],
         type(error) in UNNAMED and "memory" not in str(error),

@@ -15,7 +15,9 @@ ROUNDING = 64 * float(np.finfo(float).eps)  # what counts as zero when it is com
 CHUNK = 8192
 
 
-def generic_cell_count(h: Annotated[int, "h >= 0"], d: Annotated[int, "d >= 1"]) -> int:
+def generic_cell_count(
+    h: Annotated[int, "0 <= h <= 10**6"], d: Annotated[int, "1 <= d <= 10**4"]
+) -> int:
     r"""The number of cells of h hyperplanes through the origin in general position.
 
     .. math:: 2 \sum_{i=0}^{d-1} \binom{h-1}{i}

@@ -280,6 +280,8 @@ def seminorm_on_box(
         (1.0, 2.0)
     """
     d = net.W.shape[1]
+    fits = all(np.shape(c) in ((), (1,), (d,)) for c in (low, high))
+    expect(fits, "low, high", f"numbers, or corners of {d} numbers", (low, high))
     below = np.broadcast_to(np.asarray(low, dtype=np.float64), (d,))
     above = np.broadcast_to(np.asarray(high, dtype=np.float64), (d,))
     good = np.isfinite([below, above]).all() and (below < above).all()

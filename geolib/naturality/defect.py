@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,8 @@ class Verdict(StrEnum):
         return self in (Verdict.EXACT, Verdict.NATURAL)
 
     @classmethod
-    def from_letter(cls, letter: str) -> Verdict:
-        """Return the verdict of a letter (a `KeyError` for any other)."""
+    def from_letter(cls, letter: Annotated[str, tuple("ENU?-")]) -> Verdict:
+        """Return the verdict of a letter."""
         return {v: k for k, v in LETTERS.items()}[letter]
 
 

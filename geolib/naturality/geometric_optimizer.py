@@ -19,6 +19,7 @@ from geolib.core import (
     Realization,
     Solution,
 )
+from geolib.core.validation import expect
 from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
@@ -40,15 +41,11 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
         TypeError: an entry that is no dense floating-point tensor.
     """
     items = list(items)
-    if not items:
-        raise ValueError("params: expected at least one parameter, got none")
+    expect(items, "params", "at least one parameter", items)
     for t in items:
-        if not isinstance(t, Tensor):
-            raise TypeError(f"params: expected tensors, got {type(t).__name__}")
-        if not t.is_floating_point():
-            raise TypeError(f"params: expected floating-point tensors, got {t.dtype}")
-        if t.layout != torch.strided:
-            raise TypeError(f"params: expected dense tensors, got layout {t.layout}")
+        expect(isinstance(t, Tensor), "params", "tensors", type(t).__name__)
+        expect(t.is_floating_point(), "params", "floating-point tensors", t.dtype)
+        expect(t.layout == torch.strided, "params", "dense tensors", t.layout)
     for what in ("dtype", "device"):
         kinds = {getattr(t, what) for t in items}
         if len(kinds) > 1:
@@ -261,6 +258,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
             v: on the parameters, (p,), or on the outputs, (n, c) (see
                 `LocalGeometry.solve`).
         """
+        p, z = q.linearization.p, q.z.shape
+        expect(v.shape in ((p,), z), "v", f"shape ({p},) or {tuple(z)}", tuple(v.shape))
         x = q.solve(v, self.options["damping"], self.damping_metric)
         s = self.solution = q.solution
         if s is not None and not s.converged and s.residual > 1e-2:
@@ -317,6 +316,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def move(self, x: Tensor) -> None:
         """Write a flat vector into the parameters."""
+        p = sum(t.numel() for t in self.leaves)
+        expect(x.shape == (p,), "x", f"shape ({p},)", tuple(x.shape))
         for t, piece in zip(self.leaves, unflatten(x, self.leaves), strict=True):
             t.copy_(piece)
 

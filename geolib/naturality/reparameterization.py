@@ -151,11 +151,15 @@ class Reparameterization:
         r"""Return the matrix :math:`D\phi(x)`, (p, p); cost p reverse passes."""
         return jacrev(self.forward)(x)
 
-    def push_vector(self, x: Tensor, v: Tensor) -> Tensor:
+    def push_vector(
+        self, x: Annotated[Tensor, "real p"], v: Annotated[Tensor, "p"]
+    ) -> Tensor:
         r"""Push a tangent vector at x: :math:`D\phi(x) v`."""
         return directional(self.forward, x, v)
 
-    def push_covector(self, x: Tensor, m: Tensor) -> Tensor:
+    def push_covector(
+        self, x: Annotated[Tensor, "real p"], m: Annotated[Tensor, "p"]
+    ) -> Tensor:
         r"""Push a covector at x: :math:`D\phi(x)^{-T} m`, by one reverse pass."""
         return vjp(self.inverse, self.forward(x))[1](m)[0]
 
