@@ -336,9 +336,9 @@ def foreign(error: Exception, given: list[Any]) -> bool:
     Not what it raises by itself, errors of kinds of their own, and a lack of memory.
     """
     places = [(f.f_code, i) for f, i in _frames(error.__traceback__)]
-    codes = {getattr(v, "__code__", None) for v in given} - {None}
-    own = {nn.Module._call_impl.__code__}
-    own |= {code for code in codes if HOME not in code.co_filename}
+    codes = [v.__code__ for v in given if hasattr(v, "__code__")]
+    theirs = (code for code in codes if HOME not in code.co_filename)
+    own = {nn.Module._call_impl.__code__, *theirs}
     (last, at), known = (
         places[-1],
         type(error) in UNNAMED and "memory" not in str(error),
