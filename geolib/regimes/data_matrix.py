@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from geolib.core.validation import expect
 from geolib.regimes.spectral_measures import SpectralMeasure
 
+RANGE = 1e-100, 1e100  # of entries
+
 
 @dataclass(frozen=True)
 class DataMatrix:
@@ -94,7 +96,8 @@ def prepare(
 
     Raises:
         ValueError: not a matrix, fewer than two samples, NaN or infinite entries, or
-            constant coordinates that were not asked to be dropped.
+            constant coordinates that were not asked to be dropped, or entries whose
+            squares overflow.
 
     Cost: one eigendecomposition of (d, d).
 
@@ -125,20 +128,18 @@ def prepare(
         M = M[~constant]
     mean = M.mean(1) if centre else np.zeros(len(M))
     M = M - mean[:, None]
-    # a power of two changes no digit, and squares do not overflow
-    power = float(np.exp2(np.floor(np.log2(np.abs(M).max())))) if scale or whiten else 1
-    M = M / power
     if whiten:
         values, vectors = np.linalg.eigh(M @ M.T / M.shape[1])
         keep = values > 1e-10 * values[-1]
-        M, power = (vectors[:, keep] / np.sqrt(values[keep])).T @ M, 1
+        M = (vectors[:, keep] / np.sqrt(values[keep])).T @ M
+    size = float(np.abs(M).max())
+    wanted = f"a largest entry between {RANGE[0]} and {RANGE[1]} around the mean"
+    expect(RANGE[0] < size < RANGE[1], "X", wanted, size)
     unit = float(np.sqrt((M**2).sum() / M.size)) if scale else 1.0
-    return _finish(M / unit, int(constant.sum()), mean, unit * power)
+    return _finish(M / unit, int(constant.sum()), mean, unit)
 
 
 def _finish(X: np.ndarray, dropped: int, mean: np.ndarray, scale: float) -> DataMatrix:
-    S = X @ X.T / X.shape[1]
-    expect(np.isfinite(S).all(), "X", "numbers with finite squares", np.abs(X).max())
-    values, vectors = np.linalg.eigh(S)
+    values, vectors = np.linalg.eigh(X @ X.T / X.shape[1])
     values = np.where(values > 1e-12 * values[-1], values, 0.0)
     return DataMatrix(X, values, vectors, dropped, mean, scale)
