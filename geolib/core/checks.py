@@ -292,7 +292,7 @@ def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
         return _inside(parts, tuple(value) if kind is tuple else value)
     fits = isinstance(value, kind) and not (type(value) is str and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
-        plain = kind is nn.Module or isinstance(value, PLAIN)
+        plain = kind is nn.Module or isinstance(value, PLAIN | Tensor | np.ndarray)
         return TypeError if plain else _alike_fault(kind, value)
     if isinstance(value, nn.Module):
         held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
@@ -421,21 +421,8 @@ RULES: dict[Any, Rule] = {
 
 HOME = str(Path(__file__).parents[1])
 UNNAMED = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
-FED = (Tensor, abc.Mapping, tuple, list, nn.Module)
-PLAIN = (
-    type,
-    bytes,
-    str,
-    complex,
-    int,
-    float,
-    NoneType,
-    list,
-    tuple,
-    dict,
-    Tensor,
-    np.ndarray,
-)
+FED = Tensor | abc.Mapping | tuple | list | nn.Module
+PLAIN = type | bytes | str | complex | int | float | NoneType | list | tuple | dict
 LISTS = (abc.Sequence, abc.Iterable, abc.Collection, list, tuple)
 
 
