@@ -172,7 +172,8 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
         text = text.replace("a tensor", wanted)
         fits = partial(_whole_fault, fits, SINGLE if real else FLOATS)
     if told:
-        text += f" of shape ({', '.join(told.split())})"
+        axes = (axis if axis == "..." else axis.split(".")[-1] for axis in told.split())
+        text += f" of shape ({', '.join(axes)})"
     return fits, text, told
 
 
@@ -247,7 +248,7 @@ def axes_fault(
         if axis.isdigit() and size != int(axis):
             return got
         if size != wanted:
-            return f" with {axis} = {wanted} as in {other}{got}"
+            return f" with {axis.split('.')[-1]} = {wanted} as in {other}{got}"
     return ""
 
 
@@ -422,7 +423,7 @@ RULES: dict[Any, Rule] = {
 HOME = str(Path(__file__).parents[1])
 UNNAMED = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
 FED = Tensor | abc.Mapping | tuple | list | nn.Module
-PLAIN = type | bytes | str | complex | int | float | NoneType | list | tuple | dict
+PLAIN = type | bytes | str | complex | int | float | None | list | tuple | dict
 LISTS = (abc.Sequence, abc.Iterable, abc.Collection, list, tuple)
 
 

@@ -118,7 +118,9 @@ class FunctionSpace:
         """The inputs of these rows, or all of them."""
         return self.x[slice(None) if rows is None else rows]
 
-    def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def logits(
+        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+    ) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
 
         The rows (n,) are those of all points, or (k, n) those of each.
@@ -138,15 +140,19 @@ class FunctionSpace:
         )
         return points.shape[1] > LOOP_ABOVE or any(recurrent)
 
-    def embed(self, outputs: Tensor) -> Tensor:
+    def embed(self, outputs: Annotated[Tensor, "... c"]) -> Tensor:
         """The points of the space that stand for outputs; see `embed`."""
         return embed(outputs, self.space)
 
-    def embedded(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def embedded(
+        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+    ) -> Tensor:
         """Embedded outputs, shape (k, n, c)."""
         return self.embed(self.logits(points, rows))
 
-    def __call__(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+    ) -> Tensor:
         """Embedded outputs with the Euclidean norm of the metric, shape (k, n c)."""
         out = self.embedded(points, rows)
         return out.flatten(1) / math.sqrt(out.shape[1])

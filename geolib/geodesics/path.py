@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class SineBasis:
 
     size: int = 4
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         k = _orders(self.size, t)
         return torch.sin(math.pi * t[:, None] * k) / k
 
@@ -48,7 +49,7 @@ class BezierBasis:
 
     size: int = 1
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         n = self.size + 1
         cols = [math.comb(n, k) * t**k * (1 - t) ** (n - k) for k in range(1, n)]
         return torch.stack(cols, 1)
@@ -78,7 +79,7 @@ class LegendreBasis:
 
     size: int = 8
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         P = _legendre(2 * t - 1, self.size + 1)
         cols = [
             (P[k + 1] - P[k - 1]) / (2 * math.sqrt(2 * k + 1))
@@ -115,7 +116,7 @@ class LinearSplineBasis:
 
     size: int = 3
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         n, k = self.size + 1, _orders(self.size, t)
         return (1 - (n * t[:, None] - k).abs()).clamp_min(0)
 
@@ -179,7 +180,7 @@ class WeightPath:
         """`count` equidistant times from 0 to 1, on the path's device."""
         return torch.linspace(0, 1, count, dtype=self.a.dtype, device=self.a.device)
 
-    def __call__(self, t: Tensor) -> Tensor:
+    def __call__(self, t: Annotated[Tensor, "k"]) -> Tensor:
         """Weights at the times `t` (k,), shape (k, p)."""
         points = self.a + t[:, None] * (self.b - self.a)
         if self.basis is not None and self.control is not None:

@@ -66,13 +66,13 @@ class NaturalAdam(GeometricOptimizer):
         """The velocity of an average with raised index u and a squared length s."""
         return -u / (s.clamp(min=0).sqrt() + self.options["eps"])
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return self._velocity(self.solve(q, s["m"]), s["s"])
 
     def initial(self, q: LocalGeometry) -> State:
         return {"m": torch.zeros_like(q.g), "s": q.g.new_zeros(())}
 
-    def rate(self, q: LocalGeometry, s: State) -> State:
+    def rate(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         h = self.options["lr"]
         tau = [-h / math.log(b) for b in self.options["betas"]]
         u = self.solve(q, s["m"])
@@ -145,8 +145,8 @@ class NaturalAdaGrad(GeometricOptimizer):
     def gains(self) -> tuple[float, float]:
         return 1.0, 1.0  # a sum, not an average: s = O(1/h) when lr = sqrt(h)
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return -self.natural_gradient(q) / (s["s"].sqrt() + self.options["eps"])
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         return {"s": torch.dot(q.g, self.natural_gradient(q))}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.validation import expect
 from geolib.naturality.affine_layers import in_chart
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.local_geometry import Diverged, flatten
@@ -361,8 +362,8 @@ def compare(
     """
     hs = check_steps(steps)
     T = 16 * hs[0] if horizon is None else horizon
-    if T < hs[0]:
-        raise ValueError(f"horizon: expected at least one step of {hs[0]}, got {T}")
+    wanted = f"from one step of {hs[0]} to a million of {hs[-1]}"
+    expect(hs[0] <= T <= 1e6 * hs[-1], "horizon", wanted, T)
     known = ["parameters", "outputs", *(["probe"] if problem.probe else [])]
     if space not in known:
         raise ValueError(

@@ -28,7 +28,9 @@ class _Implicit(GeometricOptimizer):
         self.converged = True
         super().__init__(params, lr, **options)
 
-    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+    def target(
+        self, q: LocalGeometry, v: Annotated[Tensor, "q.linearization.p"]
+    ) -> Tensor:
         """Return the outputs to stay close to, from the old point and its Euler step."""
         raise NotImplementedError
 
@@ -85,7 +87,9 @@ class RetractedNaturalGradient(_Implicit):
         1.1
     """
 
-    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+    def target(
+        self, q: LocalGeometry, v: Annotated[Tensor, "q.linearization.p"]
+    ) -> Tensor:
         return q.z + q.jvp(v)
 
 
@@ -113,7 +117,9 @@ class ProximalNatural(_Implicit):
         1.2
     """
 
-    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+    def target(
+        self, q: LocalGeometry, v: Annotated[Tensor, "q.linearization.p"]
+    ) -> Tensor:
         return q.z
 
     def pull(self, new: LocalGeometry) -> tuple[Tensor, float]:

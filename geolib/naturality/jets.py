@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.naturality.catalogue import OPTIMIZERS
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import ZERO, LocalGeometry
@@ -79,6 +80,7 @@ def as_generator(rule: Any, problem: Problem) -> Generator:
     if isinstance(rule, type) and issubclass(rule, GeometricOptimizer):
         made = rule(problem.leaves(), 1.0, output_metric=problem.loss.output_metric)
         return Generator(rule.__name__, made.rate, made.tags)
+    expect(callable(rule), "rule", "a rule, its name, an optimizer or a function", rule)
     return _of_rule(getattr(rule, "__name__", "rule"), rule)
 
 

@@ -148,6 +148,8 @@ class LocalGeometry:
 
     def vjp(self, u: Tensor) -> Tensor:
         r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
+        shape, wanted = tuple(self.z.shape), "the outputs' shape"
+        expect(u.shape[-2:] == shape, "u", f"{wanted} {shape}", tuple(u.shape))
         if "J" in self.__dict__:
             return u.reshape(-1) @ self.J
         return self._dense(self.linearization.vjp, u)

@@ -3,7 +3,7 @@ r"""Momentum that is transported, not merely stored: four definitions, one integ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,10 +61,10 @@ class HeavyBall(GeometricOptimizer):
             (slot,) = self.tags
             self.memory[slot] = initial.detach().clone()
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return s["velocity"]
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         return {"velocity": -q.g}
 
 
@@ -112,7 +112,7 @@ class NaturalMomentum(HeavyBall):
         self.connection = connection
         super().__init__(params, lr, **o)
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         v, force = s["velocity"], q.dl
         if self.connection:
             force = force + q.christoffel_on_outputs(v, v)
@@ -160,10 +160,10 @@ class FunctionMomentum(GeometricOptimizer):
     def initial(self, q: LocalGeometry) -> State:
         return {"u": torch.zeros_like(q.z)}
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return self.solve(q, q.lower(s["u"]))
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         if s["u"].shape != q.z.shape:
             raise ValueError(
                 f"closure: outputs of shape {tuple(q.z.shape)}, but the momentum holds "

@@ -342,7 +342,7 @@ def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
         (
             lambda R, x: PullbackMetric(R, x).at(R.theta0) @ torch.zeros(3),
             ValueError,
-            "v: expected shape",
+            "v: .* with p = 32 as in Metric",
         ),
         (
             lambda R, x: PullbackMetric(R, x).at(R.theta0) @ (R.theta0 / 0),
