@@ -19,7 +19,8 @@ from geolib.naturality.catalogue import (
     layered,
     memories,
 )
-from geolib.naturality.geometric_optimizer import check_tensors, positive
+from geolib.core.validation import expect
+from geolib.naturality.geometric_optimizer import check_tensors
 from geolib.naturality.kfac import kronecker
 from geolib.naturality.local_geometry import Diverged, flatten, unflatten
 
@@ -37,7 +38,8 @@ class TensorwiseOptimizer(torch.optim.Optimizer):
         items = list(params)
         lists = [g["params"] if isinstance(g, dict) else [g] for g in items]
         check_tensors(t for group in lists for t in group)
-        super().__init__(items, {"lr": positive("lr", lr), **defaults})
+        expect(0 < lr < math.inf, "lr", "a finite number more than 0", lr)
+        super().__init__(items, {"lr": lr, **defaults})
 
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
         """Take one step; with a closure its loss is returned."""

@@ -150,12 +150,8 @@ def check_steps(steps: Sequence[float]) -> list[float]:
         ValueError: fewer than two distinct step sizes, or one that is not positive.
     """
     hs = sorted({float(h) for h in steps}, reverse=True)
-    if len(hs) < 2:
-        raise ValueError(
-            f"step_sizes: expected at least two distinct step sizes, got {list(steps)}"
-        )
-    if not all(math.isfinite(h) and h > 0 for h in hs):
-        raise ValueError(f"step_sizes: expected positive numbers, got {list(steps)}")
+    good = len(hs) >= 2 and all(math.isfinite(h) and h > 0 for h in hs)
+    expect(good, "step_sizes", "at least two distinct positive numbers", list(steps))
     return hs
 
 

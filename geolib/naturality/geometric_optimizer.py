@@ -73,14 +73,6 @@ def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
     return items
 
 
-def positive(name: str, value: float, zero: bool = False) -> float:
-    """Return the value, or raise a `ValueError` that names it."""
-    if not (value > 0 or (zero and value == 0)) or value == math.inf:
-        least = "at least 0" if zero else "more than 0"
-        raise ValueError(f"{name}: expected a finite number {least}, got {value}")
-    return value
-
-
 def require_same_outputs(L: Linearization, outputs: Tensor) -> None:
     """Refuse outputs that are not those of the module's last call."""
     shapes = (L.outputs.shape, (len(L.outputs), *L.output_shape))
@@ -165,11 +157,6 @@ class GeometricOptimizer(torch.optim.Optimizer):
         self.leaves = check_tensors(one_group(params))
         self.R = Realization(params) if isinstance(params, nn.Module) else None
         metric = Euclidean() if output_metric is None else output_metric
-        if not isinstance(metric, OutputMetric):
-            raise TypeError(
-                "output_metric: expected an OutputMetric such as Categorical(), got "
-                f"{metric!r}"
-            )
         known = {
             name
             for cls in type(self).__mro__
@@ -181,11 +168,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
         self.output_metric, self.infer_metric = metric, output_metric is None
         self.damping_metric = damping_metric
         self.solution: Solution | None = None
-        base = {
-            "lr": positive("lr", lr),
-            "damping": positive("damping", damping, zero=True),
-            "rtol": rtol,
-        }
+        base = {"lr": lr, "damping": damping, "rtol": rtol}
         super().__init__(self.leaves, {**base, **defaults})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from geolib.core import Categorical, Euclidean, OutputMetric
+from geolib.core.validation import check_labels, expect
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,8 @@ def mse(y: Annotated[Tensor, "real n outputs"]) -> Loss:
     """
 
     def value(z: Tensor) -> Tensor:
-        if z.shape != y.shape:
-            raise ValueError(
-                f"y: expected the outputs' shape {tuple(z.shape)}, got {tuple(y.shape)}"
-            )
+        wanted = f"the outputs' shape {tuple(z.shape)}"
+        expect(z.shape == y.shape, "y", wanted, tuple(y.shape))
         _same_device(y, z)
         return 0.5 * ((z - y) ** 2).sum() / len(y)
 
@@ -76,26 +75,18 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
         >>> round(float(loss(torch.zeros(2, 4)).exp()), 6)  # uniform over four classes
         4.0
     """
-    if y.ndim != 1 or y.is_floating_point():
-        raise ValueError(
-            f"y: expected (n,) integer classes, got {tuple(y.shape)} of {y.dtype}"
-        )
-    low, high = (int(y.min()), int(y.max())) if len(y) else (0, -1)
+    check_labels(1 << 62, y)
+    high = int(y.max())
 
     def value(z: Tensor) -> Tensor:
         z = pad(z, (0, 1)) if reference else z
-        if len(z) != len(y):
-            raise ValueError(f"y: expected {len(z)} classes, got {len(y)}")
+        expect(len(z) == len(y), "y", f"{len(z)} classes", len(y))
         _same_device(y, z)
-        if low < 0 or high >= z.shape[1]:
-            raise ValueError(
-                f"y: expected classes 0 to {z.shape[1] - 1}, got {low} to {high}"
-            )
+        expect(high < z.shape[1], "y", f"classes 0 to {z.shape[1] - 1}", high)
         return torch.nn.functional.cross_entropy(z, y)
 
     return Loss(value, Categorical(reference=reference))
 
 
 def _same_device(y: Tensor, z: Tensor) -> None:
-    if y.device != z.device:
-        raise ValueError(f"y: on {y.device}, but the outputs are on {z.device}")
+    expect(y.device == z.device, "y", f"{z.device}, where the outputs are", y.device)

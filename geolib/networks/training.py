@@ -292,6 +292,7 @@ def train_module(
     with torch.no_grad():
         check_inputs(data.x)
         check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
+    expect(any(True for _ in module.parameters()), "module", "parameters", module)
     adam = torch.optim.Adam(module.parameters(), lr=lr)
     size = sum(p.numel() for p in module.parameters())
     run = {"seed": seed, "steps": steps, "batch": batch, "lr": lr, "size": size}
