@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import with_columns
 from geolib.stratifolds.descent import Descent, RunLog
 from geolib.stratifolds.mixture_kl import MixtureKL, check_mixture
@@ -89,6 +90,8 @@ def em(
     """
     check_mixture(natural0, "natural0")
     natural = natural0.detach()
+    weights = natural[:, : natural.shape[1] // 2]
+    expect(bool((weights >= 0).all()), "natural0", "weights >= 0", weights.tolist())
     log = RunLog(natural, steps, tol, plateau)
     for it in range(steps + 1):
         loss, new = em_step(objective, natural, fixed)

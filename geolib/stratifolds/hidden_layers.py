@@ -186,6 +186,8 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
     p = next(module.parameters())
+    size = next(m.in_features for m in module.modules() if isinstance(m, nn.Linear))
+    expect(x.shape[-1] == size, "data", f"{size} features, as the module takes", got)
     same = (p.dtype, p.device) == (x.dtype, x.device)
     wanted = f"dtype {p.dtype} on {p.device} like the module's parameters"
     expect(same, "data", wanted, f"{x.dtype} on {x.device}")

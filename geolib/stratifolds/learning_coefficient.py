@@ -355,8 +355,8 @@ class EvidenceCurve:
 
 
 def evidence_curve(
-    K: Annotated[Tensor, "nodes"],
-    log_mass: Annotated[Tensor, "nodes"],
+    K: Annotated[Tensor, "real nodes"],
+    log_mass: Annotated[Tensor, "real nodes"],
     n: Annotated[Tensor, "sizes"],
 ) -> EvidenceCurve:
     r"""The evidence of a model whose divergence is known on a grid.

@@ -133,7 +133,7 @@ class Annealed:
 
 def anneal(
     S: Stratifold,
-    teacher: Tensor,
+    teacher: Annotated[Tensor, "real S.chart.width"],
     theta0: Tensor,
     *,
     eps: Annotated[float, "0 < eps < inf"] = 0.4,
