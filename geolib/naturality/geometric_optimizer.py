@@ -19,7 +19,8 @@ from geolib.core import (
     Realization,
     Solution,
 )
-from geolib.core.validation import expect, require_finite
+from geolib.core.checks import finite
+from geolib.core.validation import expect
 from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
@@ -46,7 +47,7 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
         expect(isinstance(t, Tensor), "params", "tensors", type(t).__name__)
         expect(t.is_floating_point(), "params", "floating-point tensors", t.dtype)
         expect(t.layout == torch.strided, "params", "dense tensors", t.layout)
-        require_finite("params", t.detach())
+        expect(finite(t), "params", "finite numbers", t.detach())
     for what in ("dtype", "device"):
         kinds = {getattr(t, what) for t in items}
         if len(kinds) > 1:

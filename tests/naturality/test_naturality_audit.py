@@ -74,7 +74,12 @@ def test_audit_takes_single_precision_buffers_and_two_families():
         (nn.Linear(2, 2), (4, 2), torch.full((4,), 2), "y: expected classes 0 to 1"),
         (nn.Linear(2, 2), (4, 2), torch.full((4,), -1), "y: expected classes"),
         (nn.Linear(2, 2), (4, 2), torch.full((4, 2), torch.nan), "loss"),
-        (nn.Linear(2, 2, device="meta"), (4, 2), torch.ones(4, 2), "data: module and"),
+        (
+            nn.Linear(2, 2, device="meta"),
+            (4, 2),
+            torch.ones(4, 2),
+            "data: expected the module's device",
+        ),
         (nn.BatchNorm1d(2), (4, 2), torch.ones(4, 2), "batch statistics"),
         (nn.Dropout(), (4, 2), torch.ones(4, 2), "no trainable parameters"),
         ("net", (4, 2), torch.ones(4, 2), "module: expected an nn.Module"),
