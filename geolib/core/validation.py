@@ -131,22 +131,33 @@ def check_inputs(x: Tensor, name: str = "x") -> None:
     expect(bool(torch.isfinite(x).all()), name, "finite inputs", "NaN or inf")
 
 
-def check_labels(classes: int, y: Tensor, rows: int | None = None) -> None:
-    """Refuse labels that the network has no output for, or of another number.
+def class_labels(y: Tensor, rows: int, name: str = "y") -> Tensor:
+    """Labels as torch's losses want them, int64; refuse what are no labels of `rows`.
 
     Examples:
-        >>> check_labels(2, torch.tensor([0, 2]))
+        >>> class_labels(torch.tensor([3, 1], dtype=torch.int32), 2)
+        tensor([3, 1])
+    """
+    what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
+    whole = isinstance(y, Tensor) and y.dtype in WHOLE and y.ndim == 1
+    expect(whole, name, "a tensor (n,) of whole numbers", what)
+    expect(rows == len(y) > 0, name, f"one label per input, {rows}", len(y))
+    return y.long()
+
+
+def check_labels(classes: int, y: Tensor, rows: int) -> Tensor:
+    """As `class_labels`; refuse labels that the network has no output for.
+
+    Examples:
+        >>> check_labels(2, torch.tensor([0, 2]), 2)
         Traceback (most recent call last):
         ...
         geolib.core.validation.ArgumentError: y: expected classes 0 to 1, got (0, 2)
     """
-    what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
-    whole = isinstance(y, Tensor) and y.dtype in WHOLE and y.ndim == 1 and len(y)
-    expect(whole, "y", "a tensor (n,) of whole numbers", what)
-    expect(rows in (None, len(y)), "y", f"one label per input, {rows}", len(y))
+    y = class_labels(y, rows)
     low, high = int(y.min()), int(y.max())
-    wanted, got = f"classes 0 to {classes - 1}", (low, high)
-    expect(low >= 0 and high < classes, "y", wanted, got)
+    expect(low >= 0 and high < classes, "y", f"classes 0 to {classes - 1}", (low, high))
+    return y
 
 
 def same_architecture(a: nn.Module, b: nn.Module, name: str = "b") -> None:

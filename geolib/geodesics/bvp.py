@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.networks.training import minimize
 
 from .function_space import Space
@@ -44,6 +45,7 @@ class Geodesic:
     message: str
 
 
+@differentiation()
 def geodesic(
     space: Space,
     a: Annotated[Tensor, "p"],

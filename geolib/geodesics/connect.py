@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.core.validation import same_architecture
 from geolib.geodesics.embedding import SPACES
 from geolib.networks import align as match
@@ -77,6 +78,7 @@ class Connection:
         return profile(self.path, logits, y, grid)
 
 
+@differentiation()
 def connect(
     a: nn.Module,
     b: nn.Module,
@@ -185,11 +187,10 @@ def _check_shape(R: Realization, x: Tensor) -> None:
     try:
         with torch.no_grad():
             R(R.theta0, x)
-    except RuntimeError as error:
-        raise ValueError(
-            f"data: the networks do not take inputs of shape {tuple(x.shape[1:])}: "
-            f"{error}"
-        ) from error
+    except ValueError as error:
+        if not str(error).startswith("x: "):
+            raise
+        raise ValueError(f"data{str(error)[1:]}") from error
 
 
 def _same_constants(a: nn.Module, b: nn.Module) -> None:

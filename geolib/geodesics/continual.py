@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
 
@@ -56,6 +57,7 @@ class Learned:
         return float(np.mean(np.array(best) - self.table[-1, :-1])) if last else 0.0
 
 
+@differentiation()
 def learn_sequence(
     module: nn.Module,
     tasks: Annotated[Sequence[Task], "tasks"],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.core.validation import check_labels
 from geolib.geodesics.embedding import SPACES
 from geolib.networks import recalibrate, with_batch_statistics
@@ -70,6 +71,7 @@ class Sparsified:
         return module
 
 
+@differentiation()
 def sparsify(
     module: nn.Module,
     data: Any,
@@ -236,5 +238,5 @@ def _checked_labels(S: FunctionSpace, labels: Tensor, size: int) -> Tensor:
         raise ValueError(f"labels: they are points of 'sphere', not of {S.space!r}")
     labels = torch.as_tensor(labels)
     first = S.inputs(torch.arange(2))
-    check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)
-    return labels.to(first.device)
+    classes = S.realization(S.realization.theta0, first).shape[1]
+    return check_labels(classes, labels, size).to(first.device)

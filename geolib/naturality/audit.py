@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Euclidean
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect, require_finite
 from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
 from geolib.naturality.evidence import UNSEEN, Site, gather, resolved_samples, sites
@@ -181,6 +182,7 @@ class Protocol:
 RUNS = (16, 32, 64)  # where a verdict needs runs and none are asked for
 
 
+@differentiation()
 def audit(
     optimizer: Any,
     module: nn.Module | Problem,
@@ -328,8 +330,5 @@ def _families(
     if families is None:
         return suite
     unknown = [f for f in families if f not in suite]
-    if unknown:
-        raise ValueError(
-            f"families: unknown {unknown}; expected names out of {list(suite)}"
-        )
+    expect(not unknown, "families", f"names out of {list(suite)}", unknown)
     return {f: suite[f] for f in families}

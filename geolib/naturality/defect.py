@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
 from geolib.naturality.affine_layers import in_chart
 from geolib.naturality.catalogue import as_spec
@@ -369,6 +370,7 @@ def compare(
     return Comparison(as_spec(optimizer), problem, hs, T, space)
 
 
+@differentiation()
 def naturality_defect(
     optimizer: Any,
     reparameterization: Reparameterization,

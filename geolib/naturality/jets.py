@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
 from geolib.naturality.catalogue import OPTIMIZERS
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
@@ -231,6 +232,7 @@ def jet(x: Tensor, B: Tensor, Q: Tensor | None = None) -> Callable[[float], Jet]
     return at
 
 
+@differentiation()
 def jet_defect(
     rule: Any,
     problem: Problem,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from geolib.core import Categorical, Euclidean, OutputMetric
-from geolib.core.validation import check_labels, expect
+from geolib.core.validation import check_labels, class_labels, expect
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,12 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
         >>> round(float(loss(torch.zeros(2, 4)).exp()), 6)  # uniform over four classes
         4.0
     """
-    check_labels(1 << 62, y)
-    high = int(y.max())
+    y = class_labels(y, len(y))
 
     def value(z: Tensor) -> Tensor:
         z = pad(z, (0, 1)) if reference else z
-        expect(len(z) == len(y), "y", f"{len(z)} classes", len(y))
         _same_device(y, z)
-        expect(high < z.shape[1], "y", f"classes 0 to {z.shape[1] - 1}", high)
-        return torch.nn.functional.cross_entropy(z, y)
+        return torch.nn.functional.cross_entropy(z, check_labels(z.shape[1], y, len(z)))
 
     return Loss(value, Categorical(reference=reference))
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from geolib.core.linearization import differentiation
 from geolib.networks.batch_norm import copy_module
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
@@ -288,6 +289,7 @@ def _predict(layer: HiddenLayer, c: Candidate, q: int, m: int) -> int:
     return table[kind]
 
 
+@differentiation()
 def find_strata(
     module: nn.Module,
     data: Tensor,

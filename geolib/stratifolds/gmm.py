@@ -137,7 +137,11 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
 
 
 def kmeans_start(
-    x: Annotated[Tensor, "real n d"], n_components: int, *, seed: int = 0
+    x: Annotated[Tensor, "real n d"],
+    n_components: int,
+    *,
+    reg_covar: float = 0.0,
+    seed: int = 0,
 ) -> GaussianMixture:
     r"""A first iterate is drawn by k-means++ and given the clusters' own moments.
 
@@ -150,6 +154,7 @@ def kmeans_start(
     Args:
         x: (n, d) data.
         n_components: number K of components.
+        reg_covar: added to the diagonal of the covariance.
         seed: of the draws, by NumPy.
 
     Raises:
@@ -183,7 +188,7 @@ def kmeans_start(
     count = member.sum(0)
     means = member.T @ x / count[:, None]
     rest = x - means[own]
-    within = rest.T @ rest / len(x)
+    within = rest.T @ rest / len(x) + reg_covar * torch.eye(x.shape[1]).to(x)
     if bool(torch.linalg.cholesky_ex(within)[1]):
         raise ValueError(
             f"data: expected points around {n_components} centres that span all "
@@ -258,7 +263,7 @@ def em_fit(
         (2.0, 2.666667)
     """
     if isinstance(start, int):
-        start = kmeans_start(x, start, seed=seed)
+        start = kmeans_start(x, start, reg_covar=reg_covar, seed=seed)
     check_fit(x, start)
     current, trace, converged = start, [], False
     thin: tuple[int, ...] = ()

@@ -13,6 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from geolib.core.linearization import differentiation
 from geolib.stratifolds.find_strata import (
     canonical_pair,
     merged_unit,
@@ -387,6 +388,7 @@ class CollarSurgery:
             self._last = done[-1].after
         return done
 
+    @differentiation()
     def operate(self) -> list[SurgeryRecord]:
         """Try every pair in the collar now; returns what was tried."""
         tried = []
