@@ -97,13 +97,12 @@ class Arguments:
         try:
             value = self.fn(*args, **kwargs)
         except Exception as error:
-            given = [*zip(self.names, args, strict=False), *kwargs.items()]
-            held = [vars(v) for n, v in given if n == "self" and hasattr(v, "__dict__")]
-            if not foreign(
-                error, [v for d in (dict(given), *held) for v in d.values()]
-            ):
+            given = dict([*zip(self.names, args, strict=False), *kwargs.items()])
+            if not foreign(error, given):
                 raise
-            fed = ", ".join(n for n, v in given if n != "self" and isinstance(v, FED))
+            fed = ", ".join(
+                n for n, v in given.items() if n != "self" and isinstance(v, FED)
+            )
             raise ArgumentError(
                 f"{fed}: expected what the module or function given takes; it ended in "
                 f"{type(error).__name__}: {str(error)[:150]}"
@@ -331,22 +330,29 @@ def _tensor_fault(value: Any) -> Fault:
     return None if finite(value) else ValueError
 
 
-def foreign(error: Exception, given: list[Any]) -> bool:
+def foreign(error: Exception, given: dict[str, Any]) -> bool:
     """Whether a module or function of the caller's was given what it cannot take.
 
     Not what it raises by itself, errors of kinds of their own, and a lack of memory.
     """
+    if type(error) not in UNNAMED or "memory" in str(error):
+        return False
+    me = given.get("self")
+    held = {
+        n: v for n, v in getattr(me, "__dict__", {}).items() if not hasattr(type(me), n)
+    }
+    codes = [
+        v.__code__ for v in (*given.values(), *held.values()) if hasattr(v, "__code__")
+    ]
+    own = {
+        nn.Module._call_impl.__code__,
+        *(c for c in codes if HOME not in c.co_filename),
+    }
     places = [(f.f_code, i) for f, i in _frames(error.__traceback__)]
-    codes = [v.__code__ for v in given if hasattr(v, "__code__")]
-    theirs = (code for code in codes if HOME not in code.co_filename)
-    own = {nn.Module._call_impl.__code__, *theirs}
-    (last, at), known = (
-        places[-1],
-        type(error) in UNNAMED and "memory" not in str(error),
-    )
+    last, at = places[-1]
     raised = last in own and last.co_code[at] == dis.opmap["RAISE_VARARGS"]
     inside = any(code in own for code, _ in places)
-    return known and inside and not raised and HOME not in last.co_filename
+    return inside and not raised and HOME not in last.co_filename
 
 
 def _frames(tb: Any) -> abc.Iterator[tuple[Any, int]]:
