@@ -51,10 +51,8 @@ class Connection:
     gradient_evaluations: int
     message: str
 
-    def module(self, t: float) -> nn.Module:
+    def module(self, t: Annotated[float, "0 <= t <= 1"]) -> nn.Module:
         """The network at time t in [0, 1]; inside, BatchNorm is re-estimated on `x`."""
-        if not 0 <= t <= 1:
-            raise ValueError(f"t: expected a time in [0, 1], got {t!r}")
         time = torch.tensor([float(t)]).to(self.path.a)
         return self._at(self.path(time)[0])
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_finite, require_matching
 
 
 @dataclass(frozen=True)
@@ -230,18 +230,11 @@ def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
 
 def check_ends(a: Tensor, b: Tensor, *, distinct: bool = False) -> None:
     """Refuse ends that no path can join; see `WeightPath`."""
-    if a.ndim != 1 or b.ndim != 1 or a.shape != b.shape:
-        raise ValueError(
-            f"b: expected a flat weight vector of {tuple(a.shape)} like a, got "
-            f"{tuple(b.shape)}; are the two networks of one architecture?"
-        )
-    if a.dtype != b.dtype or a.device != b.device:
-        raise ValueError(
-            f"b: expected {a.dtype} on {a.device} like a, got {b.dtype} on {b.device}"
-        )
-    for name, w in (("a", a), ("b", b)):
-        bad = int((~torch.isfinite(w)).sum())
-        if bad:
-            raise ValueError(f"{name}: expected finite weights, got {bad} NaN or inf")
+    flat = a.ndim == b.ndim == 1 and a.shape == b.shape
+    wanted = f"a flat weight vector of {tuple(a.shape)}, one architecture with a"
+    expect(flat, "b", wanted, tuple(b.shape))
+    require_matching("b", b, a, "a")
+    require_finite("a", a)
+    require_finite("b", b)
     if distinct and torch.equal(a, b):
         raise ValueError("b: expected weights that differ from a; the ends are equal")
