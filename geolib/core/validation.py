@@ -126,7 +126,7 @@ def check_inputs(x: Tensor, name: str = "x") -> None:
         ...
         geolib.core.validation.ArgumentError: x: expected finite inputs, got 'NaN or inf'
     """
-    fits = isinstance(x, Tensor) and x.ndim >= 1 and len(x) >= 1
+    fits = isinstance(x, Tensor) and x.layout == torch.strided and x.ndim and len(x)
     expect(fits, name, "a tensor of at least one input", type(x).__name__)
     expect(bool(torch.isfinite(x).all()), name, "finite inputs", "NaN or inf")
 

@@ -14,7 +14,9 @@ from geolib.core.output_metrics import LocalMetric, RootMetric
 SPACES = ("raw", "logit", "prob", "sphere")
 
 
-def embed(outputs: Tensor, space: Annotated[str, SPACES] = "sphere") -> Tensor:
+def embed(
+    outputs: Annotated[Tensor, "... c"], space: Annotated[str, SPACES] = "sphere"
+) -> Tensor:
     r"""Map network outputs to the space whose Euclidean distance is the metric.
 
     .. math:: \Phi(z) = z, \quad z - \bar z, \quad \mathrm{softmax}(z), \quad

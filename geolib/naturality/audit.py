@@ -293,7 +293,8 @@ def _resolve(
     x, y = (_double(torch.as_tensor(v)) for v in data)
     shapes = tuple(x.shape), tuple(y.shape)
     expect(x.ndim and y.ndim and len(x) == len(y) > 0, "data", "as many x as y", shapes)
-    require_finite("data", x)
+    for part in (x, y):
+        require_finite("data", part)
     kind = type(module).__name__
     expect(isinstance(module, nn.Module), "module", "an nn.Module", kind)
     places = {str(t.device) for t in (x, y, *module.parameters())}

@@ -268,6 +268,7 @@ def home_runs(
     initial: Tensor | None = None,
 ) -> Runs:
     """Return the ends of the home runs, which all reparameterizations share."""
+    expect(horizon <= 1e6 * min(steps), "horizon", "at most a million steps", horizon)
     spec = as_spec(optimizer)
 
     def end(h: float) -> Tensor:
@@ -425,9 +426,7 @@ def naturality_defect(
     reparameterization.check(problem.theta0)
     if setting.spec.layered and reparameterization.layers is None:
         return setting.defect(reparameterization, {})
-    return setting.defect(
-        reparameterization, setting.reference() if home is None else home
-    )
+    return setting.defect(reparameterization, home or setting.reference())
 
 
 def summarize(

@@ -25,7 +25,7 @@ from geolib.core import (
 from geolib.core.linear_calls import graph_nodes
 from geolib.core.linear_solvers import RootSystem
 from geolib.core.output_metrics import LocalMetric
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_matching
 
 LARGE = 1 << 24  # entries of a Jacobian beyond which no factorization of it is made
 ZERO = 1e-24  # audits cut the metric's eigenvalues here: singular values of A at 1e-12
@@ -95,7 +95,7 @@ class LocalGeometry:
     ) -> None:
         wanted = "outputs of shape (n, c) or (n, ...)"
         expect(outputs.ndim >= 2, "closure", wanted, tuple(outputs.shape))
-        alive = outputs.requires_grad and loss.requires_grad
+        alive = outputs.grad_fn is not None is not loss.grad_fn
         expect(alive, "outputs, loss", "tensors with a graph to the parameters", alive)
         self.graph, self.params = outputs.flatten(1), list(params)
         self.shape = outputs.shape
@@ -152,6 +152,7 @@ class LocalGeometry:
         r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
         shape, wanted = tuple(self.z.shape), "the outputs' shape"
         expect(u.shape[-2:] == shape, "u", f"{wanted} {shape}", tuple(u.shape))
+        require_matching("u", u, self.z, "the outputs")
         if "J" in self.__dict__:
             return u.reshape(-1) @ self.J
         return self._dense(self.linearization.vjp, u)

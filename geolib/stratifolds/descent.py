@@ -142,7 +142,7 @@ class RunLog:
 
 
 def natural_step(
-    G: Annotated[Tensor, "b p p"], g: Annotated[Tensor, "b p"], damping: float
+    G: Annotated[Tensor, "real b p p"], g: Annotated[Tensor, "real b p"], damping: float
 ) -> Tensor:
     r"""The direction of the natural gradient for a batch of small metrics.
 

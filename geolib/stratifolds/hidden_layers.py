@@ -190,5 +190,10 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
     size = next(m.in_features for m in module.modules() if isinstance(m, nn.Linear))
-    expect(x.shape[-1] == size, "data", f"{size} features, as the module takes", got)
+    expect(
+        size in (x.shape[-1], x[0].numel()),
+        "data",
+        f"{size} features, as the module takes",
+        got,
+    )
     require_matching("data", x, next(module.parameters()), "the module")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.stratifolds.find_strata import (
     canonical_pair,
     merged_unit,
@@ -232,10 +233,10 @@ class SurgeryRecord:
 
 def overlap_forms(
     layer: HiddenLayer,
-    x: Annotated[Tensor, "real n d0"],
-    g: Annotated[Tensor, "n m"],
-    b: Annotated[Tensor, "d"],
-    V: Annotated[Tensor, "m"],
+    x: Annotated[Tensor, "real n layer.before.in_features"],
+    g: Annotated[Tensor, "real n m"],
+    b: Annotated[Tensor, "real d"],
+    V: Annotated[Tensor, "real m"],
 ) -> tuple[Tensor, Tensor]:
     r"""The overlap of two units has two quadratic forms of the loss.
 
@@ -269,6 +270,7 @@ def overlap_forms(
         tensor([[1., 1.]])
     """
     H = layer.inputs(x)
+    expect(b.shape == H.shape[1:], "b", f"shape {tuple(H.shape[1:])}", tuple(b.shape))
     _, d1, d2 = layer.slopes(H @ b)
     A = H.T @ (((g @ V) * d2)[:, None] * H)
     B = g.T @ (d1[:, None] * H)
