@@ -235,8 +235,6 @@ def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
         (8, 12, 6)
     """
     cloud = sorted(set(points))
-    if not cloud:
-        raise ValueError("points: expected at least one, got none")
     dimension = _rank(cloud)
     axes = _independent_axes(cloud, dimension)
     if dimension < 2:

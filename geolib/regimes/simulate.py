@@ -549,8 +549,7 @@ def _seeds(seeds: int | Iterable[int]) -> list[int]:
     if isinstance(seeds, int):
         seeds = range(seeds)
     chosen = list(seeds)
-    if not chosen or min(chosen) < 0:
-        raise ValueError(f"seeds: expected at least one, none negative, got {chosen}")
+    expect(chosen and min(chosen) >= 0, "seeds", "at least one, none negative", chosen)
     return chosen
 
 
@@ -558,8 +557,7 @@ def _form(form: str, d: int, h: int, n: int, rule: Rule | None) -> str:
     if form == "auto":
         return choose(d, h, n, weights=rule is not None)
     allowed = FORMS[rule is not None :]
-    if form not in allowed:
-        raise ValueError(f"form: expected 'auto' or one of {allowed}, got {form!r}")
+    expect(form in allowed, "form", f"'auto' or one of {allowed}", form)
     return form
 
 
@@ -567,8 +565,6 @@ def _matrix(name: str, value: ArrayLike | Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         value = torch.as_tensor(np.asarray(value, dtype=np.float64))
     M = value.detach()
-    if M.ndim != 2 or M.numel() == 0:
-        raise ValueError(f"{name}: expected a matrix, got shape {tuple(M.shape)}")
-    if not torch.isfinite(M).all():
-        raise ValueError(f"{name}: expected finite entries, got NaN or infinity")
+    expect(M.ndim == 2 and M.numel() > 0, name, "a matrix", tuple(M.shape))
+    expect(bool(torch.isfinite(M).all()), name, "finite entries", "NaN or infinity")
     return M

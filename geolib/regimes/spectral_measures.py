@@ -200,8 +200,7 @@ def covariance_law(c: float | None, law: SpectralMeasure | None) -> SpectralMeas
     Raises:
         ValueError: neither or both, or a c that is not positive.
     """
-    if (c is None) == (law is None):
-        raise ValueError("c, law: expected exactly one of the two")
+    expect((c is None) != (law is None), "c, law", "exactly one of the two", (c, law))
     return law if law is not None else marchenko_pastur(1.0, c or 0.0)
 
 

@@ -348,11 +348,7 @@ def planar_numeric(
         >>> planar_numeric("train", 1, 1.0, 1.0, 1.0).tolist()
         [0.5, -11.0]
     """
-    traces = PlanarTraces(
-        rho,
-        kappa,
-        lambda order: free_poisson_moment(order, 1.0, c),
-    )
+    traces = PlanarTraces(rho, kappa, lambda order: free_poisson_moment(order, 1.0, c))
     return np.array(
         [sum(traces.by_power(kind, s).values()) / 2 for s in range(order + 1)]
     )
