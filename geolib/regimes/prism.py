@@ -6,7 +6,7 @@ turned into an integer inequality and checked on every point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -266,37 +266,6 @@ def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
         for key in sorted(on, key=lambda k: (tuple(k[0]), k[1]))
     )
     return Polytope(dimension, tuple(cloud[i] for i in corner), facets)
-
-
-def pareto(monomials: Iterable[tuple[int, int, int, int]]) -> set[tuple[int, ...]]:
-    r"""The Pareto front: monomials :math:`d^q h^k \sigma^{2l} n^{-m}` not dominated.
-
-    One dominates another when it has the same l and is at least as large in each of
-    d, h and n: q and k no smaller, m no larger.
-
-    Args:
-        monomials: exponents (q, k, l, m).
-
-    Returns:
-        The exponents that no other one dominates.
-
-    Cost: quadratic in the number of monomials.
-
-    Source: Golikov, Gusev and Yarotsky 2026b; :eq:`drv-regimes-dominate` (derivations).
-
-    Examples:
-        >>> sorted(pareto([(1, 1, 2, 0), (0, 1, 2, 0), (2, 0, 2, 0)]))
-        [(1, 1, 2, 0), (2, 0, 2, 0)]
-    """
-    pool = list(monomials)
-    return {
-        (q, k, l, m)
-        for q, k, l, m in pool
-        if not any(
-            L == l and Q >= q and K >= k and M <= m and (Q, K, M) != (q, k, m)
-            for Q, K, L, M in pool
-        )
-    }
 
 
 def _rank(points: list[Point]) -> int:

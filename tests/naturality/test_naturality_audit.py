@@ -73,7 +73,7 @@ def test_audit_takes_single_precision_buffers_and_two_families():
         (nn.Linear(2, 2), (4, 2), torch.ones(4, 3), "y: expected the outputs' shape"),
         (nn.Linear(2, 2), (4, 2), torch.full((4,), 2), "y: expected classes 0 to 1"),
         (nn.Linear(2, 2), (4, 2), torch.full((4,), -1), "y: expected classes"),
-        (nn.Linear(2, 2), (4, 2), torch.full((4, 2), torch.nan), "loss"),
+        (nn.Linear(2, 2), (4, 2), torch.full((4, 2), torch.nan), "data"),
         (
             nn.Linear(2, 2, device="meta"),
             (4, 2),
