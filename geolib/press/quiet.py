@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 
 STATED = ("claim", "quote")
+TOLD = (*STATED, "print", "show")
 OURS = ("geolib", "experiments")
 
 
@@ -26,7 +27,7 @@ def names_of_the_library(sources: Iterable[str]) -> set[str]:
             if isinstance(node, ast.Import):
                 ours = [a for a in node.names if _ours(a.name)]
                 found |= {a.asname or a.name.split(".")[0] for a in ours}
-    return found - {*STATED}
+    return found - {*TOLD}
 
 
 def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, bool]]:
@@ -113,7 +114,7 @@ def _states(statement: ast.stmt, plain: Callable[[ast.stmt], bool]) -> bool:
         body = statement.body + statement.orelse
         ends = _states(body[-1], plain)
         return ends and all(_states(s, plain) or plain(s) for s in body)
-    return _called(statement) in (*STATED, "print")
+    return _called(statement) in TOLD
 
 
 def _claims(statement: ast.stmt) -> bool:

@@ -64,6 +64,7 @@ class _Client(PapermillNotebookClient):
     """Papermill's client, with a word to the kernel before the first cell and after."""
 
     shown = 0
+    cost: dict[str, float] | None = None
     modules: list[str] | None = None
 
     def papermill_execute_cells(self) -> None:
@@ -71,7 +72,7 @@ class _Client(PapermillNotebookClient):
         super().papermill_execute_cells()
         if self.nb_man.problem is None:
             found = json.loads(ast.literal_eval(self._ask("report()")))
-            self.modules = found["modules"]
+            self.modules, self.cost = found["modules"], found["cost"]
             if found["overflow"]:
                 self.shown = SHOWN + 1
         if self.shown > SHOWN:
@@ -131,7 +132,7 @@ def execute(job: dict[str, Any], started: Callable[[int], None]) -> Outcome:
         error = _describe(problem)
     seconds = round(time.monotonic() - begin, 2)
     nb = watch.nb
-    nb.metadata["geolib"] = {"modules": client.modules}
+    nb.metadata["geolib"] = {"modules": client.modules, "cost": client.cost}
     if error:
         nb.metadata["geolib"]["last"] = watch.at
     Path(job["output"]).write_text(nbformat.writes(nb), encoding="utf-8")
