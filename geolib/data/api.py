@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from geolib.data.embedded import EMBEDDED
 from geolib.data.files import PATIENCE, download, fault
 from geolib.data.images import cifar10_from_npz, load_cifar, load_idx
 from geolib.data.tables import fetch_regression, load_table, regression_fault
-from geolib.files import DATA_READ
+from geolib.files import DATA_READ, did_you_mean
 
 
 def names() -> tuple[str, ...]:
@@ -126,6 +125,5 @@ def _files(name: str) -> tuple:
 
 def _known(name: str) -> None:
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 3, 0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, names())
         raise ValueError(f"name: no data set {name!r}{hint} (see geolib.data.names())")
