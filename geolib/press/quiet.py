@@ -8,6 +8,7 @@ from itertools import groupby
 
 STATED = ("claim", "quote")
 TOLD = (*STATED, "print", "show")
+LONGEST = 15  # lines of code that a page shows in one piece
 OURS = ("geolib", "experiments")
 
 
@@ -33,6 +34,8 @@ def names_of_the_library(sources: Iterable[str]) -> set[str]:
 def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, bool]]:
     """Runs of lines `(text, shown)`: claims, prints and what only these use are not.
 
+    What is longer than a reader takes in at a glance is not shown either.
+
     Args:
         source: the code of a cell.
         used: names that other cells read; a line that sets one of them is shown.
@@ -53,10 +56,15 @@ def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, boo
         elif not runs or runs[-1][1] != shown[i]:
             runs.append((_first(statement, lines) if i else 0, shown[i]))
     ends = [start for start, _ in runs[1:]] + [len(lines)]
-    return [
+    texts = [
         ("\n".join(lines[start:end]).strip("\n"), is_shown)
         for (start, is_shown), end in zip(runs, ends, strict=True)
     ]
+    return [(t, is_shown and _length(t) <= LONGEST) for t, is_shown in texts]
+
+
+def _length(text: str) -> int:
+    return sum(bool(line.strip()) for line in text.splitlines())
 
 
 def _shown(body: list[ast.stmt], used: set[str], library: set[str]) -> list[bool]:
