@@ -66,17 +66,22 @@ function worth(text) {
   return isNaN(number) ? text.trim().toLowerCase() : number;
 }
 
-// A formula that is wider than its box scrolls, and is then reached from the keyboard too.
+// What is wider than its box scrolls and says so; a formula is then reached from the keyboard too.
 function reachWideFormulas() {
   const mark = () => {
-    for (const formula of document.querySelectorAll('mjx-container[display="true"]')) {
-      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-      else formula.removeAttribute("tabindex");
+    for (const box of document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article pre')) {
+      const wide = box.scrollWidth > box.clientWidth + 1;
+      box.classList.toggle("wide", wide);
+      if (!box.matches("mjx-container")) continue;
+      if (wide) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
     }
   };
+  mark();
+  window.addEventListener("resize", mark);
   const wait = (left) => {
     const done = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
-    if (done) done.then(() => { mark(); window.addEventListener("resize", mark); });
+    if (done) done.then(mark);
     else if (left) setTimeout(wait, 100, left - 1);
   };
   wait(100);

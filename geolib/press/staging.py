@@ -7,9 +7,11 @@ import copy
 import io
 import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
+from geolib.tables import human
 
 from .notebook import CHECKED, tags
 from .quiet import names_of_the_library, names_used, parts
@@ -202,7 +204,9 @@ def _for_the_prose(output: Any) -> list[dict[str, Any]]:
         return []
     entry = settle(metadata[CLAIM]) if CLAIM in metadata else metadata[QUOTE]
     output.data["text/html"] = ""
-    return [_glue(entry["key"], entry["shown"])] if entry["shown"] else []
+    shown = unescape(human(entry["shown"]))  # 10⁻⁶ for 1e-06
+    text = entry["shown"] if "<" in shown else shown
+    return [_glue(entry["key"], text)] if text else []
 
 
 def _glue(key: str, shown: str) -> dict[str, Any]:
