@@ -22,6 +22,8 @@ FORM = """<style>@page { size: A4; margin: 16mm } body { width: 178mm; margin: 0
 article { break-before: page; padding: 0 } figure, table, .claim { break-inside: avoid }
 a.headerlink, button, .moving-controls, .ledger-filter { display: none !important }</style>
 <script>addEventListener("load", async () => {
+  for (let i = 0; i < 2000 && document.querySelector(".math") && !window.MathJax?.startup?.promise; i++)
+    await new Promise((done) => setTimeout(done, 50)); // its parts are loaded one by one
   await window.MathJax?.startup?.promise;
   for (const e of document.querySelectorAll('mjx-container[display="true"], .table-box, table')) {
     const part = e.clientWidth / e.scrollWidth;
@@ -90,7 +92,7 @@ def joined(site: Path, pages: list[str]) -> str:
     """One document of all pages; what they load is found in the site beside it."""
     texts = {page: (site / page).read_text("utf-8") for page in pages}
     bodies = [_placed(ARTICLE.search(t), page, site.name) for page, t in texts.items()]
-    rich = max(texts, key=lambda page: "mathjax" in texts[page])
+    rich = max(texts, key=lambda page: "mathjax/startup.js" in texts[page])
     head = _placed(HEAD.search(texts[rich]), rich, site.name)
     head = head.replace("</head>", f"{FORM}</head>")
     body = "\n".join(bodies)
