@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 FLAGS = [
     "--no-sandbox",
@@ -18,6 +22,24 @@ TYPESET = """async () => {
     await new Promise(done => setTimeout(done, 50));
   await window.MathJax?.startup?.promise; }"""
 VIEWS = {"light-wide": ("light", 1280, 900), "dark-phone": ("dark", 390, 844)}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+@contextmanager
+def served(folder):
+    """Serve `folder` on a free port inside a `with` block; yields its address."""
+    handler = partial(Quiet, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def executable() -> str | None:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.path import WeightPath
+from geolib.geodesics.path import (
+    Basis,
+    BezierBasis,
+    LegendreBasis,
+    SineBasis,
+    WeightPath,
+)
 from geolib.networks.sequential import named_layers
 
 # Lipschitz constants of activations; GELU's is max |Phi(x) + x phi(x)|
@@ -173,5 +179,24 @@ def _velocity_bound(path: WeightPath, mid: Tensor, r: float) -> Tensor:
     """Entrywise bound on |W'(t)| within r of each middle time, shape (k, p)."""
     if path.basis is None or path.control is None:
         return (path.b - path.a).abs().expand(len(mid), -1)
-    spread = path.basis.slope_change(mid, r)
+    spread = slope_change(path.basis, mid, r)
     return path.velocity(mid).abs() + spread @ path.control.abs()
+
+
+def slope_change(basis: Basis, mid: Tensor, r: float) -> Tensor:
+    """Bound on how far each slope of a basis moves within r of `mid`, shape (k, m)."""
+    k = torch.arange(1, basis.size + 1).to(mid)
+    if isinstance(basis, SineBasis):
+        return (math.pi**2 * r * k).expand(len(mid), -1)
+    if isinstance(basis, BezierBasis):
+        n = basis.size + 1
+        # B'' = n (n - 1) (B_{k-2} - 2 B_{k-1} + B_k), each B in [0, 1]
+        return torch.full((len(mid), basis.size), 2.0 * n * (n - 1) * r).to(mid)
+    if isinstance(basis, LegendreBasis):
+        # |P_k'| is largest at the ends, k (k + 1) / 2; s = 2t - 1 doubles it
+        return (r * (2 * k + 1).sqrt() * k * (k + 1)).expand(len(mid), -1)
+    if 2 * r * (basis.size + 1) > 1 + 1e-9:
+        raise ValueError("grid: expected at least one time per knot")
+    here = basis.slopes(mid)
+    sides = [basis.slopes(mid + s * r * (1 - 1e-9)) - here for s in (-1, 1)]
+    return torch.maximum(sides[0].abs(), sides[1].abs())

@@ -44,7 +44,6 @@ from geolib.networks import (
     accuracy,
     align,
     mlp,
-    pair_tasks,
     split_tasks,
     table,
     train,
@@ -232,6 +231,34 @@ LEARN_NET: dict[str, dict[str, Any]] = {
     "mnist": {"sizes": (196, 100, 100, 10), "passes": 38_400, "rows": None},
     "mnist-fashion": {"sizes": (784, 256, 128, 20), "passes": 38_400, "rows": None},
 }
+
+
+def pair_tasks(
+    first: Table, second: Table, shift: int, part: str = "test"
+) -> list[Task]:
+    """Make two tasks of two data sets; the second one's labels are shifted.
+
+    Args:
+        first, second: the data sets, inputs of one shape.
+        shift: added to the labels of the second.
+        part: score on the `test` rows, or on the validation rows with `val`.
+
+    Source: van de Ven and Tolias 2019, section 2 (class-incremental learning).
+
+    Examples:
+        >>> from geolib.networks import table
+        >>> digits = table("digits")
+        >>> [t.classes[-1] for t in pair_tasks(digits, digits, 10)]
+        [9, 19]
+    """
+    tasks = []
+    for data, add in ((first, 0), (second, shift)):
+        xs, ys = data.x_test, data.y_test
+        if part == "val":
+            xs, ys = data.x_val, data.y_val
+        classes = tuple(int(c) + add for c in data.y.unique().tolist())
+        tasks.append(Task(data.x, data.y + add, xs, ys + add, classes))
+    return tasks
 
 
 @functools.lru_cache(maxsize=8)

@@ -19,7 +19,12 @@ from geolib.core.factored_jacobian import (
     join_samples,
 )
 from geolib.core.jacobian_factors import JacobianFactors
-from geolib.core.linear_solvers import Solution, Spectrum, default_rtol, lanczos
+from geolib.core.linear_solvers import (
+    Solution,
+    Spectrum,
+    default_rtol,
+    largest_eigenpairs,
+)
 from geolib.core.linearization import Linearization
 from geolib.core.output_metrics import Euclidean, LocalMetric, OutputMetric
 from geolib.core.random import normal
@@ -308,7 +313,7 @@ class Metric:
         """The k largest eigenvalues (all by default), with vectors if asked for.
 
         Up to a size of 1500 (of G or of the kernel) they come from the dense matrix,
-        otherwise from Lanczos, which sees one copy of an exactly repeated value.
+        otherwise from ARPACK's Lanczos.
 
         Raises:
             ValueError: k outside 1..p.
@@ -322,7 +327,7 @@ class Metric:
             return self._direct_spectrum(k, vectors, m)
         tol = default_rtol(self.theta.dtype) if tol is None else tol
         start = normal(self.p, seed).to(self.theta)
-        found = lanczos(lambda v: self @ v, start, k, tol, min(self.p, max(8 * k, 200)))
+        found = largest_eigenpairs(self.product, start, k, tol)
         return found if vectors else replace(found, vectors=None)
 
     def _direct_spectrum(self, k: int, vectors: bool, m: int) -> Spectrum:
@@ -403,16 +408,8 @@ class Metric:
 
         Source: :eq:`drv-core-woodbury` and :eq:`drv-core-nystrom` (derivations).
         """
-        return solving.solve(
-            self,
-            g,
-            damping,
-            method,
-            tol=tol,
-            rtol=rtol,
-            max_iterations=max_iterations,
-            free=free,
-        )
+        limits = tol, rtol, max_iterations, free
+        return solving.solve(self, g, damping, method, *limits)
 
 
 def _output_metric(given: OutputMetric | None) -> OutputMetric:

@@ -61,7 +61,6 @@ def solve(
     g: Tensor,
     damping: float,
     method: str,
-    *,
     tol: float | None,
     rtol: float | None,
     max_iterations: int | None,

@@ -32,11 +32,6 @@ class SineBasis:
         k = _orders(self.size, t)
         return math.pi * torch.cos(math.pi * t[:, None] * k)
 
-    def slope_change(self, mid: Tensor, r: float) -> Tensor:
-        """Bound on how far each slope moves within r of `mid`, shape (k, m)."""
-        k = _orders(self.size, mid)
-        return (math.pi**2 * r * k).expand(len(mid), -1)
-
 
 @dataclass(frozen=True)
 class BezierBasis:
@@ -64,11 +59,6 @@ class BezierBasis:
             down = (n - k) * t**k * (1 - t) ** (n - k - 1)
             cols.append(math.comb(n, k) * (up - down))
         return torch.stack(cols, 1)
-
-    def slope_change(self, mid: Tensor, r: float) -> Tensor:
-        n = self.size + 1
-        # B'' = n (n - 1) (B_{k-2} - 2 B_{k-1} + B_k), each B in [0, 1]
-        return torch.full((len(mid), self.size), 2.0 * n * (n - 1) * r).to(mid)
 
 
 @dataclass(frozen=True)
@@ -98,11 +88,6 @@ class LegendreBasis:
         P = _legendre(2 * t - 1, self.size)
         cols = [math.sqrt(2 * k + 1) * P[k] for k in range(1, self.size + 1)]
         return torch.stack(cols, 1)
-
-    def slope_change(self, mid: Tensor, r: float) -> Tensor:
-        k = _orders(self.size, mid)
-        # |P_k'| is largest at the ends, k (k + 1) / 2; s = 2t - 1 doubles it
-        return (r * (2 * k + 1).sqrt() * k * (k + 1)).expand(len(mid), -1)
 
 
 def _orders(size: int, like: Tensor) -> Tensor:
@@ -137,13 +122,6 @@ class LinearSplineBasis:
         gap = n * t[:, None] - k
         inside = (gap >= -1) & (gap < 1)
         return n * (1 - 2 * (gap >= 0).to(t.dtype)) * inside
-
-    def slope_change(self, mid: Tensor, r: float) -> Tensor:
-        if 2 * r * (self.size + 1) > 1 + 1e-9:
-            raise ValueError("grid: expected at least one time per knot")
-        here = self.slopes(mid)
-        sides = [self.slopes(mid + s * r * (1 - 1e-9)) - here for s in (-1, 1)]
-        return torch.maximum(sides[0].abs(), sides[1].abs())
 
 
 Basis = SineBasis | LegendreBasis | BezierBasis | LinearSplineBasis

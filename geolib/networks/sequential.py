@@ -33,7 +33,7 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Raises:
         TypeError: anything else, by name.
-        ValueError: a layer that a hook gives its weight (see `recomputed`).
+        ValueError: a layer that a hook gives its weight (see `check_weights`).
 
     Source: ours.
 
@@ -54,7 +54,7 @@ def check_hooks(name: str, layer: nn.Module) -> None:
     """Refuse a layer that does more than its class says: by hooks, or another forward.
 
     Raises:
-        ValueError: one that has, by the name of the layer.
+        ValueError: it has hooks on its forward pass, or computes its weights anew.
 
     Source: ours.
 
@@ -66,33 +66,43 @@ def check_hooks(name: str, layer: nn.Module) -> None:
         ...
         ValueError: module: layer 0 (Linear) has a hook on its forward pass; ...
     """
-    what = f"module: layer {name or '(root)'} ({type(layer).__name__})"
-    if stale := recomputed(layer):
-        raise ValueError(
-            f"{what} computes its {stale[0]!r} in a hook before each call (weight_norm, "
-            "spectral_norm, pruning); make it a parameter first, by the hook's `remove`"
-        )
+    check_weights(name, layer)
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
         raise ValueError(
-            f"{what} has a hook on its forward pass; what it does to the channels is "
-            "not known, remove it first"
+            f"module: layer {name or '(root)'} ({type(layer).__name__}) has a hook on "
+            "its forward pass; what it does to the channels is not known, remove it first"
         )
 
 
-def recomputed(layer: nn.Module) -> list[str]:
-    """Return the tensors that hooks compute anew before each call of the layer.
+def check_weights(name: str, layer: nn.Module) -> None:
+    """Refuse a layer that computes its weights from others before each call.
 
     What lies there between two calls may be old, and a write to it is lost.
+
+    Raises:
+        ValueError: it does, by a parametrization or by a hook.
 
     Source: ours.
 
     Examples:
         >>> from torch.nn.utils import prune
-        >>> recomputed(prune.l1_unstructured(nn.Linear(2, 2), "weight", 1))
-        ['weight']
+        >>> check_weights("0", prune.l1_unstructured(nn.Linear(2, 2), "weight", 1))
+        Traceback (most recent call last):
+        ...
+        ValueError: module: layer 0 (Linear) computes its 'weight' from other tensors ...
     """
     held = [k for k, t in vars(layer).items() if isinstance(t, Tensor)]
-    return held if layer._forward_pre_hooks else []
+    computed = held if layer._forward_pre_hooks else []
+    if torch.nn.utils.parametrize.is_parametrized(layer):
+        computed = list(layer.parametrizations)  # type: ignore[arg-type]
+    if computed:
+        kind = torch.nn.utils.parametrize.type_before_parametrizations(layer).__name__
+        raise ValueError(
+            f"module: layer {name or '(root)'} ({kind}) computes its {computed[0]!r} from "
+            "other tensors before each call (weight_norm, spectral_norm, pruning); make "
+            "it a parameter first, by the hook's `remove` or by "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
 
 
 @dataclass

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from geolib.data import load
+from geolib.networks.rows import Rows, no_bytes
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,45 @@ class Task:
                     f"{self.classes}"
                 )
 
+    @classmethod
+    def of(
+        cls,
+        train: Any,
+        test: Any,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        like: Tensor | None = None,
+    ) -> Task:
+        """Read a task from two sets of (input, label) pairs.
+
+        Args:
+            train, test: pairs of tensors or arrays `(x, y)`, data sets of pairs, or a
+                `DataLoader` of one; their rows are read in the order of the set.
+            transform: applied to the inputs, say from bytes to numbers.
+            like: a tensor of the type and on the device of the network; by default
+                32-bit numbers on the CPU.
+
+        Raises:
+            ValueError: bytes without a transform, labels that are not whole numbers, and
+                as `Task` and `Rows`.
+
+        Examples:
+            >>> x, y = np.array([[0], [255]], np.uint8), np.array([1, 0])
+            >>> Task.of((x, y), (x, y), lambda x: x / 255).x.tolist()
+            [[0.0], [1.0]]
+        """
+        like, parts = torch.zeros(1) if like is None else like, []
+        for name, data in (("train", train), ("test", test)):
+            if isinstance(data, tuple):
+                data = TensorDataset(*(torch.as_tensor(a) for a in data))
+            x = Rows(data, transform, like, name)[:]
+            no_bytes(x, name)
+            y = Rows(data, None, like, name, part=1)[:]
+            if y.is_floating_point():
+                raise ValueError(f"{name}: expected classes as labels, got {y.dtype}")
+            parts += [x, y.long()]
+        x, y, x_test, y_test = parts
+        return cls(x, y, x_test, y_test, tuple(y.unique().tolist()))
+
 
 def split_tasks(
     data: Table, groups: Sequence[Sequence[int]], part: str = "test"
@@ -185,32 +227,4 @@ def split_tasks(
         tasks.append(
             Task(data.x[chosen], data.y[chosen], xs[scored], ys[scored], tuple(group))
         )
-    return tasks
-
-
-def pair_tasks(
-    first: Table, second: Table, shift: int, part: str = "test"
-) -> list[Task]:
-    """Make two tasks of two data sets; the second one's labels are shifted.
-
-    Args:
-        first, second: the data sets, inputs of one shape.
-        shift: added to the labels of the second.
-        part: score on the `test` rows, or on the validation rows with `val`.
-
-    Source: van de Ven and Tolias 2019, section 2 (class-incremental learning).
-
-    Examples:
-        >>> from geolib.networks import table
-        >>> digits = table("digits")
-        >>> [t.classes[-1] for t in pair_tasks(digits, digits, 10)]
-        [9, 19]
-    """
-    tasks = []
-    for data, add in ((first, 0), (second, shift)):
-        xs, ys = data.x_test, data.y_test
-        if part == "val":
-            xs, ys = data.x_val, data.y_val
-        classes = tuple(int(c) + add for c in data.y.unique().tolist())
-        tasks.append(Task(data.x, data.y + add, xs, ys + add, classes))
     return tasks

@@ -161,19 +161,14 @@ class Build:
             self.code,
         )
 
-    def key(self, notebook: Notebook, hardware: str = "cpu") -> str:
-        """The content key that its staged page must carry to be up to date now."""
-        record = _record(self.stage(notebook))
-        return self.inputs(notebook, hardware).key(record.get("modules"))
-
     def is_fresh(self, notebook: Notebook, hardware: str = "cpu") -> bool:
         """Whether its staged page is whole and up to date for that hardware."""
         path = self.stage(notebook)
         record = _record(path)
         return (
-            _content(path, record) is not None
-            and not _altered(path, record)
-            and record.get("key") == self.key(notebook, hardware)
+            _content(path) is not None
+            and record.get("hardware") == hardware
+            and self._state(notebook, path, record) == "whole"
         )
 
     def page(self, notebook: Notebook) -> Page:
@@ -184,10 +179,10 @@ class Build:
         """
         staged, partial = self.stage(notebook), self.failed(notebook)
         record, failure = _record(staged), _record(partial)
-        content = _content(staged, record)
+        content = _content(staged)
         if content is not None and self._state(notebook, staged, record) == "whole":
             return Page(notebook, "whole", staged, content)
-        if (broken := _content(partial, failure)) is not None:
+        if (broken := _content(partial)) is not None:
             stale = self._state(notebook, partial, failure) != "whole"
             error = str(failure.get("error", "unknown"))
             return Page(notebook, "failed", partial, broken | {"stale": stale}, error)
@@ -197,7 +192,7 @@ class Build:
         return Page(notebook, "absent")
 
     def _state(self, notebook: Notebook, path: Path, record: dict[str, Any]) -> str:
-        if _altered(path, record):
+        if record.get("content") != digest(path.read_bytes()):
             return "altered"
         hardware = str(record.get("hardware", "cpu"))
         now = self.inputs(notebook, hardware).key(record.get("modules"))
@@ -239,11 +234,7 @@ def _record(path: Path) -> dict[str, Any]:
     return record if modules is None or strings else {}
 
 
-def _altered(path: Path, record: dict[str, Any]) -> bool:
-    return record.get("content") != digest(path.read_bytes())
-
-
-def _content(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+def _content(path: Path) -> dict[str, Any] | None:
     """A notebook as JSON values; None when it is absent or damaged."""
     try:
         nb = json.loads(path.read_bytes())

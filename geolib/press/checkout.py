@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from geolib.files import did_you_mean
+from geolib.files import did_you_mean, find_checkout
 
 from .notebook import Notebook, PressError, SettingsError
 
@@ -18,16 +18,15 @@ CHANGES = "book/changelog"  # the press copies it from CHANGELOG.md
 PLAIN = (bool, int, float, str, type(None))
 
 
-def find_root(start: Path | None = None) -> Path:
-    """The folder that holds `_toc.yml`, from `start` upwards.
+def find_root() -> Path:
+    """The folder that holds `_toc.yml`, from the current one upwards.
 
     Raises:
         PressError: there is none.
     """
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "_toc.yml").is_file() and (folder / "chapters").is_dir():
-            return folder
+    here = Path.cwd()
+    if root := find_checkout(here):
+        return root
     raise PressError(
         f"no book here: this command needs a checkout of the book, and neither {here} "
         "nor a parent holds _toc.yml and chapters/"
@@ -86,7 +85,7 @@ def check_settings(root: Path) -> str:
 
     Raises:
         SettingsError: one of them cannot be read, has a value of the wrong type, or
-            names a page without a text.
+            names a page without a text or an extension that is not installed.
     """
     import jsonschema
     from sphinx_external_toc.parsing import MalformedError, parse_toc_data
@@ -97,6 +96,11 @@ def check_settings(root: Path) -> str:
     for problem in jsonschema.Draft7Validator(schema).iter_errors(config):
         where = ": ".join(["_config.yml", *map(str, problem.absolute_path)])
         raise SettingsError(f"{where}: {problem.message}")
+    for name in config.get("sphinx", {}).get("extra_extensions") or []:
+        if not _installed(name):
+            raise SettingsError(
+                f"_config.yml: sphinx: extra_extensions: no module {name!r} is installed"
+            )
     try:
         pages = parse_toc_data(read_table(root, "_toc.yml"))
     except (MalformedError, TypeError, ValueError, AttributeError) as problem:
@@ -105,6 +109,13 @@ def check_settings(root: Path) -> str:
         if not (root / page).is_file() and not (root / f"{page}.md").is_file():
             raise SettingsError(f"_toc.yml: no page {page!r}: expected {page}.md")
     return str(pages.root.docname)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # of its package
+        return False
 
 
 def read_table(root: Path, name: str) -> dict[str, Any]:

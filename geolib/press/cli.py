@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import wraps
+from contextlib import suppress
+from functools import partial, wraps
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +19,7 @@ from .build import Build
 from .checkout import PROFILES, check_settings, discover, find_root
 from .job import Outcome
 from .notebook import PressError
-from .pool import Settings, press
+from .pool import Settings, press, refresh
 
 
 class _Commands(TyperGroup):
@@ -72,6 +74,8 @@ Chapters = Annotated[
     typer.Argument(help="Chapters or notebooks (`chapter/NN-topic`); none means all."),
 ]
 Profile = Annotated[str, typer.Option(help="small (CI), book (the site) or full.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Force = Annotated[bool, typer.Option(help="Run even what is unchanged.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Notebooks executed at a time.")]
 
 
@@ -101,9 +105,9 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(
     chapter: Chapters = None,
     profile: Profile = "small",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     jobs: Jobs = 1,
-    force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
+    force: Force = False,
     timeout: Annotated[int, typer.Option(help="Seconds for one cell.")] = 900,
     scheduler: Annotated[
         str | None, typer.Option(help="Execute on a Dask cluster: tcp://host:8786.")
@@ -143,14 +147,12 @@ def _say(outcomes: list[Outcome], profile: str) -> bool:
 def refs(
     chapter: Chapters = None,
     jobs: Jobs = 1,
-    force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
+    force: Force = False,
 ) -> None:
     """Rewrite the committed `.ipynb` pairs from a run of the small profile.
 
     Example: geolib refs inverse_stability
     """
-    from .references import refresh
-
     notebooks = discover(find_root(), chapter)
     changed = refresh(notebooks, Settings("small", "cpu", jobs, force))
     for path in changed:
@@ -192,7 +194,7 @@ def _render(root: Path, profile: str, strict: bool = False) -> bool:
 def book(
     profile: Profile = "book",
     jobs: Jobs = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Execute what changed, then render the site, whatever failed.
 
@@ -234,9 +236,18 @@ def serve(
 
     Example: geolib serve --port 8080
     """
-    from .serve import serve_forever
-
-    serve_forever(Build(find_root(), _known(profile)).site, port)
+    folder = Build(find_root(), _known(profile)).site
+    if not (folder / "index.html").is_file():
+        raise PressError(f"no site in {folder}: run `make book` first")
+    handler = partial(_Quiet, directory=str(folder))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise PressError(f"port {port} cannot be served: {why}") from None
+    with server, suppress(KeyboardInterrupt):
+        typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+        server.serve_forever()
 
 
 @app.command()
@@ -256,8 +267,13 @@ def claims(
 
     Example: geolib claims --check
     """
-    from .device_ledger import GPU_LEDGER, save_device_ledger
-    from .ledger import collect, print_table, write_json
+    from .ledger import (
+        GPU_LEDGER,
+        collect,
+        print_table,
+        save_device_ledger,
+        write_json,
+    )
 
     root = find_root()
     build = Build(root, _known(profile or _remembered(root)))
@@ -288,6 +304,11 @@ def bench(context: typer.Context) -> None:
     from benchmarks.run import main
 
     raise typer.Exit(main(context.args))
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def _known(profile: str) -> str:

@@ -1,7 +1,8 @@
-"""Execute the notebooks whose content key changed, and stage them."""
+"""Execute the notebooks whose content key changed, stage them, and rewrite the pairs."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,12 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from geolib.files import write_whole
+
 from .build import Build, Inputs
-from .job import Job, Outcome
+from .job import Job, Outcome, execute_there
 from .notebook import Notebook, PressError
-from .progress import Progress
 
 Report = Callable[[str], None]
+CLEAR = "\r\x1b[K"  # what a terminal shows of its last line goes
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,55 @@ def _check_data(notebooks: list[Notebook], inputs: dict[Notebook, Inputs]) -> No
         )
 
 
+def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
+    """Run the `small` profile where needed and rewrite the pairs that changed.
+
+    Returns:
+        The pairs that were rewritten.
+
+    Raises:
+        PressError: a notebook failed; the pairs of the others are still written.
+    """
+    if settings.profile != "small" or settings.device not in ("cpu", "auto"):
+        raise PressError("refs: pairs are written from the small profile on a CPU")
+    outcomes = press(notebooks, Settings("small", "cpu", settings.jobs, settings.force))
+    changed = []
+    for notebook, outcome in zip(notebooks, outcomes, strict=True):
+        if outcome.status == "failed":
+            continue
+        staged = Build(notebook.root, "small").stage(notebook)
+        text = staged.with_suffix(".reference").read_text()
+        if not notebook.pair.exists() or notebook.pair.read_text() != text:
+            write_whole(notebook.pair, text)
+            changed.append(notebook.pair)
+    if failed := [o.message for o in outcomes if o.status == "failed"]:
+        raise PressError("no pair written for\n" + "\n".join(failed))
+    return changed
+
+
+class Progress:
+    """A line for each finished notebook; on a terminal the cell that runs, too."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self.total, self.report = total, report
+        self.finished_count = 0
+        self.live = sys.stderr.isatty() and not os.environ.get("CI")
+
+    def cell(self, name: str, number: int, cells: int) -> None:
+        """Cell `number` of `cells` of that notebook has started."""
+        if self.live:
+            line = f"{CLEAR}{name}: cell {number} of {cells}"
+            print(line, end="", file=sys.stderr, flush=True)
+
+    def finished(self, outcome: Outcome) -> None:
+        """Report one notebook's end."""
+        self.finished_count += 1
+        mark = "done" if outcome.status == "ok" else outcome.status.upper()
+        detail = outcome.name if outcome.status == "ok" else outcome.message
+        count = f"{CLEAR if self.live else ''}[{self.finished_count}/{self.total}]"
+        self.report(f"{count} {mark} {outcome.seconds:.1f} s {detail}")
+
+
 class _Pool:
     """Threads that execute notebooks, each with a worker process a time."""
 
@@ -184,8 +236,6 @@ class _Pool:
             work = self.build.work(n)
             cells = job.notebook.count('"cell_type"')
             if self.settings.scheduler:
-                from .remote import execute_there
-
                 gpu = self.inputs[n].hardware != "cpu"
                 outcome = execute_there(job, work, self.settings.scheduler, gpu)
             else:
@@ -249,8 +299,6 @@ class _Pool:
         if device == "cuda":
             page.metadata["geolib"]["hardware"] = inputs.hardware
         if build.profile == "small" and device == "cpu":
-            from geolib.files import write_whole
-
             write_whole(build.stage(n).with_suffix(".reference"), text_of(pair))
         build.keep(build.stage(n), text_of(page), inputs, modules)
         build.forget_failure(n)

@@ -206,12 +206,9 @@ def _for_the_prose(output: Any) -> list[dict[str, Any]]:
     output.data["text/html"] = ""
     shown = unescape(human(entry["shown"]))  # 10⁻⁶ for 1e-06
     text = entry["shown"] if "<" in shown else shown
-    return [_glue(entry["key"], text)] if text else []
-
-
-def _glue(key: str, shown: str) -> dict[str, Any]:
-    return {
+    glue = {
         "output_type": "display_data",
-        "data": {f"{GLUE}text/plain": shown},
-        "metadata": {"scrapbook": {"name": key, "mime_prefix": GLUE}},
+        "data": {f"{GLUE}text/plain": text},
+        "metadata": {"scrapbook": {"name": entry["key"], "mime_prefix": GLUE}},
     }
+    return [glue] if entry["shown"] else []

@@ -12,6 +12,9 @@ from .quiet import code_block
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 ALOUD = 8  # claims in the text of a page
+BLANK: dict[str, Any] = {"key": "?", "reproduces": True} | dict.fromkeys(
+    ("text", "measured", "shown", "bound", "paper", "reason", "rival")
+)
 YES_NO = {"is True": "yes", "is False": "no"}
 
 
@@ -20,20 +23,11 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
 
     What is no claim at all, or has no number or no readable bound, fails.
     """
-    blank: dict[str, Any] = {
-        "text": "",
-        "measured": None,
-        "shown": "",
-        "bound": "",
-        "paper": None,
-    }
-    blank |= {"key": "?", "reproduces": True, "reason": None, "rival": None}
-    row = blank | entry
-    texts = {
-        k: v for k, v in row.items() if k not in ("measured", "reproduces", "data")
-    }
-    row |= {k: v if v is None else str(v) for k, v in texts.items()}
-    row |= {k: row[k] or "" for k in ("key", "text", "shown", "bound")}
+    row = BLANK | entry
+    for name in ("key", "text", "shown", "bound"):
+        row[name] = str(row[name] or "")
+    for name in ("paper", "reason", "rival"):
+        row[name] = row[name] if row[name] is None else str(row[name])
     if not isinstance(row["measured"], int | float):
         row["measured"] = None
     data = row.get("data")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import os
 import sys
 import threading
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NotebookExecutionManager
 from papermill.parameterize import parameterize_notebook
 
 from .job import Outcome
@@ -33,57 +31,43 @@ SHOWN = 8 * LIMIT  # characters of all outputs: figures too
 INSIDE = "__import__('geolib.press.kernel', fromlist=['kernel'])"
 
 
-class _Watch(NotebookExecutionManager):
-    """Papermill's hooks: which cell started last, and what it raised."""
-
-    def __init__(self, nb: Any, started: Callable[[int], None]) -> None:
-        super().__init__(nb, progress_bar=False)
-        self.started = started
-        self.at: int | None = None
-        self.problem: CellExecutionError | None = None
-
-    def cell_start(self, cell: Any, cell_index: int = 0, **_: Any) -> None:
-        self.at = cell_index
-        self.started(cell_index + 1)
-
-    def cell_exception(self, cell: Any, cell_index: int = 0, **_: Any) -> None:
-        self.problem = _["exception"]
-
-    def cell_complete(self, cell: Any, cell_index: int = 0, **_: Any) -> None:
-        pass
-
-    def save(self, **_: Any) -> None:
-        pass
-
-
 class _TooMuch(Exception):
     """More output than a page can hold."""
 
 
-class _Client(PapermillNotebookClient):
-    """Papermill's client, with a word to the kernel before the first cell and after."""
+class _Client(NotebookClient):
+    """nbclient, with a word to the kernel before the first cell and after the last."""
 
-    shown = 0
-    cost: dict[str, float] | None = None
-    modules: list[str] | None = None
+    def __init__(self, nb: Any, started: Callable[[int], None], **options: Any) -> None:
+        super().__init__(nb, **options)
+        self.started = started
+        self.at: int | None = None
+        self.shown = 0
+        self.modules: list[str] | None = None
+        self.cost: dict[str, float] | None = None
 
-    def papermill_execute_cells(self) -> None:
-        self._ask("start()")
-        super().papermill_execute_cells()
-        if self.nb_man.problem is None:
-            found = json.loads(ast.literal_eval(self._ask("report()")))
+    async def async_execute_cell(
+        self, cell: Any, cell_index: int, *rest: Any, **named: Any
+    ) -> Any:
+        if cell_index == 0:
+            await self._ask("start()")
+        self.at = cell_index
+        self.started(cell_index + 1)
+        done = await super().async_execute_cell(cell, cell_index, *rest, **named)
+        if cell_index == len(self.nb.cells) - 1:
+            found = json.loads(ast.literal_eval(await self._ask("report()")))
             self.modules, self.cost = found["modules"], found["cost"]
-            if found["overflow"]:
-                self.shown = SHOWN + 1
-        if self.shown > SHOWN:
-            raise _TooMuch("the notebook printed or drew more than a page can hold")
+            if found["overflow"] or self.shown > SHOWN:
+                raise _TooMuch("the notebook printed or drew more than a page can hold")
+        return done
 
-    def _ask(self, call: str) -> str:
+    async def _ask(self, call: str) -> str:
         """The value of a function of `kernel.py` in the kernel, as Python writes it."""
+        assert self.kc is not None  # there is a kernel while cells are executed
         asked = self.kc.execute(
             "", silent=True, user_expressions={"it": f"{INSIDE}.{call}"}
         )
-        reply = self.wait_for_reply(asked)["content"]
+        reply = (await self.async_wait_for_reply(asked) or {}).get("content", {})
         it = reply.get("user_expressions", {}).get("it", {})
         if it.get("status") != "ok":
             raise RuntimeError(f"the kernel gave no report: {it or reply}")
@@ -114,31 +98,23 @@ def execute(job: dict[str, Any], started: Callable[[int], None]) -> Outcome:
         cell.metadata.setdefault("tags", [])  # papermill looks for its own among them
     if job["parameters"]:
         nb = parameterize_notebook(nb, job["parameters"])
-    watch = _Watch(nb, started)
     client = _Client(
-        watch,
-        timeout=job["timeout"],
-        startup_timeout=60,
-        kernel_name="python3",
-        log=logging.getLogger("papermill"),
+        nb, started, timeout=job["timeout"], kernel_name="python3", record_timing=False
     )
     begin = time.monotonic()
     error = ""
     try:
         client.execute()
-        if watch.problem is not None:
-            error = _describe(watch.problem)
     except Exception as problem:  # every kind of failure becomes a line of the report
         error = _describe(problem)
     seconds = round(time.monotonic() - begin, 2)
-    nb = watch.nb
     nb.metadata["geolib"] = {"modules": client.modules, "cost": client.cost}
     if error:
-        nb.metadata["geolib"]["last"] = watch.at
+        nb.metadata["geolib"]["last"] = client.at
     Path(job["output"]).write_text(nbformat.writes(nb), encoding="utf-8")
     if not error:
         return Outcome(job["name"], "ok", seconds)
-    return Outcome(job["name"], "failed", seconds, *_place(nb, watch.at), error)
+    return Outcome(job["name"], "failed", seconds, *_place(nb, client.at), error)
 
 
 def _describe(problem: Exception) -> str:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from geodesics_cases import KNOWN, RIVALS, digits, smooth, vector
 
 from geolib.core import Realization
 from geolib.geodesics import learn_sequence
 from geolib.geodesics.learners import InvariantPath, Memory, Replay, restrict
-from geolib.networks import Table, Task, mlp, pair_tasks, split_tasks
+from geolib.networks import Table, Task, mlp, split_tasks
 
+COMPARISONS = chapter_module("geodesics", "comparisons")
 TWO = [[0, 1], [2, 3]]
 
 
@@ -190,7 +192,7 @@ def test_memory_and_restriction():
 
 
 def test_two_data_sets_as_two_tasks():
-    both = pair_tasks(digits(), digits(), 10)
+    both = COMPARISONS.pair_tasks(digits(), digits(), 10)
     assert both[1].y.min() == 10
     assert both[1].classes == tuple(range(10, 20))
 
@@ -223,7 +225,7 @@ def test_faults():
     data = digits()
     ignored = Table(data.x, torch.full_like(data.y, -100), *[data.x, data.y] * 2)
     with pytest.raises(ValueError, match="classes: expected numbers from 0 on"):
-        pair_tasks(data, ignored, 0)
+        COMPARISONS.pair_tasks(data, ignored, 0)
     with pytest.raises(ValueError, match="finite"):
         Task(x * float("nan"), y, x, y, (0, 1))
     with pytest.raises(ValueError, match="one label per input"):

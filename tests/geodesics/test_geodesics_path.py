@@ -1,14 +1,17 @@
 """Paths: bases, slopes, bounds on slopes, faults."""
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
-from geodesics_cases import vector
+from geodesics_cases import CERTIFICATE, vector
 
 from geolib.geodesics import (
     LegendreBasis,
     LinearSplineBasis,
     SineBasis,
     WeightPath,
+    profile,
 )
 from geolib.geodesics.path import BezierBasis, polygon
 
@@ -49,7 +52,7 @@ def test_slope_change_is_a_bound(basis):
     grid = 33
     t = torch.linspace(0, 1, grid, dtype=torch.float64)
     mid, r = (t[1:] + t[:-1]) / 2, 0.5 / (grid - 1)
-    bound = basis.slope_change(mid, r)
+    bound = CERTIFICATE.slope_change(basis, mid, r)
     for s in torch.linspace(-0.999, 0.999, 7, dtype=torch.float64):
         gap = (basis.slopes(mid + s * r) - basis.slopes(mid)).abs()
         assert bool((gap <= bound + 1e-9).all())
@@ -114,4 +117,16 @@ def test_bad_control_and_polygon():
     with pytest.raises(ValueError, match="at least two"):
         polygon([a])
     with pytest.raises(ValueError, match="one time per knot"):
-        LinearSplineBasis(31).slope_change(torch.tensor([0.5]), 0.25)
+        CERTIFICATE.slope_change(LinearSplineBasis(31), torch.tensor([0.5]), 0.25)
+
+
+def test_a_profile_draws_what_it_measured():
+    line = WeightPath(torch.tensor([-1.0]), torch.tensor([1.0]))
+    found = profile(line, lambda w: torch.stack([w, -w], 1), torch.tensor([0]), 5)
+    axes = found.plot()
+    drawn = {a.get_label(): a.get_xydata() for a in axes.get_lines()}
+    for name in ("loss", "accuracy"):
+        assert np.allclose(
+            drawn[name], np.stack([found.times, getattr(found, name)], 1)
+        )
+    plt.close(axes.figure)

@@ -9,7 +9,6 @@ from naturality_chapter import CONTROLS, PROBLEMS, TOWERS, WIDTHS
 from torch.func import jacrev
 
 from geolib.naturality import OptimizerSpec, Projection, projection_defect
-from geolib.networks import erf_kernels
 
 HS = [0.5 / 64, 0.5 / 128]
 
@@ -148,7 +147,7 @@ def test_dead_units_can_be_dropped():
 def test_erf_kernels_are_those_of_wide_networks():
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.standard_normal((4, 3)))
-    K, NTK = erf_kernels(x, x)
+    K, NTK = WIDTHS.erf_kernels(x, x)
     N = 200_000
     w = torch.tensor(rng.standard_normal((N, 3)))
     a = torch.tensor(rng.standard_normal(N))

@@ -206,7 +206,7 @@ def test_different_architectures_are_refused():
         nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.ReLU(), nn.Linear(1, 1)
     ).eval()
     other = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).eval()
-    with pytest.raises(ValueError, match="equal architectures"):
+    with pytest.raises(ValueError, match="module_b: expected the architecture"):
         align(wide, other)
-    with pytest.raises(ValueError, match="equal"):
+    with pytest.raises(ValueError, match="module_b: expected the arch"):
         align(wide, deep)

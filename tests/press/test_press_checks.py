@@ -270,7 +270,7 @@ def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
     import base64
 
     from geolib.press.build import Page
-    from geolib.press.front import filled
+    from geolib.press.pages import filled
 
     row = entry("demo.a", 0.25, "<= 1", shown="0.25") | {
         "notebook": "demo/01",

@@ -12,8 +12,7 @@ from conftest import cell, new_book
 from geolib.press import Build, PressError
 from geolib.press.checkout import discover, parameters
 from geolib.press.ledger import collect
-from geolib.press.pool import Settings, press
-from geolib.press.references import refresh
+from geolib.press.pool import Settings, press, refresh
 from geolib.sweep import Store, keep
 
 pytestmark = pytest.mark.press

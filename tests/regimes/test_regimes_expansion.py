@@ -6,6 +6,7 @@ from math import factorial
 
 import numpy as np
 import pytest
+from chapter_experiments import chapter_module
 
 from geolib.regimes import (
     REGIMES,
@@ -19,11 +20,12 @@ from geolib.regimes import (
     planar_numeric,
     prism,
     regime_of_facet,
-    theory_taylor,
 )
 from geolib.regimes.prism import face_test
-from geolib.regimes.taylor import SOLVED
 from geolib.regimes.trace_words import canonical, derive, value
+
+TAYLOR = chapter_module("regimes", "taylor")
+SOLVED, theory_taylor = TAYLOR.SOLVED, TAYLOR.theory_taylor
 
 KINDS = ("train", "population")
 SMALL = 5

@@ -6,7 +6,7 @@ simulator can run; neither side knows the other's formulas.
 
 import numpy as np
 import pytest
-from chapter_experiments import experiments
+from chapter_experiments import chapter_module, experiments
 
 from geolib.regimes import (
     Setup,
@@ -16,7 +16,6 @@ from geolib.regimes import (
     gradient_flow,
     large_data,
     large_data_next,
-    large_data_two_stage,
     marchenko_pastur,
     mean_field,
     mean_field_next,
@@ -29,6 +28,7 @@ from geolib.regimes.narrow import _by_ode
 from geolib.regimes.small_data import bidiagonal
 
 EXPERIMENTS = experiments("regimes")
+large_data_two_stage = chapter_module("regimes", "two_stage").large_data_two_stage
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-14}
 T = np.linspace(0.0, 2.0, 9)

@@ -6,10 +6,10 @@ import shutil
 import browser
 import pytest
 import test_site_pages as pages
+from browser import served
 
 from geolib.press.notebook import PressError
 from geolib.press.pdf import in_order, print_book
-from geolib.press.serve import served
 
 pytestmark = [
     pytest.mark.press,

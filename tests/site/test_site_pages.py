@@ -8,8 +8,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import browser
 import pytest
-
-from geolib.press.serve import served
+from browser import served
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("small", "book")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from scipy.optimize import minimize
 
 from geolib.stratifolds import (
@@ -16,7 +17,6 @@ from geolib.stratifolds import (
     MixtureModuli,
     MixtureTube,
     PronyUnits,
-    RelativeMixture,
     descend,
     mixture_a,
     mixture_b,
@@ -26,6 +26,8 @@ from geolib.stratifolds import (
 )
 from geolib.stratifolds.cone import Cone, ConeWaist
 from geolib.stratifolds.mixture_k import PairModuli, SoftmaxMixture
+
+RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64
 X = torch.arange(-11, 11.01, 0.25, dtype=F64)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 
 from geolib.stratifolds import (
     Logit,
@@ -13,7 +14,6 @@ from geolib.stratifolds import (
     MixtureKL,
     MixtureModuli,
     MixtureTube,
-    RelativeMixture,
     cone,
     descend,
     em,
@@ -24,6 +24,8 @@ from geolib.stratifolds import (
 )
 from geolib.stratifolds.charts import AffineChart
 from geolib.stratifolds.descent import SingularMetricError
+
+RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]

@@ -21,6 +21,7 @@ import contextlib
 import copy
 import dataclasses
 import doctest
+import functools
 import inspect
 import io
 import multiprocessing
@@ -35,6 +36,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -103,37 +105,58 @@ def good_calls(subject: str) -> list[Call]:
     """The first call of each public function of the subject in its own doctest."""
     room, name = subject.split(".")
     obj = house_rules.public(room)[name]
-    codes = {}
-    for member, fn in functions(obj):
-        codes[inspect.unwrap(fn).__code__] = (member, fn)
     found: dict[str, Call] = {}
 
-    def note(frame: Any, event: str, arg: Any) -> None:
-        if event == "call" and frame.f_code in codes:
-            member, fn = codes[frame.f_code]
-            if member in found:
-                return
-            names = inspect.signature(fn).parameters
-            held = {n: frame.f_locals[n] for n in names if n in frame.f_locals}
-            held = {n: v for n, v in held.items() if v is not FACTORY}
-            if any(isinstance(v, Iterator) for v in held.values()):
-                return  # it can be read once only
-            first = next(iter(held), "") if inspect.isclass(obj) else ""
-            me = held.pop(first) if first in ("self", "cls") else None
-            label = subject if member in ("", "__init__") else f"{subject}.{member}"
-            if member == "__init__":
-                fn, me = obj, None
-            found[member] = Call(label, fn, {k: copied(v) for k, v in held.items()}, me)
+    def note(member: str, fn: Any, held: dict[str, Any]) -> None:
+        held = {n: v for n, v in held.items() if v is not FACTORY}
+        if member in found or any(isinstance(v, Iterator) for v in held.values()):
+            return  # what can be read once only
+        first = next(iter(held), "") if inspect.isclass(obj) else ""
+        me = held.pop(first) if first in ("self", "cls") else None
+        label = subject if member in ("", "__init__") else f"{subject}.{member}"
+        if member == "__init__":
+            fn, me = obj, None
+        found[member] = Call(label, fn, {k: copied(v) for k, v in held.items()}, me)
 
-    globs = dict(vars(sys.modules[obj.__module__]))
     examples = doctest.DocTestParser().get_examples(inspect.getdoc(obj) or "")
-    for example in examples:
-        code = compile(example.source, subject, "single")
-        sys.setprofile(note)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-            exec(code, globs)
-        sys.setprofile(None)
+    with contextlib.ExitStack() as stack:
+        for place, named, value in noted(obj, note):
+            stack.enter_context(mock.patch.object(place, named, value))
+        globs = dict(vars(sys.modules[obj.__module__]))
+        for example in examples:
+            code = compile(example.source, subject, "single")
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.suppress(Exception),
+            ):
+                exec(code, globs)
     return list(found.values())
+
+
+def noted(obj: Any, note: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Where the functions stand, and each with its arguments noted when it is called."""
+
+    def noting(member: str, fn: Any) -> Any:
+        @functools.wraps(fn)
+        def call(*args: Any, **keywords: Any) -> Any:
+            with contextlib.suppress(TypeError):
+                bound = inspect.signature(fn).bind(*args, **keywords)
+                bound.apply_defaults()
+                note(member, fn, dict(bound.arguments))
+            return fn(*args, **keywords)
+
+        return call
+
+    if inspect.isclass(obj):
+        for member, _ in functions(obj):
+            place = next(k for k in obj.__mro__ if member in vars(k))
+            fn = vars(place)[member]
+            call = noting(member, getattr(fn, "__func__", fn))
+            yield place, member, call if inspect.isfunction(fn) else type(fn)(call)
+        return
+    for module in [m for n, m in sys.modules.items() if n.split(".")[0] == "geolib"]:
+        for named in [n for n, v in vars(module).items() if v is obj]:
+            yield module, named, noting("", obj)
 
 
 def functions(obj: Any) -> list[tuple[str, Any]]:
