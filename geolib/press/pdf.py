@@ -22,8 +22,9 @@ FORM = """<style>@page { size: A4; margin: 16mm } body { width: 178mm; margin: 0
 article { break-before: page; padding: 0 } figure, table, .claim { break-inside: avoid }
 a.headerlink, button, .moving-controls, .ledger-filter { display: none !important }</style>
 <script>addEventListener("load", async () => {
-  for (let i = 0; i < 2000 && document.querySelector(".math") && !window.MathJax?.startup?.promise; i++)
-    await new Promise((done) => setTimeout(done, 50)); // its parts are loaded one by one
+  const waiting = () => document.querySelector(".math") && !window.MathJax?.startup?.promise;
+  for (let i = 0; i < 2000 && waiting(); i++) // its parts are loaded one by one
+    await new Promise((done) => setTimeout(done, 50));
   await window.MathJax?.startup?.promise;
   for (const e of document.querySelectorAll('mjx-container[display="true"], .table-box, table')) {
     const part = e.clientWidth / e.scrollWidth;
