@@ -25,7 +25,7 @@ from sphinx.util.nodes import nested_parse_with_titles
 
 sys.path.insert(0, str(Path(__file__).parent))
 from page_head import CHAPTERS, link_the_names, names_of, open_the_page
-from page_weight import lighten, lighter
+from page_weight import lighten, lighten_figures, lighter
 
 MOVES = '<div class="moving"'
 # Directives whose content is no prose; it may begin on the directive's own line.
@@ -331,6 +331,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
         if better != text:
             page.write_text(better)
     lighten(site, pages)
+    lighten_figures(site)
 
 
 def name_the_nameless(text: str) -> str:

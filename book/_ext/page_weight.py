@@ -1,9 +1,11 @@
-"""Lighter pages: of the theme's styles and icons only what the site shows."""
+"""Lighter pages: of styles and icons what the site shows, figures in few colours."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 # Scripts that no page needs: icons come by the style sheet, and what the theme takes
@@ -95,6 +97,36 @@ def _classes(selector: str) -> set[str]:
     while (outer := INSIDE.sub("", selector)) != selector:
         selector = outer
     return {name.replace("\\", "") for name in CLASS.findall(selector)}
+
+
+def lighten_figures(site: Path) -> None:
+    """Figures in as few colours as are enough; each is cut once, and kept beside the site."""
+    kept = site.with_name("figures")
+    kept.mkdir(exist_ok=True)
+    for figure in site.glob("_images/*.png"):
+        content = figure.read_bytes()
+        cut = kept / f"{sha256(content).hexdigest()}.png"
+        if not cut.exists():
+            cut.write_bytes(in_few_colors(content))
+        figure.write_bytes(cut.read_bytes())
+
+
+def in_few_colors(png: bytes) -> bytes:
+    """A picture in 64, 128 or 256 colours, as it needs; as it was where that is no less."""
+    from PIL import Image, ImageChops, ImageStat
+
+    picture = Image.open(io.BytesIO(png))
+    if picture.mode == "P" or picture.convert("RGBA").getextrema()[3][0] < 255:
+        return png
+    plain = picture.convert("RGB")
+    for colors in (64, 128, 256):
+        cut = plain.quantize(colors, dither=Image.Dither.NONE)
+        off = ImageStat.Stat(ImageChops.difference(cut.convert("RGB"), plain))
+        if max(off.rms) < 1.2:
+            break
+    file = io.BytesIO()
+    cut.save(file, "PNG", optimize=True)
+    return min(file.getvalue(), png, key=len)
 
 
 def _subset_icons(sheet: Path, styles: str) -> None:

@@ -212,22 +212,6 @@ def book(
 
 @app.command()
 @_mendable
-def pdf(
-    profile: Profile = "book",
-    output: Annotated[Path, typer.Option(help="The PDF.")] = Path("book.pdf"),
-) -> None:
-    """Print the rendered site into one PDF, with Chromium.
-
-    Example: geolib pdf --output book.pdf
-    """
-    from .pdf import print_book
-
-    count = print_book(Build(find_root(), _known(profile)).site, output)
-    typer.echo(f"{output}: {count} pages of the site")
-
-
-@app.command()
-@_mendable
 def serve(
     profile: Profile = "book",
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000,

@@ -44,13 +44,10 @@ def report() -> str:
 
     The press's own modules are left out: they are here because it looks.
     """
-    files = (
-        getattr(module, "__file__", None)
-        for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "geolib" and name.split(".")[:2] != ["geolib", "press"]
-    )
-    names = {Path(f) for f in files if f}
-    inside = [p.relative_to(PACKAGE).as_posix() for p in names if PACKAGE in p.parents]
+    ours = (m for n, m in list(sys.modules.items()) if f"{n}.".startswith("geolib."))
+    files = {Path(f) for m in ours if (f := getattr(m, "__file__", None))}
+    names = {f.relative_to(PACKAGE).as_posix() for f in files if PACKAGE in f.parents}
+    inside = {name for name in names if not name.startswith("press/")}
     used = resource.getrusage(resource.RUSAGE_SELF)
     memory = used.ru_maxrss >> (20 if sys.platform == "darwin" else 10)  # bytes, or kB
     cost = {"seconds": round(used.ru_utime + used.ru_stime, 1), "memory": memory}

@@ -56,15 +56,11 @@ def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, boo
         elif not runs or runs[-1][1] != shown[i]:
             runs.append((_first(statement, lines) if i else 0, shown[i]))
     ends = [start for start, _ in runs[1:]] + [len(lines)]
-    texts = [
-        ("\n".join(lines[start:end]).strip("\n"), is_shown)
-        for (start, is_shown), end in zip(runs, ends, strict=True)
+    pieces = [lines[start:end] for (start, _), end in zip(runs, ends, strict=True)]
+    return [
+        ("\n".join(p).strip("\n"), seen and sum(map(bool, p)) <= LONGEST)
+        for p, (_, seen) in zip(pieces, runs, strict=True)
     ]
-    return [(t, is_shown and _length(t) <= LONGEST) for t, is_shown in texts]
-
-
-def _length(text: str) -> int:
-    return sum(bool(line.strip()) for line in text.splitlines())
 
 
 def _shown(body: list[ast.stmt], used: set[str], library: set[str]) -> list[bool]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -54,8 +52,6 @@ def staged(executed: Any, page_source: str) -> Any:
             if output.output_type == "stream" and output.name == "stderr":
                 continue
             outputs += [output, *(from_dict(g) for g in _for_the_prose(output))]
-            if png := output.get("data", {}).get("image/png"):
-                output.data["image/png"] = lighter(png)
         cell.outputs = outputs
         if claims := stated[cell["id"]]:
             code = cell.source if REMOVED in tags(cell) else ""
@@ -64,24 +60,6 @@ def staged(executed: Any, page_source: str) -> Any:
     if every:
         nb.cells.append(_all_checks(every, aloud))
     return nb
-
-
-def lighter(png: str) -> str:
-    """A figure in as few colours as are enough, at most 256; or as it was."""
-    from PIL import Image, ImageChops, ImageStat
-
-    picture = Image.open(io.BytesIO(base64.b64decode(png)))
-    if picture.mode == "RGBA" and picture.getextrema()[3][0] < 255:
-        return png
-    plain = picture.convert("RGB")
-    for colors in (64, 128, 256):
-        cut = plain.quantize(colors, dither=Image.Dither.NONE)
-        off = ImageStat.Stat(ImageChops.difference(cut.convert("RGB"), plain))
-        if max(off.rms) < 1.2:
-            break
-    file = io.BytesIO()
-    cut.save(file, "PNG", optimize=True)
-    return min(base64.b64encode(file.getvalue()).decode(), png, key=len)
 
 
 def _glued(nb: Any) -> Iterator[re.Match[str]]:

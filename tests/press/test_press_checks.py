@@ -1,18 +1,14 @@
 """How a page shows its claims: a quiet line for those that hold, the others in full."""
 
-import base64
-import io
 import re
 
 import nbformat
-import numpy as np
 import pytest
-from PIL import Image
 
 from geolib.claims import MIMETYPE, Claim
 from geolib.press import Ledger
 from geolib.press.quiet import parts
-from geolib.press.staging import lighter, staged
+from geolib.press.staging import staged
 from geolib.press.verdict import checks_box, checks_table, settle, typeset
 
 
@@ -126,35 +122,6 @@ def test_the_page_ends_with_all_its_checks_each_linked_to_its_place():
     )
     assert "FAILS" in text
     assert "All checks" not in page(("x = 1", [])).cells[-1].source
-
-
-def drawn(pixels, mode="RGB"):
-    """A PNG of random pixels of so many colours, as a notebook holds it."""
-    rng = np.random.default_rng(0)
-    palette = rng.integers(0, 256, (pixels, len(mode)))
-    picture = palette[rng.integers(0, pixels, (40, 60))].astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(picture, mode).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def opened(png):
-    return Image.open(io.BytesIO(base64.b64decode(png)))
-
-
-@pytest.mark.parametrize("colors", [60, 250])
-def test_a_figure_keeps_its_colours_and_loses_weight(colors):
-    png = drawn(colors)
-    light = lighter(png)
-    assert len(light) < 0.8 * len(png)
-    assert opened(light).mode == "P"
-    off = np.abs(np.array(opened(light).convert("RGB"), float) - np.array(opened(png)))
-    assert off.mean() < 1.5
-
-
-def test_a_figure_with_a_clear_ground_or_already_light_stays_as_it_was():
-    assert lighter(drawn(9, "RGBA")) == drawn(9, "RGBA")
-    assert lighter(lighter(drawn(9))) == lighter(drawn(9))
 
 
 CELL = """\

@@ -3,13 +3,16 @@
 import ast
 import html
 import importlib.util
+import io
 import json
 import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("core", "networks", "data", "stratifolds", "naturality", "geodesics",
@@ -125,6 +128,43 @@ def test_a_page_loses_scripts_and_marks_that_change_nothing(bookext):
     assert page_weight.lighter(page) == (
         '<script src="a.js"></script>f<span class="k">if</span>'
     )
+
+
+def drawn(colors, mode="RGB"):
+    """A PNG of random pixels of so many colours."""
+    rng = np.random.default_rng(0)
+    palette = rng.integers(0, 256, (colors, len(mode)))
+    picture = palette[rng.integers(0, colors, (40, 60))].astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(png):
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB"), float)
+
+
+@pytest.mark.parametrize("colors", [60, 250])
+def test_a_figure_keeps_its_colours_and_loses_weight(bookext, tmp_path, colors):
+    import page_weight
+
+    png = drawn(colors)
+    figure = tmp_path / "html" / "_images" / "a.png"
+    figure.parent.mkdir(parents=True)
+    for _ in range(2):  # the second time from what was kept
+        figure.write_bytes(png)
+        page_weight.lighten_figures(tmp_path / "html")
+        light = figure.read_bytes()
+        assert len(light) < 0.8 * len(png)
+        assert np.abs(pixels(light) - pixels(png)).mean() < 1.5
+    assert len(list((tmp_path / "figures").iterdir())) == 1
+
+
+def test_a_figure_with_a_clear_ground_or_already_light_stays_as_it_was(bookext):
+    import page_weight
+
+    for png in (drawn(9, "RGBA"), page_weight.in_few_colors(drawn(9))):
+        assert page_weight.in_few_colors(png) == png
 
 
 def read(text, **metadata):

@@ -1,4 +1,7 @@
-"""The whole book as one PDF: its pages one after the other, printed by a browser."""
+"""The whole book as one PDF: its pages one after the other, printed by a browser.
+
+python book/_ext/print_book.py _build/book/html book.pdf
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ import posixpath
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
-
-from .notebook import PressError
 
 ARTICLE = re.compile(r"<article\b.*?</article>", re.S)
 HEAD = re.compile(r"<head>.*?</head>", re.S)
@@ -40,12 +42,12 @@ def browser() -> str:
     """The path of a Chromium.
 
     Raises:
-        PressError: there is none.
+        SystemExit: there is none; with the reason.
     """
     names = (os.environ.get("GEOLIB_CHROMIUM", ""), "chromium", "chromium-browser")
     found = next((path for n in names if n and (path := shutil.which(n))), None)
     if found is None:
-        raise PressError("pdf: no Chromium found; set GEOLIB_CHROMIUM to its path")
+        raise SystemExit("pdf: no Chromium found; set GEOLIB_CHROMIUM to its path")
     return found
 
 
@@ -60,10 +62,10 @@ def print_book(site: Path, target: Path) -> int:
         How many pages of the site it holds.
 
     Raises:
-        PressError: there is no site or no browser, or printing failed.
+        SystemExit: there is no site or no browser, or printing failed.
     """
     if not (site / "index.html").is_file():
-        raise PressError(f"pdf: no site in {site}: run `geolib html` first")
+        raise SystemExit(f"pdf: no site in {site}: run `geolib html` first")
     pages = in_order(site)
     document = site.resolve().with_name("print.html")
     document.write_text(joined(site, pages), "utf-8")
@@ -75,7 +77,7 @@ def print_book(site: Path, target: Path) -> int:
     ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode or not target.is_file():
-        raise PressError(f"pdf: the browser could not print: {done.stderr[-300:]}")
+        raise SystemExit(f"pdf: the browser could not print: {done.stderr[-300:]}")
     return len(pages)
 
 
@@ -120,3 +122,8 @@ def _placed(found: re.Match[str] | None, page: str, folder: str) -> str:
 
     text = PLACE.sub(place, MOVED.sub("", found[0]))
     return text.replace("<article", f'<article id="{page}:"', 1)
+
+
+if __name__ == "__main__":
+    count = print_book(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(f"{sys.argv[2]}: {count} pages of the site")
