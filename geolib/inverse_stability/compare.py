@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from torch import Tensor, nn
 
 from geolib.core.validation import expect
+from geolib.files import imported
 from geolib.inverse_stability.canonical import canonicalize
 from geolib.inverse_stability.gauge import Gauge
 from geolib.inverse_stability.paths import changes
@@ -154,14 +154,7 @@ def command(
 
 
 def _built(model: str) -> nn.Module:
-    name, _, attribute = model.rpartition(":")
-    try:
-        factory = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"model: expected package.module:build, got {model!r}"
-        ) from None
-    module = factory()
+    module = imported(model, "model", "package.module:build")()
     if not isinstance(module, nn.Module):
         raise ValueError(f"model: {model} built {type(module).__name__}, no module")
     return module

@@ -9,9 +9,6 @@ from .channel_graph import ChannelGroup as ChannelGroup
 from .channel_groups import channel_groups as channel_groups
 from .channel_groups import permute_channels as permute_channels
 from .erf_kernel import ErfKernel as ErfKernel
-from .sequential import Stage as Stage, channel_vectors as channel_vectors
-from .sequential import named_layers as named_layers, read_stages as read_stages
-from .sequential import weight_blocks as weight_blocks
 from .splits import Table as Table, Task as Task, split_tasks as split_tasks
 from .splits import table as table
 from .training import Meter as Meter, accuracy as accuracy, minimize as minimize

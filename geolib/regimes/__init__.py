@@ -11,7 +11,6 @@ from geolib.files import exported as _exported
 
 from .data_matrix import prepare as prepare
 from .descent import Rule as Rule
-from .edges import cell_curves as cell_curves
 from .ensemble import ensemble as ensemble
 from .fock import fock_curves as fock_curves, fock_space as fock_space
 from .large_data import large_data as large_data, large_data_next as large_data_next

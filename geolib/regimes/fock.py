@@ -297,5 +297,5 @@ def _elements(
 
     root = np.eye(1, space.W.shape[1])
     start = torch.as_tensor(np.vstack((space.W, root)))[None]
-    rows, _ = follow(flow, start, t, read, rtol=rtol, atol=rtol * 1e-2)
-    return np.array(rows).T
+    options = {"rtol": rtol, "atol": rtol * 1e-2, "max_steps": 2000}
+    return np.array(follow(flow, start, t, read, **options)[0]).T

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
 from geolib.regimes.fock import fock_curves
 from geolib.regimes.large_data import large_data, large_data_next
-from geolib.regimes.loss_curves import Curves
+from geolib.regimes.loss_curves import Curves, StiffError
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
 from geolib.regimes.prism import REGIMES, face
@@ -458,7 +459,8 @@ def predict(
         if name == "free":
             curves[name] = ensemble(setup, t, law, target=False, budget=budget).mean
         elif name != "ensemble":
-            curves[name] = theory_curves(name, t, setup, law, overlap, rule=rule)
+            with contextlib.suppress(*[StiffError] * (name != theory)):
+                curves[name] = theory_curves(name, t, setup, law, overlap, rule=rule)
     errors = curve_errors(curves, copies.mean)
     regime = _by_curves(errors, start, tol)
     name = theory

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
 from geolib.stratifolds.charts import check_finite
@@ -289,6 +290,7 @@ def _predict(layer: HiddenLayer, c: Candidate, q: int, m: int) -> int:
     return table[kind]
 
 
+@differentiation()
 def find_strata(
     module: nn.Module,
     data: Tensor,
