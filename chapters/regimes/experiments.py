@@ -258,6 +258,24 @@ def small_data_cut(
     return train, population
 
 
+def pareto(monomials: Iterable[tuple[int, int, int, int]]) -> set[tuple[int, ...]]:
+    r"""The Pareto front: monomials :math:`d^q h^k \sigma^{2l} n^{-m}` not dominated.
+
+    One dominates another when it has the same l and is at least as large in each of
+    d, h and n: q and k no smaller, m no larger. Monomials are (q, k, l, m).
+
+    """
+    pool = list(monomials)
+    return {
+        (q, k, l, m)
+        for q, k, l, m in pool
+        if not any(
+            L == l and Q >= q and K >= k and M <= m and (Q, K, M) != (q, k, m)
+            for Q, K, L, M in pool
+        )
+    }
+
+
 def power_series_losses(
     W: np.ndarray, X: np.ndarray, order: int
 ) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from .mean_field import mean_field as mean_field, mean_field_next as mean_field_
 from .narrow import narrow as narrow
 from .predict import RegimeWarning as RegimeWarning, classify_regime as classify_regime
 from .predict import predict as predict, theory_curves as theory_curves
-from .prism import REGIMES as REGIMES, face as face, hull as hull, pareto as pareto
+from .prism import REGIMES as REGIMES, face as face, hull as hull
 from .prism import prism as prism, regime_of_facet as regime_of_facet
 from .setup import Setup as Setup
 from .simulate import draw_covariance as draw_covariance, draw_weights as draw_weights

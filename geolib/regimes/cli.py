@@ -95,9 +95,7 @@ def command(
     ],
     hidden: Annotated[int, typer.Option(help="Width of the latent space.", min=1)],
     kappa: Annotated[float, typer.Option(help="Initial variance times columns.")] = 0.1,
-    check: Annotated[
-        int, typer.Option(help="Train this many networks beside it.", min=0)
-    ] = 0,
+    check: Annotated[int, typer.Option(help="Train so many networks too.", min=0)] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Predict the training of a linear autoencoder on a table, in the table's units.

@@ -215,12 +215,6 @@ class _Copies:
         means = equal_shares(order, full[:split], small.d - kept)
         return np.append(means, full[split:])
 
-    def masses(self, small: Setup) -> np.ndarray:
-        """How much each direction of a copy counts, one on average."""
-        kept, full = self.kept(small), self.setup.d
-        bulk = (full - kept) / full * small.d / (small.d - kept)
-        return np.append(np.full(small.d - kept, bulk), np.full(kept, small.d / full))
-
     def cost(self, small: Setup) -> float:
         """Operations of one evaluation of the flow."""
         h, d = self.shape(small)
@@ -279,12 +273,14 @@ class _Copies:
         training loss is read with, where directions differ in mass."""
         P, seen = self.population, None
         if self.law is not None and small.d < self.setup.d:
-            mass = self.masses(small)
+            kept, full = self.kept(small), self.setup.d
+            mass = np.full(small.d, (full - kept) / full * small.d / (small.d - kept))
+            mass[small.d - kept :] = small.d / full
             if P is not None:
                 P = np.diag(mass * self.shares(np.diag(P), small))
-            elif self.kept(small):
+            elif kept:
                 P = np.diag(mass)
-            seen = torch.as_tensor(mass * S) if self.kept(small) else None
+            seen = torch.as_tensor(mass * S) if kept else None
         return None if P is None else torch.as_tensor(P), seen
 
 

@@ -40,7 +40,7 @@ def test_predict_from_a_file_in_its_own_units(tmp_path, kind):
 @pytest.mark.parametrize(
     "text",
     [
-        "\ufeffa,b\n1,2\n3,5\n",  # a byte order mark
+        "\ufeff1,2\n3,5\n",  # a byte order mark, and no heading
         '"a","b"\r\n1,2\r\n3,5\r\n\r\n',
         "# mine\n1;2\n3;5\n",
         "e\tE\n1\t2\n3\t5",

@@ -216,6 +216,14 @@ def test_what_is_too_stiff_is_refused_in_time(name):
     assert process_time() - before < 20
 
 
+def test_a_theory_that_is_too_stiff_leaves_the_others():
+    """From weights of 1e6 the equations of small data do not reach the end."""
+    setup, t = Setup(8, 8, 64, 1e12), [0.0, 1.0]
+    assert "small-data" not in predict(setup, t, budget=1e8).regime.errors
+    with pytest.raises(ValueError, match="too stiff"):
+        predict(setup, t, theory="small-data", budget=1e8)
+
+
 def test_long_times_that_can_be_followed_are_answered():
     """A wide network is trained to the end long before."""
     found = ensemble(Setup(16, 32, 64, 0.5 / 16), [0.0, 300.0], budget=1e9)
