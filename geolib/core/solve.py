@@ -329,7 +329,6 @@ def _check(
     expect(method in METHODS, "method", f"one of {METHODS}", method)
     if method not in ("auto", "cg"):
         require_factorisable(f"method {method!r}", G.theta.dtype)
-    expect(tol != math.inf, "tol", "a finite number >= 0", tol)
     if free is not None:
         expect(method == "cg", "free", "method 'cg' with it", method)
         shape = tuple(getattr(free, "shape", ()))
