@@ -13,16 +13,14 @@ def rate(d: int, n: int, dtype_name: str, device: str, last: float) -> Result:
     import torch
 
     from geolib.regimes import Setup, draw_weights
-    from geolib.regimes.simulate import FlowProblem, run
-    from geolib.regimes.spectral_measures import gaussian_factor
+    from geolib.regimes.simulate import FlowProblem, draw_wishart, run
 
     dtype = getattr(torch, dtype_name)
     setup = Setup(d, d, n, 1 / d)
     place = {"dtype": dtype, "device": device}
     W = torch.as_tensor(draw_weights(setup, 0), **place)[None]
     if device == "cpu":
-        factor = gaussian_factor(d, n, np.random.default_rng([0, 2]))
-        S = torch.as_tensor(factor @ factor.T / n, **place)[None]
+        S = torch.as_tensor(draw_wishart(setup, 0), **place)[None]
     else:  # the law is the same; a processor would take minutes for it
         L = torch.randn(n, d, generator=torch.Generator(device).manual_seed(0), **place)
         S = (L.mT @ L / n)[None]

@@ -21,7 +21,6 @@ COLORS = {
     "grey": "#777777",
 }
 SEQUENTIAL = "cividis"
-DIVERGING = "RdBu_r"
 # Opaque: a transparent figure loses its axis labels on a dark page.
 PAPER = "#fbfbf8"
 

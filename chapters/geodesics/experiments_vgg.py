@@ -67,7 +67,7 @@ def vgg_study(
         net: nn.Module = vgg(
             name, s, batch_norm, int(data.y.max()) + 1, width, data.x.dtype
         )
-        file = folder / f"{tag}-{s}.safetensors"
+        file = folder / f"{tag}-{s}.pt"
         options = {"steps": steps, "batch": batch, "lr": lr, "seed": s}
         nets.append(
             train_module(net.to(device), data, augment=True, file=file, **options)

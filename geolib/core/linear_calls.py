@@ -111,11 +111,8 @@ class LinearCall:
         if self.kind == "conv2d":
             pad: Any = padding if isinstance(padding, str) else _tuple(padding, 2)
             pad = (0, 0) if pad == "valid" else pad
-            return (
-                self.x,
-                self.kernel,
-                (_tuple(stride, 2), pad, _tuple(dilation, 2), groups),
-            )
+            flat = _tuple(stride, 2), pad, _tuple(dilation, 2), groups
+            return self.x, self.kernel, flat
         pad = padding if isinstance(padding, str) else (0, *_tuple(padding, 1))
         pad = (0, 0) if pad == "valid" else pad
         wide = (1, *_tuple(stride, 1)), pad, (1, *_tuple(dilation, 1)), groups
@@ -156,25 +153,14 @@ class CallRecorder(TorchFunctionMode):
         if kind != "linear" and input.ndim != spatial + 2:
             return  # an unbatched convolution
         bias_name = None if bias is None else self.names.get(id(bias))
-        x = input.detach()
+        x, edge = input.detach(), get_gradient_edge(y)
         options = (stride, padding, dilation, groups)
-        kernel = tuple(weight.shape[2:])
+        kernel, fan_out = tuple(weight.shape[2:]), weight.shape[0]
+        positions = y.numel() // max(1, y.shape[0] * fan_out)
+        sizes = groups, positions, weight[0].numel(), fan_out // groups
         self.calls.append(
             LinearCall(
-                name,
-                bias_name,
-                kind,
-                x,
-                x._version,
-                get_gradient_edge(y),
-                kernel,
-                options,
-                (
-                    groups,
-                    y.numel() // max(1, y.shape[0] * weight.shape[0]),
-                    weight[0].numel(),
-                    weight.shape[0] // groups,
-                ),
+                name, bias_name, kind, x, x._version, edge, kernel, options, sizes
             )
         )
 

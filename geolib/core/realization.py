@@ -456,17 +456,12 @@ def _rows(x: Inputs) -> int:
 
 def _forward_arguments(module: nn.Module) -> tuple[set[str], float]:
     """Names that `forward` takes as keywords, and how many arguments in order."""
-    kinds = [
-        (n, q.kind) for n, q in inspect.signature(module.forward).parameters.items()
-    ]
-    both, any_number = (
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.VAR_POSITIONAL,
-    )
-    names = {n for n, kind in kinds if kind in (both, inspect.Parameter.KEYWORD_ONLY)}
-    ordered = [kind for _, kind in kinds if kind <= both]
-    endless = any(kind is any_number for _, kind in kinds)
-    return names, math.inf if endless else len(ordered)
+    taken = inspect.signature(module.forward).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {q.name for q in taken if q.kind in named}
+    endless = any(q.kind is q.VAR_POSITIONAL for q in taken)
+    ordered = sum(q.kind <= q.POSITIONAL_OR_KEYWORD for q in taken)
+    return names, math.inf if endless else ordered
 
 
 def _differentiable_kernels(recurrent: bool) -> ExitStack:

@@ -16,10 +16,8 @@ from geolib.core.jacobian_factors import by_positions
 # All constants are in multiply-adds of a large matrix product, measured in float32 with
 # OpenBLAS and MKL on the x86 machines of benchmarks/machine.py by timing each kind of
 # work alone and dividing by the time of a multiply-add. See :eq:`drv-core-cost`.
-CHOLESKY_COST = (
-    2.3,
-    370.0,
-)  # a multiply-add of the factorisation; an entry of the matrix
+# a multiply-add of the factorisation; an entry of the matrix
+CHOLESKY_COST = (2.3, 370.0)
 GRAM_OPERATION = 1.25  # a multiply-add of K's layer Grams, which are products of strips
 GRAM_ENTRY = 240.0  # an entry of K: fetched, added to and mirrored, layer after layer
 MOVE = 40.0  # reading or writing one number in a long sweep through memory
@@ -191,10 +189,8 @@ def nystrom_plan(problem: ProblemSize, k: int, steps: float) -> Plan:
     apart = Plan("nystrom", setup + steps * step, step, k)
     if problem.batches or not feasible(problem, "woodbury"):
         return apart
-    step, gram = (
-        problem.nystrom_step(k, True),
-        problem.gram(m, m) / 2 + GRAM_ENTRY * m**2,
-    )
+    step = problem.nystrom_step(k, True)
+    gram = problem.gram(m, m) / 2 + GRAM_ENTRY * m**2
     formed = Plan("nystrom", setup + gram + steps * step, step, k, True)
     return min(apart, formed, key=lambda one: one.cost)
 

@@ -6,12 +6,9 @@ live under the folder named by the variable `GEOLIB_DATA`, else in a cache folde
 in the user's home; `digits`, `diabetes` and `breast_cancer` need no file.
 """
 
-from geolib.data.api import available as available
-from geolib.data.api import fetch as fetch
-from geolib.data.api import load as load
-from geolib.data.api import names as names
-from geolib.data.dataset import DataError as DataError
-from geolib.data.dataset import Dataset as Dataset
 from geolib.files import exported as _exported
+
+from .api import available as available, fetch as fetch, load as load, names as names
+from .dataset import DataError as DataError, Dataset as Dataset
 
 __all__ = _exported(globals())

@@ -6,13 +6,22 @@ import difflib
 import time
 from dataclasses import replace
 
-from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, CLASSIFICATION, IDX, REGRESSION
-from geolib.data.dataset import Dataset
-from geolib.data.embedded import EMBEDDED
-from geolib.data.files import PATIENCE, download, fault
-from geolib.data.images import cifar10_from_npz, load_cifar, load_idx
-from geolib.data.tables import fetch_regression, load_table, regression_fault
 from geolib.files import DATA_READ
+
+from .dataset import Dataset
+from .embedded import EMBEDDED
+from .files import (
+    CIFAR,
+    CIFAR10_NPZ,
+    CLASSIFICATION,
+    IDX,
+    PATIENCE,
+    REGRESSION,
+    download,
+    fault,
+)
+from .images import cifar10_from_npz, load_cifar, load_idx
+from .tables import fetch_regression, load_table, regression_fault
 
 
 def names() -> tuple[str, ...]:
@@ -62,7 +71,7 @@ def load(
     if name in IDX:
         return load_idx(name, train, test)
     if name in CIFAR:
-        return load_cifar(name, train, test)
+        return load_cifar(train, test)
     if name in EMBEDDED:
         data = EMBEDDED[name](split)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geolib.data.dataset import Dataset, stratified
+from .dataset import Dataset, stratified
 
 
 def digits(seed: int) -> Dataset:

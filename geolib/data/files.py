@@ -1,4 +1,4 @@
-"""Files with a pinned checksum: where they lie, whether they are right, fetching."""
+"""The published files, read from `catalogue.txt`: their checksums, places and fetching."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from geolib.data.dataset import DataError
+from .dataset import DataError
 
 PATIENCE = 1800.0  # seconds for all files of one data set; a server may drip bytes
 ROOM = 1 << 28  # bytes that a compressed file may unfold to; the largest has 185 MB
@@ -26,6 +27,33 @@ class File:
     path: str
     md5: str
     url: str | None = None
+
+
+_TEXT = (resources(__package__) / "catalogue.txt").read_text(encoding="utf-8")
+_ROWS = [line.split() for line in _TEXT.splitlines() if not line.startswith("#")]
+
+
+def _published(kind: str) -> dict[str, tuple[File, ...]]:
+    """The files of one kind by data set, in the order of the table."""
+    found: dict[str, tuple[File, ...]] = {}
+    for row, name, path, checksum, url in _ROWS:
+        if row == kind:
+            file = File(path, checksum, None if url == "-" else url)
+            found[name] = (*found.get(name, ()), file)
+    return found
+
+
+IDX = _published("idx")
+CIFAR = {name: archive for name, (archive,) in _published("cifar").items()}
+CIFAR10_NPZ = _published("npz")["cifar10"]
+CLASSIFICATION = _published("classification")
+# Of a regression table what is pinned is the sha256 of its four arrays.
+REGRESSION = {name: packed.md5 for name, (packed,) in _published("regression").items()}
+
+NOTES = {
+    "bostonHousing": "One column is derived from race; the table is widely retired.",
+    "pima-indians-diabetes": "Zeros in some columns stand for missing values.",
+}
 
 
 def folder() -> Path:

@@ -1,4 +1,4 @@
-"""Image data: MNIST's idx files and the two forms of CIFAR."""
+"""Image data: MNIST's idx files and the two forms of CIFAR-10."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geolib.data.catalogue import CIFAR, CIFAR10_NPZ, IDX
-from geolib.data.dataset import Array, DataError, Dataset
-from geolib.data.files import ROOM, fault, verified
+from .dataset import Array, DataError, Dataset
+from .files import CIFAR, CIFAR10_NPZ, IDX, ROOM, fault, verified
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
                    "horse", "ship", "truck")  # fmt: skip
@@ -80,25 +79,22 @@ def read_batch(path: Path) -> tuple[Array, Array]:
     return x, y
 
 
-def read_records(raw: bytes, labels: int) -> tuple[Array, Array]:
-    """Images and labels of the official binary form of CIFAR.
+def read_records(raw: bytes) -> tuple[Array, Array]:
+    """Images and labels of the official binary form of CIFAR-10.
 
-    A record is `labels` label bytes (the finest one last), then 3072 bytes of red,
-    green and blue, each row by row.
+    A record is a byte of label, then 3072 bytes of red, green and blue, each row by row.
 
     Raises:
         DataError: the length is not a whole number of records.
     """
-    width = labels + 3072
-    if not raw or len(raw) % width:
-        raise DataError(f"CIFAR: {len(raw)} bytes are not records of {width} bytes")
-    rows = np.frombuffer(raw, np.uint8).reshape(-1, width)
-    images = rows[:, labels:].reshape(-1, 3, 32, 32)
-    return images, rows[:, labels - 1].astype(np.int64)
+    if not raw or len(raw) % 3073:
+        raise DataError(f"CIFAR: {len(raw)} bytes are not records of 3073 bytes")
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)
 
 
-def read_archive(path: Path, labels: int) -> tuple[Array, Array, Array, Array, tuple]:
-    """Training and test arrays, and class names, of a `cifar-*-binary.tar.gz`.
+def read_archive(path: Path) -> tuple[Array, Array, Array, Array]:
+    """Training and test arrays of a `cifar-10-binary.tar.gz`.
 
     Raises:
         DataError: the archive cannot be read or lacks a batch.
@@ -114,29 +110,24 @@ def read_archive(path: Path, labels: int) -> tuple[Array, Array, Array, Array, t
                     members[Path(member.name).name] = stream.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{path}: not a readable archive ({error})") from error
-    ten = labels == 1
-    train = [f"data_batch_{i}.bin" for i in range(1, 6)] if ten else ["train.bin"]
-    test = "test_batch.bin" if ten else "test.bin"
+    *train, test = *(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"
     if absent := [part for part in [*train, test] if part not in members]:
         raise DataError(f"{path}: the archive lacks {', '.join(absent)}")
-    x, y = read_records(b"".join(members[part] for part in train), labels)
-    x_test, y_test = read_records(members[test], labels)
-    listing = "batches.meta.txt" if ten else "fine_label_names.txt"
-    return x, y, x_test, y_test, tuple(members.get(listing, b"").decode().split())
+    whole = b"".join(members[part] for part in train)
+    return *read_records(whole), *read_records(members[test])
 
 
-def load_cifar(name: str, train: int | None, test: int | None) -> Dataset:
-    """CIFAR-10 or CIFAR-100 (fine labels), float32 `(n, 3, 32, 32)` in [0, 1].
+def load_cifar(train: int | None, test: int | None) -> Dataset:
+    """CIFAR-10, float32 `(n, 3, 32, 32)` in [0, 1].
 
-    CIFAR-10 is read from the official archive where it is there, else from the
-    `.npz` batches (only as many of them as `train` needs).
+    It is read from the official archive where that is there, else from the `.npz`
+    batches (only as many of them as `train` needs).
     """
-    if name == "cifar10" and cifar10_from_npz():
+    if cifar10_from_npz():
         return load_cifar10_npz(train, test)
-    labels = 1 if name == "cifar10" else 2
-    x, y, x_test, y_test, classes = read_archive(verified(name, CIFAR[name]), labels)
+    x, y, x_test, y_test = read_archive(verified("cifar10", CIFAR["cifar10"]))
     x, y, x_test, y_test = x[:train], y[:train], x_test[:test], y_test[:test]
-    return Dataset(name, unit(x), y, unit(x_test), y_test, classes)
+    return Dataset("cifar10", unit(x), y, unit(x_test), y_test, CIFAR10_CLASSES)
 
 
 def cifar10_from_npz() -> bool:

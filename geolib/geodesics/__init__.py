@@ -6,36 +6,20 @@ realise; `geodesic` and `exponential_map` solve for shortest paths; `connect`,
 """
 
 from geolib.files import exported as _exported
-from geolib.geodesics.bvp import (
-    Geodesic as Geodesic,
-    geodesic as geodesic,
-    geodesics as geodesics,
-)
-from geolib.geodesics.connect import connect as connect
-from geolib.geodesics.continual import learn_sequence as learn_sequence
-from geolib.geodesics.curves import (
-    trained_curve as trained_curve,
-    trained_curves as trained_curves,
-)
-from geolib.geodesics.embedding import embed as embed
-from geolib.geodesics.function_space import FunctionSpace as FunctionSpace
-from geolib.geodesics.ivp import exponential_map as exponential_map
-from geolib.geodesics.learners import LEARNERS as LEARNERS
-from geolib.geodesics.magnitude_masks import (
-    magnitude_mask as magnitude_mask,
-    matrices as matrices,
-)
-from geolib.geodesics.measures import (
-    lengths as lengths,
-    profile as profile,
-)
-from geolib.geodesics.path import (
-    LegendreBasis as LegendreBasis,
-    LinearSplineBasis as LinearSplineBasis,
-    SineBasis as SineBasis,
-    WeightPath as WeightPath,
-)
-from geolib.geodesics.sparse_path import sparse_path as sparse_path
-from geolib.geodesics.sparsify import sparsify as sparsify
+
+from .bvp import Geodesic as Geodesic, geodesic as geodesic, geodesics as geodesics
+from .connect import connect as connect
+from .continual import learn_sequence as learn_sequence
+from .curves import trained_curve as trained_curve, trained_curves as trained_curves
+from .embedding import embed as embed
+from .function_space import FunctionSpace as FunctionSpace
+from .ivp import exponential_map as exponential_map
+from .learners import LEARNERS as LEARNERS
+from .magnitude_masks import magnitude_mask as magnitude_mask, matrices as matrices
+from .measures import lengths as lengths, profile as profile
+from .path import LegendreBasis as LegendreBasis, LinearSplineBasis as LinearSplineBasis
+from .path import SineBasis as SineBasis, WeightPath as WeightPath
+from .sparse_path import sparse_path as sparse_path
+from .sparsify import sparsify as sparsify
 
 __all__ = _exported(globals())

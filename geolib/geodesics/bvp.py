@@ -10,16 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.geodesics.function_space import Space
-from geolib.geodesics.path import (
-    Basis,
-    LegendreBasis,
-    SineBasis,
-    WeightPath,
-    check_ends,
-)
 from geolib.networks.training import minimize
 from geolib.networks.validation import check_positive
+
+from .function_space import Space
+from .path import Basis, LegendreBasis, SineBasis, WeightPath, check_ends
 
 NODES = 16  # Gauss nodes per segment of a deterministic search
 STATUS_INPUTS = 1024  # inputs that the final check of stationarity looks at

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.bvp import Geodesic, geodesic
-from geolib.geodesics.curves import trained_curve
-from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.measures import Profile, profile
-from geolib.geodesics.path import WeightPath, check_ends
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
 from geolib.networks.rows import PIECE, Rows, as_rows
 from geolib.networks.validation import same_architecture
+
+from .bvp import Geodesic, geodesic
+from .curves import trained_curve
+from .function_space import FunctionSpace
+from .measures import Profile, profile
+from .path import WeightPath, check_ends
 
 METHODS = ("arc", "geodesic", "line", "curve")
 

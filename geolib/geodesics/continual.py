@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.geodesics.learners import LEARNERS, Learner, restrict
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
+
+from .learners import LEARNERS, Learner, restrict
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def learn_sequence(
 
     Args:
         module: the network, with an output for every class of every task; unchanged.
-        tasks: see `split_tasks`.
+        tasks: see `split_tasks`, or `Task.of` for data sets and loaders of one's own.
         method: one of `LEARNERS`, or a class of one's own like those.
         scenario: `class`: all classes compete; `task`: only those of the task at hand.
         memory: inputs kept per task (0 for methods without a memory).

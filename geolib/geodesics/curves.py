@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.geodesics.bvp import Geodesic
-from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.path import Basis, BezierBasis, WeightPath, check_ends
 from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
 from geolib.networks.validation import check_inputs, check_labels, check_positive
+
+from .bvp import Geodesic
+from .function_space import FunctionSpace
+from .path import Basis, BezierBasis, WeightPath, check_ends
 
 # maps embedded or plain outputs (k, n, c), rows (k, n) and times (k,) to losses (k,)
 CurveLoss = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
-from geolib.geodesics.embedding import drift_gradient, embed, output_metric
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
 from geolib.networks.validation import check_inputs
+
+from .embedding import drift_gradient, embed, output_metric
 
 LOOP_ABOVE = 20_000  # weights; below, one batched call beats a loop over networks
 DENSE_BELOW = 200  # weights; up to here a geodesic's acceleration is solved densely

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from geolib.core import integrate
-from geolib.geodesics.function_space import Space
-from geolib.geodesics.path import WeightPath, polygon
+
+from .function_space import Space
+from .path import WeightPath, polygon
 
 
 @dataclass(frozen=True)

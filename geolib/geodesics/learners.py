@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Metric, PullbackMetric, Realization
-from geolib.geodesics.embedding import EmbeddedOutputs, drift_gradient, embed
-from geolib.geodesics.sparse_path import next_damping
 from geolib.networks.splits import Task
 from geolib.networks.training import cosine
+
+from .embedding import EmbeddedOutputs, drift_gradient, embed
+from .sparse_path import next_damping
 
 FORBIDDEN = -1e9  # a logit that no softmax sees; finite, so that 0 * it is 0
 NOTHING = torch.zeros(0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.geodesics.embedding import angle_length
-from geolib.geodesics.function_space import FunctionSpace, Space
-from geolib.geodesics.path import WeightPath
 from geolib.networks.validation import check_labels
+
+from .embedding import angle_length
+from .function_space import FunctionSpace, Space
+from .path import WeightPath
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,18 @@ class Profile:
     def middle(self) -> float:
         """Accuracy of the network half way."""
         return self.accuracy[len(self.accuracy) // 2].item()
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw loss and accuracy along the path, on Matplotlib axes that are returned."""
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            axes = plt.subplots()[1]
+        axes.plot(self.times, self.loss, label="loss")
+        axes.plot(self.times, self.accuracy, "--", label="accuracy")
+        axes.set(xlabel="time on the path", ylim=(0, None))
+        axes.legend()
+        return axes
 
 
 @torch.no_grad()

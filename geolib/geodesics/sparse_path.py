@@ -11,15 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import (
+from geolib.networks.training import Meter, batches
+
+from .function_space import FunctionSpace
+from .magnitude_masks import (
     check_sparsity,
     cubic_sparsity,
     layer_adaptive,
     magnitude_mask,
     matrices,
 )
-from geolib.networks.training import Meter, batches
 
 PIECE = 4096  # inputs whose outputs are computed together
 

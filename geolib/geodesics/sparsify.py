@@ -13,28 +13,18 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
-from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.magnitude_masks import check_sparsity, matrices
-from geolib.geodesics.sparse_path import (
-    Chooser,
-    MetricMask,
-    kept_outputs,
-    sparse_path,
-)
-from geolib.geodesics.structured import (
-    choose_units,
-    removable_units,
-    shrink,
-    unit_mask,
-    unit_scores,
-)
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
 from geolib.networks.rows import PIECE, Rows, as_rows, part_of
-from geolib.networks.sequential import recomputed
+from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
 from geolib.networks.validation import check_labels, check_positive
+
+from .function_space import FunctionSpace
+from .magnitude_masks import check_sparsity, matrices
+from .sparse_path import Chooser, MetricMask, kept_outputs, sparse_path
+from .structured import choose_units, removable_units, shrink, unit_mask, unit_scores
 
 SCORED = 1024  # inputs that whole units are scored on, and most that are held out
 MASKS = ("metric", "magnitude")
@@ -153,7 +143,8 @@ def sparsify(
     check_positive(
         steps=steps, batch=batch, damping=damping, iterations=iterations, tol=tol
     )
-    _refuse_parametrizations(module)
+    for name, layer in module.named_modules():
+        check_weights(name, layer)  # zeros of others are not zeros of its weights
     if mask not in MASKS:
         raise ValueError(f"mask: expected one of {MASKS}, got {mask!r}")
     dense = Realization(module)
@@ -256,14 +247,3 @@ def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) ->
     first = S.inputs(torch.arange(2))
     check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)
     return labels.to(first.device)
-
-
-def _refuse_parametrizations(module: nn.Module) -> None:
-    """Zeros of a raw parameter are not zeros of the weights that the network uses."""
-    for name, layer in module.named_modules():
-        if torch.nn.utils.parametrize.is_parametrized(layer) or recomputed(layer):
-            raise ValueError(
-                f"module: layer {name or '(root)'!r} computes its weights from other "
-                "parameters (a parametrization), whose zeros are not the weights'; "
-                "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
-            )

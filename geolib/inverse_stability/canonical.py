@@ -12,18 +12,8 @@ from torch import nn
 from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.gauge import Gauge, fold_batch_norm
-from geolib.networks.sequential import (
-    LINEAR,
-    POOLS,
-    SILENT,
-    Stage,
-    named_layers,
-    read_stages,
-    to_numpy,
-    weight_blocks,
-)
-
-CHAIN = (*LINEAR, *POOLS, *SILENT, nn.ReLU, nn.Flatten)
+from geolib.networks.channel_groups import channel_groups
+from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +100,9 @@ def canonicalize(
     expect(max_sweeps >= 1, "max_sweeps", "a positive number", max_sweeps)
     folded, count = fold_batch_norm(module)
     dropped = merged = 0
-    if reduce and _is_chain(folded):
-        head, stages = read_stages(folded)
+    channel_groups(folded)  # refuses what does not fit together
+    if reduce and (chain := read_stages(folded)):
+        head, stages = chain
         work = _Work(stages, tol)
         work.reduce()
         folded = _rebuild(head, stages, work)
@@ -123,13 +114,6 @@ def canonicalize(
         gauge.sort()
     energy = before, gauge.energy()
     return Canonical(folded, count, dropped, merged, sweeps, converged, energy)
-
-
-def _is_chain(module: nn.Module) -> bool:
-    """Whether the network is one sequence of plain layers."""
-    if not isinstance(module, nn.Sequential):
-        return False
-    return all(type(layer) in CHAIN for _, layer in named_layers(module))
 
 
 class _Work:

@@ -167,12 +167,6 @@ def _check_layers(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         kind = type(layer).__name__
         check_hooks(name, layer)
-        if torch.nn.utils.parametrize.is_parametrized(layer):
-            raise ValueError(
-                f"module: layer {name or '(root)'} ({kind}) computes its weights from "
-                "others (weight_norm, spectral_norm); make them parameters first "
-                "(torch.nn.utils.parametrize.remove_parametrizations)"
-            )
         if isinstance(layer, (*NORMS, *DROPOUTS)) and layer.training:
             raise ValueError(
                 f"module: {kind} {name} is in training mode; call module.eval()"

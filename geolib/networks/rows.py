@@ -28,6 +28,7 @@ class Rows:
             numbers, as the tokens of an embedding, keep their type.
         name: of the argument, for messages.
         index: which rows of the source there are, shape (m,); None for all.
+        part: of each pair that is read: 0 for the input, 1 for the label.
 
     Raises:
         ValueError: no inputs, a loader without random access, non-finite inputs.
@@ -45,6 +46,7 @@ class Rows:
         like: Tensor,
         name: str = "data",
         index: Tensor | None = None,
+        part: int = 0,
     ) -> None:
         self.collate: Callable = default_collate
         if isinstance(source, DataLoader):
@@ -62,6 +64,7 @@ class Rows:
             raise ValueError(f"{name}: expected at least one input, got none")
         self.source, self.transform, self.like = source, transform, like
         self.name, self.index, self.device = name, index, like.device
+        self.part = part
 
     def __len__(self) -> int:
         return len(self.source if self.index is None else self.index)  # type: ignore
@@ -89,7 +92,7 @@ class Rows:
             return self.source[at]
         span = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
         batch = self.collate([self.source[i] for i in span])
-        return batch[0] if isinstance(batch, list | tuple) else batch
+        return batch[self.part] if isinstance(batch, list | tuple) else batch
 
 
 def as_rows(
@@ -112,12 +115,17 @@ def as_rows(
     if transform is not None or not isinstance(data, Tensor):
         return Rows(data, transform, like, name)
     check_inputs(data, name)
-    if data.dtype == torch.uint8:
+    no_bytes(data, name)
+    return data.to(like) if data.is_floating_point() else data
+
+
+def no_bytes(x: Tensor, name: str) -> None:
+    """Raise where inputs are bytes still: networks take numbers."""
+    if x.dtype == torch.uint8:
         raise ValueError(
             f"transform: {name} are bytes; expected a function that makes numbers of "
             "them, say lambda x: x / 255"
         )
-    return data.to(like) if data.is_floating_point() else data
 
 
 def part_of(x: Tensor | Rows, index: Tensor, like: Tensor) -> Rows:

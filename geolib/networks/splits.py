@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from geolib.data import load
+from geolib.networks.rows import Rows, no_bytes
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,45 @@ class Task:
                     f"{name}: labels {odd} are not among the task's classes "
                     f"{self.classes}"
                 )
+
+    @classmethod
+    def of(
+        cls,
+        train: Any,
+        test: Any,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        like: Tensor | None = None,
+    ) -> Task:
+        """Read a task from two sets of (input, label) pairs.
+
+        Args:
+            train, test: pairs of tensors or arrays `(x, y)`, data sets of pairs, or a
+                `DataLoader` of one; their rows are read in the order of the set.
+            transform: applied to the inputs, say from bytes to numbers.
+            like: a tensor of the type and on the device of the network; by default
+                32-bit numbers on the CPU.
+
+        Raises:
+            ValueError: bytes without a transform, labels that are not whole numbers, and
+                as `Task` and `Rows`.
+
+        Examples:
+            >>> x, y = np.array([[0], [255]], np.uint8), np.array([1, 0])
+            >>> Task.of((x, y), (x, y), lambda x: x / 255).x.tolist()
+            [[0.0], [1.0]]
+        """
+        like, parts = torch.zeros(1) if like is None else like, []
+        for name, data in (("train", train), ("test", test)):
+            if isinstance(data, tuple):
+                data = TensorDataset(*(torch.as_tensor(a) for a in data))
+            x = Rows(data, transform, like, name)[:]
+            no_bytes(x, name)
+            y = Rows(data, None, like, name, part=1)[:]
+            if y.is_floating_point():
+                raise ValueError(f"{name}: expected classes as labels, got {y.dtype}")
+            parts += [x, y.long()]
+        x, y, x_test, y_test = parts
+        return cls(x, y, x_test, y_test, tuple(y.unique().tolist()))
 
 
 def split_tasks(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
-from geolib.networks import checkpoint
+from geolib.files import write_whole
 from geolib.networks.splits import Table
 from geolib.networks.validation import check_inputs, check_labels
 
@@ -360,28 +362,29 @@ def _draw(
 def _store(module, adam, file, record) -> None:
     if file is None:
         return
-    tensors = {f"module.{n}": t for n, t in module.state_dict().items()}
-    for k, state in adam.state_dict()["state"].items():
-        tensors |= {f"adam.{k}.{n}": torch.as_tensor(t) for n, t in state.items()}
-    checkpoint.save(file, tensors, record)
+    held = {"module": module.state_dict(), "adam": adam.state_dict(), "record": record}
+    whole = io.BytesIO()
+    torch.save(held, whole)
+    write_whole(Path(file), whole.getvalue())
 
 
 def _resume(module, adam, file, run: dict[str, Any]) -> int:
     if file is None or not Path(file).exists():
         return 0
-    tensors, record = checkpoint.load(file)
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+        record = held["record"]
+    except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+        raise ValueError(
+            f"file: {file} is damaged or not one of ours ({error}); delete it and start "
+            "again"
+        ) from error
     other = {k: record.get(k) for k, v in run.items() if record.get(k) != v}
     if other:
         raise ValueError(
-            f"checkpoint: {file} is of another run: it has {other}, this run has "
+            f"file: {file} is of another run: it has {other}, this run has "
             f"{ {k: run[k] for k in other} }"
         )
-    own = {n[7:]: t for n, t in tensors.items() if n.startswith("module.")}
-    module.load_state_dict(own)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, t in tensors.items():
-        if name.startswith("adam."):
-            _, k, part = name.split(".")
-            state.setdefault(int(k), {})[part] = t
-    adam.load_state_dict({**adam.state_dict(), "state": state})
+    module.load_state_dict(held["module"])
+    adam.load_state_dict(held["adam"])
     return int(record["step"])

@@ -62,39 +62,31 @@ def check_positive(**options: float) -> None:
             )
 
 
-def same_architecture(a: nn.Module, b: nn.Module) -> None:
+def same_architecture(a: nn.Module, b: nn.Module, name: str = "b") -> None:
     """Refuse two modules that differ in a layer's kind, a parameter or its shape.
 
     Examples:
         >>> same_architecture(nn.Linear(2, 3), nn.Linear(2, 4))
         Traceback (most recent call last):
         ...
-        ValueError: b: parameter 'weight' is (4, 2) but (3, 2) in a; ...
+        ValueError: b: expected the architecture of the first network, but 'weight' ...
     """
-    for name, module in (("a", a), ("b", b)):
+    for which, module in (("a", a), (name, b)):
         if not isinstance(module, nn.Module):
             kind = type(module).__name__
-            raise ValueError(f"{name}: expected an nn.Module, got {kind}")
-    ours = {n: tuple(p.shape) for n, p in a.named_parameters()}
-    theirs = {n: tuple(p.shape) for n, p in b.named_parameters()}
-    for name in ours.keys() ^ theirs.keys():
-        raise ValueError(
-            f"b: parameter {name!r} is in only one of the two networks; they must "
-            "have one architecture"
-        )
-    for name, shape in ours.items():
-        if theirs[name] != shape:
+            raise ValueError(f"{which}: expected an nn.Module, got {kind}")
+    ours, theirs = (_parts(module) for module in (a, b))
+    for part in [*ours, *theirs]:
+        if ours.get(part) != theirs.get(part):
             raise ValueError(
-                f"b: parameter {name!r} is {theirs[name]} but {shape} in a; the two "
-                "networks must have one architecture"
+                f"{name}: expected the architecture of the first network, but {part!r} is "
+                f"{theirs.get(part, 'absent')} here and {ours.get(part, 'absent')} there"
             )
+
+
+def _parts(module: nn.Module) -> dict[str, object]:
+    """The kind of each layer, and the shape of each parameter and buffer, by name."""
     kind = torch.nn.utils.parametrize.type_before_parametrizations
-    layers = {n: kind(m) for n, m in b.named_modules()}
-    for name, module in a.named_modules():
-        other = layers.get(name, type(None))
-        if other is not kind(module):
-            raise ValueError(
-                f"b: layer {name!r} is a {other.__name__} but a "
-                f"{kind(module).__name__} in a; the two networks must have one "
-                "architecture"
-            )
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    layers = {n or "(root)": kind(m).__name__ for n, m in module.named_modules()}
+    return layers | {n: tuple(t.shape) for n, t in tensors}

@@ -16,10 +16,8 @@ import torch
 from torch import nn
 
 from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
-from geolib.networks.channel_groups import (
-    channel_groups,
-    permute_channels,
-)
+from geolib.networks.channel_groups import channel_groups, permute_channels
+from geolib.networks.validation import same_architecture
 
 EQUAL = 1e-6  # relative distance below which no second start is tried
 
@@ -82,7 +80,9 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
         0.0
     """
     groups = channel_groups(module_a)
-    _same_groups(module_a, module_b, groups, channel_groups(module_b))
+    same_architecture(module_a, module_b, "module_b")
+    if [g.slots for g in groups] != [g.slots for g in channel_groups(module_b)]:
+        raise ValueError("module_b: expected the connections of module_a, got others")
     match = _Matching(module_a, module_b, groups)
     identity = [np.arange(g.width) for g in groups]
     runs = []
@@ -228,28 +228,3 @@ def _assign(similarity: np.ndarray, blocks: int = 1) -> np.ndarray:
     ]
     outer = _assign(np.array(value))
     return np.concatenate([j * size + inner[i][j] for i, j in enumerate(outer)])
-
-
-def _same_groups(
-    a: nn.Module, b: nn.Module, own: list[ChannelGroup], other: list[ChannelGroup]
-) -> None:
-    def describe(module: nn.Module) -> dict[str, tuple]:
-        found: dict[str, tuple] = {
-            n: tuple(t.shape) for n, t in all_tensors(module).items()
-        }
-        layers = module.named_modules()
-        return found | {
-            n: (type(m).__name__,) for n, m in layers if not list(m.children())
-        }
-
-    x, y = describe(a), describe(b)
-    for name in [*x, *y]:
-        if x.get(name) != y.get(name):
-            raise ValueError(
-                f"module_a, module_b: expected equal architectures, got {x.get(name)} "
-                f"and {y.get(name)} at {name}"
-            )
-    if [g.slots for g in own] != [g.slots for g in other]:
-        raise ValueError(
-            "module_a, module_b: expected equal architectures, got other connections"
-        )

@@ -84,7 +84,7 @@ def check_settings(root: Path) -> str:
 
     Raises:
         SettingsError: one of them cannot be read, has a value of the wrong type, or
-            names a page without a text.
+            names a page without a text or an extension that is not installed.
     """
     import jsonschema
     from sphinx_external_toc.parsing import MalformedError, parse_toc_data
@@ -95,6 +95,11 @@ def check_settings(root: Path) -> str:
     for problem in jsonschema.Draft7Validator(schema).iter_errors(config):
         where = ": ".join(["_config.yml", *map(str, problem.absolute_path)])
         raise SettingsError(f"{where}: {problem.message}")
+    for name in config.get("sphinx", {}).get("extra_extensions") or []:
+        if not _installed(name):
+            raise SettingsError(
+                f"_config.yml: sphinx: extra_extensions: no module {name!r} is installed"
+            )
     try:
         pages = parse_toc_data(read_table(root, "_toc.yml"))
     except (MalformedError, TypeError, ValueError, AttributeError) as problem:
@@ -103,6 +108,13 @@ def check_settings(root: Path) -> str:
         if not (root / page).is_file() and not (root / f"{page}.md").is_file():
             raise SettingsError(f"_toc.yml: no page {page!r}: expected {page}.md")
     return str(pages.root.docname)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # of its package
+        return False
 
 
 def read_table(root: Path, name: str) -> dict[str, Any]:

@@ -74,6 +74,8 @@ Chapters = Annotated[
     typer.Argument(help="Chapters or notebooks (`chapter/NN-topic`); none means all."),
 ]
 Profile = Annotated[str, typer.Option(help="small (CI), book (the site) or full.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Force = Annotated[bool, typer.Option(help="Run even what is unchanged.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Notebooks executed at a time.")]
 
 
@@ -103,9 +105,9 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(
     chapter: Chapters = None,
     profile: Profile = "small",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     jobs: Jobs = 1,
-    force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
+    force: Force = False,
     timeout: Annotated[int, typer.Option(help="Seconds for one cell.")] = 900,
     scheduler: Annotated[
         str | None, typer.Option(help="Execute on a Dask cluster: tcp://host:8786.")
@@ -145,7 +147,7 @@ def _say(outcomes: list[Outcome], profile: str) -> bool:
 def refs(
     chapter: Chapters = None,
     jobs: Jobs = 1,
-    force: Annotated[bool, typer.Option(help="Run even what is unchanged.")] = False,
+    force: Force = False,
 ) -> None:
     """Rewrite the committed `.ipynb` pairs from a run of the small profile.
 
@@ -192,7 +194,7 @@ def _render(root: Path, profile: str, strict: bool = False) -> bool:
 def book(
     profile: Profile = "book",
     jobs: Jobs = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Execute what changed, then render the site, whatever failed.
 
@@ -249,8 +251,13 @@ def claims(
 
     Example: geolib claims --check
     """
-    from .device_ledger import GPU_LEDGER, save_device_ledger
-    from .ledger import collect, print_table, write_json
+    from .ledger import (
+        GPU_LEDGER,
+        collect,
+        print_table,
+        save_device_ledger,
+        write_json,
+    )
 
     root = find_root()
     build = Build(root, _known(profile or _remembered(root)))

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,3 +126,38 @@ class Job:
             error = f"the worker process ended with code {worker.returncode}: {last}"
             outcome = Outcome(self.name, "failed", error=error)
         return outcome
+
+
+def run_there(job: Job) -> dict[str, Any]:
+    """On the worker: execute the notebook in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        outcome = job.run(work, set())
+        executed = work / "executed.ipynb"
+        text = executed.read_text(encoding="utf-8") if executed.exists() else ""
+    return {"outcome": asdict(outcome), "executed": text}
+
+
+def execute_there(job: Job, work: Path, scheduler: str, gpu: bool) -> Outcome:
+    """Send a job to the cluster; what comes back lies in `work`.
+
+    A notebook whose worker died is sent once more.
+    """
+    from geolib.sweep import Options
+    from geolib.sweep.engines import SweepError
+    from geolib.sweep.runner import drive
+
+    # A key of this sending alone: a forced run must not find an earlier one's.
+    key = f"{job.name.replace('/', '-')}-{uuid.uuid4().hex}"
+    try:
+        (end,) = drive(run_there, {key: job}, Options(scheduler, retries=1, gpu=gpu))
+    except SweepError as problem:
+        return Outcome(job.name, "failed", error=str(problem))
+    if end.outcome.record is None:
+        error = f"on the cluster: {(end.outcome.error or '').splitlines()[0]}"
+        return Outcome(job.name, "failed", error=error)
+    found = json.loads(end.outcome.record)
+    if found["executed"]:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "executed.ipynb").write_text(found["executed"], encoding="utf-8")
+    return Outcome(**found["outcome"])

@@ -17,8 +17,7 @@ from geolib.files import write_whole
 from geolib.tables import html_table, human
 
 from .build import Build, Page
-from .device_ledger import DeviceLedger
-from .ledger import Ledger
+from .ledger import DeviceLedger, Ledger
 from .verdict import anchor, found, kind, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")

@@ -18,7 +18,7 @@ from typing import Any
 from geolib.files import write_whole
 
 from .build import Build, Inputs
-from .job import Job, Outcome
+from .job import Job, Outcome, execute_there
 from .notebook import Notebook, PressError
 
 Report = Callable[[str], None]
@@ -236,8 +236,6 @@ class _Pool:
             work = self.build.work(n)
             cells = job.notebook.count('"cell_type"')
             if self.settings.scheduler:
-                from .remote import execute_there
-
                 gpu = self.inputs[n].hardware != "cpu"
                 outcome = execute_there(job, work, self.settings.scheduler, gpu)
             else:

@@ -13,8 +13,7 @@ from geolib.files import digest, digest_tree, write_whole
 
 from .build import Build, Page
 from .checkout import CHANGES, check_settings, discover
-from .device_ledger import GPU_LEDGER, load_device_ledger
-from .ledger import Ledger, of_pages, write_json
+from .ledger import GPU_LEDGER, Ledger, load_device_ledger, of_pages, write_json
 from .notebook import PressError
 from .pages import banner, below_the_heading, filled, ledger_page, marked_page
 

@@ -179,12 +179,9 @@ def _for_the_prose(output: Any) -> list[dict[str, Any]]:
         return []
     entry = settle(metadata[CLAIM]) if CLAIM in metadata else metadata[QUOTE]
     output.data["text/html"] = ""
-    return [_glue(entry["key"], entry["shown"])] if entry["shown"] else []
-
-
-def _glue(key: str, shown: str) -> dict[str, Any]:
-    return {
+    glue = {
         "output_type": "display_data",
-        "data": {f"{GLUE}text/plain": shown},
-        "metadata": {"scrapbook": {"name": key, "mime_prefix": GLUE}},
+        "data": {f"{GLUE}text/plain": entry["shown"]},
+        "metadata": {"scrapbook": {"name": entry["key"], "mime_prefix": GLUE}},
     }
+    return [glue] if entry["shown"] else []

@@ -21,6 +21,7 @@ from geolib.core import Trajectory
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
 from geolib.regimes.setup import Setup, check_times
+from geolib.regimes.spectral_measures import gaussian_factor
 
 # Local errors are summed as if the flow carried them unchanged; where it spreads them
 # the sum came out up to 4 times too small on the setups of the tests.
@@ -305,6 +306,19 @@ def draw_covariance(setup: Setup, seed: int) -> np.ndarray:
     return S / setup.n
 
 
+def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
+    """S (d, d) in law that of `draw_covariance`, without the n samples.
+
+    Raises:
+        ValueError: n < d, where samples are fewer numbers.
+    """
+    d, n = setup.d, setup.n
+    if n < d:
+        raise ValueError(f"n: drawing S alone needs n >= d, got n = {n}, d = {d}")
+    L = gaussian_factor(d, n, np.random.default_rng([seed, 2]))
+    return L @ L.T / n
+
+
 def draw_data(setup: Setup, seed: int) -> np.ndarray:
     """The training data X (d, n) of one seed, one sample a column, float64."""
     rng = np.random.default_rng([seed, 1])
@@ -317,6 +331,7 @@ def simulate(
     *,
     seeds: int | Iterable[int] = 1,
     target: bool = True,
+    draw: str = "samples",
     form: str = "auto",
     rule: Rule | None = None,
     rtol: float = 1e-6,
@@ -336,6 +351,8 @@ def simulate(
         times: (T,) increasing output times.
         seeds: how many seeds (0, 1, ...) or which; they run as one batch.
         target: False drops the target (the flow of the free regime).
+        draw: `samples`, or `wishart` to draw S itself where no samples are needed,
+            which takes d^2 / 2 numbers instead of n d (other draws, the same law).
         form: how the products are arranged: `auto`, `gram`, `covariance`, `latent` or
             `samples`.
         rule: steps in discrete time instead of the flow; `times` are whole numbers of
@@ -363,6 +380,8 @@ def simulate(
         True
     """
     chosen = _seeds(seeds)
+    if draw not in ("samples", "wishart"):
+        raise ValueError(f"draw: expected 'samples' or 'wishart', got {draw!r}")
     form = _form(form, setup.d, setup.h, setup.n, rule)
     need = memory_needed(setup, len(chosen), form, dtype)
     check_memory(need, memory_limit, device)
@@ -374,7 +393,8 @@ def simulate(
 
     W = place(draw_weights(setup, s) for s in chosen)
     if form in ("gram", "covariance"):
-        S = place(draw_covariance(setup, s) for s in chosen)
+        source = draw_wishart if draw == "wishart" else draw_covariance
+        S = place(source(setup, s) for s in chosen)
         problem = FlowProblem(setup.d, setup.n, S=S, target=target)
     else:
         X = place(draw_data(setup, s) for s in chosen)

@@ -163,12 +163,6 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
             f"module: expected at least two Linear layers with an activation between, "
             f"got {len(linear)} Linear layer(s)"
         )
-    if any(map(nn.utils.parametrize.is_parametrized, chain)):
-        raise ValueError(
-            "module: a layer computes its weights from other parameters (a "
-            "parametrization); remove it first "
-            "(torch.nn.utils.parametrize.remove_parametrizations)"
-        )
     if any(isinstance(m, nn.Dropout) and m.training for m in chain):
         raise ValueError("module: dropout is in training mode; call eval() first")
     found = []

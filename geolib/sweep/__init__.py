@@ -15,7 +15,6 @@ beside it in the same form, and `measured` reads it.
 """
 
 from geolib.files import exported as _exported
-
 from .engines import Options as Options
 from .measured import keep as keep
 from .measured import means as means
@@ -26,5 +25,6 @@ from .runner import Sweep as Sweep
 from .runner import run_sweep as run_sweep
 from .spec import grid as grid
 from .store import Store as Store
+
 
 __all__ = _exported(globals())

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from geolib.sweep.engines import Options, SweepError
-from geolib.sweep.registry import ELSEWHERE, find, names, publish
-from geolib.sweep.runner import Sweep, default_scheduler, run_sweep
-from geolib.sweep.store import Store
+from .engines import Options, SweepError
+from .registry import ELSEWHERE, find, names, publish
+from .runner import Sweep, default_scheduler, run_sweep
+from .store import Store
 
 Name = Annotated[
     str | None,

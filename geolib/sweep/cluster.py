@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from geolib.sweep.attempt import Outcome, attempt, describe
-from geolib.sweep.engines import PULSE, Finished, Options, Run, SweepError, Try, Wanted
+from .attempt import Outcome, attempt, describe
+from .engines import PULSE, Finished, Options, Run, SweepError, Try, Wanted
 
 SOURCE = "https://github.com/geometry-of-learning/geometry-of-learning"
 CONNECT = 20  # seconds for a scheduler to answer

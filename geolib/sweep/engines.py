@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geolib.sweep.attempt import Outcome, attempt
+from .attempt import Outcome, attempt
 
 Run = Callable[[Any], dict[str, Any]]
 # Asked just before a spec starts: whether to run it; None where another sweep is at it,

@@ -19,9 +19,10 @@ from types import ModuleType
 from typing import Any
 
 from geolib.files import find_checkout
-from geolib.sweep.measured import keep, measured
-from geolib.sweep.runner import Sweep
-from geolib.sweep.store import Store
+
+from .measured import keep, measured
+from .runner import Sweep
+from .store import Store
 
 NAMED = re.compile(r"^(\w+) = Sweep\(\s*\"([\w-]+)\"", re.MULTILINE)
 ELSEWHERE = (

@@ -12,17 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from geolib.sweep.cluster import drive_dask
-from geolib.sweep.engines import (
-    Finished,
-    Options,
-    Run,
-    SweepError,
-    Wanted,
-    drive_inline,
-)
-from geolib.sweep.spec import fields_of, key_of
-from geolib.sweep.store import Store
+from .cluster import drive_dask
+from .engines import Finished, Options, Run, SweepError, Wanted, drive_inline
+from .spec import fields_of, key_of
+from .store import Store
 
 
 def default_scheduler() -> str:
@@ -232,13 +225,11 @@ def bar(
     """A progress bar on stderr, silent under `CI` or away from a terminal."""
     if show is None:
         show = sys.stderr.isatty() and not os.environ.get("CI")
-    if not show or not total:
-        yield lambda: None
-        return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as live:
+    console, idle = Console(stderr=True), not (show and total)
+    with Progress(*columns, console=console, disable=idle) as live:
         task = live.add_task(name, total=total)
         yield lambda: live.advance(task)

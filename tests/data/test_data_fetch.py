@@ -8,11 +8,22 @@ import threading
 
 import numpy as np
 import pytest
+import typer
 
 from geolib import data
-from geolib.data import DataError, api, catalogue, tables
-from geolib.data.__main__ import main
+from geolib.data import DataError, api, tables
+from geolib.data import files as published
+from geolib.data.cli import command
 from geolib.data.files import File
+
+
+def main(arguments):
+    """The command's exit code."""
+    try:
+        command(*arguments[:1], arguments[1:])
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -53,7 +64,7 @@ def mnist(site, home, monkeypatch):
         (served / f"{i}.gz").write_bytes(raw)
         md5 = hashlib.md5(raw).hexdigest()
         files.append(File(f"M/{i}.gz", md5, f"{address}{i}.gz"))
-    monkeypatch.setitem(catalogue.IDX, "mnist", tuple(files))
+    monkeypatch.setitem(published.IDX, "mnist", tuple(files))
     return files
 
 
@@ -87,7 +98,7 @@ def test_wrong_bytes_are_refused_and_leave_nothing(mnist, site, home):
 
 def test_no_network_is_one_clear_error(home, monkeypatch):
     gone = File("M/0.gz", "0" * 32, "http://127.0.0.1:9/0.gz")
-    monkeypatch.setitem(catalogue.IDX, "mnist", (gone,))
+    monkeypatch.setitem(published.IDX, "mnist", (gone,))
     with pytest.raises(DataError, match=r"could not fetch M/0\.gz"):
         data.fetch("mnist")
 
@@ -107,7 +118,7 @@ def test_a_server_that_drips_is_not_waited_for(home, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/0.gz"
-        monkeypatch.setitem(catalogue.IDX, "mnist", (File("M/0.gz", "0" * 32, url),))
+        monkeypatch.setitem(published.IDX, "mnist", (File("M/0.gz", "0" * 32, url),))
         monkeypatch.setattr(api, "PATIENCE", 0.4)
         with pytest.raises(DataError, match="did not send it in time"):
             data.fetch("mnist")
@@ -128,7 +139,7 @@ def test_a_corrupt_table_does_not_stop_its_own_repair(yacht, home):
 
 
 def test_a_file_with_no_address_says_so(home, monkeypatch):
-    monkeypatch.setitem(catalogue.IDX, "mnist", (File("M/0.gz", "0" * 32),))
+    monkeypatch.setitem(published.IDX, "mnist", (File("M/0.gz", "0" * 32),))
     with pytest.raises(DataError, match="no public address"):
         data.fetch("mnist")
 
@@ -162,7 +173,7 @@ def yacht(site, home, monkeypatch):
     for part in ("train", "test"):
         pair = [texts[f"index_{part}_{i}"] for i in range(2)]
         arrays[f"{part}_idx"] = np.stack(pair)
-    monkeypatch.setitem(catalogue.REGRESSION, "yacht", tables.digest(arrays))
+    monkeypatch.setitem(published.REGRESSION, "yacht", tables.digest(arrays))
     monkeypatch.setattr(tables, "SPLITS_URL", address)
     return arrays
 

@@ -61,11 +61,17 @@ def logits(w):
 
 CASES = {
     # two networks
-    "other widths": (lambda: connect(A, mlp([4, 7, 3]), X), "b: parameter"),
-    "other depth": (lambda: connect(A, mlp([4, 6, 6, 3]), X), "only one of the two"),
+    "other widths": (
+        lambda: connect(A, mlp([4, 7, 3]), X),
+        "b: expected the arch.*'1.weight'",
+    ),
+    "other depth": (
+        lambda: connect(A, mlp([4, 6, 6, 3]), X),
+        r"'3.weight' is \(6, 6\) here",
+    ),
     "other activation": (
         lambda: connect(A, mlp([4, 6, 3], 1, nn.Tanh), X, method="line"),
-        "b: layer '2' is a Tanh but a ReLU in a",
+        "b: expected the arch.*'2' is Tanh here and ReLU there",
     ),
     "no module": (lambda: connect(A, WB, X), r"b: expected an nn\.Module"),
     "equal ends": (lambda: connect(A, copy.deepcopy(A), X), "the ends are equal"),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from geolib.core import DeviceMemoryError
-from geolib.networks import Table, checkpoint, mlp, train_module
+from geolib.networks import Table, mlp, train_module
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = """
@@ -43,22 +43,22 @@ def test_sigkill_of_a_training_process_and_resume_give_the_same_bits(tmp_path):
     space: dict = {}
     exec(TRAIN, space)
     whole = space["train"](None, 0.0)
-    file = tmp_path / "run.safetensors"
+    file = tmp_path / "run.pt"
     child = subprocess.Popen(
         [sys.executable, "-c", f"{TRAIN}\ntrain({str(file)!r}, 0.2)"], cwd=ROOT
     )
     try:
         end = time.monotonic() + 120
-        while not file.exists() or checkpoint.load(file)[1]["step"] < 8:
+        while not file.exists() or torch.load(file)["record"]["step"] < 8:
             assert child.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < end
             time.sleep(0.02)
     finally:
         child.kill()
     assert child.wait(timeout=30) == -9
-    assert 8 <= checkpoint.load(file)[1]["step"] < 20
+    assert 8 <= torch.load(file)["record"]["step"] < 20
     resumed = space["train"](file, 0.0)
-    assert checkpoint.load(file)[1]["step"] == 20
+    assert torch.load(file)["record"]["step"] == 20
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
@@ -103,7 +103,7 @@ def test_a_full_device_is_answered_with_the_batch_that_fits(tmp_path):
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(40, 4, dtype=torch.float64, generator=draws)
     data = Table(x, torch.arange(40) % 3, *(2 * (x, torch.arange(40) % 3)))
-    plan = {"steps": 2, "file": tmp_path / "run.safetensors", "every": 1}
+    plan = {"steps": 2, "file": tmp_path / "run.pt", "every": 1}
     with pytest.raises(DeviceMemoryError, match=r"batch of 32 .* one of 8 does; what"):
         train_module(Small(9), data, batch=32, **plan)
     with pytest.raises(DeviceMemoryError, match=r"at batch sizes \[16, 8, 4, 2, 1\]"):

@@ -1,5 +1,7 @@
 """Paths: bases, slopes, bounds on slopes, faults."""
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from geodesics_cases import CERTIFICATE, vector
@@ -9,6 +11,7 @@ from geolib.geodesics import (
     LinearSplineBasis,
     SineBasis,
     WeightPath,
+    profile,
 )
 from geolib.geodesics.path import BezierBasis, polygon
 
@@ -115,3 +118,15 @@ def test_bad_control_and_polygon():
         polygon([a])
     with pytest.raises(ValueError, match="one time per knot"):
         CERTIFICATE.slope_change(LinearSplineBasis(31), torch.tensor([0.5]), 0.25)
+
+
+def test_a_profile_draws_what_it_measured():
+    line = WeightPath(torch.tensor([-1.0]), torch.tensor([1.0]))
+    found = profile(line, lambda w: torch.stack([w, -w], 1), torch.tensor([0]), 5)
+    axes = found.plot()
+    drawn = {a.get_label(): a.get_xydata() for a in axes.get_lines()}
+    for name in ("loss", "accuracy"):
+        assert np.allclose(
+            drawn[name], np.stack([found.times, getattr(found, name)], 1)
+        )
+    plt.close(axes.figure)

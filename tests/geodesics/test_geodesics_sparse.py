@@ -332,7 +332,7 @@ def test_what_is_not_understood_is_refused():
     for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
         net = mlp([4, 6, 3])
         norm(net[1])
-        with pytest.raises(ValueError, match="computes its weights from other"):
+        with pytest.raises(ValueError, match="computes its 'weight' from other"):
             sparsify(net, x, 0.5)
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from geolib.core import init_
-from geolib.networks import align, permute_channels, read_stages
+from geolib.inverse_stability import canonicalize
+from geolib.networks import align, permute_channels
+from geolib.networks.sequential import read_stages
 
 
 def network(seed=0):
@@ -134,19 +136,11 @@ def test_no_single_layer_can_be_improved(seed):
             assert distance(a, other) >= found.distance - 1e-12
 
 
-class Skip(nn.Module):
-    def forward(self, x):
-        return x + x
-
-
 L = nn.Linear
 BAD = [
     (nn.Sequential(L(2, 2), nn.Tanh(), L(2, 1)), TypeError, "Tanh"),
     (nn.Sequential(L(2, 2), nn.LayerNorm(2), nn.ReLU(), L(2, 1)), TypeError, "LayerNo"),
-    (nn.Sequential(L(2, 2), Skip(), L(2, 1)), TypeError, "Skip"),
     (nn.Sequential(L(2, 2), nn.LeakyReLU(), L(2, 1)), TypeError, "LeakyReLU"),
-    (Skip(), TypeError, "Skip"),
-    (nn.Sequential(nn.ReLU()), ValueError, "at least one Linear"),
     (nn.Sequential(L(2, 2), L(2, 1)), ValueError, "no ReLU"),
     (nn.Sequential(L(2, 3), nn.ReLU(), L(2, 1)), ValueError, "does not follow"),
     (
@@ -159,7 +153,7 @@ BAD = [
         ValueError,
         "does not follow",
     ),
-    (nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), L(3, 1)), ValueError, "follow"),
+    (nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), L(3, 1)), TypeError, "follow"),
     (
         nn.Sequential(L(2, 2), nn.ReLU(), nn.BatchNorm1d(2), L(2, 1)),
         ValueError,
@@ -170,8 +164,7 @@ BAD = [
         ValueError,
         "running",
     ),
-    (nn.Sequential(L(2, 2).double(), nn.ReLU(), L(2, 1)), TypeError, "dtype"),
-    (nn.Sequential(L(2, 2), nn.ReLU(), nn.Flatten(0), L(2, 1)), ValueError, "batch"),
+    (nn.Sequential(L(2, 2), nn.ReLU(), nn.Flatten(0), L(2, 1)), TypeError, "axis"),
 ]
 
 
@@ -180,7 +173,7 @@ BAD = [
 )
 def test_refused_by_name(module, error, match):
     with pytest.raises(error, match=match):
-        read_stages(module.eval())
+        canonicalize(module.eval())
 
 
 def test_training_mode_shared_layers_and_nan_are_refused():
@@ -188,11 +181,11 @@ def test_training_mode_shared_layers_and_nan_are_refused():
     with pytest.raises(ValueError, match="training mode"):
         align(net.train(), net)
     layer = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="used twice"):
+    with pytest.raises(ValueError, match="weights of another"):
         read_stages(nn.Sequential(layer, nn.ReLU(), layer).eval())
     one, two = nn.Linear(2, 2), nn.Linear(2, 2)
     two.weight = one.weight
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="weights of another"):
         read_stages(nn.Sequential(one, nn.ReLU(), two).eval())
     broken = network()
     broken[0].weight.data[0] = float("nan")
@@ -206,7 +199,7 @@ def test_different_architectures_are_refused():
         nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.ReLU(), nn.Linear(1, 1)
     ).eval()
     other = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).eval()
-    with pytest.raises(ValueError, match="equal architectures"):
+    with pytest.raises(ValueError, match="module_b: expected the architecture"):
         align(wide, other)
-    with pytest.raises(ValueError, match="equal"):
+    with pytest.raises(ValueError, match="module_b: expected the arch"):
         align(wide, deep)

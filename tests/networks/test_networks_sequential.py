@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from geolib.networks import channel_groups, named_layers
+from geolib.networks import channel_groups
+from geolib.networks.sequential import named_layers
 
 
 def nested():

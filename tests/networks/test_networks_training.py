@@ -1,10 +1,12 @@
 """The one training loop."""
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from geolib.core import Realization
-from geolib.networks import mlp, train
+from geolib.networks import Task, mlp, train
 
 
 def test_networks_trained_side_by_side_are_those_trained_alone():
@@ -20,3 +22,25 @@ def test_networks_trained_side_by_side_are_those_trained_alone():
         assert torch.allclose(found, alone, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="seed: expected one for each of 3 starts"):
         train(R, x, y, w=starts, seed=0, **plan)
+
+
+def test_a_task_is_read_from_whatever_holds_pairs():
+    """A shuffled loader, a data set and arrays of bytes give one task, and draw nothing."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (7, 2, 2), dtype=np.uint8)
+    y = np.array([4, 1, 1, 4, 1, 4, 4])
+    pairs = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    before = torch.get_rng_state()
+    for form in ((x, y), pairs, DataLoader(pairs, 3, shuffle=True)):
+        task = Task.of(form, pairs, lambda b: b.double() / 255, torch.zeros(1).double())
+        assert task.x.dtype == torch.float64
+        assert np.array_equal(task.x, x / 255)
+        assert task.y.tolist() == y.tolist()
+        assert task.classes == (1, 4)
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(ValueError, match="^transform: train are bytes"):
+        Task.of(pairs, pairs)
+    with pytest.raises(
+        ValueError, match=r"^test: expected classes as labels, got .*float"
+    ):
+        Task.of((x / 255, y), (x / 255, y / 2))

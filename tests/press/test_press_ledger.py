@@ -8,9 +8,9 @@ from conftest import cell
 
 from geolib.press import Build, Ledger, PressError
 from geolib.press import ledger as module
-from geolib.press.device_ledger import GPU_LEDGER
-from geolib.press.device_ledger import load_device_ledger as kept
-from geolib.press.device_ledger import save_device_ledger as keep
+from geolib.press.ledger import GPU_LEDGER
+from geolib.press.ledger import load_device_ledger as kept
+from geolib.press.ledger import save_device_ledger as keep
 from geolib.press.pages import ledger_page as page_table
 
 

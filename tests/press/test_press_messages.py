@@ -108,6 +108,7 @@ def test_a_broken_table_of_sizes_is_one_sentence(book, text, message):
 
 
 TOC = "format: jb-book\nroot: book/intro\n"
+EXTENSION = "sphinx: {extra_extensions: "
 PART = TOC + "parts:\n  - chapters: "
 GONE = "No such file or directory"
 
@@ -130,6 +131,12 @@ GONE = "No such file or directory"
         ("_config.yml", "title: [a]", "title: ['a'] is not of type 'string'"),
         ("_config.yml", "html: {favicon: 3}", "html: favicon: 3 is not of type"),
         ("_config.yml", "sphinx: 3", "sphinx: 3 is not of type 'object'"),
+        (
+            "_config.yml",
+            EXTENSION + "[sphinx.ext.none]}",
+            "no module 'sphinx.ext.none'",
+        ),
+        ("_config.yml", EXTENSION + "[none.at.all]}", "no module 'none.at.all'"),
         ("_config.yml", None, GONE),
     ],
 )

@@ -17,10 +17,10 @@ from geolib.regimes.simulate import (
     FlowProblem,
     choose,
     draw_data,
+    draw_wishart,
     flops,
     memory_needed,
 )
-from geolib.regimes.spectral_measures import gaussian_factor
 
 SIZES = [(7, 5, 9), (5, 8, 3), (6, 6, 40)]
 
@@ -107,16 +107,21 @@ def test_covariance_in_chunks_is_that_of_the_data():
     assert not np.allclose(draw_weights(setup, 4)[0], X[:3, 0])
 
 
-def test_a_factor_has_the_law_of_samples():
-    factors = [
-        gaussian_factor(4, 9, np.random.default_rng([s, 2])) for s in range(4000)
-    ]
-    S = np.array([L @ L.T / 9 for L in factors])
+def test_wishart_draw_has_the_law_of_the_sampled_one():
+    setup = Setup(4, 4, 9, 0.1)
+    S = np.array([draw_wishart(setup, s) for s in range(4000)])
     assert np.allclose(S.mean(0), np.eye(4), atol=0.03)
     # Var S_ii = 2 / n, Var S_ij = 1 / n.
-    spread = S.var(0) * 9
+    spread = S.var(0) * setup.n
     assert np.allclose(np.diag(spread), 2.0, rtol=0.15)
     assert np.allclose(spread[np.triu_indices(4, 1)], 1.0, rtol=0.15)
+    with pytest.raises(ValueError, match="n >= d"):
+        draw_wishart(Setup(4, 4, 3, 0.1), 0)
+    a, b = (
+        simulate(Setup(64, 64, 512, 1 / 64), [0.0, 0.5], seeds=3, draw=draw)
+        for draw in ("samples", "wishart")
+    )
+    assert np.allclose(a.train.mean(0), b.train.mean(0), rtol=0.05)
 
 
 @pytest.mark.slow_for("setup[1-4]-*", "setup0-1e-0[48]", "*-0.0001")
@@ -207,6 +212,7 @@ def test_memory_that_would_not_fit_is_refused_with_its_size():
     ("options", "said"),
     [
         ({"form": "dense"}, "^form: expected"),
+        ({"draw": "guess"}, r"^draw: "),
         ({"seeds": 0}, "^seeds: "),
         ({"seeds": [-1]}, "^seeds: "),
     ],
