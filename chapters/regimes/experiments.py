@@ -36,6 +36,7 @@ from geolib.regimes import (
 from geolib.regimes.predict import KINDS, curve_errors
 from geolib.regimes.simulate import FlowProblem, run as follow_batch
 from geolib.sweep import Sweep, grid, sweep_rows
+from geolib.tables import show
 
 SOLVED = REGIMES[:4]
 TINT = dict(zip(REGIMES, ("blue", "green", "orange", "pink", "gold"), strict=True))
@@ -538,8 +539,8 @@ def data_trial(spec: DataTrial) -> dict[str, Any]:
     return {**sizes, "rank": rank, **found, "seconds": round(seconds, 3)}
 
 
-def trial_table(name: str) -> list[str]:
-    """The summary lines of a trial's stored rows, by half or by kind of matrix."""
+def trial_table(name: str, caption: str) -> None:
+    """Show a trial's stored rows in short, by half or by kind of matrix."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in sweep_rows(name):
         if name == "predict-trial":
@@ -548,13 +549,7 @@ def trial_table(name: str) -> list[str]:
             place = MATRICES.index(row["name"])
             group = next(k for k, end in KINDS_OF_MATRIX if place < end)
         groups.setdefault(group, []).append(row)
-    if not groups:
-        return [f"{name}: nothing is stored yet"]
-    head = (
-        f"{name:20s} runs  error: median  95 %  noise  inside  "
-        "width: train  pop.  named  seconds"
-    )
-    lines = [head]
+    table = []
     for group, rows in sorted(groups.items()):
         error = [max(r["error"]) for r in rows]
         noise, inside, seconds = (
@@ -562,13 +557,21 @@ def trial_table(name: str) -> list[str]:
         )
         width = np.median([r["width"] for r in rows], 0)
         named = np.mean([r["named"] <= r["best"] + 0.03 for r in rows])
-        lines.append(
-            f"{group:20s} {len(rows):4d}  {np.median(error):13.4f} "
-            f"{np.quantile(error, 0.95):6.3f} {np.median(noise):6.4f} "
-            f"{inside.mean():6.3f}  {width[0]:12.3f} {width[1]:6.3f} {named:6.3f}"
-            f"  {np.median(seconds):6.2f}"
+        table.append(
+            {
+                "group": group,
+                "runs": len(rows),
+                "median error": f"{np.median(error):.4f}",
+                "95 % of errors": f"{np.quantile(error, 0.95):.3f}",
+                "noise": f"{np.median(noise):.4f}",
+                "inside the bar": f"{inside.mean():.3f}",
+                "bar, train": f"{width[0]:.3f}",
+                "bar, population": f"{width[1]:.3f}",
+                "best named": f"{named:.3f}",
+                "seconds": f"{np.median(seconds):.2f}",
+            }
         )
-    return lines
+    show(table or [{"group": "nothing is stored yet"}], caption)
 
 
 PREDICT_TRIAL = Sweep(

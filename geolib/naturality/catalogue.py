@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from geolib.files import did_you_mean
 from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
 from geolib.naturality.functional_lift import FunctionalLift
 from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
@@ -237,6 +238,6 @@ def _named(name: str) -> OptimizerSpec:
     except (ImportError, AttributeError, ValueError):
         raise ValueError(
             f"optimizer: {name!r} is neither an import path such as torch.optim.Adam "
-            f"nor one of {sorted(OPTIMIZERS)}"
+            f"nor one of {sorted(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}"
         ) from None
     return as_spec(found)
