@@ -43,7 +43,7 @@ from comparisons import (
     validation_barrier,
 )
 from experiments_contest import CONTEST as CONTEST
-from experiments_contest import METHODS
+from experiments_contest import METHODS as CONTESTANTS
 from experiments_networks import (
     CONTINUAL_LEARNING as CONTINUAL_LEARNING,
     MODE_CONNECTIVITY as MODE_CONNECTIVITY,
@@ -117,7 +117,7 @@ def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
         figures: by heading the figure in that column, all in percent or in nats.
     """
     entries, rows = measured("contest-mnist"), []
-    for method in METHODS[task.split(" |")[0]]:
+    for method in CONTESTANTS[task.split(" |")[0]]:
         name = task.replace(" |", f" | {method} |", 1)
         name = name if " |" in task else f"{task} | {method} | 0"
         found = {head: column(entries, name, part) for head, part in figures.items()}
