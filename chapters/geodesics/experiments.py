@@ -128,7 +128,8 @@ def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
             head: f"{v.mean():.4f} +- {v.std(ddof=1) / len(v) ** 0.5:.4f}"
             for head, v in found.items()
         }
-        rows.append({"method": method, **cells, "chosen": setting(row)})
+        chosen = setting(row) if row["setting"] else ""
+        rows.append({"method": method, **cells, "chosen": chosen})
     return rows
 
 
