@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import hashlib
+import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -104,6 +105,23 @@ def exported(names: dict[str, Any]) -> list[str]:
         for n, o in names.items()
         if not n.startswith("_") and not isinstance(o, ModuleType)
     )
+
+
+def imported(text: str, name: str, wanted: str) -> Any:
+    """What `package.module:attribute` (or with a dot) names.
+
+    Raises:
+        ValueError: it names nothing.
+
+    Examples:
+        >>> imported("math:pi", "number", "a number")
+        3.141592653589793
+    """
+    module, _, attribute = text.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(f"{name}: expected {wanted}, got {text!r}") from None
 
 
 def find_checkout(start: Path) -> Path | None:

@@ -44,6 +44,8 @@ def lighten(site: Path, pages: list[str]) -> None:
     sheets = {p: p.read_text() for p in site.glob("_static/**/*.css")}
     for sheet, css in sheets.items():
         sheet.write_text(purged(css, named))
+    for font in site.glob("_static/mathjax/**/*.woff"):
+        _cut(font, font)
     for sheet in site.glob("_static/vendor/fontawesome/*/css/all.min.css"):
         _subset_icons(sheet, " ".join(p.read_text() for p in sheets))
 
@@ -122,7 +124,7 @@ def in_few_colors(png: bytes) -> bytes:
     for colors in (64, 128, 256):
         cut = plain.quantize(colors, dither=Image.Dither.NONE)
         off = ImageStat.Stat(ImageChops.difference(cut.convert("RGB"), plain))
-        if max(off.rms) < 1.2:
+        if max(off.rms) < 1.6:
             break
     file = io.BytesIO()
     cut.save(file, "PNG", optimize=True)
@@ -148,18 +150,23 @@ def _face(name: str) -> str:
 
 
 def _subset(font: Path, codes: set[int]) -> None:
-    from fontTools.subset import Options, Subsetter
-    from fontTools.ttLib import TTFont
-
     whole = font.with_suffix(".ttf")
     if not whole.exists():
         return  # an earlier build cut this one
-    cut = TTFont(whole)
-    maker = Subsetter(Options())
-    maker.populate(unicodes=codes)
-    maker.subset(cut)
-    cut.flavor = "woff"
-    cut.save(font.with_suffix(".woff"))
+    _cut(whole, font.with_suffix(".woff"), codes)
     for old in font.parent.glob(f"{font.name}.*"):
         if old.suffix != ".woff":
             old.unlink()
+
+
+def _cut(whole: Path, target: Path, codes: set[int] | None = None) -> None:
+    """A font with these glyphs, or all of them, and without hints for old screens."""
+    from fontTools.subset import Options, Subsetter
+    from fontTools.ttLib import TTFont
+
+    font = TTFont(whole)
+    maker = Subsetter(Options(hinting=False, drop_tables=["FFTM"]))
+    maker.populate(unicodes=font.getBestCmap() if codes is None else codes)
+    maker.subset(font)
+    font.flavor = "woff"
+    font.save(target)
