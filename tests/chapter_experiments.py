@@ -4,6 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from geolib.sweep.registry import _forget_namesakes
+
 CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
 
 
@@ -20,6 +22,7 @@ def chapter_module(chapter, module):
         spec = importlib.util.spec_from_file_location(name, path)
         found = importlib.util.module_from_spec(spec)
         sys.modules[name] = found
+        _forget_namesakes(path.parent)  # two chapters have modules of one name
         sys.path.insert(0, str(path.parent))  # they import each other by name
         try:
             spec.loader.exec_module(found)

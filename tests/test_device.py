@@ -1,8 +1,6 @@
 """Nothing in the library mixes devices: shown without a GPU, by tensors with a tag."""
 
 import copy
-import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -209,10 +207,8 @@ def test_sequences(method, scenario):
 
 
 @pytest.mark.slow
-def test_the_study_of_vgg(tmp_path, monkeypatch):
-    chapter = Path(__file__).resolve().parents[1] / "chapters" / "geodesics"
-    monkeypatch.syspath_prepend(str(chapter))
-    experiments = importlib.import_module("experiments")
+def test_the_study_of_vgg(tmp_path):
+    experiments = chapter_module("geodesics", "experiments")
     plan = {"width": 1 / 32, "steps": 2, "batch": 8, "bends": 1, "walk": 4, "grid": 3}
     data = rows((24, 3, 32, 32), torch.float32)
     found = experiments.vgg_study(

@@ -86,6 +86,7 @@ def _module(name: str) -> ModuleType:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[title] = module  # dataclasses look their module up
+    _forget_namesakes(path.parent)
     sys.path.insert(0, str(path.parent))  # for what lies beside it
     try:
         spec.loader.exec_module(module)
@@ -102,6 +103,18 @@ def _module(name: str) -> ModuleType:
         if Path(getattr(beside, "__file__", None) or "/").parent == path.parent:
             cloudpickle.register_pickle_by_value(beside)
     return module
+
+
+def _forget_namesakes(folder: Path) -> None:
+    """Let what stands in this folder be imported, not a file of that name elsewhere."""
+    for name in [p.stem for p in folder.glob("*.py")]:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if (
+            file
+            and Path(file).parent != folder
+            and Path(file).parent.parent == folder.parent
+        ):
+            del sys.modules[name]
 
 
 def publish(name: str, size: str, store: Store) -> list[Path]:

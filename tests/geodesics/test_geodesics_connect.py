@@ -2,12 +2,12 @@
 
 import copy
 import dataclasses
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from geodesics_cases import WALK, digits, trained, vector
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -32,10 +32,9 @@ CHAPTER = Path(__file__).resolve().parents[2] / "chapters" / "geodesics"
 
 
 @pytest.fixture
-def experiments(monkeypatch):
+def experiments():
     """The comparisons of the chapter, which are no part of the package."""
-    monkeypatch.syspath_prepend(str(CHAPTER))
-    return importlib.import_module("experiments")
+    return chapter_module("geodesics", "experiments")
 
 
 def module(seed):
