@@ -145,9 +145,8 @@ def _slowest(calls: dict) -> tuple[float, str]:
 
 @benchmark("regimes.theory_curves", bar="<= 0.1", of="ours", size="200 times")
 def theory_curves() -> Result:
-    """Slowest of the solved faces' curves, edges and vertices"""
+    """Slowest of the solved faces' curves"""
     from geolib.regimes import (
-        cell_curves,
         large_data,
         large_data_next,
         marchenko_pastur,
@@ -156,7 +155,6 @@ def theory_curves() -> Result:
         narrow,
         small_data,
     )
-    from geolib.regimes.edges import EDGES, VERTICES
 
     t = np.linspace(0, 2, 200)
     calls = {
@@ -170,9 +168,6 @@ def theory_curves() -> Result:
         "narrow by ODE": lambda: narrow(t, 0.5, 1.0),
         "small_data": lambda: small_data(2 * t, 1, 1),
     }
-    for faces in (*EDGES, *VERTICES):
-        name = " x ".join(sorted(faces))
-        calls[name] = lambda faces=tuple(faces): cell_curves(faces, t, 0.5, 0.5, 1.0)
     worst, which = _slowest(calls)
     return Result(worst, note=f"The slowest of {len(calls)} is {which}.")
 

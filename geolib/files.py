@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import hashlib
+import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,18 @@ from typing import Any
 
 # Names of the data sets that this process has read, in order: what a claim rests on.
 DATA_READ: dict[str, None] = {}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: those that are near, if any.
+
+    Examples:
+        >>> did_you_mean("Adma", ["adam", "gd"])
+        '; did you mean adam?'
+    """
+    spelled = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), spelled, 3, 0.4)
+    return f"; did you mean {' or '.join(spelled[k] for k in near)}?" if near else ""
 
 
 def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
@@ -91,6 +105,23 @@ def exported(names: dict[str, Any]) -> list[str]:
         for n, o in names.items()
         if not n.startswith("_") and not isinstance(o, ModuleType)
     )
+
+
+def imported(text: str, name: str, wanted: str) -> Any:
+    """What `package.module:attribute` (or with a dot) names.
+
+    Raises:
+        ValueError: it names nothing.
+
+    Examples:
+        >>> imported("math:pi", "number", "a number")
+        3.141592653589793
+    """
+    module, _, attribute = text.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(f"{name}: expected {wanted}, got {text!r}") from None
 
 
 def find_checkout(start: Path) -> Path | None:

@@ -74,6 +74,27 @@ def measured(file: str) -> dict[str, dict[str, Any]]:
     return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 
+def setting(row: Mapping[str, Any]) -> str:
+    """A chosen setting in words.
+
+    Examples:
+        >>> setting({"setting": {"lr": 0.01, "flat": True}})
+        'lr 0.01, flat'
+    """
+    words = {k: k if v is True else f"{k} {v}" for k, v in row["setting"].items()}
+    return ", ".join(words.values()) or "as published"
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and standard deviation over seeds, with one digit.
+
+    Examples:
+        >>> spread(np.array([1.0, 3.0]))
+        '2.0 +- 1.4'
+    """
+    return f"{values.mean():.1f} +- {values.std(ddof=1):.1f}"
+
+
 def column(
     entries: Mapping[str, Mapping[str, Any]], start: str, part: str = "accuracy"
 ) -> np.ndarray:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geolib.core import OutputMetric, PullbackMetric
+from geolib.core.output_metrics import LocalMetric, RootMetric
 from geolib.geodesics import embed
 from geolib.geodesics.learners import (
     DarkExperienceReplay,
@@ -55,6 +57,16 @@ class Joint(Learner):
         return F.cross_entropy(z, y)
 
 
+class Outer(OutputMetric):
+    """The metric u u^T for a given u of each sample: that of one gradient a sample."""
+
+    def __init__(self, u: Tensor) -> None:
+        self.u = u
+
+    def at(self, z: Tensor, samples: slice) -> LocalMetric:
+        return RootMetric(z, self.u[samples, :, None])
+
+
 class EWC(Learner):
     r"""Elastic weight consolidation (EWC): a spring on each weight, as stiff as its Fisher.
 
@@ -88,13 +100,9 @@ class EWC(Learner):
         # labels are drawn from the model: the Fisher information, not its shortcut
         u = torch.from_numpy(self.rng.uniform(size=(len(pick), 1))).to(p)
         y = (p.cumsum(1) < u).sum(1).clamp_max(self.classes - 1)
-
-        def loss_of_one(v: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            z = restrict(self.R(v, x[None]), self.now)
-            return -torch.log_softmax(z, -1)[0].gather(0, y[None])[0]
-
-        grads = torch.vmap(torch.func.grad(loss_of_one), (None, 0, 0), chunk_size=64)
-        fisher = grads(w, task.x[pick], y).square().mean(0)
+        gradients = Outer(p - F.one_hot(y, self.classes))  # of each loss in the logits
+        G = PullbackMetric(self.R, task.x[pick], gradients, batch_size=64).at(w)
+        fisher = sum(A.dense().square().sum(0) for A in G.row_batches())
         self.springs.append((fisher, w))
 
 

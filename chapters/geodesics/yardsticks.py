@@ -33,7 +33,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
         0.5
     """
     check_inputs(logits, "logits")
-    check_labels(logits.shape[1], labels, len(logits))
+    labels = check_labels(logits.shape[1], labels, len(logits))
     confidence, guess = torch.softmax(logits, -1).max(-1)
     which = (confidence * bins).long().clamp_max(bins - 1)
     # n_b times the gap of a bin is a sum over its inputs

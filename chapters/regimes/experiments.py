@@ -9,33 +9,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import factorial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
-from geolib.data import load
 from geolib.regimes import (
     REGIMES,
     Setup,
     classify_regime,
-    draw_weights,
     ensemble,
-    gradient_flow,
     marchenko_pastur,
     planar_loss,
-    predict,
-    prepare,
     prism,
     regime_of_facet,
     simulate,
     theory_curves,
 )
-from geolib.regimes.predict import KINDS, curve_errors
-from geolib.regimes.simulate import FlowProblem, run as follow_batch
-from geolib.sweep import Sweep, grid, sweep_rows
+from geolib.regimes.predict import curve_errors
+from geolib.sweep import Sweep, grid
 
 SOLVED = REGIMES[:4]
 TINT = dict(zip(REGIMES, ("blue", "green", "orange", "pink", "gold"), strict=True))
@@ -266,6 +258,24 @@ def small_data_cut(
     return train, population
 
 
+def pareto(monomials: Iterable[tuple[int, int, int, int]]) -> set[tuple[int, ...]]:
+    r"""The Pareto front: monomials :math:`d^q h^k \sigma^{2l} n^{-m}` not dominated.
+
+    One dominates another when it has the same l and is at least as large in each of
+    d, h and n: q and k no smaller, m no larger. Monomials are (q, k, l, m).
+
+    """
+    pool = list(monomials)
+    return {
+        (q, k, l, m)
+        for q, k, l, m in pool
+        if not any(
+            L == l and Q >= q and K >= k and M <= m and (Q, K, M) != (q, k, m)
+            for Q, K, L, M in pool
+        )
+    }
+
+
 def power_series_losses(
     W: np.ndarray, X: np.ndarray, order: int
 ) -> dict[str, np.ndarray]:
@@ -359,235 +369,3 @@ def predicted_setups(
         found["train"].append(known[key][0])
         found["population"].append(known[key][1])
     return found
-
-
-# ---- is `predict` right, for any setup? ----------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One random setup of the trial: its number decides everything."""
-
-    number: int
-
-
-def random_setup(number: int) -> Setup:
-    """d uniform from 20 to 400; log-uniform sigma^2 d from .003 to 30, h and n from 2 to
-    4 d."""
-    rng = np.random.default_rng([17, number])
-
-    def log_uniform(low: float, high: float) -> float:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-    d = int(rng.integers(20, 401))
-    h, n = (round(log_uniform(2, 4 * d)) for _ in range(2))
-    return Setup(d, h, n, log_uniform(0.003, 30) / d)
-
-
-def training_runs(
-    setup: Setup, t: np.ndarray, seeds: Iterable[int], data: np.ndarray | None = None
-) -> np.ndarray:
-    """Losses over d, (seeds, 2, T), of flows from the plain Gaussian draws.
-
-    Weights of more rows than columns are replaced by their triangular factor, samples
-    of more columns than rows likewise: A and S stay the same. On one data matrix all
-    weights run as one batch.
-    """
-    weights = [draw_weights(setup, seed) for seed in seeds]
-    if setup.h > setup.d:
-        weights = [np.linalg.qr(W, mode="r") for W in weights]
-    if data is not None:
-        S = torch.as_tensor(data @ data.T / data.shape[1])
-        problem = FlowProblem(setup.d, setup.n, S=S.expand(len(weights), -1, -1))
-        W = torch.as_tensor(np.stack(weights))
-        runs = [follow_batch(W, problem, t, "covariance", rtol=1e-5, atol=1e-7)]
-    else:
-        runs = []
-        for seed, W in zip(seeds, weights, strict=True):
-            rng = np.random.default_rng([seed, 1])
-            X = rng.standard_normal((setup.n, setup.d)).T
-            if setup.n > setup.d:
-                X = np.linalg.qr(X.T, mode="r").T * np.sqrt(setup.d / setup.n)
-            runs.append(gradient_flow(W, X, t, rtol=1e-5, atol=1e-7))
-    train, population = (np.vstack([getattr(r, k) for r in runs]) for k in KINDS)
-    return np.stack([train, population], 1) / setup.d
-
-
-def score(answer: Any, runs: np.ndarray, theories: dict[str, Any]) -> dict[str, Any]:
-    """What the trial notes of one prediction; errors are over the first loss.
-
-    Of the runs' mean: the largest distance of each loss. Of the bars: the share of runs
-    that are inside at all times with both losses, and of points inside; their median
-    half-width over the loss's largest change. Of theories: the distance of each.
-    """
-    mean, first = runs.mean(0), runs[:, :, 0].mean(0)
-    pair = np.stack([answer.train, answer.population])
-    bars = np.stack([answer.train_bar, answer.population_bar])
-    inside = np.abs(runs - pair) <= bars * (1 + 1e-12)
-    change = np.abs(mean - mean[:, :1]).max(1)
-    off = {
-        name: float((np.abs(np.stack(y) - mean).max(1) / first).max())
-        for name, y in theories.items()
-    }
-    return {
-        "theory": answer.theory,
-        "error": (np.abs(pair - mean).max(1) / first).round(5).tolist(),
-        "noise": float((runs.std(0, ddof=1).max(1) / first).max() / len(runs) ** 0.5),
-        "runs_inside": float(inside.all((1, 2)).mean()),
-        "points_inside": float(inside.mean()),
-        "width": (np.median(bars, 1) / change).round(5).tolist(),
-        "width_over_first": (np.median(bars, 1) / first).round(5).tolist(),
-        "least": float(min(pair.min(), 0.0)),
-        "named": off[answer.theory],
-        "best": min(off.values()),
-    }
-
-
-def trial(spec: Trial) -> dict[str, Any]:
-    """Predict one random setup, train 24 networks (d up to 150) or eight, and score."""
-    setup = random_setup(spec.number)
-    before = perf_counter()
-    answer = predict(setup)
-    seconds = perf_counter() - before
-    runs = training_runs(setup, answer.times, range(24 if setup.d <= 150 else 8))
-    theories = {
-        name: theory_curves(name, answer.times, setup)
-        for name in (*SOLVED, *NEXT, "ensemble")
-    }
-    if answer.theory == "free":
-        theories["free"] = answer.train, answer.population
-    sizes = {"d": setup.d, "h": setup.h, "n": setup.n, "kappa": round(setup.kappa, 5)}
-    return {**sizes, **score(answer, runs, theories), "seconds": round(seconds, 3)}
-
-
-MATRICES = (
-    *("digits", "mnist", "fashion_mnist"),
-    *("uci/energy", "uci/concrete", "uci/wine-quality-red"),
-    *("uci/ionosphere", "uci/sonar"),
-    *("power .5", "power 1", "power 1.5", "power 2", "power 2.5"),
-    *("spiked", "student-2.2", "not centred", "float32"),
-)
-
-
-KINDS_OF_MATRIX = (
-    ("images", 3), ("tables", 8), ("power laws", 13), ("other draws", 17)
-)  # fmt: skip
-
-
-def matrix(name: str, number: int) -> np.ndarray:
-    """The matrix (d, n) of that name; those that are drawn have d = 100, n = 200.
-
-    Images: 300 of each set, pooled to 14 x 14; tables: at most 400 rows, columns scaled
-    to unit variance. "power a" has population variances k^-a, "spiked" three of 25
-    among ones, "student-2.2" its t distribution, "not centred" a mean of 3.
-    """
-    rng = np.random.default_rng([18, number])
-    if name in MATRICES[:8]:
-        x = np.asarray(load(name).x, dtype=float)
-        x = x[rng.permutation(len(x))[: 300 if name in MATRICES[:3] else 400]]
-        if x.ndim == 3:
-            side = x.shape[1] // 2
-            x = x.reshape(len(x), side, 2, side, 2).mean((2, 4))
-        x = x.reshape(len(x), -1)
-        x = x[:, np.ptp(x, axis=0) > 0]
-        return (x if name in MATRICES[:3] else x / x.std(0)).T
-    x = rng.standard_normal((100, 200))
-    if name.startswith("power"):
-        return np.arange(1, 101)[:, None] ** (-float(name.split()[1]) / 2) * x
-    if name == "spiked":
-        return np.where(np.arange(100) < 3, 5.0, 1.0)[:, None] * x
-    if name == "student-2.2":
-        return rng.standard_t(2.2, x.shape)
-    return x + 3 if name == "not centred" else x.astype(np.float32)
-
-
-@dataclass(frozen=True)
-class DataTrial:
-    """One matrix, and the number that decides its draw, width and variance."""
-
-    name: str
-    number: int
-
-
-def data_trial(spec: DataTrial) -> dict[str, Any]:
-    """The same trial on one data matrix, which every run keeps; 4000 / d weights.
-
-    That is 16 to 256 of them: the scatter of one run is large where one direction holds
-    most of the variance, and the mean of eight runs was less certain than `predict`.
-    The width is log-uniform from 2 to 4 d and sigma^2 d from .003 to 30. A matrix that
-    is not to be centred is predicted as it is.
-    """
-    rng = np.random.default_rng([19, spec.number, MATRICES.index(spec.name)])
-    data = prepare(matrix(spec.name, spec.number), centre=spec.name != "not centred")
-    h = round(float(np.exp(rng.uniform(np.log(2), np.log(4 * data.d)))))
-    sigma2 = float(np.exp(rng.uniform(np.log(0.003), np.log(30)))) / data.d
-    before = perf_counter()
-    answer = predict(data, h=h, sigma2=sigma2)
-    seconds = perf_counter() - before
-    seeds = range(int(np.clip(4000 / data.d, 16, 256)))
-    runs = training_runs(answer.setup, answer.times, seeds, data.X)
-    theories = {
-        name: theory_curves(name, answer.times, answer.setup, data.law)
-        for name in (*SOLVED, *NEXT, "ensemble")
-    }
-    if answer.theory == "free":
-        theories["free"] = answer.train, answer.population
-    sizes = {"d": data.d, "h": h, "n": data.n, "kappa": round(sigma2 * data.d, 5)}
-    rank = round(data.effective_rank, 2)
-    found = score(answer, runs, theories)
-    return {**sizes, "rank": rank, **found, "seconds": round(seconds, 3)}
-
-
-def trial_table(name: str) -> list[str]:
-    """The summary lines of a trial's stored rows, by half or by kind of matrix."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in sweep_rows(name):
-        if name == "predict-trial":
-            group = "setups 0 to 99" if row["number"] < 100 else "setups 100 to 199"
-        else:
-            place = MATRICES.index(row["name"])
-            group = next(k for k, end in KINDS_OF_MATRIX if place < end)
-        groups.setdefault(group, []).append(row)
-    if not groups:
-        return [f"{name}: nothing is stored yet"]
-    head = (
-        f"{name:20s} runs  error: median  95 %  noise  inside  "
-        "width: train  pop.  named  seconds"
-    )
-    lines = [head]
-    for group, rows in sorted(groups.items()):
-        error = [max(r["error"]) for r in rows]
-        noise, inside, seconds = (
-            np.array([r[k] for r in rows]) for k in ("noise", "runs_inside", "seconds")
-        )
-        width = np.median([r["width"] for r in rows], 0)
-        named = np.mean([r["named"] <= r["best"] + 0.03 for r in rows])
-        lines.append(
-            f"{group:20s} {len(rows):4d}  {np.median(error):13.4f} "
-            f"{np.quantile(error, 0.95):6.3f} {np.median(noise):6.4f} "
-            f"{inside.mean():6.3f}  {width[0]:12.3f} {width[1]:6.3f} {named:6.3f}"
-            f"  {np.median(seconds):6.2f}"
-        )
-    return lines
-
-
-PREDICT_TRIAL = Sweep(
-    "predict-trial",
-    trial,
-    {
-        "small": lambda: [Trial(k) for k in range(4)],
-        "book": lambda: [Trial(k) for k in range(40)],
-        "full": lambda: [Trial(k) for k in range(200)],
-    },
-    text="Predictions of random setups against training runs.",
-)
-DATA_TRIAL = Sweep(
-    "data-trial",
-    data_trial,
-    {
-        "small": lambda: grid(DataTrial, name=MATRICES[8:10], number=[0]),
-        "book": lambda: grid(DataTrial, name=MATRICES[8:], number=[0]),
-        "full": lambda: grid(DataTrial, name=MATRICES, number=range(4, 8)),
-    },
-    text="Predictions of data matrices against training runs.",
-)

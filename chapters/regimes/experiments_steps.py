@@ -15,6 +15,7 @@ from geolib.regimes import (
     SpectralMeasure,
     draw_weights,
     gradient_flow,
+    marchenko_pastur,
     mean_field,
     theory_curves,
 )
@@ -169,6 +170,53 @@ def power_law_slopes(
         "population": slope(run.population[0]),
         "theory": slope(theory),
     }
+
+
+def spiked_theory(
+    t: np.ndarray, d: int, n: int, spike: float, rho: float
+) -> tuple[float, np.ndarray]:
+    r"""The largest sample eigenvalue, and both mean-field losses (2, T), by sizes alone.
+
+    Of the population one variance is :math:`\lambda` and the others are 1, :math:`c = d/n`.
+    For :math:`\lambda > 1 + \sqrt c` an eigenvalue leaves the bulk,
+
+    .. math:: x = \lambda \Big(1 + \frac{c}{\lambda - 1}\Big), \qquad
+        \gamma^2 = \frac{1 - c/(\lambda - 1)^2}{1 + c/(\lambda - 1)} ,
+
+    with :math:`\gamma` the cosine of its vector with the true one (Baik, Ben Arous and
+    Péché 2005; Paul 2007); else it stays at the edge of the bulk.
+    """
+    c = d / n
+    bulk = marchenko_pastur(1.0, c)
+    if spike <= 1 + c**0.5:
+        out = mean_field(t, rho, law=bulk)
+        return (1 + c**0.5) ** 2, np.stack(out)
+    top = spike * (1 + c / (spike - 1))
+    found = (1 - c / (spike - 1) ** 2) / (1 + c / (spike - 1))
+    law = SpectralMeasure(
+        np.append(bulk.nodes, top), np.append(bulk.weights * (1 - 1 / d), 1 / d)
+    )
+    missed = np.full(bulk.nodes.size, 1 + (spike - 1) * (1 - found) / (d - 1))
+    overlap = np.append(missed, 1 + (spike - 1) * found)
+    return top, np.stack(mean_field(t, rho, law=law, overlap=overlap))
+
+
+def spiked_runs(
+    t: np.ndarray, d: int, n: int, spike: float, rho: float, seeds: range
+) -> tuple[float, np.ndarray]:
+    """The same of wide networks (h = 50 d) on drawn data, the mean over seeds."""
+    variances = np.append(np.ones(d - 1), spike)
+    tops, losses = [], []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 8])
+        X = np.sqrt(variances)[:, None] * rng.standard_normal((d, n))
+        W = rng.standard_normal((50 * d, d)) * np.sqrt(rho / (50 * d))
+        S, R = X @ X.T / n, np.linalg.qr(W, mode="r")
+        options = {"covariance": True, "population": np.diag(variances), "rtol": 1e-5}
+        run = gradient_flow(R, S, t, **options)
+        tops.append(np.linalg.eigvalsh(S)[-1])
+        losses.append([run.train[0] / d, run.population[0] / d])
+    return float(np.mean(tops)), np.mean(losses, 0)
 
 
 # ---- untied and deep networks --------------------------------------------------------

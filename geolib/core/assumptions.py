@@ -54,6 +54,7 @@ class ModuleTrial:
         self.x, self.distinct = _two_samples(x)
         self.eps = torch.finfo(theta.dtype).eps
         self.size = max(float(theta.norm()) / theta.numel() ** 0.5, 0.01)
+        self.missing = ""  # what torch says of formulas that it does not have
 
     def check(self) -> bool:
         """Ask for all of them; return whether `jvp` has to run in forward mode.
@@ -65,7 +66,7 @@ class ModuleTrial:
         """
         with torch.random.fork_rng(_cards()):
             near = self.theta.add(_pattern(self.theta, 0), alpha=NEAR * self.size)
-            z = self.state(near)
+            z = self.first(near)
             if bool(torch.isfinite(z).all()):
                 self.theta = near
             else:
@@ -93,6 +94,16 @@ class ModuleTrial:
 
     def linearize(self, theta: Tensor) -> Linearization:
         return Rerun(self.run, self.x).linearize(self.leaves(theta), self.x)
+
+    def first(self, theta: Tensor) -> Tensor:
+        """As `state`; what torch says of inputs that do not fit is said of x."""
+        try:
+            return self.state(theta)
+        except (RuntimeError, TypeError, IndexError) as error:
+            full = isinstance(error, torch.OutOfMemoryError)
+            if full or str(error).startswith(("x:", "module:")):
+                raise
+            raise ValueError(f"x: expected what the module takes: {error}") from error
 
     def state(self, theta: Tensor) -> Tensor:
         """A pass writes to nothing that it is given, and draws no random number."""
@@ -144,7 +155,10 @@ class ModuleTrial:
                 if isinstance(node, BackwardCFunction)
             ]
             finding = "central differences of its outputs are not its derivative"
-            self.refuse("derivative", finding, _cuts, where=custom)
+            if self.missing:
+                finding = "torch has neither its second nor its forward derivative"
+            bad = self.lacks if self.missing else _cuts
+            self.refuse("derivative", finding, bad, where=custom)
         return forward
 
     def derivative(self, L: Linearization, seed: int) -> bool | None:
@@ -156,17 +170,20 @@ class ModuleTrial:
         up, down = (self.outputs(L.theta.add(v, alpha=k)) for k in (h, -h))
         d = ((up - down) / (2 * h)).reshape(L.outputs.shape)
         g, noise = L.vjp(d), 30 * self.eps * float(up.norm()) / h
+        said = []
         for forward, product in enumerate((L.jvp, L.forward_mode)):
             try:
                 t = product(v)
             except RuntimeError as error:
                 if not lacks_formula(error):
                     raise
+                said.append(str(error))
                 continue
             gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
             pair = (g @ v - (d * t).sum()).abs() - self.eps**0.5 * d.norm() * t.norm()
             if not (gap > noise or pair > noise * d.norm()):
                 return bool(forward)
+        self.missing = " ".join(said) if len(said) == 2 else ""
         return None
 
     def same(self, a: list[Tensor], b: list[Tensor]) -> bool:
@@ -185,6 +202,10 @@ class ModuleTrial:
         """A layer whose i-th output changes while its i-th input does not."""
         kept = a.is_layer and self.same(_rows(a.inputs, i), _rows(b.inputs, i))
         return kept and not self.same(_rows(a.outputs, i), _rows(b.outputs, i))
+
+    def lacks(self, a: Call, b: Call) -> bool:
+        """A call that torch's words about a missing formula name."""
+        return not a.is_layer and a.where.rpartition(" ")[2].strip("'") in self.missing
 
     def refuse(self, assumption, finding, bad, x=None, where=()) -> NoReturn:
         """Blame the first call that is `bad` in two passes, the second perhaps on x."""

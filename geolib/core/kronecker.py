@@ -105,14 +105,14 @@ class KroneckerFactors:
         for block in self._others:
             scale = block.rows.square().sum(dim=(0, 1))
             scale = scale + max(damping, FLOOR * float(scale.max()))
-            out[block.index] = v[block.index] / scale
+            out[block.index] = _divided(v[block.index], scale)
         return out
 
     def _exact(self, k: int, V: Tensor, damping: float) -> Tensor:
         (sb, Qb), (sa, Qa) = self._eigen[k]
         scale = sb.clamp_min(0)[..., :, None] * sa.clamp_min(0)[..., None, :]
         scale = scale + max(damping, FLOOR * float(scale.max()))
-        return Qb @ ((Qb.mT @ V @ Qa) / scale) @ Qa.mT
+        return Qb @ _divided(Qb.mT @ V @ Qa, scale) @ Qa.mT
 
     def _factored(self, k: int, V: Tensor, damping: float) -> Tensor:
         B, A = self.pairs[k]
@@ -154,6 +154,11 @@ class KroneckerFactors:
                 out[block.index] = scale * e[block.index]
             columns.append(out)
         return torch.stack(columns, dim=1)
+
+
+def _divided(v: Tensor, scale: Tensor) -> Tensor:
+    """v / scale, and 0 where the scale is: what no output sees does not move."""
+    return torch.where(scale > 0, v / scale, 0.0)
 
 
 def _joint_inputs(layer: LayerBlock) -> Tensor:

@@ -3,7 +3,7 @@ r"""The derivative of R at one point: forward pass once, products many times."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -32,12 +32,11 @@ class _Sources:
     tensors: list[Any]  # graph edges and tensors
 
 
-def differentiation() -> ExitStack:
+@contextmanager
+def differentiation() -> Iterator[None]:
     """Derivatives are taken, also where the caller switched gradients off."""
-    stack = ExitStack()
-    stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.enable_grad())
-    return stack
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 NO_FORMULA = (  # what torch says where a backward pass cannot be differentiated

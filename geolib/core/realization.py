@@ -222,6 +222,11 @@ class Realization:
 
     def _require(self, theta: Tensor, x: Inputs) -> None:
         require_vector("theta", theta, self.p, theta, "theta")
+        if isinstance(x, list) or not any(t.ndim for t in tensors(x)):
+            raise TypeError(
+                "x: expected tensors with a leading sample axis, got a "
+                f"{type(x).__name__} (a list of batches is for `PullbackMetric`)"
+            )
         for t in tensors(x):
             require_matching("x", t, theta, "theta")
 

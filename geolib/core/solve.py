@@ -44,6 +44,7 @@ from geolib.core.solve_cost import (
     should_sample_spectrum,
 )
 from geolib.core.validation import (
+    expect,
     require_dense,
     require_factorisable,
     require_finite,
@@ -70,6 +71,17 @@ def solve(
     _check(G, g, damping, method, tol, rtol, free)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
     run = _Solve(G, g, damping, tol, rtol)
+    found = _chosen(run, method, max_iterations, free)
+    finite = math.isfinite(found.residual) and bool(found.x.isfinite().all())
+    wanted = f"more, for method {found.method!r} to solve in {g.dtype}"
+    expect(finite, "damping", wanted, damping)
+    return found
+
+
+def _chosen(
+    run: _Solve, method: str, max_iterations: int | None, free: Tensor | None
+) -> Solution:
+    G = run.G
     if method == "auto" and G.theta.dtype not in (torch.float16, torch.bfloat16):
         return run.auto()
     if method == "woodbury":
@@ -314,27 +326,19 @@ def _check(
     rtol: float | None,
     free: Tensor | None,
 ) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    expect(method in METHODS, "method", f"one of {METHODS}", method)
     if method not in ("auto", "cg"):
         require_factorisable(f"method {method!r}", G.theta.dtype)
-    if tol == math.inf:
-        raise ValueError("tol: expected a finite number >= 0, got inf")
     if free is not None:
-        if method != "cg":
-            raise ValueError(f"free: expected method 'cg' with it, got {method!r}")
-        if not isinstance(free, Tensor) or free.shape != (G.p,):
-            raise ValueError(
-                f"free: expected a mask of shape ({G.p},), got "
-                f"{tuple(getattr(free, 'shape', ()))}"
-            )
+        expect(method == "cg", "free", "method 'cg' with it", method)
+        shape = tuple(getattr(free, "shape", ()))
+        expect(shape == (G.p,), "free", f"a mask of shape ({G.p},)", shape)
     if isinstance(g, Tensor) and g.ndim == 2:
         require_dense("g", g)
-        if tuple(g.shape) != (G.n, G.problem_size.o):
-            raise ValueError(
-                f"g: expected shape ({G.p},) or, on the outputs, "
-                f"{(G.n, G.problem_size.o)}; got {tuple(g.shape)}"
-            )
+        shape, outer = tuple(g.shape), (G.n, G.problem_size.o)
+        expect(
+            shape == outer, "g", f"shape ({G.p},) or, on the outputs, {outer}", shape
+        )
         require_matching("g", g, G.theta, "theta")
     else:
         require_vector("g", g, G.p, G.theta, "theta")

@@ -264,7 +264,7 @@ class IterationBudget:
         """Whether to go on after `steps` iterations with that relative residual."""
         if steps * self.step < PROBE * self.budget or steps % 4:
             return True
-        shrunk = math.log(max(1 / residual, 1 + 1e-9))
-        missing = math.log(max(residual / self.tol, 1.0))
+        left, goal = (math.log(max(r, 1e-300)) for r in (residual, self.tol))
+        shrunk, missing = max(-left, 1e-9), max(left - goal, 0.0)
         ahead = steps * missing / shrunk
         return ahead * self.step < self.budget

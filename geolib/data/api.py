@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from dataclasses import replace
 
-from geolib.files import DATA_READ
+from geolib.files import DATA_READ, did_you_mean
 
 from .dataset import Dataset
 from .embedded import EMBEDDED
@@ -135,6 +134,5 @@ def _files(name: str) -> tuple:
 
 def _known(name: str) -> None:
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 3, 0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, names())
         raise ValueError(f"name: no data set {name!r}{hint} (see geolib.data.names())")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.networks.training import minimize
 from geolib.networks.validation import check_positive
 
@@ -44,6 +45,7 @@ class Geodesic:
     message: str
 
 
+@differentiation()
 def geodesic(
     space: Space,
     a: Tensor,

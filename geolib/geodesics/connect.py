@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
@@ -76,6 +77,7 @@ class Connection:
         return profile(self.path, logits, y, grid)
 
 
+@differentiation()
 def connect(
     a: nn.Module,
     b: nn.Module,
@@ -186,11 +188,10 @@ def _check_shape(R: Realization, x: Tensor) -> None:
     try:
         with torch.no_grad():
             R(R.theta0, x)
-    except RuntimeError as error:
-        raise ValueError(
-            f"data: the networks do not take inputs of shape {tuple(x.shape[1:])}: "
-            f"{error}"
-        ) from error
+    except ValueError as error:
+        if not str(error).startswith("x: "):
+            raise
+        raise ValueError(f"data{str(error)[1:]}") from error
 
 
 def _same_constants(a: nn.Module, b: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
 
@@ -54,6 +55,7 @@ class Learned:
         return float(np.mean(np.array(best) - self.table[-1, :-1])) if last else 0.0
 
 
+@differentiation()
 def learn_sequence(
     module: nn.Module,
     tasks: list[Task],

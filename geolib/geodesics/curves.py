@@ -124,7 +124,7 @@ def trained_curves(
     paid = steps * min(batch, len(x))
     S = FunctionSpace(R, x, space)
     if y is not None:
-        check_labels(R(a[0], x[:1]).shape[1], y, len(x))
+        y = check_labels(R(a[0], x[:1]).shape[1], y, len(x))
         curve_loss = _label_loss(y)
     else:
         first, last = (R, R) if ends is None else ends

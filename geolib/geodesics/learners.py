@@ -56,7 +56,7 @@ def restrict(z: Tensor, allowed: Tensor) -> Tensor:
         >>> restrict(torch.zeros(1, 2), torch.tensor([True, False])).argmax().item()
         0
     """
-    return z.masked_fill(~allowed, FORBIDDEN)
+    return z.masked_fill(~allowed, max(FORBIDDEN, torch.finfo(z.dtype).min))
 
 
 def choose_inputs(J: Tensor, count: int) -> Tensor:

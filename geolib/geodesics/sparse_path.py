@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks.training import Meter, batches
 
 from .function_space import FunctionSpace
@@ -50,6 +51,7 @@ Chooser = Callable[[Tensor, float, Tensor, int], Tensor]
 Target = Callable[[Tensor], Tensor]
 
 
+@differentiation()
 def sparse_path(
     space: FunctionSpace,
     w: Tensor,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
@@ -69,6 +70,7 @@ class Sparsified:
         return module
 
 
+@differentiation()
 def sparsify(
     module: nn.Module,
     data: Any,
@@ -245,5 +247,5 @@ def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) ->
         raise ValueError(f"pull: expected a share in [0, 1], got {pull!r}")
     labels = torch.as_tensor(labels)
     first = S.inputs(torch.arange(2))
-    check_labels(S.realization(S.realization.theta0, first).shape[1], labels, size)
-    return labels.to(first.device)
+    classes = S.realization(S.realization.theta0, first).shape[1]
+    return check_labels(classes, labels, size).to(first.device)

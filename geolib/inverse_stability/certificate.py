@@ -34,13 +34,13 @@ def sharp_constant(m: int, quadrant: bool = False) -> float:
     .. math:: s(1) = 2, \quad s(2) = 1 + \sqrt2, \quad s(m) = 2\sqrt2 \ (m \ge 3)
 
     for inner weights in one open half-space. In one open quadrant of the plane, where
-    the restricted set of two inputs lies, with one output it is s(m - 1) for m >= 2:
-    one more neuron is needed to do the same harm.
+    the restricted set of two inputs lies, it is s(m - 1) for m >= 2: one more neuron is
+    needed to do the same harm.
 
     Args:
         m: width, at least 1.
-        quadrant: whether there are two inputs, one output, and inner weights of one
-            sign in each coordinate.
+        quadrant: whether there are two inputs and inner weights of one sign in each
+            coordinate.
 
     Raises:
         ValueError: a width below 1.
@@ -187,12 +187,15 @@ def certify(
     r"""Measure a pair in both spaces and apply the sharp inverse stability theorem.
 
     .. math:: \operatorname{dist}(f, g) \le \min\bigl(2\sqrt2\,\sqrt{\delta_J},\
-        s(m)\,\sqrt{\delta}\bigr), \qquad \delta \ge \operatorname{dist}(f, g)^2 / 8
+        s(m)\,\sqrt{\delta},\ \kappa\,\delta_J / \mu\bigr), \qquad
+        \delta \ge \operatorname{dist}(f, g)^2 / 8
 
-    The hypotheses are checked, not assumed: both networks balanced, no parallel
-    neurons, all inner weights of both in one open half-space. Networks with biases are
-    compared on a box that each of their kinks must meet; differences of biases then
-    count in units of the largest :math:`|b_i| / \|w_i\|`.
+    with :math:`\kappa = 1` for one output and 3 for several, the last only if
+    :math:`\delta_J < \mu^2 / 2`. The hypotheses are checked, not assumed: both networks
+    balanced, no parallel neurons, all inner weights of both in one open half-space.
+    Networks with biases are compared on a box that each of their kinks must meet;
+    differences of biases then count in units of the largest
+    :math:`|b_i| / \|w_i\|`.
 
     Args:
         f, g: the networks; the narrower one is padded with zero neurons.
@@ -232,7 +235,7 @@ def certify(
     same_architecture(f, g)
     delta = w1inf_seminorm(f - g, method, tol=tol)
     plane = f.d == 2
-    constant = sharp_constant(max(f.m, g.m), plane and f.D == 1 and _quadrant(f, g))
+    constant = sharp_constant(max(f.m, g.m), plane and _quadrant(f, g))
     angle = _smallest_angle(kinks(f - g, tol)) if plane else None
     return _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
 
@@ -269,6 +272,9 @@ def _certificate(
     low = max(delta.lower, half_jump)
     bound = min(SHARP * sqrt(half_jump), constant * sqrt(delta.upper))
     sizes = np.concatenate([np.abs(n.A).max(axis=1) for n in (f, g)])
+    mu = float(sizes[sizes > 0].min(initial=np.inf))
+    if half_jump < mu**2 / 2:  # every kink is matched
+        bound = min(bound, (1 if f.D == 1 else 3) * half_jump / mu)
     return Certificate(
         delta=delta,
         half_jump=half_jump,
@@ -276,7 +282,7 @@ def _certificate(
         ratio=distance / sqrt(low) if low > 0 else (np.inf if distance > 0 else 0.0),
         matched=matched,
         unmatched=unmatched,
-        smallest=float(sizes[sizes > 0].min(initial=np.inf)),
+        smallest=mu,
         defects=tuple(defects),
         bound=np.inf if defects else bound,
         delta_at_least=0.0 if defects else distance**2 / 8,

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from geolib.core.validation import expect
 from geolib.inverse_stability.gauge import fold_batch_norm
 from geolib.networks.channel_graph import LINEAR, all_tensors
+from geolib.networks.validation import same_architecture
 
 
 def path_metric(module_a: nn.Module, module_b: nn.Module, reach: Tensor) -> float:
@@ -60,8 +61,7 @@ def changes(a: nn.Module, b: nn.Module, reach: Tensor) -> tuple[list[Tensor], Te
         {n: t for n, t in all_tensors(m).items() if t.is_floating_point()}
         for m in (a, b)
     ]
-    shapes = [{n: t.shape for n, t in w.items()} for w in weights]
-    expect(shapes[0] == shapes[1], "module_a, module_b", "equal architectures", shapes)
+    same_architecture(a, b, "module_b")
     size = [{n: t.abs() for n, t in w.items()} for w in weights]
     least = {
         n: torch.minimum(size[0][n], size[1][n]) * (weights[0][n] * weights[1][n] > 0)

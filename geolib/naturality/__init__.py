@@ -58,7 +58,7 @@ from geolib.naturality.natural_gradient import (
     GeodesicNaturalGradient as GeodesicNaturalGradient,
     NaturalGradient as NaturalGradient,
 )
-from geolib.naturality.newton import covariant_hessian as covariant_hessian
+from geolib.naturality.rules import covariant_hessian as covariant_hessian
 from geolib.naturality.optimizer_spec import (
     OptimizerSpec as OptimizerSpec,
     from_update as from_update,

@@ -143,7 +143,7 @@ def in_chart(module: nn.Module, layers: Any) -> nn.Sequential:
             )
         elif any(True for _ in m.parameters()):
             raise TypeError(
-                "module: expected a Sequential of AffineLayer layers, got a "
+                "module: expected a Sequential of AffineLayer layers (affine_mlp), got a "
                 f"{type(m).__name__}"
             )
         else:

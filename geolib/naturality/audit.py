@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Euclidean
+from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
 from geolib.naturality.evidence import UNSEEN, Site, gather, resolved_samples, sites
 from geolib.naturality.families import standard_suite
@@ -180,6 +182,7 @@ class Protocol:
 RUNS = (16, 32, 64)  # where a verdict needs runs and none are asked for
 
 
+@differentiation()
 def audit(
     optimizer: Any,
     module: nn.Module | Problem,
@@ -295,11 +298,8 @@ def _resolve(
                 f"{type(part).__name__} in it"
             )
     x, y = (_double(torch.as_tensor(v)) for v in data)
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-        raise ValueError(
-            f"data: expected as many x as y, got shapes {tuple(x.shape)} and "
-            f"{tuple(y.shape)}"
-        )
+    even = x.ndim and y.ndim and len(x) == len(y)
+    expect(even, "data", "as many x as y", (tuple(x.shape), tuple(y.shape)))
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected an nn.Module, got {type(module).__name__}")
     places = {str(t.device) for t in (x, y, *module.parameters())}
@@ -337,8 +337,5 @@ def _families(
     if families is None:
         return suite
     unknown = [f for f in families if f not in suite]
-    if unknown:
-        raise ValueError(
-            f"families: unknown {unknown}; expected names out of {list(suite)}"
-        )
+    expect(not unknown, "families", f"names out of {list(suite)}", unknown)
     return {f: suite[f] for f in families}

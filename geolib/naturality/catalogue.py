@@ -7,7 +7,6 @@ ball when :math:`lr = h^2`, :math:`\mu = e^{-\gamma h}`; AdaGrad when
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from geolib.files import did_you_mean, imported
 from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
 from geolib.naturality.functional_lift import FunctionalLift
 from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
@@ -231,12 +231,5 @@ def as_spec(optimizer: Any) -> OptimizerSpec:
 def _named(name: str) -> OptimizerSpec:
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
-    module, _, attribute = name.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"optimizer: {name!r} is neither an import path such as torch.optim.Adam "
-            f"nor one of {sorted(OPTIMIZERS)}"
-        ) from None
-    return as_spec(found)
+    wanted = f"an import path such as torch.optim.Adam or one of {sorted(OPTIMIZERS)}"
+    return as_spec(imported(name, "optimizer", wanted + did_you_mean(name, OPTIMIZERS)))

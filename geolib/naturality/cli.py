@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import torch
 import typer
 from torch import nn
 
-from geolib.files import write_whole
+from geolib.files import imported, write_whole
 from geolib.naturality.affine_layers import affine_mlp
 from geolib.naturality.audit import Protocol
 from geolib.naturality.audit import audit as run_audit
@@ -30,13 +29,7 @@ def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
                 f"model: expected hidden widths as in mlp:8-8, got {model!r}"
             ) from None
         return affine_mlp([inputs, *hidden, outputs])
-    name, _, attribute = model.rpartition(":")
-    try:
-        factory = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"model: expected mlp:WIDTHS or package.module:factory, got {model!r}"
-        ) from None
+    factory = imported(model, "model", "mlp:WIDTHS or package.module:factory")
     module = factory() if not isinstance(factory, nn.Module) else factory
     if not isinstance(module, nn.Module):
         raise ValueError(

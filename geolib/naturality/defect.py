@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
+from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.naturality.affine_layers import in_chart
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.local_geometry import Diverged, flatten
@@ -149,10 +151,7 @@ def check_steps(steps: Sequence[float]) -> list[float]:
         ValueError: fewer than two distinct step sizes, or one that is not positive.
     """
     hs = sorted({float(h) for h in steps}, reverse=True)
-    if len(hs) < 2:
-        raise ValueError(
-            f"step_sizes: expected at least two distinct step sizes, got {list(steps)}"
-        )
+    expect(len(hs) >= 2, "step_sizes", "at least two distinct step sizes", list(steps))
     if not all(math.isfinite(h) and h > 0 for h in hs):
         raise ValueError(f"step_sizes: expected positive numbers, got {list(steps)}")
     return hs
@@ -372,6 +371,7 @@ def compare(
     return Comparison(as_spec(optimizer), problem, hs, T, space)
 
 
+@differentiation()
 def naturality_defect(
     optimizer: Any,
     reparameterization: Reparameterization,

@@ -19,6 +19,8 @@ from geolib.core import (
     Realization,
     Solution,
 )
+from geolib.core.linearization import differentiation
+from geolib.core.validation import expect, require_dense, require_matching
 from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
@@ -36,43 +38,32 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
     """Return dense floating-point tensors as a list, or refuse them by name.
 
     Raises:
-        ValueError: none at all, mixed dtypes or devices.
-        TypeError: an entry that is no dense floating-point tensor.
+        ValueError: none at all.
+        TypeError: an entry that is no dense floating-point tensor, mixed dtypes or
+            devices.
     """
     items = list(items)
-    if not items:
-        raise ValueError("params: expected at least one parameter, got none")
+    expect(items, "params", "at least one parameter that requires gradients", "none")
     for t in items:
         if not isinstance(t, Tensor):
             raise TypeError(f"params: expected tensors, got {type(t).__name__}")
         if not t.is_floating_point():
             raise TypeError(f"params: expected floating-point tensors, got {t.dtype}")
-        if t.layout != torch.strided:
-            raise TypeError(f"params: expected dense tensors, got layout {t.layout}")
-    for what in ("dtype", "device"):
-        kinds = {getattr(t, what) for t in items}
-        if len(kinds) > 1:
-            raise ValueError(f"params: several {what}s: {sorted(map(str, kinds))}")
+        require_dense("params", t)
+        require_matching("params", t, items[0], "the first")
     return items
 
 
 def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
     """Return the entries of the one parameter group that a metric can have."""
-    if isinstance(params, nn.Module):
-        found = [p for p in params.parameters() if p.requires_grad]
-        if not found:
-            raise ValueError(
-                f"params: {type(params).__name__} has no trainable parameters"
-            )
-        return found
-    items = list(params)
+    items = list(params.parameters() if isinstance(params, nn.Module) else params)
     if items and isinstance(items[0], dict):
-        if len(items) > 1:
-            raise ValueError(
-                f"params: one group only (a metric couples them), got {len(items)}"
-            )
+        wanted = "one group (a metric couples all parameters)"
+        expect(len(items) == 1, "params", wanted, len(items))
         items = list(items[0]["params"])
-    return items
+    parameters = [p for p in items if isinstance(p, nn.Parameter)]
+    frozen = {id(p) for p in parameters if not p.requires_grad}
+    return [p for p in items if id(p) not in frozen]
 
 
 def positive(name: str, value: float, zero: bool = False) -> float:
@@ -89,11 +80,8 @@ def require_same_outputs(L: Linearization, outputs: Tensor) -> None:
     same = outputs.shape in shapes and torch.allclose(
         outputs.detach().flatten(1), L.outputs, rtol=0.0, atol=0.0, equal_nan=True
     )
-    if not same:
-        raise ValueError(
-            "closure: expected the outputs of one call of the module, of shape "
-            f"{tuple(L.outputs.shape)}, got others of shape {tuple(outputs.shape)}"
-        )
+    wanted = f"the outputs of one call of the module, shape {tuple(L.outputs.shape)}"
+    expect(same, "closure", wanted, f"others, shape {tuple(outputs.shape)}")
 
 
 class GeometricOptimizer(torch.optim.Optimizer):
@@ -291,11 +279,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
         with torch.enable_grad():
             with self.watching() as record:
                 result = self._closure()
-            if not (isinstance(result, tuple) and len(result) == 2):
-                raise ValueError(
-                    "closure: expected a pair (outputs, loss), got "
-                    f"{type(result).__name__}"
-                )
+            pair = isinstance(result, tuple) and len(result) == 2
+            expect(pair, "closure", "a pair (outputs, loss)", type(result).__name__)
             outputs, loss = result
             L = None
             if self.R is not None:
@@ -320,6 +305,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
         for t, piece in zip(self.leaves, unflatten(x, self.leaves), strict=True):
             t.copy_(piece)
 
+    @differentiation()
     def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Take one step and return the loss before it.
 
@@ -328,10 +314,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
                 an update that is not finite (the parameters are left as they were).
         """
         if closure is None:
-            raise ValueError(
-                f"closure: {type(self).__name__} needs one that returns "
-                "(outputs, loss); got None"
-            )
+            raise ValueError("closure: expected one giving (outputs, loss), got None")
         self._closure = closure
         x = self.position()
         q = self.point()

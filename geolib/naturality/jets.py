@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.naturality.catalogue import OPTIMIZERS
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import ZERO, LocalGeometry
@@ -229,6 +230,7 @@ def jet(x: Tensor, B: Tensor, Q: Tensor | None = None) -> Callable[[float], Jet]
     return at
 
 
+@differentiation()
 def jet_defect(
     rule: Any,
     problem: Problem,

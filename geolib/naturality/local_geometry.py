@@ -24,7 +24,9 @@ from geolib.core import (
 from geolib.core.linear_calls import graph_nodes
 from geolib.core.linear_solvers import RootSystem
 from geolib.core.output_metrics import LocalMetric
+from geolib.core.validation import expect
 
+LARGE = 1 << 24  # entries of a Jacobian beyond which no factorization of it is made
 ZERO = 1e-24  # audits cut the metric's eigenvalues here: singular values of A at 1e-12
 
 
@@ -63,7 +65,7 @@ class LocalGeometry:
             that is not positive semi-definite, sparse gradients.
 
     Cost: without `linearization` J is materialised for a solve, N = n c rows of p
-        numbers (one batched backward pass).
+        numbers (one batched backward pass); beyond 2^24 numbers core's metric solves.
 
     Source: :eq:`drv-naturality-christoffel` and :eq:`drv-naturality-transport`
         (derivations).
@@ -87,11 +89,8 @@ class LocalGeometry:
         rtol: float = 1e-10,
         linearization: Linearization | None = None,
     ) -> None:
-        if outputs.ndim < 2:
-            raise ValueError(
-                "closure: expected outputs of shape (n, c) or (n, ...), got "
-                f"{tuple(outputs.shape)}"
-            )
+        shape = tuple(outputs.shape)
+        expect(len(shape) >= 2, "closure", "outputs of shape (n, c) or (n, ...)", shape)
         self.graph, self.params = outputs.flatten(1), list(params)
         self.shape = outputs.shape
         self.output_metric, self.rtol, self.loss = output_metric, rtol, loss
@@ -99,7 +98,10 @@ class LocalGeometry:
         if linearization is None:
             named = {str(k): t for k, t in enumerate(self.params)}
             linearization = Linearization(outputs, named)
+            known = outputs.numel() * linearization.p > LARGE
         else:
+            known = True
+        if known:
             self.metric = Metric.from_linearization(linearization, output_metric)
         self.linearization, self.z = linearization, linearization.outputs
         if loss.numel() != 1 or not bool(torch.isfinite(loss)):
@@ -109,10 +111,8 @@ class LocalGeometry:
         self.solution: Solution | None = None
         self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
-        if dl is None:
-            raise ValueError(
-                "closure: expected a loss that is computed from the outputs it returns"
-            )
+        wanted = "a loss that is computed from the outputs it returns"
+        expect(dl is not None, "closure", wanted, "another")
         self._dl = _finite(dl.detach().flatten(1))
         self._direct = direct_gradient(loss, outputs, self.params)
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from geolib.core import Categorical, Euclidean, OutputMetric
+from geolib.core.validation import expect
+from geolib.networks.validation import check_labels, class_labels
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,11 @@ def mse(y: Tensor) -> Loss:
         >>> float(mse(torch.zeros(2, 1))(torch.ones(2, 1)))
         0.5
     """
-    if y.ndim != 2:
-        raise ValueError(f"y: expected shape (n, outputs), got {tuple(y.shape)}")
+    expect(y.ndim == 2, "y", "shape (n, outputs)", tuple(y.shape))
 
     def value(z: Tensor) -> Tensor:
-        if z.shape != y.shape:
-            raise ValueError(
-                f"y: expected the outputs' shape {tuple(z.shape)}, got {tuple(y.shape)}"
-            )
+        like = f"the outputs' shape {tuple(z.shape)}"
+        expect(z.shape == y.shape, "y", like, tuple(y.shape))
         _same_device(y, z)
         return 0.5 * ((z - y) ** 2).sum() / len(y)
 
@@ -77,22 +76,12 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
         >>> round(float(loss(torch.zeros(2, 4)).exp()), 6)  # uniform over four classes
         4.0
     """
-    if y.ndim != 1 or y.is_floating_point():
-        raise ValueError(
-            f"y: expected (n,) integer classes, got {tuple(y.shape)} of {y.dtype}"
-        )
-    low, high = (int(y.min()), int(y.max())) if len(y) else (0, -1)
+    y = class_labels(y, len(y))
 
     def value(z: Tensor) -> Tensor:
         z = pad(z, (0, 1)) if reference else z
-        if len(z) != len(y):
-            raise ValueError(f"y: expected {len(z)} classes, got {len(y)}")
         _same_device(y, z)
-        if low < 0 or high >= z.shape[1]:
-            raise ValueError(
-                f"y: expected classes 0 to {z.shape[1] - 1}, got {low} to {high}"
-            )
-        return torch.nn.functional.cross_entropy(z, y)
+        return torch.nn.functional.cross_entropy(z, check_labels(z.shape[1], y, len(z)))
 
     return Loss(value, Categorical(reference=reference))
 

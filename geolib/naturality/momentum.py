@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State, positive
 from geolib.naturality.local_geometry import LocalGeometry
 
@@ -55,10 +56,8 @@ class HeavyBall(GeometricOptimizer):
         super().__init__(params, lr, friction=friction, **options)
         p = sum(t.numel() for t in self.leaves)
         if initial is not None:
-            if initial.shape != (p,):
-                raise ValueError(
-                    f"initial: expected shape ({p},), got {tuple(initial.shape)}"
-                )
+            shape = tuple(initial.shape)
+            expect(shape == (p,), "initial", f"shape ({p},)", shape)
             (slot,) = self.tags
             self.memory[slot] = initial.detach().clone()
 

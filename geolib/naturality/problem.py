@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Linearization, Realization
+from geolib.core.validation import expect
 from geolib.naturality.local_geometry import LocalGeometry, flatten
 from geolib.naturality.losses import Loss
 from geolib.naturality.reparameterization import Reparameterization
@@ -67,11 +68,8 @@ class Problem:
 
     def at(self, theta0: Tensor) -> Problem:
         """Return the same problem started elsewhere."""
-        if theta0.shape != self.theta0.shape:
-            raise ValueError(
-                f"theta0: expected shape {tuple(self.theta0.shape)}, got "
-                f"{tuple(theta0.shape)}"
-            )
+        wanted, got = tuple(self.theta0.shape), tuple(theta0.shape)
+        expect(wanted == got, "theta0", f"shape {wanted}", got)
         return replace(self, theta0=theta0)
 
     def push(self, phi: Reparameterization) -> Problem:

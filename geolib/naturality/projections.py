@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.defect import Defect, Runs, check_steps, home_runs, summarize
 from geolib.naturality.optimizer_spec import OptimizerSpec
@@ -76,6 +77,7 @@ class Embedding:
         return self.forward(x)
 
 
+@differentiation()
 def projection_defect(
     optimizer: Any,
     wide: Problem,

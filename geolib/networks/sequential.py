@@ -63,6 +63,9 @@ def check_hooks(name: str, layer: nn.Module) -> None:
         ...
         ValueError: module: layer 0 (Linear) has a hook on its forward pass; ...
     """
+    if hasattr(layer, "_orig_mod"):
+        kind = type(layer).__name__
+        raise ValueError(f"module: {kind} is compiled; expected its `_orig_mod`")
     check_weights(name, layer)
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
         raise ValueError(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from geolib.core.validation import expect
 from geolib.data import load
 from geolib.networks.rows import Rows, no_bytes
+from geolib.networks.validation import check_inputs, class_labels
 
 
 @dataclass(frozen=True)
@@ -121,34 +123,17 @@ class Task:
     classes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.x, Tensor):
-            kind = type(self.x).__name__
-            raise ValueError(f"x: expected a tensor of inputs, got {kind}")
-        if len(self.x) == 0 or len(self.x) != len(self.y):
-            raise ValueError(
-                f"y: expected one label per input, got {len(self.x)} inputs and "
-                f"{len(self.y)} labels"
-            )
-        for name, labels in (("y", self.y), ("y_test", self.y_test)):
-            if not isinstance(labels, Tensor) or labels.ndim != 1:
-                raise ValueError(
-                    f"{name}: expected one label per input, a tensor (n,), got "
-                    f"{tuple(getattr(labels, 'shape', ()))}"
-                )
-        if self.classes and min(self.classes) < 0:
-            raise ValueError(
-                f"classes: expected numbers from 0 on, got {min(self.classes)}; a row "
-                "without a class must be left out"
-            )
-        if not bool(torch.isfinite(self.x).all()):
-            raise ValueError("x: expected finite inputs, got NaN or inf")
-        for name, labels in (("y", self.y), ("y_test", self.y_test)):
+        least = min(self.classes, default=0)
+        expect(least >= 0, "classes", "numbers from 0 on (leave out other rows)", least)
+        for part in ("", "_test"):
+            x, name = getattr(self, "x" + part), "y" + part
+            check_inputs(x, "x" + part)
+            labels = class_labels(getattr(self, name), len(x), name)
+            object.__setattr__(self, name, labels)
             odd = sorted(set(labels.tolist()) - set(self.classes))
-            if odd:
-                raise ValueError(
-                    f"{name}: labels {odd} are not among the task's classes "
-                    f"{self.classes}"
-                )
+            expect(
+                not odd, name, f"labels among the task's classes {self.classes}", odd
+            )
 
     @classmethod
     def of(
@@ -183,9 +168,7 @@ class Task:
             x = Rows(data, transform, like, name)[:]
             no_bytes(x, name)
             y = Rows(data, None, like, name, part=1)[:]
-            if y.is_floating_point():
-                raise ValueError(f"{name}: expected classes as labels, got {y.dtype}")
-            parts += [x, y.long()]
+            parts += [x, class_labels(y, len(x), name)]
         x, y, x_test, y_test = parts
         return cls(x, y, x_test, y_test, tuple(y.unique().tolist()))
 

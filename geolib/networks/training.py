@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
+from geolib.core.linearization import differentiation
 from geolib.files import write_whole
 from geolib.networks.splits import Table
 from geolib.networks.validation import check_inputs, check_labels
@@ -70,6 +71,7 @@ def cosine(lr: float, step: float, steps: int) -> float:
     return lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+@differentiation()
 def minimize(
     parameters: Iterable[Tensor],
     loss: Callable[[int], Tensor],
@@ -122,6 +124,7 @@ def minimize(
     return values
 
 
+@differentiation()
 def train(
     R: Realization,
     x: Tensor,
@@ -172,7 +175,7 @@ def train(
     leaf = start.detach().clone().requires_grad_(True)
     check_inputs(x)
     first, seeds = leaf if leaf.ndim == 1 else leaf[0], _seeds(seed, leaf)
-    check_labels(R(first, x[:1]).shape[1], y, len(x))
+    y = check_labels(R(first, x[:1]).shape[1], y, len(x))
     draws = zip(
         *(batches(len(x), batch, steps, s, x.device) for s in seeds), strict=True
     )
@@ -247,6 +250,7 @@ def accuracy(R: Realization, w: Tensor, x: Tensor, y: Tensor, batch=4096) -> flo
     return sum(right) / len(y)
 
 
+@differentiation()
 def train_module(
     module: nn.Module,
     data: Table,
@@ -290,7 +294,8 @@ def train_module(
     module.eval()
     with torch.no_grad():
         check_inputs(data.x)
-        check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
+        y = check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
+    data = replace(data, y=y)
     adam = torch.optim.Adam(module.parameters(), lr=lr)
     size = sum(p.numel() for p in module.parameters())
     run = {"seed": seed, "steps": steps, "batch": batch, "lr": lr, "size": size}

@@ -25,25 +25,40 @@ def check_inputs(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name}: expected finite inputs, got NaN or inf")
 
 
-def check_labels(classes: int, y: Tensor, rows: int | None = None) -> None:
-    """Refuse labels that the network has no output for, or of another number.
+def class_labels(y: Tensor, rows: int, name: str = "y") -> Tensor:
+    """Labels as torch's losses want them, int64; refuse what are no labels of `rows`.
 
     Examples:
-        >>> check_labels(2, torch.tensor([0, 2]))
+        >>> class_labels(torch.tensor([3, 1], dtype=torch.int32), 2)
+        tensor([3, 1])
+    """
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
+    if not whole or y.ndim != 1:
+        what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"{name}: expected a tensor (n,) of whole numbers, got {what}")
+    if not rows or len(y) != rows:
+        raise ValueError(
+            f"{name}: expected one label per input, {rows}, got {len(y)} labels"
+        )
+    return y.long()
+
+
+def check_labels(classes: int, y: Tensor, rows: int) -> Tensor:
+    """As `class_labels`; refuse labels that the network has no output for.
+
+    Examples:
+        >>> check_labels(2, torch.tensor([0, 2]), 2)
         Traceback (most recent call last):
         ...
         ValueError: y: expected classes 0 to 1, got labels from 0 to 2
     """
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.ndim != 1:
-        what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"y: expected a tensor (n,) of whole numbers, got {what}")
-    if rows is not None and len(y) != rows:
-        raise ValueError(f"y: expected one label per input, {rows}, got {len(y)}")
+    y = class_labels(y, rows)
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise ValueError(
             f"y: expected classes 0 to {classes - 1}, got labels from {low} to {high}"
         )
+    return y
 
 
 def check_positive(**options: float) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -36,9 +35,29 @@ class _Commands(TyperGroup):
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in _plugins():
             single = typer.Typer(add_completion=False)
-            single.command(cmd_name)(_mendable(_plugins()[cmd_name].load()))
+            single.command(cmd_name)(_plugins()[cmd_name].load())
             found = typer.main.get_command(single)
         return found
+
+    def invoke(self, ctx: Any) -> Any:
+        """Errors that a person can mend end a command with one sentence and code 1 or 2."""
+        try:
+            return super().invoke(ctx)
+        except PressError as problem:
+            typer.echo(f"geolib: {problem}", err=True)
+            raise typer.Exit(problem.code) from None
+        except BrokenPipeError:
+            raise
+        except OSError as problem:  # a full disk, a missing folder, a port in use
+            text = problem.strerror or str(problem)
+            name = f": {problem.filename}" if problem.filename else ""
+            typer.echo(f"geolib: {text}{name}", err=True)
+            raise typer.Exit(1) from None
+        except ValueError as problem:  # of what a person gave to a chapter's command
+            if ctx.invoked_subcommand not in _plugins():
+                raise
+            typer.echo(f"geolib: {problem}", err=True)
+            raise typer.Exit(1) from None
 
 
 def _plugins() -> dict[str, Any]:
@@ -79,29 +98,7 @@ Force = Annotated[bool, typer.Option(help="Run even what is unchanged.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Notebooks executed at a time.")]
 
 
-def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors that a person can mend end the command with one sentence and code 1 or 2."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except PressError as problem:
-            typer.echo(f"geolib: {problem}", err=True)
-            raise typer.Exit(problem.code) from None
-        except BrokenPipeError:
-            raise
-        except OSError as problem:  # a full disk, a missing folder, a port in use
-            text = problem.strerror or str(problem)
-            name = f": {problem.filename}" if problem.filename else ""
-            typer.echo(f"geolib: {text}{name}", err=True)
-        raise typer.Exit(1)
-
-    return wrapped
-
-
 @app.command()
-@_mendable
 def run(
     chapter: Chapters = None,
     profile: Profile = "small",
@@ -143,7 +140,6 @@ def _say(outcomes: list[Outcome], profile: str) -> bool:
 
 
 @app.command()
-@_mendable
 def refs(
     chapter: Chapters = None,
     jobs: Jobs = 1,
@@ -161,7 +157,6 @@ def refs(
 
 
 @app.command()
-@_mendable
 def html(
     profile: Profile = "book",
     strict: Annotated[
@@ -190,7 +185,6 @@ def _render(root: Path, profile: str, strict: bool = False) -> bool:
 
 
 @app.command()
-@_mendable
 def book(
     profile: Profile = "book",
     jobs: Jobs = 1,
@@ -211,7 +205,6 @@ def book(
 
 
 @app.command()
-@_mendable
 def serve(
     profile: Profile = "book",
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000,
@@ -235,7 +228,6 @@ def serve(
 
 
 @app.command()
-@_mendable
 def claims(
     profile: Annotated[
         str | None, typer.Option(help="Default: the profile of the last run.")
@@ -275,7 +267,6 @@ def claims(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )
-@_mendable
 def bench(context: typer.Context) -> None:
     """Time everything against its named peers, in a checkout.
 

@@ -74,12 +74,10 @@ def _row(
         _badge(r["verdict"]),
         data,
     ]
-    if device:
-        cells.append(html.escape(r["device"]))
+    cells += [html.escape(r["device"])] if device else []
     if gpu is not None:
         there = gpu.entries.get(r["key"])
-        badge = f"{found(there)} {_badge(there['verdict'])}" if there else ""
-        cells.append(badge)
+        cells.append(f"{found(there)} {_badge(there['verdict'])}" if there else "")
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
     tags += f' data-data="{data}"'
     return tags, cells
@@ -110,8 +108,8 @@ def marked_page(build: Build, page: Page) -> str:
     title = "This page is not whole"
     if page.path is None or not page.content["cells"]:
         mark = banner(title, page.about)
-        head = nbformat.v4.new_markdown_cell(f"# {page.notebook.title}\n\n{mark}")
-        head["id"] = "mark"
+        text = f"# {page.notebook.title}\n\n{mark}"
+        head = nbformat.v4.new_markdown_cell(text, id="mark")
         return nbformat.writes(nbformat.v4.new_notebook(cells=[head])) + "\n"
     nb = nbformat.reads(page.path.read_text("utf-8"), as_version=4)
     text = page.about
@@ -142,19 +140,13 @@ def _close_gates(nb: Any) -> None:
     """End directives that were opened before the page broke off."""
     import nbformat
 
-    found = [
-        m
-        for c in nb.cells
-        if c.cell_type == "markdown"
-        for m in GATE.finditer(c.source)
-    ]
+    texts = (c.source for c in nb.cells if c.cell_type == "markdown")
     opened: list[str] = []
-    for m in found:
+    for m in (m for text in texts for m in GATE.finditer(text)):
         opened = [*opened, m[1]] if m[2] == "start" else opened[:-1]
     for number, name in enumerate(reversed(opened)):
-        end = nbformat.v4.new_markdown_cell(f"```{{{name}-end}}\n```")
-        end["id"] = f"gate-{number}"
-        nb.cells.append(end)
+        text, title = f"```{{{name}-end}}\n```", f"gate-{number}"
+        nb.cells.append(nbformat.v4.new_markdown_cell(text, id=title))
 
 
 def _spare_the_glue(nb: Any) -> None:
@@ -182,8 +174,7 @@ def _put_on_top(nb: Any, text: str) -> None:
     if first is None:
         import nbformat
 
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(text))
-        nb.cells[0]["id"] = "mark"
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(text, id="mark"))
     else:
         first.source = below_the_heading(first.source, text)
 

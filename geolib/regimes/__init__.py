@@ -11,7 +11,6 @@ from geolib.files import exported as _exported
 
 from .data_matrix import prepare as prepare
 from .descent import Rule as Rule
-from .edges import cell_curves as cell_curves
 from .ensemble import ensemble as ensemble
 from .fock import fock_curves as fock_curves, fock_space as fock_space
 from .large_data import large_data as large_data, large_data_next as large_data_next
@@ -19,7 +18,7 @@ from .mean_field import mean_field as mean_field, mean_field_next as mean_field_
 from .narrow import narrow as narrow
 from .predict import RegimeWarning as RegimeWarning, classify_regime as classify_regime
 from .predict import predict as predict, theory_curves as theory_curves
-from .prism import REGIMES as REGIMES, face as face, hull as hull, pareto as pareto
+from .prism import REGIMES as REGIMES, face as face, hull as hull
 from .prism import prism as prism, regime_of_facet as regime_of_facet
 from .setup import Setup as Setup
 from .simulate import draw_covariance as draw_covariance, draw_weights as draw_weights

@@ -2,62 +2,110 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from pathlib import Path
 from typing import Annotated
+from zipfile import BadZipFile
 
 import numpy as np
 import typer
 
 from geolib.regimes.data_matrix import prepare
 from geolib.regimes.predict import predict
+from geolib.regimes.setup import positive
 
 
 def read_matrix(path: Path) -> np.ndarray:
     """Samples as rows (n, d) from a table: the numeric CSV, or an archive's one matrix.
 
-    A first line of the CSV that is not numeric is a heading. Of an archive the array
-    `x` is taken, or the only matrix.
+    The CSV may have commas, semicolons or tabs, comments after #, and a heading: a first
+    line with a cell that is no number. Of an archive the array `x` is taken, or the
+    only matrix of numbers.
 
     Raises:
-        ValueError: another kind of file, or one without a numeric table.
+        ValueError: another kind of file, or one without a numeric table of two rows.
     """
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            tables = {k: archive[k] for k in archive.files if archive[k].ndim == 2}
-        names = [k for k in ("x",) if k in tables] or list(tables)
-        if len(names) != 1:
-            raise ValueError(
-                f"data: expected one matrix in {path}, or one called x; "
-                f"got {sorted(tables) or 'none'}"
-            )
-        return tables[names[0]]
-    if path.suffix != ".csv":
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".npz"):
         raise ValueError(f"data: expected a .csv or .npz file, got {path}")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    numbers = bool(lines) and not lines[0].replace(",", "").strip(" 0123456789.eE+-")
+    if not path.is_file():
+        raise ValueError(f"data: no file {path}")
+    table = _from_archive(path) if kind == ".npz" else _from_text(path)
+    if len(table) < 2:
+        raise ValueError(f"data: expected two samples or more, {path} has {len(table)}")
+    return table
+
+
+def _from_archive(path: Path) -> np.ndarray:
     try:
-        return np.loadtxt(lines[not numbers :], delimiter=",", ndmin=2)
-    except ValueError as problem:
-        raise ValueError(f"data: {path} is no table of numbers: {problem}") from None
+        with np.load(path) as arrays:
+            found = dict(arrays)
+    except (ValueError, TypeError, BadZipFile, EOFError) as problem:
+        raise ValueError(f"data: {path} holds no plain arrays: {problem}") from None
+    tables = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "biuf"}
+    names = [k for k in ("x",) if k in tables] or list(tables)
+    if len(names) != 1:
+        shapes = ", ".join(f"{k} {a.dtype}{a.shape}" for k, a in sorted(found.items()))
+        raise ValueError(
+            f"data: expected one matrix of numbers in {path}, or one called x; "
+            f"it holds {shapes or 'nothing'}"
+        )
+    return tables[names[0]].astype(float)
+
+
+def _from_text(path: Path) -> np.ndarray:
+    try:
+        text = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"data: {path} is not in UTF-8: {problem}") from None
+    lines = [(i, s) for i, s in enumerate(text, 1) if s.strip() and s[0] != "#"]
+    mark = max(",;\t", key=lines[0][1].count) if lines else ","
+    cells = [
+        (i, row) for i, line in lines for row in csv.reader([line], delimiter=mark)
+    ]
+    if cells and not all(map(_is_number, cells[0][1])):
+        del cells[0]  # a heading
+    for line, row in cells:
+        if len(row) != len(cells[0][1]):
+            raise ValueError(
+                f"data: {path}, line {line}: expected {len(cells[0][1])} cells as in "
+                f"line {cells[0][0]}, got {len(row)}"
+            )
+        for column, cell in enumerate(row, 1):
+            if not _is_number(cell) or not math.isfinite(float(cell)):
+                raise ValueError(
+                    f"data: {path}, line {line}, column {column}: expected a finite "
+                    f"number, got {cell!r}"
+                )
+    return np.array([row for _, row in cells], dtype=float)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def command(
     data: Annotated[
         Path, typer.Option(help="Table of samples, one a row: .csv or .npz")
     ],
-    hidden: Annotated[int, typer.Option(help="Width of the latent space.")],
+    hidden: Annotated[int, typer.Option(help="Width of the latent space.", min=1)],
     kappa: Annotated[float, typer.Option(help="Initial variance times columns.")] = 0.1,
-    check: Annotated[int, typer.Option(help="Train this many networks beside it.")] = 0,
+    check: Annotated[int, typer.Option(help="Train so many networks too.", min=0)] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Predict the training of a linear autoencoder on a table, in the table's units.
 
     Example: geolib predict --data table.csv --hidden 16
     """
-    if not data.is_file():
-        raise ValueError(f"data: no file {data}")
+    if plot is not None and not plot.parent.is_dir():
+        raise ValueError(f"plot: no folder {plot.parent}")
     matrix = prepare(read_matrix(data).T, drop_constant=True)
-    answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)
+    answer = predict(matrix, h=hidden, sigma2=positive("kappa", kappa) / matrix.d)
     own = answer.in_data_units()
     typer.echo(
         f"{matrix.n} samples of {matrix.d} columns ({matrix.dropped} constant ones "

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.spectral_measures import SpectralMeasure
 
+RANGE = 1e-100, 1e100  # of entries
+
 
 @dataclass(frozen=True)
 class DataMatrix:
@@ -92,7 +94,8 @@ def prepare(
 
     Raises:
         ValueError: not a matrix, fewer than two samples, NaN or infinite entries, or
-            constant coordinates that were not asked to be dropped.
+            constant coordinates that were not asked to be dropped, or entries whose
+            squares overflow.
 
     Cost: one eigendecomposition of (d, d).
 
@@ -135,6 +138,12 @@ def prepare(
         values, vectors = np.linalg.eigh(M @ M.T / M.shape[1])
         keep = values > 1e-10 * values[-1]
         M = (vectors[:, keep] / np.sqrt(values[keep])).T @ M
+    size = float(np.abs(M).max())
+    if not RANGE[0] < size < RANGE[1]:
+        raise ValueError(
+            f"X: expected a largest entry between {RANGE[0]} and {RANGE[1]} around the "
+            f"mean, whose square can be held, got {size:.3g}"
+        )
     unit = float(np.sqrt((M**2).sum() / M.size)) if scale else 1.0
     return _finish(M / unit, int(constant.sum()), mean, unit)
 

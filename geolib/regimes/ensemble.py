@@ -26,6 +26,8 @@ BUDGET = 1.5e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
 MEMORY = 100  # operations in the time that a step moves one number of the state
 FEWEST, MOST = 6, 512  # copies
+LONGEST = 1e5  # evaluations of the flow, or steps
+KEPT = 16  # sizes for each leading eigenvalue that a smaller copy keeps as it is
 EDGE = 0.98  # of the copies' largest deviations, what counts as their reach
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
@@ -73,12 +75,15 @@ def ensemble(
     with the largest :math:`\lambda \le 1` that `budget` allows. Each :math:`L_j` is the
     loss of a training run, hence never negative. With :math:`\lambda < 1` the mean is
     off by :math:`1 - \lambda` of its change when :math:`\lambda` is halved, about; the
-    scatter of one run of the full size is :math:`\lambda` times that of a copy.
+    scatter of one run of the full size is :math:`\lambda` times that of a copy. Of a
+    given law a smaller copy keeps the leading eigenvalues, each read with its share of
+    the full size; the scatter then is that of few directions, :math:`\sqrt\lambda`
+    times a copy's.
 
     Args:
         setup: the sizes.
         times: (T,) increasing.
-        law: spectral law of S, which all copies keep; default that of Gaussian data.
+        law: spectral law of S, which all copies have; default that of Gaussian data.
         population: (d, d) covariance of the population in the eigenbasis of S, in the
             order of the law's nodes; default the identity.
         target: False for the free flow.
@@ -90,8 +95,8 @@ def ensemble(
         `Ensemble`.
 
     Raises:
-        ValueError: bad times, a budget that is not positive, or a rule with which a
-            copy diverges.
+        ValueError: bad times, or an end that takes more than 1e5 evaluations or steps;
+            a budget that is not positive, or a rule with which a copy diverges.
 
     Cost: `budget`, or six copies of the least size, if that is more.
 
@@ -103,6 +108,11 @@ def ensemble(
         (1.0, 512)
     """
     problem = _Copies(setup, check_times(times), law, population, target, rule)
+    if problem.evaluations > LONGEST:
+        raise ValueError(
+            f"times: {problem.times[-1]:.3g} takes about {problem.evaluations:.0e} "
+            f"evaluations or steps; expected an end within {LONGEST:.0e}"
+        )
     afford = positive("budget", budget) / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
@@ -112,7 +122,8 @@ def ensemble(
         half = problem.run(size / 2, budget / 4).mean
         step = Curves(*(abs(a - b) for a, b in zip(mean, half, strict=True)))
         doubt = doubt.moved(step, 1 - size)  # the rest of the way, if off by 1 / size
-    return Ensemble(mean, first.spread(size), doubt, first.reach, count, size)
+    scatter = first.spread(size if law is None else size**0.5)
+    return Ensemble(mean, scatter, doubt, first.reach, count, size)
 
 
 def smaller(setup: Setup, share: float) -> Setup:
@@ -170,7 +181,9 @@ class _Copies:
     def evaluations(self) -> float:
         """Of the flow, about; or the steps of the rule."""
         if self.rule is None:
-            return EVALUATIONS
+            S = self.law
+            spread = S.moment(2) / S.moment(1) if S else self.setup.c
+            return EVALUATIONS * max(1.0, self.times[-1] * max(1.0, spread) / 3)
         return float(self.rule.steps(self.times)[-1] + 1)
 
     def rank(self, small: Setup) -> int:
@@ -188,6 +201,20 @@ class _Copies:
             return LEVELS * rank, (LEVELS + 1) * rank
         return min(small.h, small.d), small.d
 
+    def kept(self, small: Setup) -> int:
+        """How many leading eigenvalues a copy keeps as they are."""
+        full = small.d == self.setup.d or self.shape(small)[1] < small.d
+        return 0 if full else min(small.h, small.d) // KEPT
+
+    def shares(self, values: np.ndarray, small: Setup) -> np.ndarray:
+        """Values on the law's nodes for a copy: the last as they are, else means."""
+        assert self.law is not None
+        full, kept = equal_shares(self.law, values, self.setup.d), self.kept(small)
+        split = self.setup.d - kept
+        order = SpectralMeasure.of_eigenvalues(np.arange(split))
+        means = equal_shares(order, full[:split], small.d - kept)
+        return np.append(means, full[split:])
+
     def cost(self, small: Setup) -> float:
         """Operations of one evaluation of the flow."""
         h, d = self.shape(small)
@@ -202,9 +229,8 @@ class _Copies:
         rng = np.random.default_rng([SEED, small.d, small.h, small.n])
         S = np.stack([self.spectrum(small, rng) for _ in range(count)])[:, -d:]
         W = np.stack([self.weights(small, rng) for _ in range(count)])
-        problem = FlowProblem(
-            d, d, S=torch.as_tensor(S), P=self.covariance(small), target=self.target
-        )
+        problem = FlowProblem(d, d, S=torch.as_tensor(S), target=self.target)
+        problem.P, problem.seen = self.reading(small, S[0])
         form = "gram" if h >= d and self.rule is None else "covariance"
         start = torch.as_tensor(W * np.sqrt(small.sigma2))
         found = run(start, problem, self.times, form, self.rule, 1e-4, 1e-6)
@@ -221,7 +247,7 @@ class _Copies:
     def spectrum(self, small: Setup, rng: np.random.Generator) -> np.ndarray:
         """The eigenvalues of one S, ascending."""
         if self.law is not None:
-            return equal_shares(self.law, self.law.nodes, small.d)
+            return self.shares(self.law.nodes, small)
         X = gaussian_factor(small.d, small.n, rng)
         values = np.linalg.eigvalsh(X.T @ X)[::-1] / small.n
         return np.pad(np.maximum(values, 0.0), (0, small.d - len(values)))[::-1].copy()
@@ -240,12 +266,22 @@ class _Copies:
             W[rows, next_] = gaussian_factor(r, small.d - (j + 1) * r, rng)
         return W[:, ::-1].copy()  # the samples' inputs last, as the eigenvalues are
 
-    def covariance(self, small: Setup) -> torch.Tensor | None:
-        """That of the population; of a smaller copy, its diagonal."""
-        P = self.population
-        if P is not None and self.law is not None and small.d < self.setup.d:
-            P = np.diag(equal_shares(self.law, np.diag(P), small.d))
-        return None if P is None else torch.as_tensor(P)
+    def reading(
+        self, small: Setup, S: np.ndarray
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The population's covariance, of a smaller copy its diagonal; and what the
+        training loss is read with, where directions differ in mass."""
+        P, seen = self.population, None
+        if self.law is not None and small.d < self.setup.d:
+            kept, full = self.kept(small), self.setup.d
+            mass = np.full(small.d, (full - kept) / full * small.d / (small.d - kept))
+            mass[small.d - kept :] = small.d / full
+            if P is not None:
+                P = np.diag(mass * self.shares(np.diag(P), small))
+            elif kept:
+                P = np.diag(mass)
+            seen = torch.as_tensor(mass * S) if kept else None
+        return None if P is None else torch.as_tensor(P), seen
 
 
 def _rest(

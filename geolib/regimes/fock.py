@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import Curves, follow
 from geolib.regimes.setup import check_times, positive
 from geolib.regimes.spectral_measures import (
@@ -185,6 +187,7 @@ def fock_curves(
     law: SpectralMeasure | None = None,
     depth: int = 6,
     target: bool = True,
+    rule: Rule | None = None,
     rtol: float = 1e-6,
 ) -> Curves:
     r"""The losses over d in the limit of large sizes with every ratio kept.
@@ -213,13 +216,15 @@ def fock_curves(
         c, law: d / n, or the spectral law of S instead.
         depth: of the space; the difference of two depths measures the error.
         target: False for the free flow; B is then A.
+        rule: steps in discrete time instead of the flow. For h < d and many samples
+            one input is then the root, where the cut errs more.
         rtol: tolerance of the integration.
 
     Returns:
         `Curves` of losses over d.
 
     Raises:
-        ValueError: bad times, parameters or depth.
+        ValueError: bad times, parameters or depth, or times between steps of a rule.
 
     Cost: one to three products of (2^{D+1})^3 an evaluation, at one to three roots;
     about 2 s at depth 6.
@@ -234,48 +239,57 @@ def fock_curves(
     """
     t, of_S = check_times(times), covariance_law(c, law)
     eta = positive("rho", rho) / positive("kappa", kappa)
-    seen, mean = float(of_S.weights[of_S.nodes > 0].sum()), of_S.moment(1)
+    goal, mean = float(target), of_S.moment(1)
+    seen = float(of_S.weights[of_S.nodes > 0].sum())
 
     def at(root: str, turns: bool = False) -> np.ndarray:
         space = fock_space(rho, kappa, depth=depth, law=of_S, root=root)
-        return _elements(t, space, target, turns, rtol)
+        return _elements(t, space, goal, turns, rule, rtol)
 
     if seen < min(eta, 1.0) - 1e-9:
-        inside, outside = at("data span")[2], at("unseen")[2]
+        inside, outside = at("data span")[1], at("unseen")[1]
         population = seen * inside + (1 - seen) * outside
-        return Curves(mean * at("sample")[2] / 2, population / 2)
-    if eta >= 1:
-        _, train, population = at("input")
+        return Curves(mean * at("sample")[1] / 2, population / 2)
+    if eta >= 1 or rule is not None:
+        train, population = at("input")[:2]
         return Curves(train / 2, population / 2)
     row, kernel = at("row space", turns=True), at("kernel", turns=True)
-    l, k, goal = eta * row[0], (1 - eta) * kernel[0], float(target)
+    l, k = eta * row[2], (1 - eta) * kernel[2]
     left_out = goal * mean * k / (k + l)
-    return Curves((left_out + eta * row[1]) / 2, (goal * (1 - eta) + eta * row[2]) / 2)
+    return Curves((left_out + eta * row[0]) / 2, (goal * (1 - eta) + eta * row[1]) / 2)
 
 
 def _elements(
-    t: np.ndarray, space: FockSpace, target: bool, turns: bool, rtol: float
+    t: np.ndarray,
+    space: FockSpace,
+    goal: float,
+    turns: bool,
+    rule: Rule | None,
+    rtol: float,
 ) -> np.ndarray:
-    r"""Along W' = -W C: the elements of S, BSB and B^2 at the root's vector, (3, T).
+    r"""Along W' = -W C: the elements of BSB, B^2 and, in a flow, S at the root's
+    vector, (3, T) or (2, T).
 
     With `turns` the vector v keeps its place relative to the row space of W, whose
     projector is P: :math:`v' = (M - M^T) v`, :math:`M = P C (1 - P)`.
     """
     columns = torch.as_tensor(space.columns)
     entries = torch.as_tensor(space.entries)[:, :, None]
-    goal = float(target)
 
     def by_s(B: Tensor) -> Tensor:
         """S B from the few entries of each row of S."""
         parts = (e * B[k] for k, e in zip(columns, entries, strict=True))
         return sum(parts, torch.zeros_like(B))
 
-    def flow(y: Tensor) -> Tensor:
-        W, v = y[0, :-1], y[0, -1]
+    def pull(W: Tensor) -> Tensor:
         B = W.T @ W
         B.diagonal().sub_(goal)
         N = by_s(B)
-        C = N + N.T
+        return N + N.T
+
+    def flow(y: Tensor) -> Tensor:
+        W, v = y[0, :-1], y[0, -1]
+        C = pull(W)
         out = torch.zeros_like(y)
         out[0, :-1] = -W @ C
         if turns:
@@ -289,13 +303,19 @@ def _elements(
             out[0, -1] = up - down + project(down)
         return out
 
-    def read(y: Tensor, dy: Tensor, e: Tensor) -> list[float]:
+    def read(y: Tensor, *_: Tensor) -> list[Tensor]:
         W, v = y[0, :-1], y[0, -1][:, None]
         b = W.T @ (W @ v) - goal * v
-        pairs = (v, by_s(v)), (b, by_s(b)), (b, b)
-        return [float((one * other).sum()) for one, other in pairs]
+        pairs = (b, by_s(b)), (b, b), (v, by_s(v))
+        return [(one * other).sum()[None] for one, other in pairs]
 
-    root = np.eye(1, space.W.shape[1])
-    start = torch.as_tensor(np.vstack((space.W, root)))[None]
-    rows, _ = follow(flow, start, t, read, rtol=rtol, atol=rtol * 1e-2)
-    return np.array(rows).T
+    root = torch.eye(1, space.W.shape[1], dtype=torch.float64)[None]
+    if rule is not None:  # the root stands still, and no gradient is at it
+        law = SimpleNamespace(
+            flow=lambda W: -W @ pull(W[0]),
+            losses=lambda W, *_: read(torch.cat((W, root), 1)),
+        )
+        return np.vstack(descend(law, torch.as_tensor(space.W)[None], rule, t))
+    start = torch.cat((torch.as_tensor(space.W)[None], root), 1)
+    options = {"rtol": rtol, "atol": rtol * 1e-2, "max_steps": 2000}
+    return np.array(follow(flow, start, t, read, **options)[0])[:, :, 0].T

@@ -11,6 +11,12 @@ from torch import Tensor
 
 from geolib.core import Trajectory, integrate
 
+MOST = 30_000  # evaluations of a theory's equations: seconds; T t = 3 takes some 300
+
+
+class StiffError(ValueError):
+    """A theory's equations do not reach the last time in what they may cost."""
+
 
 class Curves(NamedTuple):
     """A theory's training and population loss at the requested times.
@@ -52,15 +58,29 @@ def solve(field, y0: np.ndarray, times: np.ndarray, rtol: float, atol: float):  
     1e-9 at which they are compared with far fewer evaluations than `core.integrate`.
 
     Raises:
-        RuntimeError: the integration stopped before the last time.
+        StiffError: the equations are too stiff to reach the last time.
     """
     from scipy.integrate import solve_ivp  # a third of a second to import
 
     if times[-1] == 0:
         return np.repeat(y0[None], times.size, 0)
-    out = solve_ivp(field, (0.0, times[-1]), y0, "DOP853", times, rtol=rtol, atol=atol)
+    left, end = iter(range(MOST)), times[-1]
+
+    def stop(t: float) -> StiffError:
+        return StiffError(
+            f"times: the theory's equations are too stiff, they reached {t:.3g} of "
+            f"{end:.3g}; expected an earlier end, or rho and kappa nearer to one"
+        )
+
+    def counted(t: float, y: np.ndarray) -> np.ndarray:
+        if next(left, None) is None:
+            raise stop(t)
+        return np.asarray(field(t, y))
+
+    with np.errstate(over="ignore", invalid="ignore"):  # steps that are then rejected
+        out = solve_ivp(counted, (0.0, end), y0, "DOP853", times, rtol=rtol, atol=atol)
     if out.status != 0:
-        raise RuntimeError(f"theory's equations stopped: {out.message}")
+        raise stop(max(out.t, default=0.0))
     return out.y.T
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
 from geolib.regimes.fock import fock_curves
 from geolib.regimes.large_data import large_data, large_data_next
-from geolib.regimes.loss_curves import Curves
+from geolib.regimes.loss_curves import Curves, StiffError
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
 from geolib.regimes.prism import REGIMES, face
@@ -200,8 +201,8 @@ def theory_curves(
         law: spectral law of S, if it is not Marchenko-Pastur's.
         overlap: population variance along each node of `law`.
         depth: of the Fock space, for the free face and the interior.
-        rule: steps in discrete time instead of the flow; for the four solved faces and
-            the ensemble.
+        rule: steps in discrete time instead of the flow; for the four solved faces, the
+            interior and the ensemble.
 
     Returns:
         `Curves` of the training and population loss over d.
@@ -222,7 +223,7 @@ def theory_curves(
         raise ValueError(f"name: expected one of {(*THEORIES, *NEXT)}, got {name!r}")
     if name == "ensemble":
         return ensemble(setup, t, law, rule=rule).mean
-    if rule is not None:
+    if rule is not None and name != "interior":
         return stepped_face(name, t, setup, rule, law, overlap)
     if name in NEXT:
         lead = name.removesuffix(" + next")
@@ -245,7 +246,8 @@ def theory_curves(
         variance = 1.0 if overlap is None or law is None else overlap @ law.weights
         zero = Curves(np.full(t.shape, train / 2), np.full(t.shape, variance / 2))
         return zero.moved(thin, setup.eta)
-    return fock_curves(t, rho, kappa, depth=depth, target=name == "interior", **data)
+    data |= {"depth": depth, "target": name == "interior", "rule": rule}
+    return fock_curves(t, rho, kappa, **data)
 
 
 def _next_order(
@@ -458,7 +460,8 @@ def predict(
         if name == "free":
             curves[name] = ensemble(setup, t, law, target=False, budget=budget).mean
         elif name != "ensemble":
-            curves[name] = theory_curves(name, t, setup, law, overlap, rule=rule)
+            with contextlib.suppress(*[StiffError] * (name != theory)):
+                curves[name] = theory_curves(name, t, setup, law, overlap, rule=rule)
     errors = curve_errors(curves, copies.mean)
     regime = _by_curves(errors, start, tol)
     name = theory

@@ -269,37 +269,6 @@ def hull(points: Iterable[Point]) -> Polytope:
     return Polytope(dimension, tuple(cloud[i] for i in corner), facets)
 
 
-def pareto(monomials: Iterable[tuple[int, int, int, int]]) -> set[tuple[int, ...]]:
-    r"""The Pareto front: monomials :math:`d^q h^k \sigma^{2l} n^{-m}` not dominated.
-
-    One dominates another when it has the same l and is at least as large in each of
-    d, h and n: q and k no smaller, m no larger.
-
-    Args:
-        monomials: exponents (q, k, l, m).
-
-    Returns:
-        The exponents that no other one dominates.
-
-    Cost: quadratic in the number of monomials.
-
-    Source: Golikov, Gusev and Yarotsky 2026b; :eq:`drv-regimes-dominate` (derivations).
-
-    Examples:
-        >>> sorted(pareto([(1, 1, 2, 0), (0, 1, 2, 0), (2, 0, 2, 0)]))
-        [(1, 1, 2, 0), (2, 0, 2, 0)]
-    """
-    pool = list(monomials)
-    return {
-        (q, k, l, m)
-        for q, k, l, m in pool
-        if not any(
-            L == l and Q >= q and K >= k and M <= m and (Q, K, M) != (q, k, m)
-            for Q, K, L, M in pool
-        )
-    }
-
-
 def _rank(points: list[Point]) -> int:
     P = np.array(points)
     return int(np.linalg.matrix_rank(P[1:] - P[0])) if len(P) > 1 else 0

@@ -8,9 +8,9 @@ is formed when h is small.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class FlowProblem:
     `S` is (b, d, d), or (b, d): the eigenvalues where S is diagonal.
     `P` (d, d) is the population covariance, None for the identity. `target=False`
     drops the target: the flow of the loss with :math:`B` replaced by :math:`A`.
+    `seen` (d,) stands for a diagonal S where the training loss is read, not in the flow.
     """
 
     d: int
@@ -54,10 +55,13 @@ class FlowProblem:
     X: Tensor | None = None
     P: Tensor | None = None
     target: bool = True
+    seen: Tensor | None = None
 
     @property
     def trace(self) -> Tensor:
         """tr S, shape (batch,)."""
+        if self.seen is not None:
+            return self.seen.sum()[None]
         if self.S is not None:
             return (self.S if self.S.ndim == 2 else _diagonal(self.S)).sum(1)
         assert self.X is not None
@@ -97,8 +101,8 @@ class Gram:
 
     def losses(self, A: Tensor, dA: Tensor, e: Tensor) -> tuple[Tensor, ...]:
         """Train and population loss, and the first-order effect of the error `e`."""
-        B = self._error(A)
-        N = self.p.by_s(B)
+        B, seen = self._error(A), self.p.seen
+        N = self.p.by_s(B) if seen is None else seen[:, None] * B
         M = B if self.p.P is None else self.p.P @ B
         pair = (trace_product(N, B) / 2, trace_product(M, B) / 2)
         return *pair, trace_product(N, e).abs(), trace_product(M, e).abs()
@@ -129,7 +133,7 @@ class _Weights:
 
     def losses(self, W: Tensor, dW: Tensor, e: Tensor) -> tuple[Tensor, ...]:
         """Train and population loss, and the first-order effect of the error `e`."""
-        G = self.image(W)
+        G = self.image(W) if self.p.seen is None else W * self.p.seen
         K, Q = W @ W.mT, G @ W.mT
         train = self.base - self.two / 2 * _diagonal(Q).sum(1) + trace_product(K, Q) / 2
         H, R = (W, K) if self.p.P is None else (W @ self.p.P, (W @ self.p.P) @ W.mT)
@@ -525,12 +529,9 @@ def _free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return float(line.split()[1]) * 1024
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, AttributeError):
+        table = Path("/proc/meminfo").read_text().split()
+        return 1024 * float(table[table.index("MemAvailable:") + 1])
+    except (OSError, ValueError):  # no Linux
         return float("inf")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
 from geolib.stratifolds.charts import check_finite
@@ -289,6 +291,7 @@ def _predict(layer: HiddenLayer, c: Candidate, q: int, m: int) -> int:
     return table[kind]
 
 
+@differentiation()
 def find_strata(
     module: nn.Module,
     data: Tensor,
@@ -315,7 +318,8 @@ def find_strata(
         limit: at most so many, the nearest.
         probes: input directions tested.
         samples: rows of `data` used for the ranks.
-        rtol: singular values below rtol times the largest count as zero.
+        rtol: singular values count as zero from the widest gap on that lies below rtol
+            times the largest.
 
     Returns:
         Strata by growing distance; empty when the network is in general position.
@@ -373,8 +377,12 @@ def _verify(
     there, q, m = pair_singular_values(twin, units, x, probes, own)
     here, _, _ = pair_singular_values(layer, units, x, probes, own)
     predicted = _predict(twin, c, q, m)
-    deficit = int((there <= rtol * there[0]).sum())
-    at = there[-deficit - 1] / there[-deficit].clamp_min(1e-300)
-    gap = float(at) if deficit else 0.0
+    # the widest gap below rtol: deep layers contract the data, and their singular
+    # values trail off before the zeros begin, which rounding holds at 1e-16
+    small = min(int((there <= rtol * there[0]).sum()), len(there) - 1)
+    kept = there.clamp_min(1e-16 * float(there[0])).log()
+    drops = [float(kept[-k - 1] - kept[-k]) for k in range(1, small + 1)]
+    gap = math.exp(max(drops)) if drops else 0.0
+    deficit = drops.index(max(drops)) + 1 if drops else 0
     near = float(here[-predicted] / here[0])
     return UnitStratum(kind, k, units, sign, distance, predicted, deficit, gap, near)

@@ -126,7 +126,9 @@ def check_fit(x: Tensor, start: GaussianMixture) -> None:
     expect(d == got, "start", f"means in {d} dimensions like the data", got)
 
 
-def kmeans_start(x: Tensor, n_components: int, *, seed: int = 0) -> GaussianMixture:
+def kmeans_start(
+    x: Tensor, n_components: int, *, reg_covar: float = 0.0, seed: int = 0
+) -> GaussianMixture:
     r"""A first iterate is drawn by k-means++ and given the clusters' own moments.
 
     .. math:: P(c_{k+1} = x_n) \propto \min_{j \le k} |x_n - c_j|^2
@@ -138,6 +140,7 @@ def kmeans_start(x: Tensor, n_components: int, *, seed: int = 0) -> GaussianMixt
     Args:
         x: (n, d) data.
         n_components: number K of components.
+        reg_covar: added to the diagonal of the covariance.
         seed: of the draws, by NumPy.
 
     Raises:
@@ -173,7 +176,7 @@ def kmeans_start(x: Tensor, n_components: int, *, seed: int = 0) -> GaussianMixt
     count = member.sum(0)
     means = member.T @ x / count[:, None]
     rest = x - means[own]
-    within = rest.T @ rest / len(x)
+    within = rest.T @ rest / len(x) + reg_covar * torch.eye(x.shape[1]).to(x)
     if bool(torch.linalg.cholesky_ex(within)[1]):
         raise ValueError(
             f"data: expected points around {n_components} centres that span all "
@@ -248,7 +251,7 @@ def em_fit(
         (2.0, 2.666667)
     """
     if isinstance(start, int):
-        start = kmeans_start(x, start, seed=seed)
+        start = kmeans_start(x, start, reg_covar=reg_covar, seed=seed)
     check_fit(x, start)
     kinds = ("full", "tied", "diag", "spherical", "fixed")
     expect(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_matching
 from geolib.networks.sequential import named_layers
 from geolib.stratifolds.charts import check_finite
 
@@ -121,11 +122,17 @@ def _activation(layers: list[nn.Module], index: int) -> nn.Module:
     between = [m for m in layers if not isinstance(m, PASSIVE)]
     if len(between) != 1 or any(True for _ in between[0].parameters()):
         names = [type(m).__name__ for m in between]
-        raise ValueError(
-            f"module: expected one activation without parameters between Linear "
-            f"layers {index} and {index + 1}, got {names}"
-        )
+        where = f"between Linear layers {index} and {index + 1}"
+        expect(False, "module", f"one activation without parameters {where}", names)
     return between[0]
+
+
+def _out_of_place(layer: nn.Module) -> nn.Module:
+    """The layer, or a twin that leaves what it is given: derivatives need that."""
+    if getattr(layer, "inplace", False):
+        layer = copy.copy(layer)
+        vars(layer)["inplace"] = False
+    return layer
 
 
 def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
@@ -156,13 +163,10 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
             f"module: expected an nn.Sequential of Linear layers and activations, "
             f"got {type(module).__name__}"
         )
-    chain = [layer for _, layer in named_layers(module)]
+    chain = [_out_of_place(layer) for _, layer in named_layers(module)]
     linear = [(i, m) for i, m in enumerate(chain) if isinstance(m, nn.Linear)]
-    if len(linear) < 2:
-        raise ValueError(
-            f"module: expected at least two Linear layers with an activation between, "
-            f"got {len(linear)} Linear layer(s)"
-        )
+    wanted = "at least two Linear layers with an activation between"
+    expect(len(linear) >= 2, "module", wanted, f"{len(linear)} Linear layer(s)")
     if any(isinstance(m, nn.Dropout) and m.training for m in chain):
         raise ValueError("module: dropout is in training mode; call eval() first")
     found = []
@@ -187,7 +191,4 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
     check_finite(x, "data")
-    p = next(module.parameters())
-    same = (p.dtype, p.device) == (x.dtype, x.device)
-    wanted = f"dtype {p.dtype} on {p.device} like the module's parameters"
-    expect(same, "data", wanted, f"{x.dtype} on {x.device}")
+    require_matching("data", x, next(module.parameters()), "the module")

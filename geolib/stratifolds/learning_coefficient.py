@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart
 from geolib.stratifolds.descent import Objective, pull_back
@@ -125,7 +126,12 @@ class TemperedPosterior:
         return loss, self.energy(theta, loss), self.weight * g
 
 
-def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float:
+APART = 1.5  # largest mean change of the energy between nodes of a grid
+
+
+def grid_mean_loss(
+    posterior: TemperedPosterior, points: Sequence[int]
+) -> tuple[float, float]:
     r"""The exact mean loss under a tempered posterior, by the midpoint rule.
 
     .. math:: E_\beta[L] = \frac{\sum_g L_g e^{-U_g}}{\sum_g e^{-U_g}}
@@ -133,6 +139,11 @@ def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float
     Args:
         posterior: in at most 3 dimensions.
         points: number of midpoints along each coordinate.
+
+    Returns:
+        The mean loss, and the mean change of the energy from a node to the next one
+        along the axis where that is largest: above about 1.5 nodes are further apart
+        than the posterior is wide.
 
     Raises:
         ValueError: the number of axes is wrong, or more than three.
@@ -148,8 +159,14 @@ def grid_mean_loss(posterior: TemperedPosterior, points: Sequence[int]) -> float
     ]
     nodes = torch.cartesian_prod(*axes).reshape(-1, P)
     loss = torch.cat([posterior.loss(part) for part in nodes.split(256)])
-    weight = torch.softmax(-posterior.energy(nodes, loss), 0)
-    return float((weight * loss).sum())
+    energy = posterior.energy(nodes, loss)
+    weight = torch.softmax(-energy, 0)
+    mass, U = weight.view(*points), energy.view(*points)
+    jumps = [0.0]
+    for axis in (k for k, count in enumerate(points) if count > 1):
+        pairs = mass.unfold(axis, 2, 1).sum(-1)
+        jumps.append(float((pairs * U.diff(dim=axis).abs()).sum() / pairs.sum()))
+    return float((weight * loss).sum()), max(jumps)
 
 
 @dataclass(frozen=True)
@@ -238,6 +255,7 @@ def mala(
     return Sampled(float(means.mean()), error, accepted / steps)
 
 
+@differentiation()
 def learning_coefficient(
     loss: Callable[[Tensor], Tensor],
     n: int,
@@ -293,12 +311,13 @@ def learning_coefficient(
     if sampler == "grid":
         # two thirds of the nodes, elsewhere: even where these are odd
         fewer = [max(1, k // 3 * 2 + (k + 1) % 2) for k in points]
-        mean, rough = (grid_mean_loss(posterior, k) for k in (points, fewer))
+        both = [grid_mean_loss(posterior, k) for k in (points, fewer)]
+        (mean, jump), (rough, _) = both
         value, change = (posterior.weight * (e - mean) for e in (base, rough))
-        value, fine = -value, abs(change) <= 0.1 * max(1.0, abs(value))
+        fine = jump <= APART and abs(change) <= 0.1 * max(1.0, abs(value))
         wanted = "a grid that resolves the posterior (or a smaller box, or the sampler)"
         expect(fine, "points", wanted, f"{list(points)}, where fewer change the value")
-        return LearningCoefficient(value, 0.0, "grid", 1.0)
+        return LearningCoefficient(-value, 0.0, "grid", 1.0)
     expect(sampler == "mala", "sampler", "'grid' or 'mala'", sampler)
     if theta0 is None:
         raise ValueError("theta0: the sampler needs starts of shape (chains, P)")

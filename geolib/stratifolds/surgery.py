@@ -13,6 +13,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import check_eps
 from geolib.stratifolds.find_strata import (
     canonical_pair,
@@ -351,16 +353,11 @@ class CollarSurgery:
     def __post_init__(self) -> None:
         self.layers = hidden_layers(self.module)
         check_inputs(self.x, self.module)
-        if len(self.y) != len(self.x):
-            raise ValueError(
-                f"y: expected {len(self.x)} targets, one for each input, got "
-                f"{len(self.y)}"
-            )
-        if not (self.eps > 0 and self.every >= 1 and self.max_rise >= 0):
-            raise ValueError(
-                "eps, every, max_rise: expected eps > 0, every >= 1, max_rise >= 0; "
-                f"got {self.eps}, {self.every}, {self.max_rise}"
-            )
+        wanted = f"{len(self.x)} targets, one for each input"
+        expect(len(self.y) == len(self.x), "y", wanted, len(self.y))
+        good = self.eps > 0 and self.every >= 1 and self.max_rise >= 0
+        got, wanted = (self.eps, self.every, self.max_rise), "eps > 0, every >= 1, >= 0"
+        expect(good, "eps, every, max_rise", wanted, got)
         self._count = 0
         self._last = float("inf")
         self._value()  # refuses a loss that does not fit before training starts
@@ -390,6 +387,7 @@ class CollarSurgery:
             self._last = done[-1].after
         return done
 
+    @differentiation()
     def operate(self) -> list[SurgeryRecord]:
         """Try every pair in the collar now; returns what was tried."""
         tried = []

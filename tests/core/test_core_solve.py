@@ -229,8 +229,8 @@ def test_an_indefinite_operator_is_refused():
     [
         ({"g": torch.full((32,), math.nan)}, ValueError, "g: 32 of 32 entries are not"),
         ({"g": torch.zeros(3)}, ValueError, r"g: expected shape \(32,\), got \(3,\)"),
-        ({"g": torch.zeros(3, 2)}, ValueError, r"on the outputs, \(7, 2\); got \(3, 2"),
-        ({"g": torch.zeros(7, 5)}, ValueError, r"on the outputs, \(7, 2\); got \(7, 5"),
+        ({"g": torch.zeros(3, 2)}, ValueError, r"on the outputs, \(7, 2\), got \(3, 2"),
+        ({"g": torch.zeros(7, 5)}, ValueError, r"on the outputs, \(7, 2\), got \(7, 5"),
         ({"g": torch.ones(32).to_sparse()}, TypeError, "g: expected a dense tensor"),
         ({"g": torch.ones(7, 2).to_sparse()}, TypeError, "g: expected a dense tensor"),
         ({"g": torch.ones(32, device="meta")}, TypeError, "g: is on meta but theta"),

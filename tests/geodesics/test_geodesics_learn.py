@@ -218,7 +218,7 @@ def test_faults():
     with pytest.raises(ValueError, match="part"):
         split_tasks(digits(), TWO, "train")
     x, y = two[0].x, two[0].y
-    with pytest.raises(ValueError, match="not among the task's classes"):
+    with pytest.raises(ValueError, match="y: expected labels among the task's classes"):
         Task(x, y, x, y, (0,))
     with pytest.raises(ValueError, match="classes: expected numbers from 0 on"):
         Task(x, torch.where(y == 1, -100, y), x, y, (0, 1, -100))

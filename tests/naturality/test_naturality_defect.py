@@ -19,7 +19,7 @@ from geolib.naturality import (
     standard_suite,
 )
 from geolib.naturality.defect import decide, summarize
-from geolib.naturality.newton import hessian
+from geolib.naturality.rules import hessian
 
 T = 0.5
 STEPS = [T / 32, T / 64]

@@ -129,7 +129,7 @@ def test_clear_errors():
         (lambda: NaturalMomentum(leaves, initial=torch.ones(3)), "initial"),
         (lambda: ProximalNatural(leaves, iterations=0), "iterations"),
         (lambda: KFAC(leaves).step(closure), "needs the module"),
-        (lambda: KFAC(nn.Sequential(nn.ReLU())), "no trainable"),
+        (lambda: KFAC(nn.Sequential(nn.ReLU())), "requires gradients"),
         (lambda: MINIBATCHES.MinibatchNatural(leaves, batch=0), "batch"),
         (lambda: CONTROLS.KFACDampedNatural(nn.Linear(1, 1), damping=0.0), "damping"),
         (lambda: NaturalGradient(leaves).step(), "closure"),

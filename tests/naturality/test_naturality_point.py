@@ -27,8 +27,8 @@ from geolib.naturality import (
     mse,
     standard_suite,
 )
-from geolib.naturality.newton import hessian
 from geolib.naturality.reparameterization import directional
+from geolib.naturality.rules import hessian
 
 
 def problem(kind):

@@ -197,6 +197,11 @@ def test_a_port_that_cannot_be_served_is_named(book, monkeypatch):
             says(done, f"port {port} cannot be served")
 
 
+def test_a_wrong_argument_of_a_chapters_command_is_one_sentence(book, monkeypatch):
+    asked = ("predict", "--data", "nowhere.csv", "--hidden", "3")
+    says(invoke(monkeypatch, book, *asked), "geolib: data: no file nowhere.csv")
+
+
 def test_an_unknown_profile_is_named_by_every_command(book, monkeypatch):
     for command in ("run", "html", "book", "serve", "claims"):
         book.add("demo/01-a", cell("x = 1"))

@@ -15,7 +15,8 @@ from geolib.regimes import (
     simulate,
     theory_curves,
 )
-from geolib.regimes.predict import NEXT, THEORIES
+from geolib.regimes.loss_curves import Curves
+from geolib.regimes.predict import NEXT, THEORIES, curve_errors
 from geolib.regimes.trace_words import spectral_table
 
 EXPERIMENTS = experiments("regimes")
@@ -288,3 +289,9 @@ def test_a_measured_cell_and_a_map():
     assert [len(row) for row in rows] == [2, 2]
     assert rows[1][0].best() == "mean-field"
     assert rows[0][0].setup == Setup(24, 3, 6, 0.3 / 27)
+
+
+def test_a_theory_that_starts_elsewhere_is_off_by_that():
+    mean = Curves(np.array([2.0, 1.0]), np.array([2.0, 1.0]))
+    off = Curves(mean.train + 1, mean.population)
+    assert curve_errors({"off": off}, mean) == {"off": 0.5}

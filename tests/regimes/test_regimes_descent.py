@@ -189,3 +189,31 @@ def test_the_noise_of_fresh_samples_is_that_of_one_step():
     t = 1e-5
     told = large_data_next([t], 1, 1, law=law, fresh=True).population[0] / t
     assert found == pytest.approx(told, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rule"),
+    [
+        ((100, 100, 100), Rule(0.08, momentum=0.5, decay=0.1, noise=0.3)),
+        ((120, 60, 30), Rule(0.02)),
+        ((100, 50, 100), Rule(0.08)),
+    ],
+)
+def test_the_graph_takes_steps(sizes, rule):
+    """In the interior, at each kind of root, against ten networks."""
+    setup = Setup(*sizes, 0.5 / sizes[0])
+    t = rule.grid(np.linspace(0, 1.5 / max(1, setup.c), 7))
+    graph = theory_curves("interior", t, setup, rule=rule, depth=5)
+    run = simulate(setup, t, seeds=10, rule=rule)
+    for ours, theirs in zip(graph, (run.train, run.population), strict=True):
+        assert np.abs(ours - theirs.mean(0) / setup.d).max() < 0.05 * ours[0]
+
+
+def test_short_steps_on_the_graph_are_its_flow():
+    setup, rule = Setup(40, 60, 40, 0.02), Rule(5e-4)
+    t = np.array([0.0, 0.25, 0.5])
+    steps, flow = (
+        theory_curves("interior", t, setup, rule=r, depth=4) for r in (rule, None)
+    )
+    assert steps.train == pytest.approx(flow.train, rel=3e-3)
+    assert steps.population == pytest.approx(flow.population, rel=3e-3)

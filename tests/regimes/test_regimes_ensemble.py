@@ -1,25 +1,32 @@
 """The ensemble and `predict` against training runs and against other arrangements."""
 
+from time import process_time
+
 import matplotlib
 import numpy as np
 import pytest
-from chapter_experiments import experiments
+from chapter_experiments import chapter_module
 
 from geolib.regimes import (
     Setup,
+    SpectralMeasure,
     draw_weights,
     ensemble,
     gradient_flow,
+    large_data_next,
     marchenko_pastur,
+    mean_field_next,
+    narrow,
     predict,
     prepare,
     simulate,
+    small_data,
 )
 from geolib.regimes.ensemble import LEVELS, _Copies, smaller
 from geolib.regimes.spectral_measures import equal_shares
 
 matplotlib.use("Agg")
-EXPERIMENTS = experiments("regimes")
+TRIAL = chapter_module("regimes", "experiments_trial")
 
 
 def test_a_small_setup_is_averaged_as_it_is():
@@ -84,6 +91,23 @@ def test_a_law_that_is_given_is_kept():
     sd = found.scatter.train
     off = np.abs(found.mean.train - np.mean(runs, 0) / 40)
     assert (off < 4 * sd * (2 / 48) ** 0.5 + 1e-4).all()
+
+
+def test_smaller_copies_keep_the_leading_eigenvalues():
+    """Two spikes: means over equal shares would move the first one by a tenth."""
+    setup = Setup(64, 384, 64, 0.02 / 64)
+    law = SpectralMeasure.of_eigenvalues([*np.linspace(0.1, 0.3, 62), 12.0, 30.0])
+    t = np.linspace(0, 0.08, 9)
+    whole = ensemble(setup, t, law, budget=4e9)
+    small = ensemble(setup, t, law, budget=3e8)
+    assert whole.share == 1.0
+    assert 0.5 < small.share < 0.8
+    for a, b in zip(whole.mean, small.mean, strict=True):
+        assert np.abs(a - b).max() < 0.02 * a[0]
+    # With a population of its own the training loss is that of S all the same.
+    P = np.diag(law.nodes)
+    same = ensemble(setup, t, law, P, budget=3e8).mean
+    assert same.population == pytest.approx(same.train, rel=1e-9)
 
 
 def test_the_free_flow_has_no_target():
@@ -171,6 +195,44 @@ def test_a_bad_budget_is_refused(budget):
         predict(Setup(8, 4, 8, 0.1), budget=budget)
 
 
+STIFF = {
+    "large_data_next": lambda: large_data_next([0, 1e6], 1.0, 1.0),
+    "large_data_next-rho": lambda: large_data_next([0, 1.0], 1e12, 1.0),
+    "mean_field_next": lambda: mean_field_next([0, 1e6], 0.5, 1.0),
+    "mean_field_next-rho": lambda: mean_field_next([0, 1.0], 1e12, 1.0),
+    "narrow": lambda: narrow([0, 1e6], 0.5, 1.0),
+    "small_data": lambda: small_data([0, 1e6], 0.5, 1.0),
+    "small_data-rho": lambda: small_data([0, 1.0], 1e12, 1.0),
+    "ensemble": lambda: ensemble(Setup(20, 10, 40, 0.05), [0, 1e6]),
+    "predict": lambda: predict(Setup(256, 256, 65536, 1 / 256), [0, 1e6]),
+}
+
+
+@pytest.mark.parametrize("name", STIFF)
+def test_what_is_too_stiff_is_refused_in_time(name):
+    before = process_time()
+    with pytest.raises(ValueError, match="^times: .* expected an e"):
+        STIFF[name]()
+    assert process_time() - before < 20
+
+
+def test_a_theory_that_is_too_stiff_leaves_the_others():
+    """From weights of 1e6 the equations of small data do not reach the end."""
+    setup, t = Setup(8, 8, 64, 1e12), [0.0, 1.0]
+    assert "small-data" not in predict(setup, t, budget=1e8).regime.errors
+    with pytest.raises(ValueError, match="too stiff"):
+        predict(setup, t, theory="small-data", budget=1e8)
+
+
+def test_long_times_that_can_be_followed_are_answered():
+    """A wide network is trained to the end long before."""
+    found = ensemble(Setup(16, 32, 64, 0.5 / 16), [0.0, 300.0], budget=1e9)
+    assert found.mean.population[1] < 1e-6
+    one = SpectralMeasure.of_eigenvalues([1.0])
+    r = 1 / (1 - (1 - 1e-12) * np.exp(-4))  # r' = 4 r (1 - r)
+    assert narrow([0.0, 1.0], 1e12, law=one).train[1] == pytest.approx(-r * (1 - r / 2))
+
+
 def test_bad_times_seeds_and_tolerance_are_refused():
     setup = Setup(8, 4, 8, 0.1)
     for times in ([], [np.nan], [1.0, 0.5], [-1.0]):
@@ -195,16 +257,16 @@ def test_check_says_no():
 
 @pytest.mark.slow
 def test_the_trial_scores_a_wrong_answer_as_wrong():
-    spec = EXPERIMENTS.Trial(6)
-    row = EXPERIMENTS.trial(spec)
+    spec = TRIAL.Trial(6)
+    row = TRIAL.trial(spec)
     assert row["error"] == pytest.approx(row["error"])
     assert row["least"] == 0.0
     assert row["named"] <= row["best"] + 0.03
-    setup = EXPERIMENTS.random_setup(6)
+    setup = TRIAL.random_setup(6)
     assert (setup.d, setup.h) == (row["d"], row["h"])
     answer = predict(setup, budget=1e9)
     runs = np.stack([np.stack([answer.train, answer.population])] * 3) * 2.0
-    scored = EXPERIMENTS.score(
+    scored = TRIAL.score(
         answer, runs, {answer.theory: (answer.train, answer.population)}
     )
     assert scored["error"] == pytest.approx([0.5, 0.5], rel=1e-6)

@@ -15,7 +15,6 @@ from geolib.regimes import (
     face,
     hull,
     loss_words,
-    pareto,
     planar_loss,
     planar_numeric,
     prism,
@@ -25,6 +24,7 @@ from geolib.regimes.prism import face_test
 from geolib.regimes.trace_words import canonical, derive, value
 
 TAYLOR = chapter_module("regimes", "taylor")
+pareto = chapter_module("regimes", "experiments").pareto
 SOLVED, theory_taylor = TAYLOR.SOLVED, TAYLOR.theory_taylor
 
 KINDS = ("train", "population")

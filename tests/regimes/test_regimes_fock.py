@@ -5,11 +5,11 @@ from math import factorial
 
 import numpy as np
 import pytest
+from chapter_experiments import chapter_module
 
 from geolib.regimes import (
     Setup,
     SpectralMeasure,
-    cell_curves,
     draw_covariance,
     draw_weights,
     fock_curves,
@@ -22,11 +22,13 @@ from geolib.regimes import (
     planar_numeric,
     simulate,
 )
-from geolib.regimes.edges import EDGES, VERTICES
 from geolib.regimes.fock import chain
 from geolib.regimes.prism import face_test
 from geolib.regimes.trace_words import _planar_ring, value
 
+EDGE_CURVES = chapter_module("regimes", "edges")
+EDGES, VERTICES = EDGE_CURVES.EDGES, EDGE_CURVES.VERTICES
+cell_curves = EDGE_CURVES.cell_curves
 KINDS = ("train", "population")
 
 

@@ -149,8 +149,8 @@ def test_sampler_agrees_with_the_exact_grid():
 def test_grid_is_converged():
     loss = posterior_a(300, 1)
     posterior = TemperedPosterior(loss, 300, *BOX)
-    coarse = grid_mean_loss(posterior, [100, 200])
-    fine = grid_mean_loss(posterior, [200, 400])
+    coarse, _ = grid_mean_loss(posterior, [100, 200])
+    fine, _ = grid_mean_loss(posterior, [200, 400])
     assert abs(coarse - fine) * posterior.weight < 1e-3
 
 

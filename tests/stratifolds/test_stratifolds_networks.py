@@ -366,7 +366,7 @@ def test_other_structures_are_refused(module, error, message):
     ],
 )
 def test_bad_data_are_refused(data, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         find_strata(tanh_net(), data)
 
 

@@ -2,8 +2,10 @@
 
 The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
-`Certificate.applies`, `Seminorm.exact`,
-`TrainedRealization.exact` and `Resolution.exact`. All others are here, and
+`Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
+`local_minimum`, `Resolution.exact`, `Verdict.closes`, `Regime.critical`,
+`Polytope.is_triangular_prism`, `SurgeryRecord.accepted`, `Connection.aligned`,
+`Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
 """
 
@@ -23,14 +25,20 @@ from geolib.core import PullbackMetric, Realization, init_, normal
 from geolib.geodesics import FunctionSpace, exponential_map, learn_sequence
 from geolib.inverse_stability import ShallowReLU, canonicalize, certify, compare
 from geolib.naturality import ProximalNatural
-from geolib.networks import Task, align, mlp
-from geolib.stratifolds import GaussianMixture, natural_fit
+from geolib.networks import Task, align, mlp, permute_channels
+from geolib.stratifolds import GaussianMixture, find_strata, natural_fit
 
-CLAIMS = {"converged", "holds", "exact", "applies", "rigorous"}
+CLAIMS = {
+    "accepted", "aligned", "applies", "closes", "converged", "critical", "exact", "holds",
+    "is_triangular_prism", "is_valid", "local_minimum", "reproduces", "rigorous", "same",
+    "verified",
+}  # fmt: skip
 OWNERS = {
     "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
-    "ExponentialMap", "Geodesic", "Resolution", "Learned", "MixtureFit",
-    "Seminorm", "Solution", "Sparsified", "Spectrum", "TrainedRealization", "WeightPath",
+    "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
+    "ModuleTrial", "Polytope", "Regime", "Resolution", "Seminorm", "Solution",
+    "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
+    "Verdict", "WeightPath",
 }  # fmt: skip
 
 
@@ -103,6 +111,29 @@ def test_eigenvalues_that_are_asked_for_too_sharply():
         assert found.converged is honest
 
 
+@pytest.mark.parametrize("method", ["cholesky", "woodbury", "cg", "nystrom", "kfac"])
+@pytest.mark.parametrize("damping", [0.1, 0.0])
+@pytest.mark.parametrize("on_outputs", [True, False])
+def test_a_solve_of_which_more_than_rounding_is_asked(method, damping, on_outputs):
+    if method == "nystrom" and damping == 0.0:
+        return  # refused by name
+    net = init_(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), 0)
+    R = Realization(net)
+    G = PullbackMetric(R, normal((20, 3), 1).float()).at(R.theta0)
+    u = normal((20, 2), 2).float()
+    g = u if on_outputs else G.pull(u)
+    D = G.dense().double()
+    A = D + damping * torch.eye(len(D))
+    if damping == 0.0 and not on_outputs:
+        g = (D @ (D @ normal(len(D), 3))).float()  # well inside its range
+    b = (G.pull(u) if on_outputs else g).double()
+    sharp = G.solve(g, damping, method, tol=1e-40)
+    assert not sharp.converged
+    loose = G.solve(g, damping, method, tol=0.05)
+    assert loose.converged
+    assert float((A @ loose.x.double() - b).norm()) < 0.1 * float(b.norm())
+
+
 @pytest.mark.filterwarnings("ignore:.*overflow")
 def test_a_sequence_of_tasks_whose_weights_overflow():
     x = 1e38 * normal((40, 2), 0).clamp(-3, 3).float()
@@ -144,3 +175,35 @@ def test_a_mixture_whose_steps_the_damping_forbids():
     for damping in (1e9, 1e13):
         assert not natural_fit(x, start, damping=damping, max_iter=5).converged
     assert natural_fit(x, start).converged
+
+
+def test_a_bound_from_below_that_forgets_the_order_of_channels(monkeypatch):
+    """Two orders of one network are no distance apart, also where alignment failed."""
+    a, b = relu_net(0), relu_net(0)
+    orders = [np.random.default_rng(k).permutation(n) for k, n in enumerate((6, 5))]
+    permute_channels(b, orders)
+    room = sys.modules["geolib.inverse_stability.compare"]
+    found = compare(a, b)
+    assert found.same
+    monkeypatch.setattr(
+        room, "align", lambda a, b, **rest: replace(align(a, b), module=b)
+    )
+    blind = compare(a, b)
+    assert blind.distance_at_least <= 1e-6 * blind.distance
+    c = relu_net(1)
+    assert not compare(a, c).same
+    assert compare(a, c).distance_at_least > 0.1
+
+
+def test_a_stratum_whose_deficit_was_not_measured():
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    init_(net, 0, bias_scale=0.5).double()
+    with torch.no_grad():
+        net[0].weight[1], net[0].bias[1] = net[0].weight[0], net[0].bias[0]
+    x = normal((30, 3), 1)
+    (found,) = find_strata(net, x, near=0.01)
+    assert found.verified
+    assert not find_strata(net, x, near=0.01, rtol=1e-40)[0].verified  # none is zero
+    assert not replace(found, deficit=found.predicted - 1).verified
+    assert not replace(found, gap=900.0).verified
+    assert "NOT verified" in str(replace(found, gap=900.0))

@@ -367,7 +367,7 @@ def sequence(name, case):
         Task(cut(rows), y[rows], cut(rows), y[rows], classes)
         for rows, classes in ((slice(3), (0, 1)), (slice(3, None), (2,)))
     ]
-    budget = {"gradient_evaluations": 120, "batch": 3}
+    budget = {"gradient_evaluations": 60, "batch": 3}
     tuned = learn_sequence(
         case.module, tasks, "fine-tuning", memory=0, lr=0.1, **budget
     )
@@ -381,8 +381,8 @@ def sequence(name, case):
     twin = make(name).module
     for task in tasks:
         adam = torch.optim.Adam(twin.parameters())
-        for step in range(40):
-            adam.param_groups[0]["lr"] = 0.05 * (1 + np.cos(np.pi * step / 40))
+        for step in range(20):
+            adam.param_groups[0]["lr"] = 0.05 * (1 + np.cos(np.pi * step / 20))
             adam.zero_grad()
             F.cross_entropy(logits(twin(task.x)), task.y).backward()
             adam.step()
@@ -433,7 +433,7 @@ def coefficient(name, case):
 
     one = 0.5 * torch.ones(2, dtype=torch.float64)
     base = float(loss(torch.zeros(1, 2)))
-    found = learning_coefficient(loss, n, -one, one, base=base, points=(36, 36))
+    found = learning_coefficient(loss, n, -one, one, base=base, points=(27, 27))
     twin = make(name).module
     nodes, weights = np.polynomial.legendre.leggauss(24)
     nodes, weights = 0.5 * nodes, 0.25 * weights
