@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matrix_rules import polar
 from controls import TABLE
 from torch import Tensor, nn
 
@@ -92,18 +93,13 @@ def draw(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
     return module.double(), x, torch.tensor(y)
 
 
-def _polar(g: Tensor) -> Tensor:
-    U, _, V = torch.linalg.svd(g, full_matrices=False)
-    return U @ V
-
-
 def first_step(name: str, grads: list[Tensor], theta: Tensor) -> Tensor:
     """The direction of an optimizer's first step, by its formula, (p,)."""
     flat = torch.cat([g.reshape(-1) for g in grads])
     if name == "gd":
         return -flat
     if name == "muon":
-        parts = [_polar(g) if g.ndim == 2 else g.sign() for g in grads]
+        parts = [polar(g) if g.ndim == 2 else g.sign() for g in grads]
         # torch lets the step of a tall matrix grow with the root of its shape
         scale = [
             max(1.0, g.shape[0] / g.shape[1]) ** 0.5 if g.ndim == 2 else 1.0

@@ -19,16 +19,19 @@ PROBE = 3  # samples used to check that a layer's leading axis is the samples'
 
 
 def factored_jacobian(
-    L: Linearization, local: LocalMetric, scale: float = 1.0
+    L: Linearization, local: LocalMetric, scale: float = 1.0, trusted: bool = False
 ) -> JacobianFactors:
     """The rows `scale * S^T J` of a batch, layer by layer where that is exact.
+
+    With `trusted` the recorded layers are taken as they are, and all other parameters
+    are left out: what K-FAC reads where BatchNorm mixes the samples.
 
     Cost: one backward pass for each root, without the weights' gradients, and one
     per row for the parameters that no linear layer holds (batched by `vmap`).
     """
     n, r = L.outputs.shape[0], local.rank
     seeds = scale * _roots(L.outputs, local)
-    groups = _by_weight(certified_calls(L))
+    groups = _by_weight(L.linear_calls() if trusted else certified_calls(L))
     places = L.places
     blocks: list[Block] = []
     held: set[str] = set()
@@ -42,7 +45,7 @@ def factored_jacobian(
         blocks.append(LayerBlock(x, delta, places[weight], where))
         held |= {weight} if bias is None else {weight, bias}
     rest = [name for name in L.leaves if name not in held]
-    if rest:
+    if rest and not trusted:
         index = torch.cat(
             [torch.arange(places[q].start, places[q].stop) for q in rest]
         ).to(L.outputs.device)

@@ -111,6 +111,29 @@ def test_eigenvalues_that_are_asked_for_too_sharply():
         assert found.converged is honest
 
 
+@pytest.mark.parametrize("method", ["cholesky", "woodbury", "cg", "nystrom", "kfac"])
+@pytest.mark.parametrize("damping", [0.1, 0.0])
+@pytest.mark.parametrize("on_outputs", [True, False])
+def test_a_solve_of_which_more_than_rounding_is_asked(method, damping, on_outputs):
+    if method == "nystrom" and damping == 0.0:
+        return  # refused by name
+    net = init_(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), 0)
+    R = Realization(net)
+    G = PullbackMetric(R, normal((20, 3), 1).float()).at(R.theta0)
+    u = normal((20, 2), 2).float()
+    g = u if on_outputs else G.pull(u)
+    D = G.dense().double()
+    A = D + damping * torch.eye(len(D))
+    if damping == 0.0 and not on_outputs:
+        g = (D @ (D @ normal(len(D), 3))).float()  # well inside its range
+    b = (G.pull(u) if on_outputs else g).double()
+    sharp = G.solve(g, damping, method, tol=1e-40)
+    assert not sharp.converged
+    loose = G.solve(g, damping, method, tol=0.05)
+    assert loose.converged
+    assert float((A @ loose.x.double() - b).norm()) < 0.1 * float(b.norm())
+
+
 @pytest.mark.filterwarnings("ignore:.*overflow")
 def test_a_sequence_of_tasks_whose_weights_overflow():
     x = 1e38 * normal((40, 2), 0).clamp(-3, 3).float()

@@ -110,7 +110,7 @@ def test_what_are_no_labels_is_refused_by_name(labels):
 
 def test_a_task_without_rows_is_refused_by_name():
     none = X[:0], Y[:0]
-    with pytest.raises(ValueError, match="x_test: expected at least one input"):
+    with pytest.raises(ValueError, match="x_test: expected a tensor of at least one"):
         Task(X, Y, *none, (0, 1, 2))
     with pytest.raises(ValueError, match="x: expected at least one input"):
         Task(*none, X, Y, (0, 1, 2))
@@ -392,6 +392,49 @@ def test_frozen_parameters_stay_and_the_rest_takes_the_dense_step(given, frozen)
     assert all(not moved[k].any() for k in frozen)
     free = torch.cat([t.flatten() for k, t in enumerate(moved) if k not in frozen])
     assert relative(free, slow) < 1e-6
+
+
+class Shared(nn.Module):
+    """Two layers of one width that share what they are told to."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        for name in names:
+            setattr(self.b, name, getattr(self.a, name))
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
+
+
+@pytest.mark.parametrize("names", [("bias",), ("weight",), ("weight", "bias")])
+def test_steps_of_layers_that_share_are_dense_steps(names):
+    slow = fisher_step(init_(Shared(*names), 0, bias_scale=0.3).double(), 0.1)
+    for given in (lambda net: net, lambda net: net.parameters()):
+        net = init_(Shared(*names), 0, bias_scale=0.3).double()
+        moved = one_step(NaturalGradient(given(net), 1.0, damping=0.1), net)
+        assert relative(torch.cat([t.flatten() for t in moved]), slow) < 1e-6
+
+
+class Skipping(nn.Sequential):
+    """Layers in a row by their type, with a skip in their forward pass."""
+
+    def forward(self, x):
+        return self[2](x + torch.tanh(self[0](x)))
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_skip_that_the_type_hides_is_seen(structured):
+    net = Skipping(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    net = init_(net, 0, bias_scale=0.3).double().eval()
+    if structured:  # the only channels are the inputs' own
+        with pytest.raises(ValueError, match="module: no hidden unit can be removed"):
+            sparsify(net, X, 0.3, steps=3, structured=True, space="raw")
+        return
+    found = sparsify(net, X, 0.3, steps=3, space="raw")
+    with torch.no_grad():
+        change = (found.module(X) - net(X)).square().sum(1).mean().sqrt()
+    assert found.drift == pytest.approx(float(change), rel=1e-6)
 
 
 def test_parameters_none_of_which_is_trained_are_refused_by_name():

@@ -433,9 +433,9 @@ def coefficient(name, case):
 
     one = 0.5 * torch.ones(2, dtype=torch.float64)
     base = float(loss(torch.zeros(1, 2)))
-    found = learning_coefficient(loss, n, -one, one, base=base, points=(18, 18))
+    found = learning_coefficient(loss, n, -one, one, base=base, points=(27, 27))
     twin = make(name).module
-    nodes, weights = np.polynomial.legendre.leggauss(12)
+    nodes, weights = np.polynomial.legendre.leggauss(24)
     nodes, weights = 0.5 * nodes, 0.25 * weights
     top, bottom = 0.0, 0.0
     for s, ws in zip(nodes, weights, strict=True):

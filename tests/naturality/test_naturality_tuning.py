@@ -1,0 +1,234 @@
+"""The self-tuning natural gradient: its model, its charts and its ways of use."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from chapter_experiments import chapter_module
+from torch import nn
+
+from geolib.core import Categorical, Euclidean, PullbackMetric
+from geolib.naturality import cross_entropy, mse
+from geolib.naturality.local_geometry import flatten
+from geolib.networks import mlp
+
+TUNED = chapter_module("naturality", "tuned_natural")
+TunedNatural, AveragedCurvature = TUNED.TunedNatural, TUNED.AveragedCurvature
+RNG = np.random.default_rng(5)
+X = torch.tensor(RNG.standard_normal((40, 3)))
+Y = torch.tensor(RNG.standard_normal((40, 2)))
+
+
+def network(seed=0):
+    return mlp([3, 5, 2], seed, nn.Tanh)
+
+
+def closure_of(net, x=X, y=Y):
+    def closure():
+        z = net(x)
+        return z, mse(y)(z)
+
+    return closure
+
+
+def weights(net):
+    return flatten([p.detach() for p in net.parameters()]).clone()
+
+
+def fit(net, steps=30, x=X, **options):
+    optimizer, losses = TunedNatural(net, **options), []
+    for _ in range(steps):
+        losses.append(float(optimizer.step(closure_of(net, x))))
+    return optimizer, losses
+
+
+def test_a_solve_is_that_of_the_dense_sum():
+    net = network()
+    rows = PullbackMetric(net, X).at(weights(net)).rows()
+    v = torch.linspace(-1, 1, rows.p).double()
+    for exact in (True, False):
+        C = AveragedCurvature(exact)
+        C.add(rows)
+        C.add(rows)  # an average of equals
+        C.factorise(0.3)
+        M = C._dense()
+        F = rows.dense().T @ rows.dense() if exact else M
+        assert torch.allclose(C.metric(v), M @ v, rtol=1e-10)
+        assert torch.allclose(C.product(v), F @ v, rtol=1e-10)
+        expected = torch.linalg.solve(F + 0.3 * M, v)
+        assert torch.allclose(C.solve(v), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_first_step_is_damped_and_stays_in_the_region():
+    net = nn.Linear(3, 2).double()
+    start, z = weights(net), net(X).detach()
+    optimizer = TunedNatural(net)
+    optimizer.tuning.damping = 1e-4  # so little that the region binds
+    loss = float(optimizer.step(closure_of(net)))
+    moved, C = weights(net) - start, optimizer.tuning.curvature
+    length = 0.5 * float((net(X) - z).square().sum(1).mean().detach())
+    assert length == pytest.approx(0.05 * loss, rel=1e-9)
+    assert float(moved @ C.product(moved)) == pytest.approx(2 * length, rel=1e-9)
+    _, losses = fit(nn.Linear(3, 2).double(), 60)
+    A = torch.cat([X, torch.ones(40, 1)], 1).double()
+    best = Y - A @ torch.linalg.lstsq(A, Y).solution
+    assert losses[-1] == pytest.approx(0.5 * float(best.square().sum() / 40), rel=1e-6)
+
+
+def test_the_ratio_is_one_where_the_model_is_exact():
+    net = nn.Linear(3, 2).double()
+    optimizer, _ = fit(net, 2)
+    assert optimizer.tuning.ratio == pytest.approx(1.0, abs=1e-9)
+    bent, _ = fit(network(), 2)
+    assert bent.tuning.ratio != pytest.approx(1.0, abs=1e-4)
+
+
+def in_chart(net, A, b):
+    """The network that does on `X @ A.T + b` what `net` does on X."""
+    other = copy.deepcopy(net)
+    W = net[1].weight.detach() @ torch.linalg.inv(A)
+    with torch.no_grad():
+        other[1].weight.copy_(W)
+        other[1].bias.copy_(net[1].bias - W @ b)
+    return other
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_chart_of_the_inputs_changes_no_curve(exact, monkeypatch):
+    monkeypatch.setattr(TUNED, "CHEAPER", 1e9 if exact else 0.0)
+    scales = torch.tensor([1e3, 1.0, 1e-2]).double()
+    mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -0.5], [0.3, 0.0, 1.0]]).double()
+    A = torch.diag(scales) @ (mixing if exact else torch.eye(3).double())
+    b = torch.tensor([10.0, -3.0, 0.01]).double() * (1.0 if exact else 0.0)
+    net = network()
+    other = in_chart(net, A, b)
+    _, here = fit(net, 40)
+    _, there = fit(other, 40, X @ A.T + b)
+    assert here[-1] < 0.8 * here[0]
+    assert np.allclose(here, there, rtol=1e-2)
+    curves = []
+    for chart in (False, True):
+        net = network()
+        net, x = (in_chart(net, A, b), X @ A.T + b) if chart else (net, X)
+        adam, curve = torch.optim.Adam(net.parameters(), 0.03), []
+        for _ in range(40):
+            adam.zero_grad()
+            loss = mse(Y)(net(x))
+            loss.backward()
+            adam.step()
+            curve.append(float(loss.detach()))
+        curves.append(np.array(curve))
+    assert np.abs(curves[1] / curves[0] - 1).max() > 0.1  # what the bar tells apart
+
+
+def test_a_step_costs_one_forward_pass():
+    net, calls = network(), []
+    net.register_forward_pre_hook(lambda *_: calls.append(len(X)))
+    optimizer = TunedNatural(net)
+    optimizer.step(closure_of(net))  # the first use checks what is assumed
+    calls.clear()
+    for _ in range(6):
+        optimizer.step(closure_of(net))
+    assert len(calls) == 6
+
+
+def test_a_step_after_which_the_loss_is_lost_is_taken_back():
+    net = network()
+    optimizer, _ = fit(net, 3)
+    before = weights(net)
+    optimizer.step(closure_of(net))
+    damping = optimizer.tuning.damping
+    assert not torch.equal(weights(net), before)
+    optimizer.step(closure_of(net, X, 1e3 * Y))
+    assert torch.allclose(weights(net), before, rtol=1e-12)
+    assert optimizer.tuning.damping == pytest.approx(3 * damping)
+
+
+@pytest.mark.parametrize("metric", [Euclidean(), Categorical()])
+def test_plain_backward_takes_the_step_of_the_closure(metric, monkeypatch):
+    monkeypatch.setattr(TUNED, "CHEAPER", 0.0)
+    y = Y if isinstance(metric, Euclidean) else Y.argmax(1)
+    loss_of = mse(y) if isinstance(metric, Euclidean) else cross_entropy(y)
+    one, two = network(), network()
+    closed = TunedNatural(one, output_metric=metric)
+    plain = TunedNatural(two, output_metric=metric)
+    for _ in range(5):
+        closed.step(lambda: (z := one(X), loss_of(z)))
+        plain.zero_grad()
+        loss_of(two(X)).backward()
+        plain.step()
+    assert torch.allclose(weights(one), weights(two), rtol=1e-9, atol=1e-12)
+    assert not {**two._forward_hooks, **two._forward_pre_hooks}
+    with pytest.raises(ValueError, match="closure: expected one"):
+        TunedNatural(network()).step()
+
+
+def test_batch_norm_in_training_mode_is_trained():
+    net = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2))
+    net = net.double().train()
+    start = weights(net)
+    _, losses = fit(net, 40)
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(net[1].num_batches_tracked) == 40
+    assert bool((weights(net) != start).all())  # its own parameters too
+
+
+def test_groups_schedules_and_decay():
+    net = network()
+    still = net[1].weight.detach().clone()
+    groups = [
+        {"params": [net[1].weight], "lr": 1e-12},
+        {"params": [net[1].bias, *net[3].parameters()], "weight_decay": 0.5},
+    ]
+    optimizer = TunedNatural(groups, module=net)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    free = network()
+    TunedNatural(free).step(closure_of(free))
+    w = net[3].weight.detach().clone()
+    optimizer.step(closure_of(net))
+    schedule.step()
+    assert torch.allclose(net[1].weight, still, atol=1e-9)
+    assert torch.allclose(net[3].weight, free[3].weight - 0.5 * w, rtol=1e-9)
+    assert [g["lr"] for g in optimizer.param_groups] == [5e-13, 0.5]
+    with pytest.raises(ValueError, match="all the module's trainable parameters"):
+        TunedNatural(groups[:1], module=net)
+
+
+def test_a_restored_optimizer_goes_on_as_the_other():
+    net = network()
+    optimizer, _ = fit(net, 4, interval=1)
+    twin = network()
+    twin.load_state_dict(net.state_dict())
+    other = TunedNatural(twin, interval=1)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(3):
+        optimizer.step(closure_of(net))
+        other.step(closure_of(twin))
+    assert torch.equal(weights(net), weights(twin))
+
+
+def test_the_scale_of_a_squared_loss_is_read_from_it():
+    ends = []
+    for factor in (1.0, 7.0):
+        net = network()
+        optimizer = TunedNatural(net)
+        for _ in range(6):
+            optimizer.step(lambda n=net, f=factor: (z := n(X), f * mse(Y)(z)))
+        ends.append(weights(net))
+    assert torch.allclose(*ends, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"trust": 0.0}, ValueError, "trust"),
+        ({"momentum": 1.0}, ValueError, "momentum"),
+        ({"interval": 0}, ValueError, "interval"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay"),
+        ({"lr": 0.1}, TypeError, "lr"),
+    ],
+)
+def test_what_it_refuses(options, error, named):
+    with pytest.raises(error, match=named):
+        TunedNatural(network(), **options)
