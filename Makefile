@@ -12,7 +12,7 @@ export MKL_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup book test test-fast test-data lint units layers small site \
-  browser compare nbval nbval-live refs serve bench clean
+  browser compare nbval nbval-live refs serve pdf bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -96,6 +96,9 @@ refs: setup ## rewrite the committed notebook pairs
 
 serve: setup ## serve the rendered site on this machine
 	$(BIN)/geolib serve
+
+pdf: book ## the whole book as _build/book.pdf (needs Chromium, some minutes)
+	$(BIN)/python book/_ext/print_book.py _build/book/html _build/book.pdf
 
 bench: setup ## time everything against its named peers
 	$(BIN)/geolib bench

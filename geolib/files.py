@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import hashlib
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,18 @@ from typing import Any
 
 # Names of the data sets that this process has read, in order: what a claim rests on.
 DATA_READ: dict[str, None] = {}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: those that are near, if any.
+
+    Examples:
+        >>> did_you_mean("Adma", ["adam", "gd"])
+        '; did you mean adam?'
+    """
+    spelled = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), spelled, 3, 0.4)
+    return f"; did you mean {' or '.join(spelled[k] for k in near)}?" if near else ""
 
 
 def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:

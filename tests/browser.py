@@ -70,10 +70,13 @@ def turn(page, view):
     page.emulate_media(color_scheme=page.mode)
 
 
-def settle(page):
-    """Wait until a page that was loaded or turned has done all that it does then."""
+def settle(page, milliseconds=400):
+    """Wait until a page that was loaded or turned has done all that it does then.
+
+    The theme sets tab stops anew 300 ms after a change.
+    """
     page.evaluate("() => new Promise(requestAnimationFrame)")
-    page.wait_for_timeout(400)  # 300 ms after a change the theme sets tab stops anew
+    page.wait_for_timeout(milliseconds)
 
 
 def views(page, address):

@@ -53,7 +53,9 @@ def make(folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, target)
-    (folder / "book" / "intro.md").write_text("# The little book\n\nWelcome.\n")
+    (folder / "book" / "intro.md").write_text(
+        "# The little book\n\nWelcome, $a = b$.\n"
+    )
     (folder / "book" / "claims.md").write_text("# The ledger\n\n<!-- ledger -->\n")
     (folder / "node_modules").symlink_to(ROOT / "node_modules")
 

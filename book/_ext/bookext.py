@@ -11,6 +11,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,9 +24,9 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page_weight import subset_icons, without_scripts
+from page_head import CHAPTERS, link_the_names, names_of, open_the_page
+from page_weight import lighten, lighten_figures, lighter
 
-CHAPTERS = "chapters/"
 MOVES = '<div class="moving"'
 # Directives whose content is no prose; it may begin on the directive's own line.
 VERBATIM = re.compile(r"\.\. (math|code|code-block|sourcecode|parsed-literal)::")
@@ -54,6 +55,22 @@ def door(package: str) -> dict[str, list[str]]:
                 name
             )
     return found
+
+
+@cache
+def public_names(source: str) -> dict[str, str]:
+    """Where the names come in that have an entry on a page of the reference."""
+    pages = (Path(source) / "book" / "api").glob("*.md")
+    text = "\n".join(p.read_text() for p in pages)
+    return names_of(
+        {p: door(p) for p in re.findall(r"package-reference:: (\S+)", text)}
+    )
+
+
+def link_the_prose(app: Sphinx, doctree: nodes.document) -> None:
+    """Names of functions lead to their entries, but on the reference's own pages."""
+    if not app.env.docname.startswith("book/api/"):
+        link_the_names(doctree, public_names(str(app.srcdir)))
 
 
 def _directive(thing: Any) -> str:
@@ -302,18 +319,19 @@ def spare_the_bars(
 
 
 def finish_pages(app: Sphinx, error: Exception | None) -> None:
-    """Repairs of the theme's own markup in all written pages, and lighter icons."""
+    """Repairs of the theme's own markup in all written pages, and lighter styles."""
     if error or app.builder.format != "html":
         return
     site = Path(app.outdir)
     pages = []
     for page in site.rglob("*.html"):
         text = page.read_text()
-        pages.append(text)
-        better = without_scripts(name_the_nameless(text))
+        better = lighter(name_the_nameless(text))
+        pages.append(better)
         if better != text:
             page.write_text(better)
-    subset_icons(site, pages)
+    lighten(site, pages)
+    lighten_figures(site)
 
 
 def name_the_nameless(text: str) -> str:
@@ -338,6 +356,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", spare_the_sidebar)
     app.connect("config-inited", source_links, priority=900)
     app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
+    app.connect("doctree-read", open_the_page)
+    app.connect("doctree-read", link_the_prose)
     app.connect("build-finished", finish_pages)
     app.connect("html-page-context", edit_the_text, priority=100)
     app.connect("html-page-context", describe)

@@ -1,11 +1,44 @@
 // The book's own script: figures open large on a click, tables can be sorted, the ledger filtered.
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
+  openMenus();
+  markTheHeading();
   zoomFigures();
   filterLedger();
   reachWideFormulas();
   sortTables();
 });
+
+// A menu of the page's head opens and shuts; Escape and a click elsewhere shut it.
+function openMenus() {
+  for (const button of document.querySelectorAll('[data-bs-toggle="dropdown"]')) {
+    const box = button.parentElement, menu = box.querySelector(".dropdown-menu");
+    const set = (open) => { menu.classList.toggle("show", open); button.ariaExpanded = open; };
+    button.addEventListener("click", () => set(!menu.classList.contains("show")));
+    document.addEventListener("click", (e) => { if (!box.contains(e.target)) set(false); });
+    box.addEventListener("keydown", (e) => { if (e.key === "Escape") { set(false); button.focus(); } });
+  }
+}
+
+// The contents beside the text mark the section in view; who scrolls up is offered the top.
+function markTheHeading() {
+  const links = [...document.querySelectorAll('.bd-toc-nav a[href^="#"]')];
+  const heads = links.map((a) => document.getElementById(decodeURIComponent(a.hash.slice(1))));
+  const up = document.getElementById("pst-back-to-top");
+  if (up) up.addEventListener("click", () => scrollTo(0, 0));
+  let last = 0, waiting = false;
+  const mark = () => {
+    waiting = false;
+    const now = heads.findLast((h) => h && h.getBoundingClientRect().top < innerHeight * 0.4);
+    const path = [];
+    for (let a = links[heads.indexOf(now)]; a; a = a.closest("ul").parentElement.querySelector(":scope > a")) path.push(a);
+    for (const a of links) for (const e of [a, a.parentElement]) e.classList.toggle("active", path.includes(a));
+    if (up) up.style.display = scrollY < last && scrollY > innerHeight ? "block" : "none";
+    last = scrollY;
+  };
+  addEventListener("scroll", () => { if (!waiting) requestAnimationFrame(mark); waiting = true; }, { passive: true });
+  mark();
+}
 
 // A click on a heading sorts a table by that column, a second one the other way.
 function sortTables() {
@@ -33,17 +66,22 @@ function worth(text) {
   return isNaN(number) ? text.trim().toLowerCase() : number;
 }
 
-// A formula that is wider than its box scrolls, and is then reached from the keyboard too.
+// What is wider than its box scrolls and says so; a formula is then reached from the keyboard too.
 function reachWideFormulas() {
   const mark = () => {
-    for (const formula of document.querySelectorAll('mjx-container[display="true"]')) {
-      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-      else formula.removeAttribute("tabindex");
+    for (const box of document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article pre')) {
+      const wide = box.scrollWidth > box.clientWidth + 1;
+      box.classList.toggle("wide", wide);
+      if (!box.matches("mjx-container")) continue;
+      if (wide) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
     }
   };
+  mark();
+  window.addEventListener("resize", mark);
   const wait = (left) => {
     const done = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
-    if (done) done.then(() => { mark(); window.addEventListener("resize", mark); });
+    if (done) done.then(mark);
     else if (left) setTimeout(wait, 100, left - 1);
   };
   wait(100);

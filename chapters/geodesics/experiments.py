@@ -43,6 +43,7 @@ from comparisons import (
     validation_barrier,
 )
 from experiments_contest import CONTEST as CONTEST
+from experiments_contest import METHODS as CONTESTANTS
 from experiments_networks import (
     CONTINUAL_LEARNING as CONTINUAL_LEARNING,
     MODE_CONNECTIVITY as MODE_CONNECTIVITY,
@@ -74,6 +75,27 @@ def measured(file: str) -> dict[str, dict[str, Any]]:
     return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 
+def setting(row: Mapping[str, Any]) -> str:
+    """A chosen setting in words.
+
+    Examples:
+        >>> setting({"setting": {"lr": 0.01, "flat": True}})
+        'lr 0.01, flat'
+    """
+    words = {k: k if v is True else f"{k} {v}" for k, v in row["setting"].items()}
+    return ", ".join(words.values()) or "as published"
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and standard deviation over seeds, with one digit.
+
+    Examples:
+        >>> spread(np.array([1.0, 3.0]))
+        '2.0 +- 1.4'
+    """
+    return f"{values.mean():.1f} +- {values.std(ddof=1):.1f}"
+
+
 def column(
     entries: Mapping[str, Mapping[str, Any]], start: str, part: str = "accuracy"
 ) -> np.ndarray:
@@ -85,6 +107,30 @@ def column(
     """
     found = [v[part] for k, v in entries.items() if k.rpartition(" | ")[0] == start]
     return np.array(found, float)
+
+
+def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of a table of the contest: means and standard errors over its seeds.
+
+    Args:
+        task: of `experiments_contest.py`, with the level after a bar.
+        figures: by heading the figure in that column, all in percent or in nats.
+    """
+    entries, rows = measured("contest-mnist"), []
+    for method in CONTESTANTS[task.split(" |")[0]]:
+        name = task.replace(" |", f" | {method} |", 1)
+        name = name if " |" in task else f"{task} | {method} | 0"
+        found = {head: column(entries, name, part) for head, part in figures.items()}
+        if not len(next(iter(found.values()))):
+            continue
+        row = next(v for k, v in entries.items() if k.startswith(f"{name} |"))
+        cells = {
+            head: f"{v.mean():.4f} +- {v.std(ddof=1) / len(v) ** 0.5:.4f}"
+            for head, v in found.items()
+        }
+        chosen = setting(row) if row["setting"] else ""
+        rows.append({"method": method, **cells, "chosen": chosen})
+    return rows
 
 
 # ---- the sweeps ----------------------------------------------------------------------

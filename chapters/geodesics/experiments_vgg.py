@@ -160,3 +160,30 @@ def vgg_entry(name: str, _key: str) -> dict[str, Any]:
     folder = HERE.parents[1] / "_build" / f"vgg-{name}"
     found = vgg_study(data, folder, sparsities=(0.9,), grid=9, **plan)
     return {**found, "settings": {**found["settings"], **plan, **rows}}
+
+
+def ends(study: dict[str, Any]) -> str:
+    """The accuracies of the two networks of a study, in words."""
+    return " and ".join(f"{v:.2f}" for v in study["ends"].values())
+
+
+def path_rows(study: dict[str, Any]) -> list[dict[str, str]]:
+    """What a study found of each path, as rows of a table."""
+    return [
+        {
+            "path": name,
+            "loss barrier": f"{row['barrier']:.2f}",
+            "worst accuracy": f"{row['worst']:.2f}",
+            "passes": str(row["passes"]),
+        }
+        for name, row in study["paths"].items()
+    ]
+
+
+def sparse_rows(study: dict[str, Any]) -> list[dict[str, str]]:
+    """What a study found of each sparse method, as rows of a table."""
+    return [
+        {"method": name}
+        | {f"{100 * float(p):.0f} %": f"{v['accuracy']:.2f}" for p, v in row.items()}
+        for name, row in study["sparse"].items()
+    ]

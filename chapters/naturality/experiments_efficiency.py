@@ -315,8 +315,7 @@ def compared(entries: dict[str, dict[str, Any]], timed: bool = False) -> dict[st
     """One row of the contest: the natural gradient, its best rival, and who is ahead.
 
     The rivals' best is chosen by its mean over seeds; the natural gradient is level with it
-    where the mean difference is at most its standard error over the seeds, which share
-    splits.
+    where its own mean is within the standard error of that mean.
 
     Args:
         entries: of all optimizers on one table.
@@ -328,14 +327,14 @@ def compared(entries: dict[str, dict[str, Any]], timed: bool = False) -> dict[st
     found = {name: errors(entry, limit) for name, entry in entries.items()}
     ours = found.pop("natural")
     rival = min(found, key=lambda name: found[name].mean())
-    gap = ours - found[rival]
-    error = gap.std(ddof=1) / math.sqrt(len(gap))
-    ahead = "level" if abs(gap.mean()) <= error else rival
+    gap, spread = ours.mean() - found[rival].mean(), found[rival].std(ddof=1)
+    error = spread / math.sqrt(len(ours))
+    ahead = "level" if abs(gap) <= error else "natural" if gap < 0 else rival
     return {
         "natural": float(ours.mean()),
         "best rival": float(found[rival].mean()),
         "which": rival,
-        "ahead": "natural" if gap.mean() < -error else ahead,
+        "ahead": ahead,
     }
 
 

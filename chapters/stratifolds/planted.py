@@ -1,8 +1,9 @@
 """Networks with a stratum planted in them, or none, and what `find_strata` says.
 
-Of 500 networks it misses 4 of 400 planted strata, all in sigmoid networks of four and
-five layers: they have contracted the data to almost a point, so that the gap in the
-singular values is lost, and `find_strata` names the stratum without verifying it.
+The rule: a planted stratum is missed unless `find_strata` names its kind, its layer and
+its units and verifies it (a unit that was off on all data before its output was cut may
+be called dormant, the deeper of the two). A stratum is invented if it is verified and
+was not planted, dormant units excepted: a ReLU network has some by chance.
 """
 
 from __future__ import annotations
@@ -61,11 +62,8 @@ def trial(number: int) -> Trial:
     where = (at, units[:1] if alone else units)
     name = "overlap" if kind == "opposite" else kind
     right = [s for s in found if (s.kind, s.layer, s.units) == (name, *where)]
-    # a unit that was off on all data before its output was cut is dormant, the deeper
-    # stratum of the two, and is called so
     off = [s for s in found if (s.kind, s.layer, s.units) == ("dormant unit", *where)]
     right = right or (off if kind == "dead output" else [])
-    # what a ReLU network has by chance is a dormant unit, and it is one
     wrong = [s for s in found if s not in right and s.kind != "dormant unit"]
     return Trial(kind, depth, act.__name__, kind != "none" and not right, bool(wrong))
 

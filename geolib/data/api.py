@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from dataclasses import replace
+from typing import Annotated
 
-from geolib.files import DATA_READ
+from geolib.files import DATA_READ, did_you_mean
 
 from .dataset import Dataset
 from .embedded import EMBEDDED
@@ -36,7 +36,11 @@ def names() -> tuple[str, ...]:
 
 
 def load(
-    name: str, *, split: int = 0, train: int | None = None, test: int | None = None
+    name: str,
+    *,
+    split: Annotated[int, "0 <= split < 2**32"] = 0,
+    train: Annotated[int | None, "train >= 1"] = None,
+    test: Annotated[int | None, "test >= 1"] = None,
 ) -> Dataset:
     """Read a data set from this disk; the network is never touched.
 
@@ -62,11 +66,6 @@ def load(
         ((1200, 64), (597, 64), 'float64')
     """
     _known(name)
-    for argument, count in (("train", train), ("test", test)):
-        if count is not None and count < 1:
-            raise ValueError(f"{argument}: expected at least 1 row, got {count}")
-    if split < 0:
-        raise ValueError(f"split: expected 0 or more, got {split}")
     DATA_READ[name] = None
     if name in IDX:
         return load_idx(name, train, test)
@@ -135,6 +134,5 @@ def _files(name: str) -> tuple:
 
 def _known(name: str) -> None:
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 3, 0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(name, names())
         raise ValueError(f"name: no data set {name!r}{hint} (see geolib.data.names())")

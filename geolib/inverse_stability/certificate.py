@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Annotated
 
 import numpy as np
 
@@ -28,19 +29,19 @@ SHARP = 2 * sqrt(2.0)
 Box = tuple[float | Sequence[float], float | Sequence[float]]
 
 
-def sharp_constant(m: int, quadrant: bool = False) -> float:
+def sharp_constant(m: Annotated[int, "m >= 1"], quadrant: bool = False) -> float:
     r"""The best constant of inverse stability for width m.
 
     .. math:: s(1) = 2, \quad s(2) = 1 + \sqrt2, \quad s(m) = 2\sqrt2 \ (m \ge 3)
 
     for inner weights in one open half-space. In one open quadrant of the plane, where
-    the restricted set of two inputs lies, with one output it is s(m - 1) for m >= 2:
-    one more neuron is needed to do the same harm.
+    the restricted set of two inputs lies, it is s(m - 1) for m >= 2: one more neuron is
+    needed to do the same harm.
 
     Args:
         m: width, at least 1.
-        quadrant: whether there are two inputs, one output, and inner weights of one
-            sign in each coordinate.
+        quadrant: whether there are two inputs and inner weights of one sign in each
+            coordinate.
 
     Raises:
         ValueError: a width below 1.
@@ -54,12 +55,14 @@ def sharp_constant(m: int, quadrant: bool = False) -> float:
         >>> [round(sharp_constant(m, quadrant=True), 4) for m in (1, 2, 3, 4)]
         [2.0, 2.0, 2.4142, 2.8284]
     """
-    expect(m >= 1, "m", "a positive width", m)
     least = max(m - 1, 1) if quadrant else m
     return (2.0, 1 + sqrt(2.0), SHARP)[min(least, 3) - 1]
 
 
-def angle_constant(theta: float, norm: str = "h1") -> float:
+def angle_constant(
+    theta: Annotated[float, "0 < theta <= 1.5707963267948966"],
+    norm: Annotated[str, ("h1", "l2")] = "h1",
+) -> float:
     r"""A constant of inverse stability in the plane for a norm that training sees.
 
     .. math:: \operatorname{dist}(f, g) \le k(\theta)\,\|f - g\|^{1/2}, \qquad
@@ -82,8 +85,6 @@ def angle_constant(theta: float, norm: str = "h1") -> float:
         >>> round(angle_constant(0.02), 4), round(angle_constant(0.02, "l2"), 2)
         (6.3246, 98.98)
     """
-    expect(0 < theta <= np.pi / 2, "theta", "an angle in (0, pi/2]", theta)
-    expect(norm in ("h1", "l2"), "norm", "'h1' or 'l2'", norm)
     if norm == "h1":
         return float(2 * (2 / theta) ** 0.25)
     # theta - sin(theta), from below where the difference would cancel
@@ -93,7 +94,7 @@ def angle_constant(theta: float, norm: str = "h1") -> float:
 
 
 def sampled_bound(
-    df: np.ndarray, dg: np.ndarray, m: int, cell: float
+    df: np.ndarray, dg: np.ndarray, m: int, cell: Annotated[float, "0 < cell <= 1"]
 ) -> tuple[float, float]:
     r"""The bound from derivatives at random points alone, and its confidence.
 
@@ -127,7 +128,6 @@ def sampled_bound(
     """
     df, dg = finite_array("df", df, 3), finite_array("dg", dg, 3)
     expect(df.shape == dg.shape, "df, dg", "equal shapes", (df.shape, dg.shape))
-    expect(0 < cell <= 1, "cell", "a probability in (0, 1]", cell)
     seen = float(np.abs(df - dg).max())
     return sharp_constant(m) * sqrt(seen), float(1 - (1 - cell) ** len(df))
 
@@ -187,12 +187,15 @@ def certify(
     r"""Measure a pair in both spaces and apply the sharp inverse stability theorem.
 
     .. math:: \operatorname{dist}(f, g) \le \min\bigl(2\sqrt2\,\sqrt{\delta_J},\
-        s(m)\,\sqrt{\delta}\bigr), \qquad \delta \ge \operatorname{dist}(f, g)^2 / 8
+        s(m)\,\sqrt{\delta},\ \kappa\,\delta_J / \mu\bigr), \qquad
+        \delta \ge \operatorname{dist}(f, g)^2 / 8
 
-    The hypotheses are checked, not assumed: both networks balanced, no parallel
-    neurons, all inner weights of both in one open half-space. Networks with biases are
-    compared on a box that each of their kinks must meet; differences of biases then
-    count in units of the largest :math:`|b_i| / \|w_i\|`.
+    with :math:`\kappa = 1` for one output and 3 for several, the last only if
+    :math:`\delta_J < \mu^2 / 2`. The hypotheses are checked, not assumed: both networks
+    balanced, no parallel neurons, all inner weights of both in one open half-space.
+    Networks with biases are compared on a box that each of their kinks must meet;
+    differences of biases then count in units of the largest
+    :math:`|b_i| / \|w_i\|`.
 
     Args:
         f, g: the networks; the narrower one is padded with zero neurons.
@@ -232,7 +235,7 @@ def certify(
     same_architecture(f, g)
     delta = w1inf_seminorm(f - g, method, tol=tol)
     plane = f.d == 2
-    constant = sharp_constant(max(f.m, g.m), plane and f.D == 1 and _quadrant(f, g))
+    constant = sharp_constant(max(f.m, g.m), plane and _quadrant(f, g))
     angle = _smallest_angle(kinks(f - g, tol)) if plane else None
     return _certificate(f, g, delta, constant, _half_space_defect(f, g), angle, tol)
 
@@ -269,6 +272,9 @@ def _certificate(
     low = max(delta.lower, half_jump)
     bound = min(SHARP * sqrt(half_jump), constant * sqrt(delta.upper))
     sizes = np.concatenate([np.abs(n.A).max(axis=1) for n in (f, g)])
+    mu = float(sizes[sizes > 0].min(initial=np.inf))
+    if half_jump < mu**2 / 2:  # every kink is matched
+        bound = min(bound, (1 if f.D == 1 else 3) * half_jump / mu)
     return Certificate(
         delta=delta,
         half_jump=half_jump,
@@ -276,7 +282,7 @@ def _certificate(
         ratio=distance / sqrt(low) if low > 0 else (np.inf if distance > 0 else 0.0),
         matched=matched,
         unmatched=unmatched,
-        smallest=float(sizes[sizes > 0].min(initial=np.inf)),
+        smallest=mu,
         defects=tuple(defects),
         bound=np.inf if defects else bound,
         delta_at_least=0.0 if defects else distance**2 / 8,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from geolib.files import imported
+from geolib.files import did_you_mean, imported
 from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
 from geolib.naturality.functional_lift import FunctionalLift
 from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
@@ -232,4 +232,4 @@ def _named(name: str) -> OptimizerSpec:
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
     wanted = f"an import path such as torch.optim.Adam or one of {sorted(OPTIMIZERS)}"
-    return as_spec(imported(name, "optimizer", wanted))
+    return as_spec(imported(name, "optimizer", wanted + did_you_mean(name, OPTIMIZERS)))

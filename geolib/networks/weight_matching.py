@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from geolib.core.validation import same_architecture
 from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import channel_groups, permute_channels
-from geolib.networks.validation import same_architecture
 
 EQUAL = 1e-6  # relative distance below which no second start is tried
 
@@ -34,8 +34,9 @@ class Alignment:
         before: the same before alignment.
         max_distance: largest absolute difference of a weight after alignment.
         sweeps: passes over the layers until nothing changed.
-        converged: whether the last pass changed nothing. Each pass lowers the
-            distance; the end is a local optimum, the global one is NP-hard in general.
+        converged: whether the last pass changed nothing, or no more than `tol`. Each
+            pass lowers the distance; the end is a local optimum, the global one is
+            NP-hard in general.
     """
 
     module: nn.Module
@@ -47,7 +48,9 @@ class Alignment:
     converged: bool
 
 
-def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Alignment:
+def align(
+    module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100, tol: float = 0.0
+) -> Alignment:
     r"""Match hidden channels group by group with linear assignments.
 
     .. math:: \min_{P} \sum_W \bigl\|W^a - P_{\text{out}} W^b P_{\text{in}}^T
@@ -63,6 +66,8 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
         module_a: the reference: any network that `channel_groups` can read.
         module_b: a network of the same architecture; it is not changed.
         max_sweeps: bound on the passes; `converged` says whether it was reached.
+        tol: for a quick answer: a pass that lowers the squared distance by no more than
+            this part of it is the last, and only the nearer of both starts is used.
 
     Raises:
         TypeError, ValueError: as `channel_groups`, or two different architectures.
@@ -83,11 +88,12 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
     same_architecture(module_a, module_b, "module_b")
     if [g.slots for g in groups] != [g.slots for g in channel_groups(module_b)]:
         raise ValueError("module_b: expected the connections of module_a, got others")
-    match = _Matching(module_a, module_b, groups)
+    match = Matching(module_a, module_b, groups)
     identity = [np.arange(g.width) for g in groups]
     runs = []
-    for start in match.starts():
-        runs.append(match.descend(start, max_sweeps))
+    starts = [min(match.starts(), key=match.distance)] if tol else match.starts()
+    for start in starts:
+        runs.append(match.descend(start, max_sweeps, tol))
         if match.distance(runs[-1][0]) <= EQUAL * match.size:
             break  # one network in two orders
     order, sweeps, converged = min(runs, key=lambda run: match.distance(run[0]))
@@ -101,7 +107,7 @@ def align(module_a: nn.Module, module_b: nn.Module, max_sweeps: int = 100) -> Al
     return Alignment(module, tuple(order), distance, before, top, sweeps, converged)
 
 
-class _Matching:
+class Matching:
     """Two networks as arrays, float64, with the axes that permutations act on."""
 
     def __init__(self, a: nn.Module, b: nn.Module, groups: list[ChannelGroup]) -> None:
@@ -151,8 +157,8 @@ class _Matching:
             others = {g for g, s in self.axes[slot.tensor] if s is not slot}
             if slot.role not in roles or (known is not None and not others <= known):
                 continue
-            mine = _by_channel(self.a[slot.tensor], slot)
-            total += mine @ _by_channel(self.permuted(slot.tensor, order, slot), slot).T
+            mine = by_channel(self.a[slot.tensor], slot)
+            total += mine @ by_channel(self.permuted(slot.tensor, order, slot), slot).T
         return total
 
     def starts(self) -> Iterator[list[np.ndarray]]:
@@ -172,13 +178,13 @@ class _Matching:
             yield order
 
     def descend(
-        self, order: list[np.ndarray], max_sweeps: int
+        self, order: list[np.ndarray], max_sweeps: int, tol: float
     ) -> tuple[list[np.ndarray], int, bool]:
         """One exact assignment a group, again and again, until nothing changes."""
-        order = list(order)
+        order, square = list(order), self.distance(order) ** 2
         roles = ("write", "vector", "read")
         for sweep in range(1, max_sweeps + 1):
-            changed = False
+            gained = 0.0
             for k, group in enumerate(self.groups):
                 similarity = self.similarity(k, order, roles)
                 rows = np.arange(len(similarity))
@@ -188,8 +194,9 @@ class _Matching:
                     trial = [*order[:k], found, *order[k + 1 :]]
                     if self._twice(k) and self.distance(trial) >= self.distance(order):
                         continue  # a square matrix of one group: the gain is linearised
-                    order, changed = trial, True
-            if not changed:
+                    order, gained = trial, gained + 2 * gain
+            square -= gained
+            if gained <= tol * square:
                 return order, sweep, True
         return order, max_sweeps, False
 
@@ -206,7 +213,7 @@ def _arrays(module: nn.Module) -> dict[str, np.ndarray]:
     }
 
 
-def _by_channel(t: np.ndarray, slot: Slot) -> np.ndarray:
+def by_channel(t: np.ndarray, slot: Slot) -> np.ndarray:
     """One row of entries for each channel."""
     opened = np.moveaxis(t.reshape(slot.opened(t.shape)), slot.axis + 1, 0)
     return opened.reshape(len(opened), -1)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from geolib.files import find_checkout
+from geolib.files import did_you_mean, find_checkout
 
 from .notebook import Notebook, PressError, SettingsError
 
@@ -52,6 +52,7 @@ def discover(root: Path, wanted: list[str] | None = None) -> list[Notebook]:
             raise PressError(
                 f"chapter: no chapter or notebook {w!r}; there are "
                 f"{', '.join(sorted({n.chapter for n in found})) or 'none'}"
+                f"{did_you_mean(w, known)}"
             )
     return [n for n in found if n.name in wanted or n.chapter in wanted]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -38,15 +39,17 @@ def _bounded(write):  # type: ignore[no-untyped-def]
 
 
 def report() -> str:
-    """As JSON: the files of geolib that were imported, and whether too much was printed.
+    """As JSON: the files of geolib that were imported, whether too much was printed,
+    and the cost: processor seconds, and the most memory that was held, in MB.
 
     The press's own modules are left out: they are here because it looks.
     """
-    files = (
-        getattr(module, "__file__", None)
-        for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "geolib" and name.split(".")[:2] != ["geolib", "press"]
-    )
-    names = {Path(f) for f in files if f}
-    inside = [p.relative_to(PACKAGE).as_posix() for p in names if PACKAGE in p.parents]
-    return json.dumps({"modules": sorted(inside), "overflow": _printed > LIMIT})
+    ours = (m for n, m in list(sys.modules.items()) if f"{n}.".startswith("geolib."))
+    files = {Path(f) for m in ours if (f := getattr(m, "__file__", None))}
+    names = {f.relative_to(PACKAGE).as_posix() for f in files if PACKAGE in f.parents}
+    inside = {name for name in names if not name.startswith("press/")}
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    memory = used.ru_maxrss >> (20 if sys.platform == "darwin" else 10)  # bytes, or kB
+    cost = {"seconds": round(used.ru_utime + used.ru_stime, 1), "memory": memory}
+    overflow = _printed > LIMIT
+    return json.dumps({"modules": sorted(inside), "overflow": overflow, "cost": cost})

@@ -74,12 +74,10 @@ def _row(
         _badge(r["verdict"]),
         data,
     ]
-    if device:
-        cells.append(html.escape(r["device"]))
+    cells += [html.escape(r["device"])] if device else []
     if gpu is not None:
         there = gpu.entries.get(r["key"])
-        badge = f"{found(there)} {_badge(there['verdict'])}" if there else ""
-        cells.append(badge)
+        cells.append(f"{found(there)} {_badge(there['verdict'])}" if there else "")
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
     tags += f' data-data="{data}"'
     return tags, cells

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 
 STATED = ("claim", "quote")
+TOLD = (*STATED, "print", "show")
+LONGEST = 15  # lines of code that a page shows in one piece
 OURS = ("geolib", "experiments")
 
 
@@ -26,11 +28,13 @@ def names_of_the_library(sources: Iterable[str]) -> set[str]:
             if isinstance(node, ast.Import):
                 ours = [a for a in node.names if _ours(a.name)]
                 found |= {a.asname or a.name.split(".")[0] for a in ours}
-    return found - {*STATED}
+    return found - {*TOLD}
 
 
 def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, bool]]:
     """Runs of lines `(text, shown)`: claims, prints and what only these use are not.
+
+    What is longer than a reader takes in at a glance is not shown either.
 
     Args:
         source: the code of a cell.
@@ -52,9 +56,10 @@ def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, boo
         elif not runs or runs[-1][1] != shown[i]:
             runs.append((_first(statement, lines) if i else 0, shown[i]))
     ends = [start for start, _ in runs[1:]] + [len(lines)]
+    pieces = [lines[start:end] for (start, _), end in zip(runs, ends, strict=True)]
     return [
-        ("\n".join(lines[start:end]).strip("\n"), is_shown)
-        for (start, is_shown), end in zip(runs, ends, strict=True)
+        ("\n".join(p).strip("\n"), seen and sum(map(bool, p)) <= LONGEST)
+        for p, (_, seen) in zip(pieces, runs, strict=True)
     ]
 
 
@@ -113,7 +118,7 @@ def _states(statement: ast.stmt, plain: Callable[[ast.stmt], bool]) -> bool:
         body = statement.body + statement.orelse
         ends = _states(body[-1], plain)
         return ends and all(_states(s, plain) or plain(s) for s in body)
-    return _called(statement) in (*STATED, "print")
+    return _called(statement) in TOLD
 
 
 def _claims(statement: ast.stmt) -> bool:

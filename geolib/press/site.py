@@ -201,25 +201,11 @@ def _mathjax(root: Path, target: Path) -> None:
 
 
 def _publish(built: Path, site: Path) -> None:
-    """Swap the finished tree in; readers of the old one never see a mixture.
-
-    A file that the old site has in the same state is linked, not copied. (Sphinx writes
-    into files where they lie, so links to what it built would change under readers.)
-    """
+    """Swap the finished tree in; readers of the old one never see a mixture."""
     fresh, old = site.with_name("html.new"), site.with_name("html.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-
-    def link_or_copy(source: str, target: str) -> None:
-        former, now = site / Path(target).relative_to(fresh), os.stat(source)
-        if former.is_file():
-            then = former.stat()
-            if (then.st_size, then.st_mtime_ns) == (now.st_size, now.st_mtime_ns):
-                os.link(former, target)
-                return
-        shutil.copy2(source, target)
-
-    shutil.copytree(built, fresh, copy_function=link_or_copy)
+    shutil.copytree(built, fresh)
     if site.exists():
         site.rename(old)
     fresh.rename(site)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
+from geolib.tables import human
 
 from .notebook import CHECKED, tags
 from .quiet import names_of_the_library, names_used, parts
@@ -22,11 +24,12 @@ GLUE = "application/papermill.record/"
 
 
 def staged(executed: Any, page_source: str) -> Any:
-    """The published form: no times or paths, claims as boxes, numbers for glue."""
+    """The published form: no times but the whole's, no paths, claims as boxes, glue."""
     from nbformat import from_dict
 
     nb = _without_traces(executed)
-    nb.metadata["geolib"] = {"source": page_source}
+    cost = executed.metadata.get("geolib", {}).get("cost")
+    nb.metadata["geolib"] = {"source": page_source, **({"cost": cost} if cost else {})}
     injected = any("injected-parameters" in tags(c) for c in nb.cells)
     for cell in nb.cells:
         names = tags(cell)
@@ -179,9 +182,11 @@ def _for_the_prose(output: Any) -> list[dict[str, Any]]:
         return []
     entry = settle(metadata[CLAIM]) if CLAIM in metadata else metadata[QUOTE]
     output.data["text/html"] = ""
+    shown = unescape(human(entry["shown"]))  # 10⁻⁶ for 1e-06
+    text = entry["shown"] if "<" in shown else shown
     glue = {
         "output_type": "display_data",
-        "data": {f"{GLUE}text/plain": entry["shown"]},
+        "data": {f"{GLUE}text/plain": text},
         "metadata": {"scrapbook": {"name": entry["key"], "mime_prefix": GLUE}},
     }
     return [glue] if entry["shown"] else []

@@ -36,10 +36,8 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
         holds = False
-    return row | {
-        "holds": holds,
-        "verdict": verdict(holds, row["reproduces"], row["rival"]),
-    }
+    row["holds"] = holds
+    return row | {"verdict": verdict(holds, row["reproduces"], row["rival"])}
 
 
 def not_reached(key: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class _Client(NotebookClient):
         self.started = started
         self.at: int | None = None
         self.shown = 0
-        self.modules: list[str] | None = None
+        self.found: dict[str, Any] = {}
 
     async def async_execute_cell(
         self, cell: Any, cell_index: int, *rest: Any, **named: Any
@@ -54,9 +54,8 @@ class _Client(NotebookClient):
         self.started(cell_index + 1)
         done = await super().async_execute_cell(cell, cell_index, *rest, **named)
         if cell_index == len(self.nb.cells) - 1:
-            found = json.loads(ast.literal_eval(await self._ask("report()")))
-            self.modules = found["modules"]
-            if found["overflow"] or self.shown > SHOWN:
+            self.found = json.loads(ast.literal_eval(await self._ask("report()")))
+            if self.found.pop("overflow") or self.shown > SHOWN:
                 raise _TooMuch("the notebook printed or drew more than a page can hold")
         return done
 
@@ -107,7 +106,7 @@ def execute(job: dict[str, Any], started: Callable[[int], None]) -> Outcome:
     except Exception as problem:  # every kind of failure becomes a line of the report
         error = _describe(problem)
     seconds = round(time.monotonic() - begin, 2)
-    nb.metadata["geolib"] = {"modules": client.modules}
+    nb.metadata["geolib"] = {"modules": None} | client.found
     if error:
         nb.metadata["geolib"]["last"] = client.at
     Path(job["output"]).write_text(nbformat.writes(nb), encoding="utf-8")

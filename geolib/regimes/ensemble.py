@@ -7,6 +7,7 @@ the setup itself is dear, copies are smaller, and two sizes say what that costs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
-from geolib.regimes.setup import Setup, check_times, positive
+from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import FlowProblem, run
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
@@ -60,11 +61,11 @@ def ensemble(
     setup: Setup,
     times: ArrayLike,
     law: SpectralMeasure | None = None,
-    population: np.ndarray | None = None,
+    population: Annotated[np.ndarray | None, "setup.d setup.d"] = None,
     *,
     target: bool = True,
     rule: Rule | None = None,
-    budget: float = BUDGET,
+    budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Ensemble:
     r"""The losses over d of a setup are averaged over draws of its own law.
 
@@ -113,7 +114,7 @@ def ensemble(
             f"times: {problem.times[-1]:.3g} takes about {problem.evaluations:.0e} "
             f"evaluations or steps; expected an end within {LONGEST:.0e}"
         )
-    afford = positive("budget", budget) / (FEWEST * problem.evaluations)
+    afford = budget / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
     mean = first.mean
@@ -141,7 +142,7 @@ def smaller(setup: Setup, share: float) -> Setup:
         return sum(abs(np.log(max(1, round(x)) / x)) for x in exact)
 
     top = max(2, round(share * setup.d))
-    d = min(range(top, max(1, top - top // 4), -1), key=off)
+    d = min(range(top, min(top - 1, max(1, top - top // 4)), -1), key=off)
     h, n = (max(1, round(x * d / setup.d)) for x in (setup.h, setup.n))
     return Setup(d, h, n, setup.kappa / d)
 

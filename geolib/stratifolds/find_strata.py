@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
-from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
-from geolib.stratifolds.charts import check_finite
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -295,11 +295,11 @@ def find_strata(
     module: nn.Module,
     data: Tensor,
     *,
-    near: float = 0.1,
+    near: Annotated[float, "near > 0"] = 0.1,
     limit: int = 20,
-    probes: int = 8,
+    probes: Annotated[int, "2 <= probes <= 10**6"] = 8,
     samples: int = 256,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "0 <= rtol < 1"] = 1e-9,
 ) -> list[UnitStratum]:
     r"""Propose the strata near a network's weights and verify each by rank deficit.
 
@@ -317,7 +317,8 @@ def find_strata(
         limit: at most so many, the nearest.
         probes: input directions tested.
         samples: rows of `data` used for the ranks.
-        rtol: singular values below rtol times the largest count as zero.
+        rtol: singular values count as zero from the widest gap on that lies below rtol
+            times the largest.
 
     Returns:
         Strata by growing distance; empty when the network is in general position.
@@ -345,11 +346,6 @@ def find_strata(
     """
     layers = hidden_layers(copy_module(module).double())
     check_inputs(data, module)
-    for name, p in module.named_parameters():
-        check_finite(p.detach(), name)
-    good = near > 0 and limit >= 1 and probes >= 2
-    wanted = "near > 0, limit >= 1, probes >= 2"
-    expect(good, "near, limit, probes", wanted, (near, limit, probes))
     proposals = [
         (c, k)
         for k, layer in enumerate(layers)
@@ -375,8 +371,12 @@ def _verify(
     there, q, m = pair_singular_values(twin, units, x, probes, own)
     here, _, _ = pair_singular_values(layer, units, x, probes, own)
     predicted = _predict(twin, c, q, m)
-    deficit = int((there <= rtol * there[0]).sum())
-    at = there[-deficit - 1] / there[-deficit].clamp_min(1e-300)
-    gap = float(at) if deficit else 0.0
+    # the widest gap below rtol: deep layers contract the data, and their singular
+    # values trail off before the zeros begin, which rounding holds at 1e-16
+    small = min(int((there <= rtol * there[0]).sum()), len(there) - 1)
+    kept = there.clamp_min(1e-16 * float(there[0])).log()
+    drops = [float(kept[-k - 1] - kept[-k]) for k in range(1, small + 1)]
+    gap = math.exp(max(drops)) if drops else 0.0
+    deficit = drops.index(max(drops)) + 1 if drops else 0
     near = float(here[-predicted] / here[0])
     return UnitStratum(kind, k, units, sign, distance, predicted, deficit, gap, near)

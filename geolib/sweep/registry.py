@@ -6,7 +6,6 @@ The sweeps of the chapters are experiments: each stands in its chapter's
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import platform
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from geolib.files import find_checkout
+from geolib.files import did_you_mean, find_checkout
 
 from .measured import keep, measured
 from .runner import Sweep
@@ -62,9 +61,7 @@ def find(name: str) -> Sweep:
     known = names()
     module, _, attribute = known.get(name, name).rpartition(":")
     if not module:
-        near = difflib.get_close_matches(name, known, 2, 0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        why = hint or f": {ELSEWHERE}"
+        why = did_you_mean(name, known) or f": {ELSEWHERE}"
         raise ValueError(f"sweep: no sweep {name!r}{why}")
     try:
         found = getattr(_module(module), attribute)

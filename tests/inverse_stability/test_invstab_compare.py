@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from geolib.core import init_
 from geolib.inverse_stability import canonicalize, compare, path_metric, random_gauge
+from geolib.inverse_stability.compare import _at_least
 
 
 class Block(nn.Module):
@@ -177,6 +178,53 @@ def test_bounds_of_the_gauge_distance_against_all_orders():
         assert not found.same
         assert 0.3 * best < found.distance_at_least <= best * (1 + 1e-12)
         assert best * (1 - 1e-12) <= found.distance < 1.5 * best
+
+
+@torch.no_grad()
+def test_the_lower_bound_does_not_need_the_best_order():
+    """A network and a noisy copy in another order, which the bound is not told."""
+    for seed in range(5):
+        net = init_(
+            nn.Sequential(
+                nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)
+            ).double(),
+            seed,
+            bias_scale=0.5,
+        ).eval()
+        rng, other, square = np.random.default_rng(seed), random_gauge(net, 9, 0.0), 0.0
+        for p in other.parameters():
+            noise = 0.02 * torch.as_tensor(rng.normal(size=p.shape))
+            p += noise
+            square += float((noise**2).sum())
+        assert 0 < _at_least(net, other) <= square**0.5
+
+
+@pytest.mark.slow_for("ResNet8")
+@pytest.mark.parametrize("make", [ResNet8, vgg])
+@torch.no_grad()
+def test_bounds_are_ordered_on_networks_of_one_seed_and_of_two(make):
+    """Noise of every size between a gauge and another network."""
+    net, x = prepared(make, 7), samples(make, seed=3)
+    for k, size in enumerate((1e-6, 1e-3, 0.1, 3.0)):
+        rng, other = np.random.default_rng(k), random_gauge(net, k)
+        for p in other.parameters():
+            p *= 1 + size * torch.as_tensor(rng.normal(size=p.shape))
+        found = compare(net, other, x)
+        assert not found.same
+        assert 0 <= found.distance_at_least <= found.distance
+        assert 0 < found.outputs_at_least <= found.outputs_at_most
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("make", [ResNet8, vgg])
+@torch.no_grad()
+def test_a_hundred_of_a_hundred_random_gauges_are_recognized(make):
+    """Other networks and gauges than above, in the precision in which files are kept."""
+    for seed in range(1000, 1100):
+        net = prepared(make, seed).float() if seed % 2 else prepared(make, seed)
+        found = compare(net, random_gauge(net, seed))
+        assert found.same
+        assert found.distance_at_least <= found.distance
 
 
 @pytest.mark.slow_for("ResNet8")

@@ -65,6 +65,20 @@ def test_the_search_stays_below_in_the_quadrant(m):
         assert (found.f.A > 0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["w1inf", "h1", "l2", "interval"])
+@pytest.mark.parametrize("D", [1, 2, 3])
+def test_a_hundred_thousand_trials_break_no_constant(norm, D):
+    """An evolution strategy with seeds that no page uses, for each width."""
+    for m in (1, 2, 3, 4):
+        for quadrant in {norm == "w1inf", False}:
+            found = EXPERIMENTS.search_extremal(
+                m, 100, 1000, 100 + m, norm, quadrant=quadrant, D=D
+            )
+            limit = sharp_constant(m, quadrant) if norm == "w1inf" else 1.0
+            assert 0.3 * limit < found.best <= limit + 1e-9
+
+
 def test_a_network_outside_the_quadrant_keeps_the_larger_constant():
     f, g = EXTREMAL.extremal_pair(2)
     flat = [ShallowReLU(n.A[:, :2], n.C) for n in (f, g)]

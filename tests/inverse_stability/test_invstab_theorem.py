@@ -156,6 +156,8 @@ def test_three_is_sharp_for_two_outputs(delta, eps):
     assert found.applies
     assert found.smallest == pytest.approx(1, rel=1e-15)
     assert found.delta.value == pytest.approx(delta, rel=1e-11)
+    assert found.bound == pytest.approx(3 * found.half_jump, rel=1e-9)
+    assert found.holds
     want = (1 - (1 - 2 * delta) / np.sqrt(1 + 2 * delta)) / delta
     assert found.distance / found.delta.value == pytest.approx(want, rel=1e-9)
     assert 3 - 3.5 * delta <= want < 3

@@ -168,6 +168,10 @@ def test_claims_and_prints_are_folded_with_what_only_they_use():
         ("a = b = 2\nclaim(a)", [False]),
         ("x = (", [True]),
         ("# a remark", [True]),
+        ("rows = [a]\nshow(rows, 'caption')", [False]),
+        ("x = f(1)\nshow([x], 'caption')", [True, False]),
+        ("x = f(\n\n" + "1,\n" * 13 + ")", [True]),
+        ("x = f(\n" + "1,\n" * 14 + ")", [False]),
     ],
 )
 def test_what_is_shown_of_a_cell(source, shown):

@@ -110,7 +110,9 @@ def test_unknown_profile_device_and_chapter_are_named(book):
         parameters(a, "medium", "cpu")
     with pytest.raises(PressError, match="device: expected auto, cpu or cuda"):
         run([a], Settings(device="tpu"))
-    with pytest.raises(PressError, match="no chapter or notebook 'dmeo'"):
+    with pytest.raises(
+        PressError, match="no chapter or notebook 'dmeo'.*did you mean demo"
+    ):
         discover(book.root, ["dmeo"])
 
 

@@ -3,12 +3,16 @@
 import ast
 import html
 import importlib.util
+import io
 import json
 import re
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("core", "networks", "data", "stratifolds", "naturality", "geodesics",
@@ -90,6 +94,125 @@ def test_source_links_name_the_lines_of_the_definition(bookext):
         ("geolib.data", "json.loads"), ("no_such_module", "x"),
     ):  # fmt: skip
         assert bookext.source_place(module, name) is None
+
+
+@pytest.mark.parametrize(
+    ("css", "left"),
+    [
+        ("a{x:1} .b{x:2} .c .b{x:3} .c,a:hover{x:4}", "a{x:1}.b{x:2}a:hover{x:4}"),
+        ("@media print{.c{x:1}} @media print{.c,.b{x:1}}", "@media print{.b{x:1}}"),
+        (".b:not(.c,.d){x:1} .b:is(.c){x:2}", ".b:not(.c,.d){x:1}.b:is(.c){x:2}"),
+        ('.b{x:"}.c{"}.c{x:"{"} a{y:1}', '.b{x:"}.c{"}a{y:1}'),
+        ("/* .b{ */.c{x:1} /*! licence */ a{y:1}", "/*! licence */a{y:1}"),
+        (
+            "@import url(q.css);@font-face{x:1}.c{x:1}",
+            "@import url(q.css);@font-face{x:1}",
+        ),
+        (r".b\:c{x:1} .b-c{x:1} .b[title='.c']{x:1}", ".b[title='.c']{x:1}"),
+    ],
+)
+def test_a_style_sheet_keeps_what_can_match(bookext, css, left):
+    import page_weight
+
+    assert page_weight.purged(css, {"b"}) == left
+
+
+def test_a_page_loses_scripts_and_marks_that_change_nothing(bookext):
+    import page_weight
+
+    page = (
+        '<link rel="preload" as="script" href="_static/scripts/bootstrap.js?d=1" />'
+        '<script src="_static/scripts/bootstrap.js?d=1"></script><script src="a.js"></script>'
+        '<span class="n"><span class="pre">f</span></span><span class="k">if</span>'
+    )
+    assert page_weight.lighter(page) == (
+        '<script src="a.js"></script>f<span class="k">if</span>'
+    )
+
+
+def drawn(colors, mode="RGB"):
+    """A PNG of random pixels of so many colours."""
+    rng = np.random.default_rng(0)
+    palette = rng.integers(0, 256, (colors, len(mode)))
+    picture = palette[rng.integers(0, colors, (40, 60))].astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(png):
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB"), float)
+
+
+@pytest.mark.parametrize("colors", [60, 250])
+def test_a_figure_keeps_its_colours_and_loses_weight(bookext, tmp_path, colors):
+    import page_weight
+
+    png = drawn(colors)
+    figure = tmp_path / "html" / "_images" / "a.png"
+    figure.parent.mkdir(parents=True)
+    for _ in range(2):  # the second time from what was kept
+        figure.write_bytes(png)
+        page_weight.lighten_figures(tmp_path / "html")
+        light = figure.read_bytes()
+        assert len(light) < 0.8 * len(png)
+        assert np.abs(pixels(light) - pixels(png)).mean() < 1.5
+    assert len(list((tmp_path / "figures").iterdir())) == 1
+
+
+def test_a_figure_with_a_clear_ground_or_already_light_stays_as_it_was(bookext):
+    import page_weight
+
+    for png in (drawn(9, "RGBA"), page_weight.in_few_colors(drawn(9))):
+        assert page_weight.in_few_colors(png) == png
+
+
+def read(text, **metadata):
+    """A page of a chapter as docutils reads it, opened by the extension."""
+    import page_head
+    from docutils.core import publish_doctree
+
+    tree = publish_doctree(text)
+    with tempfile.NamedTemporaryFile("w", suffix=".ipynb") as file:
+        file.write(json.dumps({"metadata": metadata}))
+        file.flush()
+        env = SimpleNamespace(
+            docname="chapters/a/01-b", doc2path=lambda name: file.name
+        )
+        page_head.open_the_page(SimpleNamespace(env=env), tree)
+    return tree
+
+
+def test_a_page_opens_with_what_it_asks_and_takes(bookext):
+    text = (
+        "Title\n=====\n\n*Learn:* much. *Need:* a pen.\n*Do:* it.\n\n" + "word " * 790
+    )
+    cost = {"seconds": 23.44, "memory": 812}
+    lines = [
+        p.astext() for p in read(text, geolib={"cost": cost}).children[-2].children
+    ]
+    assert [" ".join(line.split()) for line in lines] == [
+        "Learn much.", "Need a pen.", "Do it.",
+        "Time 4 minutes to read; the code ran in 23 s on one core, with 0.8 GB of memory.",
+    ]  # fmt: skip
+    assert "Time 4 minutes to read." in read(text).astext()
+    assert "minutes" not in read("A page without such a head.").astext()
+
+
+def test_names_of_functions_in_prose_lead_to_their_entries(bookext):
+    import page_head
+    from docutils.core import publish_doctree
+
+    places = page_head.names_of({
+        "geolib.a": {"geolib.a.x": ["walk", "twice"]}, "geolib.b": {"": ["twice"]},
+    })  # fmt: skip
+    assert places == {"walk": "geolib.a.walk"}
+    tree = publish_doctree("``walk`` ``a.walk(x, y)`` ``twice`` ``walks`` ``steps=3``")
+    page_head.link_the_names(tree, places)
+    (paragraph,) = tree.children
+    linked = [n.astext() for n in paragraph.children if n.tagname == "pending_xref"]
+    assert linked == ["walk", "a.walk(x, y)"]
+    assert paragraph.astext() == "walk a.walk(x, y) twice walks steps=3"
 
 
 def docstrings():

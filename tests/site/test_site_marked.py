@@ -1,5 +1,9 @@
 """The pages of a book that is not whole, in a real browser: the mini book's."""
 
+import re
+import shutil
+import sys
+
 import browser
 import pytest
 import test_site_pages as pages
@@ -18,6 +22,10 @@ SHOWN = {
     "04-magic": ("cell 3 `%matplotlib inline`", "y = 1", "Traceback"),
     "05-new": ("was not executed", "The page five", "z = 1"),
 }
+
+
+sys.path.insert(0, str(pages.ROOT / "book" / "_ext"))
+from print_book import in_order, print_book  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +102,57 @@ def test_the_rows_of_the_ledger_say_so_and_lead_to_the_page(site):
     anchor = page.evaluate("location.hash.slice(1)")
     assert page.url.startswith(f"{address}/chapters/demo/02-claim.html")
     assert page.locator(f"#{anchor}.claim-fails").is_visible()
+
+
+WIDE = (
+    r'<div class="math notranslate nohighlight">\[' + "a + " * 150 + r"b\]</div>"
+    '<div class="table-box"><table><tr>' + "<td>wide</td>" * 60 + "</tr></table></div>"
+)
+CUT = """() => [...document.querySelectorAll('mjx-container[display="true"], table, img')]
+  .filter(e => e.getBoundingClientRect().right > document.body.clientWidth + 1
+    || e.closest('mjx-container, .table-box').scrollWidth
+       > e.closest('mjx-container, .table-box').clientWidth + 1)
+  .map(e => e.outerHTML.slice(0, 80))"""
+
+
+def test_the_book_is_one_pdf_with_all_its_pages_and_nothing_cut(
+    site, mini_book, tmp_path
+):
+    html, pdf = tmp_path / "html", tmp_path / "a book.pdf"
+    shutil.copytree(mini_book[0], html)
+    third = html / "chapters" / "demo" / "03-raises.html"
+    third.write_text(third.read_text().replace("</article>", f"{WIDE}</article>"))
+    names = ["book/intro", *(f"chapters/demo/{n}" for n in SHOWN)]
+    names.insert(5, "book/claims")
+    assert in_order(html) == [f"{name}.html" for name in names]
+    assert print_book(html, pdf) == len(names)
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert len(re.findall(rb"/Type /Page\b", pdf.read_bytes())) >= len(names)
+
+    page, _ = site
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 680, "height": 900})
+    page.goto((tmp_path / "print.html").as_uri(), wait_until="load")
+    page.wait_for_selector("body[data-ready]", timeout=60000)
+    titles = page.locator("article h1").all_text_contents()
+    assert [t.rstrip("#") for t in titles][:3] == [
+        "The little book", "The page one", "The page two",
+    ]  # fmt: skip
+    assert len(titles) == len(names)
+    assert page.locator("mjx-container").count() == 2
+    assert page.evaluate(CUT) == []
+    lost = (
+        "a => a.map(x => x.hash.slice(1)).filter(x => x && !document.getElementById(x))"
+    )
+    assert page.eval_on_selector_all('article a[href^="#"]', lost) == []
+    page.emulate_media(media="screen")
+
+
+def test_a_book_that_cannot_be_printed_says_why(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="run `geolib html` first"):
+        print_book(tmp_path, tmp_path / "x.pdf")
+    (tmp_path / "index.html").write_text("a page")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("GEOLIB_CHROMIUM", raising=False)
+    with pytest.raises(SystemExit, match="set GEOLIB_CHROMIUM"):
+        print_book(tmp_path, tmp_path / "x.pdf")

@@ -102,6 +102,28 @@ def visitor(chromium, address):
     page.context.close()
 
 
+WEIGHT = 1_500_000  # bytes of a page and all that it loads, uncompressed
+# What a page has loaded so far; a figure that moves carries its data in the page.
+LOADED = """() => {
+  const all = [location.href, ...performance.getEntriesByType('resource').map(e => e.name)];
+  const moving = [...document.querySelectorAll('.moving')].map(e => e.outerHTML).join('');
+  return [all.map(u => new URL(u).pathname), new Blob([moving]).size]; }"""
+# Boxes that are cut: their inside is wider, they do not scroll, or stick out of the text.
+CUT = """() => {
+  const text = document.querySelector('article'), bad = [];
+  const right = text.getBoundingClientRect().right + 1;
+  const boxes = '.cell_output pre, .table-box, table, mjx-container[display="true"], ' +
+    'div.math, .moving, .cell_output img, .page-head, .claim, .highlight pre';
+  for (const e of text.querySelectorAll(boxes)) {
+    if (!e.checkVisibility()) continue;
+    let scrolls = false;
+    for (let p = e; p !== text; p = p.parentElement)
+      scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX);
+    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0;
+    const out = e.getBoundingClientRect().right > right;
+    if (!scrolls && (inner || out)) bad.push(e.outerHTML.slice(0, 120));
+  }
+  return bad; }"""
 IMAGES = """() => [...document.querySelectorAll('article img')].map(i => ({
   src: i.src, loaded: i.complete && i.naturalWidth > 0, alt: (i.alt || '').trim()}))"""
 MATH = """() => ['span.math, div.math', 'mjx-container', 'mjx-merror, [data-mjx-error]']
@@ -169,11 +191,25 @@ def test_page(visitor, address, name):
     visitor.requests.clear()
     for view in browser.views(visitor, f"{address}/{name}.html"):
         check(visitor, again=view != "light-wide")
+        assert visitor.evaluate(CUT) == []
+    for width in (768, 1600):
+        visitor.set_viewport_size({"width": width, "height": 900})
+        browser.settle(visitor, 50)
+        assert visitor.evaluate(CUT) == [], width
+    assert weight(visitor) <= WEIGHT
     away = [
         u for u in visitor.requests if not u.startswith((address, "data:", "blob:"))
     ]
     assert away == []
     assert visitor.complaints == []
+
+
+def weight(page):
+    """Bytes of what a page has loaded, uncompressed, without figures that move."""
+    paths, moving = page.evaluate(LOADED)
+    files = {SITE / unquote(path).lstrip("/") for path in paths}
+    still = [f for f in files if not f.name.startswith("figures.")]
+    return sum(f.stat().st_size for f in still if f.is_file()) - moving
 
 
 def check(page, again=False):
@@ -199,6 +235,29 @@ def test_a_page_loaded_in_the_dark_on_a_phone(view, address):
     browser.settle(view)
     check(view)
     assert view.complaints == []
+
+
+def test_menus_open_and_shut_and_the_contents_mark_the_section_in_view(view, address):
+    name = next(n for n in _pages() if n.startswith("chapters/"))
+    view.goto(f"{address}/{name}.html", wait_until="load")
+    for button in view.locator('[data-bs-toggle="dropdown"]').all():
+        menu = button.locator("xpath=../ul")
+        for shut in (lambda: view.keyboard.press("Escape"),
+                     lambda: view.mouse.click(5, 500), button.click):  # fmt: skip
+            button.click()
+            assert button.get_attribute("aria-expanded") == "true"
+            box = menu.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= view.width
+            shut()
+            view.mouse.move(5, 500)  # the theme opens it for a mouse too
+            assert not menu.is_visible()
+            assert button.get_attribute("aria-expanded") == "false"
+    third = view.evaluate("""() => {
+      const a = document.querySelectorAll('.bd-toc-nav a')[2];
+      document.querySelector(a.hash).scrollIntoView({behavior: 'instant'}); return a.hash; }""")
+    marked = f'.bd-toc-nav li.active > a.active[href="{third}"]'
+    view.wait_for_selector(marked, state="attached", timeout=5000)
 
 
 def test_no_raw_markup_is_left_on_any_page(address):

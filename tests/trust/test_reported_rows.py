@@ -110,7 +110,7 @@ def test_what_are_no_labels_is_refused_by_name(labels):
 
 def test_a_task_without_rows_is_refused_by_name():
     none = X[:0], Y[:0]
-    with pytest.raises(ValueError, match="x_test: expected at least one input"):
+    with pytest.raises(ValueError, match="x_test: expected a tensor of at least one"):
         Task(X, Y, *none, (0, 1, 2))
     with pytest.raises(ValueError, match="x: expected at least one input"):
         Task(*none, X, Y, (0, 1, 2))
