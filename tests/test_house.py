@@ -18,7 +18,16 @@ import geolib
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {"stratifolds", "naturality", "geodesics", "regimes", "inverse_stability"}
-OPEN_TO_ALL = {"core", "networks", "data", "claims", "tables", "plotting", "files"}
+OPEN_TO_ALL = {
+    "core",
+    "networks",
+    "data",
+    "claims",
+    "tables",
+    "plotting",
+    "files",
+    "doors",
+}
 FILES = sorted((ROOT / "geolib").rglob("*.py"))
 HEAVY = (
     "torchvision",
@@ -64,9 +73,9 @@ def _imports(path):
 def test_doors(path):
     room, used = _room(path), _imports(path) - {_room(path)}
     if room == "core":
-        assert used <= {"files"}
+        assert used <= {"files", "doors"}
     if room == "networks":
-        assert used <= {"core", "data", "files"}
+        assert used <= {"core", "data", "files", "doors"}
     if room in CHAPTERS:
         assert used <= OPEN_TO_ALL
     if room == "press":
@@ -219,7 +228,7 @@ def test_no_text_names_a_path_of_one_machine_or_a_registry():
 
 # Not yet the sizes that are aimed at (14,500 lines of code in 150 modules, 250 names):
 # where the package stands, so that it only gets smaller.
-CODE, MODULES, PUBLIC = 18_890, 158, 221
+CODE, MODULES, PUBLIC = 18_880, 158, 221
 
 
 def test_no_import_goes_in_a_circle():

@@ -229,6 +229,7 @@ def prune_score(
 LEARN_NET: dict[str, dict[str, Any]] = {
     "digits": {"sizes": (64, 64, 64, 10), "passes": 38_400, "rows": None},
     "mnist": {"sizes": (196, 100, 100, 10), "passes": 38_400, "rows": None},
+    "fashion_mnist": {"sizes": (196, 100, 100, 10), "passes": 38_400, "rows": None},
     "mnist-fashion": {"sizes": (784, 256, 128, 20), "passes": 38_400, "rows": None},
 }
 

@@ -43,6 +43,7 @@ from comparisons import (
     validation_barrier,
 )
 from experiments_contest import CONTEST as CONTEST
+from experiments_contest import METHODS as CONTESTANTS
 from experiments_networks import (
     CONTINUAL_LEARNING as CONTINUAL_LEARNING,
     MODE_CONNECTIVITY as MODE_CONNECTIVITY,
@@ -106,6 +107,30 @@ def column(
     """
     found = [v[part] for k, v in entries.items() if k.rpartition(" | ")[0] == start]
     return np.array(found, float)
+
+
+def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of a table of the contest: means and standard errors over its seeds.
+
+    Args:
+        task: of `experiments_contest.py`, with the level after a bar.
+        figures: by heading the figure in that column, all in percent or in nats.
+    """
+    entries, rows = measured("contest-mnist"), []
+    for method in CONTESTANTS[task.split(" |")[0]]:
+        name = task.replace(" |", f" | {method} |", 1)
+        name = name if " |" in task else f"{task} | {method} | 0"
+        found = {head: column(entries, name, part) for head, part in figures.items()}
+        if not len(next(iter(found.values()))):
+            continue
+        row = next(v for k, v in entries.items() if k.startswith(f"{name} |"))
+        cells = {
+            head: f"{v.mean():.4f} +- {v.std(ddof=1) / len(v) ** 0.5:.4f}"
+            for head, v in found.items()
+        }
+        chosen = setting(row) if row["setting"] else ""
+        rows.append({"method": method, **cells, "chosen": chosen})
+    return rows
 
 
 # ---- the sweeps ----------------------------------------------------------------------

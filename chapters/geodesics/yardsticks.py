@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geolib.core import Realization
-from geolib.networks.validation import check_inputs, check_labels
+from geolib.core.validation import check_inputs, check_labels
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:

@@ -22,7 +22,8 @@ from geolib.naturality import (
     OptimizerSpec,
 )
 from geolib.naturality.catalogue import geometric, layered, memories
-from geolib.naturality.geometric_optimizer import State, positive
+from geolib.core.validation import expect
+from geolib.naturality.geometric_optimizer import State
 from geolib.naturality.kfac import kronecker
 from geolib.naturality.local_geometry import Diverged, flatten, unflatten
 from geolib.naturality.momentum import HeavyBall
@@ -200,7 +201,8 @@ class KFACDampedNatural(GeometricOptimizer):
     def __init__(
         self, module: nn.Module, lr: float = 1e-2, *, damping: float = 0.1, **o: Any
     ) -> None:
-        super().__init__(module, lr, damping=positive("damping", damping), **o)
+        expect(damping > 0, "damping", "a finite number more than 0", damping)
+        super().__init__(module, lr, damping=damping, **o)
 
     def velocity(self, q: LocalGeometry, s: State) -> Tensor:
         M = self.options["damping"] * kronecker(q).dense()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from geolib.naturality import LocalGeometry
-from geolib.naturality.geometric_optimizer import check_tensors, positive
+from geolib.core.validation import expect
+from geolib.naturality.geometric_optimizer import check_tensors
 from geolib.naturality.local_geometry import Diverged, flatten, unflatten
 
 
@@ -27,7 +28,8 @@ class TensorwiseOptimizer(torch.optim.Optimizer):
         items = list(params)
         lists = [g["params"] if isinstance(g, dict) else [g] for g in items]
         check_tensors(t for group in lists for t in group)
-        super().__init__(items, {"lr": positive("lr", lr), **defaults})
+        expect(0 < lr < float("inf"), "lr", "a finite number above 0", lr)
+        super().__init__(items, {"lr": lr, **defaults})
 
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
         """Take one step; with a closure its loss is returned."""

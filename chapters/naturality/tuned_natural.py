@@ -17,7 +17,8 @@ from geolib.core.jacobian_factors import DenseBlock, LayerBlock
 from geolib.core.linear_calls import CallRecorder, LinearCall
 from geolib.core.solve_cost import ProblemSize
 from geolib.naturality import GeometricOptimizer
-from geolib.naturality.geometric_optimizer import Closure, positive
+from geolib.core.validation import expect
+from geolib.naturality.geometric_optimizer import Closure
 from geolib.naturality.local_geometry import Diverged, flatten, metric_of_loss
 
 CHEAPER = 8  # K-FAC is taken where the exact metric costs more than so many of it
@@ -90,7 +91,8 @@ class TunedNatural(GeometricOptimizer):
             isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
             for m in (self.module.modules() if self.module is not None else ())
         )
-        positive("weight_decay", weight_decay, zero=True)
+        good = 0 <= weight_decay < float("inf")
+        expect(good, "weight_decay", "a finite number >= 0", weight_decay)
         given = known.parameters() if self.mixing else known
         super().__init__(
             given, 1.0, weight_decay=weight_decay, output_metric=output_metric

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import marchenko_pastur
 
@@ -174,8 +174,6 @@ def cell_curves(
         [2.0, 0.024691]
     """
     t = check_times(times)
-    for name, number in (("rho", rho), ("kappa", kappa), ("c", c)):
-        positive(name, number)
     formula = {**EDGES, **VERTICES}.get(frozenset(faces))
     if formula is None or len(faces) != len(set(faces)):
         raise ValueError(f"faces: {faces} do not meet in an edge or a vertex")

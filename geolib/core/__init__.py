@@ -1,6 +1,6 @@
 """The map R from parameters to functions: products, metrics, solvers, flows."""
 
-from geolib.core.checks import guarded as _guarded
+from geolib.doors import guarded as _guarded
 
 from .assumptions import AssumptionError as AssumptionError
 from .jacobian_factors import JacobianFactors as JacobianFactors

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -150,17 +150,13 @@ class Linearization:
 
     def __init__(
         self,
-        outputs: Tensor,
+        outputs: Annotated[Tensor, "n ..."],
         leaves: Mapping[str, Tensor],
         calls: Sequence[LinearCall] = (),
         again: Rerun | None = None,
     ) -> None:
-        if outputs.ndim == 0:
-            raise ValueError(
-                "outputs: expected a leading sample axis, got a scalar tensor"
-            )
         with differentiation():
-            self.graph = outputs.reshape(len(outputs), -1)
+            self.graph = outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]
         self.output_shape = _axes(outputs)
         self.outputs = self.graph.detach()
         self.leaves, self._calls, self.again = dict(leaves), list(calls), again
@@ -178,7 +174,7 @@ class Linearization:
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v, shape (n, o); a batch of shape (k, p) gives (k, n, o)."""
-        self._check("v", v, (self.p,))
+        v = self._check("v", v, (self.p,))
         if not self.graph.requires_grad:  # no parameter reaches the outputs
             return v.new_zeros(v.shape[:-1] + self.outputs.shape)
         with differentiation():
@@ -212,7 +208,7 @@ class Linearization:
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u for u of shape (n, o), shape (p,); a batch (k, n, o) gives (k, p)."""
-        self._check("u", u, tuple(self.outputs.shape))
+        u = self._check("u", u, tuple(self.outputs.shape))
         batch = u.shape[:-2]
         if not self.graph.requires_grad:  # no parameter reaches the outputs
             return u.new_zeros((*batch, self.p))
@@ -277,7 +273,7 @@ class Linearization:
 
     def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
         """As :meth:`vjp` of one u, only for the named parameters, in that order."""
-        self._check("u", u, tuple(self.outputs.shape))
+        u = self._check("u", u, tuple(self.outputs.shape))
         leaves = [self.leaves[n] for n in names]
         with differentiation():
             grads = gradients(self.graph, leaves, outside_inference(u))
@@ -354,12 +350,11 @@ class Linearization:
 
         return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
-    def _check(self, name: str, t: Tensor, shape: tuple[int, ...]) -> None:
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(t).__name__}")
+    def _check(self, name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
         extra = t.ndim - len(shape)
         if extra not in (0, 1) or tuple(t.shape[extra:]) != shape:
             raise ValueError(
                 f"{name}: expected shape {shape} or (k, *{shape}), got {tuple(t.shape)}"
             )
         require_matching(name, t, self.outputs, "theta")
+        return t.detach() if t.requires_grad else t  # no graph runs through it

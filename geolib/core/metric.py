@@ -2,11 +2,11 @@ r"""The metric that the parameters inherit from the outputs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ from geolib.core.realization import Realization
 from geolib.core.solve_cost import CALL, GPU_CALL, ProblemSize
 from geolib.core.validation import (
     Inputs,
+    expect,
     num_samples,
-    require_dense,
     require_factorisable,
     require_finite,
     take,
@@ -88,13 +88,11 @@ class PullbackMetric:
         x: Inputs | Iterable[Inputs],
         output_metric: OutputMetric | None = None,
         *,
-        reduction: str = "mean",
+        reduction: Annotated[str, ("mean", "sum")] = "mean",
         batch_size: int | None = None,
         check: bool = True,
     ) -> None:
-        self.output_metric = _output_metric(output_metric)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.output_metric = output_metric or Euclidean()
         self.R = R if isinstance(R, Realization) else Realization(R, check=check)
         self.data = _Data(x, batch_size, check)
         self.scale = _scale(reduction, self.data.n)
@@ -177,7 +175,7 @@ class Metric:
 
         Cost: none.
         """
-        metric, n = _output_metric(output_metric), len(L.outputs)
+        metric, n = output_metric or Euclidean(), len(L.outputs)
 
         def linearizations() -> Iterator[tuple[slice, Linearization]]:
             yield slice(0, n), L
@@ -244,15 +242,9 @@ class Metric:
         """R(theta, x) for all samples, shape (n, o)."""
         return torch.cat([L.outputs for _, L, _ in self.batches()])
 
-    def __matmul__(self, v: Tensor) -> Tensor:
+    def __matmul__(self, v: Annotated[Tensor, "self.p ..."]) -> Tensor:
         """G v for v of shape (p,), or column by column for v of shape (p, k)."""
-        if v.ndim not in (1, 2) or v.shape[0] != self.p:
-            raise ValueError(
-                f"v: expected shape ({self.p},) or ({self.p}, k), got {tuple(v.shape)}"
-            )
-        require_dense("v", v)
-        if not math.isfinite(v.sum()):  # one fast pass; the slow one says where
-            require_finite("v", v)
+        expect(v.ndim <= 2, "v", f"shape ({self.p},) or ({self.p}, k)", tuple(v.shape))
         return self.product(v) if v.ndim == 1 else self.product(v.mT).mT
 
     def product(self, v: Tensor) -> Tensor:
@@ -365,9 +357,9 @@ class Metric:
         self,
         g: Tensor,
         damping: float = 0.0,
-        method: str = "auto",
+        method: Annotated[str, solving.METHODS] = "auto",
         *,
-        tol: float | None = None,
+        tol: Annotated[float | None, "0 <= tol < inf"] = None,
         rtol: float | None = None,
         max_iterations: int | None = None,
         free: Tensor | None = None,
@@ -412,18 +404,7 @@ class Metric:
         return solving.solve(self, g, damping, method, *limits)
 
 
-def _output_metric(given: OutputMetric | None) -> OutputMetric:
-    if given is not None and not isinstance(given, OutputMetric):
-        raise TypeError(
-            "output_metric: expected an OutputMetric such as Categorical(), got "
-            f"{type(given).__name__}"
-        )
-    return Euclidean() if given is None else given
-
-
 def _scale(reduction: str, n: int) -> float:
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
     return 1.0 / n if reduction == "mean" else 1.0
 
 

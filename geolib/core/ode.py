@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -100,8 +101,8 @@ def integrate(
     field: Field,
     y0: Tensor,
     times: Sequence[float] | Tensor,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: Annotated[float, "rtol > 0"] = 1e-7,
+    atol: Annotated[float, "atol > 0"] = 1e-9,
     *,
     method: str = "dopri5",
     observer: Observer | None = None,
@@ -160,10 +161,6 @@ def integrate(
     grid = _check_times(times)
     run = _Run(field, y0, batched, observer, max_steps)
     if method == "dopri5":
-        if not (rtol > 0 and atol > 0):
-            raise ValueError(
-                f"rtol, atol: expected positive tolerances, got {rtol} and {atol}"
-            )
         run.adaptive(grid, rtol, atol)
     elif method in FIXED:
         if step is None or not (math.isfinite(step) and step > 0):

@@ -9,10 +9,14 @@ a Euclidean space, and the metric's Levi-Civita connection.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+# One sample a row, with any further axes.
+Outputs = Annotated[Tensor, "n ..."]
 
 
 class LocalMetric(ABC):
@@ -221,7 +225,7 @@ class OutputMetric(ABC):
     constant = False
 
     @abstractmethod
-    def at(self, z: Tensor, samples: slice) -> LocalMetric:
+    def at(self, z: Outputs, samples: slice) -> LocalMetric:
         """The metric at the outputs of the data set's `samples`.
 
         Args:
@@ -272,7 +276,7 @@ class Euclidean(OutputMetric):
 
     constant = True
 
-    def at(self, z: Tensor, samples: slice) -> LocalMetric:
+    def at(self, z: Outputs, samples: slice) -> LocalMetric:
         z = z.flatten(1)
         return DiagonalMetric(z, torch.ones_like(z))
 
@@ -299,7 +303,7 @@ class Bernoulli(OutputMetric):
         True
     """
 
-    def at(self, z: Tensor, samples: slice) -> LocalMetric:
+    def at(self, z: Outputs, samples: slice) -> LocalMetric:
         z = z.flatten(1)
         return DiagonalMetric(z, torch.sigmoid(z) * torch.sigmoid(-z))
 
@@ -356,7 +360,7 @@ class Categorical(OutputMetric):
         dim = "" if self.dim is None else f"dim={self.dim}"
         return f"Categorical({', '.join(filter(None, (given, dim)))})"
 
-    def at(self, z: Tensor, samples: slice) -> LocalMetric:
+    def at(self, z: Outputs, samples: slice) -> LocalMetric:
         axis = self._axis(z)
         if not self.reference and z.shape[axis] < 2:
             raise ValueError(

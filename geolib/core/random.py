@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from geolib.core.validation import expect
 
 Seed = int | np.random.Generator
 GAINS = {"he": 2.0, "lecun": 1.0}
@@ -32,13 +35,11 @@ def rng(seed: Seed) -> np.random.Generator:
     """
     if isinstance(seed, np.random.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed!r}")
     return np.random.default_rng(seed)
 
 
 def normal(
-    shape: int | Sequence[int],
+    shape: Annotated[int | Sequence[int], "0 <= shape <= 10**9"],
     seed: Seed,
     scale: float = 1.0,
     dtype: torch.dtype = torch.float64,
@@ -63,7 +64,7 @@ def normal(
 
 
 def uniform(
-    shape: int | Sequence[int],
+    shape: Annotated[int | Sequence[int], "0 <= shape <= 10**9"],
     seed: Seed,
     low: float = 0.0,
     high: float = 1.0,
@@ -84,12 +85,16 @@ def uniform(
         >>> uniform(2, seed=0)
         tensor([0.6370, 0.2698], dtype=torch.float64)
     """
+    expect(low <= high, "low, high", "low <= high", (low, high))
     draw = rng(seed).uniform(low, high, shape)
     return torch.as_tensor(np.asarray(draw)).to(device, dtype)
 
 
 def init_(
-    module: nn.Module, seed: Seed, scheme: str = "lecun", bias_scale: float = 0.0
+    module: nn.Module,
+    seed: Seed,
+    scheme: Annotated[str, ("he", "lecun", "glorot")] = "lecun",
+    bias_scale: float = 0.0,
 ) -> nn.Module:
     r"""Redraw the parameters of a module in place and return it.
 
@@ -121,8 +126,6 @@ def init_(
         >>> net.weight[0, 0].item(), net.bias.tolist()
         (0.07259..., [0.0, 0.0])
     """
-    if scheme not in ("he", "lecun", "glorot"):
-        raise ValueError(f"scheme: expected he, lecun or glorot, got {scheme!r}")
     generator = rng(seed)
     seen: set[int] = set()
     with torch.no_grad():

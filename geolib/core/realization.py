@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,6 @@ class Realization:
     """
 
     def __init__(self, module: nn.Module, *, check: bool = True) -> None:
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"module: expected an nn.Module, got {type(module).__name__}"
-            )
         named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         _check_parameters(module, named)
         _check_memory(module)
@@ -121,23 +117,28 @@ class Realization:
         return f"Realization({type(self.module).__name__}, p={self.p})"
 
     def __call__(self, theta: Tensor, x: Inputs) -> Tensor:
-        """The outputs, shape (n, o); further axes of the module's output are joined."""
+        """The outputs, shape (n, o); further axes of the module's output are joined.
+
+        Numbers that overflow on the way give inf or NaN, as in the module.
+        """
         self._require(theta, x)
         self.check(theta, x)
         return self.evaluate(self.unflatten(theta), x)
 
-    def evaluate(self, parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
-        """As `R(theta, x)`, with theta already cut into named tensors; no checks."""
+    def evaluate(
+        self, parameters: Annotated[Mapping[str, Tensor], "names"], x: Inputs
+    ) -> Tensor:
+        """As `R(theta, x)`, with theta already cut into named tensors; NaN is no error."""
         z = self.run(parameters, x)
-        return z.reshape(z.shape[0], -1)
+        return z.flatten(1) if z.ndim > 1 else z[:, None]
 
     def run(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Annotated[Mapping[str, Tensor], "names"],
         x: Inputs,
         constants: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """As `evaluate`, with the axes that the module gave its output.
+        """As `evaluate`, NaN included, with the axes that the module gave its output.
 
         Args:
             constants: buffers and frozen parameters by name; by default the copies
@@ -244,7 +245,7 @@ class Realization:
         self._require_evaluation_mode()
         return Recording(self)
 
-    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+    def unflatten(self, theta: Annotated[Tensor, "self.p"]) -> dict[str, Tensor]:
         """The vector cut into named views of the parameters' shapes."""
         pieces = theta.split(self.sizes)
         return {

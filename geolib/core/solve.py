@@ -45,7 +45,6 @@ from geolib.core.solve_cost import (
 )
 from geolib.core.validation import (
     expect,
-    require_dense,
     require_factorisable,
     require_finite,
     require_matching,
@@ -326,15 +325,20 @@ def _check(
     rtol: float | None,
     free: Tensor | None,
 ) -> None:
-    expect(method in METHODS, "method", f"one of {METHODS}", method)
     if method not in ("auto", "cg"):
         require_factorisable(f"method {method!r}", G.theta.dtype)
+    most = torch.finfo(G.theta.dtype).max
+    expect(
+        damping < most,
+        "damping",
+        f"a number below {most:.1e}, theta's largest",
+        damping,
+    )
     if free is not None:
         expect(method == "cg", "free", "method 'cg' with it", method)
         shape = tuple(getattr(free, "shape", ()))
         expect(shape == (G.p,), "free", f"a mask of shape ({G.p},)", shape)
     if isinstance(g, Tensor) and g.ndim == 2:
-        require_dense("g", g)
         shape, outer = tuple(g.shape), (G.n, G.problem_size.o)
         expect(
             shape == outer, "g", f"shape ({G.p},) or, on the outputs, {outer}", shape

@@ -1,4 +1,4 @@
-"""What a module eats: one tensor, a dict of tensors or a tuple of tensors."""
+"""What a module eats, and what an annotation cannot say of an argument."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
+
+
+class ArgumentError(ValueError, TypeError):
+    """An argument that does not fit; whether by its type or value is in the words."""
 
 
 def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
     """Refuse an argument by name; a comparison with NaN does not hold."""
     if not holds:
-        raise ValueError(f"{name}: expected {wanted}, got {got!r}")
+        raise ArgumentError(f"{name}: expected {wanted}, got {short(got)}")
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:70] + " ..."
 
 
 def tensors(x: Inputs) -> list[Tensor]:
@@ -83,22 +93,9 @@ def require_matching(name: str, t: Tensor, like: Tensor, other: str) -> None:
 
 def require_vector(name: str, v: Tensor, size: int, like: Tensor, other: str) -> None:
     """Refuse anything but a real vector of `size` entries that matches `like`."""
-    if not isinstance(v, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(v).__name__}")
-    require_dense(name, v)
-    if v.ndim != 1 or v.shape[0] != size:
-        raise ValueError(f"{name}: expected shape ({size},), got {tuple(v.shape)}")
-    if not v.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {v.dtype}")
+    expect(v.shape == (size,), name, f"shape ({size},)", tuple(v.shape))
+    expect(v.is_floating_point(), name, "a floating dtype", v.dtype)
     require_matching(name, v, like, other)
-
-
-def require_dense(name: str, t: Tensor) -> None:
-    """Refuse sparse layouts."""
-    if t.layout != torch.strided:
-        raise TypeError(
-            f"{name}: expected a dense tensor, got layout {t.layout}; call .to_dense()"
-        )
 
 
 def require_factorisable(what: str, dtype: torch.dtype) -> None:
@@ -112,6 +109,78 @@ def require_factorisable(what: str, dtype: torch.dtype) -> None:
 
 def require_finite(name: str, t: Tensor) -> None:
     """Refuse NaN and infinities, with their count."""
-    if not bool(torch.isfinite(t).all()):
-        bad = int((~torch.isfinite(t)).sum())
-        raise ValueError(f"{name}: {bad} of {t.numel()} entries are not finite")
+    bad = int((~torch.isfinite(t)).sum())
+    what = f"finite numbers; {bad} of {t.numel()} entries are not finite"
+    expect(not bad, name, what, t)
+
+
+WHOLE = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
+
+
+def check_inputs(x: Tensor, name: str = "x") -> None:
+    """Refuse anything but a tensor of at least one finite input.
+
+    Examples:
+        >>> check_inputs(torch.tensor([[float("nan")]]))
+        Traceback (most recent call last):
+        ...
+        geolib.core.validation.ArgumentError: x: expected finite inputs, got 'NaN or inf'
+    """
+    fits = isinstance(x, Tensor) and x.layout == torch.strided and x.ndim and len(x)
+    expect(fits, name, "a tensor of at least one input", type(x).__name__)
+    expect(bool(torch.isfinite(x).all()), name, "finite inputs", "NaN or inf")
+
+
+def class_labels(y: Tensor, rows: int, name: str = "y") -> Tensor:
+    """Labels as torch's losses want them, int64; refuse what are no labels of `rows`.
+
+    Examples:
+        >>> class_labels(torch.tensor([3, 1], dtype=torch.int32), 2)
+        tensor([3, 1])
+    """
+    what = (y.dtype, tuple(y.shape)) if isinstance(y, Tensor) else type(y).__name__
+    whole = isinstance(y, Tensor) and y.dtype in WHOLE and y.ndim == 1
+    expect(whole, name, "a tensor (n,) of whole numbers", what)
+    expect(rows == len(y) > 0, name, f"one label per input, {rows}", len(y))
+    return y.long()
+
+
+def check_labels(classes: int, y: Tensor, rows: int) -> Tensor:
+    """As `class_labels`; refuse labels that the network has no output for.
+
+    Examples:
+        >>> check_labels(2, torch.tensor([0, 2]), 2)
+        Traceback (most recent call last):
+        ...
+        geolib.core.validation.ArgumentError: y: expected classes 0 to 1, got (0, 2)
+    """
+    y = class_labels(y, rows)
+    low, high = int(y.min()), int(y.max())
+    expect(low >= 0 and high < classes, "y", f"classes 0 to {classes - 1}", (low, high))
+    return y
+
+
+def same_architecture(a: nn.Module, b: nn.Module, name: str = "b") -> None:
+    """Refuse two modules that differ in a layer's kind, a parameter or its shape.
+
+    Examples:
+        >>> same_architecture(nn.Linear(2, 3), nn.Linear(2, 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: b: expected the architecture of the first network, but 'weight' ...
+    """
+    ours, theirs = (_parts(module) for module in (a, b))
+    for part in [*ours, *theirs]:
+        if ours.get(part) != theirs.get(part):
+            raise ValueError(
+                f"{name}: expected the architecture of the first network, but {part!r} is "
+                f"{theirs.get(part, 'absent')} here and {ours.get(part, 'absent')} there"
+            )
+
+
+def _parts(module: nn.Module) -> dict[str, object]:
+    """The kind of each layer, and the shape of each parameter and buffer, by name."""
+    kind = torch.nn.utils.parametrize.type_before_parametrizations
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    layers = {n or "(root)": kind(m).__name__ for n, m in module.named_modules()}
+    return layers | {n: tuple(t.shape) for n, t in tensors}

@@ -6,9 +6,9 @@ live under the folder named by the variable `GEOLIB_DATA`, else in a cache folde
 in the user's home; `digits`, `diabetes` and `breast_cancer` need no file.
 """
 
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 
 from .api import available as available, fetch as fetch, load as load, names as names
 from .dataset import DataError as DataError, Dataset as Dataset
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Annotated
 
 from geolib.files import DATA_READ, did_you_mean
 
@@ -35,7 +36,11 @@ def names() -> tuple[str, ...]:
 
 
 def load(
-    name: str, *, split: int = 0, train: int | None = None, test: int | None = None
+    name: str,
+    *,
+    split: Annotated[int, "0 <= split < 2**32"] = 0,
+    train: Annotated[int | None, "train >= 1"] = None,
+    test: Annotated[int | None, "test >= 1"] = None,
 ) -> Dataset:
     """Read a data set from this disk; the network is never touched.
 
@@ -61,11 +66,6 @@ def load(
         ((1200, 64), (597, 64), 'float64')
     """
     _known(name)
-    for argument, count in (("train", train), ("test", test)):
-        if count is not None and count < 1:
-            raise ValueError(f"{argument}: expected at least 1 row, got {count}")
-    if split < 0:
-        raise ValueError(f"split: expected 0 or more, got {split}")
     DATA_READ[name] = None
     if name in IDX:
         return load_idx(name, train, test)

@@ -5,7 +5,7 @@ realise; `geodesic` and `exponential_map` solve for shortest paths; `connect`,
 `sparsify` and `learn_sequence` put them to work on any module.
 """
 
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 
 from .bvp import Geodesic as Geodesic, geodesic as geodesic, geodesics as geodesics
 from .connect import connect as connect
@@ -22,4 +22,4 @@ from .path import SineBasis as SineBasis, WeightPath as WeightPath
 from .sparse_path import sparse_path as sparse_path
 from .sparsify import sparsify as sparsify
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from geolib.core.linearization import differentiation
 from geolib.networks.training import minimize
-from geolib.networks.validation import check_positive
 
 from .function_space import Space
 from .path import Basis, LegendreBasis, SineBasis, WeightPath, check_ends
@@ -48,10 +48,10 @@ class Geodesic:
 @differentiation()
 def geodesic(
     space: Space,
-    a: Tensor,
-    b: Tensor,
+    a: Annotated[Tensor, "p"],
+    b: Annotated[Tensor, "p"],
     *,
-    optimizer: str = "adam",
+    optimizer: Annotated[str, ("adam", "lbfgs")] = "adam",
     seed: int = 0,
     start: Tensor | None = None,
     **options,
@@ -93,8 +93,6 @@ def geodesic(
     """
     if optimizer == "lbfgs":
         return _smooth_geodesic(space, a, b, start, **options)
-    if optimizer != "adam":
-        raise ValueError(f"optimizer: expected 'adam' or 'lbfgs', got {optimizer!r}")
     starts = None if start is None else start[None]
     ends = a[None], b[None]
     return geodesics(space, *ends, seeds=[seed], start=starts, **options)[0]
@@ -102,12 +100,12 @@ def geodesic(
 
 def geodesics(
     space: Space,
-    a: Tensor,
-    b: Tensor,
+    a: Annotated[Tensor, "pairs p"],
+    b: Annotated[Tensor, "pairs p"],
     *,
-    seeds: Sequence[int],
+    seeds: Annotated[Sequence[int], "pairs"],
     basis: Basis | None = None,
-    segments: int = 4,
+    segments: Annotated[int, "2 <= segments <= 10**6"] = 4,
     jitter: bool = True,
     steps: int = 2000,
     batch: int = 256,
@@ -156,9 +154,6 @@ def geodesics(
         >>> [round(f.energies[-1], 3) for f in found]
         [2.0, 0.5]
     """
-    if len(seeds) != len(a):
-        raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
-    check_positive(steps=steps, batch=batch, lr=lr, tol=tol)
     basis = SineBasis(4) if basis is None else basis
     starts = [None] * len(a) if start is None else list(start)
     pairs = zip(a, b, starts, strict=True)
@@ -186,7 +181,6 @@ def _smooth_geodesic(
     tol: float = 0.01,
 ) -> Geodesic:
     """The search of `geodesic` without randomness."""
-    check_positive(steps=steps, tol=tol)
     basis = LegendreBasis(16) if basis is None else basis
     path = _first_path(a, b, basis, start, segments)
     found, energies, passes = _lbfgs(space, path, NODES * segments, steps)
@@ -202,8 +196,6 @@ def _first_path(
 ) -> WeightPath:
     """The path that a search starts from."""
     check_ends(a, b, distinct=True)
-    if segments < 2:
-        raise ValueError(f"segments: expected at least 2, got {segments}")
     if start is None:
         start = a.new_zeros(basis.size, a.numel())
     return WeightPath(a, b, basis, start.clone())

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
+from geolib.core.validation import same_architecture
+from geolib.geodesics.embedding import SPACES
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
 from geolib.networks.rows import PIECE, Rows, as_rows
-from geolib.networks.validation import same_architecture
 
 from .bvp import Geodesic, geodesic
 from .curves import trained_curve
@@ -50,10 +51,8 @@ class Connection:
     gradient_evaluations: int
     message: str
 
-    def module(self, t: float) -> nn.Module:
+    def module(self, t: Annotated[float, "0 <= t <= 1"]) -> nn.Module:
         """The network at time t in [0, 1]; inside, BatchNorm is re-estimated on `x`."""
-        if not 0 <= t <= 1:
-            raise ValueError(f"t: expected a time in [0, 1], got {t!r}")
         time = torch.tensor([float(t)]).to(self.path.a)
         return self._at(self.path(time)[0])
 
@@ -84,9 +83,9 @@ def connect(
     data: Any,
     labels: Tensor | None = None,
     *,
-    method: str = "arc",
+    method: Annotated[str, METHODS] = "arc",
     align: bool | None = None,
-    space: str = "sphere",
+    space: Annotated[str, SPACES] = "sphere",
     ridge: float = 1e-4,
     transform: Callable[[Tensor], Tensor] | None = None,
     **options,
@@ -134,8 +133,6 @@ def connect(
         >>> found.module(0.5)(torch.eye(2).double()).shape
         torch.Size([2, 3])
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
     same_architecture(a, b)
     _same_constants(a, b)
     if method == "line" and options:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -58,12 +60,12 @@ class Learned:
 @differentiation()
 def learn_sequence(
     module: nn.Module,
-    tasks: list[Task],
+    tasks: Annotated[Sequence[Task], "tasks"],
     method: str | type[Learner] = "distilled logits, chosen inputs",
     *,
-    scenario: str = "class",
+    scenario: Annotated[str, ("class", "task")] = "class",
     memory: int = 50,
-    gradient_evaluations: int = 38_400,
+    gradient_evaluations: Annotated[int, "gradient_evaluations >= 1"] = 38_400,
     batch: int = 64,
     seed: int = 0,
     w: Tensor | None = None,
@@ -111,8 +113,6 @@ def learn_sequence(
     kind = _check(tasks, method, scenario, memory, gradient_evaluations)
     R = Realization(module)
     w = R.theta0.clone() if w is None else w.clone()
-    if not bool(torch.isfinite(w).all()):
-        raise ValueError("module: expected finite weights, got NaN or inf")
     classes = R(w, tasks[0].x[:1]).shape[1]
     for task in tasks:
         if max(task.classes) >= classes:
@@ -174,17 +174,11 @@ def _check(
     tasks, method: str | type[Learner], scenario: str, memory: int, budget: int
 ) -> type[Learner]:
     """The class of the method, after a look at all that was asked for."""
-    if not tasks:
-        raise ValueError("tasks: expected at least one task, got none")
     kind = LEARNERS.get(method) if isinstance(method, str) else method
     if kind is None:
         raise ValueError(f"method: expected one of {sorted(LEARNERS)}, got {method!r}")
-    if scenario not in ("class", "task"):
-        raise ValueError(f"scenario: expected 'class' or 'task', got {scenario!r}")
     if memory < 0 or (memory == 0 and kind.needs_memory):
         raise ValueError(
             f"memory: {method!r} needs at least 1 stored input a task, got {memory}"
         )
-    if budget < 1:
-        raise ValueError(f"gradient_evaluations: expected at least 1, got {budget}")
     return kind

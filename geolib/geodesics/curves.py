@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
+from geolib.core.validation import check_inputs, check_labels
+from geolib.geodesics.embedding import SPACES
 from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
-from geolib.networks.validation import check_inputs, check_labels, check_positive
 
 from .bvp import Geodesic
 from .function_space import FunctionSpace
@@ -70,13 +72,13 @@ def trained_curve(
 
 def trained_curves(
     R: Realization,
-    a: Tensor,
-    b: Tensor,
+    a: Annotated[Tensor, "pairs p"],
+    b: Annotated[Tensor, "pairs p"],
     x: Tensor | Rows,
     y: Tensor | None = None,
     *,
-    seeds: Sequence[int],
-    space: str = "sphere",
+    seeds: Annotated[Sequence[int], "pairs"],
+    space: Annotated[str, SPACES] = "sphere",
     ends: tuple[Realization, Realization] | None = None,
     basis: Basis | None = None,
     steps: int = 5000,
@@ -114,11 +116,8 @@ def trained_curves(
         >>> len(trained_curves(R, *pairs, x, y, seeds=[0, 1], steps=10))
         2
     """
-    if len(seeds) != len(a):
-        raise ValueError(f"seeds: expected one for each of {len(a)} pairs, got {seeds}")
     for start, end in zip(a, b, strict=True):
         check_ends(start, end, distinct=True)
-    check_positive(steps=steps, batch=batch, lr=lr)
     if isinstance(x, Tensor):
         check_inputs(x)
     paid = steps * min(batch, len(x))

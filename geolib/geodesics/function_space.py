@@ -8,16 +8,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
+from geolib.core.validation import check_inputs
+from geolib.geodesics.embedding import SPACES
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
-from geolib.networks.validation import check_inputs
 
 from .embedding import drift_gradient, embed, output_metric
 
@@ -80,13 +81,11 @@ class FunctionSpace:
         self,
         realization: Realization | nn.Module,
         x: Tensor | Rows,
-        space: str = "sphere",
+        space: Annotated[str, SPACES] = "sphere",
         ridge: float = 1e-4,
     ) -> None:
         if not isinstance(x, Rows):
             check_inputs(x)
-        if not ridge >= 0:
-            raise ValueError(f"ridge: expected a number >= 0, got {ridge}")
         embed(torch.zeros(1, 2), space)  # names an unknown space at once
         if isinstance(realization, nn.Module):
             realization = Realization(realization)
@@ -119,7 +118,9 @@ class FunctionSpace:
         """The inputs of these rows, or all of them."""
         return self.x[slice(None) if rows is None else rows]
 
-    def logits(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def logits(
+        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+    ) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
 
         The rows (n,) are those of all points, or (k, n) those of each.
@@ -139,15 +140,19 @@ class FunctionSpace:
         )
         return points.shape[1] > LOOP_ABOVE or any(recurrent)
 
-    def embed(self, outputs: Tensor) -> Tensor:
+    def embed(self, outputs: Annotated[Tensor, "... c"]) -> Tensor:
         """The points of the space that stand for outputs; see `embed`."""
         return embed(outputs, self.space)
 
-    def embedded(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def embedded(
+        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+    ) -> Tensor:
         """Embedded outputs, shape (k, n, c)."""
         return self.embed(self.logits(points, rows))
 
-    def __call__(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+    ) -> Tensor:
         """Embedded outputs with the Euclidean norm of the metric, shape (k, n c)."""
         out = self.embedded(points, rows)
         return out.flatten(1) / math.sqrt(out.shape[1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Metric, PullbackMetric, Realization
+from geolib.core.validation import expect
 from geolib.networks.splits import Task
 from geolib.networks.training import cosine
 
@@ -122,8 +123,7 @@ class Learner:
         rule: str = "random",
         candidates: int = 500,
     ) -> None:
-        if rule not in RULES:
-            raise ValueError(f"rule: expected one of {RULES}, got {rule!r}")
+        expect(rule in RULES, "rule", f"one of {RULES}", rule)
         self.rule, self.candidates = rule, candidates
         self.R, self.per_task, self.scenario = R, memory, scenario
         self.classes, self.seed = classes, seed

@@ -10,22 +10,6 @@ from geolib.core import Realization
 WARM = 0.7  # share of the steps after which no more weights are dropped
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Refuse a share of zeros outside [0, 1).
-
-    Examples:
-        >>> check_sparsity(1.0)
-        Traceback (most recent call last):
-        ...
-        ValueError: sparsity: expected a share of zeros in [0, 1), got 1.0
-    """
-    number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
-    if not number or not 0 <= sparsity < 1:
-        raise ValueError(
-            f"sparsity: expected a share of zeros in [0, 1), got {sparsity!r}"
-        )
-
-
 def matrices(R: Realization) -> Tensor:
     """Which entries of the weight vector belong to matrices and filters, shape (p,).
 
@@ -66,7 +50,6 @@ def magnitude_mask(
         >>> magnitude_mask(w, torch.tensor([True, True, True, False]), 0.34).tolist()
         [True, False, True, True]
     """
-    check_sparsity(sparsity)
     where = torch.nonzero(prunable)[:, 0]
     count = round(sparsity * len(where))
     keep = torch.ones_like(prunable)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.networks.validation import check_labels
+from geolib.core.validation import check_labels
 
 from .embedding import angle_length
 from .function_space import FunctionSpace, Space
@@ -51,7 +51,9 @@ class Lengths:
 
 
 @torch.no_grad()
-def lengths(space: Space, path: WeightPath, grid: int = 129) -> Lengths:
+def lengths(
+    space: Space, path: WeightPath, grid: Annotated[int, "2 <= grid <= 10**6"] = 129
+) -> Lengths:
     r"""Measure the path on `grid` equidistant times.
 
     .. math:: L = \sum_i |\Phi(w_{i+1}) - \Phi(w_i)|, \qquad
@@ -78,8 +80,6 @@ def lengths(space: Space, path: WeightPath, grid: int = 129) -> Lengths:
         >>> round(lengths(flat, line).output, 4)
         2.0
     """
-    if grid < 2:
-        raise ValueError(f"grid: expected at least 2 times, got {grid}")
     t = path.times(grid)
     phi, step2 = [], []
     before = None
@@ -156,7 +156,7 @@ def profile(
     path: WeightPath,
     logits: Callable[[Tensor], Tensor],
     labels: Tensor,
-    grid: int = 65,
+    grid: Annotated[int, "3 <= grid <= 10**6 and grid % 2"] = 65,
 ) -> Profile:
     """Score every network on a path by its loss and its accuracy.
 
@@ -179,8 +179,6 @@ def profile(
         >>> found.worst, found.accuracy[-1].item()
         (0.0, 1.0)
     """
-    if grid < 3 or grid % 2 == 0:
-        raise ValueError(f"grid: expected an odd number, at least 3, got {grid}")
     t = path.times(grid)
     loss: list[Tensor] = []
     accuracy: list[Tensor] = []

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from geolib.core.validation import expect, require_finite, require_matching
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class SineBasis:
 
     size: int = 4
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         k = _orders(self.size, t)
         return torch.sin(math.pi * t[:, None] * k) / k
 
@@ -46,7 +49,7 @@ class BezierBasis:
 
     size: int = 1
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         n = self.size + 1
         cols = [math.comb(n, k) * t**k * (1 - t) ** (n - k) for k in range(1, n)]
         return torch.stack(cols, 1)
@@ -76,7 +79,7 @@ class LegendreBasis:
 
     size: int = 8
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         P = _legendre(2 * t - 1, self.size + 1)
         cols = [
             (P[k + 1] - P[k - 1]) / (2 * math.sqrt(2 * k + 1))
@@ -113,7 +116,7 @@ class LinearSplineBasis:
 
     size: int = 3
 
-    def values(self, t: Tensor) -> Tensor:
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
         n, k = self.size + 1, _orders(self.size, t)
         return (1 - (n * t[:, None] - k).abs()).clamp_min(0)
 
@@ -177,7 +180,7 @@ class WeightPath:
         """`count` equidistant times from 0 to 1, on the path's device."""
         return torch.linspace(0, 1, count, dtype=self.a.dtype, device=self.a.device)
 
-    def __call__(self, t: Tensor) -> Tensor:
+    def __call__(self, t: Annotated[Tensor, "k"]) -> Tensor:
         """Weights at the times `t` (k,), shape (k, p)."""
         points = self.a + t[:, None] * (self.b - self.a)
         if self.basis is not None and self.control is not None:
@@ -214,8 +217,7 @@ def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
         ... ).item()
         1.0
     """
-    if len(points) < 2:
-        raise ValueError(f"points: expected at least two, got {len(points)}")
+    expect(len(points) >= 2, "points", "at least two", len(points))
     w = points if isinstance(points, Tensor) else torch.stack(list(points))
     a, b, n = w[0], w[-1], len(w) - 1
     if n == 1:
@@ -228,18 +230,11 @@ def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
 
 def check_ends(a: Tensor, b: Tensor, *, distinct: bool = False) -> None:
     """Refuse ends that no path can join; see `WeightPath`."""
-    if a.ndim != 1 or b.ndim != 1 or a.shape != b.shape:
-        raise ValueError(
-            f"b: expected a flat weight vector of {tuple(a.shape)} like a, got "
-            f"{tuple(b.shape)}; are the two networks of one architecture?"
-        )
-    if a.dtype != b.dtype or a.device != b.device:
-        raise ValueError(
-            f"b: expected {a.dtype} on {a.device} like a, got {b.dtype} on {b.device}"
-        )
-    for name, w in (("a", a), ("b", b)):
-        bad = int((~torch.isfinite(w)).sum())
-        if bad:
-            raise ValueError(f"{name}: expected finite weights, got {bad} NaN or inf")
+    flat = a.ndim == b.ndim == 1 and a.shape == b.shape
+    wanted = f"a flat weight vector of {tuple(a.shape)}, one architecture with a"
+    expect(flat, "b", wanted, tuple(b.shape))
+    require_matching("b", b, a, "a")
+    require_finite("a", a)
+    require_finite("b", b)
     if distinct and torch.equal(a, b):
         raise ValueError("b: expected weights that differ from a; the ends are equal")

@@ -16,7 +16,6 @@ from geolib.networks.training import Meter, batches
 
 from .function_space import FunctionSpace
 from .magnitude_masks import (
-    check_sparsity,
     cubic_sparsity,
     layer_adaptive,
     magnitude_mask,
@@ -116,7 +115,6 @@ def sparse_path(
         >>> int((found.weights == 0).sum()) >= 20, found.drifts[-1] < 1e-2
         (True, True)
     """
-    check_sparsity(sparsity)
     R, meter = space.realization, Meter()
     prunable = matrices(R)
     target = kept_outputs(space, R, w) if target is None else target

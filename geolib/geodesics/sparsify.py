@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
+from geolib.core.validation import check_labels
+from geolib.geodesics.embedding import SPACES
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
 from geolib.networks.channel_groups import check_orders
 from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
-from geolib.networks.validation import check_labels, check_positive
 
 from .function_space import FunctionSpace
-from .magnitude_masks import check_sparsity, matrices
+from .magnitude_masks import matrices
 from .sparse_path import Chooser, MetricMask, kept_outputs, sparse_path
 from .structured import choose_units, removable_units, shrink, unit_mask, unit_scores
 
@@ -81,10 +82,10 @@ def sparsify(
     batch: int = 256,
     damping: float = 1e-4,
     iterations: int = 9,
-    space: str = "sphere",
-    mask: str = "metric",
+    space: Annotated[str, SPACES] = "sphere",
+    mask: Annotated[str, MASKS] = "metric",
     labels: Tensor | None = None,
-    pull: float = 0.3,
+    pull: Annotated[float, "0 <= pull <= 1"] = 0.3,
     tol: float = 0.5,
     transform: Callable[[Tensor], Tensor] | None = None,
     callback: Callable[[int, float], object] | None = None,
@@ -141,24 +142,16 @@ def sparsify(
         >>> small[1].weight.shape
         torch.Size([8, 4])
     """
-    check_sparsity(sparsity)
-    check_positive(
-        steps=steps, batch=batch, damping=damping, iterations=iterations, tol=tol
-    )
     for name, layer in module.named_modules():
         check_weights(name, layer)  # zeros of others are not zeros of its weights
-    if mask not in MASKS:
-        raise ValueError(f"mask: expected one of {MASKS}, got {mask!r}")
     dense = Realization(module)
     x = as_rows(data, transform, dense.theta0)
-    if not bool(torch.isfinite(dense.theta0).all()):
-        raise ValueError("module: expected finite weights, got NaN or inf")
     normed = has_batch_norm(module)
     R = Realization(with_batch_statistics(module), check=False) if normed else dense
     used, held = _held_out(len(x), seed)
     S, meter = FunctionSpace(R, part_of(x, used, dense.theta0), space), Meter()
     if labels is not None:
-        labels = _checked_labels(S, labels, pull, len(x))[used]
+        labels = _checked_labels(S, labels, len(x))[used]
     twin = copy.deepcopy(module)
     kept: list[Tensor] = []
     choose: Chooser | None = None
@@ -239,12 +232,10 @@ def _unit_chooser(
     return choose
 
 
-def _checked_labels(S: FunctionSpace, labels: Tensor, pull: float, size: int) -> Tensor:
+def _checked_labels(S: FunctionSpace, labels: Tensor, size: int) -> Tensor:
     """The labels, where they are points of the space that outputs are compared in."""
     if S.space != "sphere":
         raise ValueError(f"labels: they are points of 'sphere', not of {S.space!r}")
-    if not 0 <= pull <= 1:
-        raise ValueError(f"pull: expected a share in [0, 1], got {pull!r}")
     labels = torch.as_tensor(labels)
     first = S.inputs(torch.arange(2))
     classes = S.realization(S.realization.theta0, first).shape[1]

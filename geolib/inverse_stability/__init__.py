@@ -6,7 +6,7 @@ networks have no such theorem, but a canonical form (`canonicalize`), and two of
 aligned by `geolib.networks.align`.
 """
 
-from geolib.core.checks import guarded as _guarded
+from geolib.doors import guarded as _guarded
 
 from .arrangement import generic_cell_count as generic_cell_count
 from .canonical import canonicalize as canonicalize

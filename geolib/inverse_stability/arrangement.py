@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations, islice
 from math import comb
+from typing import Annotated
 
 import numpy as np
 
@@ -14,7 +15,9 @@ ROUNDING = 64 * float(np.finfo(float).eps)  # what counts as zero when it is com
 CHUNK = 8192
 
 
-def generic_cell_count(h: int, d: int) -> int:
+def generic_cell_count(
+    h: Annotated[int, "0 <= h <= 10**6"], d: Annotated[int, "1 <= d <= 10**4"]
+) -> int:
     r"""The number of cells of h hyperplanes through the origin in general position.
 
     .. math:: 2 \sum_{i=0}^{d-1} \binom{h-1}{i}
@@ -32,8 +35,6 @@ def generic_cell_count(h: int, d: int) -> int:
         >>> generic_cell_count(8, 3)
         58
     """
-    if h < 0 or d < 1:
-        raise ValueError(f"h, d: expected h >= 0 and d >= 1, got {(h, d)}")
     return 2 * sum(comb(h - 1, i) for i in range(d)) if h else 1
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.gauge import Gauge, fold_batch_norm
 from geolib.networks.channel_groups import channel_groups
@@ -97,7 +96,6 @@ def canonicalize(
         >>> form.merged, form.module[0].weight.shape
         (1, torch.Size([1, 1]))
     """
-    expect(max_sweeps >= 1, "max_sweeps", "a positive number", max_sweeps)
     folded, count = fold_batch_norm(module)
     dropped = merged = 0
     channel_groups(folded)  # refuses what does not fit together

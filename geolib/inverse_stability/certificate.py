@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Annotated
 
 import numpy as np
 
@@ -28,7 +29,7 @@ SHARP = 2 * sqrt(2.0)
 Box = tuple[float | Sequence[float], float | Sequence[float]]
 
 
-def sharp_constant(m: int, quadrant: bool = False) -> float:
+def sharp_constant(m: Annotated[int, "m >= 1"], quadrant: bool = False) -> float:
     r"""The best constant of inverse stability for width m.
 
     .. math:: s(1) = 2, \quad s(2) = 1 + \sqrt2, \quad s(m) = 2\sqrt2 \ (m \ge 3)
@@ -54,12 +55,14 @@ def sharp_constant(m: int, quadrant: bool = False) -> float:
         >>> [round(sharp_constant(m, quadrant=True), 4) for m in (1, 2, 3, 4)]
         [2.0, 2.0, 2.4142, 2.8284]
     """
-    expect(m >= 1, "m", "a positive width", m)
     least = max(m - 1, 1) if quadrant else m
     return (2.0, 1 + sqrt(2.0), SHARP)[min(least, 3) - 1]
 
 
-def angle_constant(theta: float, norm: str = "h1") -> float:
+def angle_constant(
+    theta: Annotated[float, "0 < theta <= 1.5707963267948966"],
+    norm: Annotated[str, ("h1", "l2")] = "h1",
+) -> float:
     r"""A constant of inverse stability in the plane for a norm that training sees.
 
     .. math:: \operatorname{dist}(f, g) \le k(\theta)\,\|f - g\|^{1/2}, \qquad
@@ -82,8 +85,6 @@ def angle_constant(theta: float, norm: str = "h1") -> float:
         >>> round(angle_constant(0.02), 4), round(angle_constant(0.02, "l2"), 2)
         (6.3246, 98.98)
     """
-    expect(0 < theta <= np.pi / 2, "theta", "an angle in (0, pi/2]", theta)
-    expect(norm in ("h1", "l2"), "norm", "'h1' or 'l2'", norm)
     if norm == "h1":
         return float(2 * (2 / theta) ** 0.25)
     # theta - sin(theta), from below where the difference would cancel
@@ -93,7 +94,7 @@ def angle_constant(theta: float, norm: str = "h1") -> float:
 
 
 def sampled_bound(
-    df: np.ndarray, dg: np.ndarray, m: int, cell: float
+    df: np.ndarray, dg: np.ndarray, m: int, cell: Annotated[float, "0 < cell <= 1"]
 ) -> tuple[float, float]:
     r"""The bound from derivatives at random points alone, and its confidence.
 
@@ -127,7 +128,6 @@ def sampled_bound(
     """
     df, dg = finite_array("df", df, 3), finite_array("dg", dg, 3)
     expect(df.shape == dg.shape, "df, dg", "equal shapes", (df.shape, dg.shape))
-    expect(0 < cell <= 1, "cell", "a probability in (0, 1]", cell)
     seen = float(np.abs(df - dg).max())
     return sharp_constant(m) * sqrt(seen), float(1 - (1 - cell) ** len(df))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from geolib.core.validation import expect
+
 TOLERANCE = 1e-12  # "same direction" is a discontinuous predicate: report this number
 FEW = 64  # rows of which all pairs are compared faster than a tree is built
 
@@ -44,8 +46,7 @@ def parallel_classes(
         ...                  opposite=True)
         (array([0, 1, 0]), array([ 1,  1, -1]))
     """
-    if not 0 <= tol < 1:
-        raise ValueError(f"tol: expected a number in [0, 1), got {tol!r}")
+    expect(0 <= tol < 1, "tol", "a number in [0, 1)", tol)
     m, d = unit.shape
     i, j = _candidates(unit, tol, opposite)
     near = np.zeros(i.size, dtype=bool)

@@ -52,7 +52,9 @@ class Comparison:
 
 
 def compare(
-    module_a: nn.Module, module_b: nn.Module, inputs: Tensor | None = None
+    module_a: nn.Module,
+    module_b: nn.Module,
+    inputs: Annotated[Tensor | None, "n ..."] = None,
 ) -> Comparison:
     r"""Compare two networks of one architecture, modulo permutations and scales.
 

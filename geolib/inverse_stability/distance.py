@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Closest:
 
 
 def parameter_distance(
-    f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation"
+    f: ShallowReLU, g: ShallowReLU, gauge: Annotated[str, GAUGES] = "permutation"
 ) -> float:
     r"""Distance from f to the parametrizations of R(g) in one gauge orbit.
 
@@ -68,7 +69,7 @@ def parameter_distance(
 
 
 def closest_parametrization(
-    f: ShallowReLU, g: ShallowReLU, gauge: str = "permutation"
+    f: ShallowReLU, g: ShallowReLU, gauge: Annotated[str, GAUGES] = "permutation"
 ) -> Closest:
     """Find the parametrization of R(g) in a gauge orbit that is nearest to f.
 
@@ -94,7 +95,6 @@ def closest_parametrization(
         array([[1., 0.]])
     """
     same_architecture(f, g)
-    expect(gauge in GAUGES, "gauge", f"one of {GAUGES}", gauge)
     m = max(f.m, g.m)
     f, g = f.pad(m), g.pad(m)
     if gauge == "permutation":

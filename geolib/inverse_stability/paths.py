@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from geolib.core.validation import expect
+from geolib.core.validation import expect, same_architecture
 from geolib.inverse_stability.gauge import fold_batch_norm
 from geolib.networks.channel_graph import LINEAR, all_tensors
-from geolib.networks.validation import same_architecture
 
 
 def path_metric(module_a: nn.Module, module_b: nn.Module, reach: Tensor) -> float:

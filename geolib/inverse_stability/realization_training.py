@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -57,11 +58,11 @@ class TrainedRealization:
 
 
 def train_realization(
-    x: np.ndarray,
-    y: np.ndarray,
-    width: int,
+    x: Annotated[np.ndarray, "n d"],
+    y: Annotated[np.ndarray, "n"],
+    width: Annotated[int, "1 <= width <= 10**6"],
     *,
-    loss: str = "mse",
+    loss: Annotated[str, ("mse", "cross_entropy")] = "mse",
     penalty: float = 1e-2,
     seed: int | None = 0,
 ) -> TrainedRealization:
@@ -104,12 +105,8 @@ def train_realization(
         (True, True)
     """
     x, y = finite_array("x", x, 2), finite_array("y", y, 1)
-    expect(len(x) == len(y), "x, y", "as many rows", (x.shape, y.shape))
-    expect(loss in ("mse", "cross_entropy"), "loss", "mse or cross_entropy", loss)
     if loss == "cross_entropy":
         expect(np.isin(y, (0, 1)).all(), "y", "zeros and ones", np.unique(y)[:5])
-    whole = isinstance(width, int | np.integer) and width >= 1
-    expect(whole, "width", "a positive whole number", width)
     kind = _Edges if x.shape[1] == 2 else _Cube
     return kind(_Problem(x, y, loss, penalty), width, seed).run()
 

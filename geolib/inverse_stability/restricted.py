@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geolib.core.validation import expect
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
@@ -73,7 +74,7 @@ def in_restricted(net: ShallowReLU, tol: float = 1e-9) -> bool:
     return not restricted_defects(net, tol)
 
 
-def lift_inputs(x: Any) -> np.ndarray:
+def lift_inputs(x: Annotated[ArrayLike, "n d"]) -> np.ndarray:
     r"""The inputs that lifted networks read, shape (n, d + 2).
 
     .. math:: x \mapsto (x, 1, -1)
@@ -90,7 +91,6 @@ def lift_inputs(x: Any) -> np.ndarray:
         >>> lift_inputs([[5.0]])
         array([[ 5.,  1., -1.]])
     """
-    expect(np.ndim(x) == 2, "x", "shape (n, d)", np.shape(x))
     x = finite_array("x", x, 2)
     one = np.ones((len(x), 1))
     return np.hstack([x, one, -one])

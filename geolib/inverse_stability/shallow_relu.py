@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from geolib.core.validation import expect
@@ -20,11 +21,9 @@ def finite_array(name: str, value: Any, ndim: int) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     expect(array.ndim == ndim, name, f"an array with {ndim} axes", array.shape)
-    if 0 in array.shape:
-        raise ValueError(f"{name}: zero-width or empty array, got shape {array.shape}")
+    expect(0 not in array.shape, name, "no empty axis", array.shape)
     array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    expect(np.isfinite(array).all(), name, "finite numbers", "NaN or infinity")
     array.setflags(write=False)
     return array
 
@@ -71,7 +70,7 @@ class ShallowReLU:
     A: np.ndarray
     C: np.ndarray
 
-    def __init__(self, A: Any, C: Any) -> None:
+    def __init__(self, A: ArrayLike, C: ArrayLike) -> None:
         same_dtype(A=A, C=C)
         A, C = finite_array("A", A, 2), finite_array("C", C, 2)
         shapes = A.shape, C.shape
@@ -104,11 +103,11 @@ class ShallowReLU:
         """Indices of the neurons whose inner and outer weights are both non-zero."""
         return np.flatnonzero(self.A.any(axis=1) & self.C.any(axis=0))
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         """Outputs of shape (n, D) at inputs of shape (n, d)."""
         return np.maximum(as_points(x, self.d) @ self.A.T, 0.0) @ self.C.T
 
-    def jacobian(self, x: Any) -> np.ndarray:
+    def jacobian(self, x: ArrayLike) -> np.ndarray:
         """Derivatives of shape (n, D, d); at a kink the neuron counts as off."""
         on = (as_points(x, self.d) @ self.A.T > 0).astype(float)
         return np.einsum("nm,om,md->nod", on, self.C, self.A)
@@ -220,7 +219,7 @@ class BiasedReLU:
     b: np.ndarray
     C: np.ndarray
 
-    def __init__(self, W: Any, b: Any, C: Any) -> None:
+    def __init__(self, W: ArrayLike, b: ArrayLike, C: ArrayLike) -> None:
         same_dtype(W=W, b=b, C=C)
         W, C = finite_array("W", W, 2), finite_array("C", C, 2)
         b = finite_array("b", b, 1)
@@ -229,7 +228,7 @@ class BiasedReLU:
         for name, value in {"W": W, "b": b, "C": C}.items():
             object.__setattr__(self, name, value)
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         """Outputs of shape (n, D) at inputs of shape (n, d)."""
         x = as_points(x, self.W.shape[1])
         return np.maximum(x @ self.W.T + self.b, 0.0) @ self.C.T

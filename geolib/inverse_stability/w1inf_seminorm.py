@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import Annotated
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Seminorm:
 
 def w1inf_seminorm(
     net: ShallowReLU,
-    method: str = "auto",
+    method: Annotated[str, METHODS] = "auto",
     *,
     tol: float = TOLERANCE,
     samples: int = 4096,
@@ -107,7 +108,6 @@ def w1inf_seminorm(
         >>> found.exact, found.lower <= 5 <= found.upper
         (False, True)
     """
-    expect(method in METHODS, "method", f"one of {METHODS}", method)
     k = kinks(net, tol)
     h = len(k.normals)
     if h == 0:
@@ -280,6 +280,8 @@ def seminorm_on_box(
         (1.0, 2.0)
     """
     d = net.W.shape[1]
+    fits = all(np.shape(c) in ((), (1,), (d,)) for c in (low, high))
+    expect(fits, "low, high", f"numbers, or corners of {d} numbers", (low, high))
     below = np.broadcast_to(np.asarray(low, dtype=np.float64), (d,))
     above = np.broadcast_to(np.asarray(high, dtype=np.float64), (d,))
     good = np.isfinite([below, above]).all() and (below < above).all()

@@ -7,7 +7,7 @@ repairs algorithms (`NaturalGradient`, `NaturalMomentum`, `NaturalAdam`, ...) an
 the same for maps between networks of different size (`projection_defect`).
 """
 
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 from geolib.naturality.adaptive import (
     NaturalAdaGrad as NaturalAdaGrad,
     NaturalAdam as NaturalAdam,
@@ -74,4 +74,4 @@ from geolib.naturality.reparameterization import (
 )
 from geolib.naturality.rules import FirstOrderRule as FirstOrderRule
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

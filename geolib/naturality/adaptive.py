@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from geolib.naturality.geometric_optimizer import GeometricOptimizer, State, positive
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import LocalGeometry
 
 
@@ -54,15 +54,11 @@ class NaturalAdam(GeometricOptimizer):
         params: Iterable[Any],
         lr: float = 1e-2,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: Annotated[tuple[float, float], "0 <= betas < 1"] = (0.9, 0.999),
+        eps: Annotated[float, "0 <= eps < inf"] = 1e-8,
         connection: bool = True,
         **options: Any,
     ) -> None:
-        for k, b in enumerate(betas):
-            if not 0 <= b < 1:
-                raise ValueError(f"betas[{k}]: expected a number in [0, 1), got {b}")
-        positive("eps", eps, zero=True)
         self.connection = connection
         super().__init__(params, lr, betas=tuple(betas), eps=eps, **options)
 
@@ -70,13 +66,13 @@ class NaturalAdam(GeometricOptimizer):
         """The velocity of an average with raised index u and a squared length s."""
         return -u / (s.clamp(min=0).sqrt() + self.options["eps"])
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return self._velocity(self.solve(q, s["m"]), s["s"])
 
     def initial(self, q: LocalGeometry) -> State:
         return {"m": torch.zeros_like(q.g), "s": q.g.new_zeros(())}
 
-    def rate(self, q: LocalGeometry, s: State) -> State:
+    def rate(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         h = self.options["lr"]
         tau = [-h / math.log(b) for b in self.options["betas"]]
         u = self.solve(q, s["m"])
@@ -137,12 +133,10 @@ class NaturalAdaGrad(GeometricOptimizer):
         params: Iterable[Any],
         lr: float = 1e-2,
         *,
-        initial: float = 0.0,
-        eps: float = 1e-10,
+        initial: Annotated[float, "0 <= initial < inf"] = 0.0,
+        eps: Annotated[float, "0 <= eps < inf"] = 1e-10,
         **options: Any,
     ) -> None:
-        positive("initial", initial, zero=True)
-        positive("eps", eps, zero=True)
         super().__init__(params, lr, initial=initial, eps=eps, **options)
 
     def initial(self, q: LocalGeometry) -> State:
@@ -151,8 +145,8 @@ class NaturalAdaGrad(GeometricOptimizer):
     def gains(self) -> tuple[float, float]:
         return 1.0, 1.0  # a sum, not an average: s = O(1/h) when lr = sqrt(h)
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return -self.natural_gradient(q) / (s["s"].sqrt() + self.options["eps"])
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         return {"s": torch.dot(q.g, self.natural_gradient(q))}

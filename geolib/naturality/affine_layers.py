@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from geolib.core.validation import expect
 
 
 class AffineLayer(nn.Module):
@@ -50,7 +52,7 @@ class AffineLayer(nn.Module):
 
 
 def affine_mlp(
-    sizes: Sequence[int],
+    sizes: Annotated[Sequence[int], "1 <= sizes <= 10**6"],
     activation: Callable[[], nn.Module] = nn.Tanh,
     *,
     seed: int = 0,
@@ -76,8 +78,7 @@ def affine_mlp(
         >>> [tuple(w.shape) for w in affine_mlp([2, 3, 1]).parameters()]
         [(3, 3), (1, 4)]
     """
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"sizes: expected two or more positive widths, got {sizes}")
+    expect(len(sizes) >= 2, "sizes", "two or more widths", sizes)
     rng = np.random.default_rng(seed)
     parts: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geolib.core import Euclidean
 from geolib.core.linearization import differentiation
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_finite
 from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
 from geolib.naturality.evidence import UNSEEN, Site, gather, resolved_samples, sites
 from geolib.naturality.families import standard_suite
@@ -286,25 +286,19 @@ def _resolve(
     """The problem in float64, on one device; samples kept and given, where fewer."""
     if isinstance(module, Problem):
         return as_problem(module, None, None), None
-    if not (isinstance(data, tuple | list) and len(data) == 2):
-        raise ValueError(
-            f"data: expected a pair (x, y), got {type(data).__name__}; a Problem "
-            "carries its own data"
-        )
-    for part in data:
-        if not isinstance(part, Tensor | np.ndarray):
-            raise TypeError(
-                "data: expected a pair (x, y) of tensors or arrays, got a "
-                f"{type(part).__name__} in it"
-            )
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    pair = pair and all(isinstance(part, Tensor | np.ndarray) for part in data)
+    wanted = "a pair (x, y) of tensors or arrays (a Problem carries its own data)"
+    expect(pair, "data", wanted, type(data).__name__)
     x, y = (_double(torch.as_tensor(v)) for v in data)
-    even = x.ndim and y.ndim and len(x) == len(y)
-    expect(even, "data", "as many x as y", (tuple(x.shape), tuple(y.shape)))
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected an nn.Module, got {type(module).__name__}")
+    shapes = tuple(x.shape), tuple(y.shape)
+    expect(x.ndim and y.ndim and len(x) == len(y) > 0, "data", "as many x as y", shapes)
+    for part in (x, y):
+        require_finite("data", part)
+    kind = type(module).__name__
+    expect(isinstance(module, nn.Module), "module", "an nn.Module", kind)
     places = {str(t.device) for t in (x, y, *module.parameters())}
-    if len(places) > 1:
-        raise ValueError(f"data: module and data on several devices: {sorted(places)}")
+    expect(len(places) == 1, "data", "the module's device", sorted(places))
     copy = copy_module(module).double()
     if loss is not None:
         return as_problem(copy, loss, x), None

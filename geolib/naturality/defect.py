@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,8 @@ class Verdict(StrEnum):
         return self in (Verdict.EXACT, Verdict.NATURAL)
 
     @classmethod
-    def from_letter(cls, letter: str) -> Verdict:
-        """Return the verdict of a letter (a `KeyError` for any other)."""
+    def from_letter(cls, letter: Annotated[str, tuple("ENU?-")]) -> Verdict:
+        """Return the verdict of a letter."""
         return {v: k for k, v in LETTERS.items()}[letter]
 
 
@@ -151,9 +151,8 @@ def check_steps(steps: Sequence[float]) -> list[float]:
         ValueError: fewer than two distinct step sizes, or one that is not positive.
     """
     hs = sorted({float(h) for h in steps}, reverse=True)
-    expect(len(hs) >= 2, "step_sizes", "at least two distinct step sizes", list(steps))
-    if not all(math.isfinite(h) and h > 0 for h in hs):
-        raise ValueError(f"step_sizes: expected positive numbers, got {list(steps)}")
+    good = len(hs) >= 2 and all(math.isfinite(h) and h > 0 for h in hs)
+    expect(good, "step_sizes", "at least two distinct positive numbers", list(steps))
     return hs
 
 
@@ -269,6 +268,7 @@ def home_runs(
     initial: Tensor | None = None,
 ) -> Runs:
     """Return the ends of the home runs, which all reparameterizations share."""
+    expect(horizon <= 1e6 * min(steps), "horizon", "at most a million steps", horizon)
     spec = as_spec(optimizer)
 
     def end(h: float) -> Tensor:
@@ -360,8 +360,8 @@ def compare(
     """
     hs = check_steps(steps)
     T = 16 * hs[0] if horizon is None else horizon
-    if T < hs[0]:
-        raise ValueError(f"horizon: expected at least one step of {hs[0]}, got {T}")
+    wanted = f"from one step of {hs[0]} to a million of {hs[-1]}"
+    expect(hs[0] <= T <= 1e6 * hs[-1], "horizon", wanted, T)
     known = ["parameters", "outputs", *(["probe"] if problem.probe else [])]
     if space not in known:
         raise ValueError(
@@ -426,9 +426,7 @@ def naturality_defect(
     reparameterization.check(problem.theta0)
     if setting.spec.layered and reparameterization.layers is None:
         return setting.defect(reparameterization, {})
-    return setting.defect(
-        reparameterization, setting.reference() if home is None else home
-    )
+    return setting.defect(reparameterization, home or setting.reference())
 
 
 def summarize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import expect
 from geolib.naturality.affine_layers import blocks
 from geolib.naturality.reparameterization import Reparameterization, compose
 
@@ -123,7 +125,10 @@ def layer_orthogonal(module: nn.Module, like: Tensor, seed: int) -> Reparameteri
 
 
 def random_affine(
-    like: Tensor, seed: int, cond: float = 3.0, module: nn.Module | None = None
+    like: Annotated[Tensor, "real p"],
+    seed: int,
+    cond: Annotated[float, "1 <= cond <= 1e12"] = 3.0,
+    module: nn.Module | None = None,
 ) -> Reparameterization:
     r"""Draw an affine map of the parameter vector, or of every layer's matrix.
 
@@ -222,7 +227,7 @@ def radial(module: nn.Module, like: Tensor, power: float = 0.5) -> Reparameteriz
 
 
 def standard_suite(
-    module: nn.Module, like: Tensor, seed: int = 0
+    module: nn.Module, like: Annotated[Tensor, "real p"], seed: int = 0
 ) -> dict[str, Reparameterization]:
     """Draw the eleven families of the audit for `module`, with one seed.
 
@@ -239,7 +244,8 @@ def standard_suite(
         >>> list(suite)[:3]
         ['permutation', 'uniform', 'diagonal']
     """
-    s = 100 * seed
+    s, p = 100 * seed, sum(t.numel() for t in module.parameters() if t.requires_grad)
+    expect(len(like) == p, "like", f"{p} parameters, as the module has", len(like))
     return {
         "permutation": permutation(module, like, s),
         "uniform": _uniform(module, like),

@@ -19,8 +19,9 @@ from geolib.core import (
     Realization,
     Solution,
 )
+from geolib.core.checks import finite
 from geolib.core.linearization import differentiation
-from geolib.core.validation import expect, require_dense, require_matching
+from geolib.core.validation import expect, require_matching
 from geolib.naturality.local_geometry import (
     Diverged,
     LocalGeometry,
@@ -45,11 +46,10 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
     items = list(items)
     expect(items, "params", "at least one parameter that requires gradients", "none")
     for t in items:
-        if not isinstance(t, Tensor):
-            raise TypeError(f"params: expected tensors, got {type(t).__name__}")
-        if not t.is_floating_point():
-            raise TypeError(f"params: expected floating-point tensors, got {t.dtype}")
-        require_dense("params", t)
+        expect(isinstance(t, Tensor), "params", "tensors", type(t).__name__)
+        expect(t.is_floating_point(), "params", "floating-point tensors", t.dtype)
+        expect(t.layout == torch.strided, "params", "dense tensors", t.layout)
+        expect(finite(t), "params", "finite numbers", t.detach())
         require_matching("params", t, items[0], "the first")
     return items
 
@@ -64,14 +64,6 @@ def one_group(params: nn.Module | Iterable[Any]) -> list[Any]:
     parameters = [p for p in items if isinstance(p, nn.Parameter)]
     frozen = {id(p) for p in parameters if not p.requires_grad}
     return [p for p in items if id(p) not in frozen]
-
-
-def positive(name: str, value: float, zero: bool = False) -> float:
-    """Return the value, or raise a `ValueError` that names it."""
-    if not (value > 0 or (zero and value == 0)) or value == math.inf:
-        least = "at least 0" if zero else "more than 0"
-        raise ValueError(f"{name}: expected a finite number {least}, got {value}")
-    return value
 
 
 def require_same_outputs(L: Linearization, outputs: Tensor) -> None:
@@ -155,11 +147,6 @@ class GeometricOptimizer(torch.optim.Optimizer):
         self.leaves = check_tensors(one_group(params))
         self.R = Realization(params) if isinstance(params, nn.Module) else None
         metric = Euclidean() if output_metric is None else output_metric
-        if not isinstance(metric, OutputMetric):
-            raise TypeError(
-                "output_metric: expected an OutputMetric such as Categorical(), got "
-                f"{metric!r}"
-            )
         known = {
             name
             for cls in type(self).__mro__
@@ -171,11 +158,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
         self.output_metric, self.infer_metric = metric, output_metric is None
         self.damping_metric = damping_metric
         self.solution: Solution | None = None
-        base = {
-            "lr": positive("lr", lr),
-            "damping": positive("damping", damping, zero=True),
-            "rtol": rtol,
-        }
+        base = {"lr": lr, "damping": damping, "rtol": rtol}
         super().__init__(self.leaves, {**base, **defaults})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -249,6 +232,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
             v: on the parameters, (p,), or on the outputs, (n, c) (see
                 `LocalGeometry.solve`).
         """
+        p, z = q.linearization.p, q.z.shape
+        expect(v.shape in ((p,), z), "v", f"shape ({p},) or {tuple(z)}", tuple(v.shape))
         x = q.solve(v, self.options["damping"], self.damping_metric)
         s = self.solution = q.solution
         if s is not None and not s.converged and s.residual > 1e-2:
@@ -302,6 +287,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def move(self, x: Tensor) -> None:
         """Write a flat vector into the parameters."""
+        p = sum(t.numel() for t in self.leaves)
+        expect(x.shape == (p,), "x", f"shape ({p},)", tuple(x.shape))
         for t, piece in zip(self.leaves, unflatten(x, self.leaves), strict=True):
             t.copy_(piece)
 

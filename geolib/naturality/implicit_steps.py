@@ -3,7 +3,7 @@ r"""Steps that are natural at finite size: they are defined on functions."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -20,17 +20,17 @@ class _Implicit(GeometricOptimizer):
         params: Iterable[Any],
         lr: float = 1e-2,
         *,
-        iterations: int = 60,
+        iterations: Annotated[int, "1 <= iterations <= 10**9"] = 60,
         tolerance: float = 1e-14,
         **options: Any,
     ) -> None:
-        if iterations < 1:
-            raise ValueError(f"iterations: expected at least 1, got {iterations}")
         self.iterations, self.tolerance = iterations, tolerance
         self.converged = True
         super().__init__(params, lr, **options)
 
-    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+    def target(
+        self, q: LocalGeometry, v: Annotated[Tensor, "q.linearization.p"]
+    ) -> Tensor:
         """Return the outputs to stay close to, from the old point and its Euler step."""
         raise NotImplementedError
 
@@ -87,7 +87,9 @@ class RetractedNaturalGradient(_Implicit):
         1.1
     """
 
-    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+    def target(
+        self, q: LocalGeometry, v: Annotated[Tensor, "q.linearization.p"]
+    ) -> Tensor:
         return q.z + q.jvp(v)
 
 
@@ -115,7 +117,9 @@ class ProximalNatural(_Implicit):
         1.2
     """
 
-    def target(self, q: LocalGeometry, v: Tensor) -> Tensor:
+    def target(
+        self, q: LocalGeometry, v: Annotated[Tensor, "q.linearization.p"]
+    ) -> Tensor:
         return q.z
 
     def pull(self, new: LocalGeometry) -> tuple[Tensor, float]:

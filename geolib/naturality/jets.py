@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.naturality.catalogue import OPTIMIZERS
 from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import ZERO, LocalGeometry
@@ -80,6 +81,7 @@ def as_generator(rule: Any, problem: Problem) -> Generator:
     if isinstance(rule, type) and issubclass(rule, GeometricOptimizer):
         made = rule(problem.leaves(), 1.0, output_metric=problem.loss.output_metric)
         return Generator(rule.__name__, made.rate, made.tags)
+    expect(callable(rule), "rule", "a rule, its name, an optimizer or a function", rule)
     return _of_rule(getattr(rule, "__name__", "rule"), rule)
 
 
@@ -234,10 +236,10 @@ def jet(x: Tensor, B: Tensor, Q: Tensor | None = None) -> Callable[[float], Jet]
 def jet_defect(
     rule: Any,
     problem: Problem,
-    order: int = 1,
+    order: Annotated[int, "1 <= order <= 2"] = 1,
     *,
-    points: Iterable[Tensor] | None = None,
-    jets: int = 10,
+    points: Annotated[Iterable[Tensor] | None, "points"] = None,
+    jets: Annotated[int, "1 <= jets <= 10**6"] = 10,
     seed: int = 0,
 ) -> float:
     r"""Measure the largest relative failure of the transformation law on random jets.
@@ -277,8 +279,6 @@ def jet_defect(
         >>> jet_defect("natural", P, jets=2) < 1e-5 < jet_defect("gradient", P, jets=2)
         True
     """
-    if order not in (1, 2):
-        raise ValueError(f"order: expected 1 or 2, got {order}")
     X, rng = as_generator(rule, problem), np.random.default_rng(seed)
     chosen = sample_points(problem, seed=seed) if points is None else list(points)
     worst = 0.0

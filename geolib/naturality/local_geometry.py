@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from geolib.core import (
 from geolib.core.linear_calls import graph_nodes
 from geolib.core.linear_solvers import RootSystem
 from geolib.core.output_metrics import LocalMetric
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_matching
 
 LARGE = 1 << 24  # entries of a Jacobian beyond which no factorization of it is made
 ZERO = 1e-24  # audits cut the metric's eigenvalues here: singular values of A at 1e-12
@@ -43,6 +44,9 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """The inverse of `flatten`, with the shapes of `like`."""
     pieces = flat.split([t.numel() for t in like])
     return [q.reshape(t.shape) for q, t in zip(pieces, like, strict=True)]
+
+
+Vector = Annotated[Tensor, "real self.linearization.p"]
 
 
 class LocalGeometry:
@@ -89,8 +93,10 @@ class LocalGeometry:
         rtol: float = 1e-10,
         linearization: Linearization | None = None,
     ) -> None:
-        shape = tuple(outputs.shape)
-        expect(len(shape) >= 2, "closure", "outputs of shape (n, c) or (n, ...)", shape)
+        wanted = "outputs of shape (n, c) or (n, ...)"
+        expect(outputs.ndim >= 2, "closure", wanted, tuple(outputs.shape))
+        alive = outputs.grad_fn is not None is not loss.grad_fn
+        expect(alive, "outputs, loss", "tensors with a graph to the parameters", alive)
         self.graph, self.params = outputs.flatten(1), list(params)
         self.shape = outputs.shape
         self.output_metric, self.rtol, self.loss = output_metric, rtol, loss
@@ -144,6 +150,9 @@ class LocalGeometry:
 
     def vjp(self, u: Tensor) -> Tensor:
         r"""Return the covector :math:`J^T u`, (p,): by J where a solve has formed it."""
+        shape, wanted = tuple(self.z.shape), "the outputs' shape"
+        expect(u.shape[-2:] == shape, "u", f"{wanted} {shape}", tuple(u.shape))
+        require_matching("u", u, self.z, "the outputs")
         if "J" in self.__dict__:
             return u.reshape(-1) @ self.J
         return self._dense(self.linearization.vjp, u)
@@ -208,7 +217,7 @@ class LocalGeometry:
         r"""The Fisher metric :math:`J^T W J`, (p, p)."""
         return self.A.T @ self.A
 
-    def jvp(self, v: Tensor) -> Tensor:
+    def jvp(self, v: Vector) -> Tensor:
         r"""Return the tangent :math:`Jv`, (n, c): by J only where a solve needs it."""
         if self.metric is None:
             return (self.J @ v).view_as(self.z)
@@ -231,7 +240,7 @@ class LocalGeometry:
         u = torch.zeros_like(self.z, requires_grad=True)
         return u, flatten(self._grad(self.graph, u))
 
-    def second(self, v: Tensor, w: Tensor) -> Tensor:
+    def second(self, v: Vector, w: Vector) -> Tensor:
         r"""The second derivative :math:`D^2 f[v, w]`, (n, c)."""
         self._require_second_derivatives()
         u, s = self._row
@@ -260,11 +269,11 @@ class LocalGeometry:
             return torch.zeros_like(w)
         return flatten(self._grad(s, w, create=False)).detach()
 
-    def christoffel(self, v: Tensor, w: Tensor) -> Tensor:
+    def christoffel(self, v: Vector, w: Vector) -> Tensor:
         r"""First-kind symbols of F contracted with v and w: :math:`[vw, k]`, (p,)."""
         return self.vjp(self.christoffel_on_outputs(v, w))
 
-    def christoffel_on_outputs(self, v: Tensor, w: Tensor) -> Tensor:
+    def christoffel_on_outputs(self, v: Vector, w: Vector) -> Tensor:
         r"""The covector on outputs whose pull-back is :math:`[vw, k]`, (n, c)."""
         return self.lower(self.second(v, w)) + self._connection(v, w)
 

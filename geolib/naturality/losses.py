@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from geolib.core import Categorical, Euclidean, OutputMetric
-from geolib.core.validation import expect
-from geolib.networks.validation import check_labels, class_labels
+from geolib.core.validation import check_labels, class_labels, expect
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Loss:
         return self.value(z)
 
 
-def mse(y: Tensor) -> Loss:
+def mse(y: Annotated[Tensor, "real n outputs"]) -> Loss:
     r"""Return the loss :math:`\frac{1}{2n}\sum_i |z_i - y_i|^2`, with :math:`W = I/n`.
 
     Args:
@@ -47,11 +47,10 @@ def mse(y: Tensor) -> Loss:
         >>> float(mse(torch.zeros(2, 1))(torch.ones(2, 1)))
         0.5
     """
-    expect(y.ndim == 2, "y", "shape (n, outputs)", tuple(y.shape))
 
     def value(z: Tensor) -> Tensor:
-        like = f"the outputs' shape {tuple(z.shape)}"
-        expect(z.shape == y.shape, "y", like, tuple(y.shape))
+        wanted = f"the outputs' shape {tuple(z.shape)}"
+        expect(z.shape == y.shape, "y", wanted, tuple(y.shape))
         _same_device(y, z)
         return 0.5 * ((z - y) ** 2).sum() / len(y)
 
@@ -87,5 +86,4 @@ def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
 
 
 def _same_device(y: Tensor, z: Tensor) -> None:
-    if y.device != z.device:
-        raise ValueError(f"y: on {y.device}, but the outputs are on {z.device}")
+    expect(y.device == z.device, "y", f"{z.device}, where the outputs are", y.device)

@@ -3,13 +3,13 @@ r"""Momentum that is transported, not merely stored: four definitions, one integ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from geolib.core.validation import expect
-from geolib.naturality.geometric_optimizer import GeometricOptimizer, State, positive
+from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
 from geolib.naturality.local_geometry import LocalGeometry
 
 
@@ -52,7 +52,6 @@ class HeavyBall(GeometricOptimizer):
         initial: Tensor | None = None,
         **options: Any,
     ) -> None:
-        positive("friction", friction, zero=True)
         super().__init__(params, lr, friction=friction, **options)
         p = sum(t.numel() for t in self.leaves)
         if initial is not None:
@@ -61,10 +60,10 @@ class HeavyBall(GeometricOptimizer):
             (slot,) = self.tags
             self.memory[slot] = initial.detach().clone()
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return s["velocity"]
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         return {"velocity": -q.g}
 
 
@@ -112,7 +111,7 @@ class NaturalMomentum(HeavyBall):
         self.connection = connection
         super().__init__(params, lr, **o)
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         v, force = s["velocity"], q.dl
         if self.connection:
             force = force + q.christoffel_on_outputs(v, v)
@@ -155,16 +154,15 @@ class FunctionMomentum(GeometricOptimizer):
         friction: float = 1.0,
         **o: Any,
     ) -> None:
-        positive("friction", friction, zero=True)
         super().__init__(params, lr, friction=friction, **o)
 
     def initial(self, q: LocalGeometry) -> State:
         return {"u": torch.zeros_like(q.z)}
 
-    def velocity(self, q: LocalGeometry, s: State) -> Tensor:
+    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
         return self.solve(q, q.lower(s["u"]))
 
-    def drive(self, q: LocalGeometry, s: State) -> State:
+    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
         if s["u"].shape != q.z.shape:
             raise ValueError(
                 f"closure: outputs of shape {tuple(q.z.shape)}, but the momentum holds "

@@ -3,7 +3,7 @@ r"""The natural gradient and integrators of its flow."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -47,13 +47,9 @@ class NaturalGradient(GeometricOptimizer):
         params: Iterable[Any],
         lr: float = 1e-2,
         *,
-        integrator: str = "euler",
+        integrator: Annotated[str, INTEGRATORS] = "euler",
         **options: Any,
     ) -> None:
-        if integrator not in INTEGRATORS:
-            raise ValueError(
-                f"integrator: expected one of {sorted(INTEGRATORS)}, got {integrator!r}"
-            )
         self.integrator = integrator
         super().__init__(params, lr, **options)
 

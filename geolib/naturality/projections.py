@@ -139,7 +139,7 @@ def projection_defect(
     # Everything is compared in the target of the link, and the narrow run's way
     # is what the defect is divided by.
     up, low = _velocities(small, wide, narrow, link)
-    below = home_runs(small, narrow, hs, horizon, low) if below is None else below
+    below = below or home_runs(small, narrow, hs, horizon, low)
     above = home_runs(large, wide, hs, horizon, up)
     carried = link if down else (lambda t: t)
     same = (lambda t: t) if down else link

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import jacrev, vjp
+
+from geolib.core.validation import expect
 
 Map = Callable[[Tensor], Tensor]
 
@@ -69,7 +71,10 @@ class Reparameterization:
 
     @classmethod
     def affine(
-        cls, A: Tensor, b: Tensor | None = None, name: str = "affine"
+        cls,
+        A: Annotated[Tensor, "p p"],
+        b: Annotated[Tensor | None, "p"] = None,
+        name: str = "affine",
     ) -> Reparameterization:
         r"""Return the map :math:`\psi = A\theta + b`.
 
@@ -85,8 +90,6 @@ class Reparameterization:
             >>> Reparameterization.affine(2 * torch.eye(2))(torch.ones(2))
             tensor([2., 2.])
         """
-        if A.ndim != 2 or A.shape[0] != A.shape[1]:
-            raise ValueError(f"A: expected a square matrix, got shape {tuple(A.shape)}")
         inverse = torch.linalg.inv(A)
         shift = torch.zeros_like(A[0]) if b is None else b
         return cls(
@@ -148,11 +151,15 @@ class Reparameterization:
         r"""Return the matrix :math:`D\phi(x)`, (p, p); cost p reverse passes."""
         return jacrev(self.forward)(x)
 
-    def push_vector(self, x: Tensor, v: Tensor) -> Tensor:
+    def push_vector(
+        self, x: Annotated[Tensor, "real p"], v: Annotated[Tensor, "p"]
+    ) -> Tensor:
         r"""Push a tangent vector at x: :math:`D\phi(x) v`."""
         return directional(self.forward, x, v)
 
-    def push_covector(self, x: Tensor, m: Tensor) -> Tensor:
+    def push_covector(
+        self, x: Annotated[Tensor, "real p"], m: Annotated[Tensor, "p"]
+    ) -> Tensor:
         r"""Push a covector at x: :math:`D\phi(x)^{-T} m`, by one reverse pass."""
         return vjp(self.inverse, self.forward(x))[1](m)[0]
 
@@ -222,8 +229,7 @@ def compose(*maps: Reparameterization) -> Reparameterization:
         >>> compose(a, a, a)(torch.ones(1))
         tensor([8.])
     """
-    if not maps:
-        raise ValueError("maps: expected at least one Reparameterization, got none")
+    expect(maps, "maps", "at least one Reparameterization", maps)
     result = maps[0]
     for m in maps[1:]:
         result = result.then(m)

@@ -1,6 +1,6 @@
 """What is known of modules, for all chapters: structure, symmetries, training."""
 
-from geolib.core.checks import guarded as _guarded
+from geolib.doors import guarded as _guarded
 
 from .batch_norm import recalibrate as recalibrate
 from .batch_norm import with_batch_statistics as with_batch_statistics

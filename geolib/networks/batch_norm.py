@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import check_inputs, expect
 from geolib.networks.rows import Rows
-from geolib.networks.validation import check_inputs
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -121,8 +121,7 @@ def recalibrate(module: nn.Module, x: Tensor | Rows, batch: int = 512) -> nn.Mod
     """
     if isinstance(x, Tensor):
         check_inputs(x)
-    if len(x) < 2:
-        raise ValueError(f"x: expected at least two inputs, got {len(x)}")
+    expect(len(x) >= 2, "x", "at least two inputs", len(x))
     norms = [m for m in module.modules() if isinstance(m, NORMS)]
     momenta = [m.momentum for m in norms]
     was_training = module.training

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from geolib.core import init_
+from geolib.core.validation import expect
 
 VGG_PLANS: dict[str, tuple[int | str, ...]] = {
     "vgg11": (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
@@ -20,7 +22,7 @@ VGG_PLANS: dict[str, tuple[int | str, ...]] = {
 
 
 def mlp(
-    sizes: Sequence[int],
+    sizes: Annotated[Sequence[int], "1 <= sizes <= 10**6"],
     seed: int = 0,
     activation: type[nn.Module] = nn.ReLU,
     dtype: torch.dtype = torch.float64,
@@ -47,8 +49,7 @@ def mlp(
         >>> mlp([64, 32, 10])(torch.zeros(1, 64, dtype=torch.float64)).shape
         torch.Size([1, 10])
     """
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"sizes: expected two or more positive widths, got {sizes}")
+    expect(len(sizes) >= 2, "sizes", "two or more widths", sizes)
     layers: list[nn.Module] = [nn.Flatten()]
     for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(fan_in, fan_out, dtype=dtype)]
@@ -64,7 +65,7 @@ def lenet(
     side: int = 28,
     classes: int = 10,
     batch_norm: bool = False,
-    widths: Sequence[int] = (8, 16, 64),
+    widths: Annotated[tuple[int, int, int], "1 <= widths <= 10**6"] = (8, 16, 64),
     dtype: torch.dtype = torch.float64,
 ) -> nn.Sequential:
     """Build two convolutions with pooling and two linear layers, BatchNorm if asked.
@@ -98,11 +99,11 @@ def lenet(
 
 
 def vgg(
-    name: str = "vgg11",
+    name: Annotated[str, VGG_PLANS] = "vgg11",
     seed: int = 0,
     batch_norm: bool = True,
     classes: int = 10,
-    width: float = 1.0,
+    width: Annotated[float, "0 < width <= 100"] = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Sequential:
     """Build a VGG for 32 x 32 images: five pooling stages, then one linear layer.
@@ -124,8 +125,6 @@ def vgg(
         >>> vgg(width=1 / 16)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    if name not in VGG_PLANS:
-        raise ValueError(f"name: expected one of {sorted(VGG_PLANS)}, got {name!r}")
     layers: list[nn.Module] = []
     fan_in = 3
     for step in VGG_PLANS[name]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from geolib.networks.validation import check_inputs
+from geolib.core.validation import check_inputs
 
 PIECE = 1024  # rows that are read together
 

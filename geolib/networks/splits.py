@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from geolib.core.validation import expect
+from geolib.core.validation import check_inputs, class_labels, expect
 from geolib.data import load
 from geolib.networks.rows import Rows, no_bytes
-from geolib.networks.validation import check_inputs, class_labels
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from geolib.core import DeviceMemoryError, Realization, fitting_batch
 from geolib.core.linearization import differentiation
+from geolib.core.validation import check_inputs, check_labels, expect
 from geolib.files import write_whole
 from geolib.networks.splits import Table
-from geolib.networks.validation import check_inputs, check_labels
 
 
 @dataclass
@@ -109,6 +109,7 @@ def minimize(
         True
     """
     leaves = list(parameters)
+    expect(leaves, "parameters", "at least one", leaves)
     adam = torch.optim.Adam(leaves, lr=lr) if optimizer is None else optimizer
     values = []
     for step in range(first, steps):
@@ -216,7 +217,13 @@ def _seeds(seed: int | Sequence[int], w: Tensor) -> Sequence[int]:
 
 
 @torch.no_grad()
-def accuracy(R: Realization, w: Tensor, x: Tensor, y: Tensor, batch=4096) -> float:
+def accuracy(
+    R: Realization,
+    w: Tensor,
+    x: Annotated[Tensor, "n ..."],
+    y: Annotated[Tensor, "n"],
+    batch: int = 4096,
+) -> float:
     """Return the share of inputs whose largest output is that of their class.
 
     Args:
@@ -236,13 +243,7 @@ def accuracy(R: Realization, w: Tensor, x: Tensor, y: Tensor, batch=4096) -> flo
         >>> accuracy(R, R.theta0, torch.eye(2).double(), torch.tensor([9, 9]))
         0.0
     """
-    if len(x) == 0 or y.shape != (len(x),):
-        raise ValueError(
-            f"y: expected one class for each of {len(x)} > 0 inputs, shape "
-            f"({len(x)},), got {tuple(y.shape)}"
-        )
-    if not bool(torch.isfinite(w).all()):
-        raise ValueError("w: expected finite weights, got NaN or inf")
+    expect(bool(torch.isfinite(w).all()), "w", "finite weights", w)
     right = [
         (R(w, xs).argmax(1) == ys).sum().item()
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True)
@@ -296,6 +297,7 @@ def train_module(
         check_inputs(data.x)
         y = check_labels(module(data.x[:2]).shape[1], data.y, len(data.x))
     data = replace(data, y=y)
+    expect(any(True for _ in module.parameters()), "module", "parameters", module)
     adam = torch.optim.Adam(module.parameters(), lr=lr)
     size = sum(p.numel() for p in module.parameters())
     run = {"seed": seed, "steps": steps, "batch": batch, "lr": lr, "size": size}

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from geolib.core.validation import same_architecture
 from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import channel_groups, permute_channels
-from geolib.networks.validation import same_architecture
 
 EQUAL = 1e-6  # relative distance below which no second start is tried
 

@@ -7,7 +7,7 @@ its edges and vertices, followed numerically on the fifth face and in the interi
 (`fock_curves`), and sorted by regime (`classify_regime`, `predict`).
 """
 
-from geolib.files import exported as _exported
+from geolib.doors import guarded as _guarded
 
 from .data_matrix import prepare as prepare
 from .descent import Rule as Rule
@@ -30,4 +30,4 @@ from .trace_words import evaluate as evaluate, exact_loss as exact_loss
 from .trace_words import loss_words as loss_words, planar_loss as planar_loss
 from .trace_words import planar_numeric as planar_numeric
 
-__all__ = _exported(globals())
+__all__ = _guarded(globals())

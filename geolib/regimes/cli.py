@@ -11,9 +11,9 @@ from zipfile import BadZipFile
 import numpy as np
 import typer
 
+from geolib.core.validation import expect
 from geolib.regimes.data_matrix import prepare
 from geolib.regimes.predict import predict
-from geolib.regimes.setup import positive
 
 
 def read_matrix(path: Path) -> np.ndarray:
@@ -105,7 +105,8 @@ def command(
     if plot is not None and not plot.parent.is_dir():
         raise ValueError(f"plot: no folder {plot.parent}")
     matrix = prepare(read_matrix(data).T, drop_constant=True)
-    answer = predict(matrix, h=hidden, sigma2=positive("kappa", kappa) / matrix.d)
+    expect(0 < kappa < 1e50, "kappa", "a positive number", kappa)
+    answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)
     own = answer.in_data_units()
     typer.echo(
         f"{matrix.n} samples of {matrix.d} columns ({matrix.dropped} constant ones "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geolib.core.validation import expect
 from geolib.regimes.spectral_measures import SpectralMeasure
 
 RANGE = 1e-100, 1e100  # of entries
@@ -71,7 +73,7 @@ class DataMatrix:
 
 
 def prepare(
-    X: ArrayLike,
+    X: Annotated[ArrayLike, "d n"],
     *,
     centre: bool = True,
     scale: bool = True,
@@ -112,17 +114,9 @@ def prepare(
         drop_constant=True to remove them
     """
     M = np.asarray(X, dtype=np.float64)
-    if M.ndim != 2 or M.shape[0] < 1 or M.shape[1] < 2:
-        raise ValueError(
-            f"X: expected (d, n) with two or more samples as columns, got {M.shape}"
-        )
-    bad = ~np.isfinite(M)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"X: {int(bad.sum())} entries are NaN or infinite; the first is at "
-            f"row {row}, column {column}"
-        )
+    fits = M.ndim == 2 and M.shape[0] >= 1 and M.shape[1] >= 2
+    expect(fits, "X", "two or more samples as columns", M.shape)
+    expect(np.isfinite(M).all(), "X", "finite numbers", "NaN or inf")
     constant = np.ptp(M, axis=1) == 0
     if constant.any():
         if not drop_constant or constant.all():
@@ -139,11 +133,8 @@ def prepare(
         keep = values > 1e-10 * values[-1]
         M = (vectors[:, keep] / np.sqrt(values[keep])).T @ M
     size = float(np.abs(M).max())
-    if not RANGE[0] < size < RANGE[1]:
-        raise ValueError(
-            f"X: expected a largest entry between {RANGE[0]} and {RANGE[1]} around the "
-            f"mean, whose square can be held, got {size:.3g}"
-        )
+    wanted = f"a largest entry between {RANGE[0]} and {RANGE[1]} around the mean"
+    expect(RANGE[0] < size < RANGE[1], "X", wanted, size)
     unit = float(np.sqrt((M**2).sum() / M.size)) if scale else 1.0
     return _finish(M / unit, int(constant.sum()), mean, unit)
 

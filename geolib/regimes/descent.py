@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -41,19 +41,9 @@ class Rule:
     """
 
     lr: float
-    momentum: float = 0.0
-    decay: float = 0.0
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr: expected a positive, finite number, got {self.lr!r}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: expected in [0, 1), got {self.momentum!r}")
-        for name in ("decay", "noise"):
-            size = getattr(self, name)
-            if not (math.isfinite(size) and size >= 0):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {size!r}")
+    momentum: Annotated[float, "0 <= momentum < 1"] = 0.0
+    decay: Annotated[float, "decay >= 0"] = 0.0
+    noise: Annotated[float, "noise >= 0"] = 0.0
 
     @property
     def stride(self) -> float:
@@ -66,6 +56,7 @@ class Rule:
         Raises:
             ValueError: a time that is not a whole number of steps.
         """
+        times = np.asarray(times, dtype=np.float64)
         counts = np.round(times / self.stride)
         off = np.abs(counts * self.stride - times) > 1e-6 * self.stride
         if off.any():

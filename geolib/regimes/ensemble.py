@@ -7,6 +7,7 @@ the setup itself is dear, copies are smaller, and two sizes say what that costs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
-from geolib.regimes.setup import Setup, check_times, positive
+from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import FlowProblem, run
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
@@ -28,6 +29,7 @@ MEMORY = 100  # operations in the time that a step moves one number of the state
 FEWEST, MOST = 6, 512  # copies
 LONGEST = 1e5  # evaluations of the flow, or steps
 KEPT = 16  # sizes for each leading eigenvalue that a smaller copy keeps as it is
+DRAW = 10  # operations, times the rank cubed, for the eigenvalues of a drawn S
 EDGE = 0.98  # of the copies' largest deviations, what counts as their reach
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
@@ -60,11 +62,11 @@ def ensemble(
     setup: Setup,
     times: ArrayLike,
     law: SpectralMeasure | None = None,
-    population: np.ndarray | None = None,
+    population: Annotated[np.ndarray | None, "setup.d setup.d"] = None,
     *,
     target: bool = True,
     rule: Rule | None = None,
-    budget: float = BUDGET,
+    budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Ensemble:
     r"""The losses over d of a setup are averaged over draws of its own law.
 
@@ -113,7 +115,7 @@ def ensemble(
             f"times: {problem.times[-1]:.3g} takes about {problem.evaluations:.0e} "
             f"evaluations or steps; expected an end within {LONGEST:.0e}"
         )
-    afford = positive("budget", budget) / (FEWEST * problem.evaluations)
+    afford = budget / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
     mean = first.mean
@@ -141,7 +143,7 @@ def smaller(setup: Setup, share: float) -> Setup:
         return sum(abs(np.log(max(1, round(x)) / x)) for x in exact)
 
     top = max(2, round(share * setup.d))
-    d = min(range(top, max(1, top - top // 4), -1), key=off)
+    d = min(range(top, min(top - 1, max(1, top - top // 4)), -1), key=off)
     h, n = (max(1, round(x * d / setup.d)) for x in (setup.h, setup.n))
     return Setup(d, h, n, setup.kappa / d)
 
@@ -181,8 +183,7 @@ class _Copies:
     def evaluations(self) -> float:
         """Of the flow, about; or the steps of the rule."""
         if self.rule is None:
-            S = self.law
-            spread = S.moment(2) / S.moment(1) if S else self.setup.c
+            spread = S.moment(2) / S.moment(1) if (S := self.law) else self.setup.c
             return EVALUATIONS * max(1.0, self.times[-1] * max(1.0, spread) / 3)
         return float(self.rule.steps(self.times)[-1] + 1)
 
@@ -223,9 +224,9 @@ class _Copies:
     def run(self, share: float, budget: float) -> _Runs:
         small = smaller(self.setup, share)
         h, d = self.shape(small)
-        count = int(
-            np.clip(budget / (self.evaluations * self.cost(small)), FEWEST, MOST)
-        )
+        work = self.evaluations * self.cost(small)
+        work += 0 if self.law else DRAW * min(small.n, small.d) ** 3
+        count = int(np.clip(budget / work, FEWEST, MOST))
         rng = np.random.default_rng([SEED, small.d, small.h, small.n])
         S = np.stack([self.spectrum(small, rng) for _ in range(count)])[:, -d:]
         W = np.stack([self.weights(small, rng) for _ in range(count)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import Curves, follow
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
     covariance_law,
@@ -91,10 +92,10 @@ def fock_space(
     rho: float,
     kappa: float,
     c: float | None = None,
-    depth: int = 6,
+    depth: Annotated[int, "1 <= depth <= 11"] = 6,
     *,
     law: SpectralMeasure | None = None,
-    root: str = "input",
+    root: Annotated[str, ROOTS] = "input",
 ) -> FockSpace:
     r"""The truncated operators A and S are built, as they are seen from one root.
 
@@ -118,7 +119,7 @@ def fock_space(
         `FockSpace`: the weights `W` and the rows of S.
 
     Raises:
-        ValueError: parameters that are not positive, a depth not in 1..11, an unknown
+        ValueError: parameters that are not a depth not in 1..11, an unknown
             root, or one of an empty space.
 
     Cost: :math:`4^{D+1}` numbers of memory.
@@ -130,12 +131,8 @@ def fock_space(
         >>> fock_space(1.0, 1.0, 1.0, 3).W.shape
         (15, 15)
     """
-    of_A = marchenko_pastur(positive("rho", rho), positive("kappa", kappa))
+    of_A = marchenko_pastur(rho, kappa)
     of_S = covariance_law(c, law)
-    if not 1 <= depth <= 11:
-        raise ValueError(f"depth: expected 1 to 11, got {depth}")
-    if root not in ROOTS:
-        raise ValueError(f"root: expected one of {tuple(ROOTS)}, got {root!r}")
     laws = dict(zip("AS", (of_A, of_S), strict=True))
     seen = dict(zip("AS", ROOTS[root], strict=True))
     usual = {k: chain(law, depth + 1) for k, law in laws.items()}
@@ -188,7 +185,7 @@ def fock_curves(
     depth: int = 6,
     target: bool = True,
     rule: Rule | None = None,
-    rtol: float = 1e-6,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-6,
 ) -> Curves:
     r"""The losses over d in the limit of large sizes with every ratio kept.
 
@@ -238,7 +235,7 @@ def fock_curves(
         0.5
     """
     t, of_S = check_times(times), covariance_law(c, law)
-    eta = positive("rho", rho) / positive("kappa", kappa)
+    eta = rho / kappa
     goal, mean = float(target), of_S.moment(1)
     seen = float(of_S.weights[of_S.nodes > 0].sum())
 

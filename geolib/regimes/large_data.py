@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import SpectralMeasure, coarser, marchenko_pastur
 
 TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
@@ -56,7 +56,7 @@ def large_data(
         0.25
     """
     t = check_times(times)
-    rho, kappa = positive("rho", rho), positive("kappa", kappa)
+    rho, kappa = float(rho), float(kappa)
     E = np.minimum(np.expm1(np.minimum(4 * t, 200.0)), HUGE)
     quadrature = (E < TINY) | (law is not None)
     out = np.empty_like(t)
@@ -99,7 +99,7 @@ def large_data_next(
     law: SpectralMeasure | None = None,
     fresh: bool = False,
     nodes: int = 64,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-9,
 ) -> NextOrder:
     r"""The first correction in c = d / n, and with it the generalisation gap.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, logistic, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import (
     SpectralMeasure,
     coarser,
@@ -54,8 +56,8 @@ def mean_field(
     """
     t, mu = check_times(times), covariance_law(c, law)
     growth = np.multiply.outer(t, mu.nodes)
-    residual = (1 - logistic(positive("rho", rho), growth)) ** 2 / 2
-    variance = _population_variance(overlap, mu)
+    residual = (1 - logistic(float(rho), growth)) ** 2 / 2
+    variance = variances(overlap, mu)
     return Curves(
         residual @ (mu.weights * mu.nodes), residual @ (mu.weights * variance)
     )
@@ -69,7 +71,7 @@ def mean_field_next(
     law: SpectralMeasure | None = None,
     overlap: ArrayLike | None = None,
     nodes: int = 64,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-9,
 ) -> Curves:
     r"""The coefficients of d / h beyond the leading mean-field curves.
 
@@ -105,11 +107,11 @@ def mean_field_next(
         >>> round(float(mean_field_next([0.0], 0.5, 1.0).population[0]), 9)  # rho^2 / 2
         0.125
     """
-    t, rho = check_times(times), positive("rho", rho)
+    t, rho = check_times(times), float(rho)
     if law is None and c is not None:
-        law, c = marchenko_pastur(1.0, positive("c", c), nodes), None
+        law, c = marchenko_pastur(1.0, c, nodes), None
     fine = covariance_law(c, law)
-    mu, variance = coarser(fine, _population_variance(overlap, fine), nodes)
+    mu, variance = coarser(fine, variances(overlap, fine), nodes)
     x, w, size = mu.nodes, mu.weights, mu.nodes.size
     both = x[:, None] + x
 
@@ -128,7 +130,7 @@ def mean_field_next(
     return Curves(g @ (w * x) / 2, g @ (w * variance) / 2)
 
 
-def _population_variance(overlap: ArrayLike | None, law: SpectralMeasure) -> np.ndarray:
+def variances(overlap: ArrayLike | None, law: SpectralMeasure) -> np.ndarray:
     """The population variance along each node's direction; ones by default."""
     out = np.ones_like(law.nodes) if overlap is None else np.asarray(overlap, float)
     if out.shape != law.nodes.shape or not np.isfinite(out).all():

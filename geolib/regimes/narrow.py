@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.mean_field import variances
+from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import SpectralMeasure, covariance_law
 
 
@@ -17,7 +20,7 @@ def narrow(
     *,
     law: SpectralMeasure | None = None,
     overlap: ArrayLike | None = None,
-    rtol: float = 1e-10,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-10,
 ) -> Curves:
     r"""The losses over h, less their values for the zero map, when latents decouple.
 
@@ -59,11 +62,11 @@ def narrow(
         -0.375
     """
     t, mu = check_times(times), covariance_law(c, law)
-    kappa = positive("kappa", kappa)
+    kappa = float(kappa)
     s, log_v = _by_ode(t, kappa, mu, rtol)
     e = kappa * np.exp(2 * np.multiply.outer(s, mu.nodes) - log_v[:, None])
     r, q = e @ mu.weights, e @ (mu.weights * mu.nodes)
-    p = r if overlap is None else e @ (mu.weights * np.asarray(overlap, float))
+    p = r if overlap is None else e @ (mu.weights * variances(overlap, mu))
     return Curves(-q * (1 - r / 2), -p * (1 - r / 2))
 
 

@@ -10,7 +10,7 @@ import contextlib
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -77,7 +77,7 @@ def classify_regime(
     n: int | None = None,
     sigma2: float | None = None,
     *,
-    tol: float = 0.1,
+    tol: Annotated[float, "0 < tol < 1"] = 0.1,
 ) -> Regime:
     r"""The regime of a setup follows from exact derivatives and no fitted constant.
 
@@ -115,7 +115,6 @@ def classify_regime(
         >>> classify_regime(256, 256, 256, 1 / 256).name
         'interior'
     """
-    _tolerance(tol)
     setup, data = _sizes(problem, h, n, sigma2)
     if data is None:
         law, rate = marchenko_pastur(1.0, setup.c), setup.rate
@@ -130,11 +129,6 @@ def classify_regime(
     )
     name = " x ".join(active) if active else "interior"
     return Regime(name, active, errors, rate, critical)
-
-
-def _tolerance(tol: float) -> None:
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: expected a number in (0, 1), got {tol!r}")
 
 
 def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
@@ -182,7 +176,7 @@ _face = lru_cache(maxsize=None)(face)
 
 
 def theory_curves(
-    name: str,
+    name: Annotated[str, (*THEORIES, *NEXT)],
     times: ArrayLike,
     setup: Setup,
     law: SpectralMeasure | None = None,
@@ -219,8 +213,6 @@ def theory_curves(
         0.25
     """
     t = check_times(times)
-    if name not in (*THEORIES, *NEXT):
-        raise ValueError(f"name: expected one of {(*THEORIES, *NEXT)}, got {name!r}")
     if name == "ensemble":
         return ensemble(setup, t, law, rule=rule).mean
     if rule is not None and name != "interior":
@@ -387,8 +379,8 @@ def predict(
     theory: str = "auto",
     population: ArrayLike | None = None,
     rule: Rule | None = None,
-    tol: float = 0.05,
-    budget: float = BUDGET,
+    tol: Annotated[float, "0 < tol < 1"] = 0.05,
+    budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Prediction:
     r"""The training and population loss of a linear autoencoder are predicted.
 
@@ -448,7 +440,6 @@ def predict(
         if data is None:
             raise ValueError("population: only a data matrix can have its own")
         overlap, P = data.overlap(population), np.asarray(population, dtype=float)
-    _tolerance(tol)
     names = _allowed(theory, setup, P, rule)
     if "free" in names:
         budget /= 2

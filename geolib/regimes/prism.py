@@ -6,15 +6,16 @@ turned into an integer inequality and checked on every point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import gcd, lcm
+from typing import Annotated
 
 import numpy as np
 
-from geolib.regimes.trace_words import Planar, planar_loss
+from geolib.regimes.trace_words import Kind, Order, Planar, planar_loss
 
 # Names of the five faces, in the order in which the chapter treats them.
 REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
@@ -29,7 +30,7 @@ RAYS = {
 Key = tuple[int, int, int]
 
 
-def prism(kind: str, order: int) -> Polytope:
+def prism(kind: Kind, order: Order) -> Polytope:
     r"""The hull of the leading monomials of the s-th derivative is a triangular prism.
 
     The monomial :math:`\rho^k \kappa^{l-k} c^m` is the lattice point (l, k, m), and
@@ -87,7 +88,7 @@ def regime_of_facet(facet: Facet) -> str:
     raise ValueError(f"facet: normal {facet.normal} belongs to no regime")
 
 
-def face_test(name: str, kind: str, order: int) -> Callable[[Key], bool]:
+def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
     """Whether a monomial (l, k, m) lies on a regime's face.
 
     Raises:
@@ -110,7 +111,7 @@ def face_test(name: str, kind: str, order: int) -> Callable[[Key], bool]:
     return tests[name]
 
 
-def face(name: str, kind: str, order: int) -> Planar:
+def face(name: str, kind: Kind, order: Order) -> Planar:
     r"""The leading monomials of the s-th derivative that lie on a regime's face.
 
     The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1
@@ -210,7 +211,7 @@ class Polytope:
         return sizes == [3, 3, 4, 4, 4] and not triangles[0] & triangles[1]
 
 
-def hull(points: Iterable[Point]) -> Polytope:
+def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
     """The convex hull of lattice points has facets that are integer inequalities.
 
     Qhull proposes the facets in floating point; each is recomputed as an integer
@@ -234,8 +235,6 @@ def hull(points: Iterable[Point]) -> Polytope:
         (8, 12, 6)
     """
     cloud = sorted(set(points))
-    if not cloud:
-        raise ValueError("points: expected at least one, got none")
     dimension = _rank(cloud)
     axes = _independent_axes(cloud, dimension)
     if dimension < 2:

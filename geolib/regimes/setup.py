@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from geolib.core.validation import expect
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,19 @@ class Setup:
         (0.5, 1.0, 0.25)
     """
 
-    d: int
-    h: int
-    n: int
-    sigma2: float
-
-    def __post_init__(self) -> None:
-        for name in ("d", "h", "n"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or int(size) != size or size < 1:
-                raise ValueError(f"{name}: expected a whole number >= 1, got {size!r}")
-            object.__setattr__(self, name, int(size))
-        if not (math.isfinite(self.sigma2) and self.sigma2 > 0):
-            raise ValueError(
-                f"sigma2: expected a positive, finite variance, got {self.sigma2!r}"
-            )
+    d: Annotated[int, "d >= 1"]
+    h: Annotated[int, "h >= 1"]
+    n: Annotated[int, "n >= 1"]
+    sigma2: Annotated[float, "0 < sigma2 <= 1e50"]
 
     @classmethod
     def from_ratios(
-        cls, d: int, *, eta: float = 1.0, c: float = 1.0, kappa: float = 1.0
+        cls,
+        d: int,
+        *,
+        eta: Annotated[float, "eta > 0"] = 1.0,
+        c: float = 1.0,
+        kappa: float = 1.0,
     ) -> Setup:
         """The setup of size `d` with h / d, d / n and sigma^2 d near what was asked.
 
@@ -61,8 +57,6 @@ class Setup:
             >>> Setup.from_ratios(64, eta=0.5, c=2, kappa=1)
             Setup(d=64, h=32, n=32, sigma2=0.015625)
         """
-        for name, value in (("eta", eta), ("c", c), ("kappa", kappa)):
-            positive(name, value)
         return cls(d, max(1, round(eta * d)), max(1, round(d / c)), kappa / d)
 
     @property
@@ -103,13 +97,6 @@ class Setup:
         return np.linspace(0.0, window / self.rate, count)
 
 
-def positive(name: str, value: float) -> float:
-    """`value`, or a `ValueError` that names the argument."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: expected a positive, finite number, got {value!r}")
-    return float(value)
-
-
 def check_times(times: ArrayLike) -> np.ndarray:
     """Times as a float64 vector: finite, from 0 or later, strictly increasing.
 
@@ -117,20 +104,11 @@ def check_times(times: ArrayLike) -> np.ndarray:
         >>> check_times([0.0, 2.0, 1.0])
         Traceback (most recent call last):
         ...
-        ValueError: times: expected increasing values; entry 2 is 1.0 after 2.0
+        geolib.core.validation.ArgumentError: times: expected finite numbers that
+        increase from 0 or later, got [0.0, 2.0, 1.0]
     """
     t = np.atleast_1d(np.asarray(times, dtype=np.float64))
-    if t.ndim != 1 or t.size == 0:
-        raise ValueError(f"times: expected a non-empty vector, got shape {t.shape}")
-    if not np.isfinite(t).all():
-        raise ValueError("times: expected finite values, got NaN or infinity")
-    if t[0] < 0:
-        raise ValueError(f"times: expected a start at 0 or later, got {t[0]}")
-    bad = np.flatnonzero(np.diff(t) <= 0)
-    if bad.size:
-        i = int(bad[0])
-        raise ValueError(
-            f"times: expected increasing values; entry {i + 1} is {t[i + 1]} "
-            f"after {t[i]}"
-        )
+    fits = t.ndim == 1 and t.size and t[0] >= 0 and t[-1] < np.inf
+    wanted = "finite numbers that increase from 0 or later"
+    expect(fits and (np.diff(t) > 0).all(), "times", wanted, t.tolist())
     return t

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from geolib.core import Trajectory
+from geolib.core.validation import expect
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
 from geolib.regimes.setup import Setup, check_times
@@ -454,8 +455,11 @@ def gradient_flow(
         want = f"({d}, {d})" if covariance else f"({d}, n)"
         raise ValueError(f"data: expected shape {want}, got {tuple(D.shape)}")
     P = None if population is None else _matrix("population", population).to(W)
-    if P is not None and P.shape != (d, d):
-        raise ValueError(f"population: expected ({d}, {d}), got {tuple(P.shape)}")
+    if P is not None:
+        expect(P.shape == (d, d), "population", f"shape {(d, d)}", tuple(P.shape))
+        least, most = torch.linalg.eigvalsh(P)[[0, -1]].tolist()
+        wanted = "a covariance: no eigenvalue below zero"
+        expect(least >= -1e-9 * most, "population", wanted, least)
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
         wide = d <= h and rule is None
@@ -536,11 +540,13 @@ def _free_memory(device: torch.device) -> float:
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
+    expect(
+        not isinstance(seeds, int) or seeds < 10**6, "seeds", "below a million", seeds
+    )
     if isinstance(seeds, int):
         seeds = range(seeds)
     chosen = list(seeds)
-    if not chosen or min(chosen) < 0:
-        raise ValueError(f"seeds: expected at least one, none negative, got {chosen}")
+    expect(chosen and min(chosen) >= 0, "seeds", "at least one, none negative", chosen)
     return chosen
 
 
@@ -548,8 +554,7 @@ def _form(form: str, d: int, h: int, n: int, rule: Rule | None) -> str:
     if form == "auto":
         return choose(d, h, n, weights=rule is not None)
     allowed = FORMS[rule is not None :]
-    if form not in allowed:
-        raise ValueError(f"form: expected 'auto' or one of {allowed}, got {form!r}")
+    expect(form in allowed, "form", f"'auto' or one of {allowed}", form)
     return form
 
 
@@ -557,8 +562,6 @@ def _matrix(name: str, value: ArrayLike | Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         value = torch.as_tensor(np.asarray(value, dtype=np.float64))
     M = value.detach()
-    if M.ndim != 2 or M.numel() == 0:
-        raise ValueError(f"{name}: expected a matrix, got shape {tuple(M.shape)}")
-    if not torch.isfinite(M).all():
-        raise ValueError(f"{name}: expected finite entries, got NaN or infinity")
+    expect(M.ndim == 2 and M.numel() > 0, name, "a matrix", tuple(M.shape))
+    expect(bool(torch.isfinite(M).all()), name, "finite entries", "NaN or infinity")
     return M

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.regimes.loss_curves import Curves, solve
-from geolib.regimes.setup import check_times, positive
+from geolib.regimes.setup import check_times
 
 
 def bidiagonal(rho: float, kappa: float, size: int) -> np.ndarray:
@@ -31,10 +33,10 @@ def small_data(
     rho: float | None = None,
     kappa: float | None = None,
     *,
-    size: int = 20,
-    W0: ArrayLike | None = None,
+    size: Annotated[int, "1 <= size <= 1000"] = 20,
+    W0: Annotated[ArrayLike | None, "h d"] = None,
     target: bool = True,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-9,
 ) -> Curves:
     r"""The losses with few samples, at times tau = t d / n: one stands for all.
 
@@ -77,12 +79,8 @@ def small_data(
     if W0 is None:
         if rho is None or kappa is None:
             raise ValueError("rho, kappa: expected both, or W0")
-        if size < 1:
-            raise ValueError(f"size: expected at least 1, got {size}")
-        W0 = bidiagonal(positive("rho", rho), positive("kappa", kappa), size)
+        W0 = bidiagonal(rho, kappa, size)
     W0 = np.asarray(W0, dtype=np.float64)
-    if W0.ndim != 2 or not np.isfinite(W0).all():
-        raise ValueError(f"W0: expected a finite matrix, got shape {W0.shape}")
     shape, goal = W0.shape, 1.0 if target else 0.0
 
     def field(_: float, y: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.setup import positive
+from geolib.core.validation import expect
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,11 @@ class SpectralMeasure:
 
     def __post_init__(self) -> None:
         x, w = self.nodes, self.weights
-        if x.shape != w.shape or x.ndim != 1 or x.size == 0:
-            raise ValueError(
-                f"nodes, weights: expected equal vectors, got {x.shape} and {w.shape}"
-            )
-        if not (np.isfinite(x).all() and np.isfinite(w).all()):
-            raise ValueError("nodes, weights: expected finite values, got NaN or inf")
-        if x.min() < 0 or w.min() < 0 or abs(w.sum() - 1) > 1e-8:
-            raise ValueError(
-                "nodes, weights: expected nodes >= 0 and weights >= 0 that sum to 1, "
-                f"got least node {x.min():.3g} and sum {w.sum():.6g}"
-            )
+        alike = x.ndim == 1 and x.size and x.shape == w.shape
+        expect(alike, "nodes, weights", "equal vectors", (x.shape, w.shape))
+        whole = x.min() >= 0 and w.min() >= 0 and abs(w.sum() - 1) <= 1e-8
+        wanted = "finite nodes >= 0 and weights >= 0 that sum to 1"
+        expect(whole and math.isfinite(x.max()), "nodes, weights", wanted, w.sum())
 
     @classmethod
     def of_eigenvalues(cls, eigenvalues: ArrayLike) -> SpectralMeasure:
@@ -174,7 +169,6 @@ def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMea
         >>> round(law.moment(2), 12)     # alpha^2 + alpha beta
         1.25
     """
-    alpha, beta = positive("alpha", alpha), positive("beta", beta)
     theta = (np.arange(count) + 0.5) * np.pi / count
     radius = 2 * np.sqrt(alpha * beta)
     # Written so that it loses no digits at a hard edge (alpha = beta).
@@ -206,9 +200,8 @@ def covariance_law(c: float | None, law: SpectralMeasure | None) -> SpectralMeas
     Raises:
         ValueError: neither or both, or a c that is not positive.
     """
-    if (c is None) == (law is None):
-        raise ValueError("c, law: expected exactly one of the two")
-    return law if law is not None else marchenko_pastur(1.0, positive("c", c or 0.0))
+    expect((c is None) != (law is None), "c, law", "exactly one of the two", (c, law))
+    return law if law is not None else marchenko_pastur(1.0, c or 0.0)
 
 
 def jacobi(law: SpectralMeasure, count: int) -> tuple[np.ndarray, np.ndarray]:

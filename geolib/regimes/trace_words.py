@@ -12,14 +12,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, lru_cache
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from geolib.regimes.setup import positive
 from geolib.regimes.spectral_measures import free_poisson_moment
 
 KINDS = ("train", "population")
+Kind = Annotated[str, KINDS]
+Order = Annotated[int, "0 <= order <= 12"]
 Exact = dict[tuple[int, int, int, int], Fraction]
 Planar = dict[tuple[int, int, int], Fraction]
 
@@ -50,8 +51,6 @@ def twice_the_loss(kind: str) -> dict[str, int]:
         >>> twice_the_loss("train")
         {'S': 1, 'AS': -2, 'AAS': 1}
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
     tail = "S" if kind == "train" else ""
     return {canonical("A" * k + tail): cf for k, cf in ((0, 1), (1, -2), (2, 1))}
 
@@ -77,7 +76,7 @@ def _derivative(kind: str, order: int) -> dict[str, int]:
     return derive(_derivative(kind, order - 1)) if order else twice_the_loss(kind)
 
 
-def loss_words(kind: str, order: int) -> list[dict[str, int]]:
+def loss_words(kind: Kind, order: Order) -> list[dict[str, int]]:
     r"""Twice the loss and its first `order` time derivatives are sums of traces.
 
     .. math:: 2 L_{train} = tr S - 2\, tr SA + tr SAA , \qquad
@@ -99,15 +98,13 @@ def loss_words(kind: str, order: int) -> list[dict[str, int]]:
         >>> loss_words("population", 1)[1]
         {'AAS': 16, 'AS': -8, 'AAAS': -8}
     """
-    if order < 0:
-        raise ValueError(f"order: expected 0 or more, got {order}")
     return [dict(_derivative(kind, s)) for s in range(order + 1)]
 
 
 # ---- the exact mean, all genera ------------------------------------------------------
 
 
-def exact_loss(kind: str, order: int) -> Exact:
+def exact_loss(kind: Kind, order: Order) -> Exact:
     r"""The mean of a time derivative of the loss at 0, all genera, is a polynomial.
 
     .. math:: E\, \frac{d^s L}{dt^s}(0)
@@ -140,7 +137,11 @@ def exact_loss(kind: str, order: int) -> Exact:
 
 
 def evaluate(
-    poly: Exact, d: int, h: int, n: int, sigma2: Fraction | int = 1
+    poly: Exact,
+    d: Annotated[int, "d >= 1"],
+    h: Annotated[int, "h >= 1"],
+    n: Annotated[int, "n >= 1"],
+    sigma2: Fraction | int = 1,
 ) -> Fraction:
     r"""The value of an `exact_loss` polynomial at one setup is a rational number.
 
@@ -270,7 +271,7 @@ def _planar_ring() -> PlanarTraces:
     return PlanarTraces(rho, 1, lambda order: free_poisson_moment(order, c**0, c))
 
 
-def planar_loss(kind: str, order: int) -> list[Planar]:
+def planar_loss(kind: Kind, order: Order) -> list[Planar]:
     r"""Every derivative up to `order` has a leading part when all sizes grow together.
 
     .. math:: \frac1d \frac{d^s L}{dt^s}(0) \to
@@ -322,7 +323,7 @@ def value(table: Planar, rho: float, kappa: float, c: float) -> float:
 
 
 def planar_numeric(
-    kind: str, order: int, rho: float, kappa: float, c: float
+    kind: Kind, order: Order, rho: float, kappa: float, c: float
 ) -> np.ndarray:
     r"""The leading derivatives of `planar_loss` at one point, in floating point.
 
@@ -347,13 +348,7 @@ def planar_numeric(
         >>> planar_numeric("train", 1, 1.0, 1.0, 1.0).tolist()
         [0.5, -11.0]
     """
-    c = positive("c", c)
-    traces = PlanarTraces(
-        positive("rho", rho),
-        positive("kappa", kappa),
-        lambda order: free_poisson_moment(order, 1.0, c),
-    )
-    loss_words(kind, order)  # refuses a bad kind or order
+    traces = PlanarTraces(rho, kappa, lambda order: free_poisson_moment(order, 1.0, c))
     return np.array(
         [sum(traces.by_power(kind, s).values()) / 2 for s in range(order + 1)]
     )

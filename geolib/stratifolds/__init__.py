@@ -6,7 +6,7 @@ of starts at once in any chart. For real networks there are `find_strata` and
 `CollarSurgery`; for Bayesian asymptotics `learning_coefficient` and `evidence_curve`.
 """
 
-from geolib.core.checks import guarded as _guarded
+from geolib.doors import guarded as _guarded
 
 from .charts import Chart as Chart, Logit as Logit, smooth_modulus as smooth_modulus
 from .cone import cone as cone

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
+from geolib.core.validation import expect, require_finite
 
 Surgery = Callable[[Tensor, Tensor], Tensor]
+
+Coordinates = Annotated[Tensor, "real b self.width"]
 
 
 class Chart:
@@ -45,13 +47,19 @@ class Chart:
 
     names: tuple[str, ...] = ()
     eps: float | None = None
+
+    @property
+    def width(self) -> int:
+        """The number P of coordinates."""
+        return len(self.names)
+
     collar: int | None = None
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         """Coordinates (b, P) to natural parameters (b, A)."""
         raise NotImplementedError
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         """The derivative of `embed`, (b, A, P)."""
         with torch.enable_grad():
             leaf = eta.detach().requires_grad_(True)
@@ -65,11 +73,11 @@ class Chart:
             ]
         return torch.stack(rows, 1)
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         """Both at once: natural parameters (b, A) and Jacobian (b, A, P)."""
         return self.embed(eta), self.jacobian(eta)
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         """The nearest admissible coordinates, one row at a time."""
         return eta
 
@@ -77,7 +85,7 @@ class Chart:
         """Raw parameters (b, P) to coordinates; the identity for the raw chart."""
         return theta
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         """Coordinates back to raw parameters: the projection pi of a resolution."""
         return eta
 
@@ -90,7 +98,7 @@ class Chart:
         F = real_part(torch.einsum("bap,bac,bcq->bpq", J, fisher, J))
         return (F + F.transpose(1, 2)) / 2
 
-    def inside_collar(self, eta: Tensor) -> Tensor:
+    def inside_collar(self, eta: Coordinates) -> Tensor:
         """Which rows are inside the collar, where the model was changed: (b,) bool."""
         if self.collar is None or self.eps is None:
             return torch.zeros(len(eta), dtype=torch.bool, device=eta.device)
@@ -134,13 +142,13 @@ class AffineChart(Chart):
         self.names, self.matrix, self.weight = names, matrix, weight
         self.offset = [0.0] * len(matrix) if offset is None else offset
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return eta.new_tensor(self.offset) + eta @ eta.new_tensor(self.matrix).T
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         return eta.new_tensor(self.matrix).expand(len(eta), -1, -1)
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         if self.weight is None:
             return eta
         return with_columns(eta, {self.weight: eta[:, self.weight].clamp(0, 1)})
@@ -172,6 +180,7 @@ class Logit(Chart):
 
     def __init__(self, chart: Chart, column: int = 0) -> None:
         self.chart, self.column = chart, column
+        expect(0 <= column < chart.width, "column", "one of the chart's", column)
         names = list(chart.names)
         names[column] = f"logit {names[column]}"
         self.names = tuple(names)
@@ -179,13 +188,13 @@ class Logit(Chart):
     def _inner(self, eta: Tensor) -> Tensor:
         return with_columns(eta, {self.column: torch.sigmoid(eta[:, self.column])})
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return self.chart.embed(self._inner(eta))
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         return self.linearize(eta)[1]
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         inner = self._inner(eta)
         natural, J = self.chart.linearize(inner)
         slope = torch.ones_like(inner)
@@ -198,7 +207,7 @@ class Logit(Chart):
         logit = torch.logit(inner[:, self.column], eps=1e-12)
         return with_columns(inner, {self.column: logit})
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         return self.chart.from_chart(self._inner(eta))
 
 
@@ -226,21 +235,18 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
     Examples:
         >>> check_theta(torch.tensor([[1.5, 0.0]]), 2, weight=0)
         Traceback (most recent call last):
-        ValueError: theta: weight w (column 0) must lie in [0, 1]; got 1.5 in row 0
+        geolib.core.validation.ArgumentError: theta: expected a weight w (column 0) in
+        [0, 1], got [1.5]
     """
     shape = tuple(theta.shape)
     fits = len(shape) == 2 and shape[1] == width
     expect(fits, "theta", f"shape (batch, {width})", shape)
-    check_finite(theta, "theta")
-    if weight is not None:
-        w = theta[:, weight]
-        bad = ((w < 0) | (w > 1)).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"theta: weight w (column {weight}) must lie in [0, 1]; "
-                f"got {float(w[row]):g} in row {row}"
-            )
+    require_finite("theta", theta)
+    w = theta[:, weight or 0]
+    bad = (w < 0) | (w > 1)
+    if weight is not None and bool(bad.any()):
+        wanted = f"a weight w (column {weight}) in [0, 1]"
+        expect(False, "theta", wanted, w[bad].tolist())
 
 
 def smooth_step(r: Tensor) -> Tensor:
@@ -274,7 +280,9 @@ def _step(r: Tensor) -> tuple[Tensor, Tensor]:
     return s.where(inside, (r >= 1).to(r.dtype)), slope.where(inside, 0.0)
 
 
-def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def smooth_modulus(
+    t: Tensor, eps: Annotated[float, "0 < eps < inf"]
+) -> tuple[Tensor, Tensor]:
     r"""The smooth modulus is a positive stand-in for ``|t|``, given with its slope.
 
     .. math:: |t|_\varepsilon = S(a)\,|t| + (1 - S(a))\sqrt{t^2 + \varepsilon^2/4},
@@ -300,7 +308,6 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         >>> smooth_modulus(torch.tensor([0.0, 0.3]), eps=0.2)[0]
         tensor([0.1000, 0.3000])
     """
-    check_eps(eps)
     size = t.abs()
     if bool((size >= eps).all()):  # most of a descent: no row is inside the collar
         return size, torch.sign(t)
@@ -310,24 +317,3 @@ def smooth_modulus(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     modulus = torch.where(size >= eps, size, hyperbola + s * short)
     slope = torch.lerp(t / hyperbola, torch.sign(t), s)
     return modulus, slope + ds * (2 / eps) * torch.sign(t) * short
-
-
-def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity.
-
-    Examples:
-        >>> check_finite(torch.zeros(2), "x")
-    """
-    if not bool(torch.isfinite(torch.view_as_real(x + 0j)).all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def check_eps(eps: float) -> float:
-    """Refuse a collar width that is not a positive finite number; give it as a float.
-
-    Examples:
-        >>> check_eps(1)
-        1.0
-    """
-    expect(0 < float(eps) < float("inf"), "eps", "a positive finite width", eps)
-    return float(eps)

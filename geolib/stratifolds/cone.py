@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
-from geolib.stratifolds.charts import Chart, check_eps, check_theta, smooth_modulus
+from geolib.stratifolds.charts import Chart, Coordinates, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
 
@@ -35,20 +35,19 @@ class Cone(Chart):
     names = ("xi", "omega")
 
     def __init__(self, c: float = 2.0) -> None:
-        expect(c > 0, "c", "a positive slope", c)
         self.c = float(c)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         """The radius r over c, and its derivative in xi."""
         return xi, torch.ones_like(xi)
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         xi, om = eta.unbind(1)
         r, _ = self.radius(xi)
         mean = torch.stack([xi, self.c * r * om.cos(), self.c * r * om.sin()], 1)
         return mean / (1 + self.c**2) ** 0.5
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         xi, om = eta.unbind(1)
         r, dr = self.radius(xi)
         c, zero = self.c, torch.zeros_like(xi)
@@ -77,9 +76,11 @@ class ConeWaist(Cone):
     eps: float
     collar = 0
 
-    def __init__(self, c: float = 2.0, eps: float = 0.1) -> None:
+    def __init__(
+        self, c: float = 2.0, eps: Annotated[float, "0 < eps < inf"] = 0.1
+    ) -> None:
         super().__init__(c)
-        self.eps = check_eps(eps)
+        self.eps = float(eps)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
         return smooth_modulus(xi, self.eps)
@@ -93,7 +94,7 @@ class ConeWaist(Cone):
         xi, om = super().to_chart(theta).unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om + torch.pi, om)], 1)
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         xi, om = eta.unbind(1)
         return torch.stack([xi, torch.where(xi < 0, om - torch.pi, om)], 1)
 

@@ -10,7 +10,6 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, Surgery, real_part
 
 
@@ -143,7 +142,7 @@ class RunLog:
 
 
 def natural_step(
-    G: Annotated[Tensor, "b p p"], g: Annotated[Tensor, "b p"], damping: float
+    G: Annotated[Tensor, "real b p p"], g: Annotated[Tensor, "real b p"], damping: float
 ) -> Tensor:
     r"""The direction of the natural gradient for a batch of small metrics.
 
@@ -187,7 +186,10 @@ def natural_step(
 
 
 def pull_back(
-    objective: Objective, chart: Chart, eta: Tensor, natural: bool
+    objective: Objective,
+    chart: Chart,
+    eta: Annotated[Tensor, "real b chart.width"],
+    natural: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     r"""Loss, gradient and metric in a chart's coordinates.
 
@@ -224,9 +226,9 @@ def pull_back(
 def descend(
     objective: Objective,
     chart: Chart,
-    eta0: Tensor,
+    eta0: Annotated[Tensor, "real batch chart.width"],
     *,
-    method: str = "gd",
+    method: Annotated[str, ("gd", "ngd")] = "gd",
     lr: float = 1.0,
     damping: float = 0.0,
     clip: float = 1.0,
@@ -283,12 +285,8 @@ def descend(
         >>> descend(kl, A.chart, eta0, lr=0.3).success.tolist()
         [True, False]
     """
-    expect(method in ("gd", "ngd"), "method", "'gd' or 'ngd'", method)
-    good = eta0.ndim == 2 and bool(torch.isfinite(eta0).all()) and len(eta0)
-    wanted = "finite starts of shape (batch >= 1, P)"
-    expect(good, "eta0", wanted, tuple(eta0.shape))
     natural = method == "ngd"
-    eta = chart.project(eta0.clone())
+    eta = chart.project(eta0.detach().clone())
     log, kept = RunLog(eta, steps, tol, plateau), []
     last_offer = torch.full_like(eta[:, 0], float("inf"))
     for it in range(steps + 1):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import with_columns
 from geolib.stratifolds.descent import Descent, RunLog
 from geolib.stratifolds.mixture_kl import MixtureKL, check_mixture
@@ -51,9 +53,9 @@ def em_step(
 
 def em(
     objective: MixtureKL,
-    natural0: Tensor,
+    natural0: Annotated[Tensor, "real batch A"],
     *,
-    fixed: Sequence[int] = (),
+    fixed: Annotated[Sequence[int], "fixed >= 0"] = (),
     steps: int = 5000,
     tol: float = 1e-6,
     plateau: float | None = None,
@@ -87,7 +89,10 @@ def em(
         True
     """
     check_mixture(natural0, "natural0")
-    log, natural = RunLog(natural0, steps, tol, plateau), natural0
+    natural = natural0.detach()
+    weights = natural[:, : natural.shape[1] // 2]
+    expect(bool((weights >= 0).all()), "natural0", "weights >= 0", weights.tolist())
+    log = RunLog(natural, steps, tol, plateau)
     for it in range(steps + 1):
         loss, new = em_step(objective, natural, fixed)
         done = log.note(it, loss, natural)

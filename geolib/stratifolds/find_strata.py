@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
-from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
-from geolib.stratifolds.charts import check_finite
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -296,11 +295,11 @@ def find_strata(
     module: nn.Module,
     data: Tensor,
     *,
-    near: float = 0.1,
+    near: Annotated[float, "near > 0"] = 0.1,
     limit: int = 20,
-    probes: int = 8,
+    probes: Annotated[int, "2 <= probes <= 10**6"] = 8,
     samples: int = 256,
-    rtol: float = 1e-9,
+    rtol: Annotated[float, "0 <= rtol < 1"] = 1e-9,
 ) -> list[UnitStratum]:
     r"""Propose the strata near a network's weights and verify each by rank deficit.
 
@@ -347,11 +346,6 @@ def find_strata(
     """
     layers = hidden_layers(copy_module(module).double())
     check_inputs(data, module)
-    for name, p in module.named_parameters():
-        check_finite(p.detach(), name)
-    good = near > 0 and limit >= 1 and probes >= 2
-    wanted = "near > 0, limit >= 1, probes >= 2"
-    expect(good, "near, limit, probes", wanted, (near, limit, probes))
     proposals = [
         (c, k)
         for k, layer in enumerate(layers)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from geolib.core.validation import expect
-from geolib.stratifolds.charts import check_finite
+from geolib.core.validation import expect, require_finite
 from geolib.stratifolds.descent import natural_step
 
 
@@ -40,6 +40,11 @@ class GaussianMixture:
     means: Tensor
     covariances: Tensor
 
+    @property
+    def d(self) -> int:
+        """The number of dimensions."""
+        return self.means.shape[1]
+
     def __post_init__(self) -> None:
         a, m, S = self.weights, self.means, self.covariances
         K = len(a)
@@ -48,7 +53,7 @@ class GaussianMixture:
         wanted = f"shapes ({K}, d) and ({K}, d, d)"
         expect(fits, "means, covariances", wanted, shapes)
         for name in ("weights", "means", "covariances"):
-            check_finite(getattr(self, name), name)
+            require_finite(name, getattr(self, name))
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
         if bool(torch.linalg.cholesky_ex(S)[1].any()):
@@ -66,8 +71,9 @@ class GaussianMixture:
         noise = torch.einsum("nij,nj->ni", L[which], z.to(L))
         return self.means[which] + noise
 
-    def whiten(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def whiten(self, x: Annotated[Tensor, "real n self.d"]) -> tuple[Tensor, Tensor]:
         """Whitened residuals (K, d, n) and log of the weighted densities (K, n)."""
+        x = x.to(self.means.dtype)
         L = torch.linalg.cholesky(self.covariances)
         inverse = torch.linalg.inv(L)
         centre = (inverse @ self.means[..., None]).reshape(-1, 1)
@@ -81,7 +87,9 @@ class GaussianMixture:
         log_f = (y * y).sum(1).mul_(-0.5).add_(constant[:, None])
         return y, log_f
 
-    def expectation(self, x: Tensor) -> tuple[float, Tensor, Tensor]:
+    def expectation(
+        self, x: Annotated[Tensor, "real n self.d"]
+    ) -> tuple[float, Tensor, Tensor]:
         """One pass: mean log density, whitened residuals, responsibilities (K, n)."""
         y, log_f = self.whiten(x)
         top = log_f.amax(0)
@@ -89,7 +97,7 @@ class GaussianMixture:
         total = r.sum(0)
         return float((total.log() + top).mean()), y, r.div_(total)
 
-    def log_likelihood(self, x: Tensor) -> float:
+    def log_likelihood(self, x: Annotated[Tensor, "real n self.d"]) -> float:
         """Mean log density of the data."""
         return self.expectation(x)[0]
 
@@ -116,18 +124,24 @@ class MixtureFit:
     collapsed: tuple[int, ...] = ()
 
 
+KINDS = "full", "tied", "diag", "spherical", "fixed"
+
+
 def check_fit(x: Tensor, start: GaussianMixture) -> None:
     """Refuse data that cannot determine a mixture, or do not fit the start."""
     fits = x.ndim == 2 and len(x) >= 2
     wanted = "shape (n >= 2, d); one point has no maximum-likelihood mixture"
     expect(fits, "data", wanted, tuple(x.shape))
-    check_finite(x, "data")
     d, got = x.shape[1], start.means.shape[1]
     expect(d == got, "start", f"means in {d} dimensions like the data", got)
 
 
 def kmeans_start(
-    x: Tensor, n_components: int, *, reg_covar: float = 0.0, seed: int = 0
+    x: Annotated[Tensor, "real n d"],
+    n_components: int,
+    *,
+    reg_covar: float = 0.0,
+    seed: int = 0,
 ) -> GaussianMixture:
     r"""A first iterate is drawn by k-means++ and given the clusters' own moments.
 
@@ -160,9 +174,7 @@ def kmeans_start(
     """
     import numpy as np
 
-    fits = x.ndim == 2 and len(x) >= 2
-    expect(fits, "data", "shape (n >= 2, d)", tuple(x.shape))
-    check_finite(x, "data")
+    x = x.detach()
     distinct = len(torch.unique(x, dim=0))
     wanted = f"1 to {distinct}, the number of distinct points"
     expect(1 <= n_components <= distinct, "n_components", wanted, n_components)
@@ -203,10 +215,10 @@ def _gain(trace: list[float]) -> float:
 
 
 def em_fit(
-    x: Tensor,
+    x: Annotated[Tensor, "real n d"],
     start: GaussianMixture | int,
     *,
-    covariance_type: str = "full",
+    covariance_type: Annotated[str, KINDS] = "full",
     reg_covar: float = 0.0,
     max_iter: int = 1000,
     seed: int = 0,
@@ -253,12 +265,6 @@ def em_fit(
     if isinstance(start, int):
         start = kmeans_start(x, start, reg_covar=reg_covar, seed=seed)
     check_fit(x, start)
-    kinds = ("full", "tied", "diag", "spherical", "fixed")
-    expect(
-        covariance_type in kinds, "covariance_type", f"one of {kinds}", covariance_type
-    )
-    good = 0 <= reg_covar < math.inf
-    expect(good, "reg_covar", "a finite number >= 0", reg_covar)
     current, trace, converged = start, [], False
     thin: tuple[int, ...] = ()
     d = x.shape[1]
@@ -429,14 +435,14 @@ def _at_rest(g: Tensor, F: Tensor, tol: float, value: float) -> bool:
 
 
 def natural_fit(
-    x: Tensor,
+    x: Annotated[Tensor, "real n d"],
     start: GaussianMixture,
     *,
-    information: str = "fisher",
+    information: Annotated[str, ("fisher", "observed")] = "fisher",
     max_iter: int = 200,
     tol: float = 1e-9,
     target: float | None = None,
-    damping: float = 1e-3,
+    damping: Annotated[float, "damping > 0"] = 1e-3,
     reach: float = 1.0,
 ) -> MixtureFit:
     r"""A damped natural gradient fits data with the mixture's own information.
@@ -475,10 +481,8 @@ def natural_fit(
         (2.0, 2.667)
     """
     check_fit(x, start)
-    if not bool((start.weights > 0).all()) or damping <= 0:
-        raise ValueError("start, damping: expected positive weights and damping")
-    kinds = ("fisher", "observed")
-    expect(information in kinds, "information", f"one of {kinds}", information)
+    weights = start.weights
+    expect(bool((weights > 0).all()), "start", "positive weights", weights.tolist())
     current, rejected, converged = start, 0, False
     value, y, r = current.expectation(x)
     trace, passes = [value], 1
@@ -524,7 +528,7 @@ def _direction(g: Tensor, F: Tensor, H: Tensor | None, damping: float) -> Tensor
 
 
 def fit_mixture(
-    x: Tensor,
+    x: Annotated[Tensor, "real n d"],
     start: GaussianMixture | int,
     *,
     max_iter: int = 500,

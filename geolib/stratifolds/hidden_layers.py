@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from geolib.core.validation import expect, require_matching
 from geolib.networks.sequential import named_layers
-from geolib.stratifolds.charts import check_finite
 
 PASSIVE = (nn.Identity, nn.Flatten, nn.Dropout)
 
@@ -190,5 +189,11 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
-    check_finite(x, "data")
+    size = next(m.in_features for m in module.modules() if isinstance(m, nn.Linear))
+    expect(
+        size in (x.shape[-1], x[0].numel()),
+        "data",
+        f"{size} features, as the module takes",
+        got,
+    )
     require_matching("data", x, next(module.parameters()), "the module")

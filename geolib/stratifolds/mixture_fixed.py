@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,8 +11,8 @@ from torch import Tensor
 from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
+    Coordinates,
     Logit,
-    check_eps,
     check_theta,
     smooth_modulus,
 )
@@ -49,16 +51,16 @@ class MixtureTube(Chart):
     eps: float
     collar = 0
 
-    def __init__(self, eps: float = 0.1) -> None:
-        self.eps = check_eps(eps)
+    def __init__(self, eps: Annotated[float, "0 < eps < inf"] = 0.1) -> None:
+        self.eps = float(eps)
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return self.linearize(eta)[0]
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         return self.linearize(eta)[1]
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         t, nu = eta.unbind(1)
         m, dm = smooth_modulus(t, self.eps)
         zero, one, half = torch.zeros_like(nu), torch.ones_like(nu), 0.5 / nu
@@ -68,7 +70,7 @@ class MixtureTube(Chart):
         d_nu = torch.stack([w / nu, -up / nu, -down / nu, zero, one, -one], 1)
         return natural, torch.stack([d_t, d_nu], 2)
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         t, nu = eta.unbind(1)
         return torch.stack([t, torch.maximum(nu, smooth_modulus(t, self.eps)[0])], 1)
 
@@ -76,7 +78,7 @@ class MixtureTube(Chart):
         check_theta(theta, 2, weight=0)
         return self.project(torch.stack([theta.prod(1), theta[:, 1].abs()], 1))
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         t, nu = eta.unbind(1)
         sign = torch.where(t < 0, -1.0, 1.0).to(t)
         return torch.stack([t.abs() / nu, sign * nu], 1)

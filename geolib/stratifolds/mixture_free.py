@@ -11,8 +11,8 @@ from torch import Tensor
 from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
+    Coordinates,
     Logit,
-    check_eps,
     check_theta,
     smooth_step,
 )
@@ -68,15 +68,15 @@ class MixtureModuli(Chart):
 
     names = ("b", "v", "s")
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         b, v, s = eta.unbind(1)
         D = torch.sqrt(s * s + 4 * v + FLOOR)
         return torch.stack([(1 - s / D) / 2, b - (D - s) / 2, b + (D + s) / 2], 1)
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return RAW.embed(self.from_chart(eta))
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         _, v, s = eta.unbind(1)
         D = torch.sqrt(s * s + 4 * v + FLOOR)
         J = eta.new_zeros(len(eta), 4, 3)
@@ -88,7 +88,7 @@ class MixtureModuli(Chart):
         J[:, 2, 2], J[:, 3, 2] = (1 - s / D) / 2, (1 + s / D) / 2
         return J
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         return torch.stack([eta[:, 0], eta[:, 1].clamp_min(0), eta[:, 2]], 1)
 
     def to_chart(self, theta: Tensor) -> Tensor:
@@ -128,8 +128,8 @@ class MixtureCap(Chart):
     eps: float
     collar = 1
 
-    def __init__(self, eps: float = 0.1) -> None:
-        self.eps = check_eps(eps)
+    def __init__(self, eps: Annotated[float, "0 < eps < inf"] = 0.1) -> None:
+        self.eps = float(eps)
 
     def _pair(self, eta: Tensor) -> Tensor:
         """Moduli (b, v, s) of the two-component part; no 0/0 where it has no share."""
@@ -137,7 +137,7 @@ class MixtureCap(Chart):
         v = v.clamp_min(self.eps / 4)
         return torch.stack([b, v - FLOOR / 4, y / v], 1)  # D > 0 needs no floor here
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         b, v, y = eta.unbind(1)
         share = smooth_step(2 * v / self.eps - 1)[:, None]
         pair = MixtureModuli().embed(self._pair(eta))
@@ -148,7 +148,7 @@ class MixtureCap(Chart):
             [share * pair[:, :2], (1 - share) * cap, pair[:, 2:], atoms], 1
         )
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         b, v, y = eta.unbind(1)
         v = v.clamp_min(0)
         most = torch.where(v < self.eps, 2 * v, torch.inf)
@@ -159,7 +159,7 @@ class MixtureCap(Chart):
         b, v, s = moduli_of(theta).unbind(1)
         return self.project(torch.stack([b, v, v * s], 1))
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         b, v, y = eta.unbind(1)
         s = torch.where(v > 0, y / v.clamp_min(1e-300), torch.zeros_like(v))
         return MixtureModuli().from_chart(torch.stack([b, v, s], 1))

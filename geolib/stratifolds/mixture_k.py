@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from geolib.core.validation import expect
-from geolib.stratifolds.charts import Chart, check_theta, with_columns
+from geolib.stratifolds.charts import Chart, Coordinates, check_theta, with_columns
 from geolib.stratifolds.mixture_free import MixtureModuli, moduli_of
 from geolib.stratifolds.mixture_kl import mixture_stratifold
 from geolib.stratifolds.strata import Stratifold, Stratum
@@ -34,7 +36,7 @@ class SoftmaxMixture(Chart):
         names = [f"logit a{k}" for k in range(1, K)] + [f"mu{k}" for k in range(K)]
         self.names = tuple(names)
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return torch.cat(
             [grouped_softmax(eta[:, : self.K - 1]), eta[:, self.K - 1 :]], 1
         )
@@ -83,7 +85,7 @@ class PairModuli(Chart):
             *(f"mu{k}" for k in self.rest),
         )
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         r = self.K - 2
         group = grouped_softmax(eta[:, :r])
         w, m1, m2 = MixtureModuli().from_chart(eta[:, r : r + 3]).unbind(1)
@@ -94,7 +96,7 @@ class PairModuli(Chart):
         back = torch.argsort(order)
         return torch.cat([a[:, back], c[:, back]], 1)
 
-    def project(self, eta: Tensor) -> Tensor:
+    def project(self, eta: Coordinates) -> Tensor:
         v = self.K - 1
         return with_columns(eta, {v: eta[:, v].clamp_min(0)})
 
@@ -108,7 +110,7 @@ class PairModuli(Chart):
         logits = torch.log(a[:, self.rest] / W[:, None])
         return torch.cat([logits, moduli_of(raw), c[:, self.rest]], 1)
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         return SoftmaxMixture(self.K).coordinates(self.embed(eta))
 
 
@@ -118,7 +120,9 @@ def grouped_softmax(logits: Tensor) -> Tensor:
     return torch.softmax(torch.cat([zero, logits], 1), 1)
 
 
-def mixture_k(K: int, pair: tuple[int, int] = (0, 1)) -> Stratifold:
+def mixture_k(
+    K: Annotated[int, "2 <= K <= 1000"], pair: tuple[int, int] = (0, 1)
+) -> Stratifold:
     r"""A mixture of K free unit Gaussians, with one pair singled out to be resolved.
 
     .. math:: p = \sum_k a_k\,N(c_k, 1), \qquad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -64,7 +64,11 @@ class Resolution:
         return descend(objective, self.chart, self.to_chart(theta0), **settings)
 
 
-def resolve(S: Stratifold, eps: float | None = None, kind: str = "tube") -> Resolution:
+def resolve(
+    S: Stratifold,
+    eps: Annotated[float | None, "0 < eps < inf"] = None,
+    kind: str = "tube",
+) -> Resolution:
     r"""Resolve a stratifold by one of the constructions that it admits.
 
     ==========  =========================================  ===========================
@@ -129,10 +133,10 @@ class Annealed:
 
 def anneal(
     S: Stratifold,
-    teacher: Tensor,
+    teacher: Annotated[Tensor, "real S.chart.width"],
     theta0: Tensor,
     *,
-    eps: float = 0.4,
+    eps: Annotated[float, "0 < eps < inf"] = 0.4,
     stages: int = 10,
     steps: int = 400,
     lr: float = 1.0,
@@ -169,8 +173,6 @@ def anneal(
         >>> bool(fit.loss[-1] < 1e-4 * fit.loss[0]), fit.exact.tolist()
         (True, [False])
     """
-    if stages < 1:
-        raise ValueError(f"stages: expected at least 1, got {stages}")
     objective = S.objective(teacher)
     widths = tuple(eps * 0.5**k for k in range(stages))
     chart = resolve(S, widths[0], "tube").chart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -210,15 +210,17 @@ class Stratifold:
         return tuple(s for s in self.strata if s.rank <= i)
 
     def sample_stratum(
-        self, i: int, n: int, seed: int = 0, dtype: torch.dtype = torch.float64
+        self,
+        i: int,
+        n: Annotated[int, "n >= 1"],
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """n random points of Fisher rank i, drawn evenly from the strata of that rank.
 
         Raises:
             ValueError: no stratum has rank i, or n < 1.
         """
-        if n < 1:
-            raise ValueError(f"n: expected at least 1 point, got {n}")
         rng = np.random.default_rng(seed)
         if i == self.dim:
             return torch.as_tensor(self.draw(rng, n), dtype=dtype)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
-from geolib.stratifolds.charts import check_eps
 from geolib.stratifolds.find_strata import (
     canonical_pair,
     merged_unit,
@@ -131,13 +130,15 @@ class PairSurgery:
     """
 
     objective: UnitLoss
-    eps: float = 0.1
+    eps: Annotated[float, "0 < eps < inf"] = 0.1
     u_min: float | None = None
 
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
+    @property
+    def width(self) -> int:
+        """The number 2 + 2n of weights of two units."""
+        return 2 + 2 * self.objective.teacher_w.shape[1]
 
-    def matrix(self, theta: Tensor) -> Tensor:
+    def matrix(self, theta: Annotated[Tensor, "real B self.width"]) -> Tensor:
         """The splitting matrix A at the retraction of each row, (B, n, n)."""
         V, _, b, _, _ = overlap_coordinates(theta)
         loss = self.objective
@@ -147,7 +148,11 @@ class PairSurgery:
         H = loss.kernel.d11(b[:, None], points)
         return V[:, None, None] * torch.einsum("bj,bjnm->bnm", c, H)
 
-    def __call__(self, theta: Tensor, value: Tensor) -> Tensor:
+    def __call__(
+        self,
+        theta: Annotated[Tensor, "real B self.width"],
+        value: Annotated[Tensor, "B"],
+    ) -> Tensor:
         """The weights (B, 2 + 2n) after surgery, given them and their losses (B,)."""
         V, _, b, _, u = overlap_coordinates(theta)
         inside = torch.isfinite(u) & (u.abs() < self.eps) & (V.abs() > 1e-8)
@@ -175,7 +180,9 @@ class PairSurgery:
         return out
 
 
-def on_plateau(theta: Tensor, eps: float = 0.1) -> Tensor:
+def on_plateau(
+    theta: Annotated[Tensor, "real B P"], eps: Annotated[float, "0 < eps < inf"] = 0.1
+) -> Tensor:
     r"""Which two-unit networks sit in the collar of the overlap stratum.
 
     .. math:: |u| = |z(1-z)|\,|w_1 - w_2|^2 < \varepsilon
@@ -226,10 +233,10 @@ class SurgeryRecord:
 
 def overlap_forms(
     layer: HiddenLayer,
-    x: Tensor,
-    g: Annotated[Tensor, "n m"],
-    b: Annotated[Tensor, "d"],
-    V: Annotated[Tensor, "m"],
+    x: Annotated[Tensor, "real n layer.before.in_features"],
+    g: Annotated[Tensor, "real n m"],
+    b: Annotated[Tensor, "real d"],
+    V: Annotated[Tensor, "real m"],
 ) -> tuple[Tensor, Tensor]:
     r"""The overlap of two units has two quadratic forms of the loss.
 
@@ -263,6 +270,7 @@ def overlap_forms(
         tensor([[1., 1.]])
     """
     H = layer.inputs(x)
+    expect(b.shape == H.shape[1:], "b", f"shape {tuple(H.shape[1:])}", tuple(b.shape))
     _, d1, d2 = layer.slopes(H @ b)
     A = H.T @ (((g @ V) * d2)[:, None] * H)
     B = g.T @ (d1[:, None] * H)
@@ -341,9 +349,9 @@ class CollarSurgery:
 
     module: nn.Module
     loss: LossFunction
-    x: Tensor
-    y: Tensor
-    eps: float = 0.1
+    x: Annotated[Tensor, "n ..."]
+    y: Annotated[Tensor, "n ..."]
+    eps: Annotated[float, "0 < eps < inf"] = 0.1
     every: int = 50
     patience: float = 1e-3
     pairs: int = 4
@@ -353,11 +361,6 @@ class CollarSurgery:
     def __post_init__(self) -> None:
         self.layers = hidden_layers(self.module)
         check_inputs(self.x, self.module)
-        wanted = f"{len(self.x)} targets, one for each input"
-        expect(len(self.y) == len(self.x), "y", wanted, len(self.y))
-        good = self.eps > 0 and self.every >= 1 and self.max_rise >= 0
-        got, wanted = (self.eps, self.every, self.max_rise), "eps > 0, every >= 1, >= 0"
-        expect(good, "eps, every, max_rise", wanted, got)
         self._count = 0
         self._last = float("inf")
         self._value()  # refuses a loss that does not fit before training starts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from geolib.networks.erf_kernel import ErfKernel
 from geolib.stratifolds.charts import (
     AffineChart,
     Chart,
+    Coordinates,
     check_theta,
 )
 from geolib.stratifolds.strata import (
@@ -52,13 +55,13 @@ class RawUnits(AffineChart):
 class ComplexUnits(Chart):
     """A chart whose units may be a complex-conjugate pair, while the network is real."""
 
-    def embed(self, eta: Tensor) -> Tensor:
+    def embed(self, eta: Coordinates) -> Tensor:
         return self.linearize(eta)[0]
 
-    def jacobian(self, eta: Tensor) -> Tensor:
+    def jacobian(self, eta: Coordinates) -> Tensor:
         return self.linearize(eta)[1]
 
-    def from_chart(self, eta: Tensor) -> Tensor:
+    def from_chart(self, eta: Coordinates) -> Tensor:
         """Raw weights; NaN where the units are a complex pair."""
         natural = self.embed(eta)
         real = (natural.imag.abs() < 1e-12).all(1, keepdim=True)
@@ -88,15 +91,13 @@ class CentralUnits(ComplexUnits):
         tensor([[1., 1., 0., 2.]])
     """
 
-    def __init__(self, n: int = 1) -> None:
-        if n not in (1, 2):
-            raise ValueError(f"n: expected input dimension 1 or 2, got {n}")
+    def __init__(self, n: Annotated[int, "1 <= n <= 2"] = 1) -> None:
         self.n = n
         self.names = (
             ("V", "b", "u", "s") if n == 1 else ("V", "b0", "b1", "u", "s", "e")
         )
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         n = self.n
         V, b, u, s = eta[:, :1], eta[:, 1 : 1 + n], eta[:, n + 1, None], eta[:, n + 2]
         e = turn = torch.ones_like(V)
@@ -154,7 +155,7 @@ class PronyUnits(ComplexUnits):
 
     names = ("M0", "M1", "S", "P")
 
-    def linearize(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+    def linearize(self, eta: Coordinates) -> tuple[Tensor, Tensor]:
         M0, M1, S, P = (eta + 0j).unbind(1)
         r = torch.sqrt(S * S - 4 * P + 1e-12)
         w1, w2 = (S + r) / 2, (S - r) / 2

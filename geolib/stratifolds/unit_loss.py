@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect, require_finite
 from geolib.networks.erf_kernel import ErfKernel
-from geolib.stratifolds.charts import check_finite, real_part
+from geolib.stratifolds.charts import real_part
 
 
 class RBFKernel:
@@ -70,6 +71,9 @@ def overlap_coordinates(theta: Tensor) -> tuple[Tensor, ...]:
         >>> float(V), float(z), float(b), float(u)
         (2.0, 0.5, 1.0, 1.0)
     """
+    width = theta.shape[-1]
+    fits = theta.ndim == 2 and len(theta) and width >= 4 and width % 2 == 0
+    expect(fits, "theta", "shape (B, 2 + 2n)", tuple(theta.shape))
     v, w = split_units(theta, 2)
     V = v.sum(1)
     z = v[:, 1] / V
@@ -115,13 +119,13 @@ class UnitLoss:
 
     def __post_init__(self) -> None:
         v, w = self.teacher_v, self.teacher_w
+        require_finite("teacher_v", v)
+        require_finite("teacher_w", w)
         if w.ndim != 2 or v.shape != w.shape[:1]:
             raise ValueError(
                 "teacher_w: expected shape (units, n) with one row for each of "
                 f"{len(v)} output weights, got {tuple(w.shape)}"
             )
-        check_finite(v, "teacher_v")
-        check_finite(w, "teacher_w")
         self._own = v @ self.kernel(w[:, None], w) @ v  # the teacher's squared norm
 
     def _all(self, natural: Tensor) -> tuple[Tensor, Tensor]:

@@ -313,7 +313,7 @@ def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
         (
             lambda R, x: PullbackMetric(R, x, reduction="max"),
             ValueError,
-            "reduction: expected mean or sum",
+            "reduction: expected one of 'mean', 'sum'",
         ),
         (lambda R, x: PullbackMetric(R, x, batch_size=0), ValueError, "batch_size"),
         (lambda R, x: PullbackMetric(R, iter([x])), TypeError, "can be repeated"),
@@ -332,7 +332,7 @@ def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
         (
             lambda R, x: PullbackMetric(R, x * float("inf")).at(R.theta0).outputs(),
             ValueError,
-            r"R\(theta, x\): .* not finite",
+            "x: .* not finite",
         ),
         (
             lambda R, x: PullbackMetric(R, x.float()).at(R.theta0).outputs(),
@@ -342,7 +342,7 @@ def test_positions_and_outer_products_give_the_same_gram(monkeypatch):
         (
             lambda R, x: PullbackMetric(R, x).at(R.theta0) @ torch.zeros(3),
             ValueError,
-            "v: expected shape",
+            "v: .* with p = 32 as in Metric",
         ),
         (
             lambda R, x: PullbackMetric(R, x).at(R.theta0) @ (R.theta0 / 0),

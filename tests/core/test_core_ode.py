@@ -103,7 +103,7 @@ def test_a_narrow_peak_makes_it_reject_steps_and_the_answer_survives():
         ({"times": []}, ValueError, "times: expected finite"),
         ({"times": [0.0, 0.0]}, ValueError, "times: expected a strictly monotone"),
         ({"times": [0.0, math.nan]}, ValueError, "times: expected finite"),
-        ({"rtol": 0.0}, ValueError, "rtol, atol: expected positive"),
+        ({"rtol": 0.0}, ValueError, "rtol: .* with rtol > 0"),
         ({"method": "magic"}, ValueError, "method: expected dopri5"),
         ({"method": "rk4"}, ValueError, "step: rk4 needs a positive step"),
         (

@@ -85,5 +85,7 @@ def test_bad_seeds(seed):
 
 
 def test_bad_scheme():
-    with pytest.raises(ValueError, match="scheme: expected he, lecun or glorot"):
+    with pytest.raises(
+        ValueError, match="scheme: expected one of 'he', 'lecun', 'glorot'"
+    ):
         init_(nn.Linear(2, 2), 0, "best")

@@ -227,7 +227,11 @@ def test_an_indefinite_operator_is_refused():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"g": torch.full((32,), math.nan)}, ValueError, "g: 32 of 32 entries are not"),
+        (
+            {"g": torch.full((32,), math.nan)},
+            ValueError,
+            "g: .* 32 of 32 entries are not",
+        ),
         ({"g": torch.zeros(3)}, ValueError, r"g: expected shape \(32,\), got \(3,\)"),
         ({"g": torch.zeros(3, 2)}, ValueError, r"on the outputs, \(7, 2\), got \(3, 2"),
         ({"g": torch.zeros(7, 5)}, ValueError, r"on the outputs, \(7, 2\), got \(7, 5"),
@@ -240,7 +244,11 @@ def test_an_indefinite_operator_is_refused():
         ({"damping": math.nan}, ValueError, "damping: expected a finite"),
         ({"damping": 0.0, "method": "nystrom"}, ValueError, "needs a positive one"),
         ({"method": "lu"}, ValueError, "method: expected one of"),
-        ({"tol": math.nan}, ValueError, "tol: expected a finite number >= 0, got nan"),
+        (
+            {"tol": math.nan},
+            ValueError,
+            "tol: expected .* tol < inf, got nan",
+        ),
         (
             {"rtol": math.inf},
             ValueError,

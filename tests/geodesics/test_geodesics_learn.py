@@ -199,7 +199,7 @@ def test_two_data_sets_as_two_tasks():
 
 def test_faults():
     net, two = mlp([64, 8, 10]), tasks()
-    with pytest.raises(ValueError, match="at least one task"):
+    with pytest.raises(ValueError, match="tasks: expected a Sequence of"):
         learn_sequence(net, [])
     with pytest.raises(ValueError, match="method: expected one of"):
         learn_sequence(net, two, "magic")

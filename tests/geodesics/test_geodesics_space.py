@@ -171,7 +171,7 @@ def test_faults():
     R, _w, x = smooth()
     with pytest.raises(ValueError, match="space: expected one of"):
         FunctionSpace(R, x, "banana")
-    with pytest.raises(ValueError, match="x: expected finite inputs"):
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
         FunctionSpace(R, torch.full_like(x, float("nan")))
     with pytest.raises(ValueError, match="at least one input"):
         FunctionSpace(R, x[:0])

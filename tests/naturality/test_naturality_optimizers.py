@@ -112,7 +112,7 @@ def test_clear_errors():
         (lambda: NaturalGradient([integer]), "floating-point"),
         (lambda: NaturalGradient([3.0]), "expected tensors"),
         (lambda: NaturalGradient([torch.ones(2).to_sparse()]), "dense"),
-        (lambda: NaturalGradient([torch.ones(2), torch.ones(2).double()]), "dtypes"),
+        (lambda: NaturalGradient([torch.ones(2), torch.ones(2).double()]), "dtype"),
         (
             lambda: NaturalGradient([torch.ones(2), torch.ones(2, device="meta")]),
             "devices",

@@ -222,13 +222,13 @@ def test_bad_input_is_named():
     q = P.point(P.theta0)
     with pytest.raises(ValueError, match="damping_metric.*positive definite"):
         q.solve(q.g, 0.1, -torch.eye(9).double())
-    with pytest.raises(ValueError, match="damping_metric.*finite"):
+    with pytest.raises(ValueError, match="metric.*finite"):
         q.solve(q.g, 0.1, torch.full((9, 9), torch.nan))
     x = torch.ones(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="outputs of shape"):
         LocalGeometry(x, x.sum(), [x], Euclidean())
     z = x.view(2, 1)
-    with pytest.raises(ValueError, match="finite scalar loss"):
+    with pytest.raises(ValueError, match="finite"):
         LocalGeometry(z, z.sum() / 0.0, [x], Euclidean())
     y = z.sqrt() - 1.0
     bad = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)

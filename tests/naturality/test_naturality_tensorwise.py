@@ -32,9 +32,9 @@ def test_gradients_that_are_sparse_or_not_finite_are_refused():
     module = network()
     with torch.no_grad():
         module[0].weight[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="theta"):
+    with pytest.raises(ValueError, match="theta|params"):
         fit(module, NaturalGradient(module), 1)
-    with pytest.raises(ValueError, match="finite scalar loss"):
+    with pytest.raises(ValueError, match="finite"):
         fit(module, NaturalGradient(module.parameters()), 1)
 
 

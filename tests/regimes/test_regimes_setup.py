@@ -24,7 +24,7 @@ def test_sizes_must_be_whole_and_positive(name, size):
 
 @pytest.mark.parametrize("sigma2", [0.0, -1.0, float("nan"), float("inf")])
 def test_variance_must_be_positive(sigma2):
-    with pytest.raises(ValueError, match=r"^sigma2: expected a positive"):
+    with pytest.raises(ValueError, match=r"^sigma2: .* 0 < sigma2"):
         Setup(4, 4, 4, sigma2)
 
 
@@ -36,11 +36,11 @@ def test_from_ratios_names_the_bad_ratio():
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        ([0.0, 1.0, 1.0], "entry 2 is 1.0 after 1.0"),
-        ([-1.0, 0.0], "start at 0"),
+        ([0.0, 1.0, 1.0], r"increase.*\[0.0, 1.0, 1.0\]"),
+        ([-1.0, 0.0], "from 0 or later"),
         ([0.0, np.nan], "finite"),
-        ([], "non-empty"),
-        ([[0.0, 1.0]], "vector"),
+        ([], r"got \[\]"),
+        ([[0.0, 1.0]], r"got \[\[0.0"),
     ],
 )
 def test_times_are_checked(times, said):

@@ -267,7 +267,7 @@ def test_bad_data(fit):
     x, start = problem(50)
     for bad, message in (
         (x[:1], "one point has no maximum-likelihood mixture"),
-        (x[:0], "n >= 2"),
+        (x[:0], "shape|n >= 2"),
         (x[:, :1], "1 dimensions"),
         (torch.full_like(x, float("nan")), "finite"),
     ):

@@ -203,7 +203,7 @@ def test_the_coefficient_of_a_regular_network():
         ({"sampler": "sgld"}, "sampler"),
         ({"sampler": "mala"}, "theta0"),
         ({"points": [10]}, "points"),
-        ({"n": 1}, "at least 2"),
+        ({"n": 1}, "n >= 2"),
         ({"sampler": "mala", "theta0": 9 * torch.ones(2, 2, dtype=F64)}, "inside"),
     ],
 )

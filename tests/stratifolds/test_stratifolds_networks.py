@@ -372,7 +372,7 @@ def test_bad_data_are_refused(data, message):
 
 def test_bad_surgery_settings():
     net, (x, y) = tanh_net(), teacher_data()
-    with pytest.raises(ValueError, match="targets"):
+    with pytest.raises(ValueError, match="n = 200 as in x"):
         CollarSurgery(net, nn.functional.mse_loss, x, y[:5])
     with pytest.raises(ValueError, match="eps"):
         CollarSurgery(net, nn.functional.mse_loss, x, y, eps=0.0)

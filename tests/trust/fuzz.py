@@ -11,12 +11,16 @@ then put in the place of each argument in turn, and what comes of it has a verdi
 - NaN: a result with a NaN where the good call's has none;
 - slow: no end within a minute.
 
+Beside the listed values, each seed draws one more for each argument.
+
 `python tests/trust/fuzz.py [NAME ...]` prints the cells that are raw, NaN or slow;
-without names it tries everything and writes `fuzz.yml` and the page of it.
+without names it tries everything and writes the counts to `reliability.yml`. `--seeds`
+draws from others than the fixed ones.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import dataclasses
@@ -30,10 +34,10 @@ import resource
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,17 +48,21 @@ import yaml
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
+STORE = HERE / "reliability.yml"
+ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import house_rules  # noqa: E402
 from trust_functions import own_error  # noqa: E402
 
-from geolib.core.checks import entrances  # noqa: E402
+from geolib.doors import entrances  # noqa: E402
 
 FACTORY = dataclasses._HAS_DEFAULT_FACTORY  # type: ignore[attr-defined]
 VERDICTS = ("named", "unnamed", "answered", "raw", "NaN", "slow")
 BAD = ("raw", "NaN", "slow")
+STORED = yaml.safe_load(STORE.read_text())
 MINUTE, MEMORY = 60, 6 << 30
+SEEDS = (1, 2, 3)
 # The press and the sweeps start processes and write files; their doors are tried by hand.
 ROOMS = [r for r in house_rules.ROOMS if r not in ("press", "sweep")]
 
@@ -189,15 +197,17 @@ def wrong(value: Any) -> dict[str, Any]:
         found = {"None": None, "string": "text", "list": []}
     elif isinstance(value, int | np.integer):
         found |= {"zero": 0, "negative": -3, "huge": 10**15, "fraction": 2.5}
+        found |= {"tensor": torch.ones(2), "true": True}
         found |= {"NaN": float("nan"), "inf": float("inf")}
         del found["number"]
     elif isinstance(value, float | np.floating):
         found |= {"zero": 0.0, "negative": -1.0, "huge": 1e200, "tiny": 1e-200}
+        found |= {"late": 1e6, "stiff": 1e12, "tensor": torch.ones(2)}
         found |= {"NaN": float("nan"), "inf": float("inf"), "complex": 1j}
         del found["number"]
     elif isinstance(value, str):
         del found["string"]
-        found["name"] = "no such name"
+        found |= {"name": "no such name", "device": "cuda:7", "bytes": b"text"}
     elif isinstance(value, Mapping):
         del found["dict"]
         for key in list(value)[:1]:
@@ -237,9 +247,9 @@ def wrong_tensor(value: Any) -> dict[str, Any]:
     torched = isinstance(value, Tensor)
     t = value.detach().clone() if torched else np.array(value)
     found = {"extra axis": t[None], "complex": t + 0j, "negative": -t - 1}
-    found["boolean"] = t > 0
-    found["scalar"] = t.sum()
+    found |= {"column": t[..., None], "boolean": t > 0, "scalar": t.sum()}
     if t.ndim:
+        found |= {"one": t[:1], "one of each": t[(slice(1),) * t.ndim]}
         found |= {"empty": t[:0], "shorter": t[..., :-1], "fewer": t[1:]}
         longer = torch.cat if torched else np.concatenate
         found["longer"] = longer([t, t], -1)
@@ -251,12 +261,56 @@ def wrong_tensor(value: Any) -> dict[str, Any]:
                 bad.reshape(-1)[0] = number
             found[name] = bad
         found["whole"] = t.long() if torched else t.astype(int)
+        found["half"] = t.half() if torched else t.astype(np.float16)
+        found["late"] = t * 1e6
     if torched:
         found["sparse"] = t.to_sparse()
         found["gradient"] = t.requires_grad_() if t.is_floating_point() else t
     else:
         found["object"] = np.array([None, "text"], dtype=object)
     return found
+
+
+def drawn(value: Any, seed: int) -> Any:
+    """Another value than this one, of a like kind most of the time."""
+    rng = np.random.default_rng(seed)
+    kind = (
+        rng.choice([int, float, Tensor, np.ndarray, list, str])
+        if rng.random() < 0.2
+        else None
+    )
+    number = float(rng.choice([-1, 1]) * 10.0 ** rng.uniform(-14, 14))
+    if kind is float or (kind is None and isinstance(value, float | np.floating)):
+        return number
+    if kind is int or (kind is None and isinstance(value, int | np.integer)):
+        return int(rng.integers(-5, 200))
+    if kind in (Tensor, np.ndarray) or isinstance(value, Tensor | np.ndarray):
+        return drawn_tensor(value, rng, kind or type(value))
+    if kind is list or isinstance(value, list | tuple):
+        entries = list(value) if isinstance(value, list | tuple) else [value]
+        return (
+            [entries[i] for i in rng.integers(0, max(1, len(entries)), rng.integers(4))]
+            if entries
+            else [number]
+        )
+    if isinstance(value, Mapping):
+        return dict(list(value.items())[: rng.integers(len(value) + 1)])
+    if isinstance(value, nn.Module):
+        return nn.Linear(*(int(k) for k in rng.integers(1, 5, 2))).double()
+    return str(rng.choice(["auto", "mean", "", "cpu", "full"]))
+
+
+def drawn_tensor(value: Any, rng: Any, kind: Any) -> Any:
+    """Entries of any size and type in a shape that differs in one axis, or in all."""
+    shape = list(np.shape(value.detach() if isinstance(value, Tensor) else value))
+    if shape and rng.random() < 0.7:
+        shape[rng.integers(len(shape))] = int(rng.integers(0, 5))
+    else:
+        shape = [int(k) for k in rng.integers(1, 5, rng.integers(4))]
+    entries = rng.standard_normal(shape) * 10.0 ** rng.uniform(-6, 6)
+    types = [np.float16, np.float32, np.float64, np.float64, np.int64, bool, complex]
+    array = np.asarray(entries).astype(types[rng.integers(len(types))])
+    return array if kind is np.ndarray else torch.as_tensor(array)
 
 
 # ---- verdicts ------------------------------------------------------------------------
@@ -280,6 +334,8 @@ def has_nan(value: Any, depth: int = 4) -> bool:
         return any(has_nan(v, depth - 1) for v in value.values())
     if isinstance(value, list | tuple | set):
         return any(has_nan(v, depth - 1) for v in value)
+    if getattr(value, "converged", True) is False:
+        return False  # it says so
     if type(value).__module__.startswith("geolib"):
         return has_nan(vars(value), depth - 1) if hasattr(value, "__dict__") else False
     return False
@@ -292,12 +348,31 @@ def verdict(call: Call, name: str, value: Any, known: bool) -> tuple[str, str]:
         return ("NaN" if has_nan(result) and not known else "answered"), ""
     except Exception as error:
         said = f"{type(error).__name__}: {error}".split("\n")[0][:160]
-        if not own_error(error):
+        if not own_error(error) and not told(error):
             return "raw", said
         return ("named" if name in str(error) else "unnamed"), said
 
 
-def tried(subject: str, send: Callable[[tuple], None], skip: int) -> None:
+def told(error: BaseException) -> bool:
+    """Whether a line of geolib raised an error that says how a run ended."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = frames and (house_rules.PACKAGE in Path(frames[-1].filename).parents)
+    raised = ours and (frames[-1].line or "").startswith("raise ")
+    return bool(raised) and isinstance(
+        error, RuntimeError | MemoryError | ArithmeticError
+    )
+
+
+def values(good: Any, seeds: Sequence[int]) -> Iterator[tuple[str, Any]]:
+    """The wrong values of an argument, each under its name."""
+    yield from wrong(good).items()
+    for seed in seeds:
+        yield f"drawn {seed}", drawn(good, seed)
+
+
+def tried(
+    subject: str, seeds: Sequence[int], send: Callable[[tuple], None], skip: int
+) -> None:
     """All cells of one subject, in order; each is announced and then answered."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -309,10 +384,14 @@ def tried(subject: str, send: Callable[[tuple], None], skip: int) -> None:
         try:
             known = has_nan(call.run())
         except Exception as error:
-            send(("broken", call.label, "", f"{type(error).__name__}: {error}"))
+            if call.me is None:  # a method may need what its class does before it
+                send(("broken", call.label, "", f"{type(error).__name__}: {error}"))
             continue
+        given = inspect.signature(call.fn).parameters
         for name, good in call.arguments.items():
-            for kind, value in wrong(good).items():
+            if given[name].kind is inspect.Parameter.VAR_KEYWORD:
+                continue
+            for kind, value in values(good, seeds):
                 count += 1
                 if count > skip:
                     send(("start", call.label, name, kind))
@@ -322,27 +401,24 @@ def tried(subject: str, send: Callable[[tuple], None], skip: int) -> None:
     send(("end", "", "", ""))
 
 
-def fuzz(subject: str) -> tuple[list[tuple], list[str]]:
+def fuzz(
+    subject: str, seeds: Sequence[int] = SEEDS, seconds: float = MINUTE
+) -> tuple[list[tuple], list[str]]:
     """The cells of a subject, (label, argument, value, verdict, words), and what broke."""
-    start = time.monotonic()
-    found = _fuzz(subject)
-    print(f"{subject}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    return found
-
-
-def _fuzz(subject: str) -> tuple[list[tuple], list[str]]:
     fork = multiprocessing.get_context("fork")
     cells: list[tuple] = []
     broken: list[str] = []
     while True:
         ours, theirs = fork.Pipe(False)
-        child = fork.Process(target=tried, args=(subject, theirs.send, len(cells)))
+        child = fork.Process(
+            target=tried, args=(subject, seeds, theirs.send, len(cells))
+        )
         child.start()
         theirs.close()
         at: tuple | None = None
         try:
             while True:
-                if not ours.poll(MINUTE if at else 5 * MINUTE):
+                if not ours.poll(seconds if at else 5 * MINUTE):
                     raise TimeoutError
                 message = ours.recv()
                 if message[0] == "end":
@@ -365,46 +441,36 @@ def _fuzz(subject: str) -> tuple[list[tuple], list[str]]:
             ours.close()
 
 
-def fuzz_all(names: list[str], jobs: int = 2) -> dict[str, tuple]:
-    """`fuzz` of several subjects, some at a time."""
-    # processes, since a fork of one thread may find a lock that another held
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, fork) as pool:
-        return dict(zip(names, pool.map(fuzz, names), strict=True))
-
-
-def summary(results: dict[str, tuple]) -> dict[str, Any]:
-    """Counts per room and verdict, and the open cells: argument -> wrong values."""
+def summary(results: dict[str, tuple]) -> dict[str, dict[str, int]]:
+    """How many cells of each room have each verdict."""
     counts: dict[str, Counter] = {}
-    open_: dict[str, dict[str, str]] = {}
     for subject, (cells, _) in results.items():
         room = counts.setdefault(subject.split(".")[0], Counter())
-        for label, name, kind, found, _ in cells:
-            room[found] += 1
-            if found in BAD:
-                open_.setdefault(f"{label}({name})", {})[kind] = found
-    table = {r: {v: c[v] for v in VERDICTS} for r, c in counts.items()}
-    return {"counts": table, "open": open_}
+        room.update(found for *_, found, _ in cells)
+    return {r: {v: c[v] for v in VERDICTS} for r, c in counts.items()}
 
 
 if __name__ == "__main__":
-    chosen = [
-        s
-        for s in subjects()
-        if not sys.argv[1:] or any(s.startswith(a) for a in sys.argv[1:])
-    ]
-    results = fuzz_all(chosen)
-    for cells, broken in results.values():
-        for line in broken:
-            print("BROKEN", line)
-        for label, name, kind, found, said in cells:
-            if found in BAD:
-                print(f"{found:4} {label}({name}={kind}): {said}")
-    told = summary(results)
-    print(yaml.safe_dump(told["counts"], sort_keys=False))
-    if os.environ.get("FUZZ_PART"):
-        Path(os.environ["FUZZ_PART"]).write_text(yaml.safe_dump(told, sort_keys=False))
-    if not sys.argv[1:]:
-        file = HERE / "fuzz.yml"
-        told["random"] = yaml.safe_load(file.read_text())["random"]
-        file.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
+    parser.add_argument("--seconds", type=float, default=MINUTE)
+    given = parser.parse_args()
+    results = {}
+    for subject in subjects():
+        if not given.names or any(subject.startswith(a) for a in given.names):
+            start = time.monotonic()
+            cells, broken = results[subject] = fuzz(subject, given.seeds, given.seconds)
+            print(f"# {subject}: {time.monotonic() - start:.0f} s", flush=True)
+            for line in broken:
+                print("BROKEN", line)
+            for label, name, kind, found, said in cells:
+                if found in BAD:
+                    print(f"{found:4} {label}({name}={kind}): {said}", flush=True)
+    counts = summary(results)
+    print(yaml.safe_dump(counts, sort_keys=False))
+    if not given.names and given.seeds == SEEDS:
+        STORED["fuzz"] = counts
+        for name in STORED["quick"]:
+            STORED["quick"][name] = dict(Counter(c[3] for c in results[name][0]))
+        STORE.write_text(yaml.safe_dump(STORED, sort_keys=False, allow_unicode=True))

@@ -1,7 +1,7 @@
 """`python tests/trust/trust_pages.py` writes the two pages about what has been tried.
 
-`book/modules.md` comes from the declared table, which a test holds to what happens;
-`book/reliability.md` from `measured.json`, what came of the last full run.
+`book/modules.md` comes from the declared table and `book/reliability.md` from the counts
+of `reliability.yml`; tests hold both to what happens.
 """
 
 from __future__ import annotations
@@ -102,6 +102,89 @@ def modules_page():
         data=grid(TABLE["data"], DATA_FREE),
         reasons="\n".join(reasons),
         compared="\n".join(compared),
+    )
+
+
+RELIABILITY = """# What is tried on each release
+
+Whoever computes with a library wants to know what has been tried to break it. This page is
+made from counts that tests compare with what the code does: `make test` tries a sample,
+`make test-data` all of it.
+
+## Wrong arguments
+
+Each public function has an example in its documentation. The arguments of that call are
+replaced, one at a time, by values that are wrong or unusual: NaN, infinities, nothing at all,
+another shape or type, complex and half precision, tensors that require gradients, negative
+and huge numbers, unknown names and devices, and a few drawn from fixed seeds ({seeds}).
+{tried} such calls were made.
+
+{fuzz}
+
+*Named* is an error of the library that names the argument, *unnamed* one that does not;
+*answered* a result without NaN, where the value was unusual and not wrong. A call is *bad*
+where the error came from inside another library, a NaN was passed on in silence, or a
+minute was not enough.
+
+## Networks that are drawn
+
+Small networks are drawn from a grammar of layers, with shared weights, skip connections,
+layers that work in place and frozen parts. The products of `geolib.core` are compared with
+finite differences and its solves with dense algebra: {modules[test]} networks on each run of
+the tests, {modules[data]} before a release. No difference is left. [Which modules
+work](modules.md) has the named ones.
+
+## Properties
+
+These tests state a law, and a search looks for an input that breaks it. Each had none.
+
+{properties}
+
+## Honest answers
+
+What says `converged`, `holds`, `exact` or `applies` has an input for which the right answer
+is *no*. {honest} tests hold only such inputs; the other claims have theirs beside
+the tests of what they belong to.
+
+## Lines that were broken
+
+A certificate that no test can catch lying is worth nothing. Each of these lines is broken in
+turn, and the test beside it must fail.
+
+{breaks}
+"""
+
+
+def table(head, rows):
+    """A pipe table."""
+    return "\n".join(line(cells) for cells in (head, ["---"] * len(head), *rows))
+
+
+def reliability_page():
+    """The page of what is tried."""
+    from fuzz import BAD, SEEDS, STORED
+
+    good = [v for v in next(iter(STORED["fuzz"].values())) if v not in BAD]
+    rows, totals = [], []
+    for room, counts in STORED["fuzz"].items():
+        numbers = [*(counts[v] for v in good), sum(counts[v] for v in BAD)]
+        rows.append([f"`{room}`", *map(str, numbers)])
+        totals.append(numbers)
+    sums = [sum(column) for column in zip(*totals, strict=True)]
+    breaks = [
+        [name, f"`{e['file']}`", f"`{e['seen by'].partition('::')[2]}`"]
+        for name, e in STORED["breaks"].items()
+    ]
+    return RELIABILITY.format(
+        seeds=", ".join(map(str, SEEDS)),
+        tried=sum(sums),
+        fuzz=table(["", *good, "bad"], [*rows, ["all", *map(str, sums)]]),
+        modules=STORED["modules"],
+        properties=table(
+            ["", "laws"], [[f"`{r}`", str(n)] for r, n in STORED["properties"].items()]
+        ),
+        honest=STORED["honest no"],
+        breaks=table(["what is broken", "in", "seen by"], breaks),
     )
 
 
