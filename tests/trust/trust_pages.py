@@ -33,7 +33,8 @@ that is marked answers wrongly, or where one that is said to be refused answers.
 
 The networks are tiny, in float64 unless the row says otherwise, and in evaluation mode. Of
 {count} cells {right} are right and {refused} are refused. The module, its modes and torch's
-random state are the same after each call.
+random state are the same after each call. [What is tried on each release](reliability.md)
+has the rest.
 
 ## Networks
 
@@ -188,7 +189,7 @@ def reliability_page():
     )
 
 
-PAGES = {"modules": modules_page}
+PAGES = {"modules": modules_page, "reliability": reliability_page}
 
 if __name__ == "__main__":
     for page, text in PAGES.items():
