@@ -125,7 +125,7 @@ and huge numbers, unknown names and devices, and a few drawn from fixed seeds ({
 *Named* is an error of the library that names the argument, *unnamed* one that does not;
 *answered* a result without NaN, where the value was unusual and not wrong. A call is *bad*
 where the error came from inside another library, a NaN was passed on in silence, or a
-minute was not enough.
+minute was not enough.{missing}
 
 ## Networks that are drawn
 
@@ -163,7 +163,7 @@ def table(head, rows):
 
 def reliability_page():
     """The page of what is tried."""
-    from fuzz import BAD, SEEDS, STORED
+    from fuzz import BAD, ROOMS, SEEDS, STORED
 
     good = [v for v in next(iter(STORED["fuzz"].values())) if v not in BAD]
     rows, totals = [], []
@@ -176,7 +176,9 @@ def reliability_page():
         [name, f"`{e['file']}`", f"`{e['seen by'].partition('::')[2]}`"]
         for name, e in STORED["breaks"].items()
     ]
+    absent = [f"`{room}`" for room in ROOMS if room not in STORED["fuzz"]]
     return RELIABILITY.format(
+        missing=f" Not counted yet: {', '.join(absent)}." if absent else "",
         seeds=", ".join(map(str, SEEDS)),
         tried=sum(sums),
         fuzz=table(["", *good, "bad"], [*rows, ["all", *map(str, sums)]]),
