@@ -146,13 +146,6 @@ These tests state a law, and a search looks for an input that breaks it. Each ha
 What says `converged`, `holds`, `exact` or `applies` has an input for which the right answer
 is *no*. {honest} tests hold only such inputs; the other claims have theirs beside
 the tests of what they belong to.
-
-## Lines that were broken
-
-A certificate that no test can catch lying is worth nothing. Each of these lines is broken in
-turn, and the test beside it must fail.
-
-{breaks}
 """
 
 
@@ -172,10 +165,6 @@ def reliability_page():
         rows.append([f"`{room}`", *map(str, numbers)])
         totals.append(numbers)
     sums = [sum(column) for column in zip(*totals, strict=True)]
-    breaks = [
-        [name, f"`{e['file']}`", f"`{e['seen by'].partition('::')[2]}`"]
-        for name, e in STORED["breaks"].items()
-    ]
     absent = [f"`{room}`" for room in ROOMS if room not in STORED["fuzz"]]
     return RELIABILITY.format(
         missing=f" Not counted yet: {', '.join(absent)}." if absent else "",
@@ -187,7 +176,6 @@ def reliability_page():
             ["", "laws"], [[f"`{r}`", str(n)] for r, n in STORED["properties"].items()]
         ),
         honest=STORED["honest no"],
-        breaks=table(["what is broken", "in", "seen by"], breaks),
     )
 
 
