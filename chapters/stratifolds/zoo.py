@@ -1,9 +1,10 @@
 """Learning coefficients with known answers, beside integrals that are exact to rounding.
 
-In every model of this file the output weights have a standard normal prior and the
-truth is zero, so they can be integrated out: with N outputs of covariance G(a) in the
-other weights a, Z(n) = E_a det(I + n G(a))^(-N/2). What is left has at most three
-dimensions, and evidences can be had up to n = 10^30.
+In the regression models the output weights have a standard normal prior and the truth
+is zero, so they can be integrated out: with N outputs of covariance G(a) in the other
+weights a, Z(n) = E_a det(I + n G(a))^(-N/2). The Boltzmann machine and the hidden Markov
+model have flat priors and exact divergences. At most four dimensions are left, on
+logarithmic axes, and evidences can be had up to n = 10^30.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
+from scipy.optimize import linprog
 from scipy.special import logsumexp
 
 SIZES = np.logspace(10, 30, 21)
@@ -20,12 +23,17 @@ SIZES = np.logspace(10, 30, 21)
 
 @dataclass(frozen=True)
 class Case:
-    """A model with its published coefficient, and log Z(n) at the sizes n."""
+    """A model with its published coefficient, and log Z(n) at the sizes n.
+
+    Where its divergence is equivalent to a sum of squares of monomials, `polyhedron` is
+    the coefficient by their Newton polyhedron.
+    """
 
     name: str
     known: float
     multiplicity: int
     log_z: np.ndarray
+    polyhedron: float | None = None
 
     @property
     def measured(self) -> float:
@@ -45,6 +53,19 @@ def log_nodes(high: float, count: int, low: float = 1e-36) -> tuple[np.ndarray, 
     mass = u + math.log(u[1] - u[0])
     mass[[0, -1]] -= math.log(2)
     return u, mass
+
+
+def newton(exponents: Sequence[Sequence[int]]) -> float:
+    """The coefficient of a sum of squares of monomials, by a linear program.
+
+    Half of 1/tau for the least tau with (tau, ..., tau) in the polyhedron.
+    """
+    E = np.array(exponents, dtype=float)  # one row a monomial
+    columns = np.concatenate([E.T, -np.ones((E.shape[1], 1))], 1)
+    cost, ones = np.eye(len(E) + 1)[-1], np.ones((1, len(E) + 1))
+    ones[0, -1] = 0
+    found = linprog(cost, columns, np.zeros(E.shape[1]), ones, [1.0])
+    return 1 / (2 * float(found.x[-1]))
 
 
 def reduced_rank(M: int, N: int, H: int) -> tuple[float, int]:
@@ -125,6 +146,74 @@ def odd_units_evidence(count: int) -> np.ndarray:
     )
 
 
+def divergence(r: np.ndarray) -> np.ndarray:
+    """KL(q || q (1 + r)) for the values r that q takes alike, along the first axis."""
+    series = r * r * (0.5 - r * (1 / 3 - r / 4))
+    return np.where(np.abs(r) < 1e-4, series, r - np.log1p(r)).mean(0)
+
+
+def flat_evidence(K: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """log Z(n) of divergences at nodes with these log masses."""
+    log_p = (log_p + 0 * K).ravel()
+    log_p, K = log_p - logsumexp(log_p), K.ravel()
+    return np.array([logsumexp(log_p - n * K) for n in SIZES])
+
+
+def boltzmann_evidence(M: int, count: int) -> np.ndarray:
+    """log Z(n) for M = 2 or 3 visible spins and a hidden one without biases, truth 0.
+
+    p(x) = 2^-M (1 + sum of t_i t_j x_i x_j) with t = tanh w, of which 0 < t < 0.9 is
+    enough: a change of signs permutes the states.
+    """
+    u, mass = log_nodes(0.9, count, 1e-17)
+    t = np.meshgrid(*[np.exp(u)] * M, indexing="ij")
+    log_p = sum(np.meshgrid(*[mass] * M, indexing="ij"))
+    signs = (
+        [(1,), (-1,)] if M == 2 else [(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]
+    )
+    pairs = list(combinations(range(M), 2))
+    r = [
+        sum(s * t[i] * t[j] for s, (i, j) in zip(row, pairs, strict=True))
+        for row in signs
+    ]
+    return flat_evidence(divergence(np.stack(r)), log_p)
+
+
+def markov_excess(
+    mean: np.ndarray, gap: np.ndarray, share: np.ndarray, memory: np.ndarray
+) -> np.ndarray:
+    """8 p(x) - 1 for three signs of a stationary two-state chain, the 8 words first.
+
+    The states emit signs of mean s_1 and s_2 = s_1 - gap; `share` is the stationary law
+    of state 1, `memory` the second eigenvalue of the transitions, `mean` that of a sign.
+    Deviations from a fair coin are carried, not probabilities, so none cancels.
+    """
+    law = np.stack(np.broadcast_arrays(share, 1 - share))
+    s = np.stack(np.broadcast_arrays(mean + (1 - share) * gap, mean - share * gap))
+    words = []
+    for word in product((1, -1), repeat=3):
+        excess = 0 * law
+        for x in word:
+            moved = memory * excess + (1 - memory) * law * excess.sum(0)
+            excess = moved + x * s * (law + moved)
+        words.append(excess.sum(0))
+    return np.stack(words)
+
+
+def markov_evidence(count: int) -> np.ndarray:
+    """log Z(n) for a two-state hidden Markov chain of signs when the truth is a coin."""
+    u, mass = log_nodes(0.2, count, 1e-17)
+    v, wide = log_nodes(0.6, count, 1e-12)
+    even = (np.arange(6) + 0.5) / 6
+    mean, gap, share, memory = np.meshgrid(
+        np.concatenate([-np.exp(u), np.exp(u)]), np.exp(v), even, 0.8 * even,
+        indexing="ij", sparse=True,
+    )  # fmt: skip
+    log_p = np.concatenate([mass, mass])[:, None, None, None]
+    log_p = log_p + wide[None, :, None, None]
+    return flat_evidence(divergence(markov_excess(mean, gap, share, memory)), log_p)
+
+
 def cases(count: int = 240) -> Iterator[Case]:
     """Reduced-rank regression, rank-one tensors, deep chains, odd units."""
     for M in (1, 2, 3):
@@ -136,5 +225,16 @@ def cases(count: int = 240) -> Iterator[Case]:
     for dims in ((1, 1), (2, 2), (2, 3), (1, 2, 3), (2, 2, 3), (1, 1, 1), (2, 2, 2)):
         known = min(dims) / 2, dims.count(min(dims))
         name = f"rank-one tensor {' x '.join(map(str, dims))}"
-        yield Case(name, *known, product_evidence(dims, count))
+        unit = [np.eye(d, dtype=int) for d in dims]
+        monomials = [np.concatenate(rows) for rows in product(*unit)]
+        yield Case(name, *known, product_evidence(dims, count), newton(monomials))
     yield Case("two odd units", 2 / 3, 1, odd_units_evidence(count))
+    for M, *known in ((2, 1 / 2, 2), (3, 3 / 4, 1)):
+        squares = [
+            [int(k in pair) for k in range(M)] for pair in combinations(range(M), 2)
+        ]
+        evidence = boltzmann_evidence(M, count // 2)
+        yield Case(f"Boltzmann machine {M} x 1", *known, evidence, newton(squares))
+    # the mean of a sign, and the covariance of neighbours: share, memory, gap squared
+    chain = newton([[1, 0], [0, 2]])
+    yield Case("hidden Markov, 2 states", 3 / 4, 1, markov_evidence(count // 3), chain)

@@ -178,8 +178,7 @@ def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> 
     if value is None:
         return None
     flat = np.ravel(_plain(value))
-    known = flat.size and flat.dtype.kind in "iuf"
-    ends = (flat.min(), flat.max()) if known else ()
+    ends = (flat.min(), flat.max()) if flat.size and flat.dtype.kind in "iuf" else ()
     return None if all(map(holds, ends)) else ValueError
 
 

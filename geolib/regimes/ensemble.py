@@ -29,6 +29,7 @@ MEMORY = 100  # operations in the time that a step moves one number of the state
 FEWEST, MOST = 6, 512  # copies
 LONGEST = 1e5  # evaluations of the flow, or steps
 KEPT = 16  # sizes for each leading eigenvalue that a smaller copy keeps as it is
+DRAW = 10  # operations, times the rank cubed, for the eigenvalues of a drawn S
 EDGE = 0.98  # of the copies' largest deviations, what counts as their reach
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
@@ -182,8 +183,7 @@ class _Copies:
     def evaluations(self) -> float:
         """Of the flow, about; or the steps of the rule."""
         if self.rule is None:
-            S = self.law
-            spread = S.moment(2) / S.moment(1) if S else self.setup.c
+            spread = S.moment(2) / S.moment(1) if (S := self.law) else self.setup.c
             return EVALUATIONS * max(1.0, self.times[-1] * max(1.0, spread) / 3)
         return float(self.rule.steps(self.times)[-1] + 1)
 
@@ -224,9 +224,9 @@ class _Copies:
     def run(self, share: float, budget: float) -> _Runs:
         small = smaller(self.setup, share)
         h, d = self.shape(small)
-        count = int(
-            np.clip(budget / (self.evaluations * self.cost(small)), FEWEST, MOST)
-        )
+        work = self.evaluations * self.cost(small)
+        work += 0 if self.law else DRAW * min(small.n, small.d) ** 3
+        count = int(np.clip(budget / work, FEWEST, MOST))
         rng = np.random.default_rng([SEED, small.d, small.h, small.n])
         S = np.stack([self.spectrum(small, rng) for _ in range(count)])[:, -d:]
         W = np.stack([self.weights(small, rng) for _ in range(count)])

@@ -66,11 +66,13 @@ def test_the_search_stays_below_in_the_quadrant(m):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["w1inf", "h1", "l2", "interval"])
-@pytest.mark.parametrize("D", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("norm", "D"),
+    [("w1inf", 1), ("w1inf", 2), ("w1inf", 3), ("h1", 1), ("l2", 1), ("interval", 1)],
+)
 def test_a_hundred_thousand_trials_break_no_constant(norm, D):
     """An evolution strategy with seeds that no page uses, for each width."""
-    for m in (1, 2, 3, 4):
+    for m in (1, 2, 3):
         for quadrant in {norm == "w1inf", False}:
             found = EXPERIMENTS.search_extremal(
                 m, 100, 1000, 100 + m, norm, quadrant=quadrant, D=D

@@ -66,6 +66,33 @@ def test_zoo_has_the_published_coefficients():
         )
     found = list(zoo.cases(100))
     assert max(abs(case.measured - case.known) for case in found) < 0.01
+    assert sum(case.polyhedron is not None for case in found) == 10
+    assert all(abs((c.polyhedron or c.known) - c.known) < 1e-9 for c in found)
+
+
+def test_the_two_forms_of_the_hidden_markov_law_agree():
+    zoo, dynamics = (chapter_module("stratifolds", m) for m in ("zoo", "zoo_dynamics"))
+    a, b, p, q = 0.2, 0.5, 0.9, 0.3
+    share = b / (a + b)
+    s = 2 * np.array([p, q]) - 1
+    args = (share * s[0] + (1 - share) * s[1], s[0] - s[1], share, 1 - a - b)
+    excess = zoo.markov_excess(*map(np.asarray, args))
+    law = dynamics.markov(torch.tensor([a, b, p, q], dtype=F64)).numpy()
+    assert np.abs(law - (1 + excess) / 8).max() < 1e-15
+    assert abs(law.sum() - 1) < 1e-15
+
+
+def test_ranks_of_the_zoo_are_those_of_theory():
+    dynamics = chapter_module("stratifolds", "zoo_dynamics")
+    for seed in range(3):
+        assert all(theory == rank for *_, theory, rank in dynamics.ranks(seed))
+
+
+@pytest.mark.slow
+def test_plateaus_of_the_zoo_are_those_of_theory():
+    dynamics = chapter_module("stratifolds", "zoo_dynamics")
+    for wait in dynamics.plateaus():
+        assert abs(wait.measured / wait.expected - 1) < 0.05
 
 
 def test_em_in_the_tube_is_em_outside_the_collar_and_passes_the_wall():

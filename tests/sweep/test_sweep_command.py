@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import sweep_cases  # noqa: E402
-from chapter_experiments import experiments  # noqa: E402
+from chapter_experiments import chapter_module  # noqa: E402
 from sweep_cases import Spec, run  # noqa: E402
 
 from geolib.sweep import (  # noqa: E402
@@ -128,8 +128,8 @@ def test_outside_a_checkout_it_says_in_one_line_where_they_are(
 def test_every_sweep_that_a_chapter_makes_is_found_under_its_name():
     made = {
         value.name
-        for chapter in {Path(place).parent.name for place in names().values()}
-        for value in vars(experiments(chapter)).values()
+        for file in {Path(place.rpartition(":")[0]) for place in names().values()}
+        for value in vars(chapter_module(file.parent.name, file.stem)).values()
         if isinstance(value, Sweep)
     }
     assert made == set(names())

@@ -134,6 +134,20 @@ def test_a_solve_of_which_more_than_rounding_is_asked(method, damping, on_output
     assert float((A @ loose.x.double() - b).norm()) < 0.1 * float(b.norm())
 
 
+@pytest.mark.parametrize("damping", [1e-2, 1e-5])
+@pytest.mark.parametrize("limit", [2, 5, 2000])
+def test_the_residual_of_landmarks_is_that_of_the_answer(damping, limit):
+    """Of a covector on the weights the error counts for more than on the outputs."""
+    net = init_(nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 2)), 0)
+    R = Realization(net.double())
+    G = PullbackMetric(R, normal((40, 3), 1)).at(R.theta0)
+    g, D = normal(R.p, 2), G.dense()
+    found = G.solve(g, damping, "nystrom", tol=1e-7, max_iterations=limit)
+    true = float((D @ found.x + damping * found.x - g).norm() / g.norm())
+    assert true < 3 * found.residual + 1e-9
+    assert found.converged is (limit == 2000)
+
+
 @pytest.mark.filterwarnings("ignore:.*overflow")
 def test_a_sequence_of_tasks_whose_weights_overflow():
     x = 1e38 * normal((40, 2), 0).clamp(-3, 3).float()

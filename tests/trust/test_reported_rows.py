@@ -330,6 +330,8 @@ def test_half_precision_iterates_or_is_refused_by_name(dtype):
 def test_the_budget_of_iterations_knows_a_residual_of_zero(tol, residual):
     budget = IterationBudget(ProblemSize(50, 10, 3, 3), tol, step=1e12)
     assert budget(4, residual) is (residual == 0.0)
+    assert not budget(4, 1.0)  # nothing gained yet, and then something lost
+    assert not budget(4, 2.0)
 
 
 def test_a_dead_network_without_damping_is_solved_or_refused_by_name():
