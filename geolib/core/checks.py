@@ -18,22 +18,14 @@ from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from geolib.core.validation import ArgumentError, Inputs, short
+from .validation import ArgumentError, Inputs, short
 
 COUNT = "a whole number above zero", lambda v: 1 <= v <= 10**9
 SIZE = "a non-negative integer", lambda v: v >= 0
@@ -186,8 +178,7 @@ def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> 
     if value is None:
         return None
     flat = np.ravel(_plain(value))
-    known = flat.size and flat.dtype.kind in "iuf"
-    ends = (flat.min(), flat.max()) if known else ()
+    ends = (flat.min(), flat.max()) if flat.size and flat.dtype.kind in "iuf" else ()
     return None if all(map(holds, ends)) else ValueError
 
 

@@ -89,12 +89,7 @@ class LinearCall:
         return y.reshape(*W.shape[:-2], *self.x.shape[:-1], W.shape[-2])
 
     def pull(
-        self,
-        dy: Tensor,
-        out: Tensor,
-        bias: Tensor | None,
-        add: bool,
-        add_bias: bool,
+        self, dy: Tensor, out: Tensor, bias: Tensor | None, add: bool, add_bias: bool
     ) -> None:
         """Gradients in weight, (*k, a, d), and bias, written or added; dy as above."""
         x = self.x.reshape(-1, self.x.shape[-1])

@@ -13,13 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad as fwAD
 
-from geolib.core.linear_calls import (
-    CallRecorder,
-    LinearCall,
-    exact_calls,
-    gradients,
-)
-from geolib.core.validation import Inputs, outside_inference, require_matching
+from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients
+from .validation import Inputs, outside_inference, require_matching
 
 
 @dataclass(frozen=True)

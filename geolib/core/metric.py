@@ -11,26 +11,17 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from geolib.core import solve as solving
-from geolib.core.assumptions import AssumptionError
-from geolib.core.factored_jacobian import (
-    certified_calls,
-    factored_jacobian,
-    join_samples,
-)
-from geolib.core.jacobian_factors import JacobianFactors
-from geolib.core.linear_solvers import (
-    Solution,
-    Spectrum,
-    default_rtol,
-    largest_eigenpairs,
-)
-from geolib.core.linearization import Linearization
-from geolib.core.output_metrics import Euclidean, LocalMetric, OutputMetric
-from geolib.core.random import normal
-from geolib.core.realization import Realization
-from geolib.core.solve_cost import CALL, GPU_CALL, ProblemSize
-from geolib.core.validation import (
+from . import solve as solving
+from .assumptions import AssumptionError
+from .factored_jacobian import certified_calls, factored_jacobian, join_samples
+from .jacobian_factors import JacobianFactors
+from .linear_solvers import Solution, Spectrum, default_rtol, largest_eigenpairs
+from .linearization import Linearization
+from .output_metrics import Euclidean, LocalMetric, OutputMetric
+from .random import normal
+from .realization import Realization
+from .solve_cost import CALL, GPU_CALL, ProblemSize
+from .validation import (
     Inputs,
     expect,
     num_samples,

@@ -81,12 +81,12 @@ def take(x: Inputs, index: slice | Tensor) -> Inputs:
 def require_matching(name: str, t: Tensor, like: Tensor, other: str) -> None:
     """Refuse a floating `t` whose dtype or device differs from that of `like`."""
     if t.is_floating_point() and t.dtype != like.dtype:
-        raise TypeError(
+        raise ArgumentError(
             f"{name}: dtype {t.dtype} does not match {other}'s {like.dtype}; "
             f"cast one of them"
         )
     if t.device != like.device:
-        raise TypeError(
+        raise ArgumentError(
             f"{name}: is on {t.device} but {other} is on {like.device}; move one"
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
-from geolib.core.validation import same_architecture
+from geolib.core.validation import expect, same_architecture
 from geolib.geodesics.embedding import SPACES
 from geolib.networks import align as match
 from geolib.networks import recalibrate, with_batch_statistics
@@ -51,8 +51,9 @@ class Connection:
     gradient_evaluations: int
     message: str
 
-    def module(self, t: Annotated[float, "0 <= t <= 1"]) -> nn.Module:
+    def module(self, t: float) -> nn.Module:
         """The network at time t in [0, 1]; inside, BatchNorm is re-estimated on `x`."""
+        expect(0 <= t <= 1, "t", "a time in [0, 1]", t)
         time = torch.tensor([float(t)]).to(self.path.a)
         return self._at(self.path(time)[0])
 

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
 from geolib.core.validation import check_inputs
-from geolib.geodesics.embedding import SPACES
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
 
-from .embedding import drift_gradient, embed, output_metric
+from .embedding import SPACES, drift_gradient, embed, output_metric
 
 LOOP_ABOVE = 20_000  # weights; below, one batched call beats a loop over networks
 DENSE_BELOW = 200  # weights; up to here a geodesic's acceleration is solved densely

@@ -15,12 +15,7 @@ from geolib.core.linearization import differentiation
 from geolib.networks.training import Meter, batches
 
 from .function_space import FunctionSpace
-from .magnitude_masks import (
-    cubic_sparsity,
-    layer_adaptive,
-    magnitude_mask,
-    matrices,
-)
+from .magnitude_masks import cubic_sparsity, layer_adaptive, magnitude_mask, matrices
 
 PIECE = 4096  # inputs whose outputs are computed together
 

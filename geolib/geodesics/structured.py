@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
-from geolib.networks.channel_groups import (
-    channel_groups,
-    take_channels,
-)
+from geolib.networks.channel_groups import channel_groups, take_channels
 
 # of each kind of layer: the attributes that name the sizes of its weight's axes
 SIZES = {

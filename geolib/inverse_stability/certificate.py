@@ -10,20 +10,12 @@ from typing import Annotated
 import numpy as np
 
 from geolib.core.validation import expect
-from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.inverse_stability.distance import closest_parametrization
-from geolib.inverse_stability.kinks import ROUNDING, Kinks, kinks
-from geolib.inverse_stability.shallow_relu import (
-    BiasedReLU,
-    ShallowReLU,
-    finite_array,
-    same_architecture,
-)
-from geolib.inverse_stability.w1inf_seminorm import (
-    Seminorm,
-    seminorm_on_box,
-    w1inf_seminorm,
-)
+
+from .collinear import TOLERANCE, parallel_classes, unit_rows
+from .distance import closest_parametrization
+from .kinks import ROUNDING, Kinks, kinks
+from .shallow_relu import BiasedReLU, ShallowReLU, finite_array, same_architecture
+from .w1inf_seminorm import Seminorm, seminorm_on_box, w1inf_seminorm
 
 SHARP = 2 * sqrt(2.0)
 Box = tuple[float | Sequence[float], float | Sequence[float]]

@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.core.validation import expect
-from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
-from geolib.inverse_stability.shallow_relu import (
-    BiasedReLU,
-    ShallowReLU,
-    finite_array,
-)
+
+from .collinear import TOLERANCE, parallel_classes, unit_rows
+from .shallow_relu import BiasedReLU, ShallowReLU, finite_array
 
 
 def restricted_defects(net: ShallowReLU, tol: float = 1e-9) -> list[str]:

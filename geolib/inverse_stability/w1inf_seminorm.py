@@ -10,15 +10,11 @@ from typing import Annotated
 import numpy as np
 
 from geolib.core.validation import expect
-from geolib.inverse_stability.arrangement import (
-    RAY_TOLERANCE,
-    enumerate_cells,
-    essential,
-    generic_cell_count,
-)
-from geolib.inverse_stability.collinear import TOLERANCE
-from geolib.inverse_stability.kinks import ROUNDING, Kinks, collect, kinks
-from geolib.inverse_stability.shallow_relu import BiasedReLU, ShallowReLU
+
+from .arrangement import RAY_TOLERANCE, enumerate_cells, essential, generic_cell_count
+from .collinear import TOLERANCE
+from .kinks import ROUNDING, Kinks, collect, kinks
+from .shallow_relu import BiasedReLU, ShallowReLU
 
 MAX_WORK = 300_000_000  # signs written while enumerating: seconds, and 0.3 GB
 METHODS = ("auto", "cells", "bounds")

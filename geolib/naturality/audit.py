@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from geolib.core import Euclidean
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect, require_finite
-from geolib.naturality.defect import Defect, Verdict, as_problem, check_steps, compare
-from geolib.naturality.evidence import UNSEEN, Site, gather, resolved_samples, sites
-from geolib.naturality.families import standard_suite
-from geolib.naturality.local_geometry import Diverged
-from geolib.naturality.losses import Loss, cross_entropy, mse
-from geolib.naturality.problem import Problem
-from geolib.naturality.reparameterization import Reparameterization
 from geolib.networks.batch_norm import copy_module
 from geolib.tables import html_table, text_table
+
+from .defect import Defect, Verdict, as_problem, check_steps, compare
+from .evidence import UNSEEN, Site, gather, resolved_samples, sites
+from .families import standard_suite
+from .local_geometry import Diverged
+from .losses import Loss, cross_entropy, mse
+from .problem import Problem
+from .reparameterization import Reparameterization
 
 NONLINEAR = ("radial", "sinh", "coupling")
 TINTS = {
@@ -106,9 +107,7 @@ class AuditReport:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
 
-def naturality_class(
-    verdicts: Mapping[str, Verdict | Collection[Verdict]],
-) -> str:
+def naturality_class(verdicts: Mapping[str, Verdict | Collection[Verdict]]) -> str:
     """Say in one word for which class of maps an optimizer is natural.
 
     `natural`: exact on linear maps, and exact or natural on nonlinear ones; `affine`:

@@ -10,9 +10,10 @@ import typer
 from torch import nn
 
 from geolib.files import imported, write_whole
-from geolib.naturality.affine_layers import affine_mlp
-from geolib.naturality.audit import Protocol
-from geolib.naturality.audit import audit as run_audit
+
+from .affine_layers import affine_mlp
+from .audit import Protocol
+from .audit import audit as run_audit
 
 
 def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
@@ -57,8 +58,7 @@ def audit(
         str, typer.Argument(help="Import path (torch.optim.AdamW) or a table's name.")
     ],
     model: Annotated[
-        str,
-        typer.Option(help="mlp:8 (hidden widths) or package.module:factory."),
+        str, typer.Option(help="mlp:8 (hidden widths) or package.module:factory.")
     ] = "mlp:6",
     data: Annotated[str, typer.Option(help="A data set of geolib.data.")] = "digits",
     samples: Annotated[int, typer.Option(min=2, help="Training samples used.")] = 100,

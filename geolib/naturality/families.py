@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core.validation import expect
-from geolib.naturality.affine_layers import blocks
-from geolib.naturality.reparameterization import Reparameterization, compose
+
+from .affine_layers import blocks
+from .reparameterization import Reparameterization, compose
 
 DENSE = 2048  # above this many parameters global maps are products of rotations
 
@@ -103,10 +104,7 @@ def layerwise(index: Sequence[Tensor], pairs: Pairs, name: str) -> Reparameteriz
 
 
 def _layer_family(
-    module: nn.Module,
-    like: Tensor,
-    name: str,
-    draw: Callable[[int], np.ndarray],
+    module: nn.Module, like: Tensor, name: str, draw: Callable[[int], np.ndarray]
 ) -> Reparameterization:
     index = blocks(module)
     pairs = [

@@ -12,23 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from geolib.core import (
-    Euclidean,
-    Linearization,
-    OutputMetric,
-    Realization,
-    Solution,
-)
+from geolib.core import Euclidean, Linearization, OutputMetric, Realization, Solution
 from geolib.core.checks import finite
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect, require_matching
-from geolib.naturality.local_geometry import (
-    Diverged,
-    LocalGeometry,
-    flatten,
-    metric_of_loss,
-    unflatten,
-)
+
+from .local_geometry import Diverged, LocalGeometry, flatten, metric_of_loss, unflatten
 
 Closure = Callable[[], tuple[Tensor, Tensor]]
 DampingMetric = Tensor | Callable[[], Tensor] | None

@@ -12,17 +12,14 @@ from torch import Tensor
 
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
-from geolib.naturality.catalogue import OPTIMIZERS
-from geolib.naturality.geometric_optimizer import GeometricOptimizer, State
-from geolib.naturality.local_geometry import ZERO, LocalGeometry
-from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
-from geolib.naturality.problem import Problem
-from geolib.naturality.reparameterization import (
-    TRIVIAL,
-    Reparameterization,
-    directional,
-)
-from geolib.naturality.rules import RULES, Rule
+
+from .catalogue import OPTIMIZERS
+from .geometric_optimizer import GeometricOptimizer, State
+from .local_geometry import ZERO, LocalGeometry
+from .optimizer_spec import OptimizerSpec, RunContext
+from .problem import Problem
+from .reparameterization import TRIVIAL, Reparameterization, directional
+from .rules import RULES, Rule
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from geolib.networks.channel_graph import (
-    DROPOUTS,
-    NORMS,
-    ChannelGroup,
-    GraphReader,
-    Slot,
-    all_tensors,
-)
-from geolib.networks.sequential import check_hooks
+from .channel_graph import DROPOUTS, NORMS, ChannelGroup, GraphReader, Slot, all_tensors
+from .sequential import check_hooks
 
 
 def channel_groups(module: nn.Module) -> list[ChannelGroup]:

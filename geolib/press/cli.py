@@ -140,11 +140,7 @@ def _say(outcomes: list[Outcome], profile: str) -> bool:
 
 
 @app.command()
-def refs(
-    chapter: Chapters = None,
-    jobs: Jobs = 1,
-    force: Force = False,
-) -> None:
+def refs(chapter: Chapters = None, jobs: Jobs = 1, force: Force = False) -> None:
     """Rewrite the committed `.ipynb` pairs from a run of the small profile.
 
     Example: geolib refs inverse_stability
@@ -185,11 +181,7 @@ def _render(root: Path, profile: str, strict: bool = False) -> bool:
 
 
 @app.command()
-def book(
-    profile: Profile = "book",
-    jobs: Jobs = 1,
-    device: Device = "auto",
-) -> None:
+def book(profile: Profile = "book", jobs: Jobs = 1, device: Device = "auto") -> None:
     """Execute what changed, then render the site, whatever failed.
 
     Example: geolib book --jobs 2
@@ -243,13 +235,7 @@ def claims(
 
     Example: geolib claims --check
     """
-    from .ledger import (
-        GPU_LEDGER,
-        collect,
-        print_table,
-        save_device_ledger,
-        write_json,
-    )
+    from .ledger import GPU_LEDGER, collect, print_table, save_device_ledger, write_json
 
     root = find_root()
     build = Build(root, _known(profile or _remembered(root)))

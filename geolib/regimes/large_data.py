@@ -7,20 +7,16 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from geolib.regimes.loss_curves import Curves, logistic, solve
-from geolib.regimes.setup import check_times
-from geolib.regimes.spectral_measures import SpectralMeasure, coarser, marchenko_pastur
+from .loss_curves import Curves, logistic, solve
+from .setup import check_times
+from .spectral_measures import SpectralMeasure, coarser, marchenko_pastur
 
 TINY = 1e-3  # below this E the closed form cancels; the quadrature does not
 HUGE = 1e75  # e^{4t} - 1 is capped here: squares stay finite, the loss has long settled
 
 
 def large_data(
-    times: ArrayLike,
-    rho: float,
-    kappa: float,
-    *,
-    law: SpectralMeasure | None = None,
+    times: ArrayLike, rho: float, kappa: float, *, law: SpectralMeasure | None = None
 ) -> Curves:
     r"""The losses over d when samples abound: each eigenvalue follows a logistic.
 

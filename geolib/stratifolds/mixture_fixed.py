@@ -8,16 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.charts import (
-    AffineChart,
-    Chart,
-    Coordinates,
-    Logit,
-    check_theta,
-    smooth_modulus,
-)
-from geolib.stratifolds.mixture_kl import mixture_stratifold
-from geolib.stratifolds.strata import Charts, Stratifold, coordinate_stratum
+from .charts import AffineChart, Chart, Coordinates, Logit, check_theta, smooth_modulus
+from .mixture_kl import mixture_stratifold
+from .strata import Charts, Stratifold, coordinate_stratum
 
 
 class MixtureTube(Chart):

@@ -8,16 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolib.stratifolds.charts import (
-    AffineChart,
-    Chart,
-    Coordinates,
-    Logit,
-    check_theta,
-    smooth_step,
-)
-from geolib.stratifolds.mixture_kl import mixture_stratifold
-from geolib.stratifolds.strata import Charts, Stratifold, Stratum, coordinate_stratum
+from .charts import AffineChart, Chart, Coordinates, Logit, check_theta, smooth_step
+from .mixture_kl import mixture_stratifold
+from .strata import Charts, Stratifold, Stratum, coordinate_stratum
 
 FLOOR = 1e-10  # added to D^2: the model at v + FLOOR/4, so that derivatives stay finite
 ROWS = [[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
@@ -208,10 +201,6 @@ def mixture_b() -> Stratifold:
         )
         for end in (0.0, 1.0)
     )
-    charts: Charts = {
-        "moduli": MixtureModuli(),
-        "cap": MixtureCap,
-        "logit": Logit(RAW),
-    }
+    charts: Charts = {"moduli": MixtureModuli(), "cap": MixtureCap, "logit": Logit(RAW)}
     strata = (overlap, *eliminations)
     return mixture_stratifold("mixture B", RAW, strata, draw, charts)

@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
-from geolib.stratifolds.find_strata import (
-    canonical_pair,
-    merged_unit,
-    overlap_distances,
-)
-from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
-from geolib.stratifolds.unit_loss import UnitLoss, overlap_coordinates
+
+from .find_strata import canonical_pair, merged_unit, overlap_distances
+from .hidden_layers import HiddenLayer, check_inputs, hidden_layers
+from .unit_loss import UnitLoss, overlap_coordinates
 
 Gaps = Callable[[float], Iterable[Tensor]]
 

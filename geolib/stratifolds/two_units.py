@@ -9,20 +9,10 @@ import torch
 from torch import Tensor
 
 from geolib.networks.erf_kernel import ErfKernel
-from geolib.stratifolds.charts import (
-    AffineChart,
-    Chart,
-    Coordinates,
-    check_theta,
-)
-from geolib.stratifolds.strata import (
-    Charts,
-    Draw,
-    Stratifold,
-    Stratum,
-    coordinate_stratum,
-)
-from geolib.stratifolds.unit_loss import (
+
+from .charts import AffineChart, Chart, Coordinates, check_theta
+from .strata import Charts, Draw, Stratifold, Stratum, coordinate_stratum
+from .unit_loss import (
     Kernel,
     RBFKernel,
     UnitLoss,

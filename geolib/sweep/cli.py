@@ -32,8 +32,7 @@ Export = Annotated[
     Path | None, typer.Option(help="Write the table as .parquet or .csv; run nothing.")
 ]
 Publish = Annotated[
-    bool,
-    typer.Option("--publish", help="Keep the stored runs beside the chapter."),
+    bool, typer.Option("--publish", help="Keep the stored runs beside the chapter.")
 ]
 
 
