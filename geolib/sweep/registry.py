@@ -106,15 +106,11 @@ def _module(name: str) -> ModuleType:
 
 
 def _forget_namesakes(folder: Path) -> None:
-    """Let what stands in this folder be imported, not a file of that name elsewhere."""
-    for name in [p.stem for p in folder.glob("*.py")]:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if (
-            file
-            and Path(file).parent != folder
-            and Path(file).parent.parent == folder.parent
-        ):
-            del sys.modules[name]
+    """Let what stands in this folder be imported, not a file of that name beside it."""
+    for path in folder.glob("*.py"):
+        known = Path(getattr(sys.modules.get(path.stem), "__file__", None) or "/")
+        if known.parent != folder and known.parent.parent == folder.parent:
+            del sys.modules[path.stem]
 
 
 def publish(name: str, size: str, store: Store) -> list[Path]:
