@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments_contest import RATES, Mixture, Race, Task, natural, pair_task
+from experiments_mixtures import RATES, Mixture, Race, Task, natural, pair_task
 from torch import Tensor
 
 from geolib.core import init_
