@@ -76,9 +76,8 @@ class Arguments:
         self.undefined = "NaN" in (fn.__doc__ or "")  # where it may be
         hints = get_type_hints(fn, include_extras=True)
         self.rules = {n: rule(hints.get(n, Any), n) for n in kinds}
-        # within the library a diverged run goes on, and its result says so
         lenient = {
-            n: (partial(_diverged, f), w, a) for n, (f, w, a) in self.rules.items()
+            n: (partial(_within_fault, f), w, a) for n, (f, w, a) in self.rules.items()
         }
         self.known = self.rules, lenient
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
@@ -124,7 +123,7 @@ class Arguments:
 def option(name: str) -> tuple[Rule, str, str]:
     """What fits one of ``**options``: a number of a known name has its range."""
     whole = BOUNDS.get(name) in (COUNT, SIZE)
-    return rule(int if whole else float if name in BOUNDS else Any, name)
+    return rule((int if whole else float) | None if name in BOUNDS else Any, name)
 
 
 def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
@@ -149,18 +148,13 @@ def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
         real = True
     elif ranged:
         holds = eval(f"lambda {name}: {told}", {"inf": math.inf})
-        fits, text, told = (
-            partial(_bounded_fault, fits, holds),
-            f"{text} with {told}",
-            "",
-        )
+        fits = partial(_bounded_fault, fits, holds)
+        text, told = f"{text} with {told}", ""
     if name == "device":
         text, fits = "a device of this machine", partial(_device_fault, fits)
     if real or name in FLOATING:
-        wanted = (
-            "a tensor of float32 or float64" if real else "a tensor of floating numbers"
-        )
-        text = text.replace("a tensor", wanted)
+        wanted = "float32 or float64" if real else "floating numbers"
+        text = text.replace("a tensor", f"a tensor of {wanted}")
         fits = partial(_whole_fault, fits, SINGLE if real else FLOATS)
     if told:
         axes = (axis if axis == "..." else axis.split(".")[-1] for axis in told.split())
@@ -194,6 +188,12 @@ def _endless(fits: Rule, value: Any) -> Fault:
 def _diverged(fits: Rule, value: Any) -> Fault:
     fault = fits(value)
     return fault if isinstance(value, int | float) or fault is not ValueError else None
+
+
+def _within_fault(fits: Rule, value: Any) -> Fault:
+    """Within the library a diverged run goes on, and a pair of units may be complex."""
+    complex_pair = isinstance(value, Tensor) and value.is_complex()
+    return None if complex_pair else _diverged(fits, value)
 
 
 def _device_fault(fits: Rule, value: Any) -> Fault:
