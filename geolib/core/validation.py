@@ -127,7 +127,8 @@ def check_inputs(x: Tensor, name: str = "x") -> None:
         geolib.core.validation.ArgumentError: x: expected finite inputs, got 'NaN or inf'
     """
     fits = isinstance(x, Tensor) and x.layout == torch.strided and x.ndim and len(x)
-    expect(fits, name, "a tensor of at least one input", type(x).__name__)
+    got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
+    expect(fits, name, "a tensor of at least one input", got)
     expect(bool(torch.isfinite(x).all()), name, "finite inputs", "NaN or inf")
 
 

@@ -115,7 +115,7 @@ def test_clear_errors():
         (lambda: NaturalGradient([torch.ones(2), torch.ones(2).double()]), "dtype"),
         (
             lambda: NaturalGradient([torch.ones(2), torch.ones(2, device="meta")]),
-            "devices",
+            "is on meta but the first is on cpu",
         ),
         (lambda: NaturalGradient([{"params": leaves}, {"params": leaves}]), "group"),
         (lambda: NaturalGradient(leaves, 0.0), "lr"),

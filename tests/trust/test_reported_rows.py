@@ -112,7 +112,9 @@ def test_a_task_without_rows_is_refused_by_name():
     none = X[:0], Y[:0]
     with pytest.raises(ValueError, match="x_test: expected a tensor of at least one"):
         Task(X, Y, *none, (0, 1, 2))
-    with pytest.raises(ValueError, match="x: expected at least one input"):
+    with pytest.raises(
+        ValueError, match="x: expected a tensor of at least one input, got"
+    ):
         Task(*none, X, Y, (0, 1, 2))
     with pytest.raises(ValueError, match="y_test: expected one label per input"):
         Task(X, Y, X, Y[:3], (0, 1, 2))
