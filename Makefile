@@ -58,7 +58,7 @@ test-fast: setup ## linters, types and the quick unit tests
 	$(BESIDE) lint units
 
 test-data: setup ## tests that read fetched data sets (folder GEOLIB_DATA), or thousands of cases
-	$(PYTEST) -m data -rs tests
+	$(LAYERS) -n $(JOBS) -m data -rs tests
 
 lint: setup
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ def test_wrong_arguments_of_a_sample(subject):
 
 
 @pytest.mark.data
+@pytest.mark.timeout(2400)  # thousands of calls, each of which may take a minute
 @pytest.mark.parametrize("room", STORED["fuzz"])
 def test_wrong_arguments_of_a_room(room):
     counts = Counter()
