@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from fnmatch import fnmatch
 from pathlib import Path
@@ -48,6 +49,11 @@ def cell(source, *tags):
     """A code cell in MyST text."""
     head = f":tags: [{', '.join(tags)}]\n" if tags else ""
     return f"\n```{{code-cell}} ipython3\n{head}{source}\n```\n"
+
+
+def without_cost(page):
+    """A staged page but for the seconds and the memory that it took."""
+    return re.sub(r'"(seconds|memory)": [\d.]+', "", page.read_text())
 
 
 def new_book(folder):

@@ -1,14 +1,13 @@
 """Fault injection: whatever dies, nothing is lost, nothing half-written is staged."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT, cell, new_book
+from conftest import ROOT, cell, new_book, without_cost
 
 from geolib import files
 from geolib.press import Build
@@ -205,11 +204,6 @@ def test_a_corrupt_staged_file_is_noticed_and_made_again(staged, damage):
     stage.write_bytes(damage)
     assert run([a])[0].status == "ok"
     assert without_cost(stage) == whole
-
-
-def without_cost(page):
-    """A staged page but for the seconds and the memory that it took."""
-    return re.sub(r'"(seconds|memory)": [\d.]+', "", page.read_text())
 
 
 def test_a_corrupt_key_file_is_not_trusted(staged):
