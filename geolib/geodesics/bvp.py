@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.networks.training import minimize
 
 from .function_space import Space
@@ -109,7 +110,7 @@ def geodesics(
     jitter: bool = True,
     steps: int = 2000,
     batch: int = 256,
-    lr: float = 1e-2,
+    lr: Annotated[float, "0 < lr <= 1e9"] = 1e-2,
     checkpoint: bool = False,
     tol: float = 0.01,
     start: Tensor | None = None,
@@ -154,6 +155,7 @@ def geodesics(
         >>> [round(f.energies[-1], 3) for f in found]
         [2.0, 0.5]
     """
+    expect(min(seeds, default=0) >= 0, "seeds", "whole numbers >= 0", list(seeds))
     basis = SineBasis(4) if basis is None else basis
     starts = [None] * len(a) if start is None else list(start)
     pairs = zip(a, b, starts, strict=True)

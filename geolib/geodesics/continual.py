@@ -65,7 +65,9 @@ def learn_sequence(
     *,
     scenario: Annotated[str, ("class", "task")] = "class",
     memory: int = 50,
-    gradient_evaluations: Annotated[int, "gradient_evaluations >= 1"] = 38_400,
+    gradient_evaluations: Annotated[
+        int, "1 <= gradient_evaluations <= 10**10"
+    ] = 38_400,
     batch: int = 64,
     seed: int = 0,
     w: Tensor | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core import Realization
-from geolib.core.validation import check_inputs, check_labels
+from geolib.core.validation import check_inputs, check_labels, expect
 from geolib.geodesics.embedding import SPACES
 from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
@@ -116,6 +116,7 @@ def trained_curves(
         >>> len(trained_curves(R, *pairs, x, y, seeds=[0, 1], steps=10))
         2
     """
+    expect(min(seeds, default=0) >= 0, "seeds", "whole numbers >= 0", list(seeds))
     for start, end in zip(a, b, strict=True):
         check_ends(start, end, distinct=True)
     if isinstance(x, Tensor):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,10 @@ def matrices(R: Realization) -> Tensor:
 
 
 def magnitude_mask(
-    w: Tensor, prunable: Tensor, sparsity: float, score: Tensor | None = None
+    w: Annotated[Tensor, "p"],
+    prunable: Annotated[Tensor, "p"],
+    sparsity: float,
+    score: Annotated[Tensor | None, "p"] = None,
 ) -> Tensor:
     r"""Keep the largest weights: drop the `round(sparsity * n)` smallest of all layers.
 

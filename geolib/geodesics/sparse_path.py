@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ Target = Callable[[Tensor], Tensor]
 @differentiation()
 def sparse_path(
     space: FunctionSpace,
-    w: Tensor,
+    w: Annotated[Tensor, "space.realization.p"],
     sparsity: float,
     *,
     steps: int = 40,

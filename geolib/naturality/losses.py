@@ -57,7 +57,7 @@ def mse(y: Annotated[Tensor, "real n outputs"]) -> Loss:
     return Loss(value, Euclidean())
 
 
-def cross_entropy(y: Tensor, reference: bool = False) -> Loss:
+def cross_entropy(y: Annotated[Tensor, "n"], reference: bool = False) -> Loss:
     r"""Return the mean cross entropy of classes y, with the categorical Fisher metric.
 
     Args:

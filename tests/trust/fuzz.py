@@ -246,7 +246,11 @@ def wrong_tensor(value: Any) -> dict[str, Any]:
     """Entries, shapes and types."""
     torched = isinstance(value, Tensor)
     t = value.detach().clone() if torched else np.array(value)
-    found = {"extra axis": t[None], "complex": t + 0j, "negative": -t - 1}
+    found = {
+        "extra axis": t[None],
+        "complex": t + 0j,
+        "negative": ~t if t.dtype == torch.bool else -t - 1,
+    }
     found |= {"column": t[..., None], "boolean": t > 0, "scalar": t.sum()}
     if t.ndim:
         found |= {"one": t[:1], "one of each": t[(slice(1),) * t.ndim]}
