@@ -110,7 +110,7 @@ def geodesics(
     jitter: bool = True,
     steps: int = 2000,
     batch: int = 256,
-    lr: Annotated[float, "0 < lr <= 1e9"] = 1e-2,
+    lr: Annotated[float, "0 < lr <= 1e30"] = 1e-2,
     checkpoint: bool = False,
     tol: float = 0.01,
     start: Tensor | None = None,
