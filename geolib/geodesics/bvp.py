@@ -110,7 +110,7 @@ def geodesics(
     jitter: bool = True,
     steps: int = 2000,
     batch: int = 256,
-    lr: Annotated[float, "0 < lr <= 1e30"] = 1e-2,
+    lr: float = 1e-2,
     checkpoint: bool = False,
     tol: float = 0.01,
     start: Tensor | None = None,
@@ -156,6 +156,7 @@ def geodesics(
         [2.0, 0.5]
     """
     expect(min(seeds, default=0) >= 0, "seeds", "whole numbers >= 0", list(seeds))
+    expect(lr <= torch.finfo(a.dtype).max, "lr", f"a number of {a.dtype}", lr)
     basis = SineBasis(4) if basis is None else basis
     starts = [None] * len(a) if start is None else list(start)
     pairs = zip(a, b, starts, strict=True)
