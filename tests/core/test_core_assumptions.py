@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from central_differences import jacobian, relative
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -330,26 +331,6 @@ RIGHT = {
 }  # fmt: skip
 
 
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
-
-
-@torch.no_grad()
-def difference_jacobian(module, x, eps=1e-6):
-    """Central differences (n, o, p) of the module itself, one weight at a time."""
-    columns = []
-    for p in module.parameters():
-        flat = p.view(-1)
-        for k in range(len(flat) if p.requires_grad else 0):
-            old, ends = flat[k].item(), []
-            for t in (old + eps, old - eps):
-                flat[k] = t
-                ends.append(module(x))
-            flat[k] = old
-            columns.append((ends[0] - ends[1]) / (2 * eps))
-    return torch.stack(columns, -1)
-
-
 @pytest.mark.parametrize("name", RIGHT)
 def test_every_product_and_solve_is_right(name):
     module = init_(RIGHT[name]().double(), 0, bias_scale=0.3)
@@ -359,7 +340,8 @@ def test_every_product_and_solve_is_right(name):
     before = everything(module)
     R = Realization(module)
     torch.testing.assert_close(R(R.theta0, x), expected)
-    J = difference_jacobian(copy.deepcopy(module), x)
+    moved = copy.deepcopy(module)
+    J = jacobian(moved, lambda: moved(x))
     D = torch.einsum("iap,iaq->pq", J, J) / len(J)
     L, G = R.linearize(R.theta0, x), PullbackMetric(R, x).at(R.theta0)
     v, u = normal(R.p, 1), normal(tuple(L.outputs.shape), 2)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from central_differences import relative
 from core_cases import CASES, make
 from dense_reference import dense_jacobian
 from torch import nn
@@ -23,10 +24,6 @@ def call(module, x):
     if isinstance(x, dict):
         return module(**x)
     return module(*x) if isinstance(x, tuple) else module(x)
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 @pytest.mark.slow_for("sequence", "grouped_conv")

@@ -1,8 +1,7 @@
-"""What users of other libraries reported, tried here: right, or refused by name.
+"""What users of other libraries reported, tried here: labels, inputs and networks.
 
 The rows that have no test beside the code that they are about. Each stands with two more
-of its kind, and every value is compared with one from another way: central differences, a
-dense solve, scikit-learn, a network written in another order.
+of its kind, and every value is compared with one from another way.
 """
 
 import copy
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from central_differences import relative
 from chapter_experiments import chapter_module
-from sklearn.mixture import GaussianMixture as Peer
+from reported_cases import X, Y, chain, one_step
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,7 +20,6 @@ from trust_modules import differences
 
 from geolib.core import (
     AssumptionError,
-    Linearization,
     PullbackMetric,
     Realization,
     init_,
@@ -37,41 +36,19 @@ from geolib.geodesics import (
 )
 from geolib.inverse_stability import canonicalize
 from geolib.naturality import (
-    KFAC,
     NaturalGradient,
-    Problem,
-    Projection,
     audit,
     cross_entropy,
-    local_geometry,
-    mse,
-    projection_defect,
 )
 from geolib.networks import Task, align, channel_groups, permute_channels, train
 from geolib.stratifolds import (
     CollarSurgery,
-    GaussianMixture,
-    em_fit,
     find_strata,
     learning_coefficient,
 )
 
 RIVALS = chapter_module("geodesics", "rivals")
-X, Y = normal((12, 3), 1), torch.arange(12) % 3
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32]
-
-
-def chain(*middle, widths=(3, 4, 3)):
-    """Linear layers with something between them."""
-    net = nn.Sequential(
-        nn.Linear(*widths[:2]), *middle, nn.Linear(widths[1], widths[2])
-    )
-    return init_(net, 0, bias_scale=0.3).double().eval()
-
-
-@torch.no_grad()
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 # ---- labels and tasks ----------------------------------------------------------------
@@ -353,323 +330,6 @@ def test_a_dead_network_without_damping_is_solved_or_refused_by_name():
         G.solve(g, 0.0, "kfac")
     with pytest.raises(ValueError, match="damping: expected more, for method 'wood"):
         G.solve(g, 1e-300, "woodbury")
-
-
-# ---- optimizers ----------------------------------------------------------------------
-
-
-def one_step(opt, net, x=X, y=Y):
-    def closure():
-        z = net(x)
-        return z, F.cross_entropy(z, y)
-
-    before = [p.detach().clone() for p in net.parameters()]
-    opt.step(closure)
-    pairs = zip(before, net.parameters(), strict=True)
-    return [(b - p).detach() for b, p in pairs]
-
-
-def fisher_step(net, damping):
-    """(F + damping)^-1 g over what is trained, dense and by central differences."""
-    z, J = differences(net, X)
-    G = sum(
-        j.T @ (torch.diag(p) - torch.outer(p, p)) @ j
-        for j, p in zip(J, z.softmax(1), strict=True)
-    ) / len(z)
-    u = (z.softmax(1) - F.one_hot(Y, 3)) / len(z)
-    g = torch.einsum("nop,no->p", J, u)
-    return torch.linalg.solve(G + damping * torch.eye(len(g)), g)
-
-
-@pytest.mark.parametrize("frozen", [(0,), (0, 1), (3,)])
-@pytest.mark.parametrize(
-    "given", [lambda net: net, lambda net: net.parameters(), lambda net: [
-        {"params": list(net.parameters())}
-    ]]
-)  # fmt: skip
-def test_frozen_parameters_stay_and_the_rest_takes_the_dense_step(given, frozen):
-    net = chain(nn.Tanh())
-    for k, p in enumerate(net.parameters()):
-        p.requires_grad_(k not in frozen)
-    slow = fisher_step(net, 0.1)
-    moved = one_step(NaturalGradient(given(net), 1.0, damping=0.1), net)
-    assert all(not moved[k].any() for k in frozen)
-    free = torch.cat([t.flatten() for k, t in enumerate(moved) if k not in frozen])
-    assert relative(free, slow) < 1e-6
-
-
-class Shared(nn.Module):
-    """Two layers of one width that share what they are told to."""
-
-    def __init__(self, *names):
-        super().__init__()
-        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
-        for name in names:
-            setattr(self.b, name, getattr(self.a, name))
-
-    def forward(self, x):
-        return self.b(torch.tanh(self.a(x)))
-
-
-@pytest.mark.parametrize("names", [("bias",), ("weight",), ("weight", "bias")])
-def test_steps_of_layers_that_share_are_dense_steps(names):
-    slow = fisher_step(init_(Shared(*names), 0, bias_scale=0.3).double(), 0.1)
-    for given in (lambda net: net, lambda net: net.parameters()):
-        net = init_(Shared(*names), 0, bias_scale=0.3).double()
-        moved = one_step(NaturalGradient(given(net), 1.0, damping=0.1), net)
-        assert relative(torch.cat([t.flatten() for t in moved]), slow) < 1e-6
-
-
-class Skipping(nn.Sequential):
-    """Layers in a row by their type, with a skip in their forward pass."""
-
-    def forward(self, x):
-        return self[2](x + torch.tanh(self[0](x)))
-
-
-@pytest.mark.parametrize("structured", [True, False])
-def test_a_skip_that_the_type_hides_is_seen(structured):
-    net = Skipping(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
-    net = init_(net, 0, bias_scale=0.3).double().eval()
-    if structured:  # the only channels are the inputs' own
-        with pytest.raises(ValueError, match="module: no hidden unit can be removed"):
-            sparsify(net, X, 0.3, steps=3, structured=True, space="raw")
-        return
-    found = sparsify(net, X, 0.3, steps=3, space="raw")
-    with torch.no_grad():
-        change = (found.module(X) - net(X)).square().sum(1).mean().sqrt()
-    assert found.drift == pytest.approx(float(change), rel=1e-6)
-
-
-def test_parameters_none_of_which_is_trained_are_refused_by_name():
-    net = chain(nn.Tanh()).requires_grad_(False)
-    for given in (net, net.parameters(), [{"params": list(net.parameters())}]):
-        with pytest.raises(ValueError, match="params: "):
-            NaturalGradient(given, 0.1)
-
-
-class Idle(nn.Module):
-    """A chain beside a layer that no output uses."""
-
-    def __init__(self):
-        super().__init__()
-        self.used, self.idle = chain(nn.Tanh()), nn.Linear(4, 4).double()
-
-    def forward(self, x):
-        return self.used(x)
-
-
-@pytest.mark.parametrize("damping", [0.0, 0.1])
-@pytest.mark.parametrize("kind", [KFAC, NaturalGradient])
-def test_a_layer_without_use_stays_and_changes_nothing(kind, damping):
-    x, y = normal((60, 3), 1), torch.arange(60) % 3
-    net, twin = Idle(), chain(nn.Tanh())
-    with_idle = one_step(kind(net, 1e-3, damping=damping), net, x, y)
-    alone = one_step(kind(twin, 1e-3, damping=damping), twin, x, y)
-    for a, b in zip(with_idle, alone, strict=False):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-9)
-    assert max(float(t.abs().max()) for t in with_idle[4:]) < 1e-9
-
-
-@pytest.mark.parametrize("inplace", [nn.ReLU(True), nn.Hardtanh(inplace=True)])
-def test_kfac_and_natural_steps_behind_layers_in_place(inplace):
-    apart = copy.deepcopy(inplace)
-    apart.inplace = False
-    for kind in (KFAC, NaturalGradient):
-        steps = []
-        for act in (inplace, apart):
-            net = chain(copy.deepcopy(act))
-            steps.append(one_step(kind(net, 0.1, damping=0.1), net))
-        for a, b in zip(*steps, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
-
-
-def test_a_long_jacobian_is_not_factorised(monkeypatch):
-    """From parameters alone a step was an SVD of the whole Jacobian."""
-    monkeypatch.setattr(local_geometry, "LARGE", 10)
-    net = chain(nn.Tanh())
-    slow = fisher_step(net, 0.1)
-    monkeypatch.setattr(Linearization, "jacobian", None)
-    moved = one_step(NaturalGradient(net.parameters(), 1.0, damping=0.1), net)
-    assert relative(torch.cat([t.flatten() for t in moved]), slow) < 1e-6
-
-
-# ---- a velocity at the start ---------------------------------------------------------
-
-
-def test_a_velocity_at_the_start_is_pushed_along_the_map():
-    """Flow of natural momentum down a product and down its quotient, and a wrong push."""
-    x = torch.linspace(-1, 1, 7, dtype=torch.float64)[:, None]
-    narrow = Problem.of(nn.Linear(1, 1, bias=False).double(), x, mse(3 * x))
-    hs = [1 / 32, 1 / 64, 1 / 128]
-    for pi, start in (
-        (Projection(lambda w: (w[0] * w[1]).reshape(1), "product"), [1.0, 2.0]),
-        (Projection(lambda w: (w[0] + 3 * w[1]).reshape(1), "sum"), [0.5, 1.0]),
-        (Projection(lambda w: (w[0] * w[1]).reshape(1), "elsewhere"), [2.0, 0.7]),
-    ):
-        wide = pi.pull(narrow, [(2,)], torch.tensor(start).double())
-        found = projection_defect(
-            "natural-momentum", wide, narrow, pi, hs, horizon=0.25
-        )
-        assert found.letter in "EN", (pi.name, found)
-        down = torch.func.jacrev(pi.forward)(wide.theta0)
-        v = 0.5 * torch.as_tensor(np.random.default_rng(1234).standard_normal(2))
-        drawn = 0.5 * np.random.default_rng(1234).standard_normal(1)
-        assert float((down @ v - torch.as_tensor(drawn)).abs()) > 0.05  # not that draw
-
-
-# ---- strata --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "act", [nn.ReLU, nn.SiLU, nn.Hardtanh, lambda inplace: nn.LeakyReLU(0.1, inplace)]
-)
-def test_strata_behind_layers_in_place_are_those_of_layers_apart(act):
-    found = []
-    for inplace in (True, False):
-        net = chain(act(inplace=inplace), widths=(3, 5, 2))
-        with torch.no_grad():
-            net[0].weight[1], net[0].bias[1] = net[0].weight[0], net[0].bias[0]
-        x = X.clone()
-        found.append(find_strata(net, x, near=0.01))
-        assert torch.equal(x, X)
-        assert net[1].inplace is inplace
-    assert str(found[0]) == str(found[1])
-    assert any(s.kind == "overlap" and s.units == (0, 1) for s in found[0])
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -2.5])
-def test_constant_data_make_constant_units_of_the_measured_deficit(value):
-    """Of one unit: its outgoing weights and those of the bias, one direction fewer each."""
-    net, x = chain(nn.Tanh()), torch.full((12, 3), value, dtype=torch.float64)
-    found = find_strata(net, x)
-    assert {s.kind for s in found} == {"constant unit"}
-    assert {s.units for s in found} == {(0,), (1,), (2,), (3,)}
-    _, J = differences(net, x)
-    part = J.flatten(0, 1)
-    columns = [12, 16, 20, 24, 28, 29, 30]  # bias of unit 0, its v, the last biases
-    rank = int(torch.linalg.matrix_rank(part[:, columns], rtol=1e-7))
-    assert len(columns) - rank == found[0].deficit == found[0].predicted
-
-
-def test_two_samples_are_enough_and_one_is_refused_by_name():
-    net = chain(nn.Tanh())
-    with torch.no_grad():
-        net[0].weight[1], net[0].bias[1] = net[0].weight[0], net[0].bias[0]
-    (found,) = find_strata(net, X[:2], near=0.01)
-    assert (found.kind, found.units) == ("overlap", (0, 1))
-    with pytest.raises(ValueError, match="data: expected a tensor of at least 2"):
-        find_strata(net, X[:1])
-
-
-@pytest.mark.parametrize(
-    ("net", "said"),
-    [
-        (lambda: chain(nn.BatchNorm1d(4), nn.Tanh()), "'BatchNorm1d', 'Tanh'"),
-        (lambda: chain(nn.LayerNorm(4), nn.Tanh()), "'LayerNorm', 'Tanh'"),
-        (lambda: chain(nn.PReLU()), "'PReLU'"),
-        (lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten()), "Linear"),
-        (lambda: Idle(), "Idle"),
-    ],
-)
-def test_networks_without_such_strata_are_refused_by_name(net, said):
-    with pytest.raises((ValueError, TypeError), match=f"module: expected .*{said}"):
-        find_strata(net().double().eval(), X)
-
-
-# ---- mixtures ------------------------------------------------------------------------
-
-
-def mixture(means, scale=1.0):
-    means = torch.tensor(means).double()
-    K, d = means.shape
-    eye = scale * torch.eye(d).double()
-    return GaussianMixture(
-        torch.full((K,), 1.0 / K).double(), means, eye.expand(K, d, d)
-    )
-
-
-def test_copies_of_one_point_collapse_and_say_so():
-    x = torch.tensor([[1.0, 2.0]]).double().expand(10, 2)
-    for start in (mixture([[0.0, 0.0]]), mixture([[0.0, 0.0], [1.0, 1.0]])):
-        found = em_fit(x, start)
-        assert not found.converged
-        assert found.collapsed == tuple(range(len(start.weights)))
-    with pytest.raises(ValueError, match="n_components: expected 1 to 1"):
-        em_fit(x, 2)
-
-
-def test_more_components_than_points():
-    x = normal((3, 2), 0)
-    with pytest.raises(ValueError, match="n_components: expected 1 to 3.*got 5"):
-        em_fit(x, 5)
-    found = em_fit(x, mixture(normal((5, 2), 1).tolist()))
-    assert not found.converged
-    assert found.collapsed
-
-
-@pytest.mark.parametrize("columns", [(1,), (0,), (0, 2)])
-def test_constant_columns_are_refused_or_regularised_as_scikit_learn_does(columns):
-    x = normal((200, 3), 0)
-    x[:100] += 4.0
-    x[:, list(columns)] = 1.0
-    with pytest.raises(ValueError, match="span all 3 dimensions; got a singular"):
-        em_fit(x, 2)
-    found = em_fit(x, 2, reg_covar=1e-3, tol=1e-10)
-    assert found.converged
-    assert not found.collapsed
-    peer = Peer(
-        2, reg_covar=1e-3, tol=1e-10, max_iter=500, n_init=3, random_state=0
-    ).fit(x.numpy())
-    assert found.log_likelihood[-1] == pytest.approx(peer.score(x.numpy()), abs=1e-6)
-
-
-@pytest.mark.parametrize("far", [30.0, 1e3, 1e9])
-def test_a_start_far_away_is_left_or_named(far):
-    x = normal((100, 2), 0)
-    start = mixture([[far, 0.0], [far, 1.0]])
-    found = em_fit(x, start, max_iter=2)
-    if far > 1e8:
-        assert not found.converged
-        assert found.collapsed
-        return
-    peer = Peer(
-        2, weights_init=[0.5, 0.5], means_init=start.means.numpy(), reg_covar=0.0,
-        precisions_init=np.stack([np.eye(2)] * 2), max_iter=2, tol=0.0,
-    )  # fmt: skip
-    with pytest.warns(Warning, match="converge"):
-        peer.fit(x.numpy())
-    torch.testing.assert_close(
-        found.mixture.means, torch.as_tensor(peer.means_), rtol=1e-6, atol=1e-6
-    )
-
-
-# ---- learning coefficients -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [10**6, 10**7, 10**8])
-def test_the_default_grid_is_refused_where_it_is_too_coarse(n):
-    box = torch.ones(2, dtype=torch.float64)
-    for centre in (0.0, 0.3137):
-        with pytest.raises(ValueError, match="points: expected a grid that resolves"):
-            learning_coefficient(
-                lambda t, c=centre: (t - c).square().sum(1), n, -box, box, base=0.0
-            )
-
-
-@pytest.mark.parametrize("power", [3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
-def test_what_a_grid_answers_is_right_whatever_its_size(power):
-    """A regular direction has 1/2; a grid says so or is refused, for forty sizes."""
-    box, n = torch.ones(1, dtype=torch.float64), int(10**power)
-    for points in range(30, 270, 6):
-        try:
-            found = learning_coefficient(
-                lambda t: (t - 0.137).square().sum(1), n, -box, box, base=0.0,
-                points=[points],
-            ).value  # fmt: skip
-        except ValueError:
-            continue
-        assert abs(found - 0.5) < 0.1, points
 
 
 # ---- networks read by their channels -------------------------------------------------

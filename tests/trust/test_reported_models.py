@@ -1,0 +1,176 @@
+"""What users of other libraries reported, tried here: strata, mixtures, coefficients.
+
+The rows that have no test beside the code that they are about. Each stands with two more
+of its kind, and every value is compared with one from another way.
+"""
+
+import numpy as np
+import pytest
+import torch
+from reported_cases import Idle, X, chain
+from sklearn.mixture import GaussianMixture as Peer
+from torch import nn
+from trust_modules import differences
+
+from geolib.core import (
+    normal,
+)
+from geolib.stratifolds import (
+    GaussianMixture,
+    em_fit,
+    find_strata,
+    learning_coefficient,
+)
+
+# ---- strata --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "act", [nn.ReLU, nn.SiLU, nn.Hardtanh, lambda inplace: nn.LeakyReLU(0.1, inplace)]
+)
+def test_strata_behind_layers_in_place_are_those_of_layers_apart(act):
+    found = []
+    for inplace in (True, False):
+        net = chain(act(inplace=inplace), widths=(3, 5, 2))
+        with torch.no_grad():
+            net[0].weight[1], net[0].bias[1] = net[0].weight[0], net[0].bias[0]
+        x = X.clone()
+        found.append(find_strata(net, x, near=0.01))
+        assert torch.equal(x, X)
+        assert net[1].inplace is inplace
+    assert str(found[0]) == str(found[1])
+    assert any(s.kind == "overlap" and s.units == (0, 1) for s in found[0])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.5])
+def test_constant_data_make_constant_units_of_the_measured_deficit(value):
+    """Of one unit: its outgoing weights and those of the bias, one direction fewer each."""
+    net, x = chain(nn.Tanh()), torch.full((12, 3), value, dtype=torch.float64)
+    found = find_strata(net, x)
+    assert {s.kind for s in found} == {"constant unit"}
+    assert {s.units for s in found} == {(0,), (1,), (2,), (3,)}
+    _, J = differences(net, x)
+    part = J.flatten(0, 1)
+    columns = [12, 16, 20, 24, 28, 29, 30]  # bias of unit 0, its v, the last biases
+    rank = int(torch.linalg.matrix_rank(part[:, columns], rtol=1e-7))
+    assert len(columns) - rank == found[0].deficit == found[0].predicted
+
+
+def test_two_samples_are_enough_and_one_is_refused_by_name():
+    net = chain(nn.Tanh())
+    with torch.no_grad():
+        net[0].weight[1], net[0].bias[1] = net[0].weight[0], net[0].bias[0]
+    (found,) = find_strata(net, X[:2], near=0.01)
+    assert (found.kind, found.units) == ("overlap", (0, 1))
+    with pytest.raises(ValueError, match="data: expected a tensor of at least 2"):
+        find_strata(net, X[:1])
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (lambda: chain(nn.BatchNorm1d(4), nn.Tanh()), "'BatchNorm1d', 'Tanh'"),
+        (lambda: chain(nn.LayerNorm(4), nn.Tanh()), "'LayerNorm', 'Tanh'"),
+        (lambda: chain(nn.PReLU()), "'PReLU'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten()), "Linear"),
+        (lambda: Idle(), "Idle"),
+    ],
+)
+def test_networks_without_such_strata_are_refused_by_name(net, said):
+    with pytest.raises((ValueError, TypeError), match=f"module: expected .*{said}"):
+        find_strata(net().double().eval(), X)
+
+
+# ---- mixtures ------------------------------------------------------------------------
+
+
+def mixture(means, scale=1.0):
+    means = torch.tensor(means).double()
+    K, d = means.shape
+    eye = scale * torch.eye(d).double()
+    return GaussianMixture(
+        torch.full((K,), 1.0 / K).double(), means, eye.expand(K, d, d)
+    )
+
+
+def test_copies_of_one_point_collapse_and_say_so():
+    x = torch.tensor([[1.0, 2.0]]).double().expand(10, 2)
+    for start in (mixture([[0.0, 0.0]]), mixture([[0.0, 0.0], [1.0, 1.0]])):
+        found = em_fit(x, start)
+        assert not found.converged
+        assert found.collapsed == tuple(range(len(start.weights)))
+    with pytest.raises(ValueError, match="n_components: expected 1 to 1"):
+        em_fit(x, 2)
+
+
+def test_more_components_than_points():
+    x = normal((3, 2), 0)
+    with pytest.raises(ValueError, match="n_components: expected 1 to 3.*got 5"):
+        em_fit(x, 5)
+    found = em_fit(x, mixture(normal((5, 2), 1).tolist()))
+    assert not found.converged
+    assert found.collapsed
+
+
+@pytest.mark.parametrize("columns", [(1,), (0,), (0, 2)])
+def test_constant_columns_are_refused_or_regularised_as_scikit_learn_does(columns):
+    x = normal((200, 3), 0)
+    x[:100] += 4.0
+    x[:, list(columns)] = 1.0
+    with pytest.raises(ValueError, match="span all 3 dimensions; got a singular"):
+        em_fit(x, 2)
+    found = em_fit(x, 2, reg_covar=1e-3, tol=1e-10)
+    assert found.converged
+    assert not found.collapsed
+    peer = Peer(
+        2, reg_covar=1e-3, tol=1e-10, max_iter=500, n_init=3, random_state=0
+    ).fit(x.numpy())
+    assert found.log_likelihood[-1] == pytest.approx(peer.score(x.numpy()), abs=1e-6)
+
+
+@pytest.mark.parametrize("far", [30.0, 1e3, 1e9])
+def test_a_start_far_away_is_left_or_named(far):
+    x = normal((100, 2), 0)
+    start = mixture([[far, 0.0], [far, 1.0]])
+    found = em_fit(x, start, max_iter=2)
+    if far > 1e8:
+        assert not found.converged
+        assert found.collapsed
+        return
+    peer = Peer(
+        2, weights_init=[0.5, 0.5], means_init=start.means.numpy(), reg_covar=0.0,
+        precisions_init=np.stack([np.eye(2)] * 2), max_iter=2, tol=0.0,
+    )  # fmt: skip
+    with pytest.warns(Warning, match="converge"):
+        peer.fit(x.numpy())
+    torch.testing.assert_close(
+        found.mixture.means, torch.as_tensor(peer.means_), rtol=1e-6, atol=1e-6
+    )
+
+
+# ---- learning coefficients -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [10**6, 10**7, 10**8])
+def test_the_default_grid_is_refused_where_it_is_too_coarse(n):
+    box = torch.ones(2, dtype=torch.float64)
+    for centre in (0.0, 0.3137):
+        with pytest.raises(ValueError, match="points: expected a grid that resolves"):
+            learning_coefficient(
+                lambda t, c=centre: (t - c).square().sum(1), n, -box, box, base=0.0
+            )
+
+
+@pytest.mark.parametrize("power", [3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+def test_what_a_grid_answers_is_right_whatever_its_size(power):
+    """A regular direction has 1/2; a grid says so or is refused, for forty sizes."""
+    box, n = torch.ones(1, dtype=torch.float64), int(10**power)
+    for points in range(30, 270, 6):
+        try:
+            found = learning_coefficient(
+                lambda t: (t - 0.137).square().sum(1), n, -box, box, base=0.0,
+                points=[points],
+            ).value  # fmt: skip
+        except ValueError:
+            continue
+        assert abs(found - 0.5) < 0.1, points
