@@ -61,8 +61,9 @@ def test_version():
     assert re.search(r"\d+\.\d+", run("geolib", "--version").stdout)
 
 
-def test_the_command_as_a_module():
-    assert "digits" in run(BIN / "python", "-m", "geolib", "data", "list").stdout
+@pytest.mark.parametrize("module", [["geolib", "data"], ["geolib.data"]])
+def test_data_as_a_module(module):
+    assert "digits" in run(BIN / "python", "-m", *module, "list").stdout
 
 
 def test_the_press_says_in_one_line_what_it_needs():

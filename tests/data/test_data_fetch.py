@@ -13,7 +13,7 @@ import typer
 from geolib import data
 from geolib.data import DataError, api, tables
 from geolib.data import files as published
-from geolib.data.cli import command
+from geolib.data.__main__ import command
 from geolib.data.files import File
 
 

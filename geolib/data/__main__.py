@@ -1,4 +1,4 @@
-"""The command `geolib data`."""
+"""The command `geolib data`, also as `python -m geolib.data`."""
 
 from __future__ import annotations
 
@@ -36,3 +36,7 @@ def command(
             typer.echo(error, err=True)
             raise typer.Exit(1) from None
         typer.echo(f"{name}: ready")
+
+
+if __name__ == "__main__":
+    typer.run(command)
