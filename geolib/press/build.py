@@ -14,6 +14,7 @@ from typing import Any
 from geolib.files import digest, digest_tree, locked, write_whole
 
 from .checkout import parameters
+from .kernel import FIGURES
 from .notebook import Notebook, PressError
 
 FORMAT = b"6"  # raise when staging changes, so that every notebook is staged anew
@@ -153,11 +154,13 @@ class Build:
             PressError: see `parameters`.
         """
         device = "cpu" if hardware == "cpu" else "cuda"
+        drawn = self.root / FIGURES
+        figures = drawn.read_bytes() if drawn.exists() else b""
         return Inputs(
             notebook.text(),
             parameters(notebook, self.profile, device),
             hardware,
-            digest_tree(notebook.source.parent, DATA),
+            digest(digest_tree(notebook.source.parent, DATA).encode(), figures),
             self.code,
         )
 

@@ -7,9 +7,11 @@ import resource
 import sys
 import threading
 from pathlib import Path
+from runpy import run_path
 
 LIMIT = 4_000_000  # characters that one notebook may print: pages hold far less
 PACKAGE = Path(__file__).parents[1]
+FIGURES = "book/_ext/figures.py"
 _printed = 0
 
 
@@ -18,7 +20,11 @@ class OutputLimitError(RuntimeError):
 
 
 def start() -> bool:
-    """Bound what standard output and error of this process may print."""
+    """Bound what this process may print, and let the book draw its figures its own way."""
+    for folder in Path.cwd().parents:
+        if (folder / FIGURES).exists():
+            shell = sys.modules["IPython"].get_ipython()
+            run_path(str(folder / FIGURES))["install"](shell.display_formatter)
     for stream in (sys.stdout, sys.stderr):
         stream.write = _bounded(stream.write)  # type: ignore[method-assign]
     return True

@@ -1,7 +1,7 @@
 """Pages that the press writes: the ledger's, marks on what is not whole, numbers of claims.
 
-In a page of `book/`, `{measured}`key`` becomes the number found, linked to its check, and
-`{picture}`name`` the path of the figure of that name out of the executed notebook.
+In a page of `book/`, `{measured}`key`` becomes the number found, linked to its check (`{number}`
+bare), and `{picture}`name`` the path of the figure of that name out of the executed notebook.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from geolib.tables import html_table, human
 
 from .build import Build, Page
 from .ledger import DeviceLedger, Ledger
-from .verdict import anchor, found, kind, typeset
+from .verdict import anchor, found, kind, sentence, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
-MEASURED = re.compile(r"\{measured\}`([^`]+)`")
+MEASURED = re.compile(r"\{(measured|number)\}`([^`]+)`")
 PICTURE = re.compile(r"\{picture\}`([^`]+)`")
 KINDS = {"image/svg+xml": "svg", "image/png": "png"}
 BLANK = (
@@ -68,7 +68,7 @@ def _row(
     notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
     small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
     cells = [
-        f'<a href="{link}">{human(r["text"])}</a>{small}',
+        f'<a href="{link}">{sentence(r["text"])}</a>{small}',
         found(r),
         typeset(r["bound"]),
         _badge(r["verdict"]),
@@ -189,7 +189,7 @@ def below_the_heading(source: str, text: str) -> str:
 def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
     """The text of a page of `book/` with its numbers; its pictures go into `folder`."""
     rows = {r["key"]: r for r in ledger.rows}
-    text = MEASURED.sub(lambda m: _number(rows.get(m[1])), text)
+    text = MEASURED.sub(lambda m: _number(rows.get(m[2]), m[1] == "measured"), text)
     if not PICTURE.search(text):
         return text
     drawn = {name: picture for page in pages for name, picture in _drawn(page)}
@@ -204,9 +204,11 @@ def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
     return PICTURE.sub(place, text)
 
 
-def _number(row: dict[str, Any] | None) -> str:
+def _number(row: dict[str, Any] | None, linked: bool) -> str:
     if row is None or row["measured"] is None:
         return "(not reached)"
+    if not linked:  # within a link
+        return f"<b>{found(row)}</b>"
     link = f"../chapters/{row['notebook']}.html#{anchor(row['key'])}"
     style = f' class="verdict-{kind(row["verdict"])}"'
     return f'<a{style} href="{link}">{found(row)}</a>'

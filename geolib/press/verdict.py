@@ -92,7 +92,7 @@ def checks_box(entries: list[dict[str, Any]], aloud: set[str], code: str = "") -
     for e in entries:
         if e["verdict"] == "holds" and e["key"] in aloud:
             text += (
-                f'<p class="check" id="{anchor(e["key"])}">{_sentence(e["text"])} '
+                f'<p class="check" id="{anchor(e["key"])}">{sentence(e["text"])} '
                 f'<span class="claim-numbers">{_numbers(e)}</span>{_paper(e)}</p>'
             )
     fold = '<details class="checks"><summary>code</summary>'
@@ -117,7 +117,8 @@ def _paper(e: dict[str, Any]) -> str:
     return f" <small>Paper: {human(e['paper'])}</small>" if e["paper"] else ""
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A claim's words as a sentence, escaped for HTML."""
     return human(text[:1].upper() + text[1:])
 
 
@@ -142,9 +143,9 @@ def _loud(entry: dict[str, Any]) -> str:
     e = {k: human(str(v)) for k, v in entry.items() if v is not None}
     paper = f"Paper: {e['paper']}. " if entry["paper"] else ""
     lead = "Found: " if entry["paper"] else ""
-    reason = f" {_sentence(entry['reason'])}." if entry["reason"] else ""
+    reason = f" {sentence(entry['reason'])}." if entry["reason"] else ""
     rival = f" Better here: {e['rival']}." if entry["rival"] else ""
-    text = e["text"] if lead else _sentence(entry["text"])
+    text = e["text"] if lead else sentence(entry["text"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
         f'{paper}{lead}{text} <span class="claim-numbers">{_numbers(entry)}.'
