@@ -90,7 +90,7 @@ def table(
         kind = dtype if part.dtype.kind == "f" else torch.int64
         return torch.from_numpy(np.ascontiguousarray(part)).to(device, kind)
 
-    return Table(*map(tensor, parts), name=name)
+    return Table(*map(tensor, parts), name=name)  # type: ignore[misc, arg-type]
 
 
 @dataclass(frozen=True)
