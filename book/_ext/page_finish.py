@@ -16,10 +16,11 @@ STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
 INLINE = r'<span class="math notranslate nohighlight">[^<]*</span>'
 # A formula and the sign behind it, or an open bracket before it, stay on one line.
 TOGETHER = re.compile(
-    rf"(?<!<span class=.whole.>)([(\[]?{INLINE}[.,;:?!)\]]+|[(\[]{INLINE})"
+    rf'(?<!<span class="whole">)(?<!<span class="whole">[(\[])'
+    rf"([(\[]?{INLINE}[.,;:?!)\]]+|[(\[]{INLINE})"
 )
 PICTURE = re.compile(
-    r'<img(?![^>]*by-)([^>]*?)src="([^"]*_images/([^"/]+)\.png)"([^>]*)>'
+    r'<img(?![^>]*class="by-)([^>]*?)src="([^"]*_images/([^"/]+)\.png)"([^>]*)>'
 )
 
 

@@ -37,11 +37,9 @@ class Outcome:
     @property
     def message(self) -> str:
         """One line that names notebook, cell and error."""
-        return (
-            f"{self.name}: {self.status}"
-            if self.status != "failed"
-            else (f"{self.name}{self.where}: {self.error}")
-        )
+        if self.status != "failed":
+            return f"{self.name}: {self.status}"
+        return f"{self.name}{self.where}: {self.error}"
 
     @property
     def where(self) -> str:

@@ -24,7 +24,6 @@ COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
 MEASURED = re.compile(r"\{(measured|number)\}`([^`]+)`")
 PICTURE = re.compile(r"\{picture\}`([^`]+)`")
-KINDS = {"image/svg+xml": "svg", "image/png": "png"}
 BLANK = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 9"><text x="1" y="5" '
     'font-size="1">not drawn in this build</text></svg>'
@@ -192,11 +191,11 @@ def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
     text = MEASURED.sub(lambda m: _number(rows.get(m[2]), m[1] == "measured"), text)
     if not PICTURE.search(text):
         return text
-    drawn = {name: picture for page in pages for name, picture in _drawn(page)}
+    drawn = dict(item for page in pages for item in _drawn(page))
 
     def place(m: re.Match[str]) -> str:
-        suffix, data = drawn.get(m[1], ("svg", BLANK.encode()))
-        file = folder / f"{m[1]}.{suffix}"
+        data = drawn.get(m[1], BLANK.encode())
+        file = folder / f"{m[1]}.{'png' if m[1] in drawn else 'svg'}"
         if not file.exists() or file.read_bytes() != data:
             write_whole(file, data)
         return f"{folder.name}/{file.name}"
@@ -214,16 +213,10 @@ def _number(row: dict[str, Any] | None, linked: bool) -> str:
     return f'<a{style} href="{link}">{found(row)}</a>'
 
 
-def _drawn(page: Page) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """The named figures of a page: `(name, (suffix, data))`."""
+def _drawn(page: Page) -> Iterator[tuple[str, bytes]]:
+    """The named figures of a page."""
     for cell in page.content.get("cells", []):
-        figure = cell.get("metadata", {}).get("mystnb", {}).get("figure", {})
+        name = cell.get("metadata", {}).get("mystnb", {}).get("figure", {}).get("name")
         for output in cell.get("outputs", []):
-            for mime, suffix in KINDS.items():
-                data = output.get("data", {}).get(mime)
-                if data and "name" in figure:
-                    text = "".join(data)
-                    png = mime == "image/png"
-                    raw = base64.b64decode(text) if png else text.encode()
-                    yield figure["name"], (suffix, raw)
-                    break
+            if name and (data := output.get("data", {}).get("image/png")):
+                yield name, base64.b64decode("".join(data))

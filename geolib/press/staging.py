@@ -97,10 +97,8 @@ def _quiet(nb: Any) -> list[Any]:
                 part.metadata.pop("mystnb", None)
             states = any(CLAIM in o.get("metadata", {}) for o in part.outputs)
             if not shown:
-                part.metadata["tags"] = [
-                    *tags(part),
-                    REMOVED if states else "hide-input",
-                ]
+                tag = REMOVED if states else "hide-input"
+                part.metadata["tags"] = [*tags(part), tag]
             cells.append(part)
         last.append(cells[-1])
     nb.cells = cells

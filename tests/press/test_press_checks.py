@@ -258,13 +258,14 @@ def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
         ]
     }
     page = Page(None, "whole", None, drawn)
-    text = "{measured}`demo.a` {measured}`demo.b` ![a]({picture}`fig-a`) ![b]({picture}`fig-b`)"
+    text = "{measured}`demo.a` {number}`demo.a` {measured}`demo.b` "
+    text += "![a]({picture}`fig-a`) ![b]({picture}`fig-b`)"
     got = filled(text, Ledger("small", [row]), [page], tmp_path / "_figures")
     assert (
         '<a class="verdict-holds" href="../chapters/demo/01.html#claim-demo-a">0.25</a>'
         in got
     )
-    assert "(not reached)" in got
+    assert " <b>0.25</b> (not reached)" in got
     assert "![a](_figures/fig-a.png)" in got
     assert (tmp_path / "_figures" / "fig-a.png").read_bytes() == b"bytes"
     assert "![b](_figures/fig-b.svg)" in got
