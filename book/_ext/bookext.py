@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from page_finish import finished, lay_out_the_twins, stamp
 from page_head import (
     CHAPTERS,
+    end_the_page,
     link_the_names,
     link_the_words,
     names_of,
@@ -372,6 +373,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", source_links, priority=900)
     app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
     app.connect("source-read", open_the_chapter)
+    app.connect("source-read", end_the_page)
     app.connect("doctree-read", open_the_page)
     app.connect("doctree-read", link_the_prose)
     app.connect("build-finished", finish_pages)

@@ -6,11 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
 CHAPTERS = "chapters/"
+THREAD = Path(__file__).with_name("thread.yml")
 ASKED = ("Learn:", "Need:", "Do:")
 A_MINUTE = 200  # words, read with the formulas between them
 CALLED = re.compile(r"(?:geolib\.[\w.]+\.|\w+\.)?([A-Za-z]\w+)(?:\.\w+)?(?:\(.*\))?")
@@ -80,6 +82,25 @@ def open_the_chapter(app: Sphinx, name: str, source: list[str]) -> None:
         head, mark, rest = "".join(first["source"]).partition("\n## ")
         first["source"] = f"{head}\n\n## {FOUND}\n{text}\n{mark}{rest}"
         source[0] = json.dumps(book)
+
+
+def end_the_page(app: Sphinx, name: str, source: list[str]) -> None:
+    """A page of a chapter says at its end where the thread goes."""
+    text = threads().get(name.removeprefix(CHAPTERS))
+    if not text:
+        return
+    app.env.note_dependency(str(THREAD))
+    book = json.loads(source[0])
+    last = book["cells"][-1] if book["cells"] else {}
+    cell = {"cell_type": "markdown", "id": "thread", "metadata": {}}
+    cell["source"] = f"## Where the thread goes\n\n{text}"
+    book["cells"].insert(len(book["cells"]) - (last.get("id") == "all-checks"), cell)
+    source[0] = json.dumps(book)
+
+
+def threads() -> dict[str, str]:
+    """By page where its thread goes, in MyST."""
+    return yaml.safe_load(THREAD.read_text())
 
 
 def terms_of(glossary: str) -> dict[str, str]:

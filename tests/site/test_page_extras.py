@@ -221,6 +221,22 @@ def test_a_chapter_opens_with_what_was_found(extension, tmp_path):
     assert str(tmp_path / "book/found.md") in noted
 
 
+def test_every_page_of_a_chapter_says_where_the_thread_goes(extension):
+    head = extension("page_head")
+    pages = {p.relative_to(ROOT / "chapters").with_suffix("").as_posix()
+             for p in ROOT.glob("chapters/*/[0-9]*.md")}  # fmt: skip
+    assert set(head.threads()) | {"start/01-five-questions"} == pages
+    for text in head.threads().values():
+        for place in re.findall(r"{doc}`[^<]*<([^>]+)>`", text):
+            assert (ROOT / f"{place[1:]}.md").exists(), place
+    app = SimpleNamespace(env=SimpleNamespace(note_dependency=lambda name: None))
+    for ends in ([], [{"id": "all-checks"}]):
+        source = [json.dumps({"cells": [{"id": "a"}, *ends]})]
+        head.end_the_page(app, "chapters/regimes/01-model", source)
+        made = [c["id"] for c in json.loads(source[0])["cells"]]
+        assert made == ["a", "thread", *(c["id"] for c in ends)]
+
+
 def entries():
     """The bibliography: `(key, fields)`."""
     text = (ROOT / "book" / "references.bib").read_text()
