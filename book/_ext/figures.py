@@ -28,6 +28,13 @@ PIECE = re.compile(
 )
 
 
+def start() -> None:
+    """Begin in the kernel that this runs in."""
+    from IPython import get_ipython
+
+    install(get_ipython().display_formatter)
+
+
 def install(shown: Any) -> None:
     """Let a kernel's display formatter show both versions of every figure."""
     png = shown.formatters["image/png"]

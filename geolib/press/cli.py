@@ -78,14 +78,10 @@ def _options(
     version: Annotated[bool, typer.Option(help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"geolib {_version()}")
+        from geolib import __version__
+
+        typer.echo(f"geolib {__version__}")
         raise typer.Exit
-
-
-def _version() -> str:
-    from geolib import __version__
-
-    return __version__
 
 
 Chapters = Annotated[

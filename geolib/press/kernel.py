@@ -23,8 +23,7 @@ def start() -> bool:
     """Bound what this process may print, and let the book draw its figures its own way."""
     for folder in Path.cwd().parents:
         if (folder / FIGURES).exists():
-            shell = sys.modules["IPython"].get_ipython()
-            run_path(str(folder / FIGURES))["install"](shell.display_formatter)
+            run_path(str(folder / FIGURES))["start"]()
     for stream in (sys.stdout, sys.stderr):
         stream.write = _bounded(stream.write)  # type: ignore[method-assign]
     return True
@@ -53,9 +52,9 @@ def report() -> str:
     ours = (m for n, m in list(sys.modules.items()) if f"{n}.".startswith("geolib."))
     files = {Path(f) for m in ours if (f := getattr(m, "__file__", None))}
     names = {f.relative_to(PACKAGE).as_posix() for f in files if PACKAGE in f.parents}
-    inside = {name for name in names if not name.startswith("press/")}
     used = resource.getrusage(resource.RUSAGE_SELF)
     memory = used.ru_maxrss >> (20 if sys.platform == "darwin" else 10)  # bytes, or kB
     cost = {"seconds": round(used.ru_utime + used.ru_stime, 1), "memory": memory}
     overflow = _printed > LIMIT
-    return json.dumps({"modules": sorted(inside), "overflow": overflow, "cost": cost})
+    inside = sorted(n for n in names if not n.startswith("press/"))
+    return json.dumps({"modules": inside, "overflow": overflow, "cost": cost})

@@ -124,8 +124,9 @@ def print_table(ledger: Ledger) -> None:
     for r in ledger.rows:
         if r["verdict"] != NOT_REACHED:  # counted in the last line
             measured = "" if r["measured"] is None else f"{r['measured']:.6g}"
-            paper = r["paper"] or ""
-            rows.append([r["key"], measured, r["bound"], paper, r["verdict"]])
+            rows.append(
+                [r["key"], measured, r["bound"], r["paper"] or "", r["verdict"]]
+            )
     print(f"Claims, profile {ledger.profile}\n{text_table(rows)}")
     for name, why in ledger.marked.items():
         print(f"{name}: {why}")

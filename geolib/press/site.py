@@ -70,10 +70,8 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
     pages = [build.page(n) for n in notebooks]
     ledger = of_pages(build.profile, pages)
     if strict and not ledger.is_valid:
-        lines = [f"{name}: {why}" for name, why in ledger.marked.items()]
-        raise PressError(
-            "\n  ".join(["html --strict refuses:", *lines, ledger.summary])
-        )
+        why = [": ".join(item) for item in ledger.marked.items()]
+        raise PressError("\n  ".join(["html --strict refuses:", *why, ledger.summary]))
     source = build.folder / "pages"
     wanted = {source / "chapters" / f"{n.name}.ipynb" for n in notebooks}
     for old in (source / "chapters").rglob("*.ipynb"):

@@ -104,12 +104,11 @@ def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
     rows = []
     for e in entries:
         name, first, holds = anchor(e["key"]), human(e["text"]), e["verdict"] == "holds"
-        above = not holds or e["key"] in aloud
-        if above:
+        if above := not holds or e["key"] in aloud:
             first = f'<a href="#{name}">{first}</a>'
         first += _paper(e) if holds else f" <b>({e['verdict']})</b>"
-        cells = (first, found(e), typeset(e["bound"]))
-        rows.append(("" if above else f'id="{name}"', cells))
+        place = "" if above else f'id="{name}"'
+        rows.append((place, (first, found(e), typeset(e["bound"]))))
     return html_table(("Check", "Found", "Bound"), rows, about="checks")
 
 
