@@ -64,7 +64,7 @@ def _row(
     place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
     link = f"../chapters/{r['notebook']}.html{place}"
     data = html.escape(", ".join(r.get("data", [])))
-    notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
+    notes = (r["paper"] and f"Paper: {r['paper']}", r["reason"])
     small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
     cells = [
         f'<a href="{link}">{sentence(r["text"])}</a>{small}',
@@ -78,8 +78,7 @@ def _row(
         there = gpu.entries.get(r["key"])
         cells.append(f"{found(there)} {_badge(there['verdict'])}" if there else "")
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
-    tags += f' data-data="{data}"'
-    return tags, cells
+    return f'{tags} data-data="{data}"', cells
 
 
 def _badge(verdict: str) -> str:

@@ -15,8 +15,7 @@ OURS = ("geolib", "experiments")
 
 def names_used(sources: Iterable[str]) -> set[str]:
     """Every name that one of these cells reads."""
-    trees = (_parsed(source) for source in sources)
-    return {name for tree in trees if tree for name in _read(tree)}
+    return {name for s in sources if (tree := _parsed(s)) for name in _read(tree)}
 
 
 def names_of_the_library(sources: Iterable[str]) -> set[str]:

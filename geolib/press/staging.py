@@ -153,8 +153,7 @@ def _plain(output: Any) -> list[Any]:
     text = output.get("data", {}).get("text/plain")
     if text is None:
         return []
-    output.data = {"text/plain": text}
-    output.metadata = {}
+    output.data, output.metadata = {"text/plain": text}, {}
     if output.output_type == "execute_result":
         output.execution_count = None
     return [output]

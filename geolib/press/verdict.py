@@ -36,14 +36,13 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
         holds = False
-    row["holds"] = holds
-    return row | {"verdict": verdict(holds, row["reproduces"], row["rival"])}
+    judged = verdict(holds, row["reproduces"], row["rival"])
+    return row | {"holds": holds, "verdict": judged}
 
 
 def not_reached(key: str) -> dict[str, Any]:
     """The row of a claim that the text makes and no run came to."""
-    row = settle({"key": key, "text": key, "bound": ""})
-    return row | {"verdict": NOT_REACHED}
+    return settle({"key": key, "text": key, "bound": ""}) | {"verdict": NOT_REACHED}
 
 
 def shown(row: dict[str, Any]) -> str:
