@@ -86,7 +86,7 @@ def settle(page, milliseconds=400):
     page.wait_for_timeout(milliseconds)
 
 
-def views(page, address, first):
+def views(page, address, first="light-wide"):
     """Load a page once, in the first view; show it in all, with all formulas typeset."""
     for view in sorted(VIEWS, key=lambda name: name != first):
         turn(page, view)

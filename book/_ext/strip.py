@@ -15,7 +15,7 @@ FIGURES = {  # and which part of it is taken: from the left, from the right, or 
     "fig-naturality-paths": "left",
     "fig-invstab-answer": "right",
 }
-HIGH, GAP = 440, 16
+HIGH, GAP = 330, 12
 PAPER = "#fbfbf8"
 
 
@@ -38,7 +38,7 @@ def strip(site: Path, target: Path) -> None:
     for piece in parts:
         whole.paste(piece, (at, 0))
         at += piece.width + GAP
-    whole.quantize(128).save(target, optimize=True)
+    whole.save(target, optimize=True)
 
 
 if __name__ == "__main__":
