@@ -7,7 +7,11 @@ smaller than can be read on the page, and beside its PNG lies the same figure fo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from geolib.plotting import COLORS, PAPER
 
@@ -21,6 +25,7 @@ GREEK = (
     "alpha beta gamma delta epsilon eta theta kappa lambda mu nu xi pi rho sigma tau"
 )
 TEX = {w: w for w in GREEK.split()} | {"eps": "varepsilon", "inf": "infty"}
+COLORED = ("facecolor", "edgecolor", "color", "markerfacecolor", "markeredgecolor")
 COLUMN = 735  # pixels of a page's text: a wider figure is shown smaller
 SMALLEST = 12  # pixels of a letter as it is shown: nine points
 PIECE = re.compile(
@@ -44,9 +49,9 @@ def install(shown: Any) -> None:
 
         set_the_texts(figure)
         day = retina_figure(figure)
-        darken(figure)
-        night, _ = retina_figure(figure, base64=True)
         png.for_type(type(figure), lambda f: day)  # it is asked next
+        with at_night(figure):
+            night, _ = retina_figure(figure, base64=True)
         return {NIGHT: night}, {}
 
     shown.mimebundle_formatter.for_type_by_name("matplotlib.figure", "Figure", both)
@@ -88,37 +93,40 @@ def set_the_texts(figure: Any) -> None:
         text.set_fontsize(max(text.get_fontsize(), least))
 
 
-def darken(figure: Any) -> None:
-    """Swap the colours of all that is not drawn over a picture or a table of cells."""
-    figure.set_facecolor(_at_night(figure.get_facecolor()))
+@contextmanager
+def at_night(figure: Any) -> Iterator[None]:
+    """Inside the block a figure has the colours of a dark page; afterwards its own.
+
+    What is drawn over a picture or a table of cells keeps its colours.
+    """
+    changed = list(_swap(figure, ("facecolor",)))
     for axes in figure.axes:
         full = bool(axes.images) or len(axes.patches) > 40
-        full |= any(
-            c.get_array() is not None and c.get_array().ndim > 1
-            for c in axes.collections
-        )
+        full |= any(np.ndim(c.get_array()) > 1 for c in axes.collections)
         inner = [*axes.lines, *axes.collections, *axes.texts, *axes.patches]
         over = {a for top in inner for a in top.findobj()} if full else set()
         for artist in axes.findobj():
             if artist not in over and artist is not axes:
-                _swap(artist)
+                changed += _swap(artist)
+    yield
+    for artist, name, value in reversed(changed):
+        getattr(artist, f"set_{name}")(value)
 
 
-def _swap(artist: Any) -> None:
-    names = ("facecolor", "edgecolor", "color", "markerfacecolor", "markeredgecolor")
+def _swap(
+    artist: Any, names: Sequence[str] = COLORED
+) -> Iterator[tuple[Any, str, Any]]:
+    """Give an artist the colours of the night; which one it had, by name."""
     if getattr(artist, "get_array", lambda: None)() is not None:
-        return
+        return  # it is coloured by its values
     for name in names:
         value = getattr(artist, f"get_{name}", lambda: None)()
         if value is None or (name == "color" and hasattr(artist, "get_facecolor")):
             continue
-        many = (
-            not isinstance(value, str)
-            and len(value)
-            and not isinstance(value[0], float)
-        )
+        many = not isinstance(value, str) and np.ndim(value) > 1
         swapped = [_at_night(v) for v in value] if many else _at_night(value)
         getattr(artist, f"set_{name}")(swapped)
+        yield artist, name, value
 
 
 def _at_night(color: Any) -> Any:

@@ -6,11 +6,13 @@ import base64
 import json
 import os
 import re
+import struct
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+Twin = tuple[str, int, int]
 NIGHT = "application/x-night+png"
 STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
 INLINE = r'<span class="math notranslate nohighlight">[^<]*</span>'
@@ -24,23 +26,25 @@ PICTURE = re.compile(
 )
 
 
-def finished(page: str, up: str, mark: str, twins: dict[str, str]) -> str:
+def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
     """A page with its stamp, and with both versions of its figures.
 
     Args:
         page: the HTML.
         up: the way from its folder to the site's.
         mark: of what commit it is, and when that was made.
-        twins: by the name of a picture that of its dark version.
+        twins: by the name of a picture that of its dark version, and its size.
     """
 
     def both(m: re.Match[str]) -> str:
         before, source, name, after = m.groups()
         if name not in twins:
             return m[0]
-        night = source.replace(name, twins[name])
+        twin, wide, high = twins[name]
+        night = source.replace(name, twin)
+        size = f'width="{wide}" height="{high}" '  # its place is kept until it comes
         return "".join(
-            _shown(f'<img{before}src="{place}"{after}>', kind)
+            _shown(f'<img {size}{before.lstrip()}src="{place}"{after}>', kind)
             for place, kind in ((source, "by-day"), (night, "by-night"))
         )
 
@@ -71,16 +75,19 @@ def stamp(root: Path) -> str:
     return f"commit {commit} of {date} · "
 
 
-def lay_out_the_twins(source: Path, site: Path) -> dict[str, str]:
-    """Write the dark version of each figure beside it; their names, by the light ones'."""
+def lay_out_the_twins(source: Path, site: Path) -> dict[str, Twin]:
+    """Write the dark version of each figure beside it; name and size, by the light one's."""
     nights = dict(_nights(source / "chapters"))
     twins = {}
     for picture in sorted(site.glob("_images/*.png")):
         drawn = source / "book" / "_figures" / picture.name  # the name is the author's
         name = _digest(drawn.read_bytes()) if drawn.exists() else picture.stem
         if name in nights:
-            twins[picture.stem] = f"{picture.stem}-night"
-            picture.with_stem(twins[picture.stem]).write_bytes(nights[name])
+            night = picture.with_stem(f"{picture.stem}-night")
+            night.write_bytes(nights[name])
+            # Width and height stand at fixed places of a PNG; it has two pixels for one.
+            wide, high = struct.unpack(">II", nights[name][16:24])
+            twins[picture.stem] = (night.stem, wide // 2, high // 2)
     return twins
 
 

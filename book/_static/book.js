@@ -4,9 +4,12 @@
 window.MathJax = window.MathJax || {};
 window.MathJax.startup = {
   pageReady: async () => {
-    const near = [...document.querySelectorAll("article .math")].filter((e) => e.getBoundingClientRect().top < 2 * innerHeight);
-    if (near.length) await window.MathJax.typesetPromise(near);
-    fitToTheirBoxes();
+    const near = () => [...document.querySelectorAll("article .math:not(:has(mjx-container))")]
+      .filter((e) => e.getBoundingClientRect().top < 1.5 * innerHeight);
+    for (let round = 0; round < 5 && near().length; round++) { // those below move up
+      await window.MathJax.typesetPromise(near());
+      fitToTheirBoxes();
+    }
     document.documentElement.classList.add("typeset");
     await new Promise((done) => setTimeout(done));
     await window.MathJax.startup.defaultPageReady();

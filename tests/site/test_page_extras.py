@@ -42,6 +42,12 @@ def figure():
         right.plot([0, 3], [0, 3], color="black")
         right.text(1, 1, "E", fontsize=5)
         right.set_title("sigma^2")
+        solid = made.add_axes([0.8, 0.1, 0.2, 0.2], projection="3d")
+        solid.plot_surface(
+            *np.meshgrid([0, 1], [0, 1]), np.eye(2), color=COLORS["blue"]
+        )
+        solid.scatter([0], [0], [0], color=COLORS["ink"])
+        left.scatter([], [])  # as an empty legend entry
         made.canvas.draw()
         yield made
     plt.close(made)
@@ -81,13 +87,25 @@ def test_no_letter_is_under_nine_points_as_it_is_shown(extension, figure):
 def test_a_dark_figure_has_dark_ground_light_lines_and_the_heat_map_as_it_was(
     extension, figure
 ):
-    left, right = figure.axes
+    left, right, _ = figure.axes
     shades = right.collections[0].get_facecolor().copy()
-    extension("figures").darken(figure)
+    before = drawn(figure)
+    with extension("figures").at_night(figure):
+        dark(left, right, shades, figure)
+        assert drawn(figure).mean() < 0.5 * before.mean()
+    assert np.array_equal(drawn(figure), before)
 
-    def light(color):
-        return sum(plt.matplotlib.colors.to_rgb(color)) / 3
 
+def drawn(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(float)
+
+
+def light(color):
+    return sum(plt.matplotlib.colors.to_rgb(color)) / 3
+
+
+def dark(left, right, shades, figure):
     for ground in (figure.get_facecolor(), left.get_facecolor(), right.get_facecolor()):
         assert light(ground) < 0.15
     assert light(left.lines[1].get_color()) > 0.85
@@ -127,7 +145,7 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     (site / "_images").mkdir(parents=True)
     (source / "chapters/a").mkdir(parents=True)
     (source / "book/_figures").mkdir(parents=True)
-    day, night = b"light", b"dark"
+    day, night = b"light", b"\x89PNG" + bytes(12) + bytes([0, 0, 1, 0, 0, 0, 0, 90])
     name = sha256(day).hexdigest()
     (site / "_images" / f"{name}.png").write_bytes(b"light, in fewer colours")
     (site / "_images" / "fig-a.png").write_bytes(day)
@@ -140,7 +158,7 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     cells = [{"cell_type": "markdown"}, {"outputs": [{"data": data}, {"text": "x"}]}]
     (source / "chapters/a/01.ipynb").write_text(json.dumps({"cells": cells}))
     twins = finish.lay_out_the_twins(source, site)
-    assert twins == {name: f"{name}-night", "fig-a": "fig-a-night"}
+    assert twins == {s: (f"{s}-night", 128, 45) for s in (name, "fig-a")}
     assert (site / "_images" / "fig-a-night.png").read_bytes() == night
     page = '<img alt="b" class="c" src="../_images/fig-a.png" />'
     page += '<img alt="o" src="_images/other.png" />'
