@@ -164,8 +164,8 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     page += '<img alt="o" src="_images/other.png" />'
     done = finish.finished(page, "../", "", twins)
     assert (
-        '<img loading="lazy" alt="b" class="by-day c" src="../_images/fig-a.png" />'
-        in done
+        '<img loading="lazy" width="128" height="45" alt="b" class="by-day c" '
+        'src="../_images/fig-a.png" />' in done
     )
     assert 'class="by-night c" src="../_images/fig-a-night.png"' in done
     assert '<img alt="o" src="_images/other.png" />' in done
