@@ -93,6 +93,6 @@ def views(page, address, first="light-wide"):
         if view == first:
             page.goto(address, wait_until="load")
             page.evaluate(TYPESET)
-        page.evaluate(LOADED)
         settle(page)
+        page.evaluate(LOADED)
         yield view

@@ -66,8 +66,9 @@ def _row(
     data = html.escape(", ".join(r.get("data", [])))
     notes = (r["paper"] and f"Paper: {r['paper']}", r["reason"])
     small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
+    say = human if r["text"] == r["key"] else sentence
     cells = [
-        f'<a href="{link}">{sentence(r["text"])}</a>{small}',
+        f'<a href="{link}">{say(r["text"])}</a>{small}',
         found(r),
         typeset(r["bound"]),
         _badge(r["verdict"]),

@@ -106,8 +106,9 @@ def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
         if above := not holds or e["key"] in aloud:
             first = f'<a href="#{name}">{first}</a>'
         first += _paper(e) if holds else f" <b>({e['verdict']})</b>"
-        place = "" if above else f'id="{name}"'
-        rows.append((place, (first, found(e), typeset(e["bound"]))))
+        rows.append(
+            ("" if above else f'id="{name}"', (first, found(e), typeset(e["bound"])))
+        )
     return html_table(("Check", "Found", "Bound"), rows, about="checks")
 
 

@@ -254,6 +254,7 @@ def test_a_page_loaded_in_the_dark_on_a_phone(view, address):
     view.goto(f"{address}/{name}.html", wait_until="load")
     view.evaluate(browser.TYPESET)
     browser.settle(view)
+    view.evaluate(browser.LOADED)
     check(view)
     assert view.complaints == []
 
@@ -391,7 +392,7 @@ def test_the_ledger_is_filtered_by_chapter_verdict_and_data(view, address):
         ("Verdict", "verdict", "not reproduced"),
         ("Data", "data", "digits"),
     ):
-        chosen = view.get_by_label(label, exact=True)
+        chosen = view.locator(f'.ledger-filter label:has-text("{label}") select')
         chosen.select_option(value)
         shown = view.evaluate(
             """d => [...document.querySelectorAll('.ledger tbody tr')]
