@@ -98,7 +98,8 @@ def canonicalize(
     """
     folded, count = fold_batch_norm(module)
     dropped = merged = 0
-    channel_groups(folded)  # refuses what does not fit together
+    if reduce:
+        channel_groups(folded)  # refuses what does not fit together
     if reduce and (chain := read_stages(folded)):
         head, stages = chain
         work = _Work(stages, tol)
@@ -123,16 +124,12 @@ class _Work:
         self.b = [_bias(s) for s in stages]
         self.dropped = self.merged = 0
 
-    @property
-    def hidden(self) -> range:
-        return range(len(self.W) - 1)
-
     def reduce(self) -> None:
         """Drop and merge until nothing changes: one removal can cause another."""
         changed = True
         while changed:
             changed = False
-            for n in self.hidden:
+            for n in range(len(self.W) - 1):
                 changed |= self._fold_constant(n)
                 changed |= self._drop(n)
                 changed |= self._merge(n)
