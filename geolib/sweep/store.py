@@ -201,7 +201,7 @@ def canonical(spec: Any) -> str:
     """The one JSON text of a spec: sorted keys, no spaces.
 
     Examples:
-        >>> @dataclasses.dataclass(frozen=True)
+        >>> @dataclass(frozen=True)
         ... class Run:
         ...     seed: int
         ...     rate: float
@@ -221,7 +221,7 @@ def key_of(spec: Any, name: str, version: int = 1) -> str:
         version: raised when the sweep's function starts to mean something else.
 
     Examples:
-        >>> @dataclasses.dataclass(frozen=True)
+        >>> @dataclass(frozen=True)
         ... class Run:
         ...     rate: float
         >>> key_of(Run(1), "demo") == key_of(Run(1.0), "demo")
@@ -244,7 +244,7 @@ def grid(kind: type[S], **axes: Any) -> list[S]:
         TypeError: a name that is not a field, or a required field left out.
 
     Examples:
-        >>> @dataclasses.dataclass(frozen=True)
+        >>> @dataclass(frozen=True)
         ... class Run:
         ...     seed: int
         ...     width: int = 8
