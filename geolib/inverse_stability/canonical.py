@@ -11,7 +11,6 @@ from torch import nn
 
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.gauge import Gauge, fold_batch_norm
-from geolib.networks.channel_groups import channel_groups
 from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
 
 
@@ -98,8 +97,6 @@ def canonicalize(
     """
     folded, count = fold_batch_norm(module)
     dropped = merged = 0
-    if reduce:
-        channel_groups(folded)  # refuses what does not fit together
     if reduce and (chain := read_stages(folded)):
         head, stages = chain
         work = _Work(stages, tol)
@@ -121,7 +118,11 @@ class _Work:
     def __init__(self, stages: list[Stage], tol: float) -> None:
         self.stages, self.tol = stages, tol
         self.W = weight_blocks(stages)
-        self.b = [_bias(s) for s in stages]
+        bias = [s.linear.bias for s in stages]
+        self.b = [
+            np.zeros(len(w)) if b is None else to_numpy(b)
+            for w, b in zip(self.W, bias, strict=True)
+        ]
         self.dropped = self.merged = 0
 
     def reduce(self) -> None:
@@ -187,11 +188,6 @@ class _Work:
     def _keep(self, n: int, index: np.ndarray) -> None:
         self.W[n], self.b[n] = self.W[n][index], self.b[n][index]
         self.W[n + 1] = self.W[n + 1][:, index]
-
-
-def _bias(stage: Stage) -> np.ndarray:
-    bias = stage.linear.bias
-    return np.zeros(stage.width) if bias is None else to_numpy(bias)
 
 
 def _pads(layer: nn.Module) -> bool:

@@ -94,11 +94,10 @@ def fold_batch_norm(module: nn.Module) -> tuple[nn.Module, int]:
     module = deepcopy(module)
     pairs = linear_norms(module)
     for name, norm_name in pairs.items():
-        linear: Any = module.get_submodule(name)
+        lin: Any = module.get_submodule(name)
         n: Any = module.get_submodule(norm_name)
         stats = n.running_mean, n.running_var, n.eps, n.weight, n.bias
-        folded = fuse_conv_bn_weights(linear.weight, linear.bias, *stats)
-        linear.weight, linear.bias = folded
+        lin.weight, lin.bias = fuse_conv_bn_weights(lin.weight, lin.bias, *stats)
         module.set_submodule(norm_name, nn.Identity())
     return module, len(pairs)
 

@@ -235,12 +235,9 @@ def planar_norms(net: ShallowReLU) -> PlanarNorms:
     mass = (u * (width + sin) + v * (width - sin)) / 2
     corners = np.array([[s, t] for s in (-1.0, 1.0) for t in (-1.0, 1.0)])
     ends = rays / np.abs(rays).max(axis=1, keepdims=True)
-    return PlanarNorms(
-        uniform=float(np.abs(net(np.concatenate([corners, ends]))).max()),
-        w1inf=float(np.abs(G).max()),
-        h1=float(np.sqrt((width * energy).sum() / 2)),
-        l2=float(np.sqrt(mass.sum() / 4)),
-    )
+    uniform = float(np.abs(net(np.concatenate([corners, ends]))).max())
+    h1, l2 = (float(np.sqrt(q)) for q in ((width * energy).sum() / 2, mass.sum() / 4))
+    return PlanarNorms(uniform, float(np.abs(G).max()), h1, l2)
 
 
 def disc_or_ball(net: ShallowReLU) -> tuple[float, float]:

