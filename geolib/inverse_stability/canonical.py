@@ -11,6 +11,7 @@ from torch import nn
 
 from geolib.inverse_stability.collinear import TOLERANCE, parallel_classes, unit_rows
 from geolib.inverse_stability.gauge import Gauge, fold_batch_norm
+from geolib.networks.channel_groups import channel_groups
 from geolib.networks.sequential import Stage, read_stages, to_numpy, weight_blocks
 
 
@@ -97,6 +98,7 @@ def canonicalize(
     """
     folded, count = fold_batch_norm(module)
     dropped = merged = 0
+    channel_groups(folded)  # refuses what does not fit together
     if reduce and (chain := read_stages(folded)):
         head, stages = chain
         work = _Work(stages, tol)

@@ -291,11 +291,11 @@ def certify(
         found = unbalanced(net, 1e-9) + parallel(net, tol)
         defects += [f"{name}: {defect}" for defect in found]
     low = max(delta.lower, half_jump)
-    bounds |= {"jump": SHARP * sqrt(half_jump), "w1inf": constant * sqrt(delta.upper)}
+    sure = {"jump": SHARP * sqrt(half_jump), "w1inf": constant * sqrt(delta.upper)}
     sizes = np.concatenate([np.abs(n.A).max(axis=1) for n in (f, g)])
     mu = float(sizes[sizes > 0].min(initial=np.inf))
     if half_jump < mu**2 / 2:  # every kink is matched
-        bounds["lipschitz"] = (1 if f.D == 1 else 3) * half_jump / mu
+        sure["lipschitz"] = (1 if f.D == 1 else 3) * half_jump / mu
     return Certificate(
         delta=delta,
         half_jump=half_jump,
@@ -305,7 +305,7 @@ def certify(
         unmatched=unmatched,
         smallest=mu,
         defects=tuple(defects),
-        bounds={} if defects else bounds,
+        bounds={} if defects else sure | bounds,
         confidence=confidence,
         delta_at_least=0.0 if defects else distance**2 / 8,
         angle=angle,

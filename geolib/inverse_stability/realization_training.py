@@ -24,7 +24,8 @@ class TrainedRealization:
     Attributes:
         net: the network, balanced, one output, zero neurons at the end.
         objective: loss + penalty times path norm.
-        lower: no network of any width has a smaller objective (weak duality).
+        lower: no network of any width has a smaller objective (weak duality; beyond two
+            inputs from branch and bound, up to `boxes` of `train_realization`).
         path_norm: the sum of ‖a_i‖ |c_i|, largest entries.
         steepest: the largest rate at which sliding or growing a neuron lowers the
             objective, over the penalty; at most 1e-9 at a first-order local minimum.
@@ -99,8 +100,9 @@ def train_realization(
     the active neurons; beyond, O(d n log n) for each start of the search, and O(d n)
     for each box, some 50,000 a second for n = 200.
 
-    Source: :eq:`drv-inverse_stability-edges` and
-    :eq:`drv-inverse_stability-dual` (derivations); fully corrective Frank and Wolfe.
+    Source: :eq:`drv-inverse_stability-edges`, :eq:`drv-inverse_stability-dual` and
+    :eq:`drv-inverse_stability-dual-bound` (derivations); fully corrective Frank and
+    Wolfe.
 
     Examples:
         >>> t = np.linspace(-1, 1, 9)
@@ -218,14 +220,13 @@ class _Search:
     ) -> TrainedRealization:
         """Rows and weights as a network."""
         p, w = self.problem, self.w
-        f = self.features(self.rows, self.sign) @ w
-        H = (flat.T * p.slopes(f)[1]) @ flat
+        columns = self.features(self.rows, self.sign)
+        H = (flat.T * p.slopes(columns @ w)[1]) @ flat
         net = ShallowReLU.zeros(self.width, p.x.shape[1])
         if len(w):
             net = ShallowReLU(self.rows, [self.sign * w]).balance().pad(self.width)
         least = float(np.linalg.eigvalsh(H)[0]) if len(H) else np.inf
-        norm = float(w.sum())
-        now = p.value(f) + p.penalty * norm
+        now, norm = p.objective(columns, w), float(w.sum())
         return TrainedRealization(net, now, lower, norm, steepest, least, exact)
 
 

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from geolib.core import init_
 from geolib.inverse_stability import canonicalize, compare, path_metric, random_gauge
 from geolib.inverse_stability.compare import _assigned, _at_least
-from geolib.networks import align
-from geolib.networks.channel_groups import channel_groups
+from geolib.networks import align, channel_groups
 from geolib.networks.weight_matching import Matching
 
 

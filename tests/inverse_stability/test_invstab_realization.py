@@ -135,6 +135,7 @@ def test_the_bound_of_all_slopes_bounds_sampled_ones(seed):
     assert sampled <= fine <= 1.1 * sampled
     assert fine < coarse <= 8 * sampled
     assert engine._largest_slope(x, g, 2 * sampled, 32) <= 2.0001 * sampled
+    assert engine._largest_slope(x, g, 0.6 * sampled, 20_000) >= sampled
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
