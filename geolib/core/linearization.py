@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad as fwAD
 
-from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients
+from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients, unbiased
 from .validation import Inputs, outside_inference, require_matching
 
 
@@ -35,7 +35,7 @@ def differentiation() -> Iterator[None]:
 
 
 NO_FORMULA = (  # what torch says where a backward pass cannot be differentiated
-    "implement", "differentiate twice", "batching rule", "vmap", "forward ad",
+    "implement", "differentiate twice", "double backward", "batching rule", "vmap", "forward ad",
     "not have been used in the graph", "does not require grad", "non-empty inputs",
 )  # fmt: skip
 
@@ -278,7 +278,9 @@ class Linearization:
         """Outputs of the linear layers, and the parameters that none of them holds."""
         exact = self.linear_calls()
         if self._plan is None or self._plan.exact is not exact:
+            others = {u.bias for u in exact if u.kind != "linear"}
             calls = [u for u in exact if u.kind == "linear"]
+            calls = [unbiased(u) if u.bias in others else u for u in calls]
             held = {u.weight for u in calls} | {u.bias for u in calls}
             rest = [n for n in self.leaves if n not in held]
             tensors: list[Any] = [u.edge for u in calls]
@@ -319,11 +321,23 @@ class Linearization:
             place(name).copy_(g)
         return out
 
-    def _transposed(self) -> tuple[Tensor, list[Tensor]]:
-        """A dummy u and the sources' gradients as a graph in u; made once."""
+    def vjp_and_jvp(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """J^T u and J v, of one backward pass and its transpose."""
+        if not self.graph.requires_grad:
+            return torch.zeros_like(v), torch.zeros_like(u)
+        with differentiation():
+            _, grads = self._transposed(u)
+            found = [t.detach() for t in grads]
+            return self._gathered(
+                self._sources(), found, torch.empty_like(v)
+            ), self._jvp(v)
+
+    def _transposed(self, at: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """A dummy u, zero or `at`, and the sources' gradients as a graph in u; made once."""
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
-            u = torch.zeros_like(self.outputs, requires_grad=True)
+            u = torch.zeros_like(self.outputs) if at is None else at.clone()
+            u.requires_grad_()
             g = gradients(self.graph, sources.tensors, u, create_graph=True)
             self._transpose = (sources, u, g)
         return self._transpose[1:]

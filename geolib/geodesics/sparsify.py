@@ -176,7 +176,7 @@ def sparsify(
     Realization(twin).load(found.weights)
     if normed:
         recalibrate(twin, x)
-    flags = torch.cat(kept) if structured else found.mask[matrices(R)]
+    flags = torch.cat(kept) if structured else found.weights[matrices(R)] != 0
     reached = 1 - flags.to(torch.float64).mean().item()
     twin = shrink(twin, kept) if structured else twin
     drift, spread = _judged(S, module, twin, part_of(x, held, dense.theta0))
