@@ -13,7 +13,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.module import register_module_buffer_registration_hook
 
 from geolib.core.linear_calls import Call, graph_nodes, named_calls
-from geolib.core.linearization import Linearization, Rerun, lacks_formula
+from geolib.core.linearization import Linearization, Rerun
 from geolib.core.validation import Inputs, map_inputs, num_samples, take, tensors
 
 LOOK = 64  # samples among which one is sought that differs from the first
@@ -64,10 +64,11 @@ class ModuleTrial:
         self.x, self.distinct = _two_samples(x)
         self.eps = torch.finfo(theta.dtype).eps
         self.size = max(float(theta.norm()) / theta.numel() ** 0.5, 0.01)
-        self.missing = ""  # what torch says of formulas that it does not have
+        self.off = NEAR * self.size
+        self.error: Exception | None = None  # of the last look
 
-    def check(self) -> bool:
-        """Ask for all of them; return whether `jvp` has to run in forward mode.
+    def check(self) -> None:
+        """Ask for all of them; what looks odd is asked again, one by one.
 
         Raises:
             AssumptionError: one fails.
@@ -75,40 +76,62 @@ class ModuleTrial:
         Cost: three forward passes of two samples, and a backward pass and its transpose.
         """
         with torch.random.fork_rng(_cards()):
-            v = self.along(0)
-            fine = self.eps < ROUGH and self.all_hold(v)
-            return not fine and self.blame(self.theta.add(v, alpha=NEAR * self.size))
+            if self.eps > ROUGH or not self.all_hold(0):
+                self.blame()
 
-    def all_hold(self, v: Tensor) -> bool:
-        """Whether few passes show nothing odd; what is odd, `blame` asks again.
+    def all_hold(self, seed: int) -> bool:
+        """Whether few passes near theta show nothing odd.
 
         The outputs at w + h v of copies of one sample are those of the pair at w, plus
         h J v: so they are only if the module is a function of each sample, with these
         derivatives, backward and forward. Here w is a little off theta along v.
         """
-        at, h = NEAR * self.size, self.eps**0.5 * self.size
+        v, h = self.along(seed), self.eps**0.5 * self.size
         parts = self.R.unflatten(v)
         named = self.R.unflatten(self.theta).items()
-        leaves = {n: t.add(parts[n], alpha=at) for n, t in named}
+        leaves = {n: t.add(parts[n], alpha=self.off) for n, t in named}
         with self.untouched(leaves):
             for t in leaves.values():
                 t.requires_grad_()
             try:
-                L = Rerun(self.run, self.x).linearize(leaves, self.x)
+                L = self.L = Rerun(self.run, self.x).linearize(leaves, self.x)
                 self.padding(L)
                 z, d = L.outputs, torch.zeros_like(L.outputs)
                 for i, k in zip(range(len(z)), (h, -h), strict=False):
                     copies = take(self.x, torch.tensor([i] * (len(z) + 1 - i)))
-                    moved = self.outputs(self.theta.add(v, alpha=at + k), copies)
+                    moved = self.outputs(self.theta.add(v, alpha=self.off + k), copies)
                     d[i] = (moved[0].flatten() - z[i]) / k
                     self.reset()
                 g, t = L.vjp_and_jvp(LARGE * d, v)
-            except AssumptionError:
-                raise
-            except (RuntimeError, TypeError, IndexError, ValueError):
+            except (RuntimeError, TypeError, IndexError, ValueError) as error:
+                if isinstance(error, AssumptionError | torch.OutOfMemoryError):
+                    raise
+                self.error = error
                 return False
         noise = 30 * self.eps * float(z.norm()) / h
-        return len(z) == num_samples(self.x) and self.agree(d, g / LARGE, t, v, noise)
+        gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
+        pair = (g @ v / LARGE - (d * t).sum()).abs()
+        pair -= self.eps**0.5 * d.norm() * t.norm()
+        agree = bool(gap <= noise) and bool(pair <= noise * d.norm())
+        return agree and len(z) == num_samples(self.x)
+
+    def blame(self) -> None:
+        """Say which assumption fails; that of the derivatives is tried in float64."""
+        z = self.first(self.theta.add(self.along(0), alpha=self.off))
+        if not bool(torch.isfinite(z).all()):
+            self.off = 0.0
+            z = self.state(self.theta)
+        else:
+            self.theta = self.theta.add(self.along(0), alpha=self.off)
+        again = self.linearize(self.theta).outputs.view(z.shape)
+        if not self.same([z], [again]):
+            finding = (
+                f"two passes on the same inputs differ by {(z - again).abs().max():.2g}"
+            )
+            self.refuse("function", finding, self.differ)
+        self.samples(z)
+        if bool(torch.isfinite(z).all()):
+            self.derivatives()
 
     def along(self, seed: int) -> Tensor:
         """A direction for the weights; none for rows that embeddings pad with."""
@@ -128,27 +151,6 @@ class ModuleTrial:
                     )
                     where = f"{node.name()} reads it too"
                     raise AssumptionError("derivative", f"module: {finding}{where}")
-
-    def blame(self, near: Tensor) -> bool:
-        """Ask for each assumption by itself, and say which fails; else as `check`."""
-        z = self.first(near)
-        if bool(torch.isfinite(z).all()):
-            self.theta = near
-        else:
-            z = self.state(self.theta)
-        L = self.linearize(self.theta)
-        gap = z - L.outputs.view(z.shape)
-        if not self.same([z], [z - gap]):
-            finding = f"two passes on the same inputs differ by {gap.abs().max():.2g}"
-            self.refuse("function", finding, self.differ)
-        self.samples(z)
-        try:
-            return self.derivatives(L)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            finding = f"module: its backward pass ends in an error: {error}"
-            raise AssumptionError("derivative", finding) from error
 
     def run(self, named: Mapping[str, Tensor], x: Inputs | None = None) -> Tensor:
         return self.R.run(named, self.x if x is None else x, self.constants)
@@ -227,60 +229,29 @@ class ModuleTrial:
             finding = "the output of a sample depends on how many samples there are"
             raise AssumptionError("samples", f"module: {finding}")
 
-    def derivatives(self, L: Linearization) -> bool:
-        """As `derivative`; a doubt may be a kink or rounding: then in float64, twice."""
-        forward = self.derivative(L, 1)
-        if forward is None:
-            self.theta, self.eps = self.theta.double(), torch.finfo(torch.float64).eps
-            self.x = map_inputs(_double, self.x)
-            self.constants = {n: _double(t) for n, t in self.constants.items()}
-        for seed in (2, 3):
-            if forward is None:
-                step = NEAR * self.size * _pattern(self.theta, -seed)
-                forward = self.derivative(self.linearize(self.theta + step), seed)
-        if forward is None:
-            custom = [
+    def derivatives(self) -> None:
+        """A doubt may be a kink or rounding: look elsewhere, and in float64."""
+        self.theta, self.eps = self.theta.double(), torch.finfo(torch.float64).eps
+        self.x = map_inputs(_double, self.x)
+        self.constants = {n: _double(t) for n, t in self.constants.items()}
+        self.error = None
+        if any(map(self.all_hold, (1, 2))):
+            return
+        finding, bad, where = (
+            "differences of its outputs are not its derivative",
+            _cuts,
+            [],
+        )
+        if self.error is not None:
+            finding = f"its derivative ends in an error: {self.error}"
+            bad = self.lacks
+        else:
+            where = [
                 f"the autograd.Function behind {node.name()}"
-                for node in graph_nodes(L.graph)
+                for node in graph_nodes(self.L.graph)
                 if isinstance(node, BackwardCFunction)
             ]
-            finding = "central differences of its outputs are not its derivative"
-            if self.missing:
-                finding = "torch has neither its second nor its forward derivative"
-            bad = self.lacks if self.missing else _cuts
-            self.refuse("derivative", finding, bad, where=custom)
-        return forward
-
-    def derivative(self, L: Linearization, seed: int) -> bool | None:
-        """J v is the central difference d along v, and <d, J v> = <J^T d, v>.
-
-        Returns whether only forward mode gives J v; None if neither mode does.
-        """
-        v, h = self.along(seed), self.eps ** (1 / 3) * self.size
-        up, down = (self.outputs(L.theta.add(v, alpha=k)) for k in (h, -h))
-        d = ((up - down) / (2 * h)).reshape(L.outputs.shape)
-        if not bool(torch.isfinite(d).all()):
-            return False  # nothing to compare with
-        g, noise = L.vjp(LARGE * d) / LARGE, 30 * self.eps * float(up.norm()) / h
-        said = []
-        for forward, product in enumerate((L.jvp, L.forward_mode)):
-            try:
-                t = product(v)
-            except RuntimeError as error:
-                if not lacks_formula(error):
-                    raise
-                said.append(str(error))
-                continue
-            if self.agree(d, g, t, v, noise):
-                return bool(forward)
-        self.missing = " ".join(said) if len(said) == 2 else ""
-        return None
-
-    def agree(self, d: Tensor, g: Tensor, t: Tensor, v: Tensor, noise: float) -> bool:
-        """Whether J^T d = g and J v = t fit the differences d along v, up to noise."""
-        gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
-        pair = (g @ v - (d * t).sum()).abs() - self.eps**0.5 * d.norm() * t.norm()
-        return bool(gap <= noise) and bool(pair <= noise * d.norm())
+        self.refuse("derivative", finding, bad, where=where)
 
     def same(self, a: list[Tensor], b: list[Tensor]) -> bool:
         """Whether tensors agree up to rounding."""
@@ -304,8 +275,9 @@ class ModuleTrial:
         )
 
     def lacks(self, a: Call, b: Call) -> bool:
-        """A call that torch's words about a missing formula name."""
-        return not a.is_layer and a.where.rpartition(" ")[2].strip("'") in self.missing
+        """A call that the words of the error name."""
+        name = a.where.rpartition(" ")[2].strip("'")
+        return not a.is_layer and name in str(self.error)
 
     def refuse(self, assumption, finding, bad, x=None, where=()) -> NoReturn:
         """Blame the first call that is `bad` in two passes, the second perhaps on x."""

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad as fwAD
 
 from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients, unbiased
 from .validation import Inputs, outside_inference, require_matching
@@ -64,14 +63,11 @@ class Rerun:
         x: the inputs of the graph at hand.
         certificates: which recorded layers lead with the samples; filled on first use
             and shared by all linearizations of one model.
-        forward: whether `jvp` runs in forward mode, as the model's backward passes
-            are not to be differentiated.
     """
 
     run: Callable[[Mapping[str, Tensor], Inputs], Tensor]
     x: Inputs
     certificates: dict[tuple, list[bool]] = field(default_factory=dict)
-    forward: bool = False
 
     def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
         """Run the model once on `x`, recorded, and keep the graph."""
@@ -91,8 +87,7 @@ class Linearization:
     transpose), so neither ever runs the model again. Both go around the weights of
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
-    `jvp`. Where the check at first use found that an operation cannot be
-    differentiated twice, `jvp` runs in forward mode, at one more forward pass each.
+    `jvp`.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -113,9 +108,8 @@ class Linearization:
             that graph.
         calls: what a :class:`CallRecorder` noted while the graph was made. Without
             them every weight is treated as an unknown parameter: right, but slow.
-        again: how to run the model again. Without it `jvp` has no forward mode to fall
-            back to, and the rows of parameters outside linear layers cost one backward
-            pass each.
+        again: how to run the model again. Without it the rows of parameters outside
+            linear layers cost one backward pass each.
 
     Attributes:
         outputs: z, shape (n, o), without its graph.
@@ -176,8 +170,6 @@ class Linearization:
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
-        if self.again is not None and self.again.forward:
-            return self.forward_mode(v)
         u, tensors = self._transposed()
         pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
@@ -341,23 +333,6 @@ class Linearization:
             g = gradients(self.graph, sources.tensors, u, create_graph=True)
             self._transpose = (sources, u, g)
         return self._transpose[1:]
-
-    def forward_mode(self, v: Tensor) -> Tensor:
-        """As :meth:`jvp`, by running the model again on dual numbers."""
-        if self.again is None:
-            raise ValueError("forward_mode: without `again` there is no model to run")
-        run, x, shapes = self.again.run, self.again.x, self.leaves
-        named = {n: t.detach() for n, t in shapes.items()}
-
-        def push(t: Tensor) -> Tensor:
-            moving = {n: t[at].view(shapes[n].shape) for n, at in self.places.items()}
-            with fwAD.dual_level():
-                z = run({n: fwAD.make_dual(named[n], moving[n]) for n in named}, x)
-                tangent = fwAD.unpack_dual(z).tangent
-            tangent = torch.zeros_like(self.outputs) if tangent is None else tangent
-            return tangent.reshape(self.outputs.shape)
-
-        return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
     def _check(self, name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
         extra = t.ndim - len(shape)

@@ -114,7 +114,7 @@ class Realization:
         self._certificates: dict[tuple, list[bool]] = {}
         self._rewritten = [m for m in self._layers if m._forward_pre_hooks]
         self._checked: dict[tuple[bool, ...], int] = {}  # in which modes, on how many
-        self._check, self._forward = check, False
+        self._check = check
         self._require_evaluation_mode()
 
     def __repr__(self) -> str:
@@ -221,7 +221,7 @@ class Realization:
                 fixed = self._constants_like(theta) if constants is None else constants
                 at = outside_inference(theta.detach())
                 x = map_inputs(lambda t: outside_inference(t).detach(), x)
-                self._forward |= ModuleTrial(self, at, x, fixed, reset).check()
+                ModuleTrial(self, at, x, fixed, reset).check()
         finally:
             reset()
         self._rewritten += changed
@@ -236,7 +236,7 @@ class Realization:
         return f"layer {name!r} ({type(layer).__name__})"
 
     def _rerun(self, run: Callable[..., Tensor], x: Inputs) -> Rerun:
-        return Rerun(run, x, self._certificates, self._forward)
+        return Rerun(run, x, self._certificates)
 
     def _require(self, theta: Tensor, x: Inputs) -> None:
         require_vector("theta", theta, self.p, theta, "theta")

@@ -224,15 +224,6 @@ class LocalGeometry:
             return (self.J @ v).view_as(self.z)
         return self.linearization.jvp(v)
 
-    def _require_second_derivatives(self) -> None:
-        again = self.linearization.again
-        if again is not None and again.forward:
-            raise ValueError(
-                "module: an operation's backward pass cannot be differentiated (an "
-                "autograd.Function with `once_differentiable`?), and this optimizer "
-                "needs second derivatives; expected an operation that can"
-            )
-
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
         """s(u) = J^T u as a graph in both u and the parameters."""
@@ -243,7 +234,6 @@ class LocalGeometry:
 
     def second(self, v: Vector, w: Vector) -> Tensor:
         r"""The second derivative :math:`D^2 f[v, w]`, (n, c)."""
-        self._require_second_derivatives()
         u, s = self._row
         jv = torch.autograd.grad(s, u, v, create_graph=True, materialize_grads=True)[0]
         u2 = torch.zeros_like(self.z, requires_grad=True)
@@ -255,7 +245,6 @@ class LocalGeometry:
 
     def curvature(self, a: Tensor) -> Tensor:
         r"""Return the Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
-        self._require_second_derivatives()
         s = flatten(self._grad(self.graph, a))
         if not s.requires_grad:
             return s.new_zeros(s.numel(), s.numel())
@@ -264,7 +253,6 @@ class LocalGeometry:
 
     def hvp(self, a: Tensor, w: Tensor) -> Tensor:
         r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
-        self._require_second_derivatives()
         s = flatten(self._grad(self.graph, a))
         if not s.requires_grad:
             return torch.zeros_like(w)

@@ -67,20 +67,6 @@ class Once(torch.autograd.Function):
         return g * ctx.saved_tensors[0].cos()
 
 
-class OnceWithForwardMode(Once):
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(ctx, a):
-        ctx.save_for_backward(a)
-        ctx.save_for_forward(a)
-        return a.sin()
-
-    @staticmethod
-    def jvp(ctx, t):
-        return t * ctx.saved_tensors[0].cos()
-
-
 class Doubled(torch.autograd.Function):
     """A straight line whose gradient is wrong by a factor of two."""
 
@@ -408,7 +394,6 @@ RIGHT = {
     "new spectral_norm": hooked(parametrizations.spectral_norm),
     "pruned": hooked(prune.l1_unstructured, name="weight", amount=4),
     "orthogonal": hooked(parametrizations.orthogonal),
-    "once, with forward mode": lambda: Between(lambda net, h: OnceWithForwardMode.apply(h)),
     "stable softmax": lambda: Between(
         lambda net, h: (h - h.max(1, keepdim=True)[0].detach()).softmax(1)
     ),
