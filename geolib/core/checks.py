@@ -39,7 +39,7 @@ RANGES = {
     "channels classes n_components stages limit probes": COUNT,
     "seed iterations memory split jets depth": SIZE,
     "lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
-    "rtol atol tol tolerance damping ridge reg_covar friction patience decades "
+    "rtol atol tol tolerance damping reg_covar friction patience decades "
     "plateau max_rise bias_scale amount horizon gap eps": SIGNLESS,
     "sparsity": SHARE,
 }

@@ -18,10 +18,10 @@ from geolib.networks.rows import Rows, no_bytes
 
 @dataclass(frozen=True)
 class Table:
-    """Inputs and labels as tensors, with a validation part cut from the training data.
+    """Inputs and targets as tensors, with a validation part cut from the training data.
 
     Attributes:
-        x, y: training inputs (n, ...) and classes (n,).
+        x, y: training inputs (n, ...), and classes (n,) or numbers to regress.
         x_val, y_val: held-out training data; every setting is chosen on it.
         x_test, y_test: looked at once, in the end.
     """
@@ -56,7 +56,7 @@ def table(
         train: how many training rows to keep, after the validation rows are removed.
         validation: 0 keeps every row for training (the validation part is then empty).
         test: how many test rows to keep.
-        device, dtype: of the inputs.
+        device, dtype: of the inputs, and of targets that are no classes.
 
     Raises:
         DataError: the data is missing or corrupt; see `geolib.data.load`.
@@ -84,21 +84,13 @@ def table(
         scale = x.std(axes, keepdims=True, dtype=np.float64)
         x, x_val, x_test = ((part - shift) / scale for part in (x, x_val, x_test))
 
-    def inputs(part) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(part)).to(device, dtype)
+    parts = (x, data.y[kept], x_val, data.y[held], x_test, data.y_test[:test])
 
-    def labels(part) -> Tensor:
-        return torch.from_numpy(np.asarray(part, np.int64)).to(device)
+    def tensor(part: np.ndarray) -> Tensor:
+        kind = dtype if part.dtype.kind == "f" else torch.int64
+        return torch.from_numpy(np.ascontiguousarray(part)).to(device, kind)
 
-    return Table(
-        inputs(x),
-        labels(data.y[kept]),
-        inputs(x_val),
-        labels(data.y[held]),
-        inputs(x_test),
-        labels(data.y_test[:test]),
-        name,
-    )
+    return Table(*map(tensor, parts), name=name)  # type: ignore[misc, arg-type]
 
 
 @dataclass(frozen=True)
