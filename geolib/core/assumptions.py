@@ -65,7 +65,8 @@ class ModuleTrial:
         self.eps = torch.finfo(theta.dtype).eps
         self.size = max(float(theta.norm()) / theta.numel() ** 0.5, 0.01)
         self.off = NEAR * self.size
-        self.error: Exception | None = None  # of the last look
+        self.L: Linearization  # of the last look
+        self.error: Exception | None = None  # in which it ended
 
     def check(self) -> None:
         """Ask for all of them; what looks odd is asked again, one by one.
@@ -123,11 +124,10 @@ class ModuleTrial:
             z = self.state(self.theta)
         else:
             self.theta = self.theta.add(self.along(0), alpha=self.off)
-        again = self.linearize(self.theta).outputs.view(z.shape)
+        again = self.outputs(self.theta)
         if not self.same([z], [again]):
-            finding = (
-                f"two passes on the same inputs differ by {(z - again).abs().max():.2g}"
-            )
+            gap = float((z - again).abs().max())
+            finding = f"two passes on the same inputs differ by {gap:.2g}"
             self.refuse("function", finding, self.differ)
         self.samples(z)
         if bool(torch.isfinite(z).all()):
@@ -146,11 +146,8 @@ class ModuleTrial:
             for node in graph_nodes(L.graph):
                 read = [getattr(c, "variable", None) for c, _ in node.next_functions]
                 if any(t is L.leaves[name] for t in read) and "Emb" not in node.name():
-                    finding = (
-                        f"{name!r} has a row for padding, without a gradient, but "
-                    )
-                    where = f"{node.name()} reads it too"
-                    raise AssumptionError("derivative", f"module: {finding}{where}")
+                    finding = f"module: {name!r} has a row for padding, and is read by"
+                    raise AssumptionError("derivative", f"{finding} {node.name()} too")
 
     def run(self, named: Mapping[str, Tensor], x: Inputs | None = None) -> Tensor:
         return self.R.run(named, self.x if x is None else x, self.constants)
@@ -162,9 +159,6 @@ class ModuleTrial:
     def leaves(self, theta: Tensor) -> dict[str, Tensor]:
         named = self.R.unflatten(theta).items()
         return {n: t.detach().requires_grad_() for n, t in named}
-
-    def linearize(self, theta: Tensor) -> Linearization:
-        return Rerun(self.run, self.x).linearize(self.leaves(theta), self.x)
 
     def first(self, theta: Tensor) -> Tensor:
         """As `state`; what torch says of inputs that do not fit is said of x."""
@@ -231,26 +225,25 @@ class ModuleTrial:
 
     def derivatives(self) -> None:
         """A doubt may be a kink or rounding: look elsewhere, and in float64."""
-        self.theta, self.eps = self.theta.double(), torch.finfo(torch.float64).eps
-        self.x = map_inputs(_double, self.x)
-        self.constants = {n: _double(t) for n, t in self.constants.items()}
-        self.error = None
-        if any(map(self.all_hold, (1, 2))):
-            return
-        finding, bad, where = (
-            "differences of its outputs are not its derivative",
-            _cuts,
-            [],
-        )
+        for fine in (False, True):
+            if fine:
+                self.theta, self.eps = (
+                    self.theta.double(),
+                    torch.finfo(torch.double).eps,
+                )
+                self.x, self.off = map_inputs(_double, self.x), NEAR * self.size
+                self.constants = {n: _double(t) for n, t in self.constants.items()}
+            self.error = None
+            if self.eps < ROUGH and any(map(self.all_hold, (1, 2))):
+                return
+        where = [
+            f"the autograd.Function behind {node.name()}"
+            for node in graph_nodes(self.L.graph)
+            if isinstance(node, BackwardCFunction)
+        ]
+        finding, bad = "differences of its outputs are not its derivative", _cuts
         if self.error is not None:
-            finding = f"its derivative ends in an error: {self.error}"
-            bad = self.lacks
-        else:
-            where = [
-                f"the autograd.Function behind {node.name()}"
-                for node in graph_nodes(self.L.graph)
-                if isinstance(node, BackwardCFunction)
-            ]
+            finding, bad = f"its derivative ends in an error: {self.error}", self.lacks
         self.refuse("derivative", finding, bad, where=where)
 
     def same(self, a: list[Tensor], b: list[Tensor]) -> bool:

@@ -47,8 +47,8 @@ BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split
 INFINITE = "patience tol target budget memory_limit clip horizon".split()
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
-    "theta theta0 v u g z w eta eta0 natural natural0 teacher control logits y0 G a b V t lower "
-    "upper log_mass"
+    "theta theta0 points outputs v u g z w eta eta0 natural natural0 teacher control logits y0 "
+    "G a b V t lower upper log_mass"
 ).split()
 SINGLE = (torch.float32, torch.float64)
 FLOATS = (*SINGLE, torch.float16, torch.bfloat16)
@@ -90,11 +90,11 @@ class Arguments:
             value = self.fn(*args, **kwargs)
         except Exception as error:
             given = dict([*zip(self.names, args, strict=False), *kwargs.items()])
-            if not foreign(error, given):
-                raise
             fed = ", ".join(
                 n for n, v in given.items() if n != "self" and isinstance(v, FED)
             )
+            if not foreign(error, given):
+                raise
             raise ArgumentError(
                 f"{fed}: expected what the module or function given takes; it ended in "
                 f"{type(error).__name__}: {str(error)[:150]}"

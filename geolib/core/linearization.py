@@ -87,7 +87,8 @@ class Linearization:
     transpose), so neither ever runs the model again. Both go around the weights of
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
-    `jvp`.
+    `jvp`. Where an operation cannot be differentiated twice, `jvp` runs in forward mode,
+    at one more forward pass each.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -173,14 +174,25 @@ class Linearization:
         u, tensors = self._transposed()
         pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
-        (out,) = torch.autograd.grad(
-            [gi for gi, _ in moving],
-            u,
-            [t for _, t in moving],
-            retain_graph=True,
-            is_grads_batched=v.ndim == 2,
-        )
-        return out
+        grads, tangents = map(list, zip(*moving, strict=True)) if moving else ([], [])
+        many = v.ndim == 2
+        try:
+            return torch.autograd.grad(
+                grads, u, tangents, retain_graph=True, is_grads_batched=many
+            )[0]
+        except RuntimeError as error:
+            if self.again is None or not lacks_formula(error):
+                raise
+            return torch.stack(list(map(self._pushed, v))) if many else self._pushed(v)
+
+    def _pushed(self, v: Tensor) -> Tensor:
+        """As :meth:`jvp`, in forward mode: by running the model again."""
+        assert self.again is not None
+        named = {n: t.detach() for n, t in self.leaves.items()}
+        tangents = {n: v[self.places[n]].view(t.shape) for n, t in named.items()}
+        run, x = self.again.run, self.again.x
+        z = torch.func.jvp(lambda named: run(named, x), (named,), (tangents,))[1]
+        return z.reshape(self.outputs.shape)
 
     def transpose(self) -> tuple[Tensor, Tensor]:
         """A dummy u and J^T u, (p,), with a graph to u and to the parameters.

@@ -162,7 +162,7 @@ REFUSED = {
         lambda: Between(changed_after_use), X, "derivative", "modified by an inplace",
     ),
     "padding that is read again": (
-        lambda: Padded(True), WORDS, "derivative", "row for padding.*reads it too"
+        lambda: Padded(True), WORDS, "derivative", "row for padding.*read by.* too"
     ),
     "dropout": (lambda: Between(lambda net, h: F.dropout(h)), X, "function", "'dropout'"),
     "noise": (
@@ -394,6 +394,7 @@ RIGHT = {
     "new spectral_norm": hooked(parametrizations.spectral_norm),
     "pruned": hooked(prune.l1_unstructured, name="weight", amount=4),
     "orthogonal": hooked(parametrizations.orthogonal),
+    "no second derivative": lambda: Between(lambda net, h: F.hardsigmoid(3 * h)),
     "stable softmax": lambda: Between(
         lambda net, h: (h - h.max(1, keepdim=True)[0].detach()).softmax(1)
     ),

@@ -112,12 +112,13 @@ def test_a_jacobian_with_fewer_columns_than_rows_needs_no_second_derivative():
     assert torch.allclose(twice.jacobian(chunk=1), J, atol=1e-15)  # by columns
 
 
-def test_what_has_no_second_derivative_is_refused_by_name():
-    R, x = Realization(init_(Once().double(), 0)), normal((4, 3), 1)
-    with pytest.raises(
-        AssumptionError, match="once_differentiable.*NoSecondDerivative"
-    ):
-        R.linearize(R.theta0, x)
+def test_jvp_falls_back_to_forward_mode_without_second_derivatives():
+    module = init_(Once().double(), 0)
+    R, x, v = Realization(module), normal((4, 3), 1), normal((2, 8), 2)
+    L = R.linearize(R.theta0, x)
+    expected = torch.einsum("nop,kp->kno", L.jacobian(), v)
+    torch.testing.assert_close(L.jvp(v), expected)
+    torch.testing.assert_close(L.jvp(v[0]), expected[0])
 
 
 def test_shared_weights_appear_once_and_sum_their_uses():

@@ -16,6 +16,7 @@ from torch import nn
 from trust_modules import differences
 
 from geolib.core import (
+    Bernoulli,
     Categorical,
     Euclidean,
     Linearization,
@@ -187,19 +188,17 @@ def test_a_metric_that_a_loss_does_not_tell_must_be_given(name, of):
     NaturalGradient(of(net), 0.1, damping=0.1, output_metric=Euclidean()).step(closure)
 
 
-def test_a_classifier_that_is_sure_keeps_its_metric():
-    """In float32 the Hessian of a sure softmax is rounding; it is still a softmax's."""
-    net = chain(nn.Tanh()).float()
-    x, opt = X.float(), NaturalGradient(net, 1.0, damping=1e-3)
-
-    def closure():
-        z = net(x)
-        return z, F.cross_entropy(z, Y)
-
-    for _ in range(60):
-        opt.step(closure)
-    assert float(closure()[1].detach()) < 1e-4
-    assert isinstance(opt.output_metric, Categorical)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 10.0, 30.0, 100.0, 1e4])
+def test_a_classifier_that_is_sure_keeps_its_metric(dtype, scale):
+    """The Hessian of a sure softmax is rounding; it is still a softmax's."""
+    for shift in (0, 1):  # right, and wrong
+        z = scale * (ONE_HOT.roll(shift, 1) + 0.1 * normal((12, 3), 3))
+        z = z.to(dtype).requires_grad_() * 1.0
+        found = local_geometry.metric_of_loss(F.cross_entropy(z, Y), z)
+        assert isinstance(found, Categorical)
+        loss = F.binary_cross_entropy_with_logits(z, ONE_HOT.to(dtype))
+        assert isinstance(local_geometry.metric_of_loss(loss, z), Bernoulli)
 
 
 def test_closures_and_parameters_that_do_not_fit_are_refused_by_name():
