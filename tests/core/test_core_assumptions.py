@@ -394,7 +394,7 @@ RIGHT = {
     "new spectral_norm": hooked(parametrizations.spectral_norm),
     "pruned": hooked(prune.l1_unstructured, name="weight", amount=4),
     "orthogonal": hooked(parametrizations.orthogonal),
-    "no second derivative": lambda: Between(lambda net, h: F.hardsigmoid(3 * h)),
+    "no second derivative": lambda: Between(lambda net, h: F.hardsigmoid(h)),
     "stable softmax": lambda: Between(
         lambda net, h: (h - h.max(1, keepdim=True)[0].detach()).softmax(1)
     ),
