@@ -307,8 +307,12 @@ class Linearization:
             self._part(out, name).copy_(g)
         return out
 
-    def vjp_and_jvp(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def vjp_and_jvp(
+        self, u: Annotated[Tensor, "n o"], v: Annotated[Tensor, "self.p"]
+    ) -> tuple[Tensor, Tensor]:
         """J^T u and J v, of one backward pass and its transpose."""
+        u = self._check("u", u, tuple(self.outputs.shape))
+        v = self._check("v", v, (self.p,))
         if not self.graph.requires_grad:
             return torch.zeros_like(v), torch.zeros_like(u)
         with differentiation():
