@@ -120,11 +120,9 @@ class _Work:
     def __init__(self, stages: list[Stage], tol: float) -> None:
         self.stages, self.tol = stages, tol
         self.W = weight_blocks(stages)
-        bias = [s.linear.bias for s in stages]
-        self.b = [
-            np.zeros(len(w)) if b is None else to_numpy(b)
-            for w, b in zip(self.W, bias, strict=True)
-        ]
+        self.b = [np.zeros(s.width) for s in stages]
+        for n, bias in enumerate(s.linear.bias for s in stages):
+            self.b[n] = self.b[n] if bias is None else to_numpy(bias)
         self.dropped = self.merged = 0
 
     def reduce(self) -> None:

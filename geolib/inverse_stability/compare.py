@@ -93,11 +93,10 @@ def compare(
             raise TypeError(f"inputs: expected a floating-point tensor, got {inputs!r}")
         fine = len(inputs) > 0 and bool(inputs.isfinite().all())
         expect(fine, "inputs", "one finite sample or more", tuple(inputs.shape))
-    for name, m in (("module_a", module_a), ("module_b", module_b)):
-        finite = all(bool(p.isfinite().all()) for p in m.parameters())
-        expect(finite, name, "finite weights", "NaN or infinity")
-    kinds = {t.dtype for m in (module_a, module_b) for t in m.parameters()}
-    rounding = max((torch.finfo(k).eps for k in kinds), default=0.0)
+    params = [p for m in (module_a, module_b) for p in m.parameters()]
+    finite = all(bool(p.isfinite().all()) for p in params)
+    expect(finite, "module_a, module_b", "finite weights", "NaN or infinity")
+    rounding = max((torch.finfo(p.dtype).eps for p in params), default=0.0)
     nets = [deepcopy(m).cpu().double() for m in (module_a, module_b)]
     forms = [canonicalize(m, reduce=False, sort=False) for m in nets]
     met = align(forms[0].module, forms[1].module, tol=SETTLED)
