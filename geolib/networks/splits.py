@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -71,10 +71,8 @@ def table(
     data = load(name)
     order = np.random.default_rng(0).permutation(len(data.x))
     if validation < 0 or validation + (train or 1) > len(order):
-        raise ValueError(
-            f"train, validation: {name} has {len(order)} training rows, asked for "
-            f"{train} and {validation}"
-        )
+        rows = f"{len(order)} training rows, asked for {train} and {validation}"
+        raise ValueError(f"train, validation: {name} has {rows}")
     held = np.sort(order[:validation])
     kept = np.sort(order[validation:][:train])
     x, x_val, x_test = data.x[kept], data.x[held], data.x_test[:test]
@@ -122,9 +120,8 @@ class Task:
             labels = class_labels(getattr(self, name), len(x), name)
             object.__setattr__(self, name, labels)
             odd = sorted(set(labels.tolist()) - set(self.classes))
-            expect(
-                not odd, name, f"labels among the task's classes {self.classes}", odd
-            )
+            wanted = f"labels among the task's classes {self.classes}"
+            expect(not odd, name, wanted, odd)
 
     @classmethod
     def of(
@@ -165,7 +162,9 @@ class Task:
 
 
 def split_tasks(
-    data: Table, groups: Sequence[Sequence[int]], part: str = "test"
+    data: Table,
+    groups: Sequence[Sequence[int]],
+    part: Annotated[str, ("test", "val")] = "test",
 ) -> list[Task]:
     """Cut a data set into tasks by class.
 
@@ -184,21 +183,18 @@ def split_tasks(
         >>> [len(t.x) for t in split_tasks(table("digits"), [[0, 1], [2, 3]])]
         [199, 208]
     """
-    if part not in ("test", "val"):
-        raise ValueError(f"part: expected 'test' or 'val', got {part!r}")
     flat = [c for group in groups for c in group]
-    twice = sorted({c for c in flat if flat.count(c) > 1})
-    if twice:
+    if twice := sorted({c for c in flat if flat.count(c) > 1}):
         raise ValueError(f"groups: classes {twice} are in two tasks")
-    unseen = sorted(set(flat) - set(data.y.unique().tolist()))
-    if unseen:
+    if unseen := sorted(set(flat) - set(data.y.unique().tolist())):
         raise ValueError(f"groups: no training input has the labels {unseen}")
     xs, ys = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
-    tasks = []
-    for group in groups:
-        chosen = torch.isin(data.y, torch.tensor(list(group), device=data.y.device))
-        scored = torch.isin(ys, torch.tensor(list(group), device=ys.device))
-        tasks.append(
-            Task(data.x[chosen], data.y[chosen], xs[scored], ys[scored], tuple(group))
-        )
-    return tasks
+
+    def rows(x: Tensor, y: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.isin(y, torch.tensor(list(group), device=y.device))
+        return x[chosen], y[chosen]
+
+    return [
+        Task(*rows(data.x, data.y, group), *rows(xs, ys, group), tuple(group))
+        for group in groups
+    ]

@@ -21,9 +21,8 @@ class OutputLimitError(RuntimeError):
 
 def start() -> bool:
     """Bound what this process may print, and let the book draw its figures its own way."""
-    for folder in Path.cwd().parents:
-        if (folder / FIGURES).exists():
-            run_path(str(folder / FIGURES))["start"]()
+    for figures in [f for p in Path.cwd().parents for f in p.glob(FIGURES)]:
+        run_path(str(figures))["start"]()
     for stream in (sys.stdout, sys.stderr):
         stream.write = _bounded(stream.write)  # type: ignore[method-assign]
     return True

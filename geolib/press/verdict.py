@@ -7,8 +7,6 @@ from typing import Any
 from geolib.claims import Bound, verdict
 from geolib.tables import html_table, human, power
 
-from .quiet import code_block
-
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 ALOUD = 8  # claims in the text of a page
@@ -106,9 +104,8 @@ def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
         if above := not holds or e["key"] in aloud:
             first = f'<a href="#{name}">{first}</a>'
         first += _paper(e) if holds else f" <b>({e['verdict']})</b>"
-        rows.append(
-            ("" if above else f'id="{name}"', (first, found(e), typeset(e["bound"])))
-        )
+        cells = (first, found(e), typeset(e["bound"]))
+        rows.append(("" if above else f'id="{name}"', cells))
     return html_table(("Check", "Found", "Bound"), rows, about="checks")
 
 
@@ -151,3 +148,14 @@ def _loud(entry: dict[str, Any]) -> str:
         f"{reason}{rival}</span> "
         f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )
+
+
+def code_block(source: str) -> str:
+    """Source text in the colours of the page, as HTML."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    text = highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
+    region = 'class="highlight" role="region" aria-label="code of these checks"'
+    return f'<div {region}><pre tabindex="0">{text}</pre></div>'
