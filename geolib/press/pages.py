@@ -202,8 +202,7 @@ def _number(row: dict[str, Any] | None, linked: bool) -> str:
         return "(not reached)"
     if not linked:  # within a link
         return f"<b>{found(row)}</b>"
-    style = f'class="verdict-{kind(row["verdict"])}"'
-    return f'<a {style} href="{_link(row)}">{found(row)}</a>'
+    return f'<a class="verdict-{kind(row["verdict"])}" href="{_link(row)}">{found(row)}</a>'
 
 
 def _drawn(page: Page) -> Iterator[tuple[str, bytes]]:
