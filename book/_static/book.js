@@ -23,7 +23,11 @@ document.addEventListener("DOMContentLoaded", () => {
   zoomFigures();
   filterLedger();
   fitToTheirBoxes();
-  addEventListener("resize", fitToTheirBoxes);
+  let width = 0; // of the text: sidebars come and go a little after the window's change
+  new ResizeObserver(([entry]) => {
+    if (entry.contentRect.width !== width) requestAnimationFrame(fitToTheirBoxes);
+    width = entry.contentRect.width;
+  }).observe(document.querySelector("article") || document.body);
   sortTables();
 });
 
