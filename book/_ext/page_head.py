@@ -21,7 +21,6 @@ NOT_PROSE = (*WITH_ITS_OWN, nodes.literal, nodes.math, nodes.caption, nodes.raw)
 FIRST_OF_A_CHAPTER = re.compile(r"chapters/(\w+)/01-")
 FOUND = "What we found"
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)
-FIGURE = re.compile(r"^:::\{figure\}.*?^:::\n", re.M | re.S)
 TERM = re.compile(r"^(\w[^\n]*)\n  \S", re.M)
 PLURAL = {"stratum": "strata"}
 
@@ -79,7 +78,7 @@ def open_the_chapter(app: Sphinx, name: str, source: list[str]) -> None:
     if text and first:
         # The page lies one folder deeper than the one that the text comes from.
         text = text.replace('href="../', 'href="../../')
-        text = FIGURE.sub("", text)  # the page has one of its own
+        text = text.replace("} _figures/", "} ../../book/_figures/")
         head, mark, rest = "".join(first["source"]).partition("\n## ")
         first["source"] = f"{head}\n\n## {FOUND}\n{text}\n{mark}{rest}"
         source[0] = json.dumps(book)

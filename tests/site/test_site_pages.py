@@ -434,7 +434,7 @@ def test_each_chapter_opens_with_findings_explains_its_words_and_moves():
         }
         first = texts[min(texts)]
         opening = first.split("<h2>What we found<", 1)[1].split("<h2>", 1)[0]
-        for part in ("<table", "verdict-holds", "The pages:"):
+        for part in ("<figure", "<table", "verdict-holds", "The pages:"):
             assert part in opening, (chapter, part)
         assert sum(t.count('<div class="moving"') for t in texts.values()) >= 2, chapter
     for name in pages:
