@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from geolib.core.validation import expect
 from geolib.regimes.data_matrix import DataMatrix, prepare
 from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
@@ -281,6 +282,7 @@ class Prediction:
         data: the prepared matrix, if there is one; with its `scale` and `mean`.
         covariance: (d, d) of the population in the data's scale, if one was given.
         rule: of the training, if it is not the flow.
+        theories: (T,) losses by every theory that was looked at.
     """
 
     times: np.ndarray
@@ -294,6 +296,7 @@ class Prediction:
     data: DataMatrix | None = None
     covariance: np.ndarray | None = None
     rule: Rule | None = None
+    theories: dict[str, Curves] = field(default_factory=dict)
 
     def in_data_units(self) -> Prediction:
         r"""The same for the matrix as it was given: own times, losses summed over d.
@@ -307,7 +310,12 @@ class Prediction:
         """
         unit = 1.0 if self.data is None else self.data.scale**2
         curves = ("train", "population", "train_bar", "population_bar")
-        grown = {k: getattr(self, k) * unit * self.setup.d for k in curves}
+        size = unit * self.setup.d
+        grown: dict[str, Any] = {k: getattr(self, k) * size for k in curves}
+        grown["theories"] = {
+            name: Curves(*(size * y for y in pair))
+            for name, pair in self.theories.items()
+        }
         rule = self.rule and replace(
             self.rule,
             lr=self.rule.lr / unit,
@@ -378,8 +386,9 @@ def predict(
     sigma2: float | None = None,
     theory: str = "auto",
     population: ArrayLike | None = None,
-    rule: Rule | None = None,
-    tol: Annotated[float, "0 < tol < 1"] = 0.05,
+    rule: Rule | str | None = None,
+    lr: Annotated[float | None, "0 < lr"] = None,
+    tol: Annotated[float, "0 < tol < 1"] = 0.03,
     budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Prediction:
     r"""The training and population loss of a linear autoencoder are predicted.
@@ -401,8 +410,9 @@ def predict(
         theory: `auto`, a name of `REGIMES`, a face `+ next`, or `ensemble`.
         population: (d, d) covariance of the population, default the identity; only
             mean-field, narrow and the ensemble can take one.
-        rule: steps in discrete time instead of the flow; `times` are then moved to whole
-            numbers of them.
+        rule: steps in discrete time instead of the flow, "gd" for those of gradient
+            descent; `times` are then moved to whole numbers of them.
+        lr: the learning rate of "gd".
         tol: largest error of a theory that `auto` names.
         budget: operations that the ensemble may spend.
 
@@ -419,7 +429,7 @@ def predict(
         RegimeWarning: a theory asked for by name whose error is not below `tol`; the
             message names the regime and the error.
 
-    Cost: about 1 s, 2 s where the start is large; `budget` scales it.
+    Cost: some tenths of a second, a second where scatter is large; `budget` scales it.
 
     Source: :eq:`drv-regimes-bar` (derivations), beyond the paper.
 
@@ -432,6 +442,7 @@ def predict(
         raise ValueError("h, sigma2: a Setup has its own; pass them with data only")
     if not isinstance(problem, Setup | DataMatrix):
         problem = prepare(problem)
+    rule = _rule(rule, lr)
     setup, data = _sizes(problem, h, None, sigma2)
     start = classify_regime(problem, h, sigma2=sigma2)
     t = _window(times, start.rate, rule)
@@ -470,9 +481,19 @@ def predict(
     parts = zip(curves[name], copies.mean, copies.scatter, copies.doubt, strict=True)
     bars = [abs(y - e) + quantile * s + doubt for y, e, s, doubt in parts]
     train, population = curves[name]
-    return Prediction(
-        t, train, population, bars[0], bars[1], name, regime, setup, data, P, rule
-    )
+    found = t, train, population, bars[0], bars[1], name, regime, setup, data, P, rule
+    return Prediction(*found, curves)
+
+
+def _rule(rule: Rule | str | None, lr: float | None) -> Rule | None:
+    """A rule with its learning rate, which "gd" has beside it and a `Rule` in it."""
+    if rule is None or isinstance(rule, Rule):
+        expect(lr is None, "lr", "no other than a Rule's own, or rule='gd'", lr)
+        return rule
+    expect(rule == "gd", "rule", "'gd' with an lr, a Rule or None", rule)
+    if lr is None:
+        raise ValueError("lr: expected a learning rate beside rule='gd', got None")
+    return Rule(lr)
 
 
 def _window(times: ArrayLike | None, rate: float, rule: Rule | None) -> np.ndarray:
