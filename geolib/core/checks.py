@@ -39,7 +39,7 @@ RANGES = {
     "channels classes n_components stages limit probes": COUNT,
     "seed iterations memory split jets depth": SIZE,
     "lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
-    "rtol atol tol tolerance damping ridge reg_covar friction patience decades "
+    "rtol atol tol tolerance damping reg_covar friction patience decades "
     "plateau max_rise bias_scale amount horizon gap eps": SIGNLESS,
     "sparsity": SHARE,
 }
@@ -91,17 +91,15 @@ class Arguments:
             given = dict([*zip(self.names, args, strict=False), *kwargs.items()])
             if not foreign(error, given):
                 raise
-            fed = ", ".join(
-                n for n, v in given.items() if n != "self" and isinstance(v, FED)
-            )
-            raise ArgumentError(
-                f"{fed}: expected what the module or function given takes; it ended in "
-                f"{type(error).__name__}: {str(error)[:150]}"
-            ) from error
+            fed = (n for n, v in given.items() if n != "self" and isinstance(v, FED))
+            ended = f"it ended in {type(error).__name__}: {str(error)[:150]}"
+            wanted = f"what the module or function given takes; {ended}"
+            raise ArgumentError(f"{', '.join(fed)}: expected {wanted}") from error
         if not self.undefined and undefined(value):
+            names = ", ".join(n for n in self.names if n != "self")
+            what = f"the result of {self.fn.__name__} is not a number"
             raise FloatingPointError(
-                f"{', '.join(n for n in self.names if n != 'self')}: too large, or unfit "
-                f"for each other; the result of {self.fn.__name__} is not a number"
+                f"{names}: too large, or unfit for each other; {what}"
             )
         return value
 
@@ -167,17 +165,11 @@ def _known_fault(fits: Rule, known: abc.Collection, value: Any) -> Fault:
 
 
 def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> Fault:
-    if fault := fits(value):
+    if (fault := fits(value)) or value is None:
         return fault
-    if value is None:
-        return None
-    flat = np.ravel(_plain(value))
+    flat = np.ravel(value.detach().cpu() if isinstance(value, Tensor) else value)
     ends = (flat.min(), flat.max()) if flat.size and flat.dtype.kind in "iuf" else ()
     return None if all(map(holds, ends)) else ValueError
-
-
-def _plain(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
 
 
 def _endless(fits: Rule, value: Any) -> Fault:
@@ -329,17 +321,12 @@ def foreign(error: Exception, given: dict[str, Any]) -> bool:
     if type(error) not in UNNAMED or "memory" in str(error):
         return False
     me = given.get("self")
-    held = {
-        n: v for n, v in getattr(me, "__dict__", {}).items() if not hasattr(type(me), n)
-    }
-    codes = [
-        v.__code__ for v in (*given.values(), *held.values()) if hasattr(v, "__code__")
-    ]
-    own = {
-        nn.Module._call_impl.__code__,
-        *(c for c in codes if HOME not in c.co_filename),
-    }
-    places = [(f.f_code, i) for f, i in _frames(error.__traceback__)]
+    kept = getattr(me, "__dict__", {}).items()
+    held = [*given.values(), *(v for n, v in kept if not hasattr(type(me), n))]
+    codes = [v.__code__ for v in held if hasattr(v, "__code__")]
+    own = {c for c in codes if HOME not in c.co_filename}
+    own.add(nn.Module._call_impl.__code__)
+    places = list(_frames(error.__traceback__))
     last, at = places[-1]
     raised = last in own and last.co_code[at] == dis.opmap["RAISE_VARARGS"]
     inside = any(code in own for code, _ in places)
@@ -347,8 +334,9 @@ def foreign(error: Exception, given: dict[str, Any]) -> bool:
 
 
 def _frames(tb: Any) -> abc.Iterator[tuple[Any, int]]:
+    """The code of each frame, and the instruction at which it is."""
     while tb is not None:
-        yield tb.tb_frame, tb.tb_lasti
+        yield tb.tb_frame.f_code, tb.tb_lasti
         tb = tb.tb_next
 
 
@@ -366,15 +354,11 @@ def undefined(value: Any) -> bool:
 def finite(t: Tensor) -> bool:
     """Whether all entries are; what `vmap` maps over has no entries to look at."""
     with torch._C.DisableTorchFunction():  # no call of a model that is being watched
-        return _finite(t)
-
-
-def _finite(t: Tensor) -> bool:
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
-    if wrapped or not t.is_floating_point() or t.is_meta:
-        return True
-    # a sum is quick, and overflows only where entries are huge
-    return math.isfinite(t.detach().sum().item()) or bool(torch.isfinite(t).all())
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
+        if wrapped or not t.is_floating_point() or t.is_meta:
+            return True
+        # a sum is quick, and overflows only where entries are huge
+        return math.isfinite(t.detach().sum().item()) or bool(t.isfinite().all())
 
 
 def _array_fault(value: Any) -> Fault:
@@ -452,14 +436,12 @@ def complaint(wanted: str, value: Any, fault: type[Exception]) -> str:
         return f"expected finite weights, but {next(held, 'it')} holds NaN or inf"
     if isinstance(value, Tensor | np.ndarray):
         t = torch.as_tensor(value) if value.dtype != object else torch.zeros(())
-        if t.layout == torch.strided and not finite(t):
-            bad = torch.nonzero(~torch.isfinite(t)).tolist()
-            return (
-                f"expected finite numbers, {len(bad)} of {t.numel()} entries are not "
-                f"finite, the first at {bad[0]}"
-            )
         if t.layout != torch.strided:
             return f"expected a dense tensor, got layout {t.layout}; call .to_dense()"
+        if not finite(t):
+            bad = torch.nonzero(~torch.isfinite(t)).tolist()
+            what = f"{len(bad)} of {t.numel()} entries are not finite"
+            return f"expected finite numbers, {what}, the first at {bad[0]}"
         return f"expected {wanted}, got shape {tuple(t.shape)}, {value.dtype}"
     if fault is TypeError and not isinstance(value, int | float | NoneType):
         return f"expected {wanted}, got {type(value).__name__}"

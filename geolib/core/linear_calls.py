@@ -102,16 +102,16 @@ class LinearCall:
             bias.copy_(dy.sum(-2) + bias if add_bias else dy.sum(-2))
 
     def _as_conv2d(self) -> tuple[Tensor, tuple[int, ...], tuple[Any, ...]]:
-        stride, padding, dilation, groups = self.options
-        if self.kind == "conv2d":
-            pad: Any = padding if isinstance(padding, str) else _tuple(padding, 2)
-            pad = (0, 0) if pad == "valid" else pad
-            flat = _tuple(stride, 2), pad, _tuple(dilation, 2), groups
-            return self.x, self.kernel, flat
-        pad = padding if isinstance(padding, str) else (0, *_tuple(padding, 1))
+        """Inputs, kernel and options, of a sequence as of an image one pixel high."""
+        stride, pad, dilation, groups = self.options
+        axes = len(self.kernel)
+        ones, zeros = (1,) * (2 - axes), (0,) * (2 - axes)
+        if not isinstance(pad, str):
+            pad = (*zeros, *_tuple(pad, axes))
         pad = (0, 0) if pad == "valid" else pad
-        wide = (1, *_tuple(stride, 1)), pad, (1, *_tuple(dilation, 1)), groups
-        return self.x.unsqueeze(-2), (1, *self.kernel), wide
+        steps = (*ones, *_tuple(stride, axes)), pad, (*ones, *_tuple(dilation, axes))
+        x = self.x if axes == 2 else self.x.unsqueeze(-2)
+        return x, (*ones, *self.kernel), (*steps, groups)
 
 
 class CallRecorder(TorchFunctionMode):
@@ -153,10 +153,9 @@ class CallRecorder(TorchFunctionMode):
         kernel, fan_out = tuple(weight.shape[2:]), weight.shape[0]
         positions = y.numel() // max(1, y.shape[0] * fan_out)
         sizes = groups, positions, weight[0].numel(), fan_out // groups
+        where = x, x._version, edge
         self.calls.append(
-            LinearCall(
-                name, bias_name, kind, x, x._version, edge, kernel, options, sizes
-            )
+            LinearCall(name, bias_name, kind, *where, kernel, options, sizes)
         )
 
 
@@ -238,9 +237,8 @@ def gradients(
     A batch of u where `is_grads_batched` says so. The graph is kept.
     """
     given: Any = list(places)
-    found = torch.autograd.grad(
-        z, given, u, retain_graph=True, allow_unused=True, **options
-    )
+    options |= {"retain_graph": True, "allow_unused": True}
+    found = torch.autograd.grad(z, given, u, **options)
     batch = u.shape[: u.ndim - z.ndim]
     return [
         u.new_zeros(*batch, *_shape(at)) if g is None else g

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise, starmap
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad as fwAD
 
 from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients
-from .validation import Inputs, outside_inference, require_matching
+from .validation import Inputs, expect, outside_inference, require_matching
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,6 @@ def lacks_formula(error: RuntimeError) -> bool:
     """Whether torch says that it has no such derivative; all else is the caller's."""
     told = isinstance(error, NotImplementedError)
     return told or any(words in str(error).lower() for words in NO_FORMULA)
-
-
-def _axes(outputs: Tensor) -> torch.Size:
-    return outputs.shape[1:] or torch.Size([1])
-
-
-def _slices(sizes: tuple[int, ...]) -> Iterator[slice]:
-    for size, end in zip(sizes, accumulate(sizes), strict=True):
-        yield slice(end - size, end)
 
 
 @dataclass(frozen=True)
@@ -152,12 +143,15 @@ class Linearization:
     ) -> None:
         with differentiation():
             self.graph = outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]
-        self.output_shape = _axes(outputs)
+        self.output_shape = outputs.shape[1:] or torch.Size([1])
         self.outputs = self.graph.detach()
         self.leaves, self._calls, self.again = dict(leaves), list(calls), again
-        sizes = tuple(t.numel() for t in self.leaves.values())
-        self.p = sum(sizes)
-        self.places = dict(zip(self.leaves, _slices(sizes), strict=True))
+        sizes = [t.numel() for t in self.leaves.values()]
+        ends = [0, *accumulate(sizes)]
+        self.p = ends[-1]
+        self.places = dict(
+            zip(self.leaves, starmap(slice, pairwise(ends)), strict=True)
+        )
         self._exact: list[LinearCall] | None = None
         self._plan: _Sources | None = None
         self._transpose: tuple[_Sources, Tensor, list[Tensor]] | None = None
@@ -208,14 +202,14 @@ class Linearization:
         if not self.graph.requires_grad:  # no parameter reaches the outputs
             return u.new_zeros((*batch, self.p))
         sources = self._sources()
-        with differentiation():
-            grads = gradients(
-                self.graph,
-                sources.tensors,
-                outside_inference(u),
-                is_grads_batched=u.ndim == 3,
-            )
+        grads = self._gradients(sources.tensors, u)
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
+
+    def _gradients(self, places: Sequence[Any], u: Tensor) -> list[Tensor]:
+        """Gradients of <u, z> in tensors and edges of the graph; u as in :meth:`vjp`."""
+        u, many = outside_inference(u), u.ndim == 3
+        with differentiation():
+            return gradients(self.graph, places, u, is_grads_batched=many)
 
     def jacobian(self, chunk: int = 256) -> Tensor:
         """The dense Jacobian, shape (n, o, p), `chunk` rows or columns at a time.
@@ -258,20 +252,12 @@ class Linearization:
 
     def pull_to(self, calls: list[LinearCall], u: Tensor) -> list[Tensor]:
         """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
-        with differentiation():
-            return gradients(
-                self.graph,
-                [call.edge for call in calls],
-                outside_inference(u),
-                is_grads_batched=u.ndim == 3,
-            )
+        return self._gradients([call.edge for call in calls], u)
 
     def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
         """As :meth:`vjp` of one u, only for the named parameters, in that order."""
         u = self._check("u", u, tuple(self.outputs.shape))
-        leaves = [self.leaves[n] for n in names]
-        with differentiation():
-            grads = gradients(self.graph, leaves, outside_inference(u))
+        grads = self._gradients([self.leaves[n] for n in names], u)
         return torch.cat([g.reshape(-1) for g in grads])
 
     def _sources(self) -> _Sources:
@@ -289,34 +275,30 @@ class Linearization:
     def _tangents(self, sources: _Sources, v: Tensor) -> list[Tensor]:
         """What v (p,) or (k, p) adds to each source, to first order."""
 
-        def piece(name: str) -> Tensor:
-            t = v[..., self.places[name]]
-            return t.view(v.shape[:-1] + self.leaves[name].shape)
+        pushed = [call.push(*self._parts(v, call)) for call in sources.calls]
+        return pushed + [self._part(v, name) for name in sources.rest]
 
-        pushed = [
-            u.push(piece(u.weight), None if u.bias is None else piece(u.bias))
-            for u in sources.calls
-        ]
-        return pushed + [piece(name) for name in sources.rest]
+    def _part(self, v: Tensor, name: str) -> Tensor:
+        """The view of a flat v, (p,) or (k, p), that is one parameter's."""
+        t = v[..., self.places[name]]
+        return t.view(v.shape[:-1] + self.leaves[name].shape)
+
+    def _parts(self, v: Tensor, call: LinearCall) -> tuple[Tensor, Tensor | None]:
+        """Those of a layer's weight and bias."""
+        bias = None if call.bias is None else self._part(v, call.bias)
+        return self._part(v, call.weight), bias
 
     def _gathered(
         self, sources: _Sources, grads: Sequence[Tensor], out: Tensor
     ) -> Tensor:
         """The gradients in the sources as gradients in the parameters, in `out`."""
         seen: set[str | None] = set()
-
-        def place(name: str) -> Tensor:
-            t = out[..., self.places[name]]
-            return t.view(out.shape[:-1] + self.leaves[name].shape)
-
         for call, g in zip(sources.calls, grads, strict=False):
-            bias = None if call.bias is None else place(call.bias)
-            call.pull(
-                g, place(call.weight), bias, call.weight in seen, call.bias in seen
-            )
+            known = call.weight in seen, call.bias in seen
+            call.pull(g, *self._parts(out, call), *known)
             seen |= {call.weight, call.bias}
         for name, g in zip(sources.rest, grads[len(sources.calls) :], strict=True):
-            place(name).copy_(g)
+            self._part(out, name).copy_(g)
         return out
 
     def _transposed(self) -> tuple[Tensor, list[Tensor]]:
@@ -332,24 +314,23 @@ class Linearization:
         """As :meth:`jvp`, by running the model again on dual numbers."""
         if self.again is None:
             raise ValueError("forward_mode: without `again` there is no model to run")
-        run, x, shapes = self.again.run, self.again.x, self.leaves
-        named = {n: t.detach() for n, t in shapes.items()}
+        run, x = self.again.run, self.again.x
+        named = {n: t.detach() for n, t in self.leaves.items()}
 
         def push(t: Tensor) -> Tensor:
-            moving = {n: t[at].view(shapes[n].shape) for n, at in self.places.items()}
             with fwAD.dual_level():
-                z = run({n: fwAD.make_dual(named[n], moving[n]) for n in named}, x)
-                tangent = fwAD.unpack_dual(z).tangent
+                dual = {
+                    n: fwAD.make_dual(w, self._part(t, n)) for n, w in named.items()
+                }
+                tangent = fwAD.unpack_dual(run(dual, x)).tangent
             tangent = torch.zeros_like(self.outputs) if tangent is None else tangent
             return tangent.reshape(self.outputs.shape)
 
         return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
     def _check(self, name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-        extra = t.ndim - len(shape)
-        if extra not in (0, 1) or tuple(t.shape[extra:]) != shape:
-            raise ValueError(
-                f"{name}: expected shape {shape} or (k, *{shape}), got {tuple(t.shape)}"
-            )
+        extra, got = t.ndim - len(shape), tuple(t.shape)
+        fits = extra in (0, 1) and got[extra:] == shape
+        expect(fits, name, f"shape {shape} or (k, *{shape})", got)
         require_matching(name, t, self.outputs, "theta")
         return t.detach() if t.requires_grad else t  # no graph runs through it

@@ -87,7 +87,7 @@ def connect(
     method: Annotated[str, METHODS] = "arc",
     align: bool | None = None,
     space: Annotated[str, SPACES] = "sphere",
-    ridge: float = 1e-4,
+    damping: float = 1e-4,
     transform: Callable[[Tensor], Tensor] | None = None,
     **options,
 ) -> Connection:
@@ -114,7 +114,7 @@ def connect(
             labels.
         align: permute the hidden units of `b` to match those of `a` first; None does
             where they can be followed through the modules.
-        space, ridge: of the `FunctionSpace` that the path is measured in.
+        space, damping: of the `FunctionSpace` that the path is measured in.
         transform: applied to each batch of `data`, say from bytes to numbers.
         options: of `geodesic` or `trained_curve`.
 
@@ -158,7 +158,7 @@ def connect(
         ends = Realization(a), Realization(b)
         found = trained_curve(R, w_a, w_b, x, space=space, ends=ends, **options)
     else:
-        S = FunctionSpace(R, x, space, ridge)
+        S = FunctionSpace(R, x, space, damping)
         found = geodesic(S, w_a, w_b, **options)
     return Connection(
         found.path,

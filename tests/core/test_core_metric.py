@@ -16,7 +16,7 @@ from geolib.core import (
     normal,
     rng,
 )
-from geolib.core.factored_jacobian import certified_calls
+from geolib.core.jacobian_factors import certified_calls
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
 

@@ -95,7 +95,7 @@ def test_a_pair_further_apart_than_the_bound():
 def test_a_geodesic_of_steps_that_are_too_long():
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
     R = Realization(init_(net, 0, bias_scale=0.5).double())
-    space = FunctionSpace(R, normal((6, 2), 1), "raw", ridge=0.1)
+    space = FunctionSpace(R, normal((6, 2), 1), "raw", damping=0.1)
     v = 3 * normal(R.p, 2)
     assert not exponential_map(space, R.theta0, v, steps=1, tol=1e-6).converged
     assert exponential_map(space, R.theta0, 1e-3 * v, steps=20, tol=1e-6).converged

@@ -238,7 +238,7 @@ def natural_step(net):
 
 
 R = Realization(chain(nn.Tanh()))
-SPACE = FunctionSpace(R, X, ridge=0.1)
+SPACE = FunctionSpace(R, X, damping=0.1)
 BOX = torch.ones(2, dtype=torch.float64)
 OTHER = init_(chain(nn.Tanh()), 1)
 SEARCHES = {
