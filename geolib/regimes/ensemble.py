@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from geolib.core.validation import expect
 from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.setup import Setup, check_times
@@ -112,11 +113,8 @@ def ensemble(
         (1.0, 512)
     """
     problem = _Copies(setup, check_times(times), law, population, target, rule)
-    if problem.evaluations > LONGEST:
-        raise ValueError(
-            f"times: {problem.times[-1]:.3g} takes about {problem.evaluations:.0e} "
-            f"evaluations or steps; expected an end within {LONGEST:.0e}"
-        )
+    wanted = f"an end within {LONGEST:.0e} evaluations or steps"
+    expect(problem.evaluations <= LONGEST, "times", wanted, int(problem.evaluations))
     afford = budget / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
@@ -155,8 +153,7 @@ class _Runs:
     setup: Setup
     losses: Curves  # (copies, T) over d
     errors: Curves  # (T,) of the integration
-    first: Curves  # expected losses at time 0, exactly
-    started: bool  # whether time 0 is the first of the times
+    first: Curves | None  # expected losses at time 0, if it is one of the times
 
     @property
     def mean(self) -> Curves:
@@ -173,7 +170,7 @@ class _Runs:
         by regression. Of few copies nothing is learnt.
         """
         mean, count = self.mean, len(self.losses.train)
-        if not self.started or count < FEWEST:
+        if self.first is None or count < FEWEST:
             return mean, self.spread(count**-0.5)
         x = np.stack(
             [y[:, 0] - m[0] for y, m in zip(self.losses, mean, strict=True)], 1
@@ -262,9 +259,8 @@ class _Copies:
             if done + size >= ENOUGH and _settled(np.concatenate(parts, 2)[0]):
                 break
         losses, errors = np.concatenate(parts, 2)
-        started = self.times[0] == 0
-        errors = Curves(*errors.mean(1))
-        return _Runs(small, Curves(*losses), errors, self.first(small), started)
+        first = None if self.times[0] else self.first(small)
+        return _Runs(small, Curves(*losses), Curves(*errors.mean(1)), first)
 
     def first(self, small: Setup) -> Curves:
         """The expected losses over d at time 0."""
@@ -296,9 +292,8 @@ class _Copies:
         if h < min(small.h, d):
             population = population + _rest(small, W, self.target, rng)[:, None]
         elif self.target:  # inputs that neither data nor latents see
-            population = population + (
-                (small.d - d) / 2 if P is None else float(P[:-d, :-d].trace()) / 2
-            )
+            mass = small.d - d if P is None else float(P[:-d, :-d].trace())
+            population = population + mass / 2
         off = (found.train_error, found.population_error)
         return np.array([(found.train, population), off]) / small.d
 
@@ -338,10 +333,9 @@ class _Copies:
             kept, full = self.kept(small), self.setup.d
             mass = np.full(small.d, (full - kept) / full * small.d / (small.d - kept))
             mass[small.d - kept :] = small.d / full
-            if P is not None:
-                P = np.diag(mass * self.shares(np.diag(P), small))
-            elif kept:
-                P = np.diag(mass)
+            if P is not None or kept:
+                seen_by = 1.0 if P is None else self.shares(np.diag(P), small)
+                P = np.diag(mass * seen_by)
             seen = torch.as_tensor(mass * S) if kept else None
         return None if P is None else torch.as_tensor(P), seen
 

@@ -35,7 +35,6 @@ from geolib.regimes.trace_words import KINDS, spectral_table, value
 
 ORDERS = (1, 2)
 FLOOR = 0.03  # share of the summed monomials below which a derivative counts as zero
-NEAR = 0.2  # distance from a fixed point of the leading flow that is called critical
 
 THEORIES = (*REGIMES, "interior", "ensemble")
 NEXT = ("large-data + next", "mean-field + next")
@@ -56,15 +55,12 @@ class Regime:
         active: the faces whose leading terms alone give the derivatives within `tol`.
         errors: for every face the relative error of its leading terms.
         rate: the fast rate T; curves are functions of T t.
-        critical: a leading term nearly cancels (kappa near 1 and h / d below `tol`, or
-            rho near 1 and d / h below `tol`), so that relative errors mislead.
     """
 
     name: str
     active: tuple[str, ...]
     errors: dict[str, float]
     rate: float
-    critical: bool
 
     @property
     def best(self) -> str:
@@ -101,7 +97,7 @@ def classify_regime(
         tol: largest error of an active face.
 
     Returns:
-        `Regime`: `name`, `active` faces, `errors` and `best`, `critical`.
+        `Regime`: `name`, `active` faces, `errors` and `best`.
 
     Raises:
         ValueError: sizes that make no `Setup`, or a `tol` outside (0, 1).
@@ -125,24 +121,19 @@ def classify_regime(
         rate = max(1.0, setup.kappa, setup.rho) * spread
     errors = face_errors(setup, law)
     active = tuple(name for name in REGIMES if errors[name] < tol)
-    critical = (setup.eta < tol and abs(1 - setup.kappa) < NEAR) or (
-        1 / setup.eta < tol and abs(1 - setup.rho) < NEAR
-    )
     name = " x ".join(active) if active else "interior"
-    return Regime(name, active, errors, rate, critical)
+    return Regime(name, active, errors, rate)
 
 
 def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
     """The setup, and the data matrix if there is one."""
     if isinstance(problem, Setup):
         return problem, None
-    if isinstance(problem, DataMatrix):
-        if None in (h, sigma2):
-            raise ValueError("h, sigma2: expected both with a data matrix")
-        return Setup(problem.d, h, problem.n, sigma2), problem
-    if None in (h, n, sigma2):
-        raise ValueError("d, h, n, sigma2: expected all four, or one Setup")
-    return Setup(problem, h, n, sigma2), None
+    data = problem if isinstance(problem, DataMatrix) else None
+    four = (data.d, h, data.n, sigma2) if data else (problem, h, n, sigma2)
+    wanted = "all four; d and n come with data, all with a Setup"
+    expect(None not in four, "d, h, n, sigma2", wanted, four)
+    return Setup(*four), data
 
 
 def face_errors(setup: Setup, law: SpectralMeasure) -> dict[str, float]:
@@ -249,8 +240,7 @@ def _next_order(
     """The first correction of a face in its small ratio, c or d / h, as it is added."""
     rho, kappa, c = setup.ratios
     if name == "large-data":
-        step = _large_data_step(tuple(t), rho, kappa)
-        return Curves(c * step.train, c * step.population)
+        return Curves(*(c * y for y in _large_data_step(tuple(t), rho, kappa)))
     data: dict[str, Any] = {"c": c} if law is None else {"law": law}
     wide = mean_field_next(t, rho, overlap=overlap, **data)
     return Curves(wide.train / setup.eta, wide.population / setup.eta)
@@ -438,8 +428,10 @@ def predict(
         >>> answer.theory
         'mean-field + next'
     """
-    if isinstance(problem, Setup) and not h is sigma2 is None:
-        raise ValueError("h, sigma2: a Setup has its own; pass them with data only")
+    twice = isinstance(problem, Setup) and not h is sigma2 is None
+    expect(
+        not twice, "h, sigma2", "none beside a Setup, which has its own", (h, sigma2)
+    )
     if not isinstance(problem, Setup | DataMatrix):
         problem = prepare(problem)
     rule = _rule(rule, lr)
@@ -480,20 +472,16 @@ def predict(
     quantile = max(float(stdtrit(copies.copies - 1, LEVEL)), copies.reach)
     parts = zip(curves[name], copies.mean, copies.scatter, copies.doubt, strict=True)
     bars = [abs(y - e) + quantile * s + doubt for y, e, s, doubt in parts]
-    train, population = curves[name]
-    found = t, train, population, bars[0], bars[1], name, regime, setup, data, P, rule
-    return Prediction(*found, curves)
+    about = name, regime, setup, data, P, rule, curves
+    return Prediction(t, *curves[name], bars[0], bars[1], *about)
 
 
 def _rule(rule: Rule | str | None, lr: float | None) -> Rule | None:
     """A rule with its learning rate, which "gd" has beside it and a `Rule` in it."""
-    if rule is None or isinstance(rule, Rule):
-        expect(lr is None, "lr", "no other than a Rule's own, or rule='gd'", lr)
-        return rule
-    expect(rule == "gd", "rule", "'gd' with an lr, a Rule or None", rule)
-    if lr is None:
-        raise ValueError("lr: expected a learning rate beside rule='gd', got None")
-    return Rule(lr)
+    expect((rule == "gd") == (lr is not None), "lr", "one with rule='gd' alone", lr)
+    known = lr is not None or not isinstance(rule, str)
+    expect(known, "rule", "'gd' with an lr, a Rule or None", rule)
+    return Rule(lr) if lr is not None else rule  # type: ignore[return-value]
 
 
 def _window(times: ArrayLike | None, rate: float, rule: Rule | None) -> np.ndarray:
@@ -511,10 +499,8 @@ def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]
     if rule is not None:
         every = [k for k in every if k not in (*NEXT, "free")]
         why += "; with a rule the solved faces and the ensemble"
-    if theory not in ("auto", *every):
-        raise ValueError(
-            f"theory: expected 'auto' or one of {tuple(every)}, got {theory!r}{why}"
-        )
+    wanted = f"'auto' or one of {tuple(every)}{why}"
+    expect(theory in ("auto", *every), "theory", wanted, theory)
     if theory != "free" and setup.kappa + setup.rho < LARGE:
         every = [name for name in every if name != "free"]
     return every

@@ -3,7 +3,7 @@
 The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
 `Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
-`local_minimum`, `Resolution.exact`, `Verdict.closes`, `Regime.critical`,
+`local_minimum`, `Resolution.exact`, `Verdict.closes`,
 `Polytope.is_triangular_prism`, `SurgeryRecord.accepted`, `Connection.aligned`,
 `Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
