@@ -47,8 +47,8 @@ BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split
 INFINITE = "patience tol target budget clip horizon".split()
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
-    "theta theta0 v u g z w eta eta0 natural natural0 teacher control logits y0 G a b V t lower "
-    "upper log_mass"
+    "theta theta0 points outputs v u g z w eta eta0 natural natural0 teacher control logits y0 "
+    "G a b V t lower upper log_mass"
 ).split()
 SINGLE = (torch.float32, torch.float64)
 FLOATS = (*SINGLE, torch.float16, torch.bfloat16)
@@ -76,8 +76,9 @@ class Arguments:
         self.undefined = "NaN" in (fn.__doc__ or "")  # where it may be
         hints = get_type_hints(fn, include_extras=True)
         self.rules = {n: rule(hints.get(n, Any), n) for n in kinds}
+        inner = {n: rule(hints.get(n, Any), n, True) for n in kinds}
         lenient = {
-            n: (partial(_within_fault, f), w, a) for n, (f, w, a) in self.rules.items()
+            n: (partial(_within_fault, f), w, a) for n, (f, w, a) in inner.items()
         }
         self.known = self.rules, lenient
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
@@ -124,13 +125,13 @@ def option(name: str) -> tuple[Rule, str, str]:
     return rule((int if whole else float) | None if name in BOUNDS else Any, name)
 
 
-def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
+def rule(hint: Any, name: str, within: bool = False) -> tuple[Rule, str, str]:
     """What fits an annotation, its words, and the names of a tensor's axes."""
     told: Any = ""
     real = False
     if get_origin(hint) is Annotated:
         hint, told = get_args(hint)
-    fits, text, bound = kind_rule(hint), words(hint), BOUNDS.get(name)
+    fits, text, bound = kind_rule(hint, within), words(hint), BOUNDS.get(name)
     ranged = isinstance(told, str) and ("<" in told or ">" in told)
     if bound and not ranged and text.startswith((WORDS[int], WORDS[float])):
         whole, text = text.startswith(WORDS[int]), bound[0]
@@ -235,13 +236,18 @@ def axes_fault(
 
 
 @functools.cache
-def kind_rule(hint: Any) -> Rule:
-    """What a value must be to fit an annotation: a function to the error it deserves."""
+def kind_rule(hint: Any, within: bool = False) -> Rule:
+    """What a value must be to fit an annotation: a function to the error it deserves.
+
+    Within the library nobody looks whether tensors are finite, which costs a pass.
+    """
     origin, parts = get_origin(hint) or hint, members(hint)
     if hint == ArrayLike:
         return _array_fault
+    if hint is Tensor:
+        return partial(_tensor_fault, within)
     if origin in (Union, UnionType):
-        return partial(_union_fault, [kind_rule(part) for part in parts])
+        return partial(_union_fault, [kind_rule(part, within) for part in parts])
     if origin is Literal:
         return lambda v: None if v in parts else ValueError
     if origin in RULES:
@@ -250,7 +256,7 @@ def kind_rule(hint: Any) -> Rule:
         return lambda v: None
     if getattr(origin, "_is_protocol", False):
         return partial(_alike_fault, origin)
-    return partial(_kind_fault, origin, parts)
+    return partial(_kind_fault, origin, parts, within)
 
 
 def members(hint: Any) -> tuple:
@@ -267,20 +273,20 @@ def _union_fault(rules: list[Rule], value: Any) -> Fault:
     return None if None in found else near
 
 
-def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
+def _kind_fault(kind: type, parts: tuple, within: bool, value: Any) -> Fault:
     if kind in LISTS and isinstance(value, np.ndarray | Tensor):
         whole = parts != (int,) or "int" in str(value.dtype)
         return _array_fault(value) if whole else TypeError
     if kind in LISTS and isinstance(value, list | tuple):
-        return _inside(parts, tuple(value) if kind is tuple else value)
+        return _inside(parts, within, tuple(value) if kind is tuple else value)
     fits = isinstance(value, kind) and not (type(value) is str and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
         plain = kind is nn.Module or isinstance(value, PLAIN | Tensor | np.ndarray)
         return TypeError if plain else _alike_fault(kind, value)
     if isinstance(value, nn.Module):
         held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
-        return None if all(map(finite, held)) else ValueError
-    return _inside(parts, value)
+        return None if within or all(map(finite, held)) else ValueError
+    return _inside(parts, within, value)
 
 
 def _alike_fault(kind: type, value: Any) -> Fault:
@@ -289,7 +295,7 @@ def _alike_fault(kind: type, value: Any) -> Fault:
     return None if all(hasattr(value, n) for n in offered) else TypeError
 
 
-def _inside(parts: tuple, value: Any) -> Fault:
+def _inside(parts: tuple, within: bool, value: Any) -> Fault:
     """The first fault among the entries of a list, tuple or mapping."""
     if isinstance(value, abc.Mapping) and len(parts) == 2:
         pairs = [(parts[1], v) for v in value.values()]
@@ -302,15 +308,15 @@ def _inside(parts: tuple, value: Any) -> Fault:
         pairs = [(parts[0], v) for v in value]
     else:
         return None
-    return next(filter(None, (kind_rule(part)(v) for part, v in pairs)), None)
+    return next(filter(None, (kind_rule(part, within)(v) for part, v in pairs)), None)
 
 
-def _tensor_fault(value: Any) -> Fault:
+def _tensor_fault(within: bool, value: Any) -> Fault:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return TypeError
     if value.is_complex():
         return TypeError
-    return None if finite(value) else ValueError
+    return None if within or finite(value) else ValueError
 
 
 def foreign(error: Exception, given: dict[str, Any]) -> bool:
@@ -363,7 +369,7 @@ def finite(t: Tensor) -> bool:
 
 def _array_fault(value: Any) -> Fault:
     if isinstance(value, Tensor):
-        return _tensor_fault(value)
+        return _tensor_fault(False, value)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):
@@ -390,7 +396,6 @@ def _int_fault(value: Any) -> Fault:
 
 
 RULES: dict[Any, Rule] = {
-    Tensor: _tensor_fault,
     np.ndarray: _array_fault,
     float: _float_fault,
     int: _int_fault,

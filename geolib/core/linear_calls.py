@@ -145,6 +145,8 @@ class CallRecorder(TorchFunctionMode):
         spatial = weight.ndim - 2
         if name is None or not y.requires_grad or input.ndim < 2:
             return
+        if not input.dtype == weight.dtype == y.dtype:
+            return  # autocast runs it in another precision
         if kind != "linear" and input.ndim != spatial + 2:
             return  # an unbatched convolution
         bias_name = None if bias is None else self.names.get(id(bias))
@@ -224,7 +226,7 @@ def exact_calls(
     good = [u for u in good if weights[u.weight] == edges[u.weight]]
     biases = Counter(u.bias for u in good)
     return [
-        u if u.bias is None or biases[u.bias] == edges[u.bias] else _unbiased(u)
+        u if u.bias is None or biases[u.bias] == edges[u.bias] else unbiased(u)
         for u in good
     ]
 
@@ -265,14 +267,17 @@ def graph_nodes(z: Tensor, end: Node | None = None) -> Iterator[Node]:
 
 
 def count_edges(z: Tensor, leaves: Mapping[str, Tensor]) -> Counter[str]:
-    """How often the autograd graph of z refers to each leaf."""
+    """How often the autograd graph of z refers to each leaf, or to its transpose."""
     names = {id(t): n for n, t in leaves.items()}
     edges: Counter[str] = Counter()
-    for node in graph_nodes(z):
+    nodes = list(graph_nodes(z))
+    uses = Counter(child for node in nodes for child, _ in node.next_functions)
+    for node in nodes:
         for child, _ in node.next_functions:
             leaf = getattr(child, "variable", None)
             if leaf is not None:
-                edges[names.get(id(leaf), "")] += 1
+                alone = len(node.next_functions) == 1
+                edges[names.get(id(leaf), "")] += max(1, uses[node]) if alone else 1
     return edges
 
 
@@ -280,10 +285,10 @@ def leave_out(calls: list[LinearCall], weights: set[str]) -> list[LinearCall]:
     """The calls of all other weights; a bias they share with a lost use is cut off."""
     lost = {u.bias for u in calls if u.weight in weights}
     kept = [u for u in calls if u.weight not in weights]
-    return [_unbiased(u) if u.bias in lost else u for u in kept]
+    return [unbiased(u) if u.bias in lost else u for u in kept]
 
 
-def _unbiased(use: LinearCall) -> LinearCall:
+def unbiased(use: LinearCall) -> LinearCall:
     return replace(use, bias=None)
 
 

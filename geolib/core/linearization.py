@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad as fwAD
 
-from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients
+from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients, unbiased
 from .validation import Inputs, expect, outside_inference, require_matching
 
 
@@ -35,7 +34,7 @@ def differentiation() -> Iterator[None]:
 
 
 NO_FORMULA = (  # what torch says where a backward pass cannot be differentiated
-    "implement", "differentiate twice", "batching rule", "vmap", "forward ad",
+    "implement", "differentiate twice", "double backward", "batching rule", "vmap", "forward ad",
     "not have been used in the graph", "does not require grad", "non-empty inputs",
 )  # fmt: skip
 
@@ -55,14 +54,11 @@ class Rerun:
         x: the inputs of the graph at hand.
         certificates: which recorded layers lead with the samples; filled on first use
             and shared by all linearizations of one model.
-        forward: whether `jvp` runs in forward mode, as the model's backward passes
-            are not to be differentiated.
     """
 
     run: Callable[[Mapping[str, Tensor], Inputs], Tensor]
     x: Inputs
     certificates: dict[tuple, list[bool]] = field(default_factory=dict)
-    forward: bool = False
 
     def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
         """Run the model once on `x`, recorded, and keep the graph."""
@@ -82,8 +78,8 @@ class Linearization:
     transpose), so neither ever runs the model again. Both go around the weights of
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
-    `jvp`. Where the check at first use found that an operation cannot be
-    differentiated twice, `jvp` runs in forward mode, at one more forward pass each.
+    `jvp`. Where an operation cannot be differentiated twice, `jvp` runs in forward mode,
+    at one more forward pass each.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -104,9 +100,8 @@ class Linearization:
             that graph.
         calls: what a :class:`CallRecorder` noted while the graph was made. Without
             them every weight is treated as an unknown parameter: right, but slow.
-        again: how to run the model again. Without it `jvp` has no forward mode to fall
-            back to, and the rows of parameters outside linear layers cost one backward
-            pass each.
+        again: how to run the model again. Without it the rows of parameters outside
+            linear layers cost one backward pass each.
 
     Attributes:
         outputs: z, shape (n, o), without its graph.
@@ -170,19 +165,28 @@ class Linearization:
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
-        if self.again is not None and self.again.forward:
-            return self.forward_mode(v)
         u, tensors = self._transposed()
         pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
-        (out,) = torch.autograd.grad(
-            [gi for gi, _ in moving],
-            u,
-            [t for _, t in moving],
-            retain_graph=True,
-            is_grads_batched=v.ndim == 2,
-        )
-        return out
+        grads, tangents = map(list, zip(*moving, strict=True)) if moving else ([], [])
+        many = v.ndim == 2
+        try:
+            return torch.autograd.grad(
+                grads, u, tangents, retain_graph=True, is_grads_batched=many
+            )[0]
+        except RuntimeError as error:
+            if self.again is None or not lacks_formula(error):
+                raise
+            return torch.stack(list(map(self._pushed, v))) if many else self._pushed(v)
+
+    def _pushed(self, v: Tensor) -> Tensor:
+        """As :meth:`jvp`, in forward mode: by running the model again."""
+        assert self.again is not None
+        named = {n: t.detach() for n, t in self.leaves.items()}
+        tangents = {n: v[self.places[n]].view(t.shape) for n, t in named.items()}
+        run, x = self.again.run, self.again.x
+        z = torch.func.jvp(lambda named: run(named, x), (named,), (tangents,))[1]
+        return z.reshape(self.outputs.shape)
 
     def transpose(self) -> tuple[Tensor, Tensor]:
         """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
@@ -264,7 +268,9 @@ class Linearization:
         """Outputs of the linear layers, and the parameters that none of them holds."""
         exact = self.linear_calls()
         if self._plan is None or self._plan.exact is not exact:
+            others = {u.bias for u in exact if u.kind != "linear"}
             calls = [u for u in exact if u.kind == "linear"]
+            calls = [unbiased(u) if u.bias in others else u for u in calls]
             held = {u.weight for u in calls} | {u.bias for u in calls}
             rest = [n for n in self.leaves if n not in held]
             tensors: list[Any] = [u.edge for u in calls]
@@ -301,32 +307,30 @@ class Linearization:
             self._part(out, name).copy_(g)
         return out
 
-    def _transposed(self) -> tuple[Tensor, list[Tensor]]:
-        """A dummy u and the sources' gradients as a graph in u; made once."""
+    def vjp_and_jvp(
+        self, u: Annotated[Tensor, "n o"], v: Annotated[Tensor, "self.p"]
+    ) -> tuple[Tensor, Tensor]:
+        """J^T u and J v, of one backward pass and its transpose."""
+        u = self._check("u", u, tuple(self.outputs.shape))
+        v = self._check("v", v, (self.p,))
+        if not self.graph.requires_grad:
+            return torch.zeros_like(v), torch.zeros_like(u)
+        with differentiation():
+            _, grads = self._transposed(u)
+            found = [t.detach() for t in grads]
+            return self._gathered(
+                self._sources(), found, torch.empty_like(v)
+            ), self._jvp(v)
+
+    def _transposed(self, at: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """A dummy u, zero or `at`, and the sources' gradients as a graph in u; made once."""
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
-            u = torch.zeros_like(self.outputs, requires_grad=True)
+            u = torch.zeros_like(self.outputs) if at is None else at.clone()
+            u.requires_grad_()
             g = gradients(self.graph, sources.tensors, u, create_graph=True)
             self._transpose = (sources, u, g)
         return self._transpose[1:]
-
-    def forward_mode(self, v: Tensor) -> Tensor:
-        """As :meth:`jvp`, by running the model again on dual numbers."""
-        if self.again is None:
-            raise ValueError("forward_mode: without `again` there is no model to run")
-        run, x = self.again.run, self.again.x
-        named = {n: t.detach() for n, t in self.leaves.items()}
-
-        def push(t: Tensor) -> Tensor:
-            with fwAD.dual_level():
-                dual = {
-                    n: fwAD.make_dual(w, self._part(t, n)) for n, w in named.items()
-                }
-                tangent = fwAD.unpack_dual(run(dual, x)).tangent
-            tangent = torch.zeros_like(self.outputs) if tangent is None else tangent
-            return tangent.reshape(self.outputs.shape)
-
-        return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
 
     def _check(self, name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
         extra, got = t.ndim - len(shape), tuple(t.shape)

@@ -47,7 +47,8 @@ class Realization:
     `named_parameters()`; a parameter that two layers share appears once and its
     derivative is the sum over its calls. Frozen parameters and buffers (BatchNorm's
     running statistics, say) are constants, copied when the object is made. The
-    module itself is never written to, except by :meth:`load`.
+    module itself is never written to, except by :meth:`load`. The row that an embedding
+    pads with (`padding_idx`) has no derivative, as in torch.
 
     At first use it is checked, on two samples and near the point at hand, that the
     forward pass is a function, that its i-th output depends on the i-th input only,
@@ -60,6 +61,7 @@ class Realization:
     Attributes:
         theta0: the module's own parameters when the object was made, shape (p,).
         names, shapes: of the parameters, in the order of the vector.
+        padding: of embeddings with such a row, the name of the weight and the row.
 
     Raises:
         ValueError: no trainable parameter; two in one place of memory; a BatchNorm,
@@ -68,7 +70,7 @@ class Realization:
         AssumptionError: at first use; it says which assumption fails, and where.
         TypeError: a parameter that is not real floating point.
 
-    Cost: a call is one forward pass, the check a dozen of two samples. `R(theta, x)`
+    Cost: a call is one forward pass, the check some eight of two samples. `R(theta, x)`
     is a pure function, so `torch.func` transforms (`jvp`, `grad`, `vmap` over theta)
     apply to it.
 
@@ -91,16 +93,17 @@ class Realization:
         self.shapes = tuple(p.shape for p in named.values())
         self.sizes = tuple(p.numel() for p in named.values())
         self.p = sum(self.sizes)
+        padded = [
+            (f"{n}.weight".lstrip("."), m.padding_idx)
+            for n, m in module.named_modules()
+            if isinstance(m, nn.Embedding | nn.EmbeddingBag)
+        ]
+        self.padding = {n: k for n, k in padded if k is not None and n in named}
         self._layers = list(module.modules())
         self._moded = [m for m in self._layers if isinstance(m, MODE_DEPENDENT)]
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in self._layers)
         self._keywords, self._most = _forward_arguments(module)
-        every = [
-            id(t)
-            for named_tensors in (module.named_parameters, module.named_buffers)
-            for _, t in named_tensors(remove_duplicate=False)
-        ]
-        self._tied = len(set(every)) < len(every)
+        self._aliases = _aliases(module)
         with torch.inference_mode(False):
             constants = self._live_constants().items()
             self._constants = {n: c.detach().clone() for n, c in constants}
@@ -109,7 +112,7 @@ class Realization:
         self._certificates: dict[tuple, list[bool]] = {}
         self._rewritten = [m for m in self._layers if m._forward_pre_hooks]
         self._checked: dict[tuple[bool, ...], int] = {}  # in which modes, on how many
-        self._check, self._forward = check, False
+        self._check = check
         self._require_evaluation_mode()
 
     def __repr__(self) -> str:
@@ -148,16 +151,22 @@ class Realization:
         args, kwargs = self._arguments(x)
         fixed = self._constants_like(like) if constants is None else constants
         state = {**fixed, **parameters}
-        kept = [(m, dict(vars(m))) for m in self._rewritten]
+        state |= {n: state[k] for n, k in self._aliases.items()}
+        kept = [(m, _held(m)) for m in self._rewritten]
         with _differentiable_kernels(self._recurrent and like.is_cuda):
             try:
                 z = torch.func.functional_call(
-                    self.module, state, args, kwargs, tie_weights=self._tied
+                    self.module, state, args, kwargs, tie_weights=False
                 )
             finally:
                 for m, was in kept:
                     _restore(m, was)
-        return _logits(z)
+        z = _logits(z)
+        if z.dtype != like.dtype:
+            hint = "expected one type; leave autocast out"
+            what = f"its outputs are {z.dtype}, its parameters {like.dtype}"
+            raise TypeError(f"module: {what} ({hint})")
+        return z
 
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
         """Run the forward pass once; see :class:`Linearization`."""
@@ -183,22 +192,27 @@ class Realization:
         Raises:
             AssumptionError: one fails.
 
-        Cost: a dozen forward passes of two samples, at first use.
+        Cost: some eight forward passes of two samples, at first use.
         """
         mode, count = tuple(m.training for m in self._layers), min(2, _rows(x))
         done = self._checked.get(mode, 0 if self._check else 2)
         if done >= count or torch._C._functorch.peek_interpreter_stack() is not None:
             return
         self._require_evaluation_mode()
-        before = [(m, dict(vars(m))) for m in self._layers]
+        before = [(m, _held(m)) for m in self._layers]
+        changed: dict[nn.Module, None] = {}
+
+        def reset() -> None:
+            changed.update({m: None for m, was in before if _restore(m, was)})
+
         try:
             with differentiation():
                 fixed = self._constants_like(theta) if constants is None else constants
                 at = outside_inference(theta.detach())
                 x = map_inputs(lambda t: outside_inference(t).detach(), x)
-                self._forward |= ModuleTrial(self, at, x, fixed).check()
+                ModuleTrial(self, at, x, fixed, reset).check()
         finally:
-            changed = [m for m, was in before if _restore(m, was)]
+            reset()
         self._rewritten += changed
         self._checked[mode] = count
 
@@ -211,7 +225,7 @@ class Realization:
         return f"layer {name!r} ({type(layer).__name__})"
 
     def _rerun(self, run: Callable[..., Tensor], x: Inputs) -> Rerun:
-        return Rerun(run, x, self._certificates, self._forward)
+        return Rerun(run, x, self._certificates)
 
     def _require(self, theta: Tensor, x: Inputs) -> None:
         require_vector("theta", theta, self.p, theta, "theta")
@@ -359,6 +373,8 @@ def _why_not_a_function(m: nn.Module) -> str | None:
     elif isinstance(m, nn.Embedding | nn.EmbeddingBag):
         if m.sparse:
             return "has sparse gradients; build it with sparse=False"
+        if m.scale_grad_by_freq:
+            return "has scaled gradients; build it with scale_grad_by_freq=False"
     elif isinstance(m, nn.RReLU):
         if m.training:
             return "is random in training mode; call module.eval()"
@@ -370,6 +386,10 @@ def _why_not_a_function(m: nn.Module) -> str | None:
 
 
 def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None:
+    for name, m in module.named_modules():
+        if isinstance(m, torch.jit.ScriptModule | nn.DataParallel):
+            wanted = "the nn.Module in it, whose parameters can be put in its calls"
+            expect(False, "module", wanted, f"{type(m).__name__} at {name!r}")
     odd = [n for n, p in module.named_parameters() if not p.is_floating_point()]
     if odd:
         raise TypeError(f"module: parameter {odd[0]!r} is not real floating point")
@@ -384,6 +404,18 @@ def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None
         kinds = sorted({str(getattr(p, what)) for p in named.values()})
         if len(kinds) > 1:
             raise ValueError(f"module: parameters of several {what}s: {kinds}")
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Further places of shared tensors, to their first; a shared module is one place."""
+    first: dict[int, str] = {}
+    found = {}
+    for prefix, m in module.named_modules():
+        for name, t in (*m._parameters.items(), *m._buffers.items()):
+            place = f"{prefix}.{name}".lstrip(".")
+            if t is not None and first.setdefault(id(t), place) != place:
+                found[place] = first[id(t)]
+    return found
 
 
 def _check_memory(module: nn.Module) -> None:
@@ -409,20 +441,28 @@ def _logits(output: Any) -> Tensor:
         z = output.get("logits", output)
     else:
         z = getattr(output, "logits", output)
-    if not isinstance(z, Tensor) or z.ndim == 0:
-        got = f"{type(z).__name__} of shape {getattr(z, 'shape', None)}"
-        wanted = "one tensor with a leading sample axis, or to hold one as its 'logits'"
+    real = isinstance(z, Tensor) and z.is_floating_point()
+    if not real or z.ndim == 0 or 0 in z.shape[1:]:
+        kind = getattr(z, "dtype", type(z).__name__)
+        got = f"{kind} of shape {getattr(z, 'shape', None)}"
+        wanted = "real numbers with a leading sample axis, or to hold them as 'logits'"
         raise TypeError(f"module: expected its output to be {wanted}, got {got}")
     return z
 
 
-def _restore(m: nn.Module, was: dict[str, Any]) -> bool:
-    """Give a layer its attributes back; whether some were others."""
-    now = vars(m)
-    same = now.keys() == was.keys() and all(now[k] is v for k, v in was.items())
-    if not same:
-        now.clear()
-        now.update(was)
+def _held(m: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a layer holds: its attributes, and its buffers."""
+    return dict(vars(m)), dict(m._buffers)
+
+
+def _restore(m: nn.Module, was: tuple[dict[str, Any], dict[str, Any]]) -> bool:
+    """Give a layer back what it held; whether that was something else."""
+    same = True
+    for now, old in zip((vars(m), m._buffers), was, strict=True):
+        if now.keys() != old.keys() or any(now[k] is not v for k, v in old.items()):
+            same = False
+            now.clear()
+            now.update(old)
     return not same
 
 

@@ -122,7 +122,7 @@ def class_labels(y: Tensor, rows: int, name: str = "y") -> Tensor:
     return y.long()
 
 
-def check_labels(classes: int, y: Tensor, rows: int) -> Tensor:
+def check_labels(classes: int, y: Tensor, rows: int, name: str = "y") -> Tensor:
     """As `class_labels`; refuse labels that the network has no output for.
 
     Examples:
@@ -131,9 +131,11 @@ def check_labels(classes: int, y: Tensor, rows: int) -> Tensor:
         ...
         geolib.files.ArgumentError: y: expected classes 0 to 1, got (0, 2)
     """
-    y = class_labels(y, rows)
+    y = class_labels(y, rows, name)
     low, high = int(y.min()), int(y.max())
-    expect(low >= 0 and high < classes, "y", f"classes 0 to {classes - 1}", (low, high))
+    expect(
+        low >= 0 and high < classes, name, f"classes 0 to {classes - 1}", (low, high)
+    )
     return y
 
 

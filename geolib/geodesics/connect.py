@@ -147,7 +147,7 @@ def connect(
     w_b = Realization(with_batch_statistics(b) if normed else b).theta0
     check_ends(w_a, w_b, distinct=True)
     x = as_rows(data, transform, w_a)
-    _check_shape(R, x[:2])
+    check_shape(R, x[:2])
     if method == "line":
         found = Geodesic(WeightPath(w_a, w_b), [], 0, 1.0, True, "a straight line")
     elif method == "curve":
@@ -182,7 +182,7 @@ def _aligned(a: nn.Module, b: nn.Module, align: bool | None) -> tuple[nn.Module,
         return b, False
 
 
-def _check_shape(R: Realization, x: Tensor) -> None:
+def check_shape(R: Realization, x: Tensor) -> None:
     try:
         with torch.no_grad():
             R(R.theta0, x)

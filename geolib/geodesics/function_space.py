@@ -118,7 +118,9 @@ class FunctionSpace:
         return self.x[slice(None) if rows is None else rows]
 
     def logits(
-        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+        self,
+        points: Annotated[Tensor, "... self.realization.p"],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
 
@@ -144,13 +146,17 @@ class FunctionSpace:
         return embed(outputs, self.space)
 
     def embedded(
-        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+        self,
+        points: Annotated[Tensor, "... self.realization.p"],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Embedded outputs, shape (k, n, c)."""
         return self.embed(self.logits(points, rows))
 
     def __call__(
-        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+        self,
+        points: Annotated[Tensor, "... self.realization.p"],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Embedded outputs with the Euclidean norm of the metric, shape (k, n c)."""
         out = self.embedded(points, rows)

@@ -185,7 +185,7 @@ def profile(
     for s in t:
         z = logits(path(s[None])[0])
         if not loss:
-            labels = check_labels(z.shape[1], labels, len(z))
+            labels = check_labels(z.shape[1], labels, len(z), "labels")
         if not bool(torch.isfinite(z).all()):
             raise ValueError(f"logits: not finite at time {s.item():.3g} of the path")
         loss.append(F.cross_entropy(z, labels))

@@ -220,7 +220,7 @@ def _seeds(seed: int | Sequence[int], w: Tensor) -> Sequence[int]:
 @torch.no_grad()
 def accuracy(
     R: Realization,
-    w: Tensor,
+    w: Annotated[Tensor, "R.p"],
     x: Annotated[Tensor, "n ..."],
     y: Annotated[Tensor, "n"],
     batch: int = 4096,

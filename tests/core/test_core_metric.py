@@ -7,6 +7,7 @@ from dense_reference import dense_jacobian, dense_metric, expected_score_blocks
 from torch import nn
 
 from geolib.core import (
+    AssumptionError,
     Bernoulli,
     Categorical,
     Euclidean,
@@ -244,6 +245,9 @@ def test_an_input_changed_in_place_after_its_use_is_an_error_not_a_number():
             return y
 
     R = Realization(init_(Spoiled().double(), 0))
+    with pytest.raises(AssumptionError, match="inplace"):
+        PullbackMetric(R, normal((5, 3), 1)).at(R.theta0).kernel()
+    R = Realization(R.module, check=False)
     with pytest.raises(RuntimeError, match="inplace"):
         PullbackMetric(R, normal((5, 3), 1)).at(R.theta0).kernel()
 
