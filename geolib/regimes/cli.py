@@ -91,8 +91,7 @@ def command(
 
     Example: geolib predict --data table.csv --hidden 16
     """
-    there = plot is None or plot.parent.is_dir()
-    expect(there, "plot", "a file in a folder that is there", plot)
+    expect(plot is None or plot.parent.is_dir(), "plot", "a folder that exists", plot)
     matrix = prepare(read_matrix(data).T, drop_constant=True)
     expect(0 < kappa < 1e50, "kappa", "a positive number", kappa)
     answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)

@@ -61,8 +61,7 @@ class DataMatrix:
     def overlap(self, covariance: ArrayLike) -> np.ndarray:
         r"""Population variance :math:`v_i^T \Sigma v_i` along each eigenvector of S."""
         P = np.asarray(covariance, dtype=np.float64)
-        shape = (self.d, self.d)
-        expect(P.shape == shape, "covariance", f"shape {shape}", P.shape)
+        expect(P.shape == self.S.shape, "covariance", f"({self.d}, {self.d})", P.shape)
         return np.einsum("ij,ij->j", self.vectors, P @ self.vectors)
 
     def take(self, columns: slice | np.ndarray) -> DataMatrix:

@@ -458,8 +458,7 @@ def gradient_flow(
         wide = d <= h and rule is None
         cheapest = "gram" if wide else "covariance"
         form = cheapest if form == "auto" else _form(form, d, h, n, rule)
-        alone = form in ("gram", "covariance")
-        expect(alone, "form", "one that needs no samples, with S alone", form)
+        expect(form in FORMS[:2], "form", "one that needs no samples, with S", form)
     else:
         form = _form(form, d, h, n, rule)
     memory_needed(Setup(d, h, n, 1.0), 1, form, W.dtype)
