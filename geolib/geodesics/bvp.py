@@ -10,7 +10,6 @@ from typing import Annotated
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
@@ -317,30 +316,36 @@ class _Search:
         ends = self.end_outputs(rows)
         values = self.basis.values(t.flatten()).view(*t.shape, -1)
         ridge, total = self.ridge_part(control.detach(), t, values)
-        line = self.a[:, None] + t[..., None] * (self.b - self.a)[:, None]
         if self.checkpoint:
-            phi = self.one_by_one(control, line, values, rows)
-        else:
-            points = line[:, 1:-1] + values[:, 1:-1] @ control
-            phi = self.outputs(points, rows)
-        energy = _output_energy(phi, ends, t)
+            energy = self.add_one_by_one(total, control.detach(), t, values, rows, ends)
+            return energy + ridge, total
+        line = self.a[:, None] + t[..., None] * (self.b - self.a)[:, None]
+        points = line[:, 1:-1] + values[:, 1:-1] @ control
+        energy = _output_energy(self.outputs(points, rows), ends, t)
         total += torch.autograd.grad(energy.sum(), control)[0]
         return energy.detach() + ridge, total
 
-    def one_by_one(self, control, line, values, rows) -> Tensor:
-        """Embedded outputs at the inner times, with the graph of one network at a time."""
+    def add_one_by_one(self, total, control, t, values, rows, ends) -> Tensor:
+        """As `gradient`, with the graph of one network at a time; `total` is added to."""
+        places = [(i, j) for i in range(len(t)) for j in range(1, t.shape[1] - 1)]
 
-        def outputs(bends: Tensor, i: int, j: int) -> Tensor:
-            point = line[i, j] + values[i, j] @ bends
-            return self.space(point[None], None if rows is None else rows[i]).flatten()
+        def outputs(i: int, j: int) -> tuple[Tensor, Tensor]:
+            point = self.a[i] + t[i, j] * (self.b[i] - self.a[i])
+            point = (point + values[i, j] @ control[i]).requires_grad_(True)
+            own = None if rows is None else rows[i]
+            return point, self.space(point[None], own).flatten()
 
-        inner = range(1, line.shape[1] - 1)
-        return torch.stack([
-            torch.stack([
-                recomputed(outputs, bends, i, j, use_reentrant=False) for j in inner
-            ])
-            for i, bends in enumerate(control)
-        ])  # fmt: skip
+        with torch.no_grad():
+            phi = torch.stack([outputs(*place)[1] for place in places])
+        phi = phi.view(len(t), -1, phi.shape[1]).requires_grad_(True)
+        energy = _output_energy(phi, ends, t)
+        (to_phi,) = torch.autograd.grad(energy.sum(), phi)
+        for (i, j), direction in zip(places, to_phi.flatten(0, 1), strict=True):
+            point, out = outputs(i, j)
+            (to_point,) = torch.autograd.grad(out, point, direction)
+            for row, bend in zip(total[i], values[i, j], strict=True):
+                row.add_(to_point, alpha=bend.item())  # no copy of all rows
+        return energy.detach()
 
     def ridge_part(
         self, control: Tensor, t: Tensor, values: Tensor

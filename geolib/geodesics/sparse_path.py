@@ -261,14 +261,8 @@ class MetricMask:
     Source: LeCun et al. 1990 (saliency); :eq:`drv-geodesics-diagonal` (derivations).
     """
 
-    def __init__(
-        self,
-        space: FunctionSpace,
-        meter: Meter,
-        memory: float = 0.9,
-    ) -> None:
-        self.space, self.meter = space, meter
-        self.memory = memory
+    def __init__(self, space: FunctionSpace, meter: Meter, memory: float = 0.9) -> None:
+        self.space, self.meter, self.memory = space, meter, memory
         self.prunable = matrices(space.realization)
         self.mean: Tensor | None = None
 
