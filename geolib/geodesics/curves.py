@@ -164,7 +164,8 @@ def labels_of(R: Realization, source: Any, x: Tensor | Rows) -> Tensor:
     if not isinstance(source, Tensor):
         pairs = Rows(source, None, torch.zeros(1), "labels", part=1)
         source = torch.cat([part.flatten() for part in pairs.split(PIECE)])
-    return check_labels(R(R.theta0, x[:1]).shape[1], source, len(x)).to(x.device)
+    classes = R(R.theta0, x[:1]).shape[1]
+    return check_labels(classes, source, len(x), "labels").to(x.device)
 
 
 def _label_loss(y: Tensor) -> CurveLoss:

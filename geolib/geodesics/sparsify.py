@@ -22,6 +22,7 @@ from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
 
+from .connect import check_shape
 from .curves import labels_of
 from .function_space import FunctionSpace
 from .magnitude_masks import matrices
@@ -153,6 +154,7 @@ def sparsify(
     labels = None if labels is False else labels
     dense = Realization(module)
     x = as_rows(data, transform, dense.theta0)
+    check_shape(dense, x[:2])
     normed = has_batch_norm(module)
     R = Realization(with_batch_statistics(module), check=False) if normed else dense
     used, held = _held_out(len(x), seed)
@@ -176,7 +178,7 @@ def sparsify(
     Realization(twin).load(found.weights)
     if normed:
         recalibrate(twin, x)
-    flags = torch.cat(kept) if structured else found.mask[matrices(R)]
+    flags = torch.cat(kept) if structured else found.weights[matrices(R)] != 0
     reached = 1 - flags.to(torch.float64).mean().item()
     twin = shrink(twin, kept) if structured else twin
     drift, spread = _judged(S, module, twin, part_of(x, held, dense.theta0))

@@ -134,7 +134,7 @@ class Annealed:
 def anneal(
     S: Stratifold,
     teacher: Annotated[Tensor, "real S.chart.width"],
-    theta0: Tensor,
+    theta0: Annotated[Tensor, "real batch S.chart.width"],
     *,
     eps: Annotated[float, "0 < eps < inf"] = 0.4,
     stages: int = 10,
