@@ -58,6 +58,7 @@ def magnitude_mask(
     where = torch.nonzero(prunable)[:, 0]
     count = round(sparsity * len(where))
     size = (w.abs() if score is None else score)[where]
+    size = size.masked_fill(w[where] == 0, -torch.inf)  # what is gone goes first
     few = 2 * count < len(where)  # look for the fewer of those that go and that stay
     found = torch.topk(size, count if few else len(where) - count, largest=not few)
     keep = torch.ones_like(prunable)

@@ -274,7 +274,6 @@ class MetricMask:
         old = now if self.mean is None else self.mean
         self.mean = self.memory * old + (1 - self.memory) * now
         score = layer_adaptive(self.space.realization, w.square() * self.mean)
-        # a weight that is already zero stays the first to go
         return magnitude_mask(w, self.prunable, sparsity, score)
 
 
