@@ -472,8 +472,8 @@ def predict(
     quantile = max(float(stdtrit(copies.copies - 1, LEVEL)), copies.reach)
     parts = zip(curves[name], copies.mean, copies.scatter, copies.doubt, strict=True)
     bars = [abs(y - e) + quantile * s + doubt for y, e, s, doubt in parts]
-    about = name, regime, setup, data, P, rule, curves
-    return Prediction(t, *curves[name], bars[0], bars[1], *about)
+    found = t, *curves[name], bars[0], bars[1], name, regime, setup, data, P, rule
+    return Prediction(*found, curves)
 
 
 def _rule(rule: Rule | str | None, lr: float | None) -> Rule | None:

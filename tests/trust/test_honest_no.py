@@ -35,14 +35,14 @@ from geolib.stratifolds import (
 )
 
 CLAIMS = {
-    "accepted", "aligned", "applies", "closes", "converged", "critical", "exact", "holds",
+    "accepted", "aligned", "applies", "closes", "converged", "exact", "holds",
     "is_triangular_prism", "is_valid", "local_minimum", "reproduces", "rigorous", "same",
     "verified",
 }  # fmt: skip
 OWNERS = {
     "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
     "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
-    "ModuleTrial", "Polytope", "Regime", "Resolution", "Seminorm", "Solution",
+    "ModuleTrial", "Polytope", "Resolution", "Seminorm", "Solution",
     "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
     "Verdict", "WeightPath",
 }  # fmt: skip
