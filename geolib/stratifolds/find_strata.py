@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -11,6 +10,16 @@ from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
 from geolib.networks.batch_norm import copy_module
+from geolib.stratifolds.channel_strata import (
+    Units,
+    lost,
+    move_onto,
+    proposals,
+    shared,
+    unexplained,
+    unit_groups,
+    zeros_by_gap,
+)
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -344,7 +353,11 @@ def find_strata(
         layer 0: overlap of 1, 2 (opposite), distance 0, rank deficit 4 (predicted 4),
         verified
     """
-    layers = hidden_layers(copy_module(module).double())
+    twin = copy_module(module).double()
+    try:
+        layers = hidden_layers(twin)
+    except (TypeError, ValueError):  # no perceptron
+        return _of_channels(twin, data, near, limit, probes, samples, rtol)
     check_inputs(data, module)
     proposals = [
         (c, k)
@@ -371,12 +384,37 @@ def _verify(
     there, q, m = pair_singular_values(twin, units, x, probes, own)
     here, _, _ = pair_singular_values(layer, units, x, probes, own)
     predicted = _predict(twin, c, q, m)
-    # the widest gap below rtol: deep layers contract the data, and their singular
-    # values trail off before the zeros begin, which rounding holds at 1e-16
-    small = min(int((there <= rtol * there[0]).sum()), len(there) - 1)
-    kept = there.clamp_min(1e-16 * float(there[0])).log()
-    drops = [float(kept[-k - 1] - kept[-k]) for k in range(1, small + 1)]
-    gap = math.exp(max(drops)) if drops else 0.0
-    deficit = drops.index(max(drops)) + 1 if drops else 0
+    rank, gap = zeros_by_gap(there, rtol)
+    deficit = len(there) - rank
+    gap = gap if deficit else 0.0
     near = float(here[-predicted] / here[0])
     return UnitStratum(kind, k, units, sign, distance, predicted, deficit, gap, near)
+
+
+def _of_channels(
+    twin: nn.Module,
+    data: Tensor,
+    near: float,
+    limit: int,
+    probes: int,
+    samples: int,
+    rtol: float,
+) -> list[UnitStratum]:
+    """Strata of any other network, by the graph of its channels."""
+    x = data[:samples].double() if data.is_floating_point() else data[:samples]
+    try:
+        groups = unit_groups(twin)
+    except TypeError:  # of no known graph: only its whole deficit can be said
+        deficit, gap = unexplained(twin, x, rtol)
+        whole = UnitStratum("unexplained", -1, (), 1, 0.0, 0, deficit, gap, 0.0)
+        return [whole] if deficit else []
+    seen = [Units(twin, group, x, probes, rtol) for group in groups]
+    nearest = sorted((c, k) for k, u in enumerate(seen) for c in proposals(u, near))
+    found = []
+    for (distance, kind, at, sign), k in nearest[:limit]:
+        units = replace(seen[k], module=copy_module(twin))
+        move_onto(units, kind, at, sign)
+        pair = kind == "overlap"
+        said = shared(units, *at) if pair else lost(units, kind, *at)
+        found.append(UnitStratum(kind, k, at, sign, distance, *said, distance))
+    return [s for s in found if s.sign > 0 or s.deficit]

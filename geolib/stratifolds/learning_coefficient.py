@@ -12,6 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from geolib.core.linearization import differentiation
@@ -30,12 +31,21 @@ class LearningCoefficient:
         error: standard error of the sampler; 0 for a grid.
         method: "grid" or "mala".
         acceptance: of the sampler; 1 for a grid.
+        chains: of the sampler, or 1.
     """
 
     value: float
     error: float
     method: str
     acceptance: float
+    chains: int = 1
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Student's interval for the means of the chains; a grid is exact."""
+        if self.chains < 2:
+            return self.value, self.value
+        bar = self.error * float(student.ppf((1 + level) / 2, self.chains - 1))
+        return self.value - bar, self.value + bar
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ class TemperedPosterior:
         return loss, self.energy(theta, loss), self.weight * g
 
 
+SPREAD = 300  # largest step of the sampler over its smallest
 APART = 1.5  # largest mean change of the energy between nodes of a grid
 
 
@@ -203,7 +214,7 @@ def mala(
               \frac{N(\theta;\ \theta' - \tfrac{h^2}2\nabla U(\theta'), h^2)}
               {N(\theta';\ \theta - \tfrac{h^2}2\nabla U(\theta), h^2)}\Bigr)
 
-    h is drawn anew at each step, log-uniform in ``[step/30, step]`` and independent
+    h is drawn anew at each step, log-uniform in ``[step/300, step]`` and independent
     of the state (so the chain stays exact): near a singular set the posterior is wide
     in places and needle-thin in others. Where the drift would exceed h it is cut to
     h, in both directions of the ratio.
@@ -238,7 +249,7 @@ def mala(
         return move * (h / size).clamp_max(1.0)
 
     for it in range(steps):
-        h = step * 30 ** -torch.as_tensor(rng.random((b, 1))).to(theta)
+        h = step * SPREAD ** -torch.as_tensor(rng.random((b, 1))).to(theta)
         xi = torch.as_tensor(rng.standard_normal((b, P))).to(theta)
         new = theta - drift(h, g) + h * xi
         new_loss, new_U, new_g = posterior.evaluate(new)
@@ -326,7 +337,7 @@ def learning_coefficient(
     out = mala(posterior, theta0, steps=steps, step=step, seed=seed)
     scale = posterior.weight
     value, error = scale * (out.mean - base), scale * out.error
-    return LearningCoefficient(value, error, "mala", out.acceptance)
+    return LearningCoefficient(value, error, "mala", out.acceptance, len(theta0))
 
 
 @dataclass(frozen=True)
