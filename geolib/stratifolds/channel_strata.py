@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Realization
-from geolib.core.linearization import Linearization
 from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
 from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
@@ -29,12 +28,13 @@ def unit_groups(module: nn.Module) -> list[ChannelGroup]:
     groups = [g for g in channel_groups(module) if g.named("read")]
     for name, m in module.named_modules():
         if isinstance(m, nn.MultiheadAttention) and m._qkv_same_embed_dim:
-            dot = f"{name}." if name else ""
             heads, width = m.num_heads, m.head_dim
             slots = [
-                Slot(f"{dot}in_proj_weight", 0, 3, width, "write", name),
-                Slot(f"{dot}in_proj_bias", 0, 3, width, "vector", name),
-                Slot(f"{dot}out_proj.weight", 1, 1, width, "read", f"{dot}out_proj"),
+                Slot(f"{name}.in_proj_weight", 0, 3, width, "write", name),
+                Slot(f"{name}.in_proj_bias", 0, 3, width, "vector", name),
+                Slot(
+                    f"{name}.out_proj.weight", 1, 1, width, "read", f"{name}.out_proj"
+                ),
             ]
             known = all_tensors(module)
             groups.append(ChannelGroup(heads, [s for s in slots if s.tensor in known]))
@@ -43,7 +43,10 @@ def unit_groups(module: nn.Module) -> list[ChannelGroup]:
 
 @dataclass
 class Units:
-    """The units of one group, in one module, seen on some data."""
+    """The units of one group, in one module, seen on some data.
+
+    The derivatives are those at the weights that the module has when this is made.
+    """
 
     module: nn.Module
     group: ChannelGroup
@@ -51,72 +54,59 @@ class Units:
     probes: int
     rtol: float
 
-    def rows(self, roles: tuple[str, ...], positions: bool = False) -> Tensor:
-        """All numbers of each unit, or where they stand in the parameter vector."""
-        held, start = all_tensors(self.module), 0
-        if positions:
-            places = {}
-            for name, p in self.module.named_parameters():
-                places[name] = torch.arange(start, start + p.numel()).view(p.shape)
-                start += p.numel()
-            held = places
-        parts = [
-            held[s.tensor].detach().reshape(s.opened(held[s.tensor].shape))
-            .movedim(s.axis + 1, 0).flatten(1)
-            for s in self.group.slots if s.role in roles and s.tensor in held
-        ]  # fmt: skip
-        return torch.cat(parts, 1) if parts else torch.zeros(self.group.width, 0).long()
+    def __post_init__(self) -> None:
+        self.R = Realization(self.module)
+        self.L = self.R.linearize(self.R.theta0, self.x)
+        numbers = torch.arange(self.R.p, dtype=torch.float64)
+        self.places = {k: t.long() for k, t in self.R.unflatten(numbers).items()}
+
+    def opened(self, roles: tuple[str, ...], held: dict[str, Tensor]) -> list[Tensor]:
+        """The group's tensors as views with its units along the first axis."""
+        slots = [s for s in self.group.slots if s.role in roles and s.tensor in held]
+        whole = [(held[s.tensor].detach(), s) for s in slots]
+        return [t.view(s.opened(t.shape)).movedim(s.axis + 1, 0) for t, s in whole]
+
+    def rows(self, roles: tuple[str, ...]) -> Tensor:
+        """All numbers of each unit, (width, k)."""
+        held = self.opened(roles, all_tensors(self.module))
+        return torch.cat([t.flatten(1) for t in held], 1)
 
     def views(self, roles: tuple[str, ...], unit: int) -> list[Tensor]:
         """What belongs to a unit, to be written to."""
-        held = all_tensors(self.module)
-        return [
-            held[s.tensor].data.view(s.opened(held[s.tensor].shape))
-            .select(s.axis + 1, unit)
-            for s in self.group.slots if s.role in roles
-        ]  # fmt: skip
+        return [t[unit] for t in self.opened(roles, all_tensors(self.module))]
 
     def directions(self, roles: tuple[str, ...], unit: int) -> Tensor:
         """Directions in some of a unit's parameters, (k, p), alike for all units.
 
         Few parameters are taken one by one, of many `probes` random combinations.
         """
-        at = self.rows(roles, positions=True)[unit]
+        held = [t[unit].flatten() for t in self.opened(roles, self.places)]
+        at = torch.cat(held) if held else torch.zeros(0).long()
         if len(at) <= self.probes:
-            weights = torch.eye(len(at), dtype=torch.float64)
-        else:
-            rng = torch.Generator().manual_seed(len(at))
-            weights = torch.randn(
-                self.probes, len(at), generator=rng, dtype=torch.float64
-            )
-        p = sum(t.numel() for t in self.module.parameters())
-        return torch.zeros(len(weights), p, dtype=torch.float64).index_add(
-            1, at, weights
-        )
+            return self.along(at)
+        rng = torch.Generator().manual_seed(len(at))
+        return self.along(at, torch.randn(self.probes, len(at), generator=rng).double())
 
     def biases(self) -> Tensor:
         """Directions of the biases of the layers that read the units, (k, p)."""
-        names = {f"{name}.bias" for name in self.group.named("read")}
-        start, found = 0, []
-        for name, t in self.module.named_parameters():
-            if name in names:
-                found.append(torch.arange(start, start + t.numel()))
-            start += t.numel()
-        at = torch.cat(found) if found else torch.zeros(0).long()
-        return torch.zeros(len(at), start, dtype=torch.float64).index_add(
-            1, at, torch.eye(len(at), dtype=torch.float64)
-        )
+        names = [f"{name}.bias" for name in self.group.named("read")]
+        held = [self.places[n] for n in names if n in self.places]
+        return self.along(torch.cat(held) if held else torch.zeros(0).long())
 
-    def linearize(self) -> Linearization:
-        R = Realization(self.module)
-        return R.linearize(R.theta0, self.x)
+    def along(self, at: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Directions with these weights at these places, by default one at each."""
+        weights = (
+            torch.eye(len(at), dtype=torch.float64) if weights is None else weights
+        )
+        zero = torch.zeros(len(weights), self.R.p, dtype=torch.float64)
+        return zero.index_add(1, at, weights)
 
     def rank(self, *directions: Tensor) -> tuple[int, float]:
         """Rank of the Jacobian along directions, and the gap after it."""
         V = torch.cat(directions)
         if not len(V):
             return 0, math.inf
-        J = self.linearize().jvp(V).flatten(1).T
+        J = self.L.jvp(V).flatten(1).T
         norms = J.norm(dim=0)
         if not bool(norms.any()):
             return 0, math.inf
@@ -146,7 +136,7 @@ def proposals(units: Units, near: float) -> list[Proposal]:
     W, V, rows = (units.rows(roles).double() for roles in (INTO, OUT, ("write",)))
     width = len(W)
     tangents = torch.cat([units.directions(OUT, i).sum(0, True) for i in range(width)])
-    dormant = units.linearize().jvp(tangents).flatten(1).abs().amax(1) == 0
+    dormant = units.L.jvp(tangents).flatten(1).abs().amax(1) == 0
     found: list[Proposal] = [
         (0.0, "dormant unit", (i,), 1) for i in range(width) if dormant[i]
     ]
@@ -159,10 +149,8 @@ def proposals(units: Units, near: float) -> list[Proposal]:
         for i, j in (apart / scale < near).nonzero().tolist():
             if i < j and not bool(dormant[i] | dormant[j]):
                 found.append((float((apart / scale)[i, j]), "overlap", (i, j), sign))
-    for kind, size in (
-        ("dead output", V.norm(dim=1)),
-        ("constant unit", rows.norm(dim=1)),
-    ):
+    for kind, part in (("dead output", V), ("constant unit", rows)):
+        size = part.norm(dim=1)
         relative = size / size.median().clamp_min(1e-300)
         for i in (relative < near).nonzero()[:, 0].tolist():
             if not bool(dormant[i]):
@@ -170,9 +158,9 @@ def proposals(units: Units, near: float) -> list[Proposal]:
     return sorted(found)
 
 
-@torch.no_grad()
-def move_onto(units: Units, kind: str, at: tuple[int, ...], sign: int) -> None:
-    """Move a module's weights onto a stratum, in place."""
+def moved_onto(units: Units, kind: str, at: tuple[int, ...], sign: int) -> Units:
+    """The units of a copy of the module whose weights lie on a stratum."""
+    units = replace(units, module=copy_module(units.module))
     if kind == "overlap":
         pairs = zip(*(units.views(INTO, i) for i in at), strict=True)
         for a, b in pairs:
@@ -182,6 +170,7 @@ def move_onto(units: Units, kind: str, at: tuple[int, ...], sign: int) -> None:
         roles = OUT if kind == "dead output" else ("write",)
         for t in units.views(roles, at[0]):
             t.zero_()
+    return replace(units)  # with the derivatives there
 
 
 def shared(units: Units, i: int, j: int) -> tuple[int, int, float]:
@@ -219,13 +208,13 @@ def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
     if kind == "dormant unit":
         # a norm over the channels sees what a unit says even where nothing reads it
         V = units.directions(OUT, i) if units.group.mixed else V
-        moved = units.linearize().jvp(V).flatten(1).abs().amax(1)
+        moved = units.L.jvp(V).flatten(1).abs().amax(1)
         return len(V), int((moved == 0).sum()), math.inf
     free = replace(units, module=copy_module(units.module))
     rng = torch.Generator().manual_seed(i)
-    with torch.no_grad():
-        for t in free.views(OUT if kind == "dead output" else ("write",), i):
-            t.copy_(torch.randn(t.shape, generator=rng, dtype=t.dtype))
+    for t in free.views(OUT if kind == "dead output" else ("write",), i):
+        t.copy_(torch.randn(t.shape, generator=rng, dtype=t.dtype))
+    free = replace(free)  # with the derivatives there
     r_B, _ = units.rank(B)
     before = free.rank(V, B)[0] - r_B
     here, gap = units.rank(V, B)
@@ -237,12 +226,32 @@ def unexplained(module: nn.Module, x: Tensor, rtol: float) -> tuple[int, float]:
     """Deficit of the whole Jacobian of a module whose units are not known, and the gap."""
     R = Realization(module)
     L = R.linearize(R.theta0, x)
-    wanted = (
-        f"at least {R.p} outputs for the {R.p} parameters of a module that no graph"
-    )
+    wanted = f"at least {R.p} outputs, for the parameters of a module of no known graph"
     rows = L.outputs.numel()
-    expect(rows >= R.p, "data", f"{wanted} is known of", f"{rows} outputs")
+    expect(rows >= R.p, "data", wanted, f"{rows} outputs")
     J = L.jacobian().reshape(rows, R.p)
     s = torch.linalg.svdvals(J / J.norm(dim=0).clamp_min(1e-300))
     rank, gap = zeros_by_gap(s, rtol)
     return R.p - rank, gap
+
+
+def channel_strata(
+    module: nn.Module, x: Tensor, near: float, limit: int, probes: int, rtol: float
+) -> list[tuple]:
+    """What a `UnitStratum` says of each stratum that is near, the nearest first."""
+    try:
+        groups = unit_groups(module)
+    except TypeError:
+        groups = []
+    if not groups:  # of no known units: only the whole deficit can be said
+        deficit, gap = unexplained(module, x, rtol)
+        return [("unexplained", -1, (), 1, 0.0, 0, deficit, gap, 0.0)] * (deficit > 0)
+    seen = [Units(module, group, x, probes, rtol) for group in groups]
+    nearest = sorted((c, k) for k, u in enumerate(seen) for c in proposals(u, near))
+    found = []
+    for (distance, kind, at, sign), k in nearest[:limit]:
+        units = moved_onto(seen[k], kind, at, sign)
+        said = shared(units, *at) if kind == "overlap" else lost(units, kind, *at)
+        if sign > 0 or said[1]:
+            found.append((kind, k, at, sign, distance, *said, distance))
+    return found
