@@ -48,7 +48,7 @@ def product() -> Result:
     y = torch.randint(10, (256,), generator=draw)
     v = torch.randn(R.p, generator=draw)
     points = [R.theta0 * (1 + 0.01 * k) for k in range(16)]
-    metrics = [FunctionSpace(R, x, ridge=0.0).metric(w) for w in points]
+    metrics = [FunctionSpace(R, x, damping=0.0).metric(w) for w in points]
     parameters = [
         [t.clone().requires_grad_(True) for t in R.unflatten(w).values()]
         for w in points
@@ -69,7 +69,7 @@ def product() -> Result:
 
     dense = (metrics[0] @ v).double()
     phi = Realization(net.double())
-    exact = FunctionSpace(phi, x.double(), ridge=0.0).metric(points[0].double())
+    exact = FunctionSpace(phi, x.double(), damping=0.0).metric(points[0].double())
     error = float((dense - exact @ v.double()).norm() / dense.norm())
     net.float()
     result = race(ours, {"torch gradient": theirs}, rounds=5)

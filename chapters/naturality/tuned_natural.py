@@ -12,7 +12,7 @@ from self_tuning import SelfTuning
 from torch import Tensor, nn
 
 from geolib.core import Euclidean, JacobianFactors, Linearization, OutputMetric
-from geolib.core.factored_jacobian import factored_jacobian
+from geolib.core.jacobian_factors import factored_jacobian
 from geolib.core.jacobian_factors import DenseBlock, LayerBlock
 from geolib.core.linear_calls import CallRecorder, LinearCall
 from geolib.core.solve_cost import ProblemSize

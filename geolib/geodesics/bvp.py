@@ -149,7 +149,7 @@ def geodesics(
     Examples:
         >>> from geolib.geodesics import FunctionSpace
         >>> net = torch.nn.Linear(2, 1, bias=False)
-        >>> flat = FunctionSpace(net, torch.tensor([[0.0, 1.0]]), "raw", ridge=0)
+        >>> flat = FunctionSpace(net, torch.tensor([[0.0, 1.0]]), "raw", damping=0)
         >>> a, b = torch.zeros(2, 2), torch.tensor([[0.0, 2.0], [0.0, 1.0]])
         >>> found = geodesics(flat, a, b, seeds=[0, 1], steps=5)
         >>> [round(f.energies[-1], 3) for f in found]
@@ -285,15 +285,15 @@ class _Search:
         """The energies (k,), and the gradient in the bends, shape (k, m, p)."""
         ends = self.end_outputs(rows)
         values = self.basis.values(t.flatten()).view(*t.shape, -1)
-        ridge, total = self.ridge_part(control.detach(), t, values)
+        damping, total = self.damping_part(control.detach(), t, values)
         if self.checkpoint:
             energy = self.add_one_by_one(total, control.detach(), t, values, rows, ends)
-            return energy + ridge, total
+            return energy + damping, total
         line = self.a[:, None] + t[..., None] * (self.b - self.a)[:, None]
         points = line[:, 1:-1] + values[:, 1:-1] @ control
         energy = _output_energy(self.outputs(points, rows), ends, t)
         total += torch.autograd.grad(energy.sum(), control)[0]
-        return energy.detach() + ridge, total
+        return energy.detach() + damping, total
 
     def add_one_by_one(self, total, control, t, values, rows, ends) -> Tensor:
         """As `gradient`, with the graph of one network at a time; `total` is added to."""
@@ -317,7 +317,7 @@ class _Search:
                 row.add_(to_point, alpha=bend.item())  # no copy of all rows
         return energy.detach()
 
-    def ridge_part(
+    def damping_part(
         self, control: Tensor, t: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         r"""Energies in weight space (k,), in closed form, and their gradient.
@@ -326,15 +326,15 @@ class _Search:
         :math:`\frac\lambda2 (|b-a|^2 + \langle c, M c\rangle)`: the bends vanish at
         both ends, so they do not meet the straight line. No point is formed.
         """
-        ridge = self.space.ridge
-        if not ridge:
+        damping = self.space.damping
+        if not damping:
             return t.new_zeros(len(t)), torch.zeros_like(control)
         steps = values.diff(dim=1)
         M = steps.mT @ (steps / t.diff(dim=1)[..., None])
-        grad = ridge * M @ control
+        grad = damping * M @ control
         line = (self.b - self.a).square().sum(1)
         bend = torch.linalg.vecdot(grad.flatten(1), control.flatten(1))
-        return 0.5 * (ridge * line + bend), grad
+        return 0.5 * (damping * line + bend), grad
 
     def outputs(self, points: Tensor, rows: Tensor | None) -> Tensor:
         """Embedded outputs at points (k, s, p), shape (k, s, n c)."""
@@ -366,7 +366,7 @@ class _Search:
 
 
 def _output_energy(phi: Tensor, ends: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
-    """Energies of the outputs (k, s, n c) at all times, shape (k,), without the ridge."""
+    """Energies of the outputs (k, s, n c) at all times, shape (k,), without the damping."""
     joined = torch.cat([ends[0], phi, ends[1]], 1)
     return 0.5 * (joined.diff(dim=1).square().sum(2) / t.diff(dim=1)).sum(1)
 

@@ -23,6 +23,7 @@ from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
 
+from .connect import check_shape
 from .function_space import FunctionSpace
 from .magnitude_masks import matrices
 from .sparse_path import Chooser, MetricMask, kept_outputs, sparse_path
@@ -146,6 +147,7 @@ def sparsify(
         check_weights(name, layer)  # zeros of others are not zeros of its weights
     dense = Realization(module)
     x = as_rows(data, transform, dense.theta0)
+    check_shape(dense, x[:2])
     normed = has_batch_norm(module)
     R = Realization(with_batch_statistics(module), check=False) if normed else dense
     used, held = _held_out(len(x), seed)
@@ -176,7 +178,7 @@ def sparsify(
     Realization(twin).load(found.weights)
     if normed:
         recalibrate(twin, x)
-    flags = torch.cat(kept) if structured else found.mask[matrices(R)]
+    flags = torch.cat(kept) if structured else found.weights[matrices(R)] != 0
     reached = 1 - flags.to(torch.float64).mean().item()
     twin = shrink(twin, kept) if structured else twin
     drift, spread = _judged(S, module, twin, part_of(x, held, dense.theta0))
@@ -239,4 +241,4 @@ def _checked_labels(S: FunctionSpace, labels: Tensor, size: int) -> Tensor:
     labels = torch.as_tensor(labels)
     first = S.inputs(torch.arange(2))
     classes = S.realization(S.realization.theta0, first).shape[1]
-    return check_labels(classes, labels, size).to(first.device)
+    return check_labels(classes, labels, size, "labels").to(first.device)

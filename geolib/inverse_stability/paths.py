@@ -60,7 +60,7 @@ def changes(a: nn.Module, b: nn.Module, reach: Tensor) -> tuple[list[Tensor], Te
         {n: t for n, t in all_tensors(m).items() if t.is_floating_point()}
         for m in (a, b)
     ]
-    same_architecture(a, b, "module_b")
+    same_architecture(a, b, "module_a, module_b")
     size = [{n: t.abs() for n, t in w.items()} for w in weights]
     least = {
         n: torch.minimum(size[0][n], size[1][n]) * (weights[0][n] * weights[1][n] > 0)

@@ -85,7 +85,7 @@ def align(
         0.0
     """
     groups = channel_groups(module_a)
-    same_architecture(module_a, module_b, "module_b")
+    same_architecture(module_a, module_b, "module_a, module_b")
     if [g.slots for g in groups] != [g.slots for g in channel_groups(module_b)]:
         raise ValueError("module_b: expected the connections of module_a, got others")
     match = Matching(module_a, module_b, groups)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from geolib.files import write_whole
+from geolib.files import write_changed
 from geolib.tables import html_table, human
 
 from .build import Build, Page
@@ -62,25 +62,23 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
 def _row(
     r: dict[str, Any], gpu: DeviceLedger | None, device: bool
 ) -> tuple[str, list[str]]:
-    place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
-    link = f"../chapters/{r['notebook']}.html{place}"
     data = html.escape(", ".join(r.get("data", [])))
     notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
     small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
-    cells = [
-        f'<a href="{link}">{human(r["text"])}</a>{small}',
-        found(r),
-        typeset(r["bound"]),
-        _badge(r["verdict"]),
-        data,
-    ]
+    text = f'<a href="{_link(r)}">{human(r["text"])}</a>{small}'
+    cells = [text, found(r), typeset(r["bound"]), _badge(r["verdict"]), data]
     cells += [html.escape(r["device"])] if device else []
     if gpu is not None:
         there = gpu.entries.get(r["key"])
         cells.append(f"{found(there)} {_badge(there['verdict'])}" if there else "")
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
-    tags += f' data-data="{data}"'
-    return tags, cells
+    return f'{tags} data-data="{data}"', cells
+
+
+def _link(r: dict[str, Any]) -> str:
+    """Where a claim is stated; its page where it was not reached."""
+    place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
+    return f"../chapters/{r['notebook']}.html{place}"
 
 
 def _badge(verdict: str) -> str:
@@ -144,21 +142,19 @@ def _close_gates(nb: Any) -> None:
     opened: list[str] = []
     for m in (m for text in texts for m in GATE.finditer(text)):
         opened = [*opened, m[1]] if m[2] == "start" else opened[:-1]
-    for number, name in enumerate(reversed(opened)):
-        text, title = f"```{{{name}-end}}\n```", f"gate-{number}"
-        nb.cells.append(nbformat.v4.new_markdown_cell(text, id=title))
+    for k, name in enumerate(reversed(opened)):
+        text = f"```{{{name}-end}}\n```"
+        nb.cells.append(nbformat.v4.new_markdown_cell(text, id=f"gate-{k}"))
 
 
 def _spare_the_glue(nb: Any) -> None:
     """Numbers that were never computed are said to be so where the prose quotes them."""
     from .staging import GLUED, quoted
 
-    have = {
-        output.metadata["scrapbook"]["name"]
-        for cell in nb.cells
-        for output in cell.get("outputs", [])
-        if "scrapbook" in output.get("metadata", {})
-    }
+    about = [
+        o.get("metadata", {}) for cell in nb.cells for o in cell.get("outputs", [])
+    ]
+    have = {data["scrapbook"]["name"] for data in about if "scrapbook" in data}
 
     def word(m: re.Match[str]) -> str:
         return m[0] if quoted(m) in have else "(not reached)"
@@ -170,13 +166,12 @@ def _spare_the_glue(nb: Any) -> None:
 
 def _put_on_top(nb: Any, text: str) -> None:
     """Insert after the page's heading."""
-    first = next((c for c in nb.cells if c.cell_type == "markdown"), None)
-    if first is None:
-        import nbformat
+    import nbformat
 
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(text, id="mark"))
-    else:
-        first.source = below_the_heading(first.source, text)
+    if not any(c.cell_type == "markdown" for c in nb.cells):
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(id="mark"))
+    first = next(c for c in nb.cells if c.cell_type == "markdown")
+    first.source = below_the_heading(first.source, text)
 
 
 def below_the_heading(source: str, text: str) -> str:
@@ -196,10 +191,8 @@ def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
 
     def place(m: re.Match[str]) -> str:
         suffix, data = drawn.get(m[1], ("svg", BLANK.encode()))
-        file = folder / f"{m[1]}.{suffix}"
-        if not file.exists() or file.read_bytes() != data:
-            write_whole(file, data)
-        return f"{folder.name}/{file.name}"
+        write_changed(folder / f"{m[1]}.{suffix}", data)
+        return f"{folder.name}/{m[1]}.{suffix}"
 
     return PICTURE.sub(place, text)
 
@@ -207,9 +200,8 @@ def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
 def _number(row: dict[str, Any] | None) -> str:
     if row is None or row["measured"] is None:
         return "(not reached)"
-    link = f"../chapters/{row['notebook']}.html#{anchor(row['key'])}"
-    style = f' class="verdict-{kind(row["verdict"])}"'
-    return f'<a{style} href="{link}">{found(row)}</a>'
+    style = f'class="verdict-{kind(row["verdict"])}"'
+    return f'<a {style} href="{_link(row)}">{found(row)}</a>'
 
 
 def _drawn(page: Page) -> Iterator[tuple[str, tuple[str, bytes]]]:
@@ -220,8 +212,7 @@ def _drawn(page: Page) -> Iterator[tuple[str, tuple[str, bytes]]]:
             for mime, suffix in KINDS.items():
                 data = output.get("data", {}).get(mime)
                 if data and "name" in figure:
-                    text = "".join(data)
-                    png = mime == "image/png"
-                    raw = base64.b64decode(text) if png else text.encode()
+                    raw = "".join(data).encode()
+                    raw = base64.b64decode(raw) if suffix == "png" else raw
                     yield figure["name"], (suffix, raw)
                     break

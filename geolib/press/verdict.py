@@ -7,8 +7,6 @@ from typing import Any
 from geolib.claims import Bound, verdict
 from geolib.tables import html_table, human, power
 
-from .quiet import code_block
-
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 ALOUD = 8  # claims in the text of a page
@@ -151,3 +149,14 @@ def _loud(entry: dict[str, Any]) -> str:
         f"{reason}{rival}</span> "
         f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )
+
+
+def code_block(source: str) -> str:
+    """Source text in the colours of the page, as HTML."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    text = highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
+    region = 'class="highlight" role="region" aria-label="code of these checks"'
+    return f'<div {region}><pre tabindex="0">{text}</pre></div>'

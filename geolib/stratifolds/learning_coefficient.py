@@ -172,6 +172,8 @@ def grid_mean_loss(
     ]
     nodes = torch.cartesian_prod(*axes).reshape(-1, P)
     loss = torch.cat([posterior.loss(part) for part in nodes.split(256)])
+    wanted = "one number for each point"
+    expect(loss.shape == nodes.shape[:1], "loss", wanted, f"shape {tuple(loss.shape)}")
     energy = posterior.energy(nodes, loss)
     weight = torch.softmax(-energy, 0)
     mass, U = weight.view(*points), energy.view(*points)
@@ -328,7 +330,9 @@ def learning_coefficient(
         (mean, jump), (rough, _) = both
         value, change = (posterior.weight * (e - mean) for e in (base, rough))
         fine = jump <= APART and abs(change) <= 0.1 * max(1.0, abs(value))
-        wanted = "a grid that resolves the posterior (or a smaller box, or the sampler)"
+        wanted = (
+            "a grid that resolves the posterior (or less from lower to upper, or mala)"
+        )
         expect(fine, "points", wanted, f"{list(points)}, where fewer change the value")
         return LearningCoefficient(-value, 0.0, "grid", 1.0)
     if theta0 is None:

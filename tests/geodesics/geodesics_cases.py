@@ -54,5 +54,5 @@ def difference_energy(space, points, times, rows=None):
               + \lambda |w_{i+1} - w_i|^2}{t_{i+1} - t_i}
     """
     square = space(points, rows).diff(dim=0).flatten(1).square().sum(1)
-    square = square + space.ridge * points.diff(dim=0).square().sum(1)
+    square = square + space.damping * points.diff(dim=0).square().sum(1)
     return 0.5 * (square / times.diff()).sum()

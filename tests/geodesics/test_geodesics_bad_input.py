@@ -125,7 +125,7 @@ CASES = {
     "unseen labels": (lambda: train(R, X, Y + 1), "y: expected classes 0 to 2"),
     "unseen labels on a path": (
         lambda: profile(LINE, logits, Y + 1, 3),
-        "y: expected classes 0 to 2",
+        "labels: expected classes 0 to 2",
     ),
     "tasks with unseen labels": (
         lambda: learn_sequence(mlp([4, 6, 2]), tasks()),

@@ -98,9 +98,9 @@ def test_checkpoint_takes_the_same_steps(basis):
     "basis", [SineBasis(3), LinearSplineBasis(3)], ids=["sine", "hat"]
 )
 def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
-    # the ridge enters the search in closed form and never as weights of all points
+    # the damping enters the search in closed form and never as weights of all points
     _R, a, b, S = pair()
-    S = FunctionSpace(S.realization, S.x[:40], ridge=0.3)
+    S = FunctionSpace(S.realization, S.x[:40], damping=0.3)
     control = 0.1 * vector((3, len(a)), 5)
     start = WeightPath(a, b, basis, control)
     search = bvp._Search(S, [start], 4, True, 40, [0], checkpoint)
@@ -236,7 +236,7 @@ def test_more_inputs_never_shorten_a_path():
 
 def test_energy_gradient():
     R, w, x = smooth()
-    S = FunctionSpace(R, x, ridge=0.1)
+    S = FunctionSpace(R, x, damping=0.1)
     t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     points = torch.stack([w, w + 0.1 * vector(len(w), 1), -w]).requires_grad_(True)
     assert torch.autograd.gradcheck(
@@ -246,7 +246,7 @@ def test_energy_gradient():
 
 def test_energy_by_hand():
     R, w, x = smooth()
-    S = FunctionSpace(R, x, "raw", ridge=0.5)
+    S = FunctionSpace(R, x, "raw", damping=0.5)
     v = w + 0.2
     step = (R(v, x) - R(w, x)).square().sum() / len(x) + 0.5 * (v - w).square().sum()
     t = torch.tensor([0.0, 0.25], dtype=torch.float64)
@@ -373,9 +373,9 @@ def test_certificate_tightens_to_its_slack():
         certify_path(S, path, slack=0.0)
 
 
-def test_total_length_counts_the_ridge():
+def test_total_length_counts_the_damping():
     R, w, x = smooth()
-    found = lengths(FunctionSpace(R, x, ridge=4.0), WeightPath(w, -w))
+    found = lengths(FunctionSpace(R, x, damping=4.0), WeightPath(w, -w))
     assert found.output < found.total
     assert found.total >= 2 * found.weight
 

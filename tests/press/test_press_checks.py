@@ -7,8 +7,7 @@ import pytest
 
 from geolib.claims import MIMETYPE, Claim
 from geolib.press import Ledger
-from geolib.press.quiet import parts
-from geolib.press.staging import staged
+from geolib.press.staging import parts, staged
 from geolib.press.verdict import checks_box, checks_table, settle, typeset
 
 

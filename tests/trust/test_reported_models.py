@@ -176,3 +176,35 @@ def test_what_a_grid_answers_is_right_whatever_its_size(power):
         except ValueError:
             continue
         assert abs(found - 0.5) < 0.1, points
+
+
+def test_matrices_that_are_not_symmetric_are_no_covariances():
+    """Of such a matrix torch's factorisation reads one half."""
+    one = torch.ones(1, dtype=torch.float64)
+    S = torch.tensor([[[1.0, 0.5], [0.0, 1.0]]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="covariances: expected positive definite"):
+        GaussianMixture(one, torch.zeros(1, 2).double(), S)
+    slightly = 0.5 * (S + S.mT)
+    slightly[0, 0, 1] += 1e-12  # rounding is no asymmetry
+    GaussianMixture(one, torch.zeros(1, 2).double(), slightly)
+
+
+def test_a_loss_of_another_shape_is_refused_by_name():
+    box = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="loss: expected one number for each point"):
+        learning_coefficient(torch.square, 100, -box, box, base=0.0, points=[50])
+
+
+def test_a_grid_whose_nodes_miss_a_well_is_refused():
+    """Its own nodes lie close enough for the wide well; of the narrow one it has one."""
+
+    def loss(t):
+        narrow = 1e4 * (t[:, 0] - 0.5).square() - 0.05
+        return torch.minimum((t[:, 0] + 0.5).square(), narrow)
+
+    box, wide = torch.ones(1, dtype=torch.float64), 400
+    with pytest.raises(ValueError, match="points: expected a grid that resolves"):
+        learning_coefficient(loss, wide, -box, box, base=-0.05, points=[50])
+    fine = learning_coefficient(loss, wide, -box, box, base=-0.05, points=[20001])
+    finer = learning_coefficient(loss, wide, -box, box, base=-0.05, points=[60001])
+    assert abs(fine.value - finer.value) < 1e-3 * abs(finer.value)
