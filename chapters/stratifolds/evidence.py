@@ -89,6 +89,8 @@ def evidence_curve(
         0.5
     """
     expect(bool((K >= 0).all()), "K", "divergences >= 0", float(K.min()))
+    same = K.shape == log_mass.shape
+    expect(same, "K, log_mass", "tensors of one shape", (K.shape, log_mass.shape))
     log_mass = log_mass - torch.logsumexp(log_mass, 0)
     log_z, local = [], []
     for size in n:
