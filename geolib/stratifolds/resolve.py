@@ -96,6 +96,7 @@ def resolve(
     arXiv 2112.03734 and 2206.08598.
 
     Examples:
+        >>> import torch
         >>> from geolib.stratifolds import mixture_a
         >>> R = resolve(mixture_a(), eps=0.1)
         >>> R.exact(R.to_chart(torch.tensor([[0.3, 2.0], [0.01, 2.0]]))).tolist()
