@@ -40,7 +40,7 @@ CLAIMS = {
     "verified",
 }  # fmt: skip
 OWNERS = {
-    "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
+    "Alignment", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
     "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
     "ModuleTrial", "Polytope", "Resolution", "Seminorm", "Solution",
     "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
