@@ -95,7 +95,7 @@ def test_a_pair_further_apart_than_the_bound():
     found = certify(f, g)
     assert found.holds
     assert not replace(found, distance=1.01 * found.bound).holds
-    assert not replace(found, bound=0.99 * found.distance).holds
+    assert not replace(found, bounds={"jump": 0.99 * found.distance}).holds
 
 
 def test_a_geodesic_of_steps_that_are_too_long():
