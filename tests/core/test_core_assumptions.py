@@ -120,6 +120,12 @@ def clipped(net, h):
     return h
 
 
+def shifted(net, h):
+    if h.requires_grad:
+        h.register_hook(lambda g: g + 1e4)
+    return h
+
+
 def changed_after_use(net, h):
     y = net.b(h)
     h.mul_(2)
@@ -158,6 +164,9 @@ REFUSED = {
     ),
     "another buffer": (lambda: Between(rebuffered), X, "state", "sets the buffer 'seen'"),
     "clipped gradients": (lambda: Between(clipped), X, "derivative", None),
+    "gradients with an offset": (
+        lambda: Between(shifted), X, "derivative", None
+    ),
     "input changed after use": (
         lambda: Between(changed_after_use), X, "derivative", "modified by an inplace",
     ),

@@ -17,6 +17,7 @@ PRUNING = {**PRUNERS.METHODS, **VARIANTS.PRUNING_VARIANTS}
 RIVALS = chapter_module("geodesics", "rivals")
 YARDSTICKS = chapter_module("geodesics", "yardsticks")
 WALK = chapter_module("geodesics", "walk")
+POLYGONS = chapter_module("geodesics", "polygons")
 CERTIFICATE = chapter_module("geodesics", "certificate")
 KNOWN = {**LEARNERS, **RIVALS.RIVALS, **VARIANTS.LEARNER_VARIANTS}
 

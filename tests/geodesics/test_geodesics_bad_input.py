@@ -116,7 +116,7 @@ CASES = {
     # labels
     "too few labels": (
         lambda: connect(A, B, X, Y[:-2], method="curve"),
-        "y: expected one label per input, 20, got 18",
+        "labels: expected one label per input, 20, got 18",
     ),
     "labels that are no numbers": (
         lambda: trained_curve(R, WA, WB, X, Y.double()),

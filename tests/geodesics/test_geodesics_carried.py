@@ -19,7 +19,7 @@ def carried(R, w, x, scenario="class", **options):
     task = Task(x, y, x, y, (0, 1, 2, 3))
     learner.start_task(w, task)
     everything = torch.ones(4, dtype=torch.bool)
-    learner.memory.store(task, R(w, x) + vector(4, 1), everything, torch.arange(5))
+    learner.memory.store(task, R(w, x[:5]) + vector(4, 1), everything, torch.arange(5))
     return learner, y
 
 
@@ -103,3 +103,31 @@ def test_chosen_inputs_are_rows_of_the_task_and_paid_for():
     assert learner.finish_cost(task) == 50
     assert len(set(rows.tolist())) == 6
     assert {int(c) for c in task.y[rows]} == {0, 1}
+
+
+def test_directions_of_a_large_network_are_added_up_before_they_are_compared(
+    monkeypatch,
+):
+    from geolib.geodesics import learners
+
+    R, w = trained(0)
+    task = split_tasks(digits(), [[0, 1]])[0]
+    learner = HerdedDER(R, 20, "class", 10, 0, candidates=60)
+    learner.start_task(w, task)
+    exact = learner.pick(w, task)
+    monkeypatch.setattr(learners, "SKETCH", 1000)
+    seen = []
+    monkeypatch.setattr(
+        learners, "choose_inputs", lambda J, n: seen.append(J) or J[:n, 0].long()
+    )
+    learner.pick(w, task)
+    monkeypatch.setattr(learners, "SKETCH", R.p)
+    learner.pick(w, task)
+    short, full = seen
+    assert short.shape == (60, 1000)
+    assert full.shape == (60, R.p)
+    # products of directions are kept, up to what 1000 random sums can tell
+    K, L = short @ short.T, full @ full.T
+    size = L.diagonal().sqrt()
+    assert ((K - L) / size / size[:, None]).abs().mean() < 0.05
+    assert len(set(exact.tolist())) == 20

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from torch import nn
 
 from geolib.core import Realization, init_, normal
@@ -12,10 +13,7 @@ from geolib.stratifolds import (
     ChartLoss,
     MixtureKL,
     MixtureModuli,
-    divergence_from_null,
-    evidence_curve,
     learning_coefficient,
-    log_axis,
     mixture_a,
 )
 from geolib.stratifolds.learning_coefficient import (
@@ -25,6 +23,9 @@ from geolib.stratifolds.learning_coefficient import (
 )
 
 F64 = torch.float64
+evidence = chapter_module("stratifolds", "evidence")
+log_axis, evidence_curve = evidence.log_axis, evidence.evidence_curve
+divergence_from_null = evidence.divergence_from_null
 
 
 def curve_a(low=4, high=12, count=240):
