@@ -116,7 +116,7 @@ def rebuffered(net, h):
 
 def clipped(net, h):
     if h.requires_grad:
-        h.register_hook(lambda g: g.clamp(-1, 1))
+        h.register_hook(lambda g: g.clamp(-100, 100))
     return h
 
 
