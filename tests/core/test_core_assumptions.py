@@ -451,6 +451,14 @@ def test_rows_are_right_where_torch_mixes_axes_of_one_length(n, outputs):
     assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / n) < 1e-8
 
 
+def test_a_buffer_that_a_pass_makes_is_not_left_with_the_module():
+    module = init_(Between(growing).double(), 0)
+    R = Realization(module)
+    for n in (3, 6):
+        R(R.theta0, data((n, 3)))
+        assert [name for name, _ in module.named_buffers()] == ["seen"]
+
+
 def test_a_row_for_padding_has_no_derivative():
     module = init_(Padded(False).double(), 0, bias_scale=0.3)
     R, moved = Realization(module), copy.deepcopy(module)
