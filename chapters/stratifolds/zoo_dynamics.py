@@ -92,7 +92,7 @@ def ranks(seed: int = 0) -> Iterator[tuple[str, str, int, int]]:
          at(draw(6), dict.fromkeys(range(4), 0)), 0),
         ("Boltzmann machine 3 x 1", boltzmann, "generic", draw(3), 3),
         ("Boltzmann machine 3 x 1", boltzmann, "one weight left",
-         at(draw(3), _1=0, _2=0), 2),
+         at(draw(3), {1: 0, 2: 0}), 2),
         ("Boltzmann machine 3 x 1", boltzmann, "zero", 0 * draw(3), 0),
         ("hidden Markov, 2 states", markov, "generic", draw(4), 4),
         ("hidden Markov, 2 states", markov, "equal states", torch.stack([a, b, p, p]), 1),

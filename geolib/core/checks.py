@@ -44,7 +44,7 @@ RANGES = {
     "sparsity": SHARE,
 }
 BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
-INFINITE = "patience tol target budget memory_limit clip horizon".split()
+INFINITE = "patience tol target budget clip horizon".split()
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
     "theta theta0 points outputs v u g z w eta eta0 natural natural0 teacher control logits y0 "

@@ -3,7 +3,7 @@
 The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
 `Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
-`local_minimum`, `Resolution.exact`, `Verdict.closes`, `Regime.critical`,
+`local_minimum`, `Resolution.exact`, `Verdict.closes`,
 `Polytope.is_triangular_prism`, `SurgeryRecord.accepted`, `Connection.aligned`,
 `Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
@@ -35,14 +35,14 @@ from geolib.stratifolds import (
 )
 
 CLAIMS = {
-    "accepted", "aligned", "applies", "closes", "converged", "critical", "exact", "holds",
+    "accepted", "aligned", "applies", "closes", "converged", "exact", "holds",
     "is_triangular_prism", "is_valid", "local_minimum", "reproduces", "rigorous", "same",
     "verified",
 }  # fmt: skip
 OWNERS = {
-    "Alignment", "Annealed", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
+    "Alignment", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
     "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
-    "ModuleTrial", "Polytope", "Regime", "Resolution", "Seminorm", "Solution",
+    "ModuleTrial", "Polytope", "Resolution", "Seminorm", "Solution",
     "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
     "Verdict", "WeightPath",
 }  # fmt: skip
