@@ -36,7 +36,6 @@ def use_style() -> None:
             "figure.figsize": (6.4, 3.6),
             "figure.dpi": 110,
             "figure.facecolor": PAPER,
-            "savefig.facecolor": PAPER,
             "axes.facecolor": PAPER,
             "figure.constrained_layout.use": True,
             "font.size": 10,
@@ -54,12 +53,6 @@ def use_style() -> None:
             "image.cmap": SEQUENTIAL,
         }
     )
-    try:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-        set_matplotlib_formats("retina")
-    except (ImportError, AttributeError):  # not inside a notebook
-        pass
 
 
 def panels(
