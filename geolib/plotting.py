@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import math
-from contextlib import suppress
 from html import escape
 from typing import Any
 
@@ -35,7 +34,6 @@ def use_style() -> None:
     ink, cycled = COLORS["ink"], cycler(color=cycle)
     mpl.rc("figure", figsize=(6.4, 3.6), dpi=110, facecolor=PAPER)
     mpl.rc("figure.constrained_layout", use=True)
-    mpl.rc("savefig", facecolor=PAPER)
     mpl.rc("font", size=10)
     mpl.rc("axes", facecolor=PAPER, edgecolor=ink, grid=True, prop_cycle=cycled)
     mpl.rc("axes", titlesize=10, titlelocation="left")
@@ -44,10 +42,6 @@ def use_style() -> None:
     mpl.rc("lines", linewidth=1.8)
     mpl.rc("legend", frameon=False)
     mpl.rc("image", cmap=SEQUENTIAL)
-    with suppress(ImportError, AttributeError):  # not inside a notebook
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-        set_matplotlib_formats("retina")
 
 
 def panels(
