@@ -34,7 +34,7 @@ TABLES = {
     "uci/power-plant": "mse",
     "uci/banknote_authentication": "cross_entropy",
 }
-ROWS, WIDTHS, SEEDS, PENALTY, BOXES = 200, (4, 16, 64), 10, 0.03, 1_000_000
+ROWS, WIDTHS, SEEDS, PENALTY, BOXES = 200, (4, 16, 64), 10, 0.03, 400_000
 
 Data = tuple[np.ndarray, np.ndarray]
 

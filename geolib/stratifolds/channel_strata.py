@@ -134,11 +134,13 @@ INTO, OUT = ("write", "vector"), ("read",)
 def proposals(units: Units, near: float) -> list[Proposal]:
     """Units and pairs within `near` of a stratum, by their weights; nearest first."""
     W, V, rows = (units.rows(roles).double() for roles in (INTO, OUT, ("write",)))
-    width = len(W)
-    tangents = torch.cat([units.directions(OUT, i).sum(0, True) for i in range(width)])
-    dormant = units.L.jvp(tangents).flatten(1).abs().amax(1) == 0
+    # one direction at a time: a vector of the size of the weights for each unit is much
+    quiet = [
+        not bool(units.L.jvp(units.directions(OUT, i).sum(0)).any())
+        for i in range(len(W))
+    ]
     found: list[Proposal] = [
-        (0.0, "dormant unit", (i,), 1) for i in range(width) if dormant[i]
+        (0.0, "dormant unit", (i,), 1) for i in range(len(W)) if quiet[i]
     ]
     layers = units.group.named("write")
     plain = {s.layer for s in units.group.slots if s.role == "vector"} <= set(layers)
@@ -147,13 +149,13 @@ def proposals(units: Units, near: float) -> list[Proposal]:
     for sign in (1, -1) if plain else (1,):
         apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
         for i, j in (apart / scale < near).nonzero().tolist():
-            if i < j and not bool(dormant[i] | dormant[j]):
+            if i < j and not (quiet[i] or quiet[j]):
                 found.append((float((apart / scale)[i, j]), "overlap", (i, j), sign))
     for kind, part in (("dead output", V), ("constant unit", rows)):
         size = part.norm(dim=1)
         relative = size / size.median().clamp_min(1e-300)
         for i in (relative < near).nonzero()[:, 0].tolist():
-            if not bool(dormant[i]):
+            if not quiet[i]:
                 found.append((float(relative[i]), kind, (i,), 1))
     return sorted(found)
 

@@ -116,7 +116,13 @@ def rebuffered(net, h):
 
 def clipped(net, h):
     if h.requires_grad:
-        h.register_hook(lambda g: g.clamp(-1, 1))
+        h.register_hook(lambda g: g.clamp(-100, 100))
+    return h
+
+
+def shifted(net, h):
+    if h.requires_grad:
+        h.register_hook(lambda g: g + 1e4)
     return h
 
 
@@ -158,6 +164,9 @@ REFUSED = {
     ),
     "another buffer": (lambda: Between(rebuffered), X, "state", "sets the buffer 'seen'"),
     "clipped gradients": (lambda: Between(clipped), X, "derivative", None),
+    "gradients with an offset": (
+        lambda: Between(shifted), X, "derivative", None
+    ),
     "input changed after use": (
         lambda: Between(changed_after_use), X, "derivative", "modified by an inplace",
     ),
@@ -440,6 +449,14 @@ def test_rows_are_right_where_torch_mixes_axes_of_one_length(n, outputs):
     J = jacobian(moved, lambda: moved(x))
     G = PullbackMetric(R, x).at(R.theta0)
     assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / n) < 1e-8
+
+
+def test_a_buffer_that_a_pass_makes_is_not_left_with_the_module():
+    module = init_(Between(growing).double(), 0)
+    R = Realization(module)
+    for n in (3, 6):
+        R(R.theta0, data((n, 3)))
+        assert [name for name, _ in module.named_buffers()] == ["seen"]
 
 
 def test_a_row_for_padding_has_no_derivative():

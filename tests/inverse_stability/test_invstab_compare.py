@@ -312,6 +312,54 @@ def test_two_networks_are_told_apart_between_ordered_bounds(make):
         assert 0 < found.outputs_at_least <= found.outputs_at_most < np.inf
 
 
+class Chain(nn.Module):
+    """Dense blocks, some with a skip connection over one layer and some over two."""
+
+    def __init__(self, rng):
+        super().__init__()
+        width = int(rng.integers(2, 9))
+        self.first = nn.Linear(3, width)
+        self.kinds = rng.integers(0, 3, size=int(rng.integers(1, 5))).tolist()
+        middle = [int(rng.integers(2, 9)) for _ in self.kinds]
+        self.into = nn.ModuleList(
+            nn.Linear(width, width if k == 1 else m)
+            for k, m in zip(self.kinds, middle, strict=True)
+        )
+        self.back = nn.ModuleList(
+            nn.Identity() if k == 1 else nn.Linear(m, width)
+            for k, m in zip(self.kinds, middle, strict=True)
+        )
+        self.last = nn.Linear(width, 2)
+
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        for kind, into, back in zip(self.kinds, self.into, self.back, strict=True):
+            if kind == 1:
+                h = F.relu(h + into(h))
+            else:
+                step = F.relu(back(F.relu(into(h))))
+                h = h + step if kind == 2 else step
+        return self.last(h)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(12))
+def test_random_residual_chains_are_recognized_and_bracketed(seed):
+    """Architectures that no page has: the order of both bounds, at every distance."""
+    rng = np.random.default_rng(seed)
+    net = init_(Chain(rng).double(), seed, "he", bias_scale=0.3).eval()
+    x = torch.as_tensor(rng.uniform(-1, 1, (50, 3)))
+    assert compare(net, random_gauge(net, seed), x).same
+    for size in (1e-5, 1e-2, 1.0):
+        other = random_gauge(net, seed + 1)
+        for p in other.parameters():
+            p *= 1 + size * torch.as_tensor(rng.normal(size=p.shape))
+        found = compare(net, other, x)
+        assert not found.same
+        assert 0 <= found.distance_at_least <= found.distance
+        assert 0 <= found.outputs_at_least <= found.outputs_at_most < np.inf
+
+
 @torch.no_grad()
 def test_a_small_change_is_no_gauge():
     net = prepared(ResNet8, 2)

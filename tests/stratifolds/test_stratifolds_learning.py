@@ -17,6 +17,7 @@ from geolib.stratifolds import (
     mixture_a,
 )
 from geolib.stratifolds.learning_coefficient import (
+    LearningCoefficient,
     TemperedPosterior,
     grid_mean_loss,
     mala,
@@ -288,3 +289,12 @@ def test_a_grid_that_does_not_resolve_the_posterior_is_refused(n, points):
     small = tuple(side * 30 / math.sqrt(n) for side in box)
     found = learning_coefficient(regular, n, *small, base=0.0, points=points)
     assert abs(found.value - 1.0) < 1e-6  # two regular directions: 1/2 each
+
+
+def test_the_interval_is_students():
+    found = LearningCoefficient(0.3, 0.01, "mala", 0.5, chains=4)
+    low, high = found.interval()
+    assert abs((high - low) / 2 / 0.01 - 3.182446305) < 1e-8  # three degrees of freedom
+    assert abs((low + high) / 2 - 0.3) < 1e-12
+    exact = LearningCoefficient(0.3, 0.0, "grid", 1.0)
+    assert exact.interval() == (0.3, 0.3)

@@ -362,6 +362,20 @@ def test_equal_units_behind_a_norm_share_their_directions(norm, alike):
     assert s.verified
     assert full_deficit(net, x) - before == s.deficit
     assert s.predicted <= s.deficit
+    other[0].add_(1e-3)  # only near: the deficit is that of the stratum
+    (near,) = find_strata(net, x, near=0.05)
+    assert 0 < near.distance < 0.05
+    assert near.verified
+    assert near.deficit == s.deficit
+
+
+def test_a_unit_that_is_off_behind_a_norm_loses_its_columns():
+    net = normed(norm=nn.LayerNorm, act=nn.ReLU)
+    net[1].bias.detach()[2] = -100
+    found = find_strata(net, normal((200, 4), seed=1), near=1e-9)
+    (s,) = [s for s in found if s.layer == 0]  # the second layer has one by chance
+    assert (s.kind, s.units, s.deficit) == ("dormant unit", (2,), 3)
+    assert s.verified
 
 
 def test_what_looks_like_a_stratum_behind_a_norm_over_units_is_not_verified():
@@ -428,7 +442,7 @@ def test_of_a_module_without_a_graph_the_deficit_is_said_and_not_explained():
     overlap(own.net, 0, 1)
     (s,) = find_strata(own, x)
     assert (s.kind, s.deficit) == ("unexplained", full_deficit(own.net, x))
-    assert "unexplained" in str(s)
+    assert str(s) == f"whole module: rank deficit {s.deficit}, unexplained"
     with pytest.raises(ValueError, match="data: expected at least 13 outputs"):
         find_strata(own, x[:5])
 

@@ -3,7 +3,7 @@
 The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
 `Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
-`local_minimum`, `Resolution.exact`, `Verdict.closes`,
+`local_minimum`, `Resolution.exact`,
 `Polytope.is_triangular_prism`, `SurgeryRecord.accepted`, `Connection.aligned`,
 `Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
@@ -25,7 +25,7 @@ from geolib.core import PullbackMetric, Realization, init_, normal
 from geolib.core.linear_solvers import largest_eigenpairs
 from geolib.geodesics import FunctionSpace, exponential_map, learn_sequence
 from geolib.inverse_stability import ShallowReLU, canonicalize, certify, compare
-from geolib.naturality import ProximalNatural
+from geolib.naturality import ProximalNatural, Verdict, audit
 from geolib.networks import Task, align, mlp, permute_channels
 from geolib.stratifolds import (
     CollarSurgery,
@@ -287,3 +287,24 @@ def test_a_deficit_that_is_there_on_the_stratum_only():
     assert pair.verified
     assert pair.deficit == pair.predicted
     assert pair.near > 1e-6  # no deficit at the present weights
+
+
+def test_squares_that_do_not_close_or_of_which_nothing_is_known():
+    """Gradient descent does not commute with a shear; a run that diverges says nothing."""
+    net = init_(mlp([2, 3, 2], activation=nn.Tanh), 0, bias_scale=0.3)
+    data = normal((12, 2), 1), torch.arange(12) % 2
+    found = audit(torch.optim.SGD, net, data, families=["orthogonal", "affine"])
+    assert [v.closes for v in found.verdicts.values()] == [True, False]
+    assert [v.closes for v in map(Verdict.from_letter, "ENU?-")] == 2 * [True] + 3 * [
+        False
+    ]
+
+
+def test_a_distance_beyond_the_bound_and_a_pair_that_the_theorem_does_not_know():
+    f = ShallowReLU(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 1.0]]))
+    g = ShallowReLU(np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[1.0, 1.0]]))
+    parallel = ShallowReLU(np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 1.0]]))
+    found = certify(f, g)
+    assert found.holds
+    assert not replace(found, distance=found.bound * 1.01 + 1e-6).holds
+    assert not certify(f, parallel).applies

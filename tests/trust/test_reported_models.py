@@ -196,15 +196,18 @@ def test_a_loss_of_another_shape_is_refused_by_name():
 
 
 def test_a_grid_whose_nodes_miss_a_well_is_refused():
-    """Its own nodes lie close enough for the wide well; of the narrow one it has one."""
+    """Its own nodes look close enough, as all of them lie in the other well."""
 
     def loss(t):
-        narrow = 1e4 * (t[:, 0] - 0.5).square() - 0.05
+        narrow = 1e6 * (t[:, 0] - 18 / 33).square() - 0.2
         return torch.minimum((t[:, 0] + 0.5).square(), narrow)
 
-    box, wide = torch.ones(1, dtype=torch.float64), 400
+    box, n = torch.ones(1, dtype=torch.float64), 400
     with pytest.raises(ValueError, match="points: expected a grid that resolves"):
-        learning_coefficient(loss, wide, -box, box, base=-0.05, points=[50])
-    fine = learning_coefficient(loss, wide, -box, box, base=-0.05, points=[20001])
-    finer = learning_coefficient(loss, wide, -box, box, base=-0.05, points=[60001])
-    assert abs(fine.value - finer.value) < 1e-3 * abs(finer.value)
+        learning_coefficient(loss, n, -box, box, base=-0.2, points=[50])
+    fine, finer = (
+        learning_coefficient(loss, n, -box, box, base=-0.2, points=[k]).value
+        for k in (50_001, 80_001)
+    )
+    assert abs(fine - finer) < 1e-3
+    assert 0.4 < fine < 0.6  # that of the narrow well, a parabola's
