@@ -13,6 +13,7 @@ from typing import Any
 
 from geolib.files import digest, digest_tree, locked, write_whole
 
+from .kernel import FIGURES
 from .notebook import Notebook, PressError, parameters
 
 FORMAT = b"6"  # raise when staging changes, so that every notebook is staged anew
@@ -141,11 +142,12 @@ class Build:
             PressError: see `parameters`.
         """
         device = "cpu" if hardware == "cpu" else "cuda"
+        figures = b"".join(p.read_bytes() for p in self.root.glob(FIGURES))
         return Inputs(
             notebook.text(),
             parameters(notebook, self.profile, device),
             hardware,
-            digest_tree(notebook.source.parent, DATA),
+            digest(digest_tree(notebook.source.parent, DATA).encode(), figures),
             self.code,
         )
 

@@ -1,7 +1,7 @@
 """Pages that the press writes: the ledger's, marks on what is not whole, numbers of claims.
 
-In a page of `book/`, `{measured}`key`` becomes the number found, linked to its check, and
-`{picture}`name`` the path of the figure of that name out of the executed notebook.
+In a page of `book/`, `{measured}`key`` becomes the number found, linked to its check (`{number}`
+bare), and `{picture}`name`` the path of the figure of that name out of the executed notebook.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from geolib.tables import html_table, human
 
 from .build import Build, Page
 from .ledger import DeviceLedger, Ledger
-from .verdict import anchor, found, kind, typeset
+from .verdict import anchor, found, kind, sentence, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
-MEASURED = re.compile(r"\{measured\}`([^`]+)`")
+MEASURED = re.compile(r"\{(measured|number)\}`([^`]+)`")
 PICTURE = re.compile(r"\{picture\}`([^`]+)`")
-KINDS = {"image/svg+xml": "svg", "image/png": "png"}
 BLANK = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 9"><text x="1" y="5" '
     'font-size="1">not drawn in this build</text></svg>'
@@ -63,9 +62,10 @@ def _row(
     r: dict[str, Any], gpu: DeviceLedger | None, device: bool
 ) -> tuple[str, list[str]]:
     data = html.escape(", ".join(r.get("data", [])))
-    notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
+    notes = (r["paper"] and f"Paper: {r['paper']}", r["reason"])
     small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
-    text = f'<a href="{_link(r)}">{human(r["text"])}</a>{small}'
+    say = human if r["text"] == r["key"] else sentence
+    text = f'<a href="{_link(r)}">{say(r["text"])}</a>{small}'
     cells = [text, found(r), typeset(r["bound"]), _badge(r["verdict"]), data]
     cells += [html.escape(r["device"])] if device else []
     if gpu is not None:
@@ -184,35 +184,31 @@ def below_the_heading(source: str, text: str) -> str:
 def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
     """The text of a page of `book/` with its numbers; its pictures go into `folder`."""
     rows = {r["key"]: r for r in ledger.rows}
-    text = MEASURED.sub(lambda m: _number(rows.get(m[1])), text)
+    text = MEASURED.sub(lambda m: _number(rows.get(m[2]), m[1] == "measured"), text)
     if not PICTURE.search(text):
         return text
-    drawn = {name: picture for page in pages for name, picture in _drawn(page)}
+    drawn = dict(item for page in pages for item in _drawn(page))
 
     def place(m: re.Match[str]) -> str:
-        suffix, data = drawn.get(m[1], ("svg", BLANK.encode()))
-        write_changed(folder / f"{m[1]}.{suffix}", data)
-        return f"{folder.name}/{m[1]}.{suffix}"
+        name = f"{m[1]}.{'png' if m[1] in drawn else 'svg'}"
+        write_changed(folder / name, drawn.get(m[1], BLANK.encode()))
+        return f"{folder.name}/{name}"
 
     return PICTURE.sub(place, text)
 
 
-def _number(row: dict[str, Any] | None) -> str:
+def _number(row: dict[str, Any] | None, linked: bool) -> str:
     if row is None or row["measured"] is None:
         return "(not reached)"
-    style = f'class="verdict-{kind(row["verdict"])}"'
-    return f'<a {style} href="{_link(row)}">{found(row)}</a>'
+    if not linked:  # within a link
+        return f"<b>{found(row)}</b>"
+    return f'<a class="verdict-{kind(row["verdict"])}" href="{_link(row)}">{found(row)}</a>'
 
 
-def _drawn(page: Page) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """The named figures of a page: `(name, (suffix, data))`."""
+def _drawn(page: Page) -> Iterator[tuple[str, bytes]]:
+    """The named figures of a page."""
     for cell in page.content.get("cells", []):
-        figure = cell.get("metadata", {}).get("mystnb", {}).get("figure", {})
+        name = cell.get("metadata", {}).get("mystnb", {}).get("figure", {}).get("name")
         for output in cell.get("outputs", []):
-            for mime, suffix in KINDS.items():
-                data = output.get("data", {}).get(mime)
-                if data and "name" in figure:
-                    raw = "".join(data).encode()
-                    raw = base64.b64decode(raw) if suffix == "png" else raw
-                    yield figure["name"], (suffix, raw)
-                    break
+            if name and (data := output.get("data", {}).get("image/png")):
+                yield name, base64.b64decode("".join(data))

@@ -64,9 +64,8 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
     pages = [build.page(n) for n in notebooks]
     ledger = of_pages(build.profile, pages)
     if strict and not ledger.is_valid:
-        lines = [f"{name}: {why}" for name, why in ledger.marked.items()]
-        text = "\n  ".join(["html --strict refuses:", *lines, ledger.summary])
-        raise PressError(text)
+        why = [": ".join(item) for item in ledger.marked.items()]
+        raise PressError("\n  ".join(["html --strict refuses:", *why, ledger.summary]))
     source = build.folder / "pages"
     wanted = {source / "chapters" / f"{p.notebook.name}.ipynb": p for p in pages}
     for old in set((source / "chapters").rglob("*.ipynb")) - set(wanted):

@@ -25,6 +25,7 @@ GLUE = "application/papermill.record/"
 STATED = ("claim", "quote")
 TOLD = (*STATED, "print", "show")
 LONGEST = 15  # lines of code that a page shows in one piece
+SHORTEST = 4  # lines up to which a piece that calls no algorithm of the library is none
 OURS = ("geolib", "experiments")
 
 
@@ -146,8 +147,7 @@ def _plain(output: Any) -> list[Any]:
     text = output.get("data", {}).get("text/plain")
     if text is None:
         return []
-    output.data = {"text/plain": text}
-    output.metadata = {}
+    output.data, output.metadata = {"text/plain": text}, {}
     if output.output_type == "execute_result":
         output.execution_count = None
     return [output]
@@ -183,8 +183,7 @@ def _for_the_prose(output: Any) -> list[dict[str, Any]]:
 
 def names_used(sources: Iterable[str]) -> set[str]:
     """Every name that one of these cells reads."""
-    trees = (_parsed(source) for source in sources)
-    return {name for tree in trees if tree for name in names_read(tree)}
+    return {n for s in sources if (tree := _parsed(s)) for n in names_read(tree)}
 
 
 def names_of_the_library(sources: Iterable[str]) -> set[str]:
@@ -226,10 +225,19 @@ def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, boo
             runs.append((_first(statement, lines) if i else 0, shown[i]))
     ends = [start for start, _ in runs[1:]] + [len(lines)]
     pieces = [lines[start:end] for (start, _), end in zip(runs, ends, strict=True)]
+    told = zip(pieces, (seen for _, seen in runs), strict=True)
+    marked = [(piece, seen and _tells(piece, library)) for piece, seen in told]
     return [
-        ("\n".join(p).strip("\n"), seen and sum(map(bool, p)) <= LONGEST)
-        for p, (_, seen) in zip(pieces, runs, strict=True)
+        ("\n".join(line for piece, _ in group for line in piece).strip("\n"), seen)
+        for seen, group in groupby(marked, key=lambda part: part[1])
     ]
+
+
+def _tells(piece: list[str], library: set[str]) -> bool:
+    """Whether lines hold an idea that a reader takes in at a glance."""
+    tree, count = _parsed("\n".join(piece)), sum(map(bool, piece))
+    ours = tree is None or bool(_calls(tree) & library)
+    return count <= LONGEST and (count > SHORTEST or ours)
 
 
 def _shown(body: list[ast.stmt], used: set[str], library: set[str]) -> list[bool]:
@@ -274,6 +282,8 @@ def _states(statement: ast.stmt, plain: Callable[[ast.stmt], bool]) -> bool:
     """Whether this states a claim or prints, or repeats that and plain steps to it."""
     if isinstance(statement, ast.For | ast.If):
         body = statement.body + statement.orelse
+        if _called(body[-1]) in STATED:  # whatever it takes to state it
+            return True
         ends = _states(body[-1], plain)
         return ends and all(_states(s, plain) or plain(s) for s in body)
     return _called(statement) in TOLD
