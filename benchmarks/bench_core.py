@@ -177,7 +177,9 @@ def assumptions() -> Result:
     return check_against_gradient(million())
 
 
-@benchmark("core.assumptions_convnet", size="p = 210 369, n = 128, 28 x 28 images")
+@benchmark(
+    "core.assumptions_convnet", bar="< 1", size="p = 210 369, n = 128, 28 x 28 images"
+)
 def assumptions_convnet() -> Result:
     """The same check of a small convolutional network, against one loss gradient"""
     return check_against_gradient(images())
@@ -224,7 +226,7 @@ def product_convolution() -> Result:
     )
 
 
-@benchmark("core.step_gradient", bar="<= 4", size=STEP)
+@benchmark("core.step_gradient", bar="<= 2.2", size=STEP)
 def step_gradient() -> Result:
     """The exact damped natural step, against one gradient of the loss"""
     problem = million()

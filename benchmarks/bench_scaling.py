@@ -53,7 +53,7 @@ def geodesics() -> Result:
     def at(n: int) -> Result:
         x = torch.randn(n, 784, generator=draw)
         y = torch.randint(10, (n,), generator=draw)
-        G = FunctionSpace(R, x, ridge=0.0).metric(R.theta0)
+        G = FunctionSpace(R, x, damping=0.0).metric(R.theta0)
 
         def gradient() -> None:
             torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))

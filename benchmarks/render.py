@@ -7,6 +7,7 @@ import math
 import os
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
@@ -35,7 +36,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     """The whole page as MyST text."""
     if not rows:
         return f"{HEAD}\nNothing has been measured yet.\n"
-    parts = [HEAD]
+    parts = [HEAD, summary(rows)]
     rank = {name: i for i, name in enumerate(CHAPTERS)}
     key = lambda row: row["name"].split(".")[0]  # noqa: E731
     ordered = sorted(rows, key=lambda r: (rank.get(key(r), 99), r["name"]))
@@ -48,6 +49,29 @@ def page(rows: list[dict[str, Any]]) -> str:
     parts.append("## Machines and versions\n")
     parts.append(settings(rows))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """One screen: how many bars each part meets, its ratio, and the rows that miss."""
+    lines = [
+        "## On one screen\n",
+        "| part | rows | bars met | median ratio (peers) |",
+    ]
+    lines.append("| --- | --- | --- | --- |")
+    for name, title in CHAPTERS.items():
+        mine = [r for r in rows if r["name"].split(".")[0] == name and "error" not in r]
+        met = [r["verdict"] for r in mine if r["bar"]]
+        found = [p["ratio"] for r in mine for p in r["peers"] if p["ratio"]]
+        ratio = f"{median(found):.2g} ({len(found)})" if found else "no peer"
+        bars = f"{met.count('met')} of {len(met)}" if met else "no bar"
+        lines.append(_line([title, str(len(mine)), bars, ratio]))
+    missed = [r for r in rows if r.get("verdict") == "missed"]
+    lines.append("\nA bar that is missed:" if missed else "\nNo bar is missed.")
+    for row in missed:
+        value = _quantity(row["figure"], row["unit"] if row["of"] == "ours" else "")
+        name, bar = row["title"], row["bar"]
+        lines.append(f"- {name}: {row['of']} {value.strip()}, bar {bar}.")
+    return "\n".join(lines) + "\n"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

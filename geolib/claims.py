@@ -62,10 +62,8 @@ class Bound:
             return cls(text, a - tol, a + tol)
         if m := re.fullmatch(rf"in\s*\[\s*({NUMBER})\s*,\s*({NUMBER})\s*\]", text):
             return cls(text, float(m[1]), float(m[2]))
-        raise ValueError(
-            f"bound: expected '<= a', '>= a', '< a', '> a', '== a', '== a +- tol', "
-            f"'in [a, b]' or 'is True'; got {text!r}"
-        )
+        wanted = "'<= a', '>= a', '< a', '> a', '== a', '== a +- tol', 'in [a, b]'"
+        raise ValueError(f"bound: expected {wanted} or 'is True'; got {text!r}")
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies in the set; NaN never does, nor does an unnamed infinity."""
@@ -155,19 +153,9 @@ def claim(
         raise ValueError(f"key: expected 'chapter.name' in lower case, got {key!r}")
     if not reproduces and not reason:
         raise ValueError(f"reason: {key} is marked as not reproduced; say why")
-    value = _scalar(key, measured)
-    result = Claim(
-        key,
-        text,
-        value,
-        _show(value, digits),
-        bound.strip(),
-        Bound.parse(bound).holds(float(value)),
-        paper,
-        reproduces,
-        reason,
-        rival,
-    )
+    value, about = _scalar(key, measured), (paper, reproduces, reason, rival)
+    shown, holds = _show(value, digits), Bound.parse(bound).holds(float(value))
+    result = Claim(key, text, value, shown, bound.strip(), holds, *about)
     publish(result.line, {MIMETYPE: result.to_dict() | {"data": list(DATA_READ)}})
     if not result.holds:
         raise ClaimFailed(f"{key}: {result.line} (full value {value!r})")
@@ -190,9 +178,8 @@ def quote(key: str, value: Any, digits: int | None = 3) -> None:
 def _scalar(key: str, measured: Any) -> float | int | bool:
     value = measured.item() if hasattr(measured, "item") else measured
     if not isinstance(value, bool | int | float):
-        raise ValueError(
-            f"measured: {key} expects one number or boolean, got {type(value).__name__}"
-        )
+        got = type(value).__name__
+        raise ValueError(f"measured: {key} expects one number or boolean, got {got}")
     return value
 
 

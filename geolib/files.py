@@ -18,6 +18,22 @@ from typing import Any
 DATA_READ: dict[str, None] = {}
 
 
+class ArgumentError(ValueError, TypeError):
+    """An argument that does not fit; whether by its type or value is in the words."""
+
+
+def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
+    """Refuse an argument by name; a comparison with NaN does not hold."""
+    if not holds:
+        raise ArgumentError(f"{name}: expected {wanted}, got {short(got)}")
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it."""
+    text = value.__name__ if isinstance(value, type) else repr(value)
+    return text if len(text) <= 80 else text[:70] + " ..."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: those that are near, if any.
 
@@ -56,6 +72,15 @@ def write_whole(path: Path, content: str | bytes, sync: bool = True) -> None:
         raise
 
 
+def write_changed(path: Path, content: str | bytes) -> bool:
+    """As `write_whole`, where the file does not hold that already; whether it wrote."""
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == data:
+        return False
+    write_whole(path, data)
+    return True
+
+
 def digest(*parts: bytes) -> str:
     """SHA-256 of the parts, each preceded by its length so that none can slide."""
     h = hashlib.sha256()
@@ -67,14 +92,10 @@ def digest(*parts: bytes) -> str:
 
 def digest_tree(folder: Path, suffixes: tuple[str, ...]) -> str:
     """SHA-256 of names and contents of all files in `folder` with those suffixes."""
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix in suffixes and p.is_file() and "__pycache__" not in p.parts
-    )
-    parts = [
-        b for p in files for b in (str(p.relative_to(folder)).encode(), p.read_bytes())
-    ]
+    parts = []
+    for p in sorted(folder.rglob("*")):
+        if p.suffix in suffixes and p.is_file() and "__pycache__" not in p.parts:
+            parts += [str(p.relative_to(folder)).encode(), p.read_bytes()]
     return digest(*parts)
 
 

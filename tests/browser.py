@@ -21,6 +21,13 @@ TYPESET = """async () => {
   for (let i = 0; formulas && i < 200 && !window.MathJax?.startup?.promise; i++)
     await new Promise(done => setTimeout(done, 50));
   await window.MathJax?.startup?.promise; }"""
+# Pictures load when they come near: here all that are shown do so at once.
+LOADED = """() => Promise.all([...document.images].filter(i => i.checkVisibility()).map(i => {
+  i.loading = 'eager'; return i.decode().catch(() => null); }))"""
+# How far what is in view moves while a page loads, as browsers score it.
+SHIFTED = """window.shifted = 0; new PerformanceObserver(list => {
+  for (const e of list.getEntries()) if (!e.hadRecentInput) window.shifted += e.value;
+}).observe({type: 'layout-shift', buffered: true});"""
 VIEWS = {"light-wide": ("light", 1280, 900), "dark-phone": ("dark", 390, 844)}
 
 
@@ -59,7 +66,7 @@ def context(browser, view):
     made = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=mode
     )
-    made.add_init_script("localStorage.setItem('mode', 'auto')")
+    made.add_init_script("localStorage.setItem('mode', 'auto');" + SHIFTED)
     return made
 
 
@@ -79,12 +86,13 @@ def settle(page, milliseconds=400):
     page.wait_for_timeout(milliseconds)
 
 
-def views(page, address):
-    """Load a page once and show it in each of VIEWS, with all formulas typeset."""
-    for view in VIEWS:
+def views(page, address, first="light-wide"):
+    """Load a page once, in the first view; show it in all, with all formulas typeset."""
+    for view in sorted(VIEWS, key=lambda name: name != first):
         turn(page, view)
-        if view == next(iter(VIEWS)):
+        if view == first:
             page.goto(address, wait_until="load")
             page.evaluate(TYPESET)
         settle(page)
+        page.evaluate(LOADED)
         yield view

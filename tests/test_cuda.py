@@ -6,14 +6,20 @@ from torch import nn
 
 from geolib.core import (
     Categorical,
-    DeviceMemoryError,
     PullbackMetric,
     Realization,
-    fitting_batch,
     init_,
     normal,
 )
-from geolib.networks import Table, lenet, train_module, training, vgg
+from geolib.networks import (
+    DeviceMemoryError,
+    Table,
+    fitting_batch,
+    lenet,
+    train_module,
+    training,
+    vgg,
+)
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="this machine has no GPU"

@@ -24,7 +24,17 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page_head import CHAPTERS, link_the_names, names_of, open_the_page
+from page_finish import finished, lay_out_the_twins, stamp
+from page_head import (
+    CHAPTERS,
+    end_the_page,
+    link_the_names,
+    link_the_words,
+    names_of,
+    open_the_chapter,
+    open_the_page,
+    terms_of,
+)
 from page_weight import lighten, lighten_figures, lighter
 
 MOVES = '<div class="moving"'
@@ -68,9 +78,15 @@ def public_names(source: str) -> dict[str, str]:
 
 
 def link_the_prose(app: Sphinx, doctree: nodes.document) -> None:
-    """Names of functions lead to their entries, but on the reference's own pages."""
+    """Names of functions lead to their entries, but on the reference's own pages.
+
+    In the chapters the first use of a word of the glossary leads there.
+    """
     if not app.env.docname.startswith("book/api/"):
         link_the_names(doctree, public_names(str(app.srcdir)))
+    glossary = Path(app.srcdir) / "book" / "glossary.md"
+    if app.env.docname.startswith(CHAPTERS) and glossary.exists():
+        link_the_words(doctree, terms_of(glossary.read_text()))
 
 
 def _directive(thing: Any) -> str:
@@ -217,13 +233,10 @@ def describe(
 
 
 def footer(app: Sphinx, config: Any) -> None:
-    """Version, licence and citation on every page; on a forge's runner the commit too."""
-    commit = os.environ.get("GITHUB_SHA", "")[:10]
+    """Version, licence and citation on every page; `stamp` adds the commit and its date."""
     parts = [
         f"Version {metadata.version('geometry-of-learning')}",
-        *([f"commit {commit}"] if commit else []),
-        "code under the MIT licence, text under CC BY 4.0",
-        "to cite it see Reproduce it",
+        '<span class="stamp"></span>code under the MIT licence, text under CC BY 4.0',
     ]
     config.html_theme_options["extra_footer"] = f"<p>{' · '.join(parts)}</p>"
 
@@ -323,10 +336,13 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     site = Path(app.outdir)
+    twins = lay_out_the_twins(Path(app.srcdir), site)
+    mark = stamp(Path(os.environ.get("GEOLIB_ROOT", app.srcdir)))
     pages = []
     for page in site.rglob("*.html"):
         text = page.read_text()
-        better = lighter(name_the_nameless(text))
+        up = "../" * (len(page.relative_to(site).parts) - 1)
+        better = finished(lighter(name_the_nameless(text)), up, mark, twins)
         pages.append(better)
         if better != text:
             page.write_text(better)
@@ -356,6 +372,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", spare_the_sidebar)
     app.connect("config-inited", source_links, priority=900)
     app.connect("autodoc-process-docstring", spare_the_bars, priority=900)
+    app.connect("source-read", open_the_chapter)
+    app.connect("source-read", end_the_page)
     app.connect("doctree-read", open_the_page)
     app.connect("doctree-read", link_the_prose)
     app.connect("build-finished", finish_pages)

@@ -1,4 +1,4 @@
-"""What stands at the head of a chapter's page, and links from its prose to the API."""
+"""What stands at the head of a chapter's page; links to where names and words are explained."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
 CHAPTERS = "chapters/"
+THREAD = Path(__file__).with_name("thread.yml")
 ASKED = ("Learn:", "Need:", "Do:")
 A_MINUTE = 200  # words, read with the formulas between them
 CALLED = re.compile(r"(?:geolib\.[\w.]+\.|\w+\.)?([A-Za-z]\w+)(?:\.\w+)?(?:\(.*\))?")
 WITH_ITS_OWN = (nodes.title, nodes.reference, addnodes.pending_xref)
+NOT_PROSE = (*WITH_ITS_OWN, nodes.literal, nodes.math, nodes.caption, nodes.raw)
+FIRST_OF_A_CHAPTER = re.compile(r"chapters/(\w+)/01-")
+FOUND = "What we found"
+SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)
+TERM = re.compile(r"^(\w[^\n]*)\n  \S", re.M)
+PLURAL = {"stratum": "strata"}
 
 
 def open_the_page(app: Sphinx, doctree: nodes.document) -> None:
@@ -54,6 +62,109 @@ def time_and_memory(words: int, cost: dict[str, float] | None) -> str:
     seconds, memory = float(f"{cost['seconds']:.2g}"), cost["memory"] / 1000
     run = f"ran in {seconds:g} s on one core, with {memory:.1f} GB of memory"
     return f"{read}; the code {run}."
+
+
+def open_the_chapter(app: Sphinx, name: str, source: list[str]) -> None:
+    """The first page of a chapter shows what the page of all findings says of it."""
+    m = FIRST_OF_A_CHAPTER.match(name)
+    findings = Path(app.srcdir) / "book" / "found.md"
+    if not m or not findings.exists():
+        return
+    app.env.note_dependency(str(findings))
+    title = m[1].replace("_", " ").capitalize()
+    text = dict(SECTION.findall(findings.read_text())).get(title)
+    book = json.loads(source[0])
+    first = next((c for c in book["cells"] if c["cell_type"] == "markdown"), None)
+    if text and first:
+        # The page lies one folder deeper than the one that the text comes from.
+        text = text.replace('href="../', 'href="../../')
+        text = text.replace("} _figures/", "} ../../book/_figures/")
+        head, mark, rest = "".join(first["source"]).partition("\n## ")
+        first["source"] = f"{head}\n\n## {FOUND}\n{text}\n{mark}{rest}"
+        source[0] = json.dumps(book)
+
+
+def end_the_page(app: Sphinx, name: str, source: list[str]) -> None:
+    """A page of a chapter says at its end where the thread goes."""
+    text = threads().get(name.removeprefix(CHAPTERS))
+    if not text:
+        return
+    app.env.note_dependency(str(THREAD))
+    book = json.loads(source[0])
+    last = book["cells"][-1] if book["cells"] else {}
+    cell = {"cell_type": "markdown", "id": "thread", "metadata": {}}
+    cell["source"] = f"## Where the thread goes\n\n{text}"
+    book["cells"].insert(len(book["cells"]) - (last.get("id") == "all-checks"), cell)
+    source[0] = json.dumps(book)
+
+
+def threads() -> dict[str, str]:
+    """By page where its thread goes, in MyST."""
+    return yaml.safe_load(THREAD.read_text())
+
+
+def terms_of(glossary: str) -> dict[str, str]:
+    """Each term of a glossary in MyST, by the words with which a text may use it.
+
+    Examples:
+        >>> terms_of("stratum\\n  A piece.\\n\\njet\\n  A value.")
+        {'stratum': 'stratum', 'strata': 'stratum', 'jet': 'jet', 'jets': 'jet'}
+    """
+    found = {}
+    for term in TERM.findall(glossary):
+        found |= {term: term, PLURAL.get(term, f"{term}s"): term}
+    return found
+
+
+def link_the_words(doctree: nodes.document, terms: dict[str, str]) -> None:
+    """Let the first use of each term in the prose of a page lead to the glossary.
+
+    Args:
+        doctree: the page, which is changed.
+        terms: by word the term that it is a form of.
+    """
+    if not terms:
+        return
+    words = "|".join(sorted(map(re.escape, terms), key=len, reverse=True))
+    word, left = re.compile(rf"(?<![\w-])({words})(?![\w-])"), {*terms.values()}
+    for paragraph in list(doctree.findall(nodes.paragraph)):
+        for text in list(paragraph.findall(nodes.Text)):
+            if not _in_prose(text, paragraph):
+                continue
+            pieces: list[nodes.Node] = []
+            end = 0
+            for m in word.finditer(text):
+                if (term := terms[m[1]]) in left:
+                    left.discard(term)
+                    pieces += [
+                        nodes.Text(text[end : m.start()]),
+                        _to_the_glossary(m[1], term),
+                    ]
+                    end = m.end()
+            if pieces:
+                text.parent.replace(text, [*pieces, nodes.Text(text[end:])])
+
+
+def _in_prose(text: nodes.Node, paragraph: nodes.Element) -> bool:
+    place = text.parent
+    while place is not paragraph:
+        if isinstance(place, NOT_PROSE):
+            return False
+        place = place.parent
+    return not isinstance(paragraph.parent, NOT_PROSE)
+
+
+def _to_the_glossary(word: str, term: str) -> nodes.Element:
+    link = addnodes.pending_xref(
+        "",
+        refdomain="std",
+        reftype="term",
+        reftarget=term,
+        refexplicit=True,
+        refwarn=True,
+    )
+    link += nodes.inline("", word, classes=["term"])
+    return link
 
 
 def link_the_names(doctree: nodes.document, places: dict[str, str]) -> None:

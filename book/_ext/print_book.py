@@ -18,6 +18,7 @@ HEAD = re.compile(r"<head>.*?</head>", re.S)
 NEXT = re.compile(r'class="right-next"\s+href="([^"]+)"')
 FIRST = re.compile(r'url=([^"#]+)')
 PLACE = re.compile(r'\b(id|href|src)="([^"]*)"')
+NIGHT = re.compile(r'<img [^>]*class="by-night[^>]*>')
 MOVED = re.compile(r'<script type="application/json">.*?</script>', re.S)
 # A formula or table that is wider than the paper is set smaller.
 FORM = """<style>@page { size: A4; margin: 16mm } body { width: 178mm; margin: 0; display: block }
@@ -120,7 +121,8 @@ def _placed(found: re.Match[str] | None, page: str, folder: str) -> str:
             return f'href="#{where}:{name}"'
         return f'{kind}="{folder}/{where}"'
 
-    text = PLACE.sub(place, MOVED.sub("", found[0]))
+    plain = NIGHT.sub("", MOVED.sub("", found[0])).replace(' loading="lazy"', "")
+    text = PLACE.sub(place, plain)
     return text.replace("<article", f'<article id="{page}:"', 1)
 
 

@@ -1,11 +1,33 @@
 // The book's own script: figures open large on a click, tables can be sorted, the ledger filtered.
 "use strict";
+// The formulas in view are set first, so that nothing in sight moves; then all others.
+window.MathJax = window.MathJax || {};
+window.MathJax.startup = {
+  pageReady: async () => {
+    const near = () => [...document.querySelectorAll("article .math:not(:has(mjx-container))")]
+      .filter((e) => e.getBoundingClientRect().top < 1.5 * innerHeight);
+    for (let round = 0; round < 5 && near().length; round++) { // those below move up
+      await window.MathJax.typesetPromise(near());
+      fitToTheirBoxes();
+    }
+    document.documentElement.classList.add("typeset");
+    await new Promise((done) => setTimeout(done));
+    await window.MathJax.startup.defaultPageReady();
+    fitToTheirBoxes();
+  },
+};
+
 document.addEventListener("DOMContentLoaded", () => {
   openMenus();
   markTheHeading();
   zoomFigures();
   filterLedger();
-  reachWideFormulas();
+  fitToTheirBoxes();
+  let width = 0; // of the text: sidebars come and go a little after the window's change
+  new ResizeObserver(([entry]) => {
+    if (entry.contentRect.width !== width) requestAnimationFrame(fitToTheirBoxes);
+    width = entry.contentRect.width;
+  }).observe(document.querySelector("article") || document.body);
   sortTables();
 });
 
@@ -66,25 +88,23 @@ function worth(text) {
   return isNaN(number) ? text.trim().toLowerCase() : number;
 }
 
-// What is wider than its box scrolls and says so; a formula is then reached from the keyboard too.
-function reachWideFormulas() {
-  const mark = () => {
-    for (const box of document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article pre')) {
-      const wide = box.scrollWidth > box.clientWidth + 1;
-      box.classList.toggle("wide", wide);
-      if (!box.matches("mjx-container")) continue;
-      if (wide) box.tabIndex = 0;
-      else box.removeAttribute("tabindex");
-    }
-  };
-  mark();
-  window.addEventListener("resize", mark);
-  const wait = (left) => {
-    const done = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
-    if (done) done.then(mark);
-    else if (left) setTimeout(wait, 100, left - 1);
-  };
-  wait(100);
+// What is a little wider than its box is set smaller, down to nine points. What still is
+// wider scrolls and says so; a formula is then reached from the keyboard too.
+function fitToTheirBoxes() {
+  const boxes = [...document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article pre')];
+  for (const box of boxes) box.style.zoom = "";
+  const parts = boxes.map((box) => box.clientWidth / box.scrollWidth);
+  boxes.forEach((box, k) => {
+    const least = box.matches("pre") ? 1 : box.matches(".table-box") ? 0.86 : 0.75;
+    if (least <= parts[k] && box.scrollWidth > box.clientWidth + 1) box.style.zoom = 0.99 * parts[k];
+  });
+  for (const box of boxes) {
+    const wide = box.scrollWidth > box.clientWidth + 1;
+    box.classList.toggle("wide", wide);
+    if (!box.matches("mjx-container")) continue;
+    if (wide) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
 }
 
 function zoomFigures() {
@@ -129,6 +149,8 @@ function filterLedger() {
   };
   const unique = (values) => [...new Set(values)];
   const verdict = choose("Verdict", unique(rows.map((r) => r.dataset.verdict)));
+  const chapter = (row) => row.dataset.page.split("/")[0];
+  const part = choose("Chapter", unique(rows.map(chapter)));
   const page = choose("Page", unique(rows.map((r) => r.dataset.page)));
   const data = choose("Data", unique(rows.flatMap((r) => (r.dataset.data || "").split(", "))).filter(Boolean));
   const word = document.createElement("input");
@@ -142,16 +164,19 @@ function filterLedger() {
     for (const row of rows) {
       const keep =
         (!verdict.value || row.dataset.verdict === verdict.value) &&
+        (!part.value || chapter(row) === part.value) &&
         (!page.value || row.dataset.page === page.value) &&
         (!data.value || (row.dataset.data || "").split(", ").includes(data.value)) &&
         row.textContent.toLowerCase().includes(word.value.toLowerCase());
       row.hidden = !keep;
       shown += keep;
     }
-    for (const table of document.querySelectorAll(".ledger"))
+    for (const table of document.querySelectorAll(".ledger")) {
       table.hidden = !table.querySelector("tbody tr:not([hidden])");
+      table.previousElementSibling.hidden = table.hidden; // its heading
+    }
     count.textContent = `${shown} of ${rows.length} shown`;
   };
-  for (const control of [verdict, page, data, word]) control.addEventListener("input", update);
+  for (const control of [verdict, part, page, data, word]) control.addEventListener("input", update);
   update();
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from polygons import LinearSplineBasis
 from pruners import METHODS
 from rivals import RIVALS
 from torch import Tensor
@@ -28,7 +29,6 @@ from geolib.geodesics import (
     LEARNERS,
     FunctionSpace,
     Geodesic,
-    LinearSplineBasis,
     SineBasis,
     WeightPath,
     geodesic,
@@ -231,6 +231,8 @@ LEARN_NET: dict[str, dict[str, Any]] = {
     "mnist": {"sizes": (196, 100, 100, 10), "passes": 38_400, "rows": None},
     "fashion_mnist": {"sizes": (196, 100, 100, 10), "passes": 38_400, "rows": None},
     "mnist-fashion": {"sizes": (784, 256, 128, 20), "passes": 38_400, "rows": None},
+    "mnist-fashion-14": {"sizes": (196, 100, 100, 20), "passes": 38_400, "rows": None},
+    "permuted": {"sizes": (196, 100, 100, 10), "passes": 12_800, "rows": 10_000},
 }
 
 
@@ -262,13 +264,38 @@ def pair_tasks(
     return tasks
 
 
+def permuted_tasks(data: Table, count: int, part: str = "test") -> list[Task]:
+    """Make tasks of one data set, each with the pixels in a random order of its own.
+
+    Args:
+        data: the data set, inputs (n, d).
+        count: how many; the first keeps the order that there is.
+        part: score on the `test` rows, or on the validation rows with `val`.
+
+    Source: Goodfellow et al. 2013, section 4 (reformatted inputs).
+
+    Examples:
+        >>> tasks = permuted_tasks(data_table("digits"), 3)
+        >>> [t.x[:, 1:].equal(tasks[0].x[:, 1:]) for t in tasks], len(tasks[2].classes)
+        ([True, False, False], 10)
+    """
+    xs, ys = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
+    classes, d = tuple(data.y.unique().tolist()), data.x.shape[1]
+    orders = [np.random.default_rng(k).permutation(d) for k in range(1, count)]
+    orders = [torch.from_numpy(order) for order in [np.arange(d), *orders]]
+    return [Task(data.x[:, o], data.y, xs[:, o], ys, classes) for o in orders]
+
+
 @functools.lru_cache(maxsize=8)
 def task_list(name: str, groups: str, part: str = "test") -> tuple[Task, ...]:
-    """The tasks of a protocol: `5x2` or `2x5` of one data set, or MNIST then Fashion."""
+    """The tasks of a protocol: `5x2` or `2x5` of one data set, of two, or permuted."""
     rows = LEARN_NET[name]["rows"]
-    if name == "mnist-fashion":
-        pair = [data_table(n, rows) for n in ("mnist", "fashion_mnist")]
+    if name.startswith("mnist-fashion"):
+        small = name.endswith("14")
+        pair = [data_table(n, rows, small) for n in ("mnist", "fashion_mnist")]
         return tuple(pair_tasks(pair[0], pair[1], shift=10, part=part))
+    if name == "permuted":
+        return tuple(permuted_tasks(data_table("mnist", rows, True), 10, part))
     return tuple(split_tasks(data_table(name, rows, True), GROUPS[groups], part))
 
 
@@ -375,6 +402,7 @@ KINDS = (
 NETS: dict[str, tuple[int, ...]] = {
     "digits": (64, 32, 32, 10),
     "mnist": (196, 100, 100, 10),
+    "fashion_mnist": (196, 100, 100, 10),
 }
 TRAIN_STEPS = 1200
 PASSES = 307_200  # gradient evaluations times inputs that each search may spend
@@ -395,7 +423,7 @@ TUNING_PAIRS = (50, 51)  # networks of the seeds 100 to 103
 
 
 def data_of(name: str) -> Table:
-    """The data set of the comparison; 10,000 training rows of MNIST."""
+    """The data set of the comparison; 10,000 training rows of images."""
     return data_table(name) if name == "digits" else data_table(name, 10_000, True)
 
 

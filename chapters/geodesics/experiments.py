@@ -75,6 +75,13 @@ def measured(file: str) -> dict[str, dict[str, Any]]:
     return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 
+def origin(file: str) -> str:
+    """When and on what the rows of a file of measured results were computed."""
+    about = sweeps.measured(HERE / "measured" / f"{file}.json").about
+    machine = ", ".join(about[k] for k in ("machine", "device") if k in about)
+    return f"{about['date']} on {machine}, torch {about['torch']}"
+
+
 def setting(row: Mapping[str, Any]) -> str:
     """A chosen setting in words.
 
@@ -131,6 +138,60 @@ def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
         chosen = setting(row) if row["setting"] else ""
         rows.append({"method": method, **cells, "chosen": chosen})
     return rows
+
+
+def contested(task: str, method: str, part: str) -> np.ndarray:
+    """One figure of a method in the contest, shape (seeds,); empty if it did not run.
+
+    Args:
+        task: of `experiments_contest.py`, with the level after a bar.
+        method: its name there.
+        part: name of the figure.
+    """
+    name, _, level = task.partition(" | ")
+    start = f"{name} | {method} | {level or 0}"
+    return column(measured("contest-mnist"), start, part)
+
+
+def contest_columns(heads: Mapping[str, str], part: str) -> list[dict[str, str]]:
+    """The rows of a table of the contest with a column for each task, in percent.
+
+    Args:
+        heads: by heading the task in that column.
+        part: the figure that is shown, with its standard error over the seeds.
+    """
+    names = dict.fromkeys(
+        m for t in heads.values() for m in CONTESTANTS[t.split(" |")[0]]
+    )
+    rows = []
+    for method in names:
+        found = {
+            head: 100 * contested(task, method, part) for head, task in heads.items()
+        }
+        if any(map(len, found.values())):
+            rows.append(
+                {"method": method} | {k: _error_bar(v) for k, v in found.items()}
+            )
+    return rows
+
+
+def _error_bar(values: np.ndarray) -> str:
+    """Mean and standard error, or a dash where nothing was run."""
+    if not len(values):
+        return "-"
+    return f"{values.mean():.2f} +- {values.std(ddof=1) / len(values) ** 0.5:.2f}"
+
+
+def contest_lead(
+    task: str, ours: str, part: str, rivals: Sequence[str]
+) -> tuple[str, float, float]:
+    """The best rival, our lead on it in points, and the standard error of that."""
+    mine = 100 * contested(task, ours, part)
+    found = {n: 100 * contested(task, n, part) for n in rivals}
+    best = max((n for n in found if len(found[n])), key=lambda n: found[n].mean())
+    pair = (mine, found[best])
+    error = sum(v.var(ddof=1) / len(v) for v in pair) ** 0.5
+    return best, float(mine.mean() - found[best].mean()), float(error)
 
 
 # ---- the sweeps ----------------------------------------------------------------------

@@ -22,10 +22,17 @@ from geolib.geodesics import (
     matrices,
     sparse_path,
 )
-from geolib.geodesics.magnitude_masks import WARM, cubic_sparsity, layer_adaptive
-from geolib.geodesics.sparse_path import Sparse
-from geolib.networks import Table
-from geolib.networks.training import batches, cosine, minimize
+from geolib.geodesics.magnitude_masks import layer_adaptive
+from geolib.geodesics.sparse_path import (
+    RowLoss,
+    Sparse,
+    Chooser,
+    adaptive_mask,
+    label_loss,
+    trained_path,
+)
+from geolib.networks import Meter, Table
+from geolib.networks.training import batches
 
 
 def one_shot(R: Realization, w: Tensor, data: Table, sparsity: float) -> Sparse:
@@ -56,63 +63,6 @@ def outputs_in_pieces(R: Realization, w: Tensor, x: Tensor) -> Tensor:
         return torch.cat([R(w, part) for part in x.split(PIECE)])
 
 
-# maps (weights, rows of the step, its number from 1, Adam's second moments of the
-# gradient if there are any yet) to the mask from there on
-Masks = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
-# maps (outputs, rows of the step) to a loss
-RowLoss = Callable[[Tensor, Tensor], Tensor]
-
-
-def train_under_masks(
-    R: Realization,
-    w: Tensor,
-    x: Tensor,
-    masks: Masks,
-    loss: RowLoss,
-    *,
-    lr: float = 3e-3,
-    steps: int = 400,
-    batch: int = 256,
-    seed: int = 0,
-    flat: bool = False,
-) -> Sparse:
-    """Adam on the weights that a mask keeps; the mask may change from step to step.
-
-    Args:
-        masks: the mask of each step.
-        loss: of the outputs on a step's rows.
-        lr, steps, batch, seed: as in `geolib.networks.train`.
-        flat: keep the learning rate while weights are dropped, and let it fall only
-            afterwards; else let it fall along a cosine from the start.
-
-    Cost: steps * batch gradient evaluations.
-    """
-    leaf = w.detach().clone().requires_grad_(True)
-    draws = batches(len(x), batch, steps, seed, x.device)
-    mask = torch.ones_like(w, dtype=torch.bool)
-    adam = torch.optim.Adam([leaf], lr=lr)
-
-    def put_under_mask(*_: object) -> None:
-        with torch.no_grad():
-            leaf.mul_(mask)
-
-    def step_loss(step: int) -> Tensor:
-        nonlocal mask
-        rows = next(draws)
-        moments = adam.state[leaf].get("exp_avg_sq")
-        mask = masks(leaf.detach(), rows, step + 1, moments)
-        put_under_mask()
-        return loss(R(leaf * mask, x[rows]), rows)
-
-    def rate(lr: float, step: int, steps: int) -> float:
-        late = max(0.0, (step + 1) / steps - WARM) / (1 - WARM) * steps
-        return cosine(lr, late if flat else step, steps)
-
-    plan = {"schedule": rate, "optimizer": adam, "after": put_under_mask}
-    minimize([leaf], step_loss, steps, lr, **plan)  # type: ignore[arg-type]
-    return Sparse(leaf.detach(), mask, steps * min(batch, len(x)))
-
-
 def prune_and_finetune(
     R: Realization,
     w: Tensor,
@@ -121,7 +71,6 @@ def prune_and_finetune(
     *,
     gradual: bool = False,
     distil: bool = False,
-    steps: int = 400,
     **plan,
 ) -> Sparse:
     """Magnitude pruning, at once or gradually, with Adam on the kept weights.
@@ -130,7 +79,7 @@ def prune_and_finetune(
         gradual: grow the number of zeros along `cubic_sparsity`, the smallest weights
             chosen anew at each step; else prune at the start.
         distil: match the dense network's outputs instead of the labels.
-        steps, plan: of `train_under_masks`.
+        plan: of `trained_path`.
 
     Cost: steps * batch gradient evaluations.
 
@@ -139,19 +88,15 @@ def prune_and_finetune(
     prunable = matrices(R)
     at_once = magnitude_mask(w, prunable, sparsity)
 
-    def masks(now: Tensor, _rows: Tensor, step: int, _moments: object) -> Tensor:
-        if not gradual:
-            return at_once
-        return magnitude_mask(now, prunable, cubic_sparsity(sparsity, step, steps))
+    def choose(
+        now: Tensor, level: float, _rows: Tensor, _step: int, _moments: object
+    ) -> Tensor:
+        return magnitude_mask(now, prunable, level) if gradual else at_once
 
     dense = outputs_in_pieces(R, w, data.x) if distil else None
     loss = label_loss(data.y) if dense is None else distillation_loss(dense)
-    return train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
-
-
-def label_loss(y: Tensor) -> RowLoss:
-    """The mean cross-entropy of outputs and the labels of their rows."""
-    return lambda z, rows: F.cross_entropy(z, y[rows])
+    plan = {"flat": False, **plan}
+    return trained_path(R, data.x, w, sparsity, choose, loss, **plan)
 
 
 def distillation_loss(dense: Tensor) -> RowLoss:
@@ -172,62 +117,45 @@ def distillation(z: Tensor, reference: Tensor) -> Tensor:
     return F.kl_div(new, old, log_target=True, reduction="batchmean")
 
 
-# maps (weights, share of zeros, rows of the step, Adam's second moments) to a mask
-Score = Callable[[Tensor, float, Tensor, Tensor | None], Tensor]
-EVERY = 4  # steps between two masks of a gradual method below
-
-
 def gradual(
-    R: Realization,
-    w: Tensor,
-    data: Table,
-    sparsity: float,
-    *,
-    keep: str,
-    distil: bool = False,
-    steps: int = 400,
-    **plan,
+    R: Realization, w: Tensor, data: Table, sparsity: float, *, keep: str, **plan
 ) -> Sparse:
-    """Gradual pruning with one of the masks of `KEEP`, chosen anew every fourth step.
+    """Gradual pruning on labels with one of the masks of `KEEP`, chosen at each step.
 
     Args:
         keep: name of the mask.
-        distil: match the dense network's outputs instead of the labels.
-        steps, plan: of `train_under_masks`.
+        plan: of `trained_path`.
 
     Cost: steps * batch gradient evaluations; the Kronecker factors are those of the
-        gradient's own batch and pay one more for each mask.
+        gradient's own batch and pay one more each time that they are taken anew.
     """
-    choose, paid = KEEP[keep](R, data), 0
-    mask = torch.ones_like(w, dtype=torch.bool)
-
-    def masks(now: Tensor, rows: Tensor, step: int, moments: Tensor | None) -> Tensor:
-        nonlocal mask, paid
-        if ((step - 1) % EVERY == 0 and step <= WARM * steps + EVERY) or step == steps:
-            mask = choose(now, cubic_sparsity(sparsity, step, steps), rows, moments)
-            paid += len(rows) if keep == "Kronecker OBS" else 0
-        return mask
-
-    dense = outputs_in_pieces(R, w, data.x) if distil else None
-    loss = label_loss(data.y) if dense is None else distillation_loss(dense)
-    found = train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
-    return replace(found, gradient_evaluations=found.gradient_evaluations + paid)
+    meter = Meter()
+    choose = KEEP[keep](R, data, meter)
+    found = trained_path(R, data.x, w, sparsity, choose, label_loss(data.y), **plan)
+    paid = found.gradient_evaluations + meter.gradient_evaluations
+    return replace(found, gradient_evaluations=paid)
 
 
-def lamp(R: Realization, _data: Table) -> Score:
+def magnitude(R: Realization, *_: object) -> Chooser:
+    """The smallest weights of all layers together."""
+    prunable = matrices(R)
+    return lambda w, level, *_: magnitude_mask(w, prunable, level)
+
+
+def lamp(R: Realization, *_: object) -> Chooser:
     """Layer-adaptive magnitudes (LAMP): w^2 over those that are not smaller.
 
     Source: Lee et al. 2021, equation 4.
     """
     prunable = matrices(R)
 
-    def choose(w: Tensor, level: float, _rows: Tensor, _m: object) -> Tensor:
+    def choose(w: Tensor, level: float, *_: object) -> Tensor:
         return magnitude_mask(w, prunable, level, layer_adaptive(R, w.square()))
 
     return choose
 
 
-def erk(R: Realization, _data: Table) -> Score:
+def erk(R: Realization, *_: object) -> Chooser:
     r"""Magnitudes within each layer, densities by Erdos-Renyi-kernel (ERK).
 
     .. math:: d_l \propto \frac{\sum \text{sizes of the axes}}{\prod \text{sizes}},
@@ -249,7 +177,7 @@ def erk(R: Realization, _data: Table) -> Score:
                 return found
             full |= found > 1
 
-    def choose(w: Tensor, level: float, _rows: Tensor, _m: object) -> Tensor:
+    def choose(w: Tensor, level: float, *_: object) -> Tensor:
         share = densities(level)
         kept = np.floor(share * sizes)
         # whole weights: the largest remainders bring the sum to what was asked for
@@ -265,13 +193,16 @@ def erk(R: Realization, _data: Table) -> Score:
     return choose
 
 
-def kronecker_obs(R: Realization, data: Table, damping: float = 1e-3) -> Score:
+def kronecker_obs(
+    R: Realization, data: Table, meter: Meter, damping: float = 1e-3, every: int = 10
+) -> Chooser:
     r"""Optimal brain surgeon with the Fisher matrix of each layer as a product A x B.
 
     .. math:: s_{ij} = \frac{w_{ij}^2}{(B^{-1})_{ii}\,(A^{-1})_{jj}}
 
     with A the second moments of a layer's inputs and B those of the gradients at its
-    outputs, each with the part `damping` of its mean diagonal added.
+    outputs, each with the part `damping` of its mean diagonal added, taken anew on the
+    step's batch every tenth step.
 
     Source: Wang et al. 2019, equation 7 (Kron-OBS); Singh and Alistarh 2020 (the
         empirical Fisher matrix of the labels).
@@ -284,48 +215,36 @@ def kronecker_obs(R: Realization, data: Table, damping: float = 1e-3) -> Score:
         eye = torch.eye(len(second)).to(second)
         return torch.linalg.inv(second + damping * mean * eye).diagonal()
 
-    def choose(w: Tensor, level: float, rows: Tensor, _m: object) -> Tensor:
+    def curvature(w: Tensor, rows: Tensor) -> Tensor:
         L = R.linearize(w, data.x[rows])
         slope = torch.softmax(L.outputs, 1)
         slope = slope - F.one_hot(data.y[rows], slope.shape[1]).to(slope)
-        scores = R.unflatten(w.square())
+        found = R.unflatten(torch.ones_like(w))
         calls = L.linear_calls()
         for call, g in zip(calls, L.pull_to(calls, slope), strict=True):
             a = call.x.flatten(0, -2)
             inverse = inverse_diagonal(g)[:, None] * inverse_diagonal(a)
-            scores[call.weight] = scores[call.weight] / inverse
-        return magnitude_mask(w, prunable, level, R.flatten(scores))
+            found[call.weight] = 1 / inverse
+        meter.add(len(rows))
+        return R.flatten(found)
+
+    kept = torch.ones(())
+
+    def choose(w: Tensor, level: float, rows: Tensor, step: int, _v: object) -> Tensor:
+        nonlocal kept
+        if step % every == 1:
+            kept = curvature(w, rows)
+        return magnitude_mask(w, prunable, level, w.square() * kept)
 
     return choose
 
 
-def adaptive(R: Realization, _data: Table, layerwise: bool = True) -> Score:
-    r"""The weights that cost least in the metric that Adam's steps are steepest in.
-
-    .. math:: s_i = w_i^2 \sqrt{v_i}, \qquad v \leftarrow \beta v + (1-\beta)\,g^2
-
-    Adam moves along :math:`-g/\sqrt v`, the steepest descent of the metric with the
-    diagonal :math:`\sqrt v`. It costs nothing: v is there.
-
-    Args:
-        layerwise: compare scores after `layer_adaptive`.
-    """
-    prunable = matrices(R)
-
-    def choose(w: Tensor, level: float, _rows: Tensor, v: Tensor | None) -> Tensor:
-        score = w.square() if v is None else w.square() * v.sqrt()
-        score = layer_adaptive(R, score) if layerwise else score
-        return magnitude_mask(w, prunable, level, score)
-
-    return choose
-
-
-KEEP: dict[str, Callable[[Realization, Table], Score]] = {
+KEEP: dict[str, Callable[[Realization, Table, Meter], Chooser]] = {
+    "magnitude": magnitude,
     "LAMP": lamp,
     "ERK": erk,
     "Kronecker OBS": kronecker_obs,
-    "adaptive metric": adaptive,
-    "adaptive metric, all layers": partial(adaptive, layerwise=False),
+    "adaptive metric": lambda R, *_: adaptive_mask(R),
 }
 
 
@@ -409,6 +328,7 @@ METHODS: dict[str, Callable[..., Sparse]] = {
     "magnitude + distillation": partial(prune_and_finetune, distil=True),
     "gradual + labels": partial(prune_and_finetune, gradual=True),
     "gradual + distillation": partial(prune_and_finetune, gradual=True, distil=True),
+    "gradual magnitude + labels": partial(gradual, keep="magnitude"),
     "gradual LAMP + labels": partial(gradual, keep="LAMP"),
     "gradual ERK + labels": partial(gradual, keep="ERK"),
     "gradual Kronecker OBS + labels": partial(gradual, keep="Kronecker OBS"),

@@ -11,7 +11,7 @@ from geolib.geodesics.function_space import derivative, map_acceleration
 
 
 class Surface:
-    r"""A surface given by its map into space; `ridge` is zero.
+    r"""A surface given by its map into space; `damping` is zero.
 
     Args:
         phi: maps coordinates (..., d) to points (..., D); must batch.
@@ -22,7 +22,7 @@ class Surface:
         1.0
     """
 
-    ridge = 0.0
+    damping = 0.0
     size = 1
 
     def __init__(self, phi: Callable[[Tensor], Tensor]) -> None:
@@ -57,7 +57,7 @@ class Chart:
         tensor([0.2500])
     """
 
-    ridge = 0.0
+    damping = 0.0
     size = 1
 
     def __init__(self, metric: Callable[[Tensor], Tensor]) -> None:

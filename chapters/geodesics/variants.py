@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from pruners import gradual, label_loss, prune_and_finetune, train_under_masks
+from pruners import gradual, prune_and_finetune
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,8 +24,14 @@ from geolib.geodesics.learners import (
     Learner,
     restrict,
 )
-from geolib.geodesics.magnitude_masks import cubic_sparsity
-from geolib.geodesics.sparse_path import MetricMask, Sparse, kept_outputs
+from geolib.geodesics.sparse_path import (
+    MetricMask,
+    Sparse,
+    Target,
+    kept_outputs,
+    label_loss,
+    trained_path,
+)
 from geolib.networks import Meter, Table
 
 # ---- learning in turn ----------------------------------------------------------------
@@ -123,13 +129,26 @@ LEARNER_VARIANTS: dict[str, type[Learner]] = {
 # ---- pruning -------------------------------------------------------------------------
 
 
+def pulled_outputs(
+    space: FunctionSpace, R: Realization, w: Tensor, labels: Tensor, pull: float
+) -> Target:
+    """The embedded outputs of a network at `w`, moved the part `pull` toward labels."""
+    plain = kept_outputs(space, R, w)
+
+    def target(rows: Tensor) -> Tensor:
+        points = plain(rows)
+        corners = 2 * F.one_hot(labels[rows], points.shape[1]).to(points)
+        return (1 - pull) * points + pull * corners
+
+    return target
+
+
 def path_by_metric(
     R: Realization,
     w: Tensor,
     data: Table,
     sparsity: float,
     *,
-    relative: bool = True,
     memory: float = 0.9,
     labels: float = 0.0,
     **settings,
@@ -137,13 +156,13 @@ def path_by_metric(
     """The invariant path, which drops the weights whose loss the metric says is least.
 
     Args:
-        relative, memory: of `MetricMask`.
+        memory: of `MetricMask`.
         labels: the part of the way to the labels that the outputs to keep are moved.
         settings: of `sparse_path`.
     """
     space, meter = FunctionSpace(R, data.x), Meter()
-    choose = MetricMask(space, meter, memory=memory, relative=relative)
-    target = kept_outputs(space, R, w, data.y, labels)
+    choose = MetricMask(space, meter, memory=memory)
+    target = pulled_outputs(space, R, w, data.y, labels)
     found = sparse_path(space, w, sparsity, choose=choose, target=target, **settings)
     return _paid(found, meter)
 
@@ -159,7 +178,7 @@ def path_to_labels(
 ) -> Sparse:
     """The invariant path, its reference moved the part `labels` of the way to them."""
     space = FunctionSpace(R, data.x)
-    target = kept_outputs(space, R, w, data.y, labels)
+    target = pulled_outputs(space, R, w, data.y, labels)
     return sparse_path(space, w, sparsity, target=target, **settings)
 
 
@@ -192,29 +211,23 @@ def gradual_by_metric(
     w: Tensor,
     data: Table,
     sparsity: float,
-    *,
-    steps: int = 400,
-    every: int = 10,
     **plan,
 ) -> Sparse:
     """Gradual pruning on labels, with masks that the metric chooses every tenth step.
 
     Args:
-        every: steps between two choices, each of which pays for one probe.
-        steps, plan: of `train_under_masks`.
+        plan: of `trained_path`; each choice of a mask pays for one probe.
     """
-    meter = Meter()
-    choose = MetricMask(FunctionSpace(R, data.x), meter)
-    mask = torch.ones_like(w, dtype=torch.bool)
+    meter, mask = Meter(), torch.ones_like(w, dtype=torch.bool)
+    scored = MetricMask(FunctionSpace(R, data.x), meter)
 
-    def masks(now: Tensor, rows: Tensor, step: int, _moments: object) -> Tensor:
+    def choose(w: Tensor, level: float, rows: Tensor, step: int, _m: object) -> Tensor:
         nonlocal mask
-        if step % every == 0 or step == steps:
-            mask = choose(now, cubic_sparsity(sparsity, step, steps), rows, step)
+        if step % 10 == 0 or level == sparsity:
+            mask = scored(w, level, rows, step)
         return mask
 
-    loss = label_loss(data.y)
-    found = train_under_masks(R, w, data.x, masks, loss, steps=steps, **plan)
+    found = trained_path(R, data.x, w, sparsity, choose, label_loss(data.y), **plan)
     return _paid(found, meter)
 
 
@@ -230,7 +243,4 @@ PRUNING_VARIANTS: dict[str, Callable[..., Sparse]] = {  # against the baselines'
     "metric path, then labels": path_then_labels,
     "gradual + labels, metric mask": gradual_by_metric,
     "adaptive metric + labels": partial(gradual, keep="adaptive metric"),
-    "adaptive metric + distillation": partial(
-        gradual, keep="adaptive metric", distil=True
-    ),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from polygons import polygon
 from torch import Tensor
 
 from geolib.geodesics.function_space import FunctionSpace
-from geolib.geodesics.path import WeightPath, polygon
+from geolib.geodesics.path import WeightPath
 
 MODES = ("straight", "once", "invariant", "corrected")
 

@@ -70,6 +70,12 @@ def _draw(rng: np.random.Generator, rows: np.ndarray, D: int) -> ShallowReLU:
     return ShallowReLU(A, C / np.abs(C).max(axis=0) * t.T).balance()
 
 
+def perturbed(net: ShallowReLU, rng: Rng, amount: float) -> ShallowReLU:
+    """The same directions, sizes and outer weights times 1 + amount N(0, 1), balanced."""
+    A = net.A * (1 + amount * rng.normal(size=(net.m, 1)))
+    return ShallowReLU(A, net.C * (1 + amount * rng.normal(size=net.C.shape))).balance()
+
+
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """Ratios of all restarts after the search, and the pair that won.
@@ -446,6 +452,113 @@ def _distance(A: np.ndarray, C: np.ndarray) -> np.ndarray:
     cost = np.abs(f[:, None] - g).max(axis=2)
     orders = np.array(list(permutations(range(len(f)))))
     return cost[np.arange(len(f)), orders].max(axis=1).min(axis=0)
+
+
+def search_in_space(
+    m: int, norm: str = "h1", restarts: int = 100, steps: int = 1000, seed: int = 0
+) -> SearchResult:
+    r"""The same strategy against the constants of `h1` and `l2` for three inputs.
+
+    .. math:: \max\ \operatorname{dist}(\Gamma, \Theta) \Big/
+        \bigl(k_3(\theta)\,\|R(\Gamma) - R(\Theta)\|^{1/2}\bigr)
+
+    over pairs of width m with one output and inner weights in the upper half-space.
+    Norms and constants are computed from closed forms of their own, and the angle on a
+    grid of directions in each kink.
+
+    Args:
+        m: width, 1 to 4.
+        norm: `h1` or `l2`, over the unit ball.
+        restarts: number of independent searches, at least 1.
+        steps: mutations of each.
+        seed: of the NumPy generator.
+
+    Raises:
+        ValueError: a width above 4, no restarts, or another norm.
+
+    Source: :eq:`drv-inverse_stability-cone` (derivations) is what it attacks.
+
+    Examples:
+        >>> search_in_space(1, restarts=10, steps=50).best <= 1
+        True
+    """
+    expect(1 <= m <= 4, "m", "a width from 1 to 4", m)
+    expect(restarts >= 1, "restarts", "a positive number", restarts)
+    expect(norm in ("h1", "l2"), "norm", "h1 or l2", norm)
+    rng, parts = np.random.default_rng(seed), []
+    for shared in range(m + 1):
+        n = len(range(shared, restarts, m + 1))
+        if n:
+            # log size, two inner weights, log of the third, and what gives c its sign
+            now = rng.normal(size=(n, 2, m, 5))
+            now[:, 1, :shared, 1:] = now[:, 0, :shared, 1:]
+            parts.append(_climb_in_space(rng, now, shared, norm, steps))
+    top = max(parts, key=lambda p: p[0].max())
+    A, C = _in_space(top[2][top[0].argmax()][None])
+    f, g = (ShallowReLU(a[..., 0], c[..., 0].T) for a, c in zip(A, C, strict=True))
+    return SearchResult(*(np.concatenate([p[k] for p in parts]) for k in (0, 1)), f, g)
+
+
+def _climb_in_space(
+    rng: Rng, now: np.ndarray, shared: int, norm: str, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    value = start = _ratio_in_space(now, shared, norm)
+    sigma = np.full((len(now), 1, 1, 1), 0.5)
+    for _ in range(steps):
+        mask = rng.random(now.shape) < 0.4
+        trial = now + sigma * mask * rng.normal(size=now.shape)
+        trial[..., 4] *= np.where(
+            rng.random(now.shape[:3]) < 0.15 / now.shape[2], -1, 1
+        )
+        trial[:, 1, :shared, 1:4] = trial[:, 0, :shared, 1:4]
+        score = _ratio_in_space(trial, shared, norm)
+        better = (score >= value)[:, None, None, None]
+        now, value = np.where(better, trial, now), np.maximum(score, value)
+        sigma = np.clip(sigma * np.where(better, 1.5, 0.9), 1e-7, 1.0)
+    return value, start, now
+
+
+def _in_space(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inner weights (2, m, 3, n) and outer weights (2, m, 1, n)."""
+    rows = np.concatenate([p[..., 1:3], np.exp(p[..., 3:4])], axis=-1)
+    t = np.exp(p[..., :1])
+    inner = rows * t / np.abs(rows).max(axis=-1, keepdims=True)
+    both = inner, np.where(p[..., 4:] < 0, -t, t)
+    return np.moveaxis(both[0], 0, -1), np.moveaxis(both[1], 0, -1)
+
+
+def _ratio_in_space(p: np.ndarray, shared: int, norm: str) -> np.ndarray:
+    """dist / (k(theta) norm^(1/2)); zero below an angle that rounding would blur."""
+    A, C = _in_space(p)
+    rows = np.moveaxis(np.concatenate([A[0], A[1]]), -1, 0)
+    size = np.linalg.norm(rows, axis=2)
+    u = rows / size[..., None]
+    outer = np.concatenate([C[0, :, 0], -C[1, :, 0]]).T * size
+    cosine = np.clip(np.einsum("nid,njd->nij", u, u), -1, 1)
+    turn = np.arccos(cosine)
+    both = (np.pi - turn) * cosine
+    kernel = both if norm == "h1" else (both + np.sin(turn)) / 5
+    square = np.einsum("ni,nij,nj->n", outer, kernel, outer) * 2 / 3
+    # as many kinks as neurons, but for shared ones
+    kinks = np.delete(u, np.arange(shared), axis=1) if shared else u
+    aside = np.cross(kinks, kinks[:, :, [1, 2, 0]])
+    aside /= np.linalg.norm(aside, axis=2, keepdims=True)
+    turns = (np.arange(64) + 0.5) * np.pi / 64
+    y = (
+        np.cos(turns)[:, None] * aside[:, :, None]
+        + np.sin(turns)[:, None] * np.cross(kinks, aside)[:, :, None]
+    )
+    away = np.abs(np.einsum("nktd,nld->nktl", y, kinks))
+    away[:, np.arange(kinks.shape[1]), :, np.arange(kinks.shape[1])] = 1.0
+    sine = away.min(axis=3).max(axis=2).min(axis=1)
+    theta = np.arcsin(np.clip(sine, 1e-2, 1.0))
+    c, first = np.cos(theta), 1 - np.cos(theta)
+    third = 2 / 3 - c + c**3 / 3
+    mixed = 4 / np.pi**2 * np.sin(theta) ** 6 / (9 * (first - third))
+    least = first * np.pi / 3 if norm == "h1" else np.pi / 5 * (third / 2 - mixed)
+    safe = (square > 1e-9 * (outer**2).sum(axis=1)) & (sine >= 1e-2)
+    bound = 2 * (np.maximum(square, 1e-300) / least) ** 0.25
+    return np.where(safe, _distance(A, C) / bound, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from normal_form import absolute_value_form
 
 from geolib.inverse_stability import (
     ShallowReLU,
-    absolute_value_form,
     parameter_distance,
     planar_norms,
     w1inf_seminorm,

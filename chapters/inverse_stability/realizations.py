@@ -1,17 +1,19 @@
 """Local minima of regularized networks against their width, and what theorems say of them.
 
-`python realizations.py` in this folder measures the tables of `measured/`, in about half
-an hour on one core; it reads the UCI tables from `GEOLIB_DATA`.
+`python realizations.py [TABLE ...]` in this folder measures the tables of `measured/`, in
+about half an hour on one core; it reads the UCI tables from `GEOLIB_DATA`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shallow_training import MODES, train_shallow
 
 from geolib.data import load
 from geolib.inverse_stability import (
@@ -23,6 +25,7 @@ from geolib.inverse_stability import (
 from geolib.sweep import keep
 
 STORED = Path(__file__).parent / "measured" / "realizations.json"
+RESTRICTION = STORED.with_name("restriction.json")
 TABLES = {
     "diabetes": "mse",
     "uci/yacht": "mse",
@@ -31,7 +34,7 @@ TABLES = {
     "uci/power-plant": "mse",
     "uci/banknote_authentication": "cross_entropy",
 }
-ROWS, WIDTHS, SEEDS, PENALTY = 200, (4, 16, 64), 10, 0.03
+ROWS, WIDTHS, SEEDS, PENALTY, BOXES = 200, (4, 16, 64), 10, 0.03, 400_000
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -79,20 +82,33 @@ def lipschitz(x: np.ndarray, y: np.ndarray, loss: str, radius: float) -> float:
 
 
 def local_minima(
-    data: Data, widths: Sequence[int], seeds: int, loss: str, penalty: float
+    data: Data,
+    widths: Sequence[int],
+    seeds: int,
+    loss: str,
+    penalty: float,
+    boxes: int = 2000,
 ) -> list[dict[str, Any]]:
     """Train from `seeds` random starts for each width, and compare with the optimum.
 
     Returns a row for each run: the excess of its objective over the reference (the
-    optimum for two inputs, else the best network found), whether it is a certified
+    optimum for two inputs, else the best network found), `lower`, below which no network
+    of any width comes (from `boxes` boxes beyond the plane), whether it is a certified
     local minimum, and the quantities of the almost-optimality theorem on the functions
     with path norm at most V: `eta` is the lower bound V/(2(m + 1)) of the
     approximation gap, `patch` the radius within which the function is minimal for
-    certain, `lipschitz` the bound c |g* - g| that needs no theorem.
+    certain, `lipschitz` the bound c |g* - g| that needs no theorem, with a lower bound of
+    |g* - g| beyond the plane.
     """
     x, y = data
     widest = train_realization(
-        x, y, max(*widths, 2 * len(x)), loss=loss, penalty=penalty, seed=None
+        x,
+        y,
+        max(*widths, 2 * len(x)),
+        loss=loss,
+        penalty=penalty,
+        seed=None,
+        boxes=boxes,
     )
     fits = {
         (m, s): train_realization(x, y, m, loss=loss, penalty=penalty, seed=s)
@@ -100,8 +116,10 @@ def local_minima(
         for s in range(seeds)
     }
     best = min([widest, *fits.values()], key=lambda f: f.objective)
+    lower = max(f.lower for f in [widest, *fits.values()])
     return [
-        {"width": m, "seed": s, **_row(fit, best, data, m, loss, penalty)}
+        {"width": m, "seed": s, "lower": lower}
+        | _row(fit, best, data, m, loss, penalty)
         for (m, s), fit in fits.items()
     ]
 
@@ -117,10 +135,13 @@ def _row(
     radius = max(fit.path_norm, best.path_norm)
     size = np.abs(fit.net.A).max(axis=1)
     losses = [f.objective - penalty * f.path_norm for f in (fit, best)]
-    row = {
+    wide = max(fit.net.m, best.net.m)
+    gap = fit.net.pad(wide) - best.net.pad(wide)
+    delta = w1inf_seminorm(gap, "auto" if gap.d == 2 else "bounds").lower
+    return {
         "excess": fit.objective - best.objective,
         "relative": (fit.objective - best.objective) / best.objective,
-        "reference_gap": best.gap,
+        "best": best.objective,
         "local_minimum": fit.local_minimum,
         "steepest": fit.steepest,
         "curvature": fit.curvature,
@@ -129,13 +150,9 @@ def _row(
         "eta": radius / (2 * (m + 1)),
         "patch": float((size[size > 0] ** 2).min(initial=np.inf)) / 2,
         "loss_excess": losses[0] - losses[1],
+        "delta": delta,
+        "lipschitz": lipschitz(*data, loss, radius) * delta,
     }
-    if data[0].shape[1] == 2:
-        wide = max(fit.net.m, best.net.m)
-        delta = w1inf_seminorm(fit.net.pad(wide) - best.net.pad(wide)).upper
-        row["delta"] = delta
-        row["lipschitz"] = lipschitz(*data, loss, radius) * delta
-    return row
 
 
 def fan_gap(m: int, times: int = 8) -> float:
@@ -154,15 +171,17 @@ def fan_gap(m: int, times: int = 8) -> float:
     return w1inf_seminorm(fan - few).value
 
 
-def measure() -> None:
-    """Measure all tables of `TABLES` and store them."""
-    for name, loss in TABLES.items():
+def measure(names: Sequence[str]) -> None:
+    """Measure these tables and store them one by one."""
+    for name in names:
+        loss = TABLES[name]
         data = standardized(name, ROWS)
-        found = local_minima(data, WIDTHS, SEEDS, loss, PENALTY)
+        found = local_minima(data, WIDTHS, SEEDS, loss, PENALTY, BOXES)
         about = {
             "measured": "geolib.inverse_stability.train_realization",
             "rows": ROWS,
             "penalty": PENALTY,
+            "boxes": BOXES,
             "seeds": SEEDS,
             "device": "cpu, float64, one thread",
             "date": str(date.today()),
@@ -172,5 +191,30 @@ def measure() -> None:
         print(name, len(found), flush=True)
 
 
+def measure_restriction() -> None:
+    """Train on the first rows of the real targets in each mode, and store the losses."""
+    for name in (n for n, loss in TABLES.items() if loss == "mse"):
+        x, y = standardized(name, ROWS)
+        rows = {}
+        for mode in MODES:
+            fits = train_shallow(
+                x[:, :-1], y[:, None], 16, mode, steps=2000, lr=0.01, seeds=range(SEEDS)
+            )
+            rows[f"{name} {mode}"] = [float(f.losses[-1]) for f in fits]
+        about = {
+            "measured": "train_shallow, final training losses by seed",
+            "rows": ROWS,
+            "width": 16,
+            "steps": 2000,
+            "lr": 0.01,
+            "device": "cpu, float64, one thread",
+            "date": str(date.today()),
+        }
+        keep(RESTRICTION, rows, about)
+        print(name, flush=True)
+
+
 if __name__ == "__main__":
-    measure()
+    if sys.argv[1:] == ["restriction"]:
+        sys.exit(measure_restriction())
+    measure(sys.argv[1:] or list(TABLES))

@@ -30,7 +30,7 @@ from tuned_natural import TunedNatural
 
 from geolib.data import load
 from geolib.naturality.catalogue import Together
-from geolib.networks import mlp
+from geolib.networks import Table, mlp
 from geolib.sweep import Sweep, grid, measured
 
 TABLES = (
@@ -55,16 +55,10 @@ Make = Callable[[nn.Module, Any, Setting], Any]
 
 
 @dataclass(frozen=True)
-class Data:
-    """Inputs and targets of training, validation and test; `unit` scales the error."""
+class Data(Table):
+    """A table whose `unit` scales the error."""
 
-    x: Tensor
-    y: Tensor
-    x_val: Tensor
-    y_val: Tensor
-    x_test: Tensor
-    y_test: Tensor
-    unit: float
+    unit: float = 1.0
 
     @property
     def classes(self) -> bool:
@@ -107,7 +101,7 @@ def data_of(name: str, raw: bool, seed: int) -> Data:
         middle = y[kept].mean()
         y, y_test, unit = (y - middle) / unit, (y_test - middle) / unit, 1.0
     parts = (x[kept], y[kept], x[val], y[val], x_test, y_test)
-    return Data(*(torch.as_tensor(p[: ROWS["test"]]) for p in parts), unit)
+    return Data(*(torch.as_tensor(p[: ROWS["test"]]) for p in parts), name, unit)
 
 
 # ---- the optimizers -------------------------------------------------------------------

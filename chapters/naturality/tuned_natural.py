@@ -18,8 +18,7 @@ from geolib.core import (
     OutputMetric,
     Realization,
 )
-from geolib.core.factored_jacobian import factored_jacobian
-from geolib.core.jacobian_factors import DenseBlock, LayerBlock
+from geolib.core.jacobian_factors import DenseBlock, LayerBlock, factored_jacobian
 from geolib.core.linear_calls import CallRecorder, LinearCall
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments_trial import (
-    DATA_AGAIN as DATA_AGAIN,
     DATA_TRIAL as DATA_TRIAL,
-    PREDICT_AGAIN as PREDICT_AGAIN,
     PREDICT_TRIAL as PREDICT_TRIAL,
 )
 from geolib.regimes import (

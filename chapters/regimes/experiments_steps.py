@@ -36,7 +36,8 @@ def largest_rate(
     """The largest learning rate that still reaches the loss of a cautious run.
 
     A rate is good if the loss after `steps` is within .002 of the first loss of what
-    `low` reaches in four times as many; by bisection in the logarithm of the rate.
+    `low` reaches in four times as many, from either side; by bisection in the logarithm
+    of the rate.
 
     Args:
         losses: of a rule and two times, the start and the end.
@@ -53,7 +54,7 @@ def largest_rate(
     first, floor = ends(low, 4 * steps)
     for _ in range(halvings):
         middle = float(np.sqrt(low * high))
-        good = ends(middle, steps)[1] < floor + 0.002 * first
+        good = abs(ends(middle, steps)[1] - floor) < 0.002 * first
         low, high = (middle, high) if good else (low, middle)
     return float(np.sqrt(low * high))
 
@@ -127,6 +128,36 @@ def online_limit(d: int, batch: int, seed: int, steps: int = 120) -> float:
     return float(np.sqrt(low * high))
 
 
+def online_rate(setup: Setup, batch: int, seed: int, steps: int = 400) -> float:
+    """The largest learning rate with which fresh batches bring a network to A = I.
+
+    From its own start, to a hundredth of the first population loss, by bisection.
+    """
+    d, W0 = setup.d, draw_weights(setup, seed)
+    if setup.h > d:
+        W0 = np.linalg.qr(W0, mode="r")
+
+    def arrives(lr: float) -> bool:
+        draws, W = np.random.default_rng([seed, 9]), W0
+        first = np.linalg.norm(W0.T @ W0 - np.eye(d))
+        for k in range(steps):
+            x = draws.standard_normal((d, batch))
+            u = W @ x
+            z = W.T @ u
+            W = W - lr / batch * (u @ (z - x).T + (W @ (z - x)) @ x.T)
+            if k % 10 == 9:
+                left = np.linalg.norm(W.T @ W - np.eye(d)) / first
+                if not left < 1e3 or left < 0.1:
+                    return bool(left < 0.1)
+        return False
+
+    low, high = 0.1 / (2 + d / batch), 4 / (2 + d / batch)
+    for _ in range(8):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if arrives(middle) else (low, middle)
+    return float(np.sqrt(low * high))
+
+
 # ---- populations that decay ----------------------------------------------------------
 
 
@@ -143,8 +174,8 @@ def power_law_slopes(
         sizes: `h` latents and `n` samples; without n, S is the population's covariance.
 
     Returns:
-        The slopes of the `train` and `population` loss, the latter less what n samples
-        cannot teach, and of the theory (`mean-field`) on the sampled spectrum.
+        The slopes of the `train` and `population` loss, and of the theory (mean-field
+        on the sampled spectrum): `theory` of the first, `theory_population` of the other.
     """
     variances = np.arange(1.0, d + 1) ** -alpha
     h, n = sizes["h"], sizes.get("n")
@@ -159,8 +190,10 @@ def power_law_slopes(
     t = np.geomspace(*window, 9)
     options = {"covariance": True, "population": np.diag(variances), "rtol": 1e-5}
     run = gradient_flow(W, S, t, **options)
-    law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(S))
-    theory = mean_field(t, 0.3, law=law).train
+    values, vectors = np.linalg.eigh(S)
+    law = SpectralMeasure.of_eigenvalues(values)
+    overlap = variances @ vectors**2
+    theory = mean_field(t, 0.3, law=law, overlap=overlap)
 
     def slope(y: np.ndarray) -> float:
         return float(np.polyfit(np.log(t), np.log(y), 1)[0])
@@ -168,7 +201,50 @@ def power_law_slopes(
     return {
         "train": slope(run.train[0]),
         "population": slope(run.population[0]),
-        "theory": slope(theory),
+        "theory": slope(theory.train),
+        "theory_population": slope(theory.population),
+    }
+
+
+def tail_slopes(
+    X: np.ndarray, held: np.ndarray, window: tuple[float, float], seed: int
+) -> dict[str, float]:
+    r"""The same for data of any spectrum: wide networks against the sum of its tail.
+
+    By the rule that a direction is learned at :math:`4 x t = \log((1 - \rho)/\rho)`, half
+    way of its logistic, the losses are the variance in what is left,
+    :math:`\tfrac12 \sum_{x_k t < const} x_k` and the held-out variance of the same
+    directions.
+
+    Args:
+        X: (d, n) training data.
+        held: (d, m) others.
+        window: of t, over which slopes are fitted.
+        seed: of the weights.
+
+    Returns:
+        Slopes of the `train` and `held` loss, by the tail sums `tail_train` and
+        `tail_held`.
+    """
+    d, rho = len(X), 0.3
+    rng = np.random.default_rng([seed, 10])
+    W = rng.standard_normal((50 * d, d)) * np.sqrt(rho / (50 * d))
+    S, P = X @ X.T / X.shape[1], held @ held.T / held.shape[1]
+    t = np.geomspace(*window, 9)
+    R = np.linalg.qr(W, mode="r")
+    run = gradient_flow(R, S, t, covariance=True, population=P, rtol=1e-5)
+    values, vectors = np.linalg.eigh(S)
+    along = np.einsum("ij,ij->j", vectors, P @ vectors)
+    left = np.multiply.outer(4 * t, values) < np.log((1 - rho) / rho)
+
+    def slope(y: np.ndarray) -> float:
+        return float(np.polyfit(np.log(t), np.log(y), 1)[0])
+
+    return {
+        "train": slope(run.train[0]),
+        "held": slope(run.population[0]),
+        "tail_train": slope(left @ values),
+        "tail_held": slope(left @ along),
     }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments_mixtures import RATES, Mixture, Race, Task, natural, pair_task
+from experiments_mixtures import RATES, pair_task
+from mixture_race import Mixture, Race, Task, natural
 from torch import Tensor
 
 from geolib.core import init_
@@ -44,13 +45,14 @@ def fits(spec: Spec) -> dict[str, Any]:
     which = rng.random((spec.size, spec.n)) < 0.4
     x = rng.standard_normal((spec.size, spec.n)) + spec.separation * which
     q = torch.full((spec.n,), 1 / spec.n, dtype=torch.float64)
-    task = Task(torch.tensor(x)[:, None, :, None], q, 2, known=True)
+    task = Task(torch.tensor(x)[:, None, :, None], q, 2, "known")
     a = torch.tensor([[0.6, 0.4]], dtype=torch.float64).log()
     m = torch.tensor([[[0.0], [spec.separation]]], dtype=torch.float64)
     truth = Mixture(a, m, torch.ones(1, 2, 1, 1, dtype=torch.float64))
     many = Mixture(*(t.expand(spec.size, *t.shape[1:]).clone() for t in truth))
-    race = Race(task, spec.chart, many, torch.full((spec.size,), -np.inf).double())
-    natural(race, torch.ones(spec.size, dtype=torch.float64), 150)
+    rate = torch.ones(spec.size, dtype=torch.float64)
+    race = Race(task, spec.chart, many, -np.inf * rate, rate)
+    race.run(natural, 150)
     excess = law.evaluate(race.state(race.eta))[0] * 2 * spec.n / 3
     s, _ = law.scores(truth, *law.evaluate(truth)[1:])
     spectrum = torch.linalg.eigvalsh((s[0] * law.q) @ s[0].T)

@@ -73,10 +73,10 @@ def ranks(seed: int = 0) -> Iterator[tuple[str, str, int, int]]:
     def draw(n: int) -> Tensor:
         return torch.tensor(rng.uniform(0.2, 0.8, n))
 
-    def at(theta: Tensor, **zero: float) -> Tensor:
+    def at(theta: Tensor, fixed: dict[int, float]) -> Tensor:
         theta = theta.clone()
-        for k, value in zero.items():
-            theta[int(k[1:])] = value
+        for k, value in fixed.items():
+            theta[k] = value
         return theta
 
     one = torch.cat([torch.outer(draw(2), draw(3)).flatten(),
@@ -87,18 +87,18 @@ def ranks(seed: int = 0) -> Iterator[tuple[str, str, int, int]]:
         ("linear 3 -> 2 -> 3", linear, "both factors of rank 1", one, 5),
         ("linear 3 -> 2 -> 3", linear, "zero", 0 * draw(12), 0),
         ("tensor 2 x 2 x 2", tensor, "generic", draw(6), 4),
-        ("tensor 2 x 2 x 2", tensor, "one factor zero", at(draw(6), _0=0, _1=0), 2),
+        ("tensor 2 x 2 x 2", tensor, "one factor zero", at(draw(6), {0: 0, 1: 0}), 2),
         ("tensor 2 x 2 x 2", tensor, "two factors zero",
-         at(draw(6), _0=0, _1=0, _2=0, _3=0), 0),
+         at(draw(6), dict.fromkeys(range(4), 0)), 0),
         ("Boltzmann machine 3 x 1", boltzmann, "generic", draw(3), 3),
         ("Boltzmann machine 3 x 1", boltzmann, "one weight left",
-         at(draw(3), _1=0, _2=0), 2),
+         at(draw(3), {1: 0, 2: 0}), 2),
         ("Boltzmann machine 3 x 1", boltzmann, "zero", 0 * draw(3), 0),
         ("hidden Markov, 2 states", markov, "generic", draw(4), 4),
         ("hidden Markov, 2 states", markov, "equal states", torch.stack([a, b, p, p]), 1),
         ("hidden Markov, 2 states", markov, "no memory",
-         at(draw(4), _0=0.3, _1=0.7), 2),
-        ("hidden Markov, 2 states", markov, "a state left out", at(draw(4), _0=0), 2),
+         at(draw(4), {0: 0.3, 1: 0.7}), 2),
+        ("hidden Markov, 2 states", markov, "a state left out", at(draw(4), {0: 0}), 2),
     ]  # fmt: skip
     for name, model, stratum, theta, expected in rows:
         yield name, stratum, expected, rank(model, theta)

@@ -8,14 +8,12 @@ from .kronecker import KroneckerFactors as KroneckerFactors
 from .linear_solvers import Solution as Solution, Spectrum as Spectrum
 from .linear_solvers import conjugate_gradient as conjugate_gradient
 from .linearization import Linearization as Linearization
-from .memory import DeviceMemoryError as DeviceMemoryError
-from .memory import fitting_batch as fitting_batch
 from .metric import Metric as Metric, PullbackMetric as PullbackMetric
 from .ode import IntegrationError as IntegrationError, Trajectory as Trajectory
 from .ode import integrate as integrate
 from .output_metrics import Bernoulli as Bernoulli, Categorical as Categorical
 from .output_metrics import Euclidean as Euclidean, OutputMetric as OutputMetric
-from .random import init_ as init_, normal as normal, rng as rng, uniform as uniform
+from .random import init_ as init_, normal as normal, rng as rng
 from .realization import Realization as Realization
 
 __all__ = _guarded(globals())

@@ -2,20 +2,24 @@ r"""What the core takes for granted of a module, checked on two samples at first
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.nn.modules.module import register_module_buffer_registration_hook
 
 from geolib.core.linear_calls import Call, graph_nodes, named_calls
-from geolib.core.linearization import Linearization, Rerun, lacks_formula
+from geolib.core.linearization import Linearization, Rerun
 from geolib.core.validation import Inputs, map_inputs, num_samples, take, tensors
 
 LOOK = 64  # samples among which one is sought that differs from the first
 PERIOD = 1009  # of the pattern that stands for a random vector; no layer's width
+ROUGH = 1e-4  # a precision that small differences of outputs do not survive
+LARGE = 2.0**12  # a cotangent at which clipped gradients are seen
 NEAR = 0.1  # how far from theta to look, in units of its root mean square
 
 
@@ -45,41 +49,105 @@ class ModuleTrial:
         theta: the point.
         x: inputs, of which two samples are taken.
         constants: buffers and frozen parameters, by name.
+        reset: gives the layers back the attributes that passes have set.
     """
 
     def __init__(
-        self, R: Any, theta: Tensor, x: Inputs, constants: Mapping[str, Tensor]
+        self,
+        R: Any,
+        theta: Tensor,
+        x: Inputs,
+        constants: Mapping[str, Tensor],
+        reset: Callable[[], None],
     ) -> None:
-        self.R, self.constants, self.theta = R, constants, theta
+        self.R, self.constants, self.theta, self.reset = R, constants, theta, reset
         self.x, self.distinct = _two_samples(x)
         self.eps = torch.finfo(theta.dtype).eps
         self.size = max(float(theta.norm()) / theta.numel() ** 0.5, 0.01)
-        self.missing = ""  # what torch says of formulas that it does not have
+        self.off = NEAR * self.size
+        self.L: Linearization  # of the last look
+        self.error: Exception | None = None  # in which it ended
 
-    def check(self) -> bool:
-        """Ask for all of them; return whether `jvp` has to run in forward mode.
+    def check(self) -> None:
+        """Ask for all of them; what looks odd is asked again, one by one.
 
         Raises:
             AssumptionError: one fails.
 
-        Cost: a dozen forward passes of two samples.
+        Cost: three forward passes of two samples, and a backward pass and its transpose.
         """
         with torch.random.fork_rng(_cards()):
-            near = self.theta.add(_pattern(self.theta, 0), alpha=NEAR * self.size)
-            z = self.first(near)
-            if bool(torch.isfinite(z).all()):
-                self.theta = near
-            else:
-                z = self.state(self.theta)
-            L = self.linearize(self.theta)
-            gap = z - L.outputs.view(z.shape)
-            if not self.same([z], [z - gap]):
-                finding = (
-                    f"two passes on the same inputs differ by {gap.abs().max():.2g}"
-                )
-                self.refuse("function", finding, self.differ)
-            self.samples(z)
-            return self.derivatives(L)
+            if self.eps > ROUGH or not self.all_hold(0):
+                self.blame()
+
+    def all_hold(self, seed: int) -> bool:
+        """Whether few passes near theta show nothing odd.
+
+        The outputs at w + h v of copies of one sample are those of the pair at w, plus
+        h J v: so they are only if the module is a function of each sample, with these
+        derivatives, backward and forward. Here w is a little off theta along v.
+        """
+        v, h = self.along(seed), self.eps**0.5 * self.size
+        parts = self.R.unflatten(v)
+        named = self.R.unflatten(self.theta).items()
+        leaves = {n: t.add(parts[n], alpha=self.off) for n, t in named}
+        with self.untouched(leaves):
+            for t in leaves.values():
+                t.requires_grad_()
+            try:
+                L = self.L = Rerun(self.run, self.x).linearize(leaves, self.x)
+                self.padding(L)
+                z, d = L.outputs, torch.zeros_like(L.outputs)
+                for i, k in zip(range(len(z)), (h, -h), strict=False):
+                    copies = take(self.x, torch.tensor([i] * (len(z) + 1 - i)))
+                    moved = self.outputs(self.theta.add(v, alpha=self.off + k), copies)
+                    d[i] = (moved[0].flatten() - z[i]) / k
+                    self.reset()
+                g, t = L.vjp_and_jvp(LARGE * d, v)
+            except (RuntimeError, TypeError, IndexError, ValueError) as error:
+                if isinstance(error, AssumptionError | torch.OutOfMemoryError):
+                    raise
+                self.error = error
+                return False
+        noise = 30 * self.eps * float(z.norm()) / h
+        gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
+        pair = (g @ v / LARGE - (d * t).sum()).abs()
+        pair -= self.eps**0.5 * d.norm() * t.norm()
+        agree = bool(gap <= noise) and bool(pair <= noise * d.norm())
+        return agree and len(z) == num_samples(self.x)
+
+    def blame(self) -> None:
+        """Say which assumption fails; that of the derivatives is tried in float64."""
+        z = self.first(self.theta.add(self.along(0), alpha=self.off))
+        if not bool(torch.isfinite(z).all()):
+            self.off = 0.0
+            z = self.state(self.theta)
+        else:
+            self.theta = self.theta.add(self.along(0), alpha=self.off)
+        again = self.outputs(self.theta)
+        if not self.same([z], [again]):
+            gap = float((z - again).abs().max())
+            finding = f"two passes on the same inputs differ by {gap:.2g}"
+            self.refuse("function", finding, self.differ)
+        self.samples(z)
+        if bool(torch.isfinite(z).all()):
+            self.derivatives()
+
+    def along(self, seed: int) -> Tensor:
+        """A direction for the weights; none for rows that embeddings pad with."""
+        v = _pattern(self.theta, seed)
+        for name, row in self.R.padding.items():
+            self.R.unflatten(v)[name][row] = 0
+        return v
+
+    def padding(self, L: Linearization) -> None:
+        """A row that an embedding pads with, and has no gradient, is read by no other."""
+        for name in self.R.padding:
+            for node in graph_nodes(L.graph):
+                read = [getattr(c, "variable", None) for c, _ in node.next_functions]
+                if any(t is L.leaves[name] for t in read) and "Emb" not in node.name():
+                    finding = f"module: {name!r} has a row for padding, and is read by"
+                    raise AssumptionError("derivative", f"{finding} {node.name()} too")
 
     def run(self, named: Mapping[str, Tensor], x: Inputs | None = None) -> Tensor:
         return self.R.run(named, self.x if x is None else x, self.constants)
@@ -92,9 +160,6 @@ class ModuleTrial:
         named = self.R.unflatten(theta).items()
         return {n: t.detach().requires_grad_() for n, t in named}
 
-    def linearize(self, theta: Tensor) -> Linearization:
-        return Rerun(self.run, self.x).linearize(self.leaves(theta), self.x)
-
     def first(self, theta: Tensor) -> Tensor:
         """As `state`; what torch says of inputs that do not fit is said of x."""
         try:
@@ -106,13 +171,19 @@ class ModuleTrial:
             raise ValueError(f"x: expected what the module takes: {error}") from error
 
     def state(self, theta: Tensor) -> Tensor:
-        """A pass writes to nothing that it is given, and draws no random number."""
+        """The outputs of a pass that is watched."""
         held = {n: t.clone() for n, t in self.R.unflatten(theta).items()}
+        with self.untouched(held), torch.no_grad():
+            return self.run(held)
+
+    @contextmanager
+    def untouched(self, held: Mapping[str, Tensor]) -> Iterator[None]:
+        """A pass writes to nothing that it is given, and draws no random number."""
         inputs = {f"input {k}": t for k, t in enumerate(tensors(self.x))}
         watched = {**inputs, **self.constants, **held}
         marks, random = {n: _mark(t) for n, t in watched.items()}, _random_state()
-        with torch.no_grad():
-            z = self.run(held)
+        with register_module_buffer_registration_hook(self.rebuffered):
+            yield
         for name, t in watched.items():
             if _mark(t) != marks[name]:
                 where = "" if name in inputs else name.rpartition(".")[0]
@@ -120,7 +191,15 @@ class ModuleTrial:
                 raise AssumptionError("state", finding, self.R.label(where))
         if random != _random_state():
             self.refuse("function", "a forward pass draws random numbers", self.differ)
-        return z
+
+    def rebuffered(self, layer: nn.Module, name: str, new: Tensor | None) -> None:
+        """A pass that gives a buffer another value; one that grows is a cache."""
+        old = layer._buffers.get(name)
+        with torch._C.DisableTorchFunction():
+            if old is None or new is None or old.shape != new.shape or old.equal(new):
+                return
+        finding = f"module: its forward pass sets the buffer {name!r}"
+        raise AssumptionError("state", finding, self.R.label(layer))
 
     def samples(self, z: Tensor) -> None:
         """An output stays when the other sample is replaced by a copy of its own."""
@@ -130,61 +209,42 @@ class ModuleTrial:
             raise AssumptionError("samples", finding)
         for i in range(2 if self.distinct else 0):
             x = take(self.x, torch.tensor([i, i]))
-            if not self.same([z[i]], [self.outputs(self.theta, x)[i]]):
+            self.reset()
+            if not self.same([z[[i, i]]], [self.outputs(self.theta, x)]):
                 finding = (
-                    "the output of a sample depends on the other samples (are they the "
-                    "leading axis of what each layer is given?)"
+                    "the output of a sample depends on the other samples, or on its place "
+                    "(are they the leading axis of what each layer is given?)"
                 )
+                self.reset()
                 self.refuse("samples", finding, partial(self.mix, i), x)
+        three = torch.tensor([0, 0, 0])
+        again = self.outputs(self.theta, take(self.x, three)) if count > 1 else z[:1]
+        if not self.same([z[three[: len(again)]]], [again]):
+            finding = "the output of a sample depends on how many samples there are"
+            raise AssumptionError("samples", f"module: {finding}")
 
-    def derivatives(self, L: Linearization) -> bool:
-        """As `derivative`; a doubt may be a kink or rounding: then in float64, twice."""
-        forward = self.derivative(L, 1)
-        if forward is None:
-            self.theta, self.eps = self.theta.double(), torch.finfo(torch.float64).eps
-            self.x = map_inputs(_double, self.x)
-            self.constants = {n: _double(t) for n, t in self.constants.items()}
-        for seed in (2, 3):
-            if forward is None:
-                step = NEAR * self.size * _pattern(self.theta, -seed)
-                forward = self.derivative(self.linearize(self.theta + step), seed)
-        if forward is None:
-            custom = [
-                f"the autograd.Function behind {node.name()}"
-                for node in graph_nodes(L.graph)
-                if isinstance(node, BackwardCFunction)
-            ]
-            finding = "central differences of its outputs are not its derivative"
-            if self.missing:
-                finding = "torch has neither its second nor its forward derivative"
-            bad = self.lacks if self.missing else _cuts
-            self.refuse("derivative", finding, bad, where=custom)
-        return forward
-
-    def derivative(self, L: Linearization, seed: int) -> bool | None:
-        """J v is the central difference d along v, and <d, J v> = <J^T d, v>.
-
-        Returns whether only forward mode gives J v; None if neither mode does.
-        """
-        v, h = _pattern(self.theta, seed), self.eps ** (1 / 3) * self.size
-        up, down = (self.outputs(L.theta.add(v, alpha=k)) for k in (h, -h))
-        d = ((up - down) / (2 * h)).reshape(L.outputs.shape)
-        g, noise = L.vjp(d), 30 * self.eps * float(up.norm()) / h
-        said = []
-        for forward, product in enumerate((L.jvp, L.forward_mode)):
-            try:
-                t = product(v)
-            except RuntimeError as error:
-                if not lacks_formula(error):
-                    raise
-                said.append(str(error))
-                continue
-            gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
-            pair = (g @ v - (d * t).sum()).abs() - self.eps**0.5 * d.norm() * t.norm()
-            if not (gap > noise or pair > noise * d.norm()):
-                return bool(forward)
-        self.missing = " ".join(said) if len(said) == 2 else ""
-        return None
+    def derivatives(self) -> None:
+        """A doubt may be a kink or rounding: look elsewhere, and in float64."""
+        for fine in (False, True):
+            if fine:
+                self.theta, self.eps = (
+                    self.theta.double(),
+                    torch.finfo(torch.double).eps,
+                )
+                self.x, self.off = map_inputs(_double, self.x), NEAR * self.size
+                self.constants = {n: _double(t) for n, t in self.constants.items()}
+            self.error = None
+            if self.eps < ROUGH and any(map(self.all_hold, (1, 2))):
+                return
+        where = [
+            f"the autograd.Function behind {node.name()}"
+            for node in graph_nodes(self.L.graph)
+            if isinstance(node, BackwardCFunction)
+        ]
+        finding, bad = "differences of its outputs are not its derivative", _cuts
+        if self.error is not None:
+            finding, bad = f"its derivative ends in an error: {self.error}", self.lacks
+        self.refuse("derivative", finding, bad, where=where)
 
     def same(self, a: list[Tensor], b: list[Tensor]) -> bool:
         """Whether tensors agree up to rounding."""
@@ -199,19 +259,28 @@ class ModuleTrial:
         return a.where != b.where or not self.same(a.outputs, b.outputs)
 
     def mix(self, i: int, a: Call, b: Call) -> bool:
-        """A layer whose i-th output changes while its i-th input does not."""
-        kept = a.is_layer and self.same(_rows(a.inputs, i), _rows(b.inputs, i))
-        return kept and not self.same(_rows(a.outputs, i), _rows(b.outputs, i))
+        """A layer whose output changes for one input, in two passes or for two copies."""
+        pairs = ((a, i, b, i), (b, 0, b, 1))
+        return a.is_layer and any(
+            self.same(_rows(p.inputs, j), _rows(q.inputs, k))
+            and not self.same(_rows(p.outputs, j), _rows(q.outputs, k))
+            for p, j, q, k in pairs
+        )
 
     def lacks(self, a: Call, b: Call) -> bool:
-        """A call that torch's words about a missing formula name."""
-        return not a.is_layer and a.where.rpartition(" ")[2].strip("'") in self.missing
+        """A call that the words of the error name."""
+        name = a.where.rpartition(" ")[2].strip("'")
+        return not a.is_layer and name in str(self.error)
 
     def refuse(self, assumption, finding, bad, x=None, where=()) -> NoReturn:
         """Blame the first call that is `bad` in two passes, the second perhaps on x."""
         if not where:
-            run = partial(self.run, self.leaves(self.theta))
-            a, b = (named_calls(partial(run, q), self.R.label) for q in (self.x, x))
+            run, calls = partial(self.run, self.leaves(self.theta)), []
+            for q in (self.x, x):
+                calls.append(named_calls(partial(run, q), self.R.label))
+                if x is not None:
+                    self.reset()
+            a, b = calls
             where = [s.where for s, t in zip(a, b, strict=False) if bad(s, t)]
         raise AssumptionError(assumption, f"module: {finding}", next(iter(where), None))
 

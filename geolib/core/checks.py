@@ -39,16 +39,16 @@ RANGES = {
     "channels classes n_components stages limit probes": COUNT,
     "seed iterations memory split jets depth": SIZE,
     "lr beta reach step h rho kappa sigma2 c budget slack size penalty": POSITIVE,
-    "rtol atol tol tolerance damping ridge reg_covar friction patience decades "
+    "rtol atol tol tolerance damping reg_covar friction patience decades "
     "plateau max_rise bias_scale amount horizon gap eps": SIGNLESS,
     "sparsity": SHARE,
 }
 BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
-INFINITE = "patience tol target budget memory_limit clip horizon".split()
+INFINITE = "patience tol target budget clip horizon".split()
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
-    "theta theta0 v u g z w eta eta0 natural natural0 teacher control logits y0 G a b V t lower "
-    "upper log_mass"
+    "theta theta0 points outputs v u g z w eta eta0 natural natural0 teacher control logits y0 "
+    "G a b V t lower upper log_mass"
 ).split()
 SINGLE = (torch.float32, torch.float64)
 FLOATS = (*SINGLE, torch.float16, torch.bfloat16)
@@ -76,8 +76,9 @@ class Arguments:
         self.undefined = "NaN" in (fn.__doc__ or "")  # where it may be
         hints = get_type_hints(fn, include_extras=True)
         self.rules = {n: rule(hints.get(n, Any), n) for n in kinds}
+        inner = {n: rule(hints.get(n, Any), n, True) for n in kinds}
         lenient = {
-            n: (partial(_within_fault, f), w, a) for n, (f, w, a) in self.rules.items()
+            n: (partial(_within_fault, f), w, a) for n, (f, w, a) in inner.items()
         }
         self.known = self.rules, lenient
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
@@ -91,17 +92,15 @@ class Arguments:
             given = dict([*zip(self.names, args, strict=False), *kwargs.items()])
             if not foreign(error, given):
                 raise
-            fed = ", ".join(
-                n for n, v in given.items() if n != "self" and isinstance(v, FED)
-            )
-            raise ArgumentError(
-                f"{fed}: expected what the module or function given takes; it ended in "
-                f"{type(error).__name__}: {str(error)[:150]}"
-            ) from error
+            fed = (n for n, v in given.items() if n != "self" and isinstance(v, FED))
+            ended = f"it ended in {type(error).__name__}: {str(error)[:150]}"
+            wanted = f"what the module or function given takes; {ended}"
+            raise ArgumentError(f"{', '.join(fed)}: expected {wanted}") from error
         if not self.undefined and undefined(value):
+            names = ", ".join(n for n in self.names if n != "self")
+            what = f"the result of {self.fn.__name__} is not a number"
             raise FloatingPointError(
-                f"{', '.join(n for n in self.names if n != 'self')}: too large, or unfit "
-                f"for each other; the result of {self.fn.__name__} is not a number"
+                f"{names}: too large, or unfit for each other; {what}"
             )
         return value
 
@@ -126,13 +125,13 @@ def option(name: str) -> tuple[Rule, str, str]:
     return rule((int if whole else float) | None if name in BOUNDS else Any, name)
 
 
-def rule(hint: Any, name: str) -> tuple[Rule, str, str]:
+def rule(hint: Any, name: str, within: bool = False) -> tuple[Rule, str, str]:
     """What fits an annotation, its words, and the names of a tensor's axes."""
     told: Any = ""
     real = False
     if get_origin(hint) is Annotated:
         hint, told = get_args(hint)
-    fits, text, bound = kind_rule(hint), words(hint), BOUNDS.get(name)
+    fits, text, bound = kind_rule(hint, within), words(hint), BOUNDS.get(name)
     ranged = isinstance(told, str) and ("<" in told or ">" in told)
     if bound and not ranged and text.startswith((WORDS[int], WORDS[float])):
         whole, text = text.startswith(WORDS[int]), bound[0]
@@ -167,17 +166,11 @@ def _known_fault(fits: Rule, known: abc.Collection, value: Any) -> Fault:
 
 
 def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> Fault:
-    if fault := fits(value):
+    if (fault := fits(value)) or value is None:
         return fault
-    if value is None:
-        return None
-    flat = np.ravel(_plain(value))
+    flat = np.ravel(value.detach().cpu() if isinstance(value, Tensor) else value)
     ends = (flat.min(), flat.max()) if flat.size and flat.dtype.kind in "iuf" else ()
     return None if all(map(holds, ends)) else ValueError
-
-
-def _plain(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
 
 
 def _endless(fits: Rule, value: Any) -> Fault:
@@ -243,13 +236,18 @@ def axes_fault(
 
 
 @functools.cache
-def kind_rule(hint: Any) -> Rule:
-    """What a value must be to fit an annotation: a function to the error it deserves."""
+def kind_rule(hint: Any, within: bool = False) -> Rule:
+    """What a value must be to fit an annotation: a function to the error it deserves.
+
+    Within the library nobody looks whether tensors are finite, which costs a pass.
+    """
     origin, parts = get_origin(hint) or hint, members(hint)
     if hint == ArrayLike:
         return _array_fault
+    if hint is Tensor:
+        return partial(_tensor_fault, within)
     if origin in (Union, UnionType):
-        return partial(_union_fault, [kind_rule(part) for part in parts])
+        return partial(_union_fault, [kind_rule(part, within) for part in parts])
     if origin is Literal:
         return lambda v: None if v in parts else ValueError
     if origin in RULES:
@@ -258,7 +256,7 @@ def kind_rule(hint: Any) -> Rule:
         return lambda v: None
     if getattr(origin, "_is_protocol", False):
         return partial(_alike_fault, origin)
-    return partial(_kind_fault, origin, parts)
+    return partial(_kind_fault, origin, parts, within)
 
 
 def members(hint: Any) -> tuple:
@@ -275,20 +273,20 @@ def _union_fault(rules: list[Rule], value: Any) -> Fault:
     return None if None in found else near
 
 
-def _kind_fault(kind: type, parts: tuple, value: Any) -> Fault:
+def _kind_fault(kind: type, parts: tuple, within: bool, value: Any) -> Fault:
     if kind in LISTS and isinstance(value, np.ndarray | Tensor):
         whole = parts != (int,) or "int" in str(value.dtype)
         return _array_fault(value) if whole else TypeError
     if kind in LISTS and isinstance(value, list | tuple):
-        return _inside(parts, tuple(value) if kind is tuple else value)
+        return _inside(parts, within, tuple(value) if kind is tuple else value)
     fits = isinstance(value, kind) and not (type(value) is str and kind is not str)
     if not fits:  # what behaves alike will do, unless it is of a kind that cannot
         plain = kind is nn.Module or isinstance(value, PLAIN | Tensor | np.ndarray)
         return TypeError if plain else _alike_fault(kind, value)
     if isinstance(value, nn.Module):
         held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
-        return None if all(map(finite, held)) else ValueError
-    return _inside(parts, value)
+        return None if within or all(map(finite, held)) else ValueError
+    return _inside(parts, within, value)
 
 
 def _alike_fault(kind: type, value: Any) -> Fault:
@@ -297,7 +295,7 @@ def _alike_fault(kind: type, value: Any) -> Fault:
     return None if all(hasattr(value, n) for n in offered) else TypeError
 
 
-def _inside(parts: tuple, value: Any) -> Fault:
+def _inside(parts: tuple, within: bool, value: Any) -> Fault:
     """The first fault among the entries of a list, tuple or mapping."""
     if isinstance(value, abc.Mapping) and len(parts) == 2:
         pairs = [(parts[1], v) for v in value.values()]
@@ -310,15 +308,15 @@ def _inside(parts: tuple, value: Any) -> Fault:
         pairs = [(parts[0], v) for v in value]
     else:
         return None
-    return next(filter(None, (kind_rule(part)(v) for part, v in pairs)), None)
+    return next(filter(None, (kind_rule(part, within)(v) for part, v in pairs)), None)
 
 
-def _tensor_fault(value: Any) -> Fault:
+def _tensor_fault(within: bool, value: Any) -> Fault:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return TypeError
     if value.is_complex():
         return TypeError
-    return None if finite(value) else ValueError
+    return None if within or finite(value) else ValueError
 
 
 def foreign(error: Exception, given: dict[str, Any]) -> bool:
@@ -329,17 +327,12 @@ def foreign(error: Exception, given: dict[str, Any]) -> bool:
     if type(error) not in UNNAMED or "memory" in str(error):
         return False
     me = given.get("self")
-    held = {
-        n: v for n, v in getattr(me, "__dict__", {}).items() if not hasattr(type(me), n)
-    }
-    codes = [
-        v.__code__ for v in (*given.values(), *held.values()) if hasattr(v, "__code__")
-    ]
-    own = {
-        nn.Module._call_impl.__code__,
-        *(c for c in codes if HOME not in c.co_filename),
-    }
-    places = [(f.f_code, i) for f, i in _frames(error.__traceback__)]
+    kept = getattr(me, "__dict__", {}).items()
+    held = [*given.values(), *(v for n, v in kept if not hasattr(type(me), n))]
+    codes = [v.__code__ for v in held if hasattr(v, "__code__")]
+    own = {c for c in codes if HOME not in c.co_filename}
+    own.add(nn.Module._call_impl.__code__)
+    places = list(_frames(error.__traceback__))
     last, at = places[-1]
     raised = last in own and last.co_code[at] == dis.opmap["RAISE_VARARGS"]
     inside = any(code in own for code, _ in places)
@@ -347,8 +340,9 @@ def foreign(error: Exception, given: dict[str, Any]) -> bool:
 
 
 def _frames(tb: Any) -> abc.Iterator[tuple[Any, int]]:
+    """The code of each frame, and the instruction at which it is."""
     while tb is not None:
-        yield tb.tb_frame, tb.tb_lasti
+        yield tb.tb_frame.f_code, tb.tb_lasti
         tb = tb.tb_next
 
 
@@ -366,20 +360,16 @@ def undefined(value: Any) -> bool:
 def finite(t: Tensor) -> bool:
     """Whether all entries are; what `vmap` maps over has no entries to look at."""
     with torch._C.DisableTorchFunction():  # no call of a model that is being watched
-        return _finite(t)
-
-
-def _finite(t: Tensor) -> bool:
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
-    if wrapped or not t.is_floating_point() or t.is_meta:
-        return True
-    # a sum is quick, and overflows only where entries are huge
-    return math.isfinite(t.detach().sum().item()) or bool(torch.isfinite(t).all())
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
+        if wrapped or not t.is_floating_point() or t.is_meta:
+            return True
+        # a sum is quick, and overflows only where entries are huge
+        return math.isfinite(t.detach().sum().item()) or bool(t.isfinite().all())
 
 
 def _array_fault(value: Any) -> Fault:
     if isinstance(value, Tensor):
-        return _tensor_fault(value)
+        return _tensor_fault(False, value)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):
@@ -406,7 +396,6 @@ def _int_fault(value: Any) -> Fault:
 
 
 RULES: dict[Any, Rule] = {
-    Tensor: _tensor_fault,
     np.ndarray: _array_fault,
     float: _float_fault,
     int: _int_fault,
@@ -452,14 +441,12 @@ def complaint(wanted: str, value: Any, fault: type[Exception]) -> str:
         return f"expected finite weights, but {next(held, 'it')} holds NaN or inf"
     if isinstance(value, Tensor | np.ndarray):
         t = torch.as_tensor(value) if value.dtype != object else torch.zeros(())
-        if t.layout == torch.strided and not finite(t):
-            bad = torch.nonzero(~torch.isfinite(t)).tolist()
-            return (
-                f"expected finite numbers, {len(bad)} of {t.numel()} entries are not "
-                f"finite, the first at {bad[0]}"
-            )
         if t.layout != torch.strided:
             return f"expected a dense tensor, got layout {t.layout}; call .to_dense()"
+        if not finite(t):
+            bad = torch.nonzero(~torch.isfinite(t)).tolist()
+            what = f"{len(bad)} of {t.numel()} entries are not finite"
+            return f"expected finite numbers, {what}, the first at {bad[0]}"
         return f"expected {wanted}, got shape {tuple(t.shape)}, {value.dtype}"
     if fault is TypeError and not isinstance(value, int | float | NoneType):
         return f"expected {wanted}, got {type(value).__name__}"

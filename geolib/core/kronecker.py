@@ -103,15 +103,14 @@ class KroneckerFactors:
         parts = [form(k, V, damping) for k, V in enumerate(self.split(v))]
         out = self.join(parts, v)
         for block in self._others:
-            scale = block.rows.square().sum(dim=(0, 1))
-            scale = scale + max(damping, FLOOR * float(scale.max()))
+            scale = _lifted(block.rows.square().sum(dim=(0, 1)), damping)
             out[block.index] = _divided(v[block.index], scale)
         return out
 
     def _exact(self, k: int, V: Tensor, damping: float) -> Tensor:
         (sb, Qb), (sa, Qa) = self._eigen[k]
         scale = sb.clamp_min(0)[..., :, None] * sa.clamp_min(0)[..., None, :]
-        scale = scale + max(damping, FLOOR * float(scale.max()))
+        scale = _lifted(scale, damping)
         return Qb @ _divided(Qb.mT @ V @ Qa, scale) @ Qa.mT
 
     def _factored(self, k: int, V: Tensor, damping: float) -> Tensor:
@@ -127,33 +126,33 @@ class KroneckerFactors:
         try:
             return torch.linalg.solve(A, torch.linalg.solve(B, V).mT).mT
         except torch.linalg.LinAlgError:
-            layer = self.layers[k]
-            raise torch.linalg.LinAlgError(
-                f"damping: the factors of a linear layer of {layer.d} inputs and "
-                f"{layer.a} outputs are singular; expected more than {damping:g}"
-            ) from None
+            sizes = f"{self.layers[k].d} inputs and {self.layers[k].a} outputs"
+            what = f"the factors of a linear layer of {sizes} are singular"
+            text = f"damping: {what}; expected more than {damping:g}"
+            raise torch.linalg.LinAlgError(text) from None
 
     @cached_property
     def _eigen(self) -> list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-        found = []
-        for B, A in self.pairs:
-            found.append((tuple(torch.linalg.eigh(B)), tuple(torch.linalg.eigh(A))))
-        return found  # type: ignore[return-value]
+        eigh = torch.linalg.eigh
+        return [(tuple(eigh(B)), tuple(eigh(A))) for B, A in self.pairs]
 
     def dense(self) -> Tensor:
         """F itself, shape (p, p), block-diagonal; the slow reference."""
         unit = torch.eye(self.p, dtype=self.like.dtype, device=self.like.device)
         columns = []
         for e in unit:
-            parts = [
-                B @ V @ A for (B, A), V in zip(self.pairs, self.split(e), strict=True)
-            ]
-            out = self.join(parts)
+            blocks = zip(self.pairs, self.split(e), strict=True)
+            out = self.join([B @ V @ A for (B, A), V in blocks])
             for block in self._others:
                 scale = block.rows.square().sum(dim=(0, 1))
                 out[block.index] = scale * e[block.index]
             columns.append(out)
         return torch.stack(columns, dim=1)
+
+
+def _lifted(scale: Tensor, damping: float) -> Tensor:
+    """Eigenvalues with the damping, which is at least a share of the largest."""
+    return scale + max(damping, FLOOR * float(scale.max()))
 
 
 def _divided(v: Tensor, scale: Tensor) -> Tensor:

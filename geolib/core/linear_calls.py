@@ -102,16 +102,16 @@ class LinearCall:
             bias.copy_(dy.sum(-2) + bias if add_bias else dy.sum(-2))
 
     def _as_conv2d(self) -> tuple[Tensor, tuple[int, ...], tuple[Any, ...]]:
-        stride, padding, dilation, groups = self.options
-        if self.kind == "conv2d":
-            pad: Any = padding if isinstance(padding, str) else _tuple(padding, 2)
-            pad = (0, 0) if pad == "valid" else pad
-            flat = _tuple(stride, 2), pad, _tuple(dilation, 2), groups
-            return self.x, self.kernel, flat
-        pad = padding if isinstance(padding, str) else (0, *_tuple(padding, 1))
+        """Inputs, kernel and options, of a sequence as of an image one pixel high."""
+        stride, pad, dilation, groups = self.options
+        axes = len(self.kernel)
+        ones, zeros = (1,) * (2 - axes), (0,) * (2 - axes)
+        if not isinstance(pad, str):
+            pad = (*zeros, *_tuple(pad, axes))
         pad = (0, 0) if pad == "valid" else pad
-        wide = (1, *_tuple(stride, 1)), pad, (1, *_tuple(dilation, 1)), groups
-        return self.x.unsqueeze(-2), (1, *self.kernel), wide
+        steps = (*ones, *_tuple(stride, axes)), pad, (*ones, *_tuple(dilation, axes))
+        x = self.x if axes == 2 else self.x.unsqueeze(-2)
+        return x, (*ones, *self.kernel), (*steps, groups)
 
 
 class CallRecorder(TorchFunctionMode):
@@ -145,6 +145,8 @@ class CallRecorder(TorchFunctionMode):
         spatial = weight.ndim - 2
         if name is None or not y.requires_grad or input.ndim < 2:
             return
+        if not input.dtype == weight.dtype == y.dtype:
+            return  # autocast runs it in another precision
         if kind != "linear" and input.ndim != spatial + 2:
             return  # an unbatched convolution
         bias_name = None if bias is None else self.names.get(id(bias))
@@ -153,10 +155,9 @@ class CallRecorder(TorchFunctionMode):
         kernel, fan_out = tuple(weight.shape[2:]), weight.shape[0]
         positions = y.numel() // max(1, y.shape[0] * fan_out)
         sizes = groups, positions, weight[0].numel(), fan_out // groups
+        where = x, x._version, edge
         self.calls.append(
-            LinearCall(
-                name, bias_name, kind, x, x._version, edge, kernel, options, sizes
-            )
+            LinearCall(name, bias_name, kind, *where, kernel, options, sizes)
         )
 
 
@@ -225,7 +226,7 @@ def exact_calls(
     good = [u for u in good if weights[u.weight] == edges[u.weight]]
     biases = Counter(u.bias for u in good)
     return [
-        u if u.bias is None or biases[u.bias] == edges[u.bias] else _unbiased(u)
+        u if u.bias is None or biases[u.bias] == edges[u.bias] else unbiased(u)
         for u in good
     ]
 
@@ -238,9 +239,8 @@ def gradients(
     A batch of u where `is_grads_batched` says so. The graph is kept.
     """
     given: Any = list(places)
-    found = torch.autograd.grad(
-        z, given, u, retain_graph=True, allow_unused=True, **options
-    )
+    options |= {"retain_graph": True, "allow_unused": True}
+    found = torch.autograd.grad(z, given, u, **options)
     batch = u.shape[: u.ndim - z.ndim]
     return [
         u.new_zeros(*batch, *_shape(at)) if g is None else g
@@ -267,14 +267,17 @@ def graph_nodes(z: Tensor, end: Node | None = None) -> Iterator[Node]:
 
 
 def count_edges(z: Tensor, leaves: Mapping[str, Tensor]) -> Counter[str]:
-    """How often the autograd graph of z refers to each leaf."""
+    """How often the autograd graph of z refers to each leaf, or to its transpose."""
     names = {id(t): n for n, t in leaves.items()}
     edges: Counter[str] = Counter()
-    for node in graph_nodes(z):
+    nodes = list(graph_nodes(z))
+    uses = Counter(child for node in nodes for child, _ in node.next_functions)
+    for node in nodes:
         for child, _ in node.next_functions:
             leaf = getattr(child, "variable", None)
             if leaf is not None:
-                edges[names.get(id(leaf), "")] += 1
+                alone = len(node.next_functions) == 1
+                edges[names.get(id(leaf), "")] += max(1, uses[node]) if alone else 1
     return edges
 
 
@@ -282,10 +285,10 @@ def leave_out(calls: list[LinearCall], weights: set[str]) -> list[LinearCall]:
     """The calls of all other weights; a bias they share with a lost use is cut off."""
     lost = {u.bias for u in calls if u.weight in weights}
     kept = [u for u in calls if u.weight not in weights]
-    return [_unbiased(u) if u.bias in lost else u for u in kept]
+    return [unbiased(u) if u.bias in lost else u for u in kept]
 
 
-def _unbiased(use: LinearCall) -> LinearCall:
+def unbiased(use: LinearCall) -> LinearCall:
     return replace(use, bias=None)
 
 

@@ -87,12 +87,10 @@ def solve_dense(G: Tensor, g: Tensor, damping: float) -> Tensor:
     H.diagonal().add_(damping)
     factor, info = torch.linalg.cholesky_ex(H)
     if int(info):
-        low = float(torch.linalg.eigvalsh(H)[0])
-        raise ValueError(
-            f"damping: G + {damping:.3g} I is not positive definite in this "
-            f"precision (least eigenvalue {low:.3g}); use more damping, damping=0 "
-            "for the pseudo-inverse, or float64"
-        )
+        low = f"least eigenvalue {float(torch.linalg.eigvalsh(H)[0]):.3g}"
+        what = f"G + {damping:.3g} I is not positive definite in this precision ({low})"
+        hint = "use more damping, damping=0 for the pseudo-inverse, or float64"
+        raise ValueError(f"damping: {what}; {hint}")
     return solve_factored(factor, g)
 
 
@@ -108,10 +106,8 @@ def pseudo_solve(G: Tensor, g: Tensor, power: int, rtol: float | None) -> Tensor
     top = values.abs().max()
     rtol = default_rtol(G.dtype) if rtol is None else rtol
     if float(values[0]) < -max(rtol, 1e3 * torch.finfo(G.dtype).eps) * float(top):
-        raise ValueError(
-            f"metric: not positive semi-definite, eigenvalue {float(values[0]):.3g} "
-            f"beside {float(top):.3g}"
-        )
+        what = f"eigenvalue {float(values[0]):.3g} beside {float(top):.3g}"
+        raise ValueError(f"metric: not positive semi-definite, {what}")
     kept = values > rtol * top
     inverse = torch.where(kept, values, 1.0).pow(-power) * kept
     return vectors @ (inverse * (vectors.mT @ g))

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise, starmap
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad as fwAD
 
-from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients
-from .validation import Inputs, outside_inference, require_matching
+from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients, unbiased
+from .validation import Inputs, expect, outside_inference, require_matching
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def differentiation() -> Iterator[None]:
 
 
 NO_FORMULA = (  # what torch says where a backward pass cannot be differentiated
-    "implement", "differentiate twice", "batching rule", "vmap", "forward ad",
+    "implement", "differentiate twice", "double backward", "batching rule", "vmap", "forward ad",
     "not have been used in the graph", "does not require grad", "non-empty inputs",
 )  # fmt: skip
 
@@ -44,15 +43,6 @@ def lacks_formula(error: RuntimeError) -> bool:
     """Whether torch says that it has no such derivative; all else is the caller's."""
     told = isinstance(error, NotImplementedError)
     return told or any(words in str(error).lower() for words in NO_FORMULA)
-
-
-def _axes(outputs: Tensor) -> torch.Size:
-    return outputs.shape[1:] or torch.Size([1])
-
-
-def _slices(sizes: tuple[int, ...]) -> Iterator[slice]:
-    for size, end in zip(sizes, accumulate(sizes), strict=True):
-        yield slice(end - size, end)
 
 
 @dataclass(frozen=True)
@@ -64,14 +54,11 @@ class Rerun:
         x: the inputs of the graph at hand.
         certificates: which recorded layers lead with the samples; filled on first use
             and shared by all linearizations of one model.
-        forward: whether `jvp` runs in forward mode, as the model's backward passes
-            are not to be differentiated.
     """
 
     run: Callable[[Mapping[str, Tensor], Inputs], Tensor]
     x: Inputs
     certificates: dict[tuple, list[bool]] = field(default_factory=dict)
-    forward: bool = False
 
     def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
         """Run the model once on `x`, recorded, and keep the graph."""
@@ -91,8 +78,8 @@ class Linearization:
     transpose), so neither ever runs the model again. Both go around the weights of
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
-    `jvp`. Where the check at first use found that an operation cannot be
-    differentiated twice, `jvp` runs in forward mode, at one more forward pass each.
+    `jvp`. Where an operation cannot be differentiated twice, `jvp` runs in forward mode,
+    at one more forward pass each.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -113,9 +100,8 @@ class Linearization:
             that graph.
         calls: what a :class:`CallRecorder` noted while the graph was made. Without
             them every weight is treated as an unknown parameter: right, but slow.
-        again: how to run the model again. Without it `jvp` has no forward mode to fall
-            back to, and the rows of parameters outside linear layers cost one backward
-            pass each.
+        again: how to run the model again. Without it the rows of parameters outside
+            linear layers cost one backward pass each.
 
     Attributes:
         outputs: z, shape (n, o), without its graph.
@@ -152,12 +138,15 @@ class Linearization:
     ) -> None:
         with differentiation():
             self.graph = outputs.flatten(1) if outputs.ndim > 1 else outputs[:, None]
-        self.output_shape = _axes(outputs)
+        self.output_shape = outputs.shape[1:] or torch.Size([1])
         self.outputs = self.graph.detach()
         self.leaves, self._calls, self.again = dict(leaves), list(calls), again
-        sizes = tuple(t.numel() for t in self.leaves.values())
-        self.p = sum(sizes)
-        self.places = dict(zip(self.leaves, _slices(sizes), strict=True))
+        sizes = [t.numel() for t in self.leaves.values()]
+        ends = [0, *accumulate(sizes)]
+        self.p = ends[-1]
+        self.places = dict(
+            zip(self.leaves, starmap(slice, pairwise(ends)), strict=True)
+        )
         self._exact: list[LinearCall] | None = None
         self._plan: _Sources | None = None
         self._transpose: tuple[_Sources, Tensor, list[Tensor]] | None = None
@@ -176,19 +165,28 @@ class Linearization:
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
-        if self.again is not None and self.again.forward:
-            return self.forward_mode(v)
         u, tensors = self._transposed()
         pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
-        (out,) = torch.autograd.grad(
-            [gi for gi, _ in moving],
-            u,
-            [t for _, t in moving],
-            retain_graph=True,
-            is_grads_batched=v.ndim == 2,
-        )
-        return out
+        grads, tangents = map(list, zip(*moving, strict=True)) if moving else ([], [])
+        many = v.ndim == 2
+        try:
+            return torch.autograd.grad(
+                grads, u, tangents, retain_graph=True, is_grads_batched=many
+            )[0]
+        except RuntimeError as error:
+            if self.again is None or not lacks_formula(error):
+                raise
+            return torch.stack(list(map(self._pushed, v))) if many else self._pushed(v)
+
+    def _pushed(self, v: Tensor) -> Tensor:
+        """As :meth:`jvp`, in forward mode: by running the model again."""
+        assert self.again is not None
+        named = {n: t.detach() for n, t in self.leaves.items()}
+        tangents = {n: v[self.places[n]].view(t.shape) for n, t in named.items()}
+        run, x = self.again.run, self.again.x
+        z = torch.func.jvp(lambda named: run(named, x), (named,), (tangents,))[1]
+        return z.reshape(self.outputs.shape)
 
     def transpose(self) -> tuple[Tensor, Tensor]:
         """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
@@ -208,14 +206,14 @@ class Linearization:
         if not self.graph.requires_grad:  # no parameter reaches the outputs
             return u.new_zeros((*batch, self.p))
         sources = self._sources()
-        with differentiation():
-            grads = gradients(
-                self.graph,
-                sources.tensors,
-                outside_inference(u),
-                is_grads_batched=u.ndim == 3,
-            )
+        grads = self._gradients(sources.tensors, u)
         return self._gathered(sources, grads, u.new_empty((*batch, self.p)))
+
+    def _gradients(self, places: Sequence[Any], u: Tensor) -> list[Tensor]:
+        """Gradients of <u, z> in tensors and edges of the graph; u as in :meth:`vjp`."""
+        u, many = outside_inference(u), u.ndim == 3
+        with differentiation():
+            return gradients(self.graph, places, u, is_grads_batched=many)
 
     def jacobian(self, chunk: int = 256) -> Tensor:
         """The dense Jacobian, shape (n, o, p), `chunk` rows or columns at a time.
@@ -258,27 +256,21 @@ class Linearization:
 
     def pull_to(self, calls: list[LinearCall], u: Tensor) -> list[Tensor]:
         """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
-        with differentiation():
-            return gradients(
-                self.graph,
-                [call.edge for call in calls],
-                outside_inference(u),
-                is_grads_batched=u.ndim == 3,
-            )
+        return self._gradients([call.edge for call in calls], u)
 
     def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
         """As :meth:`vjp` of one u, only for the named parameters, in that order."""
         u = self._check("u", u, tuple(self.outputs.shape))
-        leaves = [self.leaves[n] for n in names]
-        with differentiation():
-            grads = gradients(self.graph, leaves, outside_inference(u))
+        grads = self._gradients([self.leaves[n] for n in names], u)
         return torch.cat([g.reshape(-1) for g in grads])
 
     def _sources(self) -> _Sources:
         """Outputs of the linear layers, and the parameters that none of them holds."""
         exact = self.linear_calls()
         if self._plan is None or self._plan.exact is not exact:
+            others = {u.bias for u in exact if u.kind != "linear"}
             calls = [u for u in exact if u.kind == "linear"]
+            calls = [unbiased(u) if u.bias in others else u for u in calls]
             held = {u.weight for u in calls} | {u.bias for u in calls}
             rest = [n for n in self.leaves if n not in held]
             tensors: list[Any] = [u.edge for u in calls]
@@ -289,67 +281,60 @@ class Linearization:
     def _tangents(self, sources: _Sources, v: Tensor) -> list[Tensor]:
         """What v (p,) or (k, p) adds to each source, to first order."""
 
-        def piece(name: str) -> Tensor:
-            t = v[..., self.places[name]]
-            return t.view(v.shape[:-1] + self.leaves[name].shape)
+        pushed = [call.push(*self._parts(v, call)) for call in sources.calls]
+        return pushed + [self._part(v, name) for name in sources.rest]
 
-        pushed = [
-            u.push(piece(u.weight), None if u.bias is None else piece(u.bias))
-            for u in sources.calls
-        ]
-        return pushed + [piece(name) for name in sources.rest]
+    def _part(self, v: Tensor, name: str) -> Tensor:
+        """The view of a flat v, (p,) or (k, p), that is one parameter's."""
+        t = v[..., self.places[name]]
+        return t.view(v.shape[:-1] + self.leaves[name].shape)
+
+    def _parts(self, v: Tensor, call: LinearCall) -> tuple[Tensor, Tensor | None]:
+        """Those of a layer's weight and bias."""
+        bias = None if call.bias is None else self._part(v, call.bias)
+        return self._part(v, call.weight), bias
 
     def _gathered(
         self, sources: _Sources, grads: Sequence[Tensor], out: Tensor
     ) -> Tensor:
         """The gradients in the sources as gradients in the parameters, in `out`."""
         seen: set[str | None] = set()
-
-        def place(name: str) -> Tensor:
-            t = out[..., self.places[name]]
-            return t.view(out.shape[:-1] + self.leaves[name].shape)
-
         for call, g in zip(sources.calls, grads, strict=False):
-            bias = None if call.bias is None else place(call.bias)
-            call.pull(
-                g, place(call.weight), bias, call.weight in seen, call.bias in seen
-            )
+            known = call.weight in seen, call.bias in seen
+            call.pull(g, *self._parts(out, call), *known)
             seen |= {call.weight, call.bias}
         for name, g in zip(sources.rest, grads[len(sources.calls) :], strict=True):
-            place(name).copy_(g)
+            self._part(out, name).copy_(g)
         return out
 
-    def _transposed(self) -> tuple[Tensor, list[Tensor]]:
-        """A dummy u and the sources' gradients as a graph in u; made once."""
+    def vjp_and_jvp(
+        self, u: Annotated[Tensor, "n o"], v: Annotated[Tensor, "self.p"]
+    ) -> tuple[Tensor, Tensor]:
+        """J^T u and J v, of one backward pass and its transpose."""
+        u = self._check("u", u, tuple(self.outputs.shape))
+        v = self._check("v", v, (self.p,))
+        if not self.graph.requires_grad:
+            return torch.zeros_like(v), torch.zeros_like(u)
+        with differentiation():
+            _, grads = self._transposed(u)
+            found = [t.detach() for t in grads]
+            return self._gathered(
+                self._sources(), found, torch.empty_like(v)
+            ), self._jvp(v)
+
+    def _transposed(self, at: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """A dummy u, zero or `at`, and the sources' gradients as a graph in u; made once."""
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
-            u = torch.zeros_like(self.outputs, requires_grad=True)
+            u = torch.zeros_like(self.outputs) if at is None else at.clone()
+            u.requires_grad_()
             g = gradients(self.graph, sources.tensors, u, create_graph=True)
             self._transpose = (sources, u, g)
         return self._transpose[1:]
 
-    def forward_mode(self, v: Tensor) -> Tensor:
-        """As :meth:`jvp`, by running the model again on dual numbers."""
-        if self.again is None:
-            raise ValueError("forward_mode: without `again` there is no model to run")
-        run, x, shapes = self.again.run, self.again.x, self.leaves
-        named = {n: t.detach() for n, t in shapes.items()}
-
-        def push(t: Tensor) -> Tensor:
-            moving = {n: t[at].view(shapes[n].shape) for n, at in self.places.items()}
-            with fwAD.dual_level():
-                z = run({n: fwAD.make_dual(named[n], moving[n]) for n in named}, x)
-                tangent = fwAD.unpack_dual(z).tangent
-            tangent = torch.zeros_like(self.outputs) if tangent is None else tangent
-            return tangent.reshape(self.outputs.shape)
-
-        return push(v) if v.ndim == 1 else torch.stack([push(t) for t in v])
-
     def _check(self, name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-        extra = t.ndim - len(shape)
-        if extra not in (0, 1) or tuple(t.shape[extra:]) != shape:
-            raise ValueError(
-                f"{name}: expected shape {shape} or (k, *{shape}), got {tuple(t.shape)}"
-            )
+        extra, got = t.ndim - len(shape), tuple(t.shape)
+        fits = extra in (0, 1) and got[extra:] == shape
+        expect(fits, name, f"shape {shape} or (k, *{shape})", got)
         require_matching(name, t, self.outputs, "theta")
         return t.detach() if t.requires_grad else t  # no graph runs through it

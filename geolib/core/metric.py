@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import zip_longest
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from . import jacobian_factors as factors
 from . import solve as solving
 from .assumptions import AssumptionError
-from .factored_jacobian import certified_calls, factored_jacobian, join_samples
 from .jacobian_factors import JacobianFactors
 from .linear_solvers import Solution, Spectrum, default_rtol, largest_eigenpairs
 from .linearization import Linearization
@@ -86,7 +86,7 @@ class PullbackMetric:
         self.output_metric = output_metric or Euclidean()
         self.R = R if isinstance(R, Realization) else Realization(R, check=check)
         self.data = _Data(x, batch_size, check)
-        self.scale = _scale(reduction, self.data.n)
+        self.scale = 1 / self.data.n if reduction == "mean" else 1.0
 
     def at(self, theta: Tensor) -> Metric:
         """The metric at one point, theta of shape (p,)."""
@@ -97,14 +97,8 @@ class PullbackMetric:
             for samples, x in self.data:
                 yield samples, self.R.linearize(theta, x)
 
-        return Metric(
-            linearizations,
-            theta,
-            self.data.n,
-            self.output_metric,
-            scale=self.scale,
-            streamed=not self.data.single,
-        )
+        given = linearizations, theta, self.data.n, self.output_metric
+        return Metric(*given, scale=self.scale, streamed=not self.data.single)
 
 
 class Metric:
@@ -150,16 +144,13 @@ class Metric:
 
     @classmethod
     def from_linearization(
-        cls,
-        L: Linearization,
-        output_metric: OutputMetric | None = None,
-        reduction: str = "mean",
+        cls, L: Linearization, output_metric: OutputMetric | None = None
     ) -> Metric:
         """The metric at a point where the forward pass has been made already.
 
         Args:
             L: from `R.linearize`, or of a graph; see :class:`Linearization`.
-            output_metric, reduction: as for :class:`PullbackMetric`.
+            output_metric: as for :class:`PullbackMetric`, with the mean over samples.
 
         Raises:
             TypeError, ValueError: as :class:`PullbackMetric`.
@@ -171,7 +162,7 @@ class Metric:
         def linearizations() -> Iterator[tuple[slice, Linearization]]:
             yield slice(0, n), L
 
-        return cls(linearizations, L.theta, n, metric, scale=_scale(reduction, n))
+        return cls(linearizations, L.theta, n, metric, scale=1 / n)
 
     def __repr__(self) -> str:
         return f"Metric(p={self.p}, n={self.n}, {self.output_metric})"
@@ -188,13 +179,10 @@ class Metric:
 
     def _local(self, samples: slice, L: Linearization) -> LocalMetric:
         require_finite("R(theta, x)", L.outputs)
-        if len(L.outputs) != samples.stop - samples.start:
-            raise ValueError(
-                f"x: {samples.stop - samples.start} samples gave {len(L.outputs)} rows "
-                "of outputs"
-            )
-        z = L.outputs.view(len(L.outputs), *L.output_shape)
-        return self.output_metric.at(z, samples)
+        n, rows = samples.stop - samples.start, len(L.outputs)
+        if rows != n:
+            raise ValueError(f"x: {n} samples gave {rows} rows of outputs")
+        return self.output_metric.at(L.outputs.view(n, *L.output_shape), samples)
 
     def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]:
         """For each batch its place, linearization and output metric."""
@@ -209,14 +197,16 @@ class Metric:
         if not self.streamed:
             yield self._only_rows
             return
-        for _, L, local in self.batches():
-            yield factored_jacobian(L, local, self.scale**0.5)
+        yield from map(self._rows, self.batches())
+
+    def _rows(self, batch: tuple[slice, Linearization, LocalMetric]) -> JacobianFactors:
+        return factors.factored_jacobian(*batch[1:], self.scale**0.5)
 
     @cached_property
     def problem_size(self) -> ProblemSize:
         """The sizes that decide how to solve."""
         _, L, local = next(self.batches())
-        calls = certified_calls(L)
+        calls = factors.certified_calls(L)
         held = {c.weight for c in calls} | {c.bias for c in calls}
         return ProblemSize(
             self.p,
@@ -240,12 +230,10 @@ class Metric:
 
     def product(self, v: Tensor) -> Tensor:
         """G v for v of shape (p,) or (k, p), row by row; no checks."""
-        total: Tensor | None = None
-        for _, L, local in self.batches():
-            part = L.vjp(self.scale * local.apply(L.jvp(v)))
-            total = part if total is None else total.add_(part)
-        assert total is not None  # there is at least one sample
-        return total
+        parts = (
+            L.vjp(self.scale * local.apply(L.jvp(v))) for _, L, local in self.batches()
+        )
+        return reduce(Tensor.add_, parts)
 
     def inner(self, v: Tensor, w: Tensor) -> Tensor:
         """The inner product <v, w> of two tangent vectors, a scalar tensor."""
@@ -262,12 +250,11 @@ class Metric:
         """The factored matrix A with G = A^T A; see :class:`JacobianFactors`."""
         if not self.streamed:
             return self._only_rows
-        return join_samples(list(self.row_batches()))
+        return factors.join_samples(list(self.row_batches()))
 
     @cached_property
     def _only_rows(self) -> JacobianFactors:
-        _, L, local = self._only
-        return factored_jacobian(L, local, self.scale**0.5)
+        return self._rows(self._only)
 
     def dense(self) -> Tensor:
         """G itself, shape (p, p); cost n r p^2."""
@@ -285,14 +272,7 @@ class Metric:
         """The sum of G's eigenvalues."""
         return sum(float(A.square_sum()) for A in self.row_batches())
 
-    def spectrum(
-        self,
-        k: int | None = None,
-        *,
-        vectors: bool = False,
-        tol: float | None = None,
-        seed: int = 0,
-    ) -> Spectrum:
+    def spectrum(self, k: int | None = None, *, vectors: bool = False) -> Spectrum:
         """The k largest eigenvalues (all by default), with vectors if asked for.
 
         Up to a size of 1500 (of G or of the kernel) they come from the dense matrix,
@@ -302,14 +282,11 @@ class Metric:
             ValueError: k outside 1..p.
         """
         require_factorisable("a spectrum", self.theta.dtype)
-        k = self.p if k is None else k
-        if not 1 <= k <= self.p:
-            raise ValueError(f"k: expected 1 to {self.p}, got {k}")
-        m = self.problem_size.m
+        k, m = self.p if k is None else k, self.problem_size.m
+        expect(1 <= k <= self.p, "k", f"1 to {self.p}", k)
         if min(self.p, m) <= DIRECT or k > min(self.p, m) // 3:
             return self._direct_spectrum(k, vectors, m)
-        tol = default_rtol(self.theta.dtype) if tol is None else tol
-        start = normal(self.p, seed).to(self.theta)
+        start, tol = normal(self.p, 0).to(self.theta), default_rtol(self.theta.dtype)
         found = largest_eigenpairs(self.product, start, k, tol)
         return found if vectors else replace(found, vectors=None)
 
@@ -323,9 +300,8 @@ class Metric:
             U = torch.linalg.qr(U)[0]
         values = torch.nn.functional.pad(values, (0, k - len(values)))
         method = "kernel" if in_functions else "dense"
-        return Spectrum(
-            values, U if vectors else None, torch.zeros_like(values), True, method
-        )
+        found = U if vectors else None
+        return Spectrum(values, found, torch.zeros_like(values), True, method)
 
     def rank(self, rtol: float | None = None) -> int:
         """Singular values of A above rtol times the largest: the rank of G.
@@ -395,10 +371,6 @@ class Metric:
         return solving.solve(self, g, damping, method, *limits)
 
 
-def _scale(reduction: str, n: int) -> float:
-    return 1.0 / n if reduction == "mean" else 1.0
-
-
 class _Data:
     """The inputs as a sequence of (place, batch), which can be repeated."""
 
@@ -406,13 +378,11 @@ class _Data:
         self, x: Inputs | Iterable[Inputs], batch_size: int | None, check: bool
     ) -> None:
         whole = isinstance(x, Tensor | Mapping | tuple)
-        if not whole and (not isinstance(x, Iterable) or isinstance(x, Iterator)):
-            raise TypeError(
-                "x: expected a tensor, a dict, a tuple, or a list of batches that can "
-                f"be repeated; got {type(x).__name__}"
-            )
-        if not whole and batch_size is not None:
-            raise ValueError("batch_size: x already comes in batches")
+        repeats = isinstance(x, Iterable) and not isinstance(x, Iterator)
+        wanted = "a tensor, a dict, a tuple, or a list of batches that can be repeated"
+        expect(whole or repeats, "x", wanted, type(x))
+        wanted = "None, as x already comes in batches"
+        expect(whole or batch_size is None, "batch_size", wanted, batch_size)
         self.x, self.whole = x, whole
         if whole:
             self.n = num_samples(x)  # type: ignore[arg-type]

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from geolib.core.factored_jacobian import join_samples
-from geolib.core.jacobian_factors import JacobianFactors
+from geolib.core.jacobian_factors import JacobianFactors, join_samples
 from geolib.core.linear_solvers import MetricOperator
 from geolib.core.random import rng
 from geolib.core.solve_cost import by_rows

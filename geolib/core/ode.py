@@ -11,6 +11,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from .validation import expect
+
 Field = Callable[[float, Tensor], Tensor]
 Observer = Callable[[float, Tensor, Tensor, Tensor], None]
 
@@ -158,16 +160,18 @@ def integrate(
         >>> abs(y.final.item() - math.exp(-1)) < 1e-8
         True
     """
-    grid = _check_times(times)
+    grid = [float(t) for t in times]
+    steps = [b - a for a, b in pairwise(grid)]
+    expect(grid and all(map(math.isfinite, grid)), "times", "finite numbers", grid)
+    monotone = all(s > 0 for s in steps) or all(s < 0 for s in steps)
+    expect(monotone, "times", "a strictly monotone sequence", grid)
     run = _Run(field, y0, batched, observer, max_steps)
     if method == "dopri5":
         run.adaptive(grid, rtol, atol)
-    elif method in FIXED:
-        if step is None or not (math.isfinite(step) and step > 0):
-            raise ValueError(f"step: {method} needs a positive step, got {step!r}")
-        run.fixed(grid, method, step)
     else:
-        raise ValueError(f"method: expected dopri5, {', '.join(FIXED)}; got {method!r}")
+        expect(method in FIXED, "method", f"dopri5, {', '.join(FIXED)}", method)
+        expect(step is not None, "step", f"a positive step, which {method} needs", step)
+        run.fixed(grid, method, float(step or 0))
     return Trajectory(
         torch.tensor(grid, dtype=torch.float64),
         torch.stack(run.states),
@@ -195,21 +199,19 @@ class _Stages:
         return (weights @ k.reshape(len(weights), -1)).reshape(k.shape[1:])
 
 
+@dataclass
 class _Run:
     """One integration: where it is, what it has seen, what it has cost."""
 
-    def __init__(
-        self,
-        field: Field,
-        y: Tensor,
-        batched: bool,
-        observer: Observer | None,
-        max_steps: int,
-    ) -> None:
-        self.field, self.y, self.batched = field, y, batched
-        self.observer, self.max_steps = observer, max_steps
+    field: Field
+    y: Tensor
+    batched: bool
+    observer: Observer | None
+    max_steps: int
+
+    def __post_init__(self) -> None:
         self.states: list[Tensor] = []
-        self.error = torch.zeros_like(y)
+        self.error = torch.zeros_like(self.y)
         self.evaluations, self.rejected = 0, 0
         self.sizes: list[float] = []
 
@@ -218,13 +220,8 @@ class _Run:
         writes = 0 if y.is_inference() else y._version
         k = self.field(t, y)
         if not y.is_inference() and y._version != writes:
-            raise ValueError(
-                "field: it writes to the state; return a tensor of its own"
-            )
-        if k.shape != y.shape:
-            raise ValueError(
-                f"field: expected shape {tuple(y.shape)}, got {tuple(k.shape)}"
-            )
+            raise ValueError("field: it writes to the state; return its own tensor")
+        expect(k.shape == y.shape, "field", f"shape {tuple(y.shape)}", tuple(k.shape))
         return k
 
     def start(self, t: float) -> Tensor:
@@ -244,10 +241,9 @@ class _Run:
     def count(self, t: float, end: float) -> None:
         """Refuse to go on when all steps are used up."""
         if len(self.sizes) + self.rejected >= self.max_steps:
-            raise IntegrationError(
-                f"no end in sight: {self.max_steps} steps, max_steps {self.max_steps} "
-                f"used up at time {t:.6g} of {end:.6g}; loosen rtol or shorten times"
-            )
+            used = f"max_steps {self.max_steps} used up at time {t:.6g} of {end:.6g}"
+            hint = "loosen rtol or shorten times"
+            raise IntegrationError(f"no end in sight: {used}; {hint}")
 
     def fixed(self, grid: list[float], method: str, step: float) -> None:
         """Equal steps between the times; Euler's also sum their local errors."""
@@ -273,10 +269,9 @@ class _Run:
                 if method == "euler" and (not last or seen):
                     self.error = self.error + (h / 2) * (k - s.k[0])
             if not bool(torch.isfinite(y).all()):
-                raise IntegrationError(
-                    f"{method} diverged before time {t1:.6g}: not finite; a step of "
-                    f"{abs(h):.3g} is too long"
-                )
+                why = f"not finite; a step of {abs(h):.3g} is too long"
+                what = f"{method} diverged before time {t1:.6g}"
+                raise IntegrationError(f"{what}: {why}")
             self.report(t1, y, k)
 
     def adaptive(self, grid: list[float], rtol: float, atol: float) -> None:
@@ -309,12 +304,9 @@ class _Run:
                 self.sizes.append(size)
                 self.error = self.error + local
                 while goal is not None and sign * (there - goal) >= 0:
-                    inside = goal != there
-                    z = (
-                        _interpolate((goal - t) / h, h, y, new, s, top)
-                        if inside
-                        else new
-                    )
+                    share, z = (goal - t) / h, new
+                    if goal != there:
+                        z = _interpolate(share, h, y, new, s, top)
                     self.report(goal, z, s.k[6])
                     goal = next(ahead, None)
                 s.k[0] = s.k[6].clone()
@@ -325,9 +317,8 @@ class _Run:
                 self.rejected += 1
                 step = size * grow
             if step < 1e-13 * max(abs(t), 1e-3):
-                raise IntegrationError(
-                    f"step fell to {step:.1e} at time {t:.6g}; stiff?"
-                )
+                what = f"step fell to {step:.1e} at time {t:.6g}"
+                raise IntegrationError(f"{what}; stiff?")
 
     def _norms(self, y: Tensor) -> Tensor:
         return y.reshape(len(y) if self.batched else 1, -1).norm(dim=1)
@@ -358,13 +349,3 @@ def _interpolate(
     second = difference - h * stages.k[6] - first
     last = h * stages.sum(top)
     return y + s * (difference + (1 - s) * (first + s * (second + (1 - s) * last)))
-
-
-def _check_times(times: Sequence[float] | Tensor) -> list[float]:
-    grid = [float(t) for t in times]
-    steps = [b - a for a, b in pairwise(grid)]
-    if not grid or not all(math.isfinite(t) for t in grid):
-        raise ValueError(f"times: expected finite numbers, got {grid}")
-    if not (all(s > 0 for s in steps) or all(s < 0 for s in steps)):
-        raise ValueError("times: expected a strictly monotone sequence")
-    return grid

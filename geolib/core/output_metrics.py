@@ -61,12 +61,9 @@ class DiagonalMetric(LocalMetric):
         super().__init__(like)
         self.rank = like.shape[-1]
         if not bool((weights >= 0).all()):
-            raise ValueError(
-                "output_metric: not positive semi-definite: expected weights >= 0, got "
-                f"{float(weights.min()):.3g}"
-            )
-        self.weights = weights
-        self.roots = weights.sqrt()
+            what = f"expected weights >= 0, got {float(weights.min()):.3g}"
+            raise ValueError(f"output_metric: not positive semi-definite: {what}")
+        self.weights, self.roots = weights, weights.sqrt()
 
     def root(self, s: Tensor) -> Tensor:
         return self.roots * s
@@ -363,10 +360,9 @@ class Categorical(OutputMetric):
     def at(self, z: Outputs, samples: slice) -> LocalMetric:
         axis = self._axis(z)
         if not self.reference and z.shape[axis] < 2:
-            raise ValueError(
-                "output_metric: Categorical needs at least 2 outputs, got 1; use "
-                "Bernoulli, or Categorical(reference=True)"
-            )
+            hint = "use Bernoulli, or Categorical(reference=True)"
+            what = "Categorical needs at least 2 outputs, got 1"
+            raise ValueError(f"output_metric: {what}; {hint}")
         kind = ReferenceSoftmaxFisher if self.reference else SoftmaxFisher
         return kind(z) if z.ndim == 2 else _Positions(z, axis, kind)
 
@@ -394,15 +390,13 @@ class Categorical(OutputMetric):
 
     def _axis(self, z: Tensor) -> int:
         """The axis of the classes, at least 1."""
+        shape = f"outputs of shape {tuple(z.shape)}"
         if self.dim is None and z.ndim > 2:
-            raise ValueError(
-                f"output_metric: outputs of shape {tuple(z.shape)} do not tell which "
-                "axis holds the classes; expected Categorical(dim=...), -1 for the last"
-            )
+            what = f"{shape} do not tell which axis holds the classes"
+            hint = "expected Categorical(dim=...), -1 for the last"
+            raise ValueError(f"output_metric: {what}; {hint}")
         axis = 1 if self.dim is None else self.dim % z.ndim
         if axis == 0 or not -z.ndim <= (self.dim or 1) < z.ndim:
-            raise ValueError(
-                f"output_metric: dim: expected an axis of the classes in outputs of "
-                f"shape {tuple(z.shape)}, 1 to {z.ndim - 1} or negative; got {self.dim}"
-            )
+            wanted = f"an axis of the classes in {shape}, 1 to {z.ndim - 1} or negative"
+            raise ValueError(f"output_metric: dim: expected {wanted}; got {self.dim}")
         return axis

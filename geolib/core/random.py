@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geolib.core.validation import expect
-
 Seed = int | np.random.Generator
 GAINS = {"he": 2.0, "lecun": 1.0}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -43,15 +41,14 @@ def normal(
     seed: Seed,
     scale: float = 1.0,
     dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draw independent N(0, scale^2) numbers in float64, then cast and move them.
+    """Draw independent N(0, scale^2) numbers in float64, then cast them.
 
     Args:
         shape: of the tensor.
         seed: a non-negative integer, or a NumPy generator, whose state then moves on.
         scale: standard deviation.
-        dtype, device: of the result.
+        dtype: of the result.
 
     Source: NumPy's `default_rng`.
 
@@ -60,34 +57,7 @@ def normal(
         tensor(0.1257, dtype=torch.float64)
     """
     draw = scale * rng(seed).standard_normal(shape)
-    return torch.as_tensor(np.asarray(draw)).to(device, dtype)
-
-
-def uniform(
-    shape: Annotated[int | Sequence[int], "0 <= shape <= 10**9"],
-    seed: Seed,
-    low: float = 0.0,
-    high: float = 1.0,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Draw independent uniform numbers in [low, high), as :func:`normal` draws.
-
-    Args:
-        shape: of the tensor.
-        seed: a non-negative integer, or a NumPy generator, whose state then moves on.
-        low, high: ends of the interval.
-        dtype, device: of the result.
-
-    Source: NumPy's `default_rng`.
-
-    Examples:
-        >>> uniform(2, seed=0)
-        tensor([0.6370, 0.2698], dtype=torch.float64)
-    """
-    expect(low <= high, "low, high", "low <= high", (low, high))
-    draw = rng(seed).uniform(low, high, shape)
-    return torch.as_tensor(np.asarray(draw)).to(device, dtype)
+    return torch.as_tensor(np.asarray(draw)).to(dtype)
 
 
 def init_(
@@ -149,7 +119,7 @@ def _draw(
         p.fill_(1.0 if name == "weight" else 0.0)
     elif isinstance(owner, nn.RNNBase):
         bound = 1 / math.sqrt(owner.hidden_size)
-        p.copy_(uniform(p.shape, generator, -bound, bound))
+        p.copy_(torch.from_numpy(generator.uniform(-bound, bound, p.shape)))
     elif isinstance(owner, nn.Embedding | nn.EmbeddingBag):
         p.copy_(normal(p.shape, generator))
     elif p.ndim >= 2:

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -17,6 +18,7 @@ from geolib.core.linear_calls import CallRecorder
 from geolib.core.linearization import Linearization, Rerun, differentiation
 from geolib.core.validation import (
     Inputs,
+    expect,
     map_inputs,
     outside_inference,
     require_matching,
@@ -45,7 +47,8 @@ class Realization:
     `named_parameters()`; a parameter that two layers share appears once and its
     derivative is the sum over its calls. Frozen parameters and buffers (BatchNorm's
     running statistics, say) are constants, copied when the object is made. The
-    module itself is never written to, except by :meth:`load`.
+    module itself is never written to, except by :meth:`load`. The row that an embedding
+    pads with (`padding_idx`) has no derivative, as in torch.
 
     At first use it is checked, on two samples and near the point at hand, that the
     forward pass is a function, that its i-th output depends on the i-th input only,
@@ -58,6 +61,7 @@ class Realization:
     Attributes:
         theta0: the module's own parameters when the object was made, shape (p,).
         names, shapes: of the parameters, in the order of the vector.
+        padding: of embeddings with such a row, the name of the weight and the row.
 
     Raises:
         ValueError: no trainable parameter; two in one place of memory; a BatchNorm,
@@ -66,7 +70,7 @@ class Realization:
         AssumptionError: at first use; it says which assumption fails, and where.
         TypeError: a parameter that is not real floating point.
 
-    Cost: a call is one forward pass, the check a dozen of two samples. `R(theta, x)`
+    Cost: a call is one forward pass, the check some eight of two samples. `R(theta, x)`
     is a pure function, so `torch.func` transforms (`jvp`, `grad`, `vmap` over theta)
     apply to it.
 
@@ -89,28 +93,26 @@ class Realization:
         self.shapes = tuple(p.shape for p in named.values())
         self.sizes = tuple(p.numel() for p in named.values())
         self.p = sum(self.sizes)
+        padded = [
+            (f"{n}.weight".lstrip("."), m.padding_idx)
+            for n, m in module.named_modules()
+            if isinstance(m, nn.Embedding | nn.EmbeddingBag)
+        ]
+        self.padding = {n: k for n, k in padded if k is not None and n in named}
         self._layers = list(module.modules())
-        self._mode_dependent = [
-            m for m in self._layers if isinstance(m, MODE_DEPENDENT)
-        ]
-        self._recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+        self._moded = [m for m in self._layers if isinstance(m, MODE_DEPENDENT)]
+        self._recurrent = any(isinstance(m, nn.RNNBase) for m in self._layers)
         self._keywords, self._most = _forward_arguments(module)
-        every = [
-            id(t)
-            for named_tensors in (module.named_parameters, module.named_buffers)
-            for _, t in named_tensors(remove_duplicate=False)
-        ]
-        self._tied = len(set(every)) < len(every)
-        constants = {n: b for n, b in module.named_buffers()}
-        constants |= {n: q for n, q in module.named_parameters() if n not in named}
+        self._aliases = _aliases(module)
         with torch.inference_mode(False):
-            self._constants = {n: c.detach().clone() for n, c in constants.items()}
+            constants = self._live_constants().items()
+            self._constants = {n: c.detach().clone() for n, c in constants}
             self.theta0 = self.flatten(p.detach() for p in named.values())
         self._cast: dict[tuple, dict[str, Tensor]] = {}
         self._certificates: dict[tuple, list[bool]] = {}
         self._rewritten = [m for m in self._layers if m._forward_pre_hooks]
         self._checked: dict[tuple[bool, ...], int] = {}  # in which modes, on how many
-        self._check, self._forward = check, False
+        self._check = check
         self._require_evaluation_mode()
 
     def __repr__(self) -> str:
@@ -149,22 +151,21 @@ class Realization:
         args, kwargs = self._arguments(x)
         fixed = self._constants_like(like) if constants is None else constants
         state = {**fixed, **parameters}
-        kept = [(m, dict(vars(m))) for m in self._rewritten]
+        state |= {n: state[k] for n, k in self._aliases.items()}
+        kept = [(m, _held(m)) for m in self._rewritten]
         with _differentiable_kernels(self._recurrent and like.is_cuda):
             try:
                 z = torch.func.functional_call(
-                    self.module, state, args, kwargs, tie_weights=self._tied
+                    self.module, state, args, kwargs, tie_weights=False
                 )
             finally:
                 for m, was in kept:
                     _restore(m, was)
         z = _logits(z)
-        if not isinstance(z, Tensor) or z.ndim == 0:
-            raise TypeError(
-                "module: expected its output to be one tensor with a leading sample "
-                "axis, or to hold one as its 'logits', got "
-                f"{type(z).__name__} of shape {getattr(z, 'shape', None)}"
-            )
+        if z.dtype != like.dtype:
+            hint = "expected one type; leave autocast out"
+            what = f"its outputs are {z.dtype}, its parameters {like.dtype}"
+            raise TypeError(f"module: {what} ({hint})")
         return z
 
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
@@ -191,22 +192,27 @@ class Realization:
         Raises:
             AssumptionError: one fails.
 
-        Cost: a dozen forward passes of two samples, at first use.
+        Cost: some eight forward passes of two samples, at first use.
         """
         mode, count = tuple(m.training for m in self._layers), min(2, _rows(x))
         done = self._checked.get(mode, 0 if self._check else 2)
         if done >= count or torch._C._functorch.peek_interpreter_stack() is not None:
             return
         self._require_evaluation_mode()
-        before = [(m, dict(vars(m))) for m in self._layers]
+        before = [(m, _held(m)) for m in self._layers]
+        changed: dict[nn.Module, None] = {}
+
+        def reset() -> None:
+            changed.update({m: None for m, was in before if _restore(m, was)})
+
         try:
             with differentiation():
                 fixed = self._constants_like(theta) if constants is None else constants
                 at = outside_inference(theta.detach())
                 x = map_inputs(lambda t: outside_inference(t).detach(), x)
-                self._forward |= ModuleTrial(self, at, x, fixed).check()
+                ModuleTrial(self, at, x, fixed, reset).check()
         finally:
-            changed = [m for m, was in before if _restore(m, was)]
+            reset()
         self._rewritten += changed
         self._checked[mode] = count
 
@@ -219,15 +225,14 @@ class Realization:
         return f"layer {name!r} ({type(layer).__name__})"
 
     def _rerun(self, run: Callable[..., Tensor], x: Inputs) -> Rerun:
-        return Rerun(run, x, self._certificates, self._forward)
+        return Rerun(run, x, self._certificates)
 
     def _require(self, theta: Tensor, x: Inputs) -> None:
         require_vector("theta", theta, self.p, theta, "theta")
-        if isinstance(x, list) or not any(t.ndim for t in tensors(x)):
-            raise TypeError(
-                "x: expected tensors with a leading sample axis, got a "
-                f"{type(x).__name__} (a list of batches is for `PullbackMetric`)"
-            )
+        fits = not isinstance(x, list) and any(t.ndim for t in tensors(x))
+        wanted = "tensors with a leading sample axis"
+        wanted += " (a list of batches is for `PullbackMetric`)"
+        expect(fits, "x", wanted, type(x))
         for t in tensors(x):
             require_matching("x", t, theta, "theta")
 
@@ -247,22 +252,17 @@ class Realization:
 
     def unflatten(self, theta: Annotated[Tensor, "self.p"]) -> dict[str, Tensor]:
         """The vector cut into named views of the parameters' shapes."""
-        pieces = theta.split(self.sizes)
-        return {
-            n: t.view(s)
-            for n, t, s in zip(self.names, pieces, self.shapes, strict=True)
-        }
+        parts = zip(self.names, theta.split(self.sizes), self.shapes, strict=True)
+        return {n: t.view(s) for n, t, s in parts}
 
     def flatten(self, parameters: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
         """The inverse of :meth:`unflatten`; tensors may come by name or in order."""
         if isinstance(parameters, Mapping):
             parameters = [parameters[n] for n in self.names]
         flat = [t.reshape(-1) for t in parameters]
-        if tuple(t.numel() for t in flat) != self.sizes:
-            raise ValueError(
-                f"parameters: expected tensors of {self.sizes} entries, got "
-                f"{tuple(t.numel() for t in flat)}"
-            )
+        got = tuple(t.numel() for t in flat)
+        wanted = f"tensors of {self.sizes} entries"
+        expect(got == self.sizes, "parameters", wanted, got)
         return torch.cat(flat)
 
     def load(self, theta: Tensor) -> None:
@@ -276,15 +276,18 @@ class Realization:
     def _arguments(self, x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if isinstance(x, Mapping) and set(x) <= self._keywords:
             return (), dict(x)
-        if isinstance(x, tuple):
-            if len(x) > self._most:
-                raise ValueError(
-                    f"x: expected at most {self._most} inputs, which is what the "
-                    f"module takes, got a tuple of {len(x)}; leave labels out, as in "
-                    "[x for x, y in loader]"
-                )
-            return x, {}
-        return (x,), {}
+        if not isinstance(x, tuple):
+            return (x,), {}
+        wanted = f"at most {self._most} inputs, which is what the module takes"
+        hint = f"a tuple of {len(x)}; leave labels out, as in [x for x, y in loader]"
+        if len(x) > self._most:
+            raise ValueError(f"x: expected {wanted}, got {hint}")
+        return x, {}
+
+    def _live_constants(self) -> dict[str, Tensor]:
+        """Buffers and frozen parameters as the module has them now."""
+        held = (*self.module.named_buffers(), *self.module.named_parameters())
+        return {n: t for n, t in held if n not in self.names}
 
     def _constants_like(self, like: Tensor) -> dict[str, Tensor]:
         key = (like.dtype, like.device)
@@ -296,9 +299,8 @@ class Realization:
         return self._cast[key]
 
     def _require_evaluation_mode(self) -> None:
-        for m in self._mode_dependent:
-            trouble = _why_not_a_function(m)
-            if trouble:
+        for m in self._moded:
+            if trouble := _why_not_a_function(m):
                 raise ValueError(f"module: {self.label(m)} {trouble}")
 
 
@@ -321,14 +323,11 @@ class Recording(CallRecorder):
 
     def __enter__(self) -> Recording:
         module = self.R.module
-        self._open = ExitStack()
         cuda = next(iter(self.leaves.values())).is_cuda
-        self._open.enter_context(_differentiable_kernels(self.R._recurrent and cuda))
-        for hook in (
-            module.register_forward_pre_hook(self._start, with_kwargs=True),
-            module.register_forward_hook(self._end),
-        ):
-            self._open.callback(hook.remove)
+        self._open = _differentiable_kernels(self.R._recurrent and cuda)
+        start = module.register_forward_pre_hook(self._start, with_kwargs=True)
+        self._open.callback(start.remove)
+        self._open.callback(module.register_forward_hook(self._end).remove)
         super().__enter__()
         return self
 
@@ -338,15 +337,13 @@ class Recording(CallRecorder):
 
     def _start(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         if args and kwargs:
-            raise ValueError(
-                "closure: call the module with positional or with keyword arguments, "
-                "not with both"
-            )
+            wanted = "positional or keyword arguments of the module, not both"
+            raise ValueError(f"closure: expected {wanted}")
         self.calls.clear()  # of the calls only the last counts
         self.inputs = kwargs or (args[0] if len(args) == 1 else args)
 
     def _end(self, _: nn.Module, args: Any, outputs: Any) -> None:
-        self.outputs = _logits(outputs)
+        self.outputs = outputs
 
     def linearization(self) -> Linearization:
         """The derivative at the module's parameters, from the graph of its last call.
@@ -358,24 +355,10 @@ class Recording(CallRecorder):
         """
         if self.inputs is None:
             raise ValueError("closure: it did not call the module")
-        z = self.outputs
-        if not isinstance(z, Tensor) or z.ndim == 0:
-            raise ValueError(
-                "closure: expected the module to give one tensor with a leading sample "
-                f"axis, got {type(z).__name__} of shape {getattr(z, 'shape', None)}"
-            )
-        state = {**dict(self.R.module.named_buffers())}
-        state |= {
-            n: q.detach()
-            for n, q in self.R.module.named_parameters()
-            if n not in self.leaves
-        }
-
-        def run(parameters: Mapping[str, Tensor], x: Inputs) -> Tensor:
-            return self.R.run(parameters, x, state)
-
+        z = _logits(self.outputs)
+        state = {n: t.detach() for n, t in self.R._live_constants().items()}
         self.R.check(self.R.flatten(self.leaves), self.inputs, state)
-        again = self.R._rerun(run, self.inputs)
+        again = self.R._rerun(partial(self.R.run, constants=state), self.inputs)
         return Linearization(z, self.leaves, self.calls, again)
 
 
@@ -390,6 +373,8 @@ def _why_not_a_function(m: nn.Module) -> str | None:
     elif isinstance(m, nn.Embedding | nn.EmbeddingBag):
         if m.sparse:
             return "has sparse gradients; build it with sparse=False"
+        if m.scale_grad_by_freq:
+            return "has scaled gradients; build it with scale_grad_by_freq=False"
     elif isinstance(m, nn.RReLU):
         if m.training:
             return "is random in training mode; call module.eval()"
@@ -401,6 +386,10 @@ def _why_not_a_function(m: nn.Module) -> str | None:
 
 
 def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None:
+    for name, m in module.named_modules():
+        if isinstance(m, torch.jit.ScriptModule | nn.DataParallel):
+            wanted = "the nn.Module in it, whose parameters can be put in its calls"
+            expect(False, "module", wanted, f"{type(m).__name__} at {name!r}")
     odd = [n for n, p in module.named_parameters() if not p.is_floating_point()]
     if odd:
         raise TypeError(f"module: parameter {odd[0]!r} is not real floating point")
@@ -408,16 +397,25 @@ def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None
     if lazy:
         raise ValueError(f"module: parameter {lazy[0]!r} is lazy; run the module once")
     if not sum(p.numel() for p in named.values()):
-        raise ValueError(
-            f"module: {type(module).__name__} has no trainable parameters (frozen "
-            "parameters and buffers do not count)"
-        )
+        hint = "frozen parameters and buffers do not count"
+        what = f"{type(module).__name__} has no trainable parameters ({hint})"
+        raise ValueError(f"module: {what}")
     for what in ("dtype", "device"):
-        kinds = {getattr(p, what) for p in named.values()}
+        kinds = sorted({str(getattr(p, what)) for p in named.values()})
         if len(kinds) > 1:
-            raise ValueError(
-                f"module: parameters of several {what}s: {sorted(map(str, kinds))}"
-            )
+            raise ValueError(f"module: parameters of several {what}s: {kinds}")
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Further places of shared tensors, to their first; a shared module is one place."""
+    first: dict[int, str] = {}
+    found = {}
+    for prefix, m in module.named_modules():
+        for name, t in (*m._parameters.items(), *m._buffers.items()):
+            place = f"{prefix}.{name}".lstrip(".")
+            if t is not None and first.setdefault(id(t), place) != place:
+                found[place] = first[id(t)]
+    return found
 
 
 def _check_memory(module: nn.Module) -> None:
@@ -437,20 +435,34 @@ def _check_memory(module: nn.Module) -> None:
         end, last = max((end, last), (reach, name))
 
 
-def _logits(output: Any) -> Any:
+def _logits(output: Any) -> Tensor:
     """The logits among what a module returns, as transformers libraries name them."""
     if isinstance(output, Mapping):
-        return output.get("logits", output)
-    return getattr(output, "logits", output)
+        z = output.get("logits", output)
+    else:
+        z = getattr(output, "logits", output)
+    real = isinstance(z, Tensor) and z.is_floating_point()
+    if not real or z.ndim == 0 or 0 in z.shape[1:]:
+        kind = getattr(z, "dtype", type(z).__name__)
+        got = f"{kind} of shape {getattr(z, 'shape', None)}"
+        wanted = "real numbers with a leading sample axis, or to hold them as 'logits'"
+        raise TypeError(f"module: expected its output to be {wanted}, got {got}")
+    return z
 
 
-def _restore(m: nn.Module, was: dict[str, Any]) -> bool:
-    """Give a layer its attributes back; whether some were others."""
-    now = vars(m)
-    same = now.keys() == was.keys() and all(now[k] is v for k, v in was.items())
-    if not same:
-        now.clear()
-        now.update(was)
+def _held(m: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a layer holds: its attributes, and its buffers."""
+    return dict(vars(m)), dict(m._buffers)
+
+
+def _restore(m: nn.Module, was: tuple[dict[str, Any], dict[str, Any]]) -> bool:
+    """Give a layer back what it held; whether that was something else."""
+    same = True
+    for now, old in zip((vars(m), m._buffers), was, strict=True):
+        if now.keys() != old.keys() or any(now[k] is not v for k, v in old.items()):
+            same = False
+            now.clear()
+            now.update(old)
     return not same
 
 
@@ -472,12 +484,10 @@ def _forward_arguments(module: nn.Module) -> tuple[set[str], float]:
 
 def _differentiable_kernels(recurrent: bool) -> ExitStack:
     """Fused attention and cuDNN's recurrent layers lack (second) derivatives."""
-    stack = ExitStack()
+    stack, mha, cudnn = ExitStack(), torch.backends.mha, torch.backends.cudnn
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    fast = torch.backends.mha.get_fastpath_enabled()  # of whole encoder blocks
-    torch.backends.mha.set_fastpath_enabled(False)
-    stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+    stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+    mha.set_fastpath_enabled(False)  # of whole encoder blocks
     if recurrent:
-        cudnn = torch.backends.cudnn
         stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
     return stack

@@ -11,39 +11,18 @@ that comes from the outputs, g = A^T b, the second, which subtracts nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from geolib.core.kronecker import KroneckerFactors
-from geolib.core.linear_solvers import (
-    MetricOperator,
-    Operator,
-    Solution,
-    conjugate_gradient,
-    pseudo_solve,
-    solve_dense,
-    solve_factored,
-)
-from geolib.core.nystrom import (
-    FunctionSpaceOperator,
-    nystrom_preconditioner,
-    sample_factors,
-    sampled_spectrum,
-)
-from geolib.core.solve_cost import (
-    IterationBudget,
-    Plan,
-    by_rows,
-    direct_method,
-    feasible,
-    nystrom_plan,
-    plan,
-    should_sample_spectrum,
-)
-from geolib.core.validation import (
+from . import linear_solvers as linear
+from . import nystrom
+from . import solve_cost as cost
+from .kronecker import KroneckerFactors
+from .linear_solvers import MetricOperator, Operator, Solution
+from .validation import (
     expect,
     require_factorisable,
     require_finite,
@@ -51,7 +30,6 @@ from geolib.core.validation import (
     require_vector,
 )
 
-METHODS = ("auto", "cholesky", "woodbury", "nystrom", "cg", "kfac")
 DEFAULT_ROWS = 512  # of the Nystrom sample, unless "auto" chooses
 TYPICAL_STEPS = 20  # iterations that the same default is planned for
 
@@ -67,49 +45,28 @@ def solve(
     free: Tensor | None,
 ) -> Solution:
     """See :meth:`Metric.solve`."""
-    _check(G, g, damping, method, tol, rtol, free)
+    _check(G, g, damping, method, free)
     tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
-    run = _Solve(G, g, damping, tol, rtol)
-    found = _chosen(run, method, max_iterations, free)
+    half = G.theta.dtype in (torch.float16, torch.bfloat16)
+    way = METHODS["cg" if half and method == "auto" else method]
+    found = way(_Solve(G, g, damping, tol, rtol, max_iterations, free))
     finite = math.isfinite(found.residual) and bool(found.x.isfinite().all())
     wanted = f"more, for method {found.method!r} to solve in {g.dtype}"
     expect(finite, "damping", wanted, damping)
     return found
 
 
-def _chosen(
-    run: _Solve, method: str, max_iterations: int | None, free: Tensor | None
-) -> Solution:
-    G = run.G
-    if method == "auto" and G.theta.dtype not in (torch.float16, torch.bfloat16):
-        return run.auto()
-    if method == "woodbury":
-        return run.woodbury()
-    if method == "cholesky":
-        return run.cholesky()
-    if method == "nystrom":
-        rows = min(DEFAULT_ROWS, max(1, G.problem_size.m // 4))
-        way = nystrom_plan(G.problem_size, rows, TYPICAL_STEPS)
-        return run.nystrom(way, max_iterations or 2000)
-    limit = max_iterations
-    if limit is None:
-        limit = max(200, min(2 * min(G.p, G.problem_size.m), 2000))
-        limit = max(limit, min(2 * G.p, 2000)) if method == "kfac" else limit
-    return run.cg(limit, preconditioned=method == "kfac", free=free)
-
-
+@dataclass
 class _Solve:
     """One system, and what its methods share: the right-hand side and the kernel."""
 
-    def __init__(
-        self,
-        G: MetricOperator,
-        g: Tensor,
-        damping: float,
-        tol: float,
-        rtol: float | None,
-    ) -> None:
-        self.G, self.g, self.damping, self.tol, self.rtol = G, g, damping, tol, rtol
+    G: MetricOperator
+    g: Tensor
+    damping: float
+    tol: float
+    rtol: float | None
+    limit: int | None
+    free: Tensor | None
 
     @cached_property
     def covector(self) -> Tensor:
@@ -132,36 +89,33 @@ class _Solve:
         Iterations are given up when they fall behind the forecast of a direct solve.
         """
         size = self.G.problem_size
-        direct = chosen = Plan(*direct_method(size))
-        fits = feasible(size, direct.method)
-        if should_sample_spectrum(size, self.damping):
-            B = sample_factors(self.G, size.sample)
-            values, least = sampled_spectrum(self.G, B)
-            chosen = plan(size, self.damping, self.tol, values, least)
+        direct = chosen = cost.Plan(*cost.direct_method(size))
+        fits = cost.feasible(size, direct.method)
+        if cost.should_sample_spectrum(size, self.damping):
+            B = nystrom.sample_factors(self.G, size.sample)
+            values, least = nystrom.sampled_spectrum(self.G, B)
+            chosen = cost.plan(size, self.damping, self.tol, values, least)
         elif not fits:
-            chosen = Plan("cg", math.inf, size.product())
+            chosen = cost.Plan("cg", math.inf, size.product())
         spent = 0
         if chosen.step:  # an iterative method
-            if chosen.method == "cg":
-                found = self.cg(
-                    min(2 * self.G.p, 10_000), watched=chosen if fits else None
-                )
-            else:
-                found = self.nystrom(chosen, min(2 * size.m, 10_000), watched=fits)
+            self.limit = min(
+                2 * (self.G.p if chosen.method == "cg" else size.m), 10_000
+            )
+            found = getattr(self, chosen.method)(chosen, watched=fits)
             if found.converged or not fits:
                 return found
             spent, chosen = found.iterations, direct
-        found = self.woodbury() if chosen.method == "woodbury" else self.cholesky()
-        return replace(found, iterations=spent)
+        return replace(METHODS[chosen.method](self), iterations=spent)
 
     def cholesky(self) -> Solution:
         """G is formed and factorised; without damping, its eigenvalues are inverted."""
         G, g, damping = self.G.dense(), self.covector, self.damping
         if damping > 0:
-            x = solve_dense(G, g, damping)
+            x = linear.solve_dense(G, g, damping)
             residual = _ratio((g - G @ x - damping * x).norm(), g.norm())
             return Solution(x, residual, 0, residual <= self.tol, "cholesky")
-        x = pseudo_solve(G, g, 1, self.rtol)
+        x = linear.pseudo_solve(G, g, 1, self.rtol)
         r = g - G @ x
         inside = _ratio((G @ r).norm(), (G @ g).norm())
         residual = _ratio(r.norm(), g.norm())
@@ -177,7 +131,8 @@ class _Solve:
     def _woodbury_outputs(self, pull: Operator, K: Tensor, b: Tensor) -> Solution:
         """x = A^T (K + damping)^-1 b, which solves the system for g = A^T b."""
         if self.damping == 0:
-            a, method = pseudo_solve(K, b, 1, self.rtol), "woodbury pseudo-inverse"
+            a = linear.pseudo_solve(K, b, 1, self.rtol)
+            method = "woodbury pseudo-inverse"
         else:
             a, method = _refined(K, b, self.damping), "woodbury"
         residual = _ratio(_norm(K, b - K @ a - self.damping * a), _norm(K, b))
@@ -187,7 +142,7 @@ class _Solve:
         """x = (g - A^T (K + damping)^-1 c) / damping with c = A g, or A^T (K^+)^2 c."""
         g = self.covector
         if self.damping == 0:
-            a = pseudo_solve(K, c, 2, self.rtol)
+            a = linear.pseudo_solve(K, c, 2, self.rtol)
             r = g - pull(K @ a)
             inside = _ratio(_norm(K, c - K @ (K @ a)), _norm(K, c))
             residual, method = _ratio(r.norm(), g.norm()), "woodbury pseudo-inverse"
@@ -198,27 +153,24 @@ class _Solve:
         residual = _ratio(_norm(K, gap), g.norm())
         return Solution(x, residual, 0, residual <= self.tol, "woodbury")
 
-    def nystrom(self, way: Plan, limit: int, watched: bool = False) -> Solution:
+    def nystrom(self, way: cost.Plan | None = None, watched: bool = False) -> Solution:
         """Conjugate gradients on K, preconditioned by the rows of some samples."""
-        if self.damping == 0:
-            raise ValueError("damping: method 'nystrom' needs a positive one, got 0")
-        G, damping = self.G, self.damping
-        B = sample_factors(G, max(1, min(way.rows // G.problem_size.r, G.n)))
-        precondition = nystrom_preconditioner(G, B, damping)
-        A = FunctionSpaceOperator(G, self.kernel if way.formed else None)
+        G, damping, size = self.G, self.damping, self.G.problem_size
+        expect(damping > 0, "damping", "more: method 'nystrom' needs a positive one", 0)
+        if way is None:
+            rows = min(DEFAULT_ROWS, max(1, size.m // 4))
+            way = cost.nystrom_plan(size, rows, TYPICAL_STEPS)
+        step, limit = way.step, self.limit or 2000
+        B = nystrom.sample_factors(G, max(1, min(way.rows // size.r, G.n)))
+        precondition = nystrom.nystrom_preconditioner(G, B, damping)
+        A = nystrom.FunctionSpaceOperator(G, self.kernel if way.formed else None)
 
         def on_functions(b: Tensor, tol: float) -> tuple[Tensor, float, int, bool]:
             """(K + damping)^-1 b, its residual measured where x lives, |A^T r|."""
-            budget = IterationBudget(G.problem_size, tol, way.step) if watched else None
-            return conjugate_gradient(
-                lambda d: torch.add(A.times(d), d, alpha=damping),
-                b,
-                tol,
-                limit,
-                precondition,
-                budget,
-                A.size,
-            )
+            H: Operator = lambda d: torch.add(A.times(d), d, alpha=damping)  # noqa: E731
+            budget = cost.IterationBudget(size, tol, step) if watched else None
+            limits = tol, limit, precondition, budget, A.size
+            return linear.conjugate_gradient(H, b, *limits)
 
         if self.source is not None:  # x = A^T (K + damping)^-1 b
             a, residual, steps, done = on_functions(self.source, self.tol)
@@ -229,44 +181,47 @@ class _Solve:
         b = A.push(g)
         scale = max(_ratio(A.size(b), damping * g.norm()), 1e-300)
         a, residual, steps, done = on_functions(b, self.tol / scale)
-        return Solution(
-            (g - A.pull(a)) / damping, scale * residual, steps, done, "nystrom"
-        )
+        x = (g - A.pull(a)) / damping
+        return Solution(x, scale * residual, steps, done, "nystrom")
+
+    def kfac(self) -> Solution:
+        """As `cg`, preconditioned by the Kronecker factors of the damped metric."""
+        factors = KroneckerFactors(self.G.rows())
+        self.limit = self.limit or max(200, min(2 * self.G.p, 2000))
+        found = self.cg(precondition=lambda v: factors.solve(v, self.damping))
+        return replace(found, method="kfac")
 
     def cg(
         self,
-        limit: int,
-        preconditioned: bool = False,
-        free: Tensor | None = None,
-        watched: Plan | None = None,
+        way: cost.Plan | None = None,
+        watched: bool = False,
+        precondition: Operator | None = None,
     ) -> Solution:
         """Conjugate gradients on the parameters, by the factored rows if that pays."""
         size, G, damping = self.G.problem_size, self.G, self.damping
-        apply: Operator = G.product
-        if by_rows(size, limit):
+        limit = self.limit or max(200, min(2 * min(G.p, size.m), 2000))
+        g, apply = self.covector, G.product
+        if cost.by_rows(size, limit):
             A = G.rows()
             apply = lambda v: A.rmatvec(A.matvec(v))  # noqa: E731
-        g, precondition = self.covector, None
-        if preconditioned:
-            factors = KroneckerFactors(G.rows())
-            precondition = lambda v: factors.solve(v, damping)  # noqa: E731
-        if free is not None:
-            mask = free.to(g)
-            g, whole = mask * g, apply
-            apply = lambda v: mask * whole(v)  # noqa: E731
-        budget = None
-        if watched is not None:
-            budget = IterationBudget(size, self.tol, watched.step)
-        x, residual, steps, converged = conjugate_gradient(
-            lambda v: torch.add(apply(v), v, alpha=damping),
-            g,
-            self.tol,
-            limit,
-            precondition,
-            budget_left=budget,
-        )
-        name = "kfac" if preconditioned else "cg"
-        return Solution(x, residual, steps, converged, name)
+        if self.free is not None:
+            mask, whole = self.free.to(g), apply
+            g, apply = mask * g, lambda v: mask * whole(v)
+        H: Operator = lambda v: torch.add(apply(v), v, alpha=damping)  # noqa: E731
+        step = way.step if way else 0.0
+        budget = cost.IterationBudget(size, self.tol, step) if watched else None
+        limits = self.tol, limit, precondition, budget
+        return Solution(*linear.conjugate_gradient(H, g, *limits), "cg")
+
+
+METHODS = {
+    "auto": _Solve.auto,
+    "cholesky": _Solve.cholesky,
+    "woodbury": _Solve.woodbury,
+    "nystrom": _Solve.nystrom,
+    "cg": _Solve.cg,
+    "kfac": _Solve.kfac,
+}
 
 
 def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
@@ -302,9 +257,9 @@ def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
             f"{K.dtype}; use more damping or float64"
         )
     K.diagonal().copy_(diagonal)
-    a = solve_factored(chol, b)
+    a = linear.solve_factored(chol, b)
     gap = b - K @ a - damping * a
-    return a + solve_factored(chol, gap)
+    return a + linear.solve_factored(chol, gap)
 
 
 def _norm(K: Tensor, a: Tensor) -> Tensor:
@@ -317,32 +272,21 @@ def _ratio(a: Tensor, b: Tensor) -> float:
 
 
 def _check(
-    G: MetricOperator,
-    g: Tensor,
-    damping: float,
-    method: str,
-    tol: float | None,
-    rtol: float | None,
-    free: Tensor | None,
+    G: MetricOperator, g: Tensor, damping: float, method: str, free: Tensor | None
 ) -> None:
     if method not in ("auto", "cg"):
         require_factorisable(f"method {method!r}", G.theta.dtype)
     most = torch.finfo(G.theta.dtype).max
-    expect(
-        damping < most,
-        "damping",
-        f"a number below {most:.1e}, theta's largest",
-        damping,
-    )
+    wanted = f"a number below {most:.1e}, theta's largest"
+    expect(damping < most, "damping", wanted, damping)
     if free is not None:
         expect(method == "cg", "free", "method 'cg' with it", method)
         shape = tuple(getattr(free, "shape", ()))
         expect(shape == (G.p,), "free", f"a mask of shape ({G.p},)", shape)
     if isinstance(g, Tensor) and g.ndim == 2:
         shape, outer = tuple(g.shape), (G.n, G.problem_size.o)
-        expect(
-            shape == outer, "g", f"shape ({G.p},) or, on the outputs, {outer}", shape
-        )
+        wanted = f"shape ({G.p},) or, on the outputs, {outer}"
+        expect(shape == outer, "g", wanted, shape)
         require_matching("g", g, G.theta, "theta")
     else:
         require_vector("g", g, G.p, G.theta, "theta")

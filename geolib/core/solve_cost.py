@@ -83,9 +83,7 @@ class ProblemSize:
         """A B^T for `left` and `right` rows."""
         total, r = left * right * self.loose, self.r
         for g, t, d, a in self.layers:
-            if t == 1:
-                total += g * left * right * (a + d / r**2 + 2 * MOVE)
-            elif by_positions(r, t, d, a):
+            if t == 1 or by_positions(r, t, d, a):
                 total += g * left * right * t**2 * (a + d / r**2 + 2 * MOVE)
             else:
                 total += g * d * a * (left * right + t * (left + right))
@@ -112,9 +110,8 @@ class ProblemSize:
         layers = sum(g * t * d * a for g, t, d, a in self.layers)
         pulled = sum(g * t * a for g, t, d, a in self.layers)
         moved = 2 * self.m * (pulled + self.loose) + 8 * self.p
-        return (
-            2 * self.n * layers + MOVE * moved + self.call * (4 + 8 * len(self.layers))
-        )
+        calls = self.call * (4 + 8 * len(self.layers))
+        return 2 * self.n * layers + MOVE * moved + calls
 
     def product_by_graph(self) -> float:
         """J^T M J v by automatic differentiation."""

@@ -8,38 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geolib.files import ArgumentError as ArgumentError
+from geolib.files import expect as expect
+from geolib.files import short as short
+
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...]
-
-
-class ArgumentError(ValueError, TypeError):
-    """An argument that does not fit; whether by its type or value is in the words."""
-
-
-def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
-    """Refuse an argument by name; a comparison with NaN does not hold."""
-    if not holds:
-        raise ArgumentError(f"{name}: expected {wanted}, got {short(got)}")
-
-
-def short(value: Any) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:70] + " ..."
 
 
 def tensors(x: Inputs) -> list[Tensor]:
     """All tensors in `x`, in order."""
     if isinstance(x, Tensor):
         return [x]
-    if isinstance(x, Mapping):
-        values: Any = x.values()
-    elif isinstance(x, tuple | list):
-        values = x
-    else:
-        raise TypeError(
-            "x: expected a tensor, a dict or a tuple of tensors, got "
-            f"{type(x).__name__}"
-        )
+    fits = isinstance(x, Mapping | tuple | list)
+    expect(fits, "x", "a tensor, a dict or a tuple of tensors", type(x))
+    values = x.values() if isinstance(x, Mapping) else x
     return [v for v in values if isinstance(v, Tensor)]
 
 
@@ -65,11 +47,8 @@ def outside_inference(t: Tensor) -> Tensor:
 def num_samples(x: Inputs) -> int:
     """Length of the leading axis, the same for each tensor with at least one axis."""
     sizes = {t.shape[0] for t in tensors(x) if t.ndim > 0}
-    if len(sizes) != 1:
-        raise ValueError(
-            "x: expected tensors with one common leading axis (the samples), got "
-            f"leading sizes {sorted(sizes)}"
-        )
+    wanted = "tensors with one common leading axis (the samples)"
+    expect(len(sizes) == 1, "x", wanted, f"leading sizes {sorted(sizes)}")
     return sizes.pop()
 
 
@@ -81,14 +60,11 @@ def take(x: Inputs, index: slice | Tensor) -> Inputs:
 def require_matching(name: str, t: Tensor, like: Tensor, other: str) -> None:
     """Refuse a floating `t` whose dtype or device differs from that of `like`."""
     if t.is_floating_point() and t.dtype != like.dtype:
-        raise ArgumentError(
-            f"{name}: dtype {t.dtype} does not match {other}'s {like.dtype}; "
-            f"cast one of them"
-        )
+        what = f"dtype {t.dtype} does not match {other}'s {like.dtype}; cast"
+        raise ArgumentError(f"{name}: {what} one of them")
     if t.device != like.device:
-        raise ArgumentError(
-            f"{name}: is on {t.device} but {other} is on {like.device}; move one"
-        )
+        what = f"is on {t.device} but {other} is on {like.device}"
+        raise ArgumentError(f"{name}: {what}; move one")
 
 
 def require_vector(name: str, v: Tensor, size: int, like: Tensor, other: str) -> None:
@@ -124,7 +100,7 @@ def check_inputs(x: Tensor, name: str = "x") -> None:
         >>> check_inputs(torch.tensor([[float("nan")]]))
         Traceback (most recent call last):
         ...
-        geolib.core.validation.ArgumentError: x: expected finite inputs, got 'NaN or inf'
+        geolib.files.ArgumentError: x: expected finite inputs, got 'NaN or inf'
     """
     fits = isinstance(x, Tensor) and x.layout == torch.strided and x.ndim and len(x)
     got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
@@ -146,18 +122,20 @@ def class_labels(y: Tensor, rows: int, name: str = "y") -> Tensor:
     return y.long()
 
 
-def check_labels(classes: int, y: Tensor, rows: int) -> Tensor:
+def check_labels(classes: int, y: Tensor, rows: int, name: str = "y") -> Tensor:
     """As `class_labels`; refuse labels that the network has no output for.
 
     Examples:
         >>> check_labels(2, torch.tensor([0, 2]), 2)
         Traceback (most recent call last):
         ...
-        geolib.core.validation.ArgumentError: y: expected classes 0 to 1, got (0, 2)
+        geolib.files.ArgumentError: y: expected classes 0 to 1, got (0, 2)
     """
-    y = class_labels(y, rows)
+    y = class_labels(y, rows, name)
     low, high = int(y.min()), int(y.max())
-    expect(low >= 0 and high < classes, "y", f"classes 0 to {classes - 1}", (low, high))
+    expect(
+        low >= 0 and high < classes, name, f"classes 0 to {classes - 1}", (low, high)
+    )
     return y
 
 

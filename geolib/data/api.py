@@ -8,8 +8,7 @@ from typing import Annotated
 
 from geolib.files import DATA_READ, did_you_mean
 
-from .dataset import Dataset
-from .embedded import EMBEDDED
+from .dataset import EMBEDDED, Dataset
 from .files import (
     CIFAR,
     CIFAR10_NPZ,
@@ -21,7 +20,7 @@ from .files import (
     fault,
 )
 from .images import cifar10_from_npz, load_cifar, load_idx
-from .tables import fetch_regression, load_table, regression_fault
+from .tables import fetch_regression, load_classification, load_regression, packed
 
 
 def names() -> tuple[str, ...]:
@@ -71,17 +70,16 @@ def load(
         return load_idx(name, train, test)
     if name in CIFAR:
         return load_cifar(train, test)
+    table = name.removeprefix("uci/")
     if name in EMBEDDED:
         data = EMBEDDED[name](split)
+    elif table in REGRESSION:
+        data = load_regression(table, split)
     else:
-        data = load_table(name.removeprefix("uci/"), split)
-    return replace(
-        data,
-        x=data.x[:train],
-        y=data.y[:train],
-        x_test=data.x_test[:test],
-        y_test=data.y_test[:test],
-    )
+        data = load_classification(table, split)
+    x, y = data.x[:train], data.y[:train]
+    x_test, y_test = data.x_test[:test], data.y_test[:test]
+    return replace(data, x=x, y=y, x_test=x_test, y_test=y_test)
 
 
 def available(name: str) -> bool:
@@ -96,7 +94,7 @@ def available(name: str) -> bool:
     if name in EMBEDDED:
         return True
     if table in REGRESSION:
-        return regression_fault(table) is None
+        return packed(table)[1] is None
     if name == "cifar10" and cifar10_from_npz():
         return all(fault(file) is None for file in CIFAR10_NPZ)
     return all(fault(file) is None for file in _files(name))

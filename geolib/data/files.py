@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files as resources
@@ -135,21 +136,20 @@ def retrieve(url: str, target: Path, checksum: str | None, until: float) -> Path
 
 def _within(seconds: float, work: Callable[[], None]) -> None:
     """Do the work in a thread that nobody waits for longer than so many seconds."""
-    raised: list[BaseException] = []
+    done: Future[None] = Future()
 
     def guarded() -> None:
         try:
             work()
+            done.set_result(None)
         except BaseException as error:
-            raised.append(error)
+            done.set_exception(error)
 
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    thread.join(max(seconds, 0.0))
-    if thread.is_alive():
-        raise TimeoutError("the server did not send it in time")
-    if raised:
-        raise raised[0]
+    threading.Thread(target=guarded, daemon=True).start()
+    try:
+        done.result(max(seconds, 0.0))
+    except TimeoutError:
+        raise TimeoutError("the server did not send it in time") from None
 
 
 def download(name: str, file: File, until: float) -> Path:

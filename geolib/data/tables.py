@@ -34,13 +34,6 @@ SPLITS_URL = (
 PARTS = {"x": "<f8", "y": "<f8", "train_idx": "<i8", "test_idx": "<i8"}
 
 
-def load_table(name: str, split: int) -> Dataset:
-    """A table by its name without `uci/`; `split` picks the test part."""
-    if name in REGRESSION:
-        return load_regression(name, split)
-    return load_classification(name, split)
-
-
 def digest(arrays: dict[str, Array]) -> str:
     """The sha256 of names, shapes and values of a regression table's four arrays."""
     total = hashlib.sha256()
@@ -48,11 +41,6 @@ def digest(arrays: dict[str, Array]) -> str:
         total.update(f"{part}{arrays[part].shape}".encode())
         total.update(np.ascontiguousarray(arrays[part], dtype=kind).tobytes())
     return total.hexdigest()
-
-
-def regression_fault(name: str) -> str | None:
-    """What is wrong with a packed regression table; None when it is right."""
-    return packed(name)[1]
 
 
 def packed(name: str) -> tuple[dict[str, Array], str | None]:
@@ -90,9 +78,8 @@ def read_packed(
     except BROKEN as error:
         return {}, f"unreadable ({type(error).__name__}: {error})"
     found = digest(arrays)
-    return arrays, None if found == REGRESSION[
-        path.stem
-    ] else f"sha256 of arrays {found}"
+    right = found == REGRESSION[path.stem]
+    return arrays, None if right else f"sha256 of arrays {found}"
 
 
 def load_regression(name: str, split: int) -> Dataset:
@@ -123,7 +110,7 @@ def fetch_regression(name: str, until: float) -> Path:
         DataError: no network, or not the published numbers.
     """
     path = regression_path(name)
-    if regression_fault(name) is None:
+    if packed(name)[1] is None:
         return path
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -143,12 +130,10 @@ def fetch_regression(name: str, until: float) -> Path:
             }
         except (OSError, ValueError, IndexError) as error:
             raise DataError(f"uci/{name}: could not fetch it: {error}") from error
-    found = digest(arrays)
-    if found != REGRESSION[name]:
-        raise DataError(
-            f"uci/{name}: fetched numbers have sha256 {found}, "
-            f"expected {REGRESSION[name]}; nothing was written"
-        )
+    found, wanted = digest(arrays), REGRESSION[name]
+    if found != wanted:
+        what = f"fetched numbers have sha256 {found}, expected {wanted}"
+        raise DataError(f"uci/{name}: {what}; nothing was written")
     whole = io.BytesIO()
     np.savez_compressed(whole, **arrays)  # type: ignore[arg-type]
     write_whole(path, whole.getvalue())
@@ -175,16 +160,9 @@ def load_classification(name: str, split: int) -> Dataset:
         train, test = np.split(np.arange(len(rows)), [len(parts[0])])
     else:
         train, test = stratified(y, 0.2, split)
-    return Dataset(
-        f"uci/{name}",
-        x[train],
-        y[train],
-        x[test],
-        y[test],
-        classes,
-        categories,
-        NOTES.get(name, ""),
-    )
+    split_rows = x[train], y[train], x[test], y[test]
+    about = classes, categories, NOTES.get(name, "")
+    return Dataset(f"uci/{name}", *split_rows, *about)
 
 
 def read_csv(path: Path) -> list[list[str]]:

@@ -46,6 +46,11 @@ class Geodesic:
     message: str
 
 
+def passed_on(callback: Callable[[int, float], object]) -> Callable:
+    """What `minimize` is to call after each step."""
+    return lambda step, value: callback(step + 1, value.sum().item())
+
+
 @differentiation()
 def geodesic(
     space: Space,
@@ -114,6 +119,7 @@ def geodesics(
     checkpoint: bool = False,
     tol: float = 0.01,
     start: Tensor | None = None,
+    callback: Callable[[int, float], object] | None = None,
 ) -> list[Geodesic]:
     r"""Search the paths between k pairs of networks side by side.
 
@@ -129,8 +135,7 @@ def geodesics(
         space: in which all paths are measured.
         a, b: the ends, shape (k, p).
         seeds: one for each pair.
-        basis: `SineBasis(4)` by default; for comparison `BezierBasis(1)` or the free
-            knots `LinearSplineBasis(segments - 1)`.
+        basis: `SineBasis(4)` by default.
         segments: pieces the curve is cut into at each step.
         jitter: draw the times of the cuts.
         steps, batch, lr: as in `geolib.networks.train`.
@@ -138,6 +143,7 @@ def geodesics(
             that memory is that of one network whatever the number of segments.
         tol: `stationarity` below which a result counts as converged.
         start: initial coefficients, shape (k, basis.size, p); zero by default.
+        callback: called after each step with its number and the sum of the energies.
 
     Raises:
         ValueError: as `geodesic`; another number of seeds than pairs.
@@ -149,7 +155,7 @@ def geodesics(
     Examples:
         >>> from geolib.geodesics import FunctionSpace
         >>> net = torch.nn.Linear(2, 1, bias=False)
-        >>> flat = FunctionSpace(net, torch.tensor([[0.0, 1.0]]), "raw", ridge=0)
+        >>> flat = FunctionSpace(net, torch.tensor([[0.0, 1.0]]), "raw", damping=0)
         >>> a, b = torch.zeros(2, 2), torch.tensor([[0.0, 2.0], [0.0, 1.0]])
         >>> found = geodesics(flat, a, b, seeds=[0, 1], steps=5)
         >>> [round(f.energies[-1], 3) for f in found]
@@ -162,7 +168,7 @@ def geodesics(
     pairs = zip(a, b, starts, strict=True)
     paths = [_first_path(u, v, basis, control, segments) for u, v, control in pairs]
     search = _Search(space, paths, segments, jitter, batch, seeds, checkpoint)
-    bends, energies, passes = search.run(steps, lr)
+    bends, energies, passes = search.run(steps, lr, callback)
     results = []
     for path, control, values in zip(paths, bends, energies, strict=True):
         # the report at the end looks at one path at a time, whatever their number
@@ -186,11 +192,34 @@ def _smooth_geodesic(
     """The search of `geodesic` without randomness."""
     basis = LegendreBasis(16) if basis is None else basis
     path = _first_path(a, b, basis, start, segments)
-    found, energies, passes = _lbfgs(space, path, NODES * segments, steps)
+    x, weights = np.polynomial.legendre.leggauss(NODES * segments)
+    t, rule = (torch.from_numpy(r / 2).to(a) for r in (x + 1, weights))
 
-    def norm(control: Tensor) -> float:
-        return _smooth_norm(space, replace(path, control=control), segments)
+    control = path.control.clone().requires_grad_(True)  # type: ignore[union-attr]
+    curve = replace(path, control=control)
 
+    def energy() -> Tensor:
+        """By Gauss quadrature of the squared speed."""
+        return 0.5 * (rule * space.speed2(curve(t), curve.velocity(t))).sum()
+
+    def norm(bends: Tensor) -> float:
+        control.data.copy_(bends)
+        return torch.autograd.grad(energy(), control)[0].norm().item()
+
+    plan = {"tolerance_grad": 1e-11, "tolerance_change": 1e-15, "history_size": 30}
+    search = {"max_iter": steps, "line_search_fn": "strong_wolfe"}
+    solver = torch.optim.LBFGS([control], **plan, **search)  # type: ignore[arg-type]
+    energies: list[float] = []
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = energy()
+        value.backward()
+        energies.append(value.item())
+        return value
+
+    solver.step(closure)  # type: ignore[arg-type]
+    found, passes = control.detach().clone(), len(energies) * len(t) * space.size
     return _judged(path, found, energies, passes, norm, tol)
 
 
@@ -252,7 +281,7 @@ class _Search:
                     outputs = [space.embedded(w[None]) for w in pair]
                     self.ends.append(torch.cat(outputs))
 
-    def run(self, steps: int, lr: float) -> tuple[Tensor, list[list[float]], int]:
+    def run(self, steps: int, lr: float, callback) -> tuple[Tensor, list, int]:
         """Bends (k, m, p), the energies of each curve, and what one curve cost."""
         control = self.start.clone().requires_grad_(True)
 
@@ -260,7 +289,8 @@ class _Search:
             value, control.grad = self.gradient(control, *self.draw())
             return value
 
-        values = torch.stack(minimize([control], energy, steps, lr))
+        after = callback and passed_on(callback)
+        values = torch.stack(minimize([control], energy, steps, lr, after=after))
         passes = steps * (self.segments - 1) * self.batch
         # outputs of the ends: once for all inputs, or for each batch anew
         passes += 2 * (self.space.size if self.ends else steps * self.batch)
@@ -285,15 +315,15 @@ class _Search:
         """The energies (k,), and the gradient in the bends, shape (k, m, p)."""
         ends = self.end_outputs(rows)
         values = self.basis.values(t.flatten()).view(*t.shape, -1)
-        ridge, total = self.ridge_part(control.detach(), t, values)
+        damping, total = self.damping_part(control.detach(), t, values)
         if self.checkpoint:
             energy = self.add_one_by_one(total, control.detach(), t, values, rows, ends)
-            return energy + ridge, total
+            return energy + damping, total
         line = self.a[:, None] + t[..., None] * (self.b - self.a)[:, None]
         points = line[:, 1:-1] + values[:, 1:-1] @ control
         energy = _output_energy(self.outputs(points, rows), ends, t)
         total += torch.autograd.grad(energy.sum(), control)[0]
-        return energy.detach() + ridge, total
+        return energy.detach() + damping, total
 
     def add_one_by_one(self, total, control, t, values, rows, ends) -> Tensor:
         """As `gradient`, with the graph of one network at a time; `total` is added to."""
@@ -317,7 +347,7 @@ class _Search:
                 row.add_(to_point, alpha=bend.item())  # no copy of all rows
         return energy.detach()
 
-    def ridge_part(
+    def damping_part(
         self, control: Tensor, t: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
         r"""Energies in weight space (k,), in closed form, and their gradient.
@@ -326,15 +356,15 @@ class _Search:
         :math:`\frac\lambda2 (|b-a|^2 + \langle c, M c\rangle)`: the bends vanish at
         both ends, so they do not meet the straight line. No point is formed.
         """
-        ridge = self.space.ridge
-        if not ridge:
+        damping = self.space.damping
+        if not damping:
             return t.new_zeros(len(t)), torch.zeros_like(control)
         steps = values.diff(dim=1)
         M = steps.mT @ (steps / t.diff(dim=1)[..., None])
-        grad = ridge * M @ control
+        grad = damping * M @ control
         line = (self.b - self.a).square().sum(1)
         bend = torch.linalg.vecdot(grad.flatten(1), control.flatten(1))
-        return 0.5 * (ridge * line + bend), grad
+        return 0.5 * (damping * line + bend), grad
 
     def outputs(self, points: Tensor, rows: Tensor | None) -> Tensor:
         """Embedded outputs at points (k, s, p), shape (k, s, n c)."""
@@ -366,54 +396,6 @@ class _Search:
 
 
 def _output_energy(phi: Tensor, ends: tuple[Tensor, Tensor], t: Tensor) -> Tensor:
-    """Energies of the outputs (k, s, n c) at all times, shape (k,), without the ridge."""
+    """Energies of the outputs (k, s, n c) at all times, shape (k,), without the damping."""
     joined = torch.cat([ends[0], phi, ends[1]], 1)
     return 0.5 * (joined.diff(dim=1).square().sum(2) / t.diff(dim=1)).sum(1)
-
-
-def _quadrature(space, path: WeightPath, nodes: int) -> Tensor:
-    """Energy by Gauss quadrature of the squared speed."""
-    x, weights = np.polynomial.legendre.leggauss(nodes)
-    t = torch.from_numpy((x + 1) / 2).to(path.a)
-    rule = torch.from_numpy(weights / 2).to(path.a)
-    return 0.5 * (rule * space.speed2(path(t), path.velocity(t))).sum()
-
-
-def _lbfgs(
-    space, path: WeightPath, nodes: int, steps: int
-) -> tuple[Tensor, list[float], int]:
-    """Deterministic minimisation of the quadrature: bends, energies and cost."""
-    curve, control = _with_leaf(path)
-    solver = torch.optim.LBFGS(
-        [control],
-        max_iter=steps,
-        tolerance_grad=1e-11,
-        tolerance_change=1e-15,
-        history_size=30,
-        line_search_fn="strong_wolfe",
-    )
-    energies: list[float] = []
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        energy = _quadrature(space, curve, nodes)
-        energy.backward()
-        energies.append(energy.item())
-        return energy
-
-    solver.step(closure)
-    return control.detach(), energies, len(energies) * nodes * space.size
-
-
-def _smooth_norm(space: Space, path: WeightPath, segments: int) -> float:
-    """The same for the quadrature."""
-    curve, control = _with_leaf(path)
-    energy = _quadrature(space, curve, NODES * segments)
-    return torch.autograd.grad(energy, control)[0].norm().item()
-
-
-def _with_leaf(path: WeightPath) -> tuple[WeightPath, Tensor]:
-    """The same path with a copy of its bends that gradients can be taken in."""
-    assert path.control is not None
-    control = path.control.detach().clone().requires_grad_(True)
-    return replace(path, control=control), control

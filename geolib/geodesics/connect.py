@@ -19,7 +19,7 @@ from geolib.networks.batch_norm import NORMS, copy_module, has_batch_norm
 from geolib.networks.rows import PIECE, Rows, as_rows
 
 from .bvp import Geodesic, geodesic
-from .curves import trained_curve
+from .curves import labels_of, trained_curve
 from .function_space import FunctionSpace
 from .measures import Profile, profile
 from .path import WeightPath, check_ends
@@ -76,18 +76,22 @@ class Connection:
 
         return profile(self.path, logits, y, grid)
 
+    def plot(self, x: Tensor, y: Tensor, axes: Any = None, grid: int = 65) -> Any:
+        """Draw loss and accuracy along the path on given data; see `Profile.plot`."""
+        return self.profile(x, y, grid).plot(axes)
+
 
 @differentiation()
 def connect(
     a: nn.Module,
     b: nn.Module,
     data: Any,
-    labels: Tensor | None = None,
+    labels: Tensor | bool | None = None,
     *,
     method: Annotated[str, METHODS] = "arc",
     align: bool | None = None,
     space: Annotated[str, SPACES] = "sphere",
-    ridge: float = 1e-4,
+    damping: float = 1e-4,
     transform: Callable[[Tensor], Tensor] | None = None,
     **options,
 ) -> Connection:
@@ -109,14 +113,14 @@ def connect(
         a, b: two modules of one architecture, in evaluation mode.
         data: inputs, shape (n, ...), as a tensor, an array, a data set or a
             `DataLoader`.
-        labels: for `curve`, which trains on them.
+        labels: for `curve`, which trains on them; True for those that come with `data`.
         method: `arc`; `geodesic`; `line`: straight; `curve`: a Bezier curve trained on
             labels.
         align: permute the hidden units of `b` to match those of `a` first; None does
             where they can be followed through the modules.
-        space, ridge: of the `FunctionSpace` that the path is measured in.
+        space, damping: of the `FunctionSpace` that the path is measured in.
         transform: applied to each batch of `data`, say from bytes to numbers.
-        options: of `geodesic` or `trained_curve`.
+        options: of `geodesics` or `trained_curves`, among them a `callback`.
 
     Raises:
         ValueError: modules of different architectures, equal or non-finite weights or
@@ -147,29 +151,26 @@ def connect(
     w_b = Realization(with_batch_statistics(b) if normed else b).theta0
     check_ends(w_a, w_b, distinct=True)
     x = as_rows(data, transform, w_a)
-    _check_shape(R, x[:2])
+    check_shape(R, x[:2])
     if method == "line":
         found = Geodesic(WeightPath(w_a, w_b), [], 0, 1.0, True, "a straight line")
     elif method == "curve":
-        if labels is None:
+        if labels is None or labels is False:
             raise ValueError("labels: a curve trained on the loss needs them")
-        found = trained_curve(R, w_a, w_b, x, labels, **options)
+        y = labels_of(R, data if labels is True else labels, x)
+        found = trained_curve(R, w_a, w_b, x, y, **options)
     elif method == "arc":
-        ends = Realization(a), Realization(b)
-        found = trained_curve(R, w_a, w_b, x, space=space, ends=ends, **options)
+        answers = Realization(a), Realization(b)
+        found = trained_curve(R, w_a, w_b, x, space=space, ends=answers, **options)
     else:
-        S = FunctionSpace(R, x, space, ridge)
+        S = FunctionSpace(R, x, space, damping)
         found = geodesic(S, w_a, w_b, **options)
-    return Connection(
-        found.path,
-        copy_module(a).eval(),
-        copy_module(b).eval(),
-        x,
-        aligned,
-        "re-estimated" if normed else "none",
+    ends, paid = (
+        (copy_module(a).eval(), copy_module(b).eval()),
         found.gradient_evaluations,
-        found.message,
     )
+    kind = "re-estimated" if normed else "none"
+    return Connection(found.path, *ends, x, aligned, kind, paid, found.message)
 
 
 def _aligned(a: nn.Module, b: nn.Module, align: bool | None) -> tuple[nn.Module, bool]:
@@ -182,7 +183,7 @@ def _aligned(a: nn.Module, b: nn.Module, align: bool | None) -> tuple[nn.Module,
         return b, False
 
 
-def _check_shape(R: Realization, x: Tensor) -> None:
+def check_shape(R: Realization, x: Tensor) -> None:
     try:
         with torch.no_grad():
             R(R.theta0, x)

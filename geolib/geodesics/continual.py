@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
+from geolib.networks.rows import PIECE
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
 
@@ -71,6 +72,7 @@ def learn_sequence(
     batch: int = 64,
     seed: int = 0,
     w: Tensor | None = None,
+    callback: Callable[[int, np.ndarray], object] | None = None,
     **settings,
 ) -> Learned:
     r"""Learn tasks one after another and measure what is forgotten.
@@ -93,6 +95,8 @@ def learn_sequence(
         batch: inputs of the new task per step.
         seed: of all draws.
         w: start, shape (p,); the module's own weights by default.
+        callback: called after each task with its number, from 0, and the accuracies on
+            all tasks so far.
         settings: of the method; see `geolib.geodesics.learners`.
 
     Raises:
@@ -132,16 +136,11 @@ def learn_sequence(
             break
         for j in range(i + 1):
             scores[i, j] = _score(learner, w, tasks[j])
-    return Learned(
-        w,
-        scores,
-        meter.gradient_evaluations,
-        len(learner.memory),
-        method if isinstance(method, str) else method.__name__,
-        scenario,
-        good,
-        settings,
-    )
+        if callback is not None:
+            callback(i, scores[i, : i + 1].copy())
+    found = w, scores, meter.gradient_evaluations, len(learner.memory)
+    name = method if isinstance(method, str) else method.__name__
+    return Learned(*found, name, scenario, good, settings)
 
 
 def _one_task(
@@ -167,9 +166,11 @@ def _one_task(
 
 
 def _score(learner: Learner, w: Tensor, task: Task) -> float:
+    allowed = learner.allowed(task)
     with torch.no_grad():
-        z = restrict(learner.R(w, task.x_test), learner.allowed(task))
-    return (z.argmax(1) == task.y_test).to(torch.float64).mean().item()
+        parts = [restrict(learner.R(w, x), allowed) for x in task.x_test.split(PIECE)]
+    right = torch.cat([z.argmax(1) for z in parts]) == task.y_test
+    return right.to(torch.float64).mean().item()
 
 
 def _check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from geolib.geodesics.embedding import SPACES
 from geolib.networks.rows import PIECE, Rows
 from geolib.networks.training import batches, minimize
 
-from .bvp import Geodesic
+from .bvp import Geodesic, passed_on
 from .function_space import FunctionSpace
 from .path import Basis, BezierBasis, WeightPath, check_ends
 
@@ -49,7 +49,7 @@ def trained_curve(
         x: inputs (n, ...).
         y: classes (n,), or None for the arc.
         seed: of all draws.
-        options: of `trained_curves`: space, ends, basis, steps, batch, lr.
+        options: of `trained_curves`: space, ends, basis, steps, batch, lr, callback.
 
     Raises:
         ValueError: ends that no path can join, labels the network has no output for,
@@ -84,6 +84,7 @@ def trained_curves(
     steps: int = 5000,
     batch: int = 256,
     lr: float = 1e-2,
+    callback: Callable[[int, float], object] | None = None,
 ) -> list[Geodesic]:
     r"""Train the curves between k pairs of networks side by side; see `trained_curve`.
 
@@ -99,6 +100,7 @@ def trained_curves(
             and their own statistics.
         basis: the Bezier curve with one control point by default.
         steps, batch, lr: as in `geolib.networks.train`.
+        callback: called after each step with its number and the sum of the losses.
 
     Raises:
         ValueError: as `trained_curve`; another number of seeds than pairs.
@@ -147,13 +149,23 @@ def trained_curves(
         losses.append(each.tolist())
         return each.sum()
 
-    minimize([control], loss, steps, lr)
+    after = callback and passed_on(callback)
+    minimize([control], loss, steps, lr, after=after)
     return [
         _judged(pair, basis, bends, list(values), paid)
         for *pair, bends, values in zip(
             a, b, control.detach(), zip(*losses, strict=True), strict=True
         )
     ]
+
+
+def labels_of(R: Realization, source: Any, x: Tensor | Rows) -> Tensor:
+    """The classes of all inputs x, given as they are or read beside inputs in pairs."""
+    if not isinstance(source, Tensor):
+        pairs = Rows(source, None, torch.zeros(1), "labels", part=1)
+        source = torch.cat([part.flatten() for part in pairs.split(PIECE)])
+    classes = R(R.theta0, x[:1]).shape[1]
+    return check_labels(classes, source, len(x), "labels").to(x.device)
 
 
 def _label_loss(y: Tensor) -> CurveLoss:

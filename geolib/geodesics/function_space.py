@@ -28,7 +28,7 @@ DENSE_BELOW = 200  # weights; up to here a geodesic's acceleration is solved den
 class Space(Protocol):
     """What a path can be measured in: a map into a Euclidean space, or a chart."""
 
-    ridge: float
+    damping: float
     size: int
 
     def __call__(self, points: Tensor, rows: Tensor | None = None) -> Tensor: ...
@@ -53,7 +53,7 @@ class FunctionSpace:
 
     .. math:: g_w(v, v) = \frac1n \sum_x |D\Phi(f(x; w))\,v|^2 + \lambda |v|^2
 
-    The ridge is geometry and no hack: it is the pullback of :math:`\sqrt\lambda\,w`
+    The damping is geometry and no hack: it is the pullback of :math:`\sqrt\lambda\,w`
     appended to the outputs, so that the metric is never degenerate.
 
     Args:
@@ -61,11 +61,11 @@ class FunctionSpace:
         x: inputs, no labels, shape (n, ...), or `Rows` that read them batch by batch.
         space: where outputs are compared: `sphere`, `logit`, `prob` or `raw`; see
             `embed`.
-        ridge: the weight :math:`\lambda` of motion in weight space.
+        damping: the weight :math:`\lambda` of motion in weight space.
 
     Raises:
         ValueError: no inputs, non-finite inputs, an unknown space, a space of classes
-            for a module with several decisions a sample, a negative ridge.
+            for a module with several decisions a sample, a negative damping.
 
     Source: Raghavan and Thomson 2021; :eq:`drv-geodesics-pullback` (derivations).
 
@@ -81,7 +81,7 @@ class FunctionSpace:
         realization: Realization | nn.Module,
         x: Tensor | Rows,
         space: Annotated[str, SPACES] = "sphere",
-        ridge: float = 1e-4,
+        damping: float = 1e-4,
     ) -> None:
         if not isinstance(x, Rows):
             check_inputs(x)
@@ -91,7 +91,7 @@ class FunctionSpace:
         self.realization = realization
         self.x = x
         self.space = space
-        self.ridge = ridge
+        self.damping = damping
         self.size = len(x)
         first = x[:2]
         # outputs that depend on the other inputs of a batch must not be stored
@@ -118,7 +118,9 @@ class FunctionSpace:
         return self.x[slice(None) if rows is None else rows]
 
     def logits(
-        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+        self,
+        points: Annotated[Tensor, "... self.realization.p"],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
 
@@ -144,13 +146,17 @@ class FunctionSpace:
         return embed(outputs, self.space)
 
     def embedded(
-        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+        self,
+        points: Annotated[Tensor, "... self.realization.p"],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Embedded outputs, shape (k, n, c)."""
         return self.embed(self.logits(points, rows))
 
     def __call__(
-        self, points: Annotated[Tensor, "... p"], rows: Tensor | None = None
+        self,
+        points: Annotated[Tensor, "... self.realization.p"],
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Embedded outputs with the Euclidean norm of the metric, shape (k, n c)."""
         out = self.embedded(points, rows)
@@ -171,7 +177,7 @@ class FunctionSpace:
             flat = torch.stack([one(w, v) for w, v in pairs])
         else:
             flat = torch.vmap(one)(points, velocities)
-        return flat + self.ridge * velocities.square().sum(1)
+        return flat + self.damping * velocities.square().sum(1)
 
     def acceleration(self, w: Tensor, v: Tensor) -> Tensor:
         """Geodesic acceleration; see `map_acceleration`.
@@ -180,24 +186,24 @@ class FunctionSpace:
             RuntimeError: the solve of a large network did not converge.
         """
         if w.numel() <= DENSE_BELOW:
-            return map_acceleration(self.at_point, w, v, self.ridge)
+            return map_acceleration(self.at_point, w, v, self.damping)
         rate = second_derivative(self.at_point, w, v)
         G, n = self.metric(w), self.size
         z = G.outputs().requires_grad_(True)
         bend = rate.view(n, -1) / math.sqrt(n)
         covector = torch.autograd.grad(self.embed(z), z, bend)[0]
         limit = 4 * w.numel()
-        found = G.solve(covector, self.ridge, "cg", tol=1e-12, max_iterations=limit)
+        found = G.solve(covector, self.damping, "cg", tol=1e-12, max_iterations=limit)
         if found.residual > 1e-10:
             raise RuntimeError(
                 f"acceleration: residual {found.residual:.1e} after "
                 f"{found.iterations} steps of conjugate gradients, asked for 1e-12; "
-                "raise the ridge"
+                "raise the damping"
             )
         return -found.x
 
     def metric(self, w: Tensor, rows: Tensor | None = None) -> Metric:
-        """The metric at one point, without the ridge: `core`'s pullback metric.
+        """The metric at one point, without the damping: `core`'s pullback metric.
 
         Args:
             w: the point, shape (p,).
@@ -214,7 +220,7 @@ class FunctionSpace:
 
     def on(self, x: Tensor) -> FunctionSpace:
         """The same space with other inputs."""
-        return FunctionSpace(self.realization, x, self.space, self.ridge)
+        return FunctionSpace(self.realization, x, self.space, self.damping)
 
 
 @cache
@@ -250,7 +256,7 @@ def second_derivative(phi, w: Tensor, v: Tensor) -> Tensor:
     return derivative(rate, w, v)
 
 
-def map_acceleration(phi, w: Tensor, v: Tensor, ridge: float = 0.0) -> Tensor:
+def map_acceleration(phi, w: Tensor, v: Tensor, damping: float = 0.0) -> Tensor:
     r"""Acceleration of the geodesic through `w` with velocity `v`, solved densely.
 
     .. math:: \ddot w = -(J^T J + \lambda I)^{-1} J^T D^2\phi_w[\dot w, \dot w]
@@ -266,6 +272,6 @@ def map_acceleration(phi, w: Tensor, v: Tensor, ridge: float = 0.0) -> Tensor:
     """
     bend = second_derivative(phi, w, v)
     J = torch.func.jacfwd(phi)(w)
-    stack = torch.cat([J, ridge**0.5 * torch.eye(len(w)).to(J)])
+    stack = torch.cat([J, damping**0.5 * torch.eye(len(w)).to(J)])
     target = torch.cat([bend, torch.zeros_like(w)])
     return -torch.linalg.lstsq(stack, target[:, None]).solution[:, 0]

@@ -11,7 +11,6 @@ from torch import Tensor
 from geolib.core import integrate
 
 from .function_space import Space
-from .path import WeightPath, polygon
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,6 @@ class ExponentialMap:
     def end(self) -> Tensor:
         """The exponential map of the velocity."""
         return self.points[-1]
-
-    @property
-    def path(self) -> WeightPath:
-        """The polygon through the computed points."""
-        path = polygon(self.points)
-        return WeightPath(path.a, path.b, path.basis, path.control, self.converged)
 
 
 def exponential_map(

@@ -42,8 +42,8 @@ class Memory:
         return len(self.x)
 
     def store(self, task: Task, z: Tensor, allowed: Tensor, rows: Tensor) -> None:
-        """Keep some rows of a task; `z` are the outputs on all of them."""
-        new = (task.x[rows], task.y[rows], z[rows], allowed.expand(len(rows), -1))
+        """Keep some rows of a task; `z` are the outputs on these."""
+        new = (task.x[rows], task.y[rows], z, allowed.expand(len(rows), -1))
         old = (self.x, self.y, self.z, self.allowed)
         self.x, self.y, self.z, self.allowed = (
             torch.cat([a, b]) if len(a) else b for a, b in zip(old, new, strict=True)
@@ -90,6 +90,9 @@ def choose_inputs(J: Tensor, count: int) -> Tensor:
         chosen.append(int(score.argmax()))
         total = total + K[chosen[-1]]
     return torch.tensor(chosen, device=J.device)
+
+
+SKETCH = 2**16  # longer directions are added up into so many random sums
 
 
 class Learner:
@@ -181,9 +184,10 @@ class Learner:
         """Keep what the method keeps."""
         self.finished.append(task)
         if self.needs_memory:
+            rows = self.pick(w, task)
             with torch.no_grad():
-                z = self.R(w, task.x)
-            self.memory.store(task, z, self.now, self.pick(w, task))
+                z = self.R(w, task.x[rows])
+            self.memory.store(task, z, self.now, rows)
 
     def pick(self, w: Tensor, task: Task) -> Tensor:
         """Rows of the task to keep."""
@@ -199,8 +203,15 @@ class Learner:
 
         # one by one: no layer has to know how to run on copies of itself
         points = (self.R.linearize(w, x[None]) for x in task.x[some])
-        J = torch.stack([L.vjp(signs.expand_as(L.outputs)) for L in points])
-        return some[choose_inputs(J, self.per_task)]
+        slopes = (L.vjp(signs.expand_as(L.outputs)) for L in points)
+        if (p := self.R.p) > SKETCH:  # same products on average (Charikar et al. 2002)
+            place = torch.from_numpy(rng.integers(SKETCH, size=p)).to(w.device)
+            sign, empty = (
+                torch.from_numpy(rng.choice([-1.0, 1.0], p)),
+                w.new_zeros(SKETCH),
+            )
+            slopes = (empty.index_add(0, place, sign.to(g) * g) for g in slopes)
+        return some[choose_inputs(torch.stack(list(slopes)), self.per_task)]
 
     def recall(self) -> Tensor:
         """Row numbers of the stored inputs that this step looks at."""
@@ -268,14 +279,8 @@ class InvariantPath(Learner):
     needs_memory = True
 
     def __init__(
-        self,
-        *args,
-        damping: float = 3.0,
-        rate: float = 1.0,
-        iterations: int = 9,
-        space: str = "logit",
-        **rest,
-    ):
+        self, *args, damping=3.0, rate=1.0, iterations=9, space="logit", **rest
+    ) -> None:
         super().__init__(*args, **rest)
         self.damping = self.floor = damping
         self.rate, self.space, self.iterations = rate, space, iterations

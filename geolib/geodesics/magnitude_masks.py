@@ -57,10 +57,13 @@ def magnitude_mask(
     """
     where = torch.nonzero(prunable)[:, 0]
     count = round(sparsity * len(where))
+    size = (w.abs() if score is None else score)[where]
+    size = size.masked_fill(w[where] == 0, -torch.inf)  # what is gone goes first
+    few = 2 * count < len(where)  # look for the fewer of those that go and that stay
+    found = torch.topk(size, count if few else len(where) - count, largest=not few)
     keep = torch.ones_like(prunable)
-    if count:
-        size = (w.abs() if score is None else score)[where]
-        keep[where[torch.topk(size, count, largest=False).indices]] = False
+    keep[where] = few
+    keep[where[found.indices]] = not few
     return keep
 
 
@@ -80,9 +83,10 @@ def layer_adaptive(R: Realization, score: Tensor) -> Tensor:
     """
     parts = []
     for part in score.split(R.sizes):
-        values, order = part.sort(descending=True)
+        alive = part.nonzero()[:, 0]  # what is zero stays zero
+        values, order = part[alive].sort(descending=True)
         share = values / values.cumsum(0).clamp_min(1e-30)
-        parts.append(torch.empty_like(part).scatter_(0, order, share))
+        parts.append(torch.zeros_like(part).scatter_(0, alive[order], share))
     return torch.cat(parts)
 
 

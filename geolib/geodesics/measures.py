@@ -22,9 +22,9 @@ class Lengths:
     r"""Length and energy of a path, in functions and in weights.
 
     Attributes:
-        output: length of the curve of functions, without the ridge.
+        output: length of the curve of functions, without the damping.
         weight: length of the curve of weights.
-        energy: energy with the ridge; at least half the squared total length.
+        energy: energy with the damping; at least half the squared total length.
         total: length in the full metric.
         speed: the full speed on each piece, shape (grid - 1,).
         chord: distance of the end functions: no path is shorter.
@@ -91,7 +91,7 @@ def lengths(
         before = w[-1:]
     out = torch.cat(phi)
     out2, weight2 = out.diff(dim=0).square().sum(1), torch.cat(step2)
-    total = (out2 + space.ridge * weight2).sqrt()
+    total = (out2 + space.damping * weight2).sqrt()
     chord = (out[-1] - out[0]).norm().item()
     arc = chord
     if isinstance(space, FunctionSpace) and space.space == "sphere":
@@ -185,7 +185,7 @@ def profile(
     for s in t:
         z = logits(path(s[None])[0])
         if not loss:
-            labels = check_labels(z.shape[1], labels, len(z))
+            labels = check_labels(z.shape[1], labels, len(z), "labels")
         if not bool(torch.isfinite(z).all()):
             raise ValueError(f"logits: not finite at time {s.item():.3g} of the path")
         loss.append(F.cross_entropy(z, labels))

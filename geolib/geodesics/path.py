@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,9 +11,25 @@ from torch import Tensor
 
 from geolib.core.validation import expect, require_finite, require_matching
 
+from .function_space import derivative
+
 
 @dataclass(frozen=True)
-class SineBasis:
+class Basis:
+    """Bends that vanish at both ends, `values` of shape (k, size) at the times (k,)."""
+
+    size: int
+
+    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
+        raise NotImplementedError
+
+    def slopes(self, t: Tensor) -> Tensor:
+        """The derivatives of the bends at the times t, shape (k, size)."""
+        return derivative(self.values, t, torch.ones_like(t))
+
+
+@dataclass(frozen=True)
+class SineBasis(Basis):
     r"""Bends :math:`\sin(k\pi t)/k`, :math:`k = 1, \dots, m`.
 
     The factor :math:`1/k` makes all bends cost the same energy, so gradient descent
@@ -28,16 +43,12 @@ class SineBasis:
     size: int = 4
 
     def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
-        k = _orders(self.size, t)
+        k = orders(self.size, t)
         return torch.sin(math.pi * t[:, None] * k) / k
-
-    def slopes(self, t: Tensor) -> Tensor:
-        k = _orders(self.size, t)
-        return math.pi * torch.cos(math.pi * t[:, None] * k)
 
 
 @dataclass(frozen=True)
-class BezierBasis:
+class BezierBasis(Basis):
     r"""Bernstein bends :math:`\binom{m+1}{k} t^k (1-t)^{m+1-k}` of the inner points.
 
     A coefficient is the shift of a control point from its place on the line.
@@ -54,18 +65,9 @@ class BezierBasis:
         cols = [math.comb(n, k) * t**k * (1 - t) ** (n - k) for k in range(1, n)]
         return torch.stack(cols, 1)
 
-    def slopes(self, t: Tensor) -> Tensor:
-        n = self.size + 1
-        cols = []
-        for k in range(1, n):
-            up = k * t ** (k - 1) * (1 - t) ** (n - k)
-            down = (n - k) * t**k * (1 - t) ** (n - k - 1)
-            cols.append(math.comb(n, k) * (up - down))
-        return torch.stack(cols, 1)
-
 
 @dataclass(frozen=True)
-class LegendreBasis:
+class LegendreBasis(Basis):
     r"""Bends :math:`\sqrt{2k+1}\int_0^t P_k(2s-1)\,ds`, :math:`k = 1, \dots, m`.
 
     Their slopes are orthonormal Legendre polynomials: as well scaled as the sines, and
@@ -87,13 +89,8 @@ class LegendreBasis:
         ]
         return torch.stack(cols, 1)
 
-    def slopes(self, t: Tensor) -> Tensor:
-        P = _legendre(2 * t - 1, self.size)
-        cols = [math.sqrt(2 * k + 1) * P[k] for k in range(1, self.size + 1)]
-        return torch.stack(cols, 1)
 
-
-def _orders(size: int, like: Tensor) -> Tensor:
+def orders(size: int, like: Tensor) -> Tensor:
     """The numbers 1, 2, ... of the bends."""
     return torch.arange(1, size + 1, dtype=like.dtype, device=like.device)
 
@@ -103,31 +100,6 @@ def _legendre(s: Tensor, degree: int) -> list[Tensor]:
     for k in range(1, degree):
         P.append(((2 * k + 1) * s * P[k] - k * P[k - 1]) / (k + 1))
     return P
-
-
-@dataclass(frozen=True)
-class LinearSplineBasis:
-    """Hat functions on the knots 1/n, ..., (n-1)/n: a polygon with free corners.
-
-    Examples:
-        >>> LinearSplineBasis(3).values(torch.tensor([0.25]))
-        tensor([[1., 0., 0.]])
-    """
-
-    size: int = 3
-
-    def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
-        n, k = self.size + 1, _orders(self.size, t)
-        return (1 - (n * t[:, None] - k).abs()).clamp_min(0)
-
-    def slopes(self, t: Tensor) -> Tensor:
-        n, k = self.size + 1, _orders(self.size, t)
-        gap = n * t[:, None] - k
-        inside = (gap >= -1) & (gap < 1)
-        return n * (1 - 2 * (gap >= 0).to(t.dtype)) * inside
-
-
-Basis = SineBasis | LegendreBasis | BezierBasis | LinearSplineBasis
 
 
 @dataclass(frozen=True)
@@ -198,34 +170,6 @@ class WeightPath:
     def linestyle(self) -> str:
         """Solid, or dashed for a path whose search did not converge."""
         return "-" if self.converged else "--"
-
-
-def polygon(points: Sequence[Tensor] | Tensor) -> WeightPath:
-    """Return the path through the given points at equal time steps.
-
-    Args:
-        points: at least two weight vectors, shape (k, p).
-
-    Raises:
-        ValueError: fewer than two points.
-
-    Source: linear interpolation, with :eq:`drv-geodesics-path` (derivations).
-
-    Examples:
-        >>> polygon([torch.zeros(1), torch.ones(1), torch.zeros(1) + 4])(
-        ...     torch.tensor([0.5])
-        ... ).item()
-        1.0
-    """
-    expect(len(points) >= 2, "points", "at least two", len(points))
-    w = points if isinstance(points, Tensor) else torch.stack(list(points))
-    a, b, n = w[0], w[-1], len(w) - 1
-    if n == 1:
-        return WeightPath(a, b)
-    t = _orders(n - 1, a) / n
-    return WeightPath(
-        a, b, LinearSplineBasis(n - 1), w[1:-1] - (a + t[:, None] * (b - a))
-    )
 
 
 def check_ends(a: Tensor, b: Tensor, *, distinct: bool = False) -> None:

@@ -13,12 +13,17 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
-from geolib.networks.training import Meter, batches
+from geolib.networks.rows import Rows
+from geolib.networks.training import Meter, batches, cosine, minimize
 
 from .function_space import FunctionSpace
-from .magnitude_masks import cubic_sparsity, layer_adaptive, magnitude_mask, matrices
-
-PIECE = 4096  # inputs whose outputs are computed together
+from .magnitude_masks import (
+    WARM,
+    cubic_sparsity,
+    layer_adaptive,
+    magnitude_mask,
+    matrices,
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class Sparse:
     drifts: tuple[float, ...] = ()
 
 
-# maps (weights, sparsity, rows of the step, number of the step) to a mask
-Chooser = Callable[[Tensor, float, Tensor, int], Tensor]
+# maps (weights, sparsity, rows of the step, number of the step) to a mask; in training
+# also Adam's second moments of the gradient, None in the first step
+Chooser = Callable[..., Tensor]
 # maps rows to the embedded outputs that they should have, shape (m, c)
 Target = Callable[[Tensor], Tensor]
 
@@ -208,22 +214,12 @@ def next_damping(damping: float, floor: float, ratio: float) -> float:
     return max(floor, damping / 2) if ratio > 0.75 else damping
 
 
-def kept_outputs(
-    space: FunctionSpace,
-    dense: Realization,
-    w: Tensor,
-    labels: Tensor | None = None,
-    pull: float = 0.0,
-) -> Target:
-    """The embedded outputs of a network at `w`, moved the part `pull` toward labels."""
+def kept_outputs(space: FunctionSpace, dense: Realization, w: Tensor) -> Target:
+    """The embedded outputs of a network at `w`."""
 
+    @torch.no_grad()
     def target(rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            points = space.embed(dense(w, space.inputs(rows)))
-        if labels is None:
-            return points
-        corners = 2 * F.one_hot(labels[rows], points.shape[1]).to(points)
-        return (1 - pull) * points + pull * corners
+        return space.embed(dense(w, space.inputs(rows)))
 
     return target
 
@@ -259,34 +255,113 @@ class MetricMask:
 
     Args:
         space: its metric.
-        meter: pays for the probes.
-        probes: random signs of each step.
+        meter: pays for the probe of each step.
         memory: :math:`\beta`; 0 looks at the batch of the step alone.
-        relative: compare scores after `layer_adaptive`, else as they are.
 
     Source: LeCun et al. 1990 (saliency); :eq:`drv-geodesics-diagonal` (derivations).
     """
 
-    def __init__(
-        self,
-        space: FunctionSpace,
-        meter: Meter,
-        probes: int = 1,
-        memory: float = 0.9,
-        relative: bool = True,
-    ) -> None:
-        self.space, self.meter, self.probes = space, meter, probes
-        self.memory, self.relative = memory, relative
+    def __init__(self, space: FunctionSpace, meter: Meter, memory: float = 0.9) -> None:
+        self.space, self.meter, self.memory = space, meter, memory
         self.prunable = matrices(space.realization)
         self.mean: Tensor | None = None
 
-    def __call__(self, w: Tensor, sparsity: float, rows: Tensor, step: int) -> Tensor:
-        now = metric_diagonal(self.space, w, rows, self.probes, step)
-        self.meter.add(self.probes * len(rows))
+    def __call__(
+        self, w: Tensor, sparsity: float, rows: Tensor, step: int, *_: object
+    ) -> Tensor:
+        now = metric_diagonal(self.space, w, rows, 1, step)
+        self.meter.add(len(rows))
         old = now if self.mean is None else self.mean
         self.mean = self.memory * old + (1 - self.memory) * now
-        score = w.square() * self.mean
-        if self.relative:
-            score = layer_adaptive(self.space.realization, score)
-        # a weight that is already zero stays the first to go
+        score = layer_adaptive(self.space.realization, w.square() * self.mean)
         return magnitude_mask(w, self.prunable, sparsity, score)
+
+
+# maps (outputs, rows of the step) to a loss
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def label_loss(y: Tensor) -> RowLoss:
+    """The mean cross-entropy of outputs and the labels of their rows."""
+    return lambda z, rows: F.cross_entropy(z, y[rows])
+
+
+@differentiation()
+def trained_path(
+    R: Realization,
+    x: Tensor | Rows,
+    w: Tensor,
+    sparsity: float,
+    choose: Chooser,
+    loss: RowLoss,
+    *,
+    lr: float = 3e-3,
+    steps: int = 400,
+    batch: int = 256,
+    seed: int = 0,
+    flat: bool = True,
+    callback: Callable[[int, float], object] | None = None,
+) -> Sparse:
+    """Train on a loss while weights are dropped one by one: the path with labels.
+
+    Args:
+        R, x, w: the network, its inputs and its dense weights.
+        sparsity: share of zeros in the end; on the way it grows as `cubic_sparsity`.
+        choose: maps (weights, sparsity, rows, step, second moments) to a mask.
+        loss: maps outputs and the numbers of their rows to a loss.
+        lr, steps, batch, seed: as in `geolib.networks.train`.
+        flat: keep the learning rate while weights are dropped, and let it fall only
+            afterwards; else let it fall along a cosine from the start.
+        callback: called with the number of a step and its loss.
+
+    Cost: steps * batch gradient evaluations.
+
+    Source: Zhu and Gupta 2017 (the schedule).
+    """
+    leaf = w.detach().clone().requires_grad_(True)
+    draws = batches(len(x), batch, steps, seed, x.device)
+    mask = torch.ones_like(w, dtype=torch.bool)
+    adam = torch.optim.Adam([leaf], lr=lr)
+
+    def under_mask(step: int, value: Tensor | None = None) -> None:
+        with torch.no_grad():
+            leaf.mul_(mask)
+        if callback is not None and value is not None:
+            callback(step + 1, value.item())
+
+    def step_loss(step: int) -> Tensor:
+        nonlocal mask
+        rows = next(draws)
+        if step <= WARM * steps:  # anew at each step: every tenth costs a point at 99 %
+            moments = adam.state[leaf].get("exp_avg_sq")
+            level = cubic_sparsity(sparsity, step + 1, steps)
+            mask = choose(leaf.detach(), level, rows, step + 1, moments)
+            under_mask(step)
+        return loss(R(leaf * mask, x[rows]), rows)
+
+    def rate(lr: float, step: int, steps: int) -> float:
+        late = max(0.0, (step + 1) / steps - WARM) / (1 - WARM) * steps
+        return cosine(lr, late if flat else step, steps)
+
+    minimize(
+        [leaf], step_loss, steps, lr, schedule=rate, optimizer=adam, after=under_mask
+    )
+    return Sparse(leaf.detach(), mask, steps * min(batch, len(x)))
+
+
+def adaptive_mask(R: Realization) -> Chooser:
+    r"""Keep the weights that cost most in the metric that Adam's steps are steepest in.
+
+    .. math:: s_i = w_i^2 \sqrt{v_i}, \qquad v \leftarrow \beta v + (1-\beta)\,g^2
+
+    Adam moves along :math:`-g/\sqrt v`, the steepest descent of the metric with the
+    diagonal :math:`\sqrt v`. It costs nothing: v is there. Layers compare after
+    `layer_adaptive`.
+    """
+    prunable = matrices(R)
+
+    def choose(w: Tensor, level: float, _rows, _step, v: Tensor | None) -> Tensor:
+        score = w.square() if v is None else w.square() * v.sqrt()
+        return magnitude_mask(w, prunable, level, layer_adaptive(R, score))
+
+    return choose

@@ -14,7 +14,6 @@ from torch.nn.utils.prune import custom_from_mask
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
-from geolib.core.validation import check_labels
 from geolib.geodesics.embedding import SPACES
 from geolib.networks import recalibrate, with_batch_statistics
 from geolib.networks.batch_norm import has_batch_norm
@@ -23,13 +22,22 @@ from geolib.networks.rows import PIECE, Rows, as_rows, part_of
 from geolib.networks.sequential import check_weights
 from geolib.networks.training import Meter
 
+from .connect import check_shape
+from .curves import labels_of
 from .function_space import FunctionSpace
 from .magnitude_masks import matrices
-from .sparse_path import Chooser, MetricMask, kept_outputs, sparse_path
+from .sparse_path import (
+    Chooser,
+    MetricMask,
+    adaptive_mask,
+    kept_outputs,
+    label_loss,
+    sparse_path,
+    trained_path,
+)
 from .structured import choose_units, removable_units, shrink, unit_mask, unit_scores
 
 SCORED = 1024  # inputs that whole units are scored on, and most that are held out
-MASKS = ("metric", "magnitude")
 
 
 @dataclass(frozen=True)
@@ -83,19 +91,20 @@ def sparsify(
     damping: float = 1e-4,
     iterations: int = 9,
     space: Annotated[str, SPACES] = "sphere",
-    mask: Annotated[str, MASKS] = "metric",
-    labels: Tensor | None = None,
-    pull: Annotated[float, "0 <= pull <= 1"] = 0.3,
+    labels: Tensor | bool | None = None,
+    lr: float = 3e-3,
     tol: float = 0.5,
     transform: Callable[[Tensor], Tensor] | None = None,
     callback: Callable[[int, float], object] | None = None,
     seed: int = 0,
 ) -> Sparsified:
-    r"""Make a network sparse along a path that keeps its function; see `sparse_path`.
+    r"""Make a network sparse along a path that keeps its function, or on labels.
 
-    .. math:: \min_{w} |\Phi(w) - \Phi(w_0)|^2 \quad\text{with a share } s \text{ of } w
-              \text{ zero, the zeros chosen on the way}
+    .. math:: \min_{w} |\Phi(w) - \Phi(w_0)|^2 \quad\text{or}\quad \min_w L(w)
+              \quad\text{with a share } s \text{ of } w \text{ zero, the zeros chosen on the way}
 
+    Without labels this is the walk of `sparse_path`. With labels the network is trained
+    on them while weights go: those first that Adam's own metric says cost least.
     BatchNorm normalises each batch by its own statistics on the way, since the running
     ones are the dense network's; those of the result are estimated anew. A tenth of the
     inputs, at most 1024, are held out to judge the result.
@@ -104,7 +113,7 @@ def sparsify(
         module: any `nn.Module` in evaluation mode; `structured` needs one whose
             channels can be followed through it (`channel_groups`).
         data: inputs, shape (n, ...), as a tensor, an array, a data set or a
-            `DataLoader`; labels that come with them are not looked at.
+            `DataLoader`, with or without labels.
         sparsity: share s of zeros in [0, 1) among the entries of matrices and filters;
             with `structured` the share of hidden units (neurons, filters) removed.
         structured: remove whole units and return a smaller, faster module.
@@ -113,26 +122,24 @@ def sparsify(
         damping: of the solves, at least; it is raised where steps do not pay.
         iterations: most conjugate-gradient steps of a solve.
         space: where outputs are compared; see `embed`.
-        mask: `metric`: zero the weights that the metric says cost least, layer by
-            layer; `magnitude`: the smallest ones. Units go by the metric always.
-        labels: classes, shape (n,); with them the outputs that are kept are first
-            moved part of the way to the labels (in the space `sphere`).
-        pull: how far, in [0, 1].
+        labels: classes, shape (n,), or True for those that come with `data`.
+        lr: with labels, the rate of Adam until the last weight has been dropped.
         tol: the drift, in units of `spread`, up to which the function counts as kept.
         transform: applied to each batch of `data`, say from bytes to numbers.
-        callback: called after each step with its number and the drift on its batch.
+        callback: called after each step with its number and the drift on its batch, or
+            the loss.
         seed: of the order of the inputs.
 
     Raises:
         ValueError: a sparsity outside [0, 1), non-finite weights or data, BatchNorm in
             training mode, a module whose units cannot be removed, parametrized
-            weights, labels that do not fit, an unknown mask.
+            weights, labels that do not fit.
         RuntimeError: the outputs left the finite numbers.
 
-    Cost: (iterations + 4) * steps * batch gradient evaluations, one less by magnitude;
-        memory of one batch and a few networks.
+    Cost: (iterations + 4) * steps * batch gradient evaluations, with labels as many
+        steps of Adam; memory of one batch and a few networks.
 
-    Source: Raghavan and Thomson 2021; see `sparse_path`.
+    Source: Raghavan and Thomson 2021; see `sparse_path` and `trained_path`.
 
     Examples:
         >>> from geolib.networks import mlp
@@ -144,39 +151,34 @@ def sparsify(
     """
     for name, layer in module.named_modules():
         check_weights(name, layer)  # zeros of others are not zeros of its weights
+    labels = None if labels is False else labels
     dense = Realization(module)
     x = as_rows(data, transform, dense.theta0)
+    check_shape(dense, x[:2])
     normed = has_batch_norm(module)
     R = Realization(with_batch_statistics(module), check=False) if normed else dense
     used, held = _held_out(len(x), seed)
     S, meter = FunctionSpace(R, part_of(x, used, dense.theta0), space), Meter()
-    if labels is not None:
-        labels = _checked_labels(S, labels, len(x))[used]
     twin = copy.deepcopy(module)
     kept: list[Tensor] = []
-    choose: Chooser | None = None
+    choose = MetricMask(S, meter) if labels is None else adaptive_mask(R)
     if structured:
         choose = _unit_chooser(dense, twin, x, kept)
-    elif mask == "metric":
-        choose = MetricMask(S, meter)
-    found = sparse_path(
-        S,
-        R.theta0,
-        sparsity,
-        steps=steps,
-        batch=batch,
-        damping=damping,
-        iterations=iterations,
-        seed=seed,
-        choose=choose,
-        target=kept_outputs(S, dense, dense.theta0, labels, pull),
-        trace=False,
-        callback=callback,
-    )
+    plan: dict[str, Any] = {"batch": batch, "seed": seed, "callback": callback}
+    if labels is None:
+        plan |= {"damping": damping, "iterations": iterations, "steps": steps}
+        target = kept_outputs(S, dense, dense.theta0)
+        found = sparse_path(
+            S, R.theta0, sparsity, choose=choose, target=target, trace=False, **plan
+        )
+    else:
+        y = labels_of(dense, data if labels is True else labels, x)[used]
+        plan |= {"lr": lr, "steps": steps * (iterations + 4)}
+        found = trained_path(R, S.x, R.theta0, sparsity, choose, label_loss(y), **plan)
     Realization(twin).load(found.weights)
     if normed:
         recalibrate(twin, x)
-    flags = torch.cat(kept) if structured else found.mask[matrices(R)]
+    flags = torch.cat(kept) if structured else found.weights[matrices(R)] != 0
     reached = 1 - flags.to(torch.float64).mean().item()
     twin = shrink(twin, kept) if structured else twin
     drift, spread = _judged(S, module, twin, part_of(x, held, dense.theta0))
@@ -187,9 +189,8 @@ def sparsify(
         f"{'' if converged else f': the function was not kept to tol = {tol:g}'}"
     )
     paid = found.gradient_evaluations + meter.gradient_evaluations
-    return Sparsified(
-        twin, found.mask, reached, drift, spread, paid, converged, message
-    )
+    judged = drift, spread, paid, converged, message
+    return Sparsified(twin, found.mask, reached, *judged)
 
 
 def _held_out(size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -216,13 +217,16 @@ def _unit_chooser(
     R: Realization, twin: nn.Module, data: Tensor | Rows, kept: list[Tensor]
 ) -> Chooser:
     """Drop whole units by their scores; the flags of the last cut are left in `kept`."""
-    removable_units(twin)
+    units, count = sum(g.width for g in removable_units(twin)), -1
     writer, normed = Realization(twin), has_batch_norm(twin)
     rows = torch.linspace(0, len(data) - 1, min(len(data), SCORED)).long()
     x = data[rows]
     check_orders(twin, x)
 
-    def choose(w: Tensor, sparsity: float, _rows: Tensor, _step: int) -> Tensor:
+    def choose(w: Tensor, sparsity: float, *_: object) -> Tensor:
+        nonlocal count
+        if count == (count := round(sparsity * units)):  # what is gone stays gone
+            return unit_mask(R, kept)
         writer.load(w)
         if normed:  # the running statistics are those of older weights
             recalibrate(twin, x)
@@ -230,13 +234,3 @@ def _unit_chooser(
         return unit_mask(R, kept)
 
     return choose
-
-
-def _checked_labels(S: FunctionSpace, labels: Tensor, size: int) -> Tensor:
-    """The labels, where they are points of the space that outputs are compared in."""
-    if S.space != "sphere":
-        raise ValueError(f"labels: they are points of 'sphere', not of {S.space!r}")
-    labels = torch.as_tensor(labels)
-    first = S.inputs(torch.arange(2))
-    classes = S.realization(S.realization.theta0, first).shape[1]
-    return check_labels(classes, labels, size).to(first.device)

@@ -22,7 +22,7 @@ from .distance import (
     parameter_distance as parameter_distance,
 )
 from .gauge import random_gauge as random_gauge
-from .kinks import absolute_value_form as absolute_value_form, kinks as kinks
+from .kinks import kinks as kinks
 from .paths import path_metric as path_metric
 from .realization_training import (
     TrainedRealization as TrainedRealization,

@@ -120,19 +120,17 @@ class _Work:
     def __init__(self, stages: list[Stage], tol: float) -> None:
         self.stages, self.tol = stages, tol
         self.W = weight_blocks(stages)
-        self.b = [_bias(s) for s in stages]
+        self.b = [np.zeros(s.width) for s in stages]
+        for n, bias in enumerate(s.linear.bias for s in stages):
+            self.b[n] = self.b[n] if bias is None else to_numpy(bias)
         self.dropped = self.merged = 0
-
-    @property
-    def hidden(self) -> range:
-        return range(len(self.W) - 1)
 
     def reduce(self) -> None:
         """Drop and merge until nothing changes: one removal can cause another."""
         changed = True
         while changed:
             changed = False
-            for n in self.hidden:
+            for n in range(len(self.W) - 1):
                 changed |= self._fold_constant(n)
                 changed |= self._drop(n)
                 changed |= self._merge(n)
@@ -190,11 +188,6 @@ class _Work:
     def _keep(self, n: int, index: np.ndarray) -> None:
         self.W[n], self.b[n] = self.W[n][index], self.b[n][index]
         self.W[n + 1] = self.W[n + 1][:, index]
-
-
-def _bias(stage: Stage) -> np.ndarray:
-    bias = stage.linear.bias
-    return np.zeros(stage.width) if bias is None else to_numpy(bias)
 
 
 def _pads(layer: nn.Module) -> bool:

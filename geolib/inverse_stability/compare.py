@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +16,11 @@ from geolib.core.validation import expect
 from geolib.files import imported
 from geolib.inverse_stability.canonical import canonicalize
 from geolib.inverse_stability.paths import changes
-from geolib.networks.channel_graph import LINEAR
+from geolib.networks.channel_graph import LINEAR, Slot
 from geolib.networks.channel_groups import channel_groups
 from geolib.networks.weight_matching import Matching, align, by_channel
 
-SAME, ROUNDINGS = 1e-10, 100.0  # relative distances of one function, of its dtype
+SAME, ROUNDINGS = 1e-10, 8.0  # relative distances of one function, of its dtype
 SETTLED, CHUNK = 1e-3, 256  # end of the matching; inputs at once
 
 
@@ -93,8 +93,11 @@ def compare(
             raise TypeError(f"inputs: expected a floating-point tensor, got {inputs!r}")
         fine = len(inputs) > 0 and bool(inputs.isfinite().all())
         expect(fine, "inputs", "one finite sample or more", tuple(inputs.shape))
-    rounding = max(_rounding(module_a), _rounding(module_b))
-    nets = [_plain(m) for m in (module_a, module_b)]
+    params = [p for m in (module_a, module_b) for p in m.parameters()]
+    finite = all(bool(p.isfinite().all()) for p in params)
+    expect(finite, "module_a, module_b", "finite weights", "NaN or infinity")
+    rounding = max((torch.finfo(p.dtype).eps for p in params), default=0.0)
+    nets = [deepcopy(m).cpu().double() for m in (module_a, module_b)]
     forms = [canonicalize(m, reduce=False, sort=False) for m in nets]
     met = align(forms[0].module, forms[1].module, tol=SETTLED)
     first, second = forms[0].module, met.module
@@ -129,22 +132,15 @@ def command(
 
     Example: geolib compare a.safetensors b.safetensors --model my_nets:build
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        nets = []
-        for file in (first, second):
-            net = _built(model)
-            net.load_state_dict(load_file(str(file)))
-            nets.append(deepcopy(net).eval())
-        inputs = None
-        if shape:
-            sizes = [int(k) for k in shape.split(",")]
-            draws = np.random.default_rng(0).uniform(-1, 1, size=(64, *sizes))
-            inputs = torch.as_tensor(draws)
+        nets = [_loaded(file, model) for file in (first, second)]
+        sizes = shape.split(",") if shape else []
+        good = all(k.isdigit() and int(k) > 0 for k in sizes)
+        expect(good, "shape", "positive numbers as 3,32,32", shape)
+        draws = np.random.default_rng(0).uniform(-1, 1, (64, *map(int, sizes)))
+        inputs = torch.as_tensor(draws) if sizes else None
         found = compare(nets[0], nets[1], inputs)
-    except (ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         typer.echo(f"geolib compare: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo("the same function" if found.same else "not the same up to a gauge")
@@ -156,20 +152,30 @@ def command(
         typer.echo(f"outputs on [-1, 1] apart, at least {seen:.3g}, at most {most:.3g}")
 
 
-def _built(model: str) -> nn.Module:
-    module = imported(model, "model", "package.module:build")()
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"model: {model} built {type(module).__name__}, no module")
-    return module
+def _loaded(file: Path, model: str) -> nn.Module:
+    """What `model` builds, with the weights of a file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-
-def _plain(module: nn.Module) -> nn.Module:
-    return deepcopy(module).cpu().double()
-
-
-def _rounding(module: nn.Module) -> float:
-    kinds = {t.dtype for t in module.parameters() if t.is_floating_point()}
-    return max((torch.finfo(k).eps for k in kinds), default=0.0)
+    try:
+        state = load_file(str(file))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: expected a .safetensors file ({error})") from error
+    net = imported(model, "model", "package.module:build")()
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model: {model} built {type(net).__name__}, no module")
+    own, other = (
+        {k: f"{'float' * t.is_floating_point()} {tuple(t.shape)}" for k, t in d.items()}
+        for d in (net.state_dict(), state)
+    )
+    if wrong := sorted(k for k in own | other if own.get(k) != other.get(k)):
+        k = wrong[0]
+        raise ValueError(
+            f"{file}: {len(wrong)} tensors are not those of {model}; {k}: "
+            f"expected {own.get(k, 'nothing')}, got {other.get(k, 'nothing')}"
+        )
+    net.load_state_dict(state, assign=True)  # in the precision of the file
+    return net.eval()
 
 
 @torch.no_grad()
@@ -210,7 +216,7 @@ def _assigned(match: Matching, last: bool) -> float:
         k, slot = on[-1 if last else 0]
         rows = [by_channel(v, slot) for v in (x, y)]
         if len(on) > 1:
-            rows = [np.sort(v, axis=1) for v in rows]
+            rows = [_sorted(v, slot, on[0 if last else -1][1]) for v in (x, y)]
         squares = [(v**2).sum(axis=1) for v in rows]
         costs[k] += squares[0][:, None] + squares[1] - 2 * rows[0] @ rows[1].T
         blur += rows[0].size * sum(float(q.max()) for q in squares)
@@ -218,3 +224,11 @@ def _assigned(match: Matching, last: bool) -> float:
         i, j = linear_sum_assignment(cost)
         total += float(cost[i, j].sum())
     return max(float(total - 8 * np.finfo(float).eps * blur), 0.0)
+
+
+def _sorted(t: np.ndarray, slot: Slot, other: Slot) -> np.ndarray:
+    """One row a channel of `slot`, sorted along the channels of `other`: all kernel
+    entries of two channels move together, so each is sorted by itself."""
+    t = np.sort(t.reshape(other.opened(t.shape)), axis=other.axis + 1)
+    axis = slot.axis + 2 * (slot.axis > other.axis)
+    return by_channel(t, replace(slot, axis=axis))

@@ -20,15 +20,12 @@ class Closest:
 
     Attributes:
         distance: its distance to f.
-        net: the parametrization itself: R(net) = R(g).
-        order: neuron `order[i]` of (padded) g answers neuron i of f.
-        flipped: which neurons of g were turned to -a, by their index in g.
+        net: the parametrization itself: R(net) = R(g); its neuron i answers neuron i
+            of f.
     """
 
     distance: float
     net: ShallowReLU
-    order: np.ndarray
-    flipped: tuple[int, ...] = ()
 
 
 def parameter_distance(
@@ -79,7 +76,7 @@ def closest_parametrization(
         gauge: `permutation`, `scale` or `sign`, see `parameter_distance`.
 
     Returns:
-        a `Closest` with the distance, the network, and how g was permuted and turned.
+        a `Closest` with the distance and the network.
 
     Raises:
         ValueError: as `parameter_distance`.
@@ -108,7 +105,7 @@ def _permuted(f: ShallowReLU, g: ShallowReLU) -> Closest:
     theta = [np.column_stack([n.A, n.C.T]) for n in (f, g)]
     gap = np.abs(theta[0][:, None] - theta[1][None, :])
     value, order = bottleneck_assignment(gap.max(axis=2))
-    return Closest(value, ShallowReLU(g.A[order], g.C[:, order]), order)
+    return Closest(value, ShallowReLU(g.A[order], g.C[:, order]))
 
 
 def _rescaled(
@@ -121,7 +118,7 @@ def _rescaled(
     A, C = g.A[order] * factor[:, None], g.C[:, order] / factor
     A[keep_a], C[:, keep_a] = f.A[keep_a], 0.0
     A[keep_c], C[:, keep_c] = 0.0, f.C[:, keep_c]
-    return Closest(value, ShallowReLU(A, C), order)
+    return Closest(value, ShallowReLU(A, C))
 
 
 def _flipped(f: ShallowReLU, g: ShallowReLU) -> Closest:
@@ -136,9 +133,7 @@ def _flipped(f: ShallowReLU, g: ShallowReLU) -> Closest:
     for flips in sets[silent]:  # the empty set is one of them
         turned = ShallowReLU(np.where(flips[:, None], -g.A, g.A), g.C)
         costs = [np.where(flips, q, p) for p, q in zip(plus, minus, strict=True)]
-        near = _rescaled(f, turned, (costs[0], costs[1]))
-        where = tuple(int(i) for i in np.flatnonzero(flips))
-        found.append(Closest(near.distance, near.net, near.order, where))
+        found.append(_rescaled(f, turned, (costs[0], costs[1])))
     return min(found, key=lambda c: c.distance)
 
 
@@ -250,14 +245,10 @@ def _interval(
     a: np.ndarray, u: np.ndarray, level: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """All lambda with |a_j - lambda u_j| <= level in every coordinate j."""
-    low = np.full(level.shape, 1e-300)
-    high = np.full(level.shape, 1e300)
-    for j in range(a.shape[1]):
-        aj, uj = a[:, None, j], np.broadcast_to(u[None, :, j], level.shape)
-        zero = uj == 0
-        step = np.where(zero, 1.0, np.abs(uj))
-        centre = aj * np.sign(uj) / step
-        low = np.where(zero, low, np.maximum(low, centre - level / step))
-        high = np.where(zero, high, np.minimum(high, centre + level / step))
-        high = np.where(zero & (np.abs(aj) > level), -1.0, high)
-    return low, high
+    zero = u == 0
+    step = np.where(zero, 1.0, u)
+    centre, half = a[:, None] / step, level[..., None] / np.abs(step)
+    low = np.where(zero, 1e-300, centre - half).max(axis=2, initial=1e-300)
+    high = np.where(zero, 1e300, centre + half).min(axis=2, initial=1e300)
+    missed = (zero & (np.abs(a[:, None]) > level[..., None])).any(axis=2)
+    return low, np.where(missed, -1.0, high)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from geolib.core.validation import expect
 from geolib.networks.channel_graph import (
@@ -92,17 +94,10 @@ def fold_batch_norm(module: nn.Module) -> tuple[nn.Module, int]:
     module = deepcopy(module)
     pairs = linear_norms(module)
     for name, norm_name in pairs.items():
-        layer, norm = module.get_submodule(name), module.get_submodule(norm_name)
-        scale = (norm.running_var.double() + norm.eps).rsqrt()  # type: ignore[union-attr,operator]
-        shift = -norm.running_mean.double() * scale  # type: ignore[union-attr,operator]
-        if norm.affine:
-            scale, shift = norm.weight * scale, norm.weight * shift + norm.bias  # type: ignore[operator]
-        weight, bias = layer.weight, layer.bias
-        shape = (-1, *[1] * (weight.ndim - 1))  # type: ignore[operator]
-        if bias is not None:
-            shift = shift + scale * bias  # type: ignore[operator]
-        weight.copy_(weight.double() * scale.view(shape))  # type: ignore[operator]
-        layer.bias = nn.Parameter(shift.to(weight))  # type: ignore[arg-type]
+        lin: Any = module.get_submodule(name)
+        n: Any = module.get_submodule(norm_name)
+        stats = n.running_mean, n.running_var, n.eps, n.weight, n.bias
+        lin.weight, lin.bias = fuse_conv_bn_weights(lin.weight, lin.bias, *stats)
         module.set_submodule(norm_name, nn.Identity())
     return module, len(pairs)
 
@@ -147,11 +142,8 @@ class Gauge:
 
     def energy(self) -> float:
         """Sum of the squares of all tensors with a hidden channel."""
-        return sum(
-            float(((t.detach().double()) ** 2).sum())
-            for name, t in self.tensors.items()
-            if name in self.slots
-        )
+        hidden = (self.tensors[name].detach().double() for name in self.slots)
+        return sum(float((t**2).sum()) for t in hidden)
 
     def balance(self, max_sweeps: int) -> tuple[int, bool]:
         """Cyclic descent of the energy: exact in each group, but for a layer that leads

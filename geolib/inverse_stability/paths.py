@@ -56,11 +56,8 @@ def path_metric(module_a: nn.Module, module_b: nn.Module, reach: Tensor) -> floa
 @torch.no_grad()
 def changes(a: nn.Module, b: nn.Module, reach: Tensor) -> tuple[list[Tensor], Tensor]:
     """Bounds of |f_a - f_mu| and |f_b - f_mu| by output, and of the size of f_mu's sums."""
-    weights = [
-        {n: t for n, t in all_tensors(m).items() if t.is_floating_point()}
-        for m in (a, b)
-    ]
-    same_architecture(a, b, "module_b")
+    weights = [all_tensors(m) for m in (a, b)]
+    same_architecture(a, b, "module_a, module_b")
     size = [{n: t.abs() for n, t in w.items()} for w in weights]
     least = {
         n: torch.minimum(size[0][n], size[1][n]) * (weights[0][n] * weights[1][n] > 0)

@@ -14,6 +14,7 @@ from geolib.inverse_stability.shallow_relu import ShallowReLU, finite_array
 TOLERANCE = 1e-9  # of optimality, relative to the penalty
 # Of the search for a direction beyond the plane, and the gain that is worth a move.
 STARTS, SWEEPS, ROUNDS, COARSE = 4, 20, 30, 1e-4
+BATCH, ASCENTS = 500_000, 4  # rows times boxes, and steps of the multipliers of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class TrainedRealization:
     Attributes:
         net: the network, balanced, one output, zero neurons at the end.
         objective: loss + penalty times path norm.
-        lower: no network of any width has a smaller objective (weak duality).
+        lower: no network of any width has a smaller objective (weak duality; beyond two
+            inputs from branch and bound, up to `boxes` of `train_realization`).
         path_norm: the sum of ‖a_i‖ |c_i|, largest entries.
         steepest: the largest rate at which sliding or growing a neuron lowers the
             objective, over the penalty; at most 1e-9 at a first-order local minimum.
@@ -65,6 +67,7 @@ def train_realization(
     loss: Annotated[str, ("mse", "cross_entropy")] = "mse",
     penalty: float = 1e-2,
     seed: int | None = 0,
+    boxes: Annotated[int, "0 <= boxes <= 10**9"] = 2000,
 ) -> TrainedRealization:
     r"""Minimize a convex loss and the path norm over networks of at most `width` neurons.
 
@@ -87,15 +90,19 @@ def train_realization(
         penalty: beta, positive.
         seed: of the directions that the first neurons start from; None starts from
             no neuron, so that every one is inserted where the objective falls fastest.
+        boxes: of directions that are bounded for `lower` beyond two inputs; more of
+            them lower the gap.
 
     Raises:
         ValueError: wrong shapes or numbers, NaN in the data, an unknown loss.
 
     Cost: for two inputs O(n^2) a round for n points, and a least-squares problem of
-    the active neurons; beyond, O(d n log n) for each start of the search.
+    the active neurons; beyond, O(d n log n) for each start of the search, and O(d n)
+    for each box, some 50,000 a second for n = 200.
 
-    Source: :eq:`drv-inverse_stability-edges` and
-    :eq:`drv-inverse_stability-dual` (derivations); fully corrective Frank and Wolfe.
+    Source: :eq:`drv-inverse_stability-edges`, :eq:`drv-inverse_stability-dual` and
+    :eq:`drv-inverse_stability-dual-bound` (derivations); fully corrective Frank and
+    Wolfe.
 
     Examples:
         >>> t = np.linspace(-1, 1, 9)
@@ -107,8 +114,10 @@ def train_realization(
     x, y = finite_array("x", x, 2), finite_array("y", y, 1)
     if loss == "cross_entropy":
         expect(np.isin(y, (0, 1)).all(), "y", "zeros and ones", np.unique(y)[:5])
-    kind = _Edges if x.shape[1] == 2 else _Cube
-    return kind(_Problem(x, y, loss, penalty), width, seed).run()
+    problem = _Problem(x, y, loss, penalty)
+    if x.shape[1] == 2:
+        return _Edges(problem, width, seed).run()
+    return _Cube(problem, width, seed).run(boxes)
 
 
 @dataclass(frozen=True)
@@ -195,40 +204,30 @@ class _Problem:
 class _Search:
     """Neurons as rows of signed directions with positive weights."""
 
+    rows: np.ndarray
+    sign: np.ndarray
+    w: np.ndarray
+
     def __init__(self, problem: _Problem, width: int, seed: int | None) -> None:
         self.problem, self.width = problem, width
-        self.first, self.rng = seed is not None, np.random.default_rng(seed)
+        self.first, self.rng = seed is not None, np.random.default_rng(seed or 0)
 
     def features(self, rows: np.ndarray, sign: np.ndarray) -> np.ndarray:
         return np.maximum(self.problem.x @ rows.T, 0.0) * sign
 
     def finish(
-        self,
-        rows: np.ndarray,
-        sign: np.ndarray,
-        w: np.ndarray,
-        steepest: float,
-        flat: np.ndarray,
-        bound: float,
-        exact: bool,
+        self, steepest: float, flat: np.ndarray, lower: float, exact: bool
     ) -> TrainedRealization:
-        """Rows and weights as a network, with the bounds of the dual."""
-        p = self.problem
-        f = self.features(rows, sign) @ w
-        g, h = p.slopes(f)
-        H = (flat.T * h) @ flat
+        """Rows and weights as a network."""
+        p, w = self.problem, self.w
+        columns = self.features(self.rows, self.sign)
+        H = (flat.T * p.slopes(columns @ w)[1]) @ flat
         net = ShallowReLU.zeros(self.width, p.x.shape[1])
-        if len(rows):
-            net = ShallowReLU(rows, (sign * w)[None]).balance().pad(self.width)
-        return TrainedRealization(
-            net,
-            p.value(f) + p.penalty * float(w.sum()),
-            p.lower(g, bound),
-            float(w.sum()),
-            steepest,
-            float(np.linalg.eigvalsh(H)[0]) if len(H) else np.inf,
-            exact,
-        )
+        if len(w):
+            net = ShallowReLU(self.rows, [self.sign * w]).balance().pad(self.width)
+        least = float(np.linalg.eigvalsh(H)[0]) if len(H) else np.inf
+        now, norm = p.objective(columns, w), float(w.sum())
+        return TrainedRealization(net, now, lower, norm, steepest, least, exact)
 
 
 class _Edges(_Search):
@@ -250,10 +249,9 @@ class _Edges(_Search):
         order = order[np.diff(angle[order], prepend=-4.0) > 1e-12]
         self.vertices = rows[order]
         self.phi = self.features(self.vertices, np.ones(len(order)))
-        first = self.rng.permutation(len(order))[: width if self.first else 0]
-        sign = self.rng.choice([-1.0, 1.0], len(first))
-        self.edge = first
-        self.sign, self.w = sign, np.zeros((len(first), 2))
+        self.edge = self.rng.permutation(len(order))[: width if self.first else 0]
+        self.sign = self.rng.choice([-1.0, 1.0], len(self.edge))
+        self.w = np.zeros((len(self.edge), 2))
 
     @property
     def ends(self) -> np.ndarray:
@@ -268,7 +266,7 @@ class _Edges(_Search):
             rates = -(self.phi.T @ g) / self.problem.penalty  # signed, one a vertex
             now = self.problem.value(f) + self.problem.penalty * float(self.w.sum())
             if now >= best or not (self._slide(rates) or self._grow(rates)):
-                return self._result(rates)
+                return self._result(rates, g)
             best = now
 
     def _columns(self) -> np.ndarray:
@@ -293,22 +291,21 @@ class _Edges(_Search):
 
     def _slide(self, rates: np.ndarray) -> bool:
         """Turn the neuron at a vertex to its other edge if the objective falls there."""
-        best, gain = -1, TOLERANCE
-        for j in map(int, np.flatnonzero((self.w == 0).any(axis=1))):
-            gained = self.sign[j] * rates[self._beyond(j)] - 1
-            if gained > gain:
-                best, gain = j, gained
-        if best < 0:
+        corner, beyond = self._corners()
+        gains = self.sign[corner] * rates[beyond] - 1
+        if gains.max(initial=0.0) <= TOLERANCE:
             return False
+        best = corner[gains.argmax()]
         forward = self.w[best, 0] == 0  # it sits at the far end of its edge
         self.edge[best] = (self.edge[best] + (1 if forward else -1)) % len(rates)
         self.w[best] = self.w[best][::-1].copy()
         return True
 
-    def _beyond(self, j: int) -> int:
-        """The vertex next to that of neuron j which is not on its edge."""
-        step = 2 if self.w[j, 0] == 0 else -1
-        return int((self.edge[j] + step) % len(self.vertices))
+    def _corners(self) -> tuple[np.ndarray, np.ndarray]:
+        """Neurons at a vertex, and the next vertices that are not on their edges."""
+        corner = np.flatnonzero((self.w == 0).any(axis=1))
+        step = np.where(self.w[corner, 0] == 0, 2, -1)
+        return corner, (self.edge[corner] + step) % len(self.vertices)
 
     def _grow(self, rates: np.ndarray) -> bool:
         """A spare neuron enters at the steepest vertex."""
@@ -320,13 +317,12 @@ class _Edges(_Search):
         self.w = np.vstack([self.w, [0.0, 0.0]])
         return True
 
-    def _result(self, rates: np.ndarray) -> TrainedRealization:
+    def _result(self, rates: np.ndarray, g: np.ndarray) -> TrainedRealization:
         size = self.w.sum(axis=1)
         rows = np.einsum("jk,jkd->jd", self.w, self.vertices[self.ends]) / size[:, None]
         at = self.sign[:, None] * rates[self.ends] - 1
         moves = [np.abs(at[self.w > 0]), at[self.w == 0]]
-        corner = np.flatnonzero((self.w == 0).any(axis=1))
-        beyond = np.asarray([self._beyond(int(j)) for j in corner], dtype=np.int64)
+        corner, beyond = self._corners()
         moves.append(self.sign[corner] * rates[beyond] - 1)
         largest = float(np.abs(rates).max())
         if len(self.edge) < self.width:
@@ -335,41 +331,32 @@ class _Edges(_Search):
         level = moves[2] > -TOLERANCE
         flat = np.unique(np.append(self.ends[at > -TOLERANCE], beyond[level]))
         steepest = float(np.concatenate(moves).max(initial=-np.inf))
-        bound = largest * self.problem.penalty
-        return self.finish(
-            rows, self.sign, size, steepest, self.phi[:, flat], bound, True
-        )
+        lower = self.problem.lower(g, largest * self.problem.penalty)
+        self.rows, self.w = rows, size
+        return self.finish(steepest, self.phi[:, flat], lower, True)
 
 
 class _Cube(_Search):
     """Three inputs or more: directions in the cube, moved one coordinate at a time."""
 
-    def run(self) -> TrainedRealization:
+    def run(self, boxes: int) -> TrainedRealization:
         p, d = self.problem, self.problem.x.shape[1]
-        self.rows, self.sign, self.w = np.zeros((0, d)), np.zeros(0), np.zeros(0)
-        if self.first:
-            self.rows = _on_cube(self.rng.uniform(-1, 1, (self.width, d)))
-            self.sign = self.rng.choice([-1.0, 1.0], self.width)
-            self.w = np.zeros(self.width)
+        count = self.width if self.first else 0
+        self.rows = _on_cube(self.rng.uniform(-1, 1, (count, d)))
+        self.sign, self.w = self.rng.choice([-1.0, 1.0], count), np.zeros(count)
         self._solve()
         for _ in range(self.width + ROUNDS):
             g, _ = p.slopes(self.features(self.rows, self.sign) @ self.w)
-            if not (self._grow(g) or self._slide(g)):
+            if not (self._grow(g) or self._slide(g) or self._grow(g) or self._grow(g)):
                 break
         g, _ = p.slopes(self.features(self.rows, self.sign) @ self.w)
         rates = self.features(self._ascend(g), self.sign).T @ -g / p.penalty
         moves = [float(np.abs(rates - 1).max(initial=0.0))]
         if len(self.rows) < self.width:
             moves.append(self._steepest(g)[2] / p.penalty - 1)
-        return self.finish(
-            self.rows,
-            self.sign,
-            self.w,
-            max(moves),
-            self.features(self.rows, self.sign),
-            _largest_slope(p.x, g),
-            False,
-        )
+        most = _largest_slope(p.x, g, (1 + COARSE) * p.penalty, boxes)
+        flat = self.features(self.rows, self.sign)
+        return self.finish(max(moves), flat, p.lower(g, most), False)
 
     def _solve(self) -> None:
         self.w = self.problem.solve(self.features(self.rows, self.sign), self.w)
@@ -448,12 +435,56 @@ def _best_on_line(z: np.ndarray, x: np.ndarray, pull: np.ndarray) -> float:
     return float(at[height.argmax()])
 
 
-def _largest_slope(x: np.ndarray, g: np.ndarray) -> float:
-    r"""An upper bound of max |<g, rho(x u)>| over the cube."""
-    bound = 0.0
-    linear = np.abs(g @ x).sum()
-    for part in (np.maximum(g, 0.0), np.maximum(-g, 0.0)):
-        spread = np.linalg.eigvalsh((x.T * part) @ x)[-1] * x.shape[1]
-        absolute = min(np.sqrt(part.sum() * spread), part @ np.abs(x).sum(axis=1))
-        bound = max(bound, (linear + absolute) / 2)
-    return float(bound)
+def _largest_slope(x: np.ndarray, g: np.ndarray, enough: float, boxes: int) -> float:
+    r"""An upper bound of max |<g, rho(x u)>| over the cube, by branch and bound.
+
+    Faces of the cube are cut into boxes, those with the largest bounds first, until all
+    bounds are at most `enough` (which is then returned) or `boxes` were looked at.
+    """
+    d = x.shape[1]
+    face = np.tile(np.vstack([np.eye(d), -np.eye(d)]), (2, 1))
+    sign = np.repeat([1.0, -1.0], 2 * d)
+    box = np.column_stack([face, 1 - np.abs(face), sign])  # middle, half widths, sign
+    bound, cut = _relaxed(x, g, box)
+    looked = len(box)
+    while len(box) and looked < boxes:
+        count = min(BATCH // len(x) + 1, len(box), (boxes - looked) // 2 + 1)
+        top, rest = np.split(np.argpartition(-bound, count - 1), [count])
+        row = np.arange(count)
+        parts = np.tile(box[top], (2, 1, 1))
+        parts[:, row, d + cut[top]] /= 2
+        parts[0, row, cut[top]] -= parts[0, row, d + cut[top]]
+        parts[1, row, cut[top]] += parts[1, row, d + cut[top]]
+        parts = parts.reshape(2 * count, -1)
+        below, along = _relaxed(x, g, parts)
+        below = np.minimum(below, np.tile(bound[top], 2))
+        live = below > enough
+        box = np.concatenate([box[rest], parts[live]])
+        bound = np.concatenate([bound[rest], below[live]])
+        cut = np.concatenate([cut[rest], along[live]])
+        looked += len(parts)
+    return float(bound.max(initial=enough)) * (1 + 1e-11)  # for rounding
+
+
+def _relaxed(
+    x: np.ndarray, g: np.ndarray, box: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """An upper bound of sign <g, rho(x u)> on each box, and the axis to cut it along.
+
+    Where <x_i, u> changes its sign in the box, rho lies below its secant and above
+    every line of slope alpha in [0, 1] through zero; a few steps improve the alphas.
+    """
+    d = x.shape[1]
+    middle, half, pull = box[:, :d], box[:, d : 2 * d], box[:, 2 * d :] * g
+    z, reach = middle @ x.T, half @ np.abs(x).T
+    bends = np.abs(z) < reach
+    slope = np.where(bends, (z + reach) / np.where(bends, 2 * reach, 1.0), z > 0)
+    offset = np.where(bends & (pull > 0), pull * slope * (reach - z), 0.0).sum(axis=1)
+    free = bends & (pull < 0)
+    best, slope = np.full(len(box), np.inf), np.where(free, z > 0, slope)
+    for k in range(ASCENTS):
+        v = (pull * slope) @ x
+        best = np.minimum(best, offset + (v * middle + np.abs(v) * half).sum(axis=1))
+        beyond = (middle + np.sign(v) * half) @ x.T > 0
+        slope = slope + np.where(free, beyond - slope, 0.0) / (k + 2)
+    return best, (half * ((np.abs(pull) * bends) @ np.abs(x))).argmax(axis=1)

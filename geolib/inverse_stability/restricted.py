@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,18 +38,25 @@ def restricted_defects(net: ShallowReLU, tol: float = 1e-9) -> list[str]:
     """
     expect(net.d >= 2, "net", "input dimension at least 2", net.d)
     expect(0 <= tol < 1, "tol", "a number in [0, 1)", tol)
-    a, c = np.abs(net.A).max(axis=1), np.abs(net.C).max(axis=0)
-    live = np.flatnonzero((a > 0) | (c > 0))
-    uneven = live[np.abs(a - c)[live] > tol * np.maximum(a, c)[live]]
+    live = np.flatnonzero(net.A.any(axis=1) | net.C.any(axis=0))
     outside = live[~(net.A[live, -2:] > 0).all(axis=1)]
-    found = [f"N1: neuron {i} is unbalanced" for i in uneven]
-    found += [f"N2: neuron {i} leaves the quadrant" for i in outside]
-    inner = np.flatnonzero(a > 0)
-    if len(inner):
-        labels, _ = parallel_classes(unit_rows(net.A[inner]), TOLERANCE)
-        groups = [inner[labels == k].tolist() for k in range(labels.max() + 1)]
-        found += [f"N3: neurons {g} are parallel" for g in groups if len(g) > 1]
-    return found
+    found = [f"N2: neuron {i} leaves the quadrant" for i in outside]
+    return unbalanced(net, tol) + found + parallel(net)
+
+
+def unbalanced(net: ShallowReLU, tol: float) -> list[str]:
+    """The neurons that violate (N1)."""
+    a, c = np.abs(net.A).max(axis=1), np.abs(net.C).max(axis=0)
+    uneven = np.flatnonzero(np.abs(a - c) > tol * np.maximum(a, c))
+    return [f"N1: neuron {i} is unbalanced" for i in uneven]
+
+
+def parallel(net: ShallowReLU, tol: float = TOLERANCE) -> list[str]:
+    """The groups of neurons that violate (N3)."""
+    inner = np.flatnonzero(net.A.any(axis=1))
+    labels, _ = parallel_classes(unit_rows(net.A[inner]), tol)
+    groups = [inner[labels == k].tolist() for k in np.unique(labels)]
+    return [f"N3: neurons {g} are parallel" for g in groups if len(g) > 1]
 
 
 def in_restricted(net: ShallowReLU, tol: float = 1e-9) -> bool:
@@ -93,9 +100,7 @@ def lift_inputs(x: Annotated[ArrayLike, "n d"]) -> np.ndarray:
     return np.hstack([x, one, -one])
 
 
-def lift_to_restricted(
-    net: BiasedReLU, tol: float = TOLERANCE, output_bias: Any = None
-) -> ShallowReLU:
+def lift_to_restricted(net: BiasedReLU, tol: float = TOLERANCE) -> ShallowReLU:
     r"""A network of the restricted set with the same values on (x, 1, -1).
 
     .. math:: (w, b) \mapsto (w,\ r + \max(b, 0),\ r + \max(-b, 0)), \qquad
@@ -107,10 +112,9 @@ def lift_to_restricted(
     Args:
         net: the network with hidden biases.
         tol: directions closer than this are merged, in [0, 1).
-        output_bias: optional, shape (D,): one more neuron, with w = 0 and b = 1.
 
     Raises:
-        ValueError: an output bias of another length, NaN or infinite.
+        ValueError: a tolerance outside [0, 1).
 
     Source: :eq:`drv-inverse_stability-lift` (derivations).
 
@@ -120,14 +124,7 @@ def lift_to_restricted(
         >>> in_restricted(f), round(f(lift_inputs([[3.0]])).item(), 12)
         (True, 5.0)
     """
-    flat = net.homogeneous()
-    if output_bias is not None:
-        bias = finite_array("output_bias", np.reshape(output_bias, (-1, 1)), 2)
-        expect(len(bias) == flat.D, "output_bias", f"{flat.D} entries", len(bias))
-        flat = ShallowReLU(
-            np.vstack([flat.A, np.eye(flat.d)[-1:]]), np.hstack([flat.C, bias])
-        )
-    flat = flat.merge_parallel(tol)
+    flat = net.homogeneous().merge_parallel(tol)
     r, b = np.abs(flat.A).max(axis=1), flat.A[:, -1]
     heads = [r + np.maximum(b, 0), r + np.maximum(-b, 0)]
     return ShallowReLU(np.column_stack([flat.A[:, :-1], *heads]), flat.C).balance()

@@ -94,11 +94,6 @@ class ShallowReLU:
         return self.C.shape[0]
 
     @property
-    def size(self) -> float:
-        """The largest absolute weight."""
-        return float(max(np.abs(self.A).max(), np.abs(self.C).max()))
-
-    @property
     def live(self) -> np.ndarray:
         """Indices of the neurons whose inner and outer weights are both non-zero."""
         return np.flatnonzero(self.A.any(axis=1) & self.C.any(axis=0))
@@ -168,23 +163,6 @@ class ShallowReLU:
         merged = ShallowReLU(self.A[first] / top[first, None], C).balance()
         keep = np.argsort(~merged.A.any(axis=1), kind="stable")  # cancelled ones last
         return ShallowReLU(merged.A[keep], merged.C[:, keep]).pad(self.m)
-
-    def perturb(self, rng: np.random.Generator, amount: float) -> ShallowReLU:
-        """The same directions, with sizes and outer weights changed by `amount`.
-
-        Sizes are multiplied by 1 + amount N(0, 1), outer weights entry by entry
-        likewise, and every neuron is balanced again. Close functions with matched kinks
-        arise so.
-
-        Examples:
-            >>> f = ShallowReLU([[1.0, 1.0]], [[1.0]])
-            >>> g = f.perturb(np.random.default_rng(0), 0.01)
-            >>> bool(abs(g.A - f.A).max() < 0.05)
-            True
-        """
-        A = self.A * (1 + amount * rng.normal(size=(self.m, 1)))
-        C = self.C * (1 + amount * rng.normal(size=self.C.shape))
-        return ShallowReLU(A, C).balance()
 
     @classmethod
     def zeros(cls, m: int, d: int, D: int = 1) -> ShallowReLU:

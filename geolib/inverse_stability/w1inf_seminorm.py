@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, gamma, pi, sqrt
 from typing import Annotated
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from geolib.core.validation import expect
 
 from .arrangement import RAY_TOLERANCE, enumerate_cells, essential, generic_cell_count
-from .collinear import TOLERANCE
+from .collinear import TOLERANCE, unit_rows
 from .kinks import ROUNDING, Kinks, collect, kinks
 from .shallow_relu import BiasedReLU, ShallowReLU
 
@@ -55,9 +55,6 @@ class Seminorm:
                 f"by method {self.method!r} with tolerance {self.tolerance:.0e}"
             )
         return self.lower
-
-    def __float__(self) -> float:
-        return self.value
 
 
 def w1inf_seminorm(
@@ -238,12 +235,29 @@ def planar_norms(net: ShallowReLU) -> PlanarNorms:
     mass = (u * (width + sin) + v * (width - sin)) / 2
     corners = np.array([[s, t] for s in (-1.0, 1.0) for t in (-1.0, 1.0)])
     ends = rays / np.abs(rays).max(axis=1, keepdims=True)
-    return PlanarNorms(
-        uniform=float(np.abs(net(np.concatenate([corners, ends]))).max()),
-        w1inf=float(np.abs(G).max()),
-        h1=float(np.sqrt((width * energy).sum() / 2)),
-        l2=float(np.sqrt(mass.sum() / 4)),
-    )
+    uniform = float(np.abs(net(np.concatenate([corners, ends]))).max())
+    h1, l2 = (float(np.sqrt(q)) for q in ((width * energy).sum() / 2, mass.sum() / 4))
+    return PlanarNorms(uniform, float(np.abs(G).max()), h1, l2)
+
+
+def disc_or_ball(net: ShallowReLU) -> tuple[float, float]:
+    """2-norms of gradient and function over the unit ball; in the plane by sectors.
+
+    Beyond it, from the mean of products of two neurons over the sphere
+    (:eq:`drv-inverse_stability-ball`), rounded up.
+    """
+    if net.d == 2:
+        norms = planar_norms(net)
+        return norms.h1, norms.l2
+    u, size, d = unit_rows(net.A), np.linalg.norm(net.A, axis=1), net.d
+    gaps = [np.linalg.norm(u[:, None] + s * u, axis=2) for s in (-1, 1)]
+    turn = 2 * np.arctan2(*gaps)
+    scale = pi ** (d / 2 - 1) / (2 * gamma(d / 2 + 1))
+    weights = scale * (net.C * size).T @ (net.C * size)
+    both = (pi - turn) * np.cos(turn)
+    terms = weights * both, weights * (both + np.sin(turn)) / (d + 2)
+    h1, l2 = (float(t.sum()) + ROUNDING * float(np.abs(t).sum()) for t in terms)
+    return sqrt(max(h1, 0.0)), sqrt(max(l2, 0.0))
 
 
 def seminorm_on_box(

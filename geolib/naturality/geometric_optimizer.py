@@ -40,6 +40,7 @@ def check_tensors(items: Iterable[Any]) -> list[Tensor]:
         expect(t.layout == torch.strided, "params", "dense tensors", t.layout)
         expect(finite(t), "params", "finite numbers", t.detach())
         require_matching("params", t, items[0], "the first")
+    expect(len(set(map(id, items))) == len(items), "params", "each once", "one twice")
     return items
 
 
@@ -86,9 +87,10 @@ class GeometricOptimizer(torch.optim.Optimizer):
             solved by `geolib.core`, which never forms the Jacobian of linear and
             convolutional layers, so that a million parameters are no hindrance.
         lr: the step size h.
-        output_metric: of `geolib.core`. When None it is that of the loss where it can
-            be told: `Categorical()` of cross entropy, `Bernoulli()` of binary cross
-            entropy with logits, and else Euclidean, the metric of squared loss.
+        output_metric: of `geolib.core`. When None it is that of the loss, told by the
+            loss's Hessian in the outputs: `Euclidean()` of squared loss, `Categorical()`
+            of cross entropy, `Bernoulli()` of binary cross entropy with logits. A loss
+            of another kind has none and is refused.
         damping: the number :math:`\lambda` in :math:`F + \lambda M`.
         damping_metric: M as a matrix or a callable giving it at the present
             parameters; the identity when None. With `damping=0` it chooses among the
@@ -293,8 +295,14 @@ class GeometricOptimizer(torch.optim.Optimizer):
             raise ValueError("closure: expected one giving (outputs, loss), got None")
         self._closure = closure
         x = self.position()
-        q = self.point()
-        dx = self.update(q)
+        try:
+            q = self.point()
+            dx = self.update(q)
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            finding = "closure: expected no call of backward(), which uses the graph up"
+            raise ValueError(finding) from error
         if not bool(torch.isfinite(dx).all()):
             self.move(x)
             raise Diverged(

@@ -24,6 +24,7 @@ from geolib.core import (
 )
 from geolib.core.linear_calls import graph_nodes
 from geolib.core.linear_solvers import RootSystem
+from geolib.core.linearization import lacks_formula
 from geolib.core.output_metrics import LocalMetric
 from geolib.core.validation import expect, require_matching
 
@@ -223,15 +224,6 @@ class LocalGeometry:
             return (self.J @ v).view_as(self.z)
         return self.linearization.jvp(v)
 
-    def _require_second_derivatives(self) -> None:
-        again = self.linearization.again
-        if again is not None and again.forward:
-            raise ValueError(
-                "module: an operation's backward pass cannot be differentiated (an "
-                "autograd.Function with `once_differentiable`?), and this optimizer "
-                "needs second derivatives; expected an operation that can"
-            )
-
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
         """s(u) = J^T u as a graph in both u and the parameters."""
@@ -242,7 +234,6 @@ class LocalGeometry:
 
     def second(self, v: Vector, w: Vector) -> Tensor:
         r"""The second derivative :math:`D^2 f[v, w]`, (n, c)."""
-        self._require_second_derivatives()
         u, s = self._row
         jv = torch.autograd.grad(s, u, v, create_graph=True, materialize_grads=True)[0]
         u2 = torch.zeros_like(self.z, requires_grad=True)
@@ -254,7 +245,6 @@ class LocalGeometry:
 
     def curvature(self, a: Tensor) -> Tensor:
         r"""Return the Hessian of :math:`\langle a, f\rangle` for frozen a, (p, p)."""
-        self._require_second_derivatives()
         s = flatten(self._grad(self.graph, a))
         if not s.requires_grad:
             return s.new_zeros(s.numel(), s.numel())
@@ -263,7 +253,6 @@ class LocalGeometry:
 
     def hvp(self, a: Tensor, w: Tensor) -> Tensor:
         r"""The product :math:`\langle a, D^2f[w, \cdot]\rangle` for frozen a, (p,)."""
-        self._require_second_derivatives()
         s = flatten(self._grad(self.graph, a))
         if not s.requires_grad:
             return torch.zeros_like(w)
@@ -365,18 +354,64 @@ def direct_gradient(
 
 
 def metric_of_loss(loss: Tensor, outputs: Tensor) -> OutputMetric:
-    """The metric whose matrix is the loss's Hessian, as its graph tells; or Euclidean.
+    """The metric of which the loss's Hessian in the outputs is a multiple.
+
+    Each sample may have a multiple of its own, as weights of samples and classes make.
+
+    Raises:
+        ValueError: the Hessian is that of no metric known here.
+
+    Cost: two backward passes between loss and outputs.
 
     Examples:
-        >>> z = torch.zeros(2, 3, requires_grad=True)
+        >>> z = torch.eye(2, 3, requires_grad=True)
         >>> y = torch.tensor([0, 1])
         >>> metric_of_loss(torch.nn.functional.cross_entropy(z, y), z)
         Categorical()
     """
+    if loss.numel() != 1 or outputs.grad_fn is None or not loss.requires_grad:
+        return Euclidean()  # what is wrong then, LocalGeometry says
     names = " ".join(node.name() for node in graph_nodes(loss, outputs.grad_fn))
-    if "NllLoss" in names:
-        return Categorical()
-    return Bernoulli() if "BinaryCrossEntropyWithLogits" in names else Euclidean()
+    z, eps = outputs.detach(), torch.finfo(outputs.dtype).eps
+    axes = [None] if z.ndim == 2 else [1, -1]
+    classes = [Categorical(dim=d) for d in axes if z.shape[-1 if d is None else d] > 1]
+    named: list[OutputMetric] = [*classes] if "NllLoss" in names else []
+    named += [Bernoulli()] if "BinaryCrossEntropyWithLogits" in names else []
+    v = torch.arange(z.numel(), device=z.device).double().square().cos().to(z)
+    H, v = _hessian_product(loss, outputs, v.view_as(z)).flatten(1), v.view(len(z), -1)
+    rough = 1e3 * eps * v.norm()
+    if not bool(torch.isfinite(H).all()):
+        return [*named, Euclidean()][0]
+    for metric in [*named, Euclidean(), *classes, Bernoulli()]:
+        M = metric.at(z, slice(0, len(z))).apply(v)
+        if metric in named and M.norm() <= rough and H.norm() <= rough:
+            return metric  # every sample is sure of its class
+        rows = (1,) if metric in named or M.shape[1] > 1 else (0, 1)
+        c = (H * M).sum(rows, True) / (M * M).sum(rows, True).clamp_min(1e-30)
+        slack = eps**0.4 * H.norm() + rough * ((H * M).sum() / (M * M).sum()).abs()
+        if (H - c * M).norm() <= slack and c.max() > 0 and c.min() >= -0.01 * c.max():
+            return metric
+    if named and not bool(H.any()) and bool((z.exp().sum(1) - 1).abs().max() < 1e-3):
+        return named[0]  # the outputs are logarithms of probabilities
+    raise ValueError(
+        "output_metric: expected one, as it cannot be told from this loss, whose Hessian "
+        "in the outputs is a multiple of no squared loss's, softmax's or Bernoulli's; "
+        "give Euclidean() for the metric of squared loss"
+    )
+
+
+def _hessian_product(loss: Tensor, outputs: Tensor, v: Tensor) -> Tensor:
+    """The loss's Hessian in the outputs times v, zero where the loss is linear."""
+    (g,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
+    if g is None or not g.requires_grad:
+        return torch.zeros_like(v)
+    try:
+        found = torch.autograd.grad(g, outputs, v, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if not lacks_formula(error):
+            raise
+        return torch.zeros_like(v)
+    return torch.zeros_like(v) if found[0] is None else found[0]
 
 
 def solve_weighted(

@@ -11,8 +11,10 @@ from .channel_groups import permute_channels as permute_channels
 from .erf_kernel import ErfKernel as ErfKernel
 from .splits import Table as Table, Task as Task, split_tasks as split_tasks
 from .splits import table as table
-from .training import Meter as Meter, accuracy as accuracy, minimize as minimize
-from .training import train as train, train_module as train_module
+from .training import DeviceMemoryError as DeviceMemoryError, Meter as Meter
+from .training import accuracy as accuracy, fitting_batch as fitting_batch
+from .training import minimize as minimize, train as train
+from .training import train_module as train_module
 from .weight_matching import Alignment as Alignment, align as align
 
 __all__ = _guarded(globals())

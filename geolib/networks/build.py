@@ -85,17 +85,11 @@ def lenet(
         torch.Size([2, 10])
     """
     layers: list[nn.Module] = []
-    fan_in = channels
-    for width in widths[:2]:
-        layers.append(nn.Conv2d(fan_in, width, 3, padding=1))
-        layers += [nn.BatchNorm2d(width)] if batch_norm else []
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
-        fan_in = width
-    layers += [nn.Flatten(), nn.Linear(fan_in * (side // 4) ** 2, widths[2]), nn.ReLU()]
-    layers.append(nn.Linear(widths[2], classes))
-    net = nn.Sequential(*layers).to(dtype).eval()
-    init_(net, seed, "he")
-    return net
+    for fan_in, width in pairwise((channels, *widths[:2])):
+        layers += [*_convolution(fan_in, width, batch_norm), nn.MaxPool2d(2)]
+    seen = widths[1] * (side // 4) ** 2
+    layers += [nn.Flatten(), nn.Linear(seen, widths[2]), nn.ReLU()]
+    return _drawn([*layers, nn.Linear(widths[2], classes)], seed, dtype)
 
 
 def vgg(
@@ -132,11 +126,19 @@ def vgg(
             layers.append(nn.MaxPool2d(2))
             continue
         fan_out = max(1, round(step * width))
-        layers.append(nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=not batch_norm))
-        layers += [nn.BatchNorm2d(fan_out)] if batch_norm else []
-        layers.append(nn.ReLU())
+        layers += _convolution(fan_in, fan_out, batch_norm, bias=not batch_norm)
         fan_in = fan_out
-    layers += [nn.Flatten(), nn.Linear(fan_in, classes)]
+    return _drawn([*layers, nn.Flatten(), nn.Linear(fan_in, classes)], seed, dtype)
+
+
+def _convolution(
+    fan_in: int, fan_out: int, batch_norm: bool, bias: bool = True
+) -> list[nn.Module]:
+    norm = [nn.BatchNorm2d(fan_out)] if batch_norm else []
+    return [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=bias), *norm, nn.ReLU()]
+
+
+def _drawn(layers: list[nn.Module], seed: int, dtype: torch.dtype) -> nn.Sequential:
     net = nn.Sequential(*layers).to(dtype).eval()
     init_(net, seed, "he")
     return net

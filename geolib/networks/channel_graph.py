@@ -65,11 +65,8 @@ class Slot:
     def opened(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape with the axis split into blocks, channels and entries."""
         width = shape[self.axis] // (self.outer * self.inner)
-        return (
-            *shape[: self.axis],
-            *(self.outer, width, self.inner),
-            *shape[self.axis + 1 :],
-        )
+        before, after = shape[: self.axis], shape[self.axis + 1 :]
+        return *before, self.outer, width, self.inner, *after
 
 
 @dataclass
@@ -141,8 +138,7 @@ class GraphReader:
             if value is not None:
                 self.values[node] = value
         groups: dict[int, ChannelGroup] = {}
-        for k in range(len(self.unions)):
-            union = self.unions[self._find(k)]
+        for k, union in enumerate(self.unions):
             if k == self._find(k) and not union.fixed and union.width is not None:
                 groups[k] = ChannelGroup(union.width, [], union.blocks, union.mixed)
         for group, slot in self.slots.values():
@@ -159,16 +155,20 @@ class GraphReader:
         return None  # looked up by the node that uses it
 
     def _output(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            if source in self.values:
-                self._fix(self.values[source].group)
+        for x in self._inputs(node):
+            self._union(x).fixed = True
 
-    def _call_module(self, node: fx.Node) -> _Value | None:
+    def _call_module(self, node: fx.Node) -> _Value:
+        """What a layer gives: with weights of channels, without, or of a transformer."""
         layer = self.root.get_submodule(str(node.target))
-        values = [self.values[a] for a in node.all_input_nodes if a in self.values]
-        if not values:
-            raise self._unknown(node)
-        return self._layer(node, layer, values)
+        for x in self._inputs(node)[:1]:
+            for kind in (self._weighted, self._unweighted, self._transformer):
+                if (found := kind(node, layer, x)) is not None:
+                    return found
+        raise self._unknown(node)
+
+    def _inputs(self, node: fx.Node) -> list[_Value]:
+        return [self.values[a] for a in node.all_input_nodes if a in self.values]
 
     def _call_method(self, node: fx.Node) -> _Value | None:
         return self._function(node, str(node.target))
@@ -181,31 +181,21 @@ class GraphReader:
 
     # ---- layers ----------------------------------------------------------------------
 
-    def _layer(self, node: fx.Node, layer: Any, values: list[_Value]) -> _Value:
-        x = values[0]
-        found = (
-            self._weighted(node, layer, x)
-            or self._unweighted(node, layer, x)
-            or self._transformer(node, layer, x)
-        )
-        if found is None:
-            raise self._unknown(node)
-        return found
-
     def _weighted(self, node: fx.Node, layer: Any, x: _Value) -> _Value | None:
         kind = type(layer)
         if kind in LINEAR:
             return self._linear(node, x, layer, layer.weight, layer.bias)
         if kind is nn.Embedding:
             fixed = self._new(layer.num_embeddings, fixed=True)
-            self._slot(layer.weight, 0, fixed, "read", layer)
-            made = self._new(layer.embedding_dim)
+            whole = _Value(fixed, "last", 0)
+            self._slot(layer.weight, 0, whole, "read", layer)
+            made = _Value(self._new(layer.embedding_dim), "last", self._new(None))
             self._slot(layer.weight, 1, made, "write", layer)
-            return _Value(made, "last", self._new(None))
+            return made
         if kind in (*NORMS, *INSTANCE):
-            if x.place == "last" and kind is not nn.BatchNorm1d:
-                raise self._unknown(node)
             if x.place == "last":
+                if kind is not nn.BatchNorm1d:
+                    raise self._unknown(node)
                 self._count(x, 2, node)
             return self._vectors(node, x, layer)
         if kind in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
@@ -250,25 +240,27 @@ class GraphReader:
         if groups > 1:
             if not groups == weight.shape[0] == self._width(x, groups):
                 raise self._unknown(node, f"{groups} groups")
-            self._slot(weight, 0, x.group, "vector", layer)  # one filter a channel
-            self._slot(bias, 0, x.group, "vector", layer)
+            filters = x._replace(place="last")  # one a channel
+            self._slot(weight, 0, filters, "vector", layer)
+            self._slot(bias, 0, filters, "vector", layer)
             return x
-        self._slot(weight, 1, x.group, "read", layer, x.place, node)
+        self._slot(weight, 1, x, "read", layer, node)
         made = self._new(weight.shape[0])
-        self._slot(weight, 0, made, "write", layer)
-        self._slot(bias, 0, made, "vector", layer)
-        return _Value(made, "last" if flat else "second", x.axes)
+        y = _Value(made, "last" if flat else "second", x.axes)
+        self._slot(weight, 0, y, "write", layer)
+        self._slot(bias, 0, y, "vector", layer)
+        return y
 
     def _vectors(self, node: fx.Node, x: _Value, layer: nn.Module) -> _Value:
         """Per-channel vectors of a norm: an order of the channels is theirs too."""
         for name in ("weight", "bias", "running_mean", "running_var"):
             held = getattr(layer, name, None)
-            self._slot(held, 0, x.group, "vector", layer, x.place, node)
+            self._slot(held, 0, x, "vector", layer, node)
         return x
 
     def _norm(self, node: fx.Node, x: _Value, layer: Any) -> _Value:
         """LayerNorm, RMSNorm and GroupNorm, whose statistics run over channels."""
-        union = self.unions[self._find(x.group)]
+        union = self._union(x)
         if isinstance(layer, nn.GroupNorm):
             if x.place not in ("second", "any"):
                 raise self._unknown(node)
@@ -281,7 +273,7 @@ class GraphReader:
             if not image and (len(over) > 1 or x.place == "second"):
                 raise self._unknown(node, f"statistics over {tuple(over)}")
         for held in (layer.weight, getattr(layer, "bias", None)):
-            self._slot(held, 0, x.group, "vector", layer, x.place, node)
+            self._slot(held, 0, x, "vector", layer, node)
         return self._mix(x, node)
 
     def _attention(self, node: fx.Node, values: list[_Value], layer: Any) -> _Value:
@@ -292,13 +284,13 @@ class GraphReader:
             held = layer.in_proj_weight
             held = getattr(layer, f"{part}_proj_weight") if held is None else held
             x = values[min(k, len(values) - 1)]
-            self._slot(held, 1, x.group, "read", layer, x.place, node)
+            self._slot(held, 1, x, "read", layer, node)
         for v in values:
             self._count(v, 3, node)
-        made = self._new(layer.embed_dim)
-        self._slot(layer.out_proj.weight, 0, made, "write", layer.out_proj)
-        self._slot(layer.out_proj.bias, 0, made, "vector", layer.out_proj)
-        return _Value(made, "last", values[0].axes)
+        y = _Value(self._new(layer.embed_dim), "last", values[0].axes)
+        self._slot(layer.out_proj.weight, 0, y, "write", layer.out_proj)
+        self._slot(layer.out_proj.bias, 0, y, "vector", layer.out_proj)
+        return y
 
     def _encoder(self, node: fx.Node, x: _Value, layer: Any) -> _Value:
         """A block of attention and two linear layers with their skips and norms."""
@@ -308,9 +300,9 @@ class GraphReader:
             raise self._unknown(node, f"activation {act}")
         heads = self._attention(node, [x], layer.self_attn)
         self._join(x.group, heads.group, node)
-        inner, outer = layer.linear1, layer.linear2
-        h = self._linear(node, x, inner, inner.weight, inner.bias)
-        h = self._linear(node, h, outer, outer.weight, outer.bias)
+        h = x
+        for part in (layer.linear1, layer.linear2):
+            h = self._linear(node, h, part, part.weight, part.bias)
         self._join(x.group, h.group, node)
         for norm in (layer.norm1, layer.norm2):
             self._norm(node, h, norm)
@@ -319,7 +311,7 @@ class GraphReader:
     # ---- functions -------------------------------------------------------------------
 
     def _function(self, node: fx.Node, name: str) -> _Value | None:
-        values = [self.values[a] for a in node.all_input_nodes if a in self.values]
+        values = self._inputs(node)
         if name in SIZES or (not values and name in COUNTS):
             return None
         if not values:
@@ -350,7 +342,7 @@ class GraphReader:
             self._join(x.group, v.group, node)
             if x.place == v.place and None in map(self._counted, (x, v)):
                 self._join(x.axes, v.axes, node)
-            widths = [self.unions[self._find(u.group)].width or 0 for u in (x, v)]
+            widths = [self._union(u).width or 0 for u in (x, v)]
             x = v if widths[0] == 1 < widths[1] else x
         for source in node.all_input_nodes:
             if source.op == "get_attr":
@@ -367,7 +359,7 @@ class GraphReader:
         else:
             raise self._unknown(node, f"a tensor of shape {tuple(t.shape)}")
         if t.shape[axis] > 1:
-            self._slot(t, axis, x.group, "vector", None, x.place, node)
+            self._slot(t, axis, x, "vector", None, node)
 
     def _functional_linear(self, node: fx.Node, x: _Value) -> _Value:
         held = [*node.args[1:], *[node.kwargs.get(k) for k in ("weight", "bias")]]
@@ -377,8 +369,7 @@ class GraphReader:
         return self._linear(node, x, None, tensors[0], (*tensors, None)[1])
 
     def _function_flatten(self, node: fx.Node, x: _Value) -> _Value:
-        rest = (*node.args[1:], node.kwargs.get("start_dim", 0))
-        return self._flatten(node, x, rest[0])
+        return self._flatten(node, x, _argument(node, 1, "start_dim", 0))
 
     def _flatten(self, node: fx.Node, x: _Value, start: Any) -> _Value:
         if x.place == "second" and start == 2:
@@ -402,27 +393,25 @@ class GraphReader:
         return self._flatten(node, x, 1)
 
     def _mean(self, node: fx.Node, x: _Value) -> _Value:
-        given = (*node.args[1:], node.kwargs.get("dim"))[0]
+        given = _argument(node, 1, "dim", None)
+        kept = bool(_argument(node, 2, "keepdim", False))
         axes = {given} if isinstance(given, int) else set(given or [0])
         # of an image, all pixels or none: what is left must be one number a channel
         if x.place == "second" and axes <= {2, 3, 4, -1, -2}:
-            kept = bool((*node.args[2:], node.kwargs.get("keepdim", False))[0])
             if kept or len(axes) > 1:
                 return x if kept else _Value(x.group, FLAT[0], self._new(2))
         if x.place == "last" and axes == {1}:  # of rows, these would be their channels
-            kept = bool((*node.args[2:], node.kwargs.get("keepdim", False))[0])
             if not kept:
                 self._count(x, 3, node)
             return self._mix(x if kept else x._replace(axes=self._new(2)), node)
         raise self._unknown(node, "a mean over channels or samples")
 
     def _cumulated(self, node: fx.Node, x: _Value) -> _Value:
-        axis = (*node.args[1:], node.kwargs.get("dim"))[0]
+        axis = _argument(node, 1, "dim", None)
         # axis 1 of a sequence is time, that of rows would be their channels
         if axis not in {"last": (-2,), "second": (2, 3, 4, -1, -2)}.get(x.place, ()):
-            raise self._unknown(
-                node, "along the channels, for all that is known; write -2"
-            )
+            why = "along the channels, for all that is known; write -2"
+            raise self._unknown(node, why)
         if x.place == "last":
             self._count(x, 3, node)
         return x
@@ -448,25 +437,26 @@ class GraphReader:
     def _item(self, node: fx.Node, x: _Value) -> _Value:
         """The first result of attention, or one token of a sequence."""
         source, index = node.args
-        assert isinstance(source, fx.Node)
-        attention = source.op == "call_module" and isinstance(
-            self.root.get_submodule(str(source.target)), nn.MultiheadAttention
-        )
-        whole = slice(None)
-        token = isinstance(index, tuple) and len(index) >= 2 and index[0] == whole
-        token = token and isinstance(index[1], int)  # type: ignore[index]
-        token = token and all(k == whole for k in index[2:])  # type: ignore[index]
-        if attention and index == 0:
-            return x
-        if token and x.place == "last" and not attention:
-            self._count(x, 3, node)
-            return x._replace(axes=self._new(2))
+        if source.op == "call_module":  # type: ignore[union-attr]
+            layer = self.root.get_submodule(str(source.target))  # type: ignore[union-attr]
+            if isinstance(layer, nn.MultiheadAttention):
+                if index == 0:
+                    return x
+                raise self._unknown(node, "a part of a tensor")
+        match index:
+            case (slice(start=None, stop=None, step=None), int(), *rest):
+                if x.place == "last" and all(k == slice(None) for k in rest):
+                    self._count(x, 3, node)
+                    return x._replace(axes=self._new(2))
         raise self._unknown(node, "a part of a tensor")
 
     # ---- groups ----------------------------------------------------------------------
 
+    def _union(self, x: _Value) -> _Union:
+        return self.unions[self._find(x.group)]
+
     def _mix(self, x: _Value, node: fx.Node, what: str = "") -> _Value:
-        self.unions[self._find(x.group)].mixed.append(what or str(node.target))
+        self._union(x).mixed.append(what or str(node.target))
         return x
 
     def _counted(self, x: _Value) -> int | None:
@@ -488,9 +478,6 @@ class GraphReader:
             k = self.parent[k]
         return k
 
-    def _fix(self, group: int) -> None:
-        self.unions[self._find(group)].fixed = True
-
     def _join(self, i: int, j: int, node: fx.Node | str) -> None:
         i, j = sorted((self._find(i), self._find(j)))
         if i == j:
@@ -499,9 +486,8 @@ class GraphReader:
         if 1 in (a.width, b.width) and a.width != b.width:
             return  # one channel for all: any order of the others will do
         if None not in (a.width, b.width) and a.width != b.width:
-            raise ValueError(
-                f"module: {node} combines {a.width} with {b.width} channels"
-            )
+            widths = f"{a.width} with {b.width}"
+            raise ValueError(f"module: {node} combines {widths} channels")
         if 1 != a.blocks != b.blocks != 1:
             raise TypeError(
                 f"module: cannot follow channels through {node}: two GroupNorms with "
@@ -514,7 +500,7 @@ class GraphReader:
 
     def _width(self, x: _Value, given: int) -> int:
         """Channels of a value; an input has as many as its reader takes."""
-        union = self.unions[self._find(x.group)]
+        union = self._union(x)
         union.width = union.width or given
         return union.width
 
@@ -522,30 +508,29 @@ class GraphReader:
         self,
         t: Tensor | None,
         axis: int,
-        group: int,
+        x: _Value,
         role: str,
-        layer: nn.Module | None,
-        place: str = "last",
-        node: fx.Node | str = "",
+        layer: Any,
+        node: Any = "",
     ) -> None:
-        if t is None or place == "any":
+        """Note that an axis of a tensor runs over the channels of x."""
+        if t is None or x.place == "any":
             return
         size, name = t.shape[axis], self.names[id(t)]
-        width = self._width(_Value(group, place, 0), size)
+        width = self._width(x, size)
         times = size // max(width, 1)
-        if not width or times * width != size or (times > 1 and place not in FLAT):
-            raise ValueError(
-                f"module: layer {name.rpartition('.')[0]} reads {size} inputs, which "
-                f"does not follow the {width} channels before it"
-            )
-        outer, inner = (1, times) if place != FLAT[1] else (times, 1)
+        if not width or times * width != size or (times > 1 and x.place not in FLAT):
+            where = f"layer {name.rpartition('.')[0]} reads {size} inputs"
+            why = f"which does not follow the {width} channels before it"
+            raise ValueError(f"module: {where}, {why}")
+        outer, inner = (1, times) if x.place != FLAT[1] else (times, 1)
         holder = self.layers.get(id(layer), name.rpartition(".")[0])
         slot = Slot(name, axis, outer, inner, role, holder)
-        known = self.slots.setdefault((name, axis), (group, slot))
+        known = self.slots.setdefault((name, axis), (x.group, slot))
         if known[1] is not slot:
             if (known[1].outer, known[1].inner) != (outer, inner):
                 raise ValueError(f"module: {name} is used on two layouts of channels")
-            self._join(known[0], group, node)
+            self._join(known[0], x.group, node)
 
     def _attribute(self, node: Any) -> Tensor:
         if not isinstance(node, fx.Node) or node.op != "get_attr":
@@ -566,6 +551,11 @@ class GraphReader:
             what = getattr(node.target, "__name__", what)
         detail = f" ({why})" if why else ""
         return TypeError(f"module: cannot follow channels through {what}{detail}")
+
+
+def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
+    """What a call of a function was given, in order or by name."""
+    return (*node.args[place:], node.kwargs.get(name, default))[0]
 
 
 RULES: dict[str, Callable[[GraphReader, fx.Node, _Value], _Value]] = {

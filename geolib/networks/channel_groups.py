@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from geolib.core.validation import expect
+
 from .channel_graph import DROPOUTS, NORMS, ChannelGroup, GraphReader, Slot, all_tensors
 from .sequential import check_hooks
 
@@ -80,19 +82,16 @@ def check_orders(module: nn.Module, x: Tensor) -> None:
     if float((z - moved).abs().max()) > slack:
         norms = [n for n, m in module.named_modules() if isinstance(m, nn.BatchNorm1d)]
         where = f" (does {norms[0]} norm an axis of time?)" if norms else ""
-        raise ValueError(
-            "module: its outputs change with the order of its channels, so that they "
-            f"are not read rightly{where}; use structured=False"
-        )
+        what = "its outputs change with the order of its channels, so that they are not"
+        raise ValueError(f"module: {what} read rightly{where}; use structured=False")
 
 
 def trace(module: nn.Module) -> tuple[nn.Module, fx.Graph]:
     """The graph of a module in eval mode, and the root to which its names refer."""
     _check_layers(module)
     own = type(module).__module__.startswith("torch.nn")
-    root = (
-        nn.Sequential(module) if own and type(module) is not nn.Sequential else module
-    )
+    bare = own and type(module) is not nn.Sequential
+    root = nn.Sequential(module) if bare else module
     try:
         graph = fx.Tracer().trace(root)
     except Exception as error:  # whatever the traced code raises on a proxy
@@ -126,21 +125,16 @@ def permute_channels(module: nn.Module, order: Sequence[np.ndarray]) -> None:
         >>> torch.allclose(net(x), before)
         True
     """
-    groups = channel_groups(module)
-    if len(order) != len(groups):
-        raise ValueError(
-            f"order: expected one for each of {len(groups)} groups, got {len(order)}"
-        )
-    tensors = all_tensors(module)
-    for group, wanted in zip(groups, order, strict=True):
-        index = np.asarray(wanted)
-        if not np.array_equal(np.sort(index), np.arange(group.width)):
-            raise ValueError(f"order: expected a permutation of {group.width} channels")
+    groups, tensors = channel_groups(module), all_tensors(module)
+    wanted = f"one for each of {len(groups)} groups"
+    expect(len(order) == len(groups), "order", wanted, len(order))
+    for group, given in zip(groups, order, strict=True):
+        index, every = np.asarray(given), np.arange(group.width)
+        fits = np.array_equal(np.sort(index), every)
+        expect(fits, "order", f"a permutation of {group.width} channels", index)
         blocks = index.reshape(group.blocks, -1) // (group.width // group.blocks)
-        if (blocks != blocks[:, :1]).any():
-            raise ValueError(
-                f"order: expected the {group.blocks} blocks of a GroupNorm together"
-            )
+        wanted = f"the {group.blocks} blocks of a GroupNorm together"
+        expect((blocks == blocks[:, :1]).all(), "order", wanted, index)
         for slot in group.slots:
             t = tensors[slot.tensor]
             chosen = torch.as_tensor(index.copy(), device=t.device)
@@ -158,9 +152,8 @@ def _check_layers(module: nn.Module) -> None:
         kind = type(layer).__name__
         check_hooks(name, layer)
         if isinstance(layer, (*NORMS, *DROPOUTS)) and layer.training:
-            raise ValueError(
-                f"module: {kind} {name} is in training mode; call module.eval()"
-            )
+            what = f"{kind} {name} is in training mode"
+            raise ValueError(f"module: {what}; call module.eval()")
     for name, t in all_tensors(module).items():
         if t.is_floating_point() and not bool(torch.isfinite(t).all()):
             raise ValueError(f"module: {name} holds NaN or infinite values")

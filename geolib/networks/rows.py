@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from geolib.core.validation import check_inputs
+from geolib.core.validation import check_inputs, expect
 
 PIECE = 1024  # rows that are read together
 
@@ -55,16 +55,14 @@ class Rows:
         if isinstance(source, np.ndarray):
             source = torch.from_numpy(np.ascontiguousarray(source))
         random_access = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-        if not (isinstance(source, Tensor | Dataset) and random_access):
-            raise ValueError(
-                f"{name}: expected a tensor, an array, or a data set or DataLoader "
-                f"whose rows can be read in any order, got {type(source).__name__}"
-            )
-        if len(source) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"{name}: expected at least one input, got none")
+        fits = isinstance(source, Tensor | Dataset) and random_access
+        wanted = "a tensor, an array, or a data set or DataLoader"
+        wanted += " whose rows can be read in any order"
+        expect(fits, name, wanted, type(source))
+        expect(len(source), name, "at least one input", None)
         self.source, self.transform, self.like = source, transform, like
-        self.name, self.index, self.device = name, index, like.device
-        self.part = part
+        self.name, self.index, self.part = name, index, part
+        self.device = like.device
 
     def __len__(self) -> int:
         return len(self.source if self.index is None else self.index)  # type: ignore
@@ -122,10 +120,8 @@ def as_rows(
 def no_bytes(x: Tensor, name: str) -> None:
     """Raise where inputs are bytes still: networks take numbers."""
     if x.dtype == torch.uint8:
-        raise ValueError(
-            f"transform: {name} are bytes; expected a function that makes numbers of "
-            "them, say lambda x: x / 255"
-        )
+        wanted = "expected a function that makes numbers of them, say lambda x: x / 255"
+        raise ValueError(f"transform: {name} are bytes; {wanted}")
 
 
 def part_of(x: Tensor | Rows, index: Tensor, like: Tensor) -> Rows:

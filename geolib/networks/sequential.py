@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geolib.core.validation import expect
+
 LINEAR = (nn.Linear, nn.Conv2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity)
@@ -39,12 +41,10 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
         >>> [name for name, _ in named_layers(net)]
         ['0.0', '0.1', '1']
     """
-    if not _is_sequential(module):
-        raise TypeError(f"module: expected {SUPPORTED}, got {type(module).__name__}")
-    layers = list(_flat(module))
+    expect(_is_sequential(module), "module", SUPPORTED, type(module))
     for name, layer in module.named_modules():
         check_hooks(name, layer)
-    return layers
+    return list(_flat(module))
 
 
 def check_hooks(name: str, layer: nn.Module) -> None:
@@ -63,15 +63,14 @@ def check_hooks(name: str, layer: nn.Module) -> None:
         ...
         ValueError: module: layer 0 (Linear) has a hook on its forward pass; ...
     """
+    kind = type(layer).__name__
     if hasattr(layer, "_orig_mod"):
-        kind = type(layer).__name__
         raise ValueError(f"module: {kind} is compiled; expected its `_orig_mod`")
     check_weights(name, layer)
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
-        raise ValueError(
-            f"module: layer {name or '(root)'} ({type(layer).__name__}) has a hook on "
-            "its forward pass; what it does to the channels is not known, remove it first"
-        )
+        what = f"layer {name or '(root)'} ({kind}) has a hook on its forward pass"
+        why = "what it does to the channels is not known, remove it first"
+        raise ValueError(f"module: {what}; {why}")
 
 
 def check_weights(name: str, layer: nn.Module) -> None:
@@ -154,10 +153,8 @@ def read_stages(module: nn.Module) -> tuple[list[nn.Module], list[Stage]] | None
             if any(layer.weight is stage.linear.weight for stage in stages):
                 raise ValueError(f"module: layer {name} has the weights of another")
             if stages and not stages[-1].has(nn.ReLU):
-                raise ValueError(
-                    f"module: no ReLU between the linear layers {stages[-1].name} and "
-                    f"{name}"
-                )
+                pair = f"{stages[-1].name} and {name}"
+                raise ValueError(f"module: no ReLU between the linear layers {pair}")
             stages.append(Stage(name, layer))  # type: ignore[arg-type]
         elif type(layer) in (nn.ReLU, nn.Flatten, *POOLS):
             (stages[-1].tail if stages else head).append(layer)
@@ -192,10 +189,8 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _is_sequential(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Sequential)
-        and type(module).forward is nn.Sequential.forward
-    )
+    forward = nn.Sequential.forward
+    return isinstance(module, nn.Sequential) and type(module).forward is forward
 
 
 def _flat(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from geolib.networks.rows import Rows, no_bytes
 
 @dataclass(frozen=True)
 class Table:
-    """Inputs and labels as tensors, with a validation part cut from the training data.
+    """Inputs and targets as tensors, with a validation part cut from the training data.
 
     Attributes:
-        x, y: training inputs (n, ...) and classes (n,).
+        x, y: training inputs (n, ...), and classes (n,) or numbers to regress.
         x_val, y_val: held-out training data; every setting is chosen on it.
         x_test, y_test: looked at once, in the end.
     """
@@ -56,7 +56,7 @@ def table(
         train: how many training rows to keep, after the validation rows are removed.
         validation: 0 keeps every row for training (the validation part is then empty).
         test: how many test rows to keep.
-        device, dtype: of the inputs.
+        device, dtype: of the inputs, and of targets that are no classes.
 
     Raises:
         DataError: the data is missing or corrupt; see `geolib.data.load`.
@@ -71,10 +71,8 @@ def table(
     data = load(name)
     order = np.random.default_rng(0).permutation(len(data.x))
     if validation < 0 or validation + (train or 1) > len(order):
-        raise ValueError(
-            f"train, validation: {name} has {len(order)} training rows, asked for "
-            f"{train} and {validation}"
-        )
+        rows = f"{len(order)} training rows, asked for {train} and {validation}"
+        raise ValueError(f"train, validation: {name} has {rows}")
     held = np.sort(order[:validation])
     kept = np.sort(order[validation:][:train])
     x, x_val, x_test = data.x[kept], data.x[held], data.x_test[:test]
@@ -84,21 +82,13 @@ def table(
         scale = x.std(axes, keepdims=True, dtype=np.float64)
         x, x_val, x_test = ((part - shift) / scale for part in (x, x_val, x_test))
 
-    def inputs(part) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(part)).to(device, dtype)
+    parts = (x, data.y[kept], x_val, data.y[held], x_test, data.y_test[:test])
 
-    def labels(part) -> Tensor:
-        return torch.from_numpy(np.asarray(part, np.int64)).to(device)
+    def tensor(part: np.ndarray) -> Tensor:
+        kind = dtype if part.dtype.kind == "f" else torch.int64
+        return torch.from_numpy(np.ascontiguousarray(part)).to(device, kind)
 
-    return Table(
-        inputs(x),
-        labels(data.y[kept]),
-        inputs(x_val),
-        labels(data.y[held]),
-        inputs(x_test),
-        labels(data.y_test[:test]),
-        name,
-    )
+    return Table(*map(tensor, parts), name=name)  # type: ignore[misc, arg-type]
 
 
 @dataclass(frozen=True)
@@ -130,9 +120,8 @@ class Task:
             labels = class_labels(getattr(self, name), len(x), name)
             object.__setattr__(self, name, labels)
             odd = sorted(set(labels.tolist()) - set(self.classes))
-            expect(
-                not odd, name, f"labels among the task's classes {self.classes}", odd
-            )
+            wanted = f"labels among the task's classes {self.classes}"
+            expect(not odd, name, wanted, odd)
 
     @classmethod
     def of(
@@ -173,7 +162,9 @@ class Task:
 
 
 def split_tasks(
-    data: Table, groups: Sequence[Sequence[int]], part: str = "test"
+    data: Table,
+    groups: Sequence[Sequence[int]],
+    part: Annotated[str, ("test", "val")] = "test",
 ) -> list[Task]:
     """Cut a data set into tasks by class.
 
@@ -192,21 +183,18 @@ def split_tasks(
         >>> [len(t.x) for t in split_tasks(table("digits"), [[0, 1], [2, 3]])]
         [199, 208]
     """
-    if part not in ("test", "val"):
-        raise ValueError(f"part: expected 'test' or 'val', got {part!r}")
     flat = [c for group in groups for c in group]
-    twice = sorted({c for c in flat if flat.count(c) > 1})
-    if twice:
+    if twice := sorted({c for c in flat if flat.count(c) > 1}):
         raise ValueError(f"groups: classes {twice} are in two tasks")
-    unseen = sorted(set(flat) - set(data.y.unique().tolist()))
-    if unseen:
+    if unseen := sorted(set(flat) - set(data.y.unique().tolist())):
         raise ValueError(f"groups: no training input has the labels {unseen}")
     xs, ys = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
-    tasks = []
-    for group in groups:
-        chosen = torch.isin(data.y, torch.tensor(list(group), device=data.y.device))
-        scored = torch.isin(ys, torch.tensor(list(group), device=ys.device))
-        tasks.append(
-            Task(data.x[chosen], data.y[chosen], xs[scored], ys[scored], tuple(group))
-        )
-    return tasks
+
+    def rows(x: Tensor, y: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.isin(y, torch.tensor(list(group), device=y.device))
+        return x[chosen], y[chosen]
+
+    return [
+        Task(*rows(data.x, data.y, group), *rows(xs, ys, group), tuple(group))
+        for group in groups
+    ]

@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geolib.core import DeviceMemoryError, Realization, fitting_batch
+from geolib.core import Realization
 from geolib.core.linearization import differentiation
 from geolib.core.validation import check_inputs, check_labels, expect
 from geolib.files import write_whole
 from geolib.networks.splits import Table
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -211,15 +213,14 @@ def _seeds(seed: int | Sequence[int], w: Tensor) -> Sequence[int]:
     """One seed for each start."""
     seeds = [seed] if isinstance(seed, int) else seed
     count = 1 if w.ndim == 1 else len(w)
-    if len(seeds) != count:
-        raise ValueError(f"seed: expected one for each of {count} starts, got {seed}")
+    expect(len(seeds) == count, "seed", f"one for each of {count} starts", seed)
     return seeds
 
 
 @torch.no_grad()
 def accuracy(
     R: Realization,
-    w: Tensor,
+    w: Annotated[Tensor, "R.p"],
     x: Annotated[Tensor, "n ..."],
     y: Annotated[Tensor, "n"],
     batch: int = 4096,
@@ -316,9 +317,8 @@ def train_module(
             _store(module, adam, file, run | {"step": step + 1})
 
     module.train()
-    minimize(
-        module.parameters(), loss, steps, lr, optimizer=adam, first=first, after=after
-    )
+    hooks: dict[str, Any] = {"optimizer": adam, "first": first, "after": after}
+    minimize(module.parameters(), loss, steps, lr, **hooks)
     return module.eval()
 
 
@@ -345,10 +345,58 @@ def _too_large(module, data, batch, file) -> DeviceMemoryError:
 
     _, fits = fitting_batch(gradient, max(batch // 2, 1))
     kept = f"; what was stored before lies in {file}" if file is not None else ""
-    return DeviceMemoryError(
-        f"train_module: a batch of {batch} does not fit on {data.x.device}, one of "
-        f"{fits} does{kept}"
-    )
+    what = f"a batch of {batch} does not fit on {data.x.device}, one of {fits} does"
+    return DeviceMemoryError(f"train_module: {what}{kept}")
+
+
+class DeviceMemoryError(MemoryError):
+    """Not even the smallest piece fits into the device's memory."""
+
+
+def fitting_batch(
+    run: Callable[[int], Result], start: int, smallest: int = 1
+) -> tuple[Result, int]:
+    r"""Call `run(batch)` with the first batch size of a halving sequence that fits.
+
+    .. math:: b_k = \max(\lfloor b_0 / 2^k \rfloor, b_{\min}), \qquad k = 0, 1, \dots
+
+    `run` must start from nothing on every call: a call that ran out of memory is
+    forgotten, its cached blocks are given back, and the next smaller size is tried.
+
+    Args:
+        run: the work, as a function of the batch size (in samples).
+        start: batch size to try first.
+        smallest: batch size below which there is no point in going on.
+
+    Returns:
+        The result, and the batch size that fitted.
+
+    Raises:
+        ValueError: sizes that are not `1 <= smallest <= start`.
+        DeviceMemoryError: `smallest` did not fit; names every size that was tried.
+
+    Cost: at most :math:`\log_2(b_0 / b_{\min}) + 1` calls.
+
+    Source: ours.
+
+    Examples:
+        >>> fitting_batch(lambda batch: 10 * batch, 64)
+        (640, 64)
+    """
+    fits, wanted = 1 <= smallest <= start, "1 <= smallest <= start"
+    expect(fits, "start, smallest", wanted, (start, smallest))
+    tried: list[int] = []
+    problem = ""
+    while smallest not in tried:
+        tried.append(max(tried[-1] // 2, smallest) if tried else start)
+        try:
+            return run(tried[-1]), tried[-1]
+        except torch.OutOfMemoryError as full:
+            problem = str(full)  # its traceback would keep all that filled the device
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    what = f"the device ran out of memory at batch sizes {tried}"
+    raise DeviceMemoryError(f"{what}; use a smaller model or fewer outputs ({problem})")
 
 
 def _draw(
@@ -382,16 +430,12 @@ def _resume(module, adam, file, run: dict[str, Any]) -> int:
         held = torch.load(file, map_location="cpu", weights_only=True)
         record = held["record"]
     except (RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
-        raise ValueError(
-            f"file: {file} is damaged or not one of ours ({error}); delete it and start "
-            "again"
-        ) from error
-    other = {k: record.get(k) for k, v in run.items() if record.get(k) != v}
-    if other:
-        raise ValueError(
-            f"file: {file} is of another run: it has {other}, this run has "
-            f"{ {k: run[k] for k in other} }"
-        )
+        what = f"{file} is damaged or not one of ours ({error})"
+        raise ValueError(f"file: {what}; delete it and start again") from error
+    if other := {k: record.get(k) for k, v in run.items() if record.get(k) != v}:
+        ours = {k: run[k] for k in other}
+        what = f"{file} is of another run: it has {other}, this run has {ours}"
+        raise ValueError(f"file: {what}")
     module.load_state_dict(held["module"])
     adam.load_state_dict(held["adam"])
     return int(record["step"])

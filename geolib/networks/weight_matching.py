@@ -33,7 +33,8 @@ class Alignment:
         distance: 2-norm of the difference of all weights, after alignment.
         before: the same before alignment.
         max_distance: largest absolute difference of a weight after alignment.
-        sweeps: passes over the layers until nothing changed.
+        sweeps: passes over the layers until nothing changed; none where a start was
+            already the same up to rounding and an answer is wanted quickly.
         converged: whether the last pass changed nothing, or no more than `tol`. Each
             pass lowers the distance; the end is a local optimum, the global one is
             NP-hard in general.
@@ -85,17 +86,23 @@ def align(
         0.0
     """
     groups = channel_groups(module_a)
-    same_architecture(module_a, module_b, "module_b")
+    same_architecture(module_a, module_b, "module_a, module_b")
     if [g.slots for g in groups] != [g.slots for g in channel_groups(module_b)]:
         raise ValueError("module_b: expected the connections of module_a, got others")
     match = Matching(module_a, module_b, groups)
     identity = [np.arange(g.width) for g in groups]
-    runs = []
-    starts = [min(match.starts(), key=match.distance)] if tol else match.starts()
-    for start in starts:
-        runs.append(match.descend(start, max_sweeps, tol))
-        if match.distance(runs[-1][0]) <= EQUAL * match.size:
-            break  # one network in two orders
+    runs, starts, equal = [], [], EQUAL * match.size  # below: one network in two orders
+    for start in match.starts():
+        starts.append((match.distance(start), start))
+        if starts[-1][0] <= equal:
+            break
+    if tol:
+        starts = [min(starts, key=lambda pair: pair[0])]
+    for gap, start in starts:
+        done = tol > 0 and gap <= equal
+        runs.append((start, 0, True) if done else match.descend(start, max_sweeps, tol))
+        if match.distance(runs[-1][0]) <= equal:
+            break
     order, sweeps, converged = min(runs, key=lambda run: match.distance(run[0]))
     before = match.distance(identity)
     if before <= match.distance(order):  # never worse than doing nothing

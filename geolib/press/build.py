@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -13,8 +13,8 @@ from typing import Any
 
 from geolib.files import digest, digest_tree, locked, write_whole
 
-from .checkout import parameters
-from .notebook import Notebook, PressError
+from .kernel import FIGURES
+from .notebook import Notebook, PressError, parameters
 
 FORMAT = b"6"  # raise when staging changes, so that every notebook is staged anew
 PACKAGE = Path(__file__).parents[1]
@@ -42,16 +42,10 @@ class Inputs:
     def key(self, modules: list[str] | None) -> str:
         """The content key of a run that imported these modules; None means all."""
         used = sorted(self.code if modules is None else modules)
-        code = [f"{m} {self.code.get(m, 'gone')}".encode() for m in used]
-        return digest(
-            FORMAT,
-            self.text.encode(),
-            json.dumps(self.values, sort_keys=True).encode(),
-            self.hardware.encode(),
-            self.data.encode(),
-            version("torch").encode(),
-            *code,
-        )
+        code = [f"{m} {self.code.get(m, 'gone')}" for m in used]
+        values = json.dumps(self.values, sort_keys=True)
+        parts = self.text, values, self.hardware, self.data, version("torch"), *code
+        return digest(FORMAT, *(part.encode() for part in parts))
 
 
 @dataclass(frozen=True)
@@ -76,17 +70,15 @@ class Page:
     @property
     def about(self) -> str:
         """One sentence about what is wrong with it; empty if nothing is."""
+        since = " Its text, code or data changed since."
         return {
             "whole": "",
-            "failed": f"The run stopped here: {self.error}.",
+            "failed": f"The run stopped here: {self.error}."
+            + since * bool(self.content.get("stale")),
             "stale": "Its text, code or data changed after it was executed.",
             "altered": "The executed page was altered by hand.",
             "absent": "This notebook was not executed.",
-        }[self.state] + (
-            " Its text, code or data changed since."
-            if self.state == "failed" and self.content.get("stale")
-            else ""
-        )
+        }[self.state]
 
 
 class Build:
@@ -127,24 +119,21 @@ class Build:
             PressError: the folder cannot be written.
         """
         busy = "another press is at work here; waiting for it"
-        lock = locked(self.folder / "lock", lambda: report(busy))
-        try:
-            lock.__enter__()
-        except OSError as problem:
-            raise PressError(
-                f"cannot write below {self.root / '_build'}: {problem.strerror}"
-            ) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / "lock", lambda: report(busy)))
+            except OSError as problem:
+                where = f"cannot write below {self.root / '_build'}"
+                raise PressError(f"{where}: {problem.strerror}") from None
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
     @cached_property
     def code(self) -> dict[str, str]:
         """Digest of every file of geolib, by its path in the package."""
         files = sorted(PACKAGE.rglob("*.py"))
-        names = (p.relative_to(PACKAGE).as_posix() for p in files)
-        return {n: digest(p.read_bytes()) for n, p in zip(names, files, strict=True)}
+        return {
+            p.relative_to(PACKAGE).as_posix(): digest(p.read_bytes()) for p in files
+        }
 
     def inputs(self, notebook: Notebook, hardware: str = "cpu") -> Inputs:
         """What an execution would depend on now.
@@ -153,11 +142,12 @@ class Build:
             PressError: see `parameters`.
         """
         device = "cpu" if hardware == "cpu" else "cuda"
+        figures = b"".join(p.read_bytes() for p in self.root.glob(FIGURES))
         return Inputs(
             notebook.text(),
             parameters(notebook, self.profile, device),
             hardware,
-            digest_tree(notebook.source.parent, DATA),
+            digest(digest_tree(notebook.source.parent, DATA).encode(), figures),
             self.code,
         )
 
@@ -204,7 +194,7 @@ class Build:
         text: str,
         inputs: Inputs,
         modules: list[str] | None,
-        error: str = "",
+        **more: str,
     ) -> None:
         """Write an executed notebook, and the record that says what it came from."""
         write_whole(path, text)
@@ -213,8 +203,8 @@ class Build:
             "content": digest(text.encode()),
             "hardware": inputs.hardware,
             "modules": modules,
-        } | ({"error": error} if error else {})
-        write_whole(path.with_suffix(".key.json"), json.dumps(record))
+        }
+        write_whole(path.with_suffix(".key.json"), json.dumps(record | more))
 
     def forget_failure(self, notebook: Notebook) -> None:
         """Remove the partial notebook of a failure that was mended."""

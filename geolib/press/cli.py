@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,10 +15,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import geolib
+from geolib.files import write_whole
+
 from .build import Build
-from .checkout import PROFILES, check_settings, discover, find_root
 from .job import Outcome
-from .notebook import PressError
+from .notebook import PROFILES, PressError, check_settings, discover, find_root
 from .pool import Settings, press, refresh
 
 
@@ -43,21 +46,19 @@ class _Commands(TyperGroup):
         """Errors that a person can mend end a command with one sentence and code 1 or 2."""
         try:
             return super().invoke(ctx)
-        except PressError as problem:
-            typer.echo(f"geolib: {problem}", err=True)
-            raise typer.Exit(problem.code) from None
         except BrokenPipeError:
             raise
-        except OSError as problem:  # a full disk, a missing folder, a port in use
-            text = problem.strerror or str(problem)
-            name = f": {problem.filename}" if problem.filename else ""
-            typer.echo(f"geolib: {text}{name}", err=True)
-            raise typer.Exit(1) from None
-        except ValueError as problem:  # of what a person gave to a chapter's command
-            if ctx.invoked_subcommand not in _plugins():
-                raise
-            typer.echo(f"geolib: {problem}", err=True)
-            raise typer.Exit(1) from None
+        except (PressError, OSError, ValueError) as problem:
+            text = str(problem)
+            if isinstance(problem, OSError):  # a full disk, a folder, a port in use
+                name = f": {problem.filename}" if problem.filename else ""
+                text = f"{problem.strerror or problem}{name}"
+            elif isinstance(problem, ValueError) and (
+                ctx.invoked_subcommand not in _plugins()
+            ):
+                raise  # only a chapter's command is given values by a person
+            typer.echo(f"geolib: {text}", err=True)
+            raise typer.Exit(getattr(problem, "code", 1)) from None
 
 
 def _plugins() -> dict[str, Any]:
@@ -78,14 +79,8 @@ def _options(
     version: Annotated[bool, typer.Option(help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"geolib {_version()}")
+        typer.echo(f"geolib {geolib.__version__}")
         raise typer.Exit
-
-
-def _version() -> str:
-    from geolib import __version__
-
-    return __version__
 
 
 Chapters = Annotated[
@@ -125,18 +120,13 @@ def run(
 
 def _say(outcomes: list[Outcome], profile: str) -> bool:
     """Print how the notebooks ended; whether all ended well."""
-    ran = sum(o.status == "ok" for o in outcomes)
-    skipped = sum(o.status == "skipped" for o in outcomes)
-    failed = [o for o in outcomes if o.status == "failed"]
-    typer.echo(
-        f"{ran} executed, {skipped} unchanged, {len(failed)} failed (profile {profile})"
-    )
-    for o in failed:
-        typer.echo(f"FAILED {o.message}", err=True)
-        typer.echo(
-            f"  partial notebook: _build/{profile}/failed/{o.name}.ipynb", err=True
-        )
-    return not failed
+    count = Counter(o.status for o in outcomes)
+    ended = f"{count['ok']} executed, {count['skipped']} unchanged"
+    typer.echo(f"{ended}, {count['failed']} failed (profile {profile})")
+    for o in (o for o in outcomes if o.status == "failed"):
+        partial_page = f"_build/{profile}/failed/{o.name}.ipynb"
+        typer.echo(f"FAILED {o.message}\n  partial notebook: {partial_page}", err=True)
+    return not count["failed"]
 
 
 @app.command()
@@ -279,8 +269,6 @@ def _known(profile: str) -> str:
 
 
 def _remember(root: Path, profile: str) -> None:
-    from geolib.files import write_whole
-
     write_whole(root / "_build" / "last.json", json.dumps({"profile": profile}))
 
 

@@ -37,11 +37,8 @@ class Outcome:
     @property
     def message(self) -> str:
         """One line that names notebook, cell and error."""
-        return (
-            f"{self.name}: {self.status}"
-            if self.status != "failed"
-            else (f"{self.name}{self.where}: {self.error}")
-        )
+        failed = f"{self.name}{self.where}: {self.error}"
+        return failed if self.status == "failed" else f"{self.name}: {self.status}"
 
     @property
     def where(self) -> str:
@@ -130,10 +127,8 @@ class Job:
 
 def run_there(job: Job) -> dict[str, Any]:
     """On the worker: execute the notebook in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        outcome = job.run(work, set())
-        executed = work / "executed.ipynb"
+    with tempfile.TemporaryDirectory() as work:
+        outcome, executed = job.run(Path(work), set()), Path(work, "executed.ipynb")
         text = executed.read_text(encoding="utf-8") if executed.exists() else ""
     return {"outcome": asdict(outcome), "executed": text}
 
@@ -151,11 +146,11 @@ def execute_there(job: Job, work: Path, scheduler: str, gpu: bool) -> Outcome:
     key = f"{job.name.replace('/', '-')}-{uuid.uuid4().hex}"
     try:
         (end,) = drive(run_there, {key: job}, Options(scheduler, retries=1, gpu=gpu))
+        if end.outcome.record is None:
+            error = (end.outcome.error or "").splitlines()[0]
+            raise SweepError(f"on the cluster: {error}")
     except SweepError as problem:
         return Outcome(job.name, "failed", error=str(problem))
-    if end.outcome.record is None:
-        error = f"on the cluster: {(end.outcome.error or '').splitlines()[0]}"
-        return Outcome(job.name, "failed", error=error)
     found = json.loads(end.outcome.record)
     if found["executed"]:
         work.mkdir(parents=True, exist_ok=True)

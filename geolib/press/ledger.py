@@ -12,7 +12,7 @@ from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 from geolib.files import write_whole
-from geolib.sweep.measured import Measured, measured, write
+from geolib.sweep.store import Measured, measured, write
 from geolib.tables import text_table
 
 from .build import Build, Page
@@ -64,14 +64,11 @@ class Ledger:
             text += f", {differs} of a paper's not reproduced (shown as such)"
         if losses := counts.count("a baseline wins"):
             text += f", {losses} won by a baseline (shown as such)"
-        for name, value in (
-            ("failed", [r["key"] for r in self.failed]),
-            ("missing", self.missing),
-            ("repeated", self.repeated),
-        ):
-            if value:
-                few = [*value[:8], *(["..."] if value[8:] else [])]
-                text += f", {len(value)} {name} ({', '.join(few)})"
+        failed = [r["key"] for r in self.failed]
+        wrong = {"failed": failed, "missing": self.missing, "repeated": self.repeated}
+        for name, keys in wrong.items():
+            few = [*keys[:8], *(["..."] if keys[8:] else [])]
+            text += f", {len(keys)} {name} ({', '.join(few)})" if keys else ""
         return text
 
 
@@ -144,10 +141,8 @@ class DeviceLedger(Measured):
         """One sentence about the run."""
         a = self.about
         versions = ", ".join(f"{k} {v}" for k, v in a["versions"].items())
-        return (
-            f"On {a['device']}: profile {a['profile']}, {a['date']}, {versions}, "
-            f"{len(self.entries)} claims."
-        )
+        when = f"On {a['device']}: profile {a['profile']}, {a['date']}"
+        return f"{when}, {versions}, {len(self.entries)} claims."
 
 
 def save_device_ledger(ledger: Ledger, path: Path) -> DeviceLedger:
@@ -159,11 +154,9 @@ def save_device_ledger(ledger: Ledger, path: Path) -> DeviceLedger:
     devices = sorted({r["device"] for r in ledger.rows} - {"cpu"})
     if len(devices) != 1:
         found = ", ".join(devices) or "a CPU only"
-        raise PressError(
-            f"keep: expected the run of profile {ledger.profile} to be on one kind of "
-            f"GPU, got {found}; run `geolib run --profile {ledger.profile} --device "
-            "cuda` first"
-        )
+        wanted = f"the run of profile {ledger.profile} to be on one kind of GPU"
+        command = f"geolib run --profile {ledger.profile} --device cuda"
+        raise PressError(f"keep: expected {wanted}, got {found}; run `{command}` first")
     about = {
         "device": devices[0],
         "profile": ledger.profile,

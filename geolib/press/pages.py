@@ -1,7 +1,7 @@
 """Pages that the press writes: the ledger's, marks on what is not whole, numbers of claims.
 
-In a page of `book/`, `{measured}`key`` becomes the number found, linked to its check, and
-`{picture}`name`` the path of the figure of that name out of the executed notebook.
+In a page of `book/`, `{measured}`key`` becomes the number found, linked to its check (`{number}`
+bare), and `{picture}`name`` the path of the figure of that name out of the executed notebook.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from geolib.files import write_whole
+from geolib.files import write_changed
 from geolib.tables import html_table, human
 
 from .build import Build, Page
 from .ledger import DeviceLedger, Ledger
-from .verdict import anchor, found, kind, typeset
+from .verdict import anchor, found, kind, sentence, typeset
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
-MEASURED = re.compile(r"\{measured\}`([^`]+)`")
+MEASURED = re.compile(r"\{(measured|number)\}`([^`]+)`")
 PICTURE = re.compile(r"\{picture\}`([^`]+)`")
-KINDS = {"image/svg+xml": "svg", "image/png": "png"}
 BLANK = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 9"><text x="1" y="5" '
     'font-size="1">not drawn in this build</text></svg>'
@@ -62,25 +61,24 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
 def _row(
     r: dict[str, Any], gpu: DeviceLedger | None, device: bool
 ) -> tuple[str, list[str]]:
-    place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
-    link = f"../chapters/{r['notebook']}.html{place}"
     data = html.escape(", ".join(r.get("data", [])))
-    notes = (f"Paper: {r['paper']}" if r["paper"] else "", r["reason"] or "")
+    notes = (r["paper"] and f"Paper: {r['paper']}", r["reason"])
     small = "".join(f"<br><small>{human(n)}</small>" for n in notes if n)
-    cells = [
-        f'<a href="{link}">{human(r["text"])}</a>{small}',
-        found(r),
-        typeset(r["bound"]),
-        _badge(r["verdict"]),
-        data,
-    ]
+    say = human if r["text"] == r["key"] else sentence
+    text = f'<a href="{_link(r)}">{say(r["text"])}</a>{small}'
+    cells = [text, found(r), typeset(r["bound"]), _badge(r["verdict"]), data]
     cells += [html.escape(r["device"])] if device else []
     if gpu is not None:
         there = gpu.entries.get(r["key"])
         cells.append(f"{found(there)} {_badge(there['verdict'])}" if there else "")
     tags = f'data-verdict="{r["verdict"]}" data-page="{r["notebook"]}"'
-    tags += f' data-data="{data}"'
-    return tags, cells
+    return f'{tags} data-data="{data}"', cells
+
+
+def _link(r: dict[str, Any]) -> str:
+    """Where a claim is stated; its page where it was not reached."""
+    place = "" if r["measured"] is None else f"#{anchor(r['key'])}"
+    return f"../chapters/{r['notebook']}.html{place}"
 
 
 def _badge(verdict: str) -> str:
@@ -144,21 +142,19 @@ def _close_gates(nb: Any) -> None:
     opened: list[str] = []
     for m in (m for text in texts for m in GATE.finditer(text)):
         opened = [*opened, m[1]] if m[2] == "start" else opened[:-1]
-    for number, name in enumerate(reversed(opened)):
-        text, title = f"```{{{name}-end}}\n```", f"gate-{number}"
-        nb.cells.append(nbformat.v4.new_markdown_cell(text, id=title))
+    for k, name in enumerate(reversed(opened)):
+        text = f"```{{{name}-end}}\n```"
+        nb.cells.append(nbformat.v4.new_markdown_cell(text, id=f"gate-{k}"))
 
 
 def _spare_the_glue(nb: Any) -> None:
     """Numbers that were never computed are said to be so where the prose quotes them."""
     from .staging import GLUED, quoted
 
-    have = {
-        output.metadata["scrapbook"]["name"]
-        for cell in nb.cells
-        for output in cell.get("outputs", [])
-        if "scrapbook" in output.get("metadata", {})
-    }
+    about = [
+        o.get("metadata", {}) for cell in nb.cells for o in cell.get("outputs", [])
+    ]
+    have = {data["scrapbook"]["name"] for data in about if "scrapbook" in data}
 
     def word(m: re.Match[str]) -> str:
         return m[0] if quoted(m) in have else "(not reached)"
@@ -170,13 +166,12 @@ def _spare_the_glue(nb: Any) -> None:
 
 def _put_on_top(nb: Any, text: str) -> None:
     """Insert after the page's heading."""
-    first = next((c for c in nb.cells if c.cell_type == "markdown"), None)
-    if first is None:
-        import nbformat
+    import nbformat
 
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(text, id="mark"))
-    else:
-        first.source = below_the_heading(first.source, text)
+    if not any(c.cell_type == "markdown" for c in nb.cells):
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(id="mark"))
+    first = next(c for c in nb.cells if c.cell_type == "markdown")
+    first.source = below_the_heading(first.source, text)
 
 
 def below_the_heading(source: str, text: str) -> str:
@@ -189,39 +184,31 @@ def below_the_heading(source: str, text: str) -> str:
 def filled(text: str, ledger: Ledger, pages: list[Page], folder: Path) -> str:
     """The text of a page of `book/` with its numbers; its pictures go into `folder`."""
     rows = {r["key"]: r for r in ledger.rows}
-    text = MEASURED.sub(lambda m: _number(rows.get(m[1])), text)
+    text = MEASURED.sub(lambda m: _number(rows.get(m[2]), m[1] == "measured"), text)
     if not PICTURE.search(text):
         return text
-    drawn = {name: picture for page in pages for name, picture in _drawn(page)}
+    drawn = dict(item for page in pages for item in _drawn(page))
 
     def place(m: re.Match[str]) -> str:
-        suffix, data = drawn.get(m[1], ("svg", BLANK.encode()))
-        file = folder / f"{m[1]}.{suffix}"
-        if not file.exists() or file.read_bytes() != data:
-            write_whole(file, data)
-        return f"{folder.name}/{file.name}"
+        name = f"{m[1]}.{'png' if m[1] in drawn else 'svg'}"
+        write_changed(folder / name, drawn.get(m[1], BLANK.encode()))
+        return f"{folder.name}/{name}"
 
     return PICTURE.sub(place, text)
 
 
-def _number(row: dict[str, Any] | None) -> str:
+def _number(row: dict[str, Any] | None, linked: bool) -> str:
     if row is None or row["measured"] is None:
         return "(not reached)"
-    link = f"../chapters/{row['notebook']}.html#{anchor(row['key'])}"
-    style = f' class="verdict-{kind(row["verdict"])}"'
-    return f'<a{style} href="{link}">{found(row)}</a>'
+    if not linked:  # within a link
+        return f"<b>{found(row)}</b>"
+    return f'<a class="verdict-{kind(row["verdict"])}" href="{_link(row)}">{found(row)}</a>'
 
 
-def _drawn(page: Page) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """The named figures of a page: `(name, (suffix, data))`."""
+def _drawn(page: Page) -> Iterator[tuple[str, bytes]]:
+    """The named figures of a page."""
     for cell in page.content.get("cells", []):
-        figure = cell.get("metadata", {}).get("mystnb", {}).get("figure", {})
+        name = cell.get("metadata", {}).get("mystnb", {}).get("figure", {}).get("name")
         for output in cell.get("outputs", []):
-            for mime, suffix in KINDS.items():
-                data = output.get("data", {}).get(mime)
-                if data and "name" in figure:
-                    text = "".join(data)
-                    png = mime == "image/png"
-                    raw = base64.b64decode(text) if png else text.encode()
-                    yield figure["name"], (suffix, raw)
-                    break
+            if name and (data := output.get("data", {}).get("image/png")):
+                yield name, base64.b64decode("".join(data))

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from geolib.files import write_whole
+from geolib.files import write_changed, write_whole
 
 from .build import Build, Inputs
 from .job import Job, Outcome, execute_there
@@ -62,10 +63,8 @@ def resolve_device(device: str, elsewhere: bool = False) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
-        raise PressError(
-            "device: cuda was asked for, but torch "
-            f"{torch.__version__} sees no CUDA device on this machine"
-        )
+        where = f"torch {torch.__version__} sees no CUDA device on this machine"
+        raise PressError(f"device: cuda was asked for, but {where}")
     return device
 
 
@@ -94,10 +93,8 @@ def press(
     """
     device = resolve_device(settings.device, settings.scheduler is not None)
     if not re.fullmatch(r"\w+://.+", settings.scheduler or "tcp://any"):
-        raise PressError(
-            "scheduler: expected an address such as tcp://host:8786, "
-            f"got {settings.scheduler!r}"
-        )
+        wanted = "an address such as tcp://host:8786"
+        raise PressError(f"scheduler: expected {wanted}, got {settings.scheduler!r}")
     if not notebooks:
         return []
     build = Build(notebooks[0].root, settings.profile)
@@ -137,10 +134,8 @@ def _check_data(notebooks: list[Notebook], inputs: dict[Notebook, Inputs]) -> No
         if value in data.names() and not data.available(value)
     ]
     if lacking:
-        raise PressError(
-            "these data sets are not on this disk, and nothing was run; "
-            + "; ".join(lacking)
-        )
+        what = "these data sets are not on this disk, and nothing was run"
+        raise PressError("; ".join([what, *lacking]))
 
 
 def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
@@ -160,9 +155,7 @@ def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
         if outcome.status == "failed":
             continue
         staged = Build(notebook.root, "small").stage(notebook)
-        text = staged.with_suffix(".reference").read_text()
-        if not notebook.pair.exists() or notebook.pair.read_text() != text:
-            write_whole(notebook.pair, text)
+        if write_changed(notebook.pair, staged.with_suffix(".reference").read_bytes()):
             changed.append(notebook.pair)
     if failed := [o.message for o in outcomes if o.status == "failed"]:
         raise PressError("no pair written for\n" + "\n".join(failed))
@@ -173,8 +166,7 @@ class Progress:
     """A line for each finished notebook; on a terminal the cell that runs, too."""
 
     def __init__(self, total: int, report: Report) -> None:
-        self.total, self.report = total, report
-        self.finished_count = 0
+        self.total, self.report, self.finished_count = total, report, 0
         self.live = sys.stderr.isatty() and not os.environ.get("CI")
 
     def cell(self, name: str, number: int, cells: int) -> None:
@@ -192,19 +184,15 @@ class Progress:
         self.report(f"{count} {mark} {outcome.seconds:.1f} s {detail}")
 
 
+@dataclass
 class _Pool:
     """Threads that execute notebooks, each with a worker process a time."""
 
-    def __init__(
-        self,
-        build: Build,
-        settings: Settings,
-        inputs: dict[Notebook, Inputs],
-        report: Report,
-    ) -> None:
-        self.build, self.settings, self.inputs = build, settings, inputs
-        self.report = report
-        self.running: set[subprocess.Popen[bytes]] = set()
+    build: Build
+    settings: Settings
+    inputs: dict[Notebook, Inputs]
+    report: Report
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
 
     def run(self, notebooks: list[Notebook]) -> dict[str, Outcome]:
         """The outcome of each notebook, by its name."""
@@ -226,27 +214,26 @@ class _Pool:
 
     def _one(self, n: Notebook, progress: Progress) -> Outcome:
         """Execute in a worker process; stage on success, keep the partial on failure."""
+        doing = "read"
         try:
             if n.facts.fault:
                 return self._refuse(n)
-            job = self._job(n)
-        except OSError as problem:
-            return _io(n, "read", problem)
-        try:
+            job, doing = self._job(n), "written"
             work = self.build.work(n)
             cells = job.notebook.count('"cell_type"')
             if self.settings.scheduler:
                 gpu = self.inputs[n].hardware != "cpu"
                 outcome = execute_there(job, work, self.settings.scheduler, gpu)
             else:
-                outcome = job.run(
-                    work, self.running, lambda i: progress.cell(n.name, i, cells)
-                )
+                cell = partial(progress.cell, n.name, cells=cells)
+                outcome = job.run(work, self.running, cell)
             self._keep(n, work / "executed.ipynb", outcome)
             shutil.rmtree(work, ignore_errors=True)
             return outcome
         except OSError as problem:
-            return _io(n, "written", problem)
+            text = f"{problem.strerror or problem}: {problem.filename or ''}"
+            error = f"could not be {doing}: {text}".rstrip(": ")
+            return Outcome(n.name, "failed", error=error)
 
     def _job(self, n: Notebook) -> Job:
         import nbformat
@@ -286,9 +273,9 @@ class _Pool:
         nb = nbformat.read(executed, as_version=4) if executed.exists() else None
         modules = nb.metadata.get("geolib", {}).get("modules") if nb else None
         if outcome.status == "failed":
-            text = nbformat.writes(nb or nbformat.v4.new_notebook()) + "\n"
+            text = text_of(nb or nbformat.v4.new_notebook())
             error = f"{outcome.where.removeprefix(', ')}: {outcome.error}".lstrip(": ")
-            build.keep(build.failed(n), text, inputs, modules, error)
+            build.keep(build.failed(n), text, inputs, modules, error=error)
             return
         if nb is None:
             raise FileNotFoundError(2, "no executed notebook", str(executed))
@@ -304,13 +291,6 @@ class _Pool:
         build.forget_failure(n)
 
 
-def text_of(nb: Any) -> str:
-    """A notebook as the text of its file."""
-    import nbformat
-
-    return nbformat.writes(nb) + "\n"
-
-
 def _outcome(name: str, end: Future[Outcome]) -> Outcome:
     """What a thread came to; one that stumbled is a failed notebook."""
     if (problem := end.exception()) is None:
@@ -319,6 +299,8 @@ def _outcome(name: str, end: Future[Outcome]) -> Outcome:
     return Outcome(name, "failed", error=error)
 
 
-def _io(n: Notebook, what: str, problem: OSError) -> Outcome:
-    text = f"{problem.strerror or problem}: {problem.filename or ''}".rstrip(": ")
-    return Outcome(n.name, "failed", error=f"could not be {what}: {text}")
+def text_of(nb: Any) -> str:
+    """A notebook as the text of its file."""
+    import nbformat
+
+    return nbformat.writes(nb) + "\n"

@@ -7,14 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from geolib.files import digest, digest_tree, write_whole
+from geolib.files import digest, digest_tree, write_changed, write_whole
 
 from .build import Build, Page
-from .checkout import CHANGES, check_settings, discover
 from .ledger import GPU_LEDGER, Ledger, load_device_ledger, of_pages, write_json
-from .notebook import PressError
+from .notebook import CHANGES, PressError, check_settings, discover
 from .pages import banner, below_the_heading, filled, ledger_page, marked_page
 
 SIGNS = ("WARNING", "ERROR", "Error:")
@@ -51,18 +51,12 @@ def build_site(build: Build, strict: bool = False) -> Ledger:
             written, or `strict` refuses.
     """
     landing = check_settings(build.root)
-
-    def report(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    with build.locked(report):
+    with build.locked(partial(print, file=sys.stderr)):
         try:
             return _build(build, strict, landing)
         except OSError as problem:
-            name = problem.filename or ""
-            raise PressError(
-                f"the site could not be written: {problem.strerror} {name}".rstrip()
-            ) from None
+            why = f"{problem.strerror} {problem.filename or ''}".rstrip()
+            raise PressError(f"the site could not be written: {why}") from None
 
 
 def _build(build: Build, strict: bool, landing: str) -> Ledger:
@@ -70,28 +64,23 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
     pages = [build.page(n) for n in notebooks]
     ledger = of_pages(build.profile, pages)
     if strict and not ledger.is_valid:
-        lines = [f"{name}: {why}" for name, why in ledger.marked.items()]
-        raise PressError(
-            "\n  ".join(["html --strict refuses:", *lines, ledger.summary])
-        )
+        why = [": ".join(item) for item in ledger.marked.items()]
+        raise PressError("\n  ".join(["html --strict refuses:", *why, ledger.summary]))
     source = build.folder / "pages"
-    wanted = {source / "chapters" / f"{n.name}.ipynb" for n in notebooks}
-    for old in (source / "chapters").rglob("*.ipynb"):
-        if old not in wanted:
-            old.unlink()
-    for page in pages:
-        target = source / "chapters" / f"{page.notebook.name}.ipynb"
+    wanted = {source / "chapters" / f"{p.notebook.name}.ipynb": p for p in pages}
+    for old in set((source / "chapters").rglob("*.ipynb")) - set(wanted):
+        old.unlink()
+    for target, page in wanted.items():
         if page.state == "whole" and page.path is not None:
-            _copy(page.path, target)
+            write_changed(target, page.path.read_bytes())
         else:
-            _write_if_changed(target, marked_page(build, page))
+            write_changed(target, marked_page(build, page))
     _copy_book(build, source)
     write_json(ledger, build.root / "_build" / "claims.json")
     _fill(build, source, ledger, pages, landing)
     sidebar = (build.root / "_toc.yml").read_bytes()  # every page shows it
-    machinery = digest(
-        digest_tree(build.root / "book" / "_ext", (".py",)).encode(), sidebar
-    )
+    extension = digest_tree(build.root / "book" / "_ext", (".py",))
+    machinery = digest(extension.encode(), sidebar)
     code = json.dumps(build.code, sort_keys=True).encode()  # the API pages show it
     key = digest(digest_tree(source, SOURCES).encode(), code, machinery.encode())
     record = build.folder / "html.key"
@@ -104,15 +93,16 @@ def _build(build: Build, strict: bool, landing: str) -> Ledger:
 
 
 def _copy_book(build: Build, source: Path) -> None:
-    for name in ("_config.yml", "_toc.yml"):
-        _copy(build.root / name, source / name)
-    for file in filter(Path.is_file, (build.root / "book").rglob("*")):
+    settings = [build.root / name for name in ("_config.yml", "_toc.yml")]
+    book = filter(Path.is_file, (build.root / "book").rglob("*"))
+    for file in (*settings, *book):
         inside = file.relative_to(build.root)
         filled = inside.match("book/*.md")  # `_fill` writes these
         if not filled and "__pycache__" not in file.parts:
-            _copy(file, source / inside)
-    if (build.root / "CHANGELOG.md").exists():
-        _copy(build.root / "CHANGELOG.md", source / f"{CHANGES}.md")
+            write_changed(source / inside, file.read_bytes())
+    changes = build.root / "CHANGELOG.md"
+    if changes.exists():
+        write_changed(source / f"{CHANGES}.md", changes.read_bytes())
 
 
 def _fill(
@@ -133,7 +123,7 @@ def _fill(
         if ledger.marked and landing == f"book/{file.stem}":
             about = counted(ledger, len(pages))
             text = below_the_heading(text, banner("This book is not whole", about))
-        _write_if_changed(source / "book" / file.name, text)
+        write_changed(source / "book" / file.name, text)
 
 
 def counted(ledger: Ledger, pages: int) -> str:
@@ -144,21 +134,8 @@ def counted(ledger: Ledger, pages: int) -> str:
     for name, why in ledger.marked.items():
         by_reason.setdefault(why, []).append(name)
     reasons = " ".join(f"{', '.join(n)}: {why}" for why, n in by_reason.items())
-    return (
-        f"{len(ledger.marked)} of {pages} notebooks are not whole. {reasons} "
-        f"{ledger.summary}."
-    )
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists() or target.read_bytes() != source.read_bytes():
-        shutil.copyfile(source, target)
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        write_whole(path, text)
+    marked = f"{len(ledger.marked)} of {pages} notebooks are not whole"
+    return f"{marked}. {reasons} {ledger.summary}."
 
 
 def _render(build: Build, source: Path, machinery: str, whole: bool) -> None:
@@ -184,20 +161,18 @@ def _render(build: Build, source: Path, machinery: str, whole: bool) -> None:
     if result.returncode != 0 or not index.is_file():
         lines = [w for w in log.splitlines() if any(m in w for m in SIGNS)]
         tail = "\n".join(lines[-30:] or log.splitlines()[-30:])
-        raise PressError(
-            f"the site was not built (see {build.folder / 'sphinx.log'}):\n{tail}"
-        )
+        where = build.folder / "sphinx.log"
+        raise PressError(f"the site was not built (see {where}):\n{tail}")
 
 
 def _mathjax(root: Path, target: Path) -> None:
     """Copy MathJax out of the installed npm package, so that no page asks a CDN."""
     source = root / "node_modules" / "mathjax" / "es5"
     if not source.is_dir():
-        raise PressError(
-            f"MathJax is not installed in {root}: run `npm ci` there first"
-        )
+        what = f"MathJax is not installed in {root}"
+        raise PressError(f"{what}: run `npm ci` there first")
     for file in (p for name in MATHJAX for p in source.glob(name)):
-        _copy(file, target / file.relative_to(source))
+        write_changed(target / file.relative_to(source), file.read_bytes())
 
 
 def _publish(built: Path, site: Path) -> None:

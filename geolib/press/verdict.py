@@ -7,8 +7,6 @@ from typing import Any
 from geolib.claims import Bound, verdict
 from geolib.tables import html_table, human, power
 
-from .quiet import code_block
-
 NOT_REACHED = "not reached"
 FAILS = "FAILS"
 ALOUD = 8  # claims in the text of a page
@@ -36,14 +34,13 @@ def settle(entry: dict[str, Any]) -> dict[str, Any]:
         holds = Bound.parse(row["bound"]).holds(float(row["measured"]))
     except (ValueError, TypeError, AttributeError):
         holds = False
-    row["holds"] = holds
-    return row | {"verdict": verdict(holds, row["reproduces"], row["rival"])}
+    judged = verdict(holds, row["reproduces"], row["rival"])
+    return row | {"holds": holds, "verdict": judged}
 
 
 def not_reached(key: str) -> dict[str, Any]:
     """The row of a claim that the text makes and no run came to."""
-    row = settle({"key": key, "text": key, "bound": ""})
-    return row | {"verdict": NOT_REACHED}
+    return settle({"key": key, "text": key, "bound": ""}) | {"verdict": NOT_REACHED}
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -92,7 +89,7 @@ def checks_box(entries: list[dict[str, Any]], aloud: set[str], code: str = "") -
     for e in entries:
         if e["verdict"] == "holds" and e["key"] in aloud:
             text += (
-                f'<p class="check" id="{anchor(e["key"])}">{_sentence(e["text"])} '
+                f'<p class="check" id="{anchor(e["key"])}">{sentence(e["text"])} '
                 f'<span class="claim-numbers">{_numbers(e)}</span>{_paper(e)}</p>'
             )
     fold = '<details class="checks"><summary>code</summary>'
@@ -104,8 +101,7 @@ def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
     rows = []
     for e in entries:
         name, first, holds = anchor(e["key"]), human(e["text"]), e["verdict"] == "holds"
-        above = not holds or e["key"] in aloud
-        if above:
+        if above := not holds or e["key"] in aloud:
             first = f'<a href="#{name}">{first}</a>'
         first += _paper(e) if holds else f" <b>({e['verdict']})</b>"
         cells = (first, found(e), typeset(e["bound"]))
@@ -117,7 +113,8 @@ def _paper(e: dict[str, Any]) -> str:
     return f" <small>Paper: {human(e['paper'])}</small>" if e["paper"] else ""
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A claim's words as a sentence, escaped for HTML."""
     return human(text[:1].upper() + text[1:])
 
 
@@ -142,12 +139,23 @@ def _loud(entry: dict[str, Any]) -> str:
     e = {k: human(str(v)) for k, v in entry.items() if v is not None}
     paper = f"Paper: {e['paper']}. " if entry["paper"] else ""
     lead = "Found: " if entry["paper"] else ""
-    reason = f" {_sentence(entry['reason'])}." if entry["reason"] else ""
+    reason = f" {sentence(entry['reason'])}." if entry["reason"] else ""
     rival = f" Better here: {e['rival']}." if entry["rival"] else ""
-    text = e["text"] if lead else _sentence(entry["text"])
+    text = e["text"] if lead else sentence(entry["text"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
         f'{paper}{lead}{text} <span class="claim-numbers">{_numbers(entry)}.'
         f"{reason}{rival}</span> "
         f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )
+
+
+def code_block(source: str) -> str:
+    """Source text in the colours of the page, as HTML."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    text = highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
+    region = 'class="highlight" role="region" aria-label="code of these checks"'
+    return f'<div {region}><pre tabindex="0">{text}</pre></div>'

@@ -27,13 +27,10 @@ def read_matrix(path: Path) -> np.ndarray:
         ValueError: another kind of file, or one without a numeric table of two rows.
     """
     kind = path.suffix.lower()
-    if kind not in (".csv", ".npz"):
-        raise ValueError(f"data: expected a .csv or .npz file, got {path}")
-    if not path.is_file():
-        raise ValueError(f"data: no file {path}")
+    expect(kind in (".csv", ".npz"), "data", "a .csv or .npz file", str(path))
+    expect(path.is_file(), "data", "a file that is there", str(path))
     table = _from_archive(path) if kind == ".npz" else _from_text(path)
-    if len(table) < 2:
-        raise ValueError(f"data: expected two samples or more, {path} has {len(table)}")
+    expect(len(table) > 1, f"data: {path}", "two samples or more", len(table))
     return table
 
 
@@ -45,12 +42,9 @@ def _from_archive(path: Path) -> np.ndarray:
         raise ValueError(f"data: {path} holds no plain arrays: {problem}") from None
     tables = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "biuf"}
     names = [k for k in ("x",) if k in tables] or list(tables)
-    if len(names) != 1:
-        shapes = ", ".join(f"{k} {a.dtype}{a.shape}" for k, a in sorted(found.items()))
-        raise ValueError(
-            f"data: expected one matrix of numbers in {path}, or one called x; "
-            f"it holds {shapes or 'nothing'}"
-        )
+    shapes = ", ".join(f"{k} {a.dtype}{a.shape}" for k, a in sorted(found.items()))
+    wanted = "one matrix of numbers, or one called x"
+    expect(len(names) == 1, f"data: {path}", wanted, shapes)
     return tables[names[0]].astype(float)
 
 
@@ -67,17 +61,12 @@ def _from_text(path: Path) -> np.ndarray:
     if cells and not all(map(_is_number, cells[0][1])):
         del cells[0]  # a heading
     for line, row in cells:
-        if len(row) != len(cells[0][1]):
-            raise ValueError(
-                f"data: {path}, line {line}: expected {len(cells[0][1])} cells as in "
-                f"line {cells[0][0]}, got {len(row)}"
-            )
+        place, first = f"data: {path}, line {line}", cells[0]
+        wanted = f"{len(first[1])} cells as in line {first[0]}"
+        expect(len(row) == len(first[1]), place, wanted, len(row))
         for column, cell in enumerate(row, 1):
-            if not _is_number(cell) or not math.isfinite(float(cell)):
-                raise ValueError(
-                    f"data: {path}, line {line}, column {column}: expected a finite "
-                    f"number, got {cell!r}"
-                )
+            finite = _is_number(cell) and math.isfinite(float(cell))
+            expect(finite, f"{place}, column {column}", "a finite number", cell)
     return np.array([row for _, row in cells], dtype=float)
 
 
@@ -102,8 +91,7 @@ def command(
 
     Example: geolib predict --data table.csv --hidden 16
     """
-    if plot is not None and not plot.parent.is_dir():
-        raise ValueError(f"plot: no folder {plot.parent}")
+    expect(plot is None or plot.parent.is_dir(), "plot", "a folder that exists", plot)
     matrix = prepare(read_matrix(data).T, drop_constant=True)
     expect(0 < kappa < 1e50, "kappa", "a positive number", kappa)
     answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)

@@ -61,10 +61,7 @@ class DataMatrix:
     def overlap(self, covariance: ArrayLike) -> np.ndarray:
         r"""Population variance :math:`v_i^T \Sigma v_i` along each eigenvector of S."""
         P = np.asarray(covariance, dtype=np.float64)
-        if P.shape != (self.d, self.d):
-            raise ValueError(
-                f"covariance: expected ({self.d}, {self.d}), got {P.shape}"
-            )
+        expect(P.shape == self.S.shape, "covariance", f"({self.d}, {self.d})", P.shape)
         return np.einsum("ij,ij->j", self.vectors, P @ self.vectors)
 
     def take(self, columns: slice | np.ndarray) -> DataMatrix:
@@ -122,8 +119,9 @@ def prepare(
         if not drop_constant or constant.all():
             raise ValueError(
                 f"X: {int(constant.sum())} of {len(M)} coordinates are constant (the "
-                f"first is row {int(np.argmax(constant))}); pass drop_constant=True "
-                "to remove them"
+                f"first is row {int(np.argmax(constant))})"
+                + "; pass drop_constant=True to remove them"
+                * (not drop_constant)
             )
         M = M[~constant]
     mean = M.mean(1) if centre else np.zeros(len(M))

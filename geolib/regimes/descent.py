@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -59,11 +61,10 @@ class Rule:
         times = np.asarray(times, dtype=np.float64)
         counts = np.round(times / self.stride)
         off = np.abs(counts * self.stride - times) > 1e-6 * self.stride
-        if off.any():
-            raise ValueError(
-                f"times: {times[off][0]} is not a whole number of steps of "
-                f"{self.stride:g}; a rule in discrete time has no loss between them"
-            )
+        wanted = (
+            f"whole numbers of steps of {self.stride:g}, since none is between them"
+        )
+        expect(not off.any(), "times", wanted, times[off][:1])
         return counts.astype(int)
 
     def grid(self, times: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from geolib.core.validation import expect
 from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.setup import Setup, check_times
@@ -23,13 +24,15 @@ from geolib.regimes.spectral_measures import (
     gaussian_factor,
 )
 
-BUDGET = 1.5e10  # operations of one ensemble: about a second on one core
+BUDGET = 2e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
 MEMORY = 100  # operations in the time that a step moves one number of the state
-FEWEST, MOST = 6, 512  # copies
+FEWEST, MOST = 24, 512  # copies
 LONGEST = 1e5  # evaluations of the flow, or steps
 KEPT = 16  # sizes for each leading eigenvalue that a smaller copy keeps as it is
 DRAW = 10  # operations, times the rank cubed, for the eigenvalues of a drawn S
+BLOCK = 50_000  # numbers of the state that are moved together: they stay in the cache
+ENOUGH, SETTLED = 128, 0.002  # copies, and their standard error over the first loss
 EDGE = 0.98  # of the copies' largest deviations, what counts as their reach
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
@@ -44,8 +47,8 @@ class Ensemble:
         scatter: standard deviation of one run of the setup's own size.
         doubt: standard error of `mean`, the error of the integration, and what is left
             of the size of the copies.
-        reach: the deviation from the mean, in standard deviations, that all but one in
-            fifty of the copies keep to at all times and in both losses.
+        reach: the deviation from the mean, in standard deviations, that all but one
+            in fifty copies keep to at all times and in both losses.
         copies: how many there are.
         share: size of a copy over that of the setup.
     """
@@ -110,18 +113,15 @@ def ensemble(
         (1.0, 512)
     """
     problem = _Copies(setup, check_times(times), law, population, target, rule)
-    if problem.evaluations > LONGEST:
-        raise ValueError(
-            f"times: {problem.times[-1]:.3g} takes about {problem.evaluations:.0e} "
-            f"evaluations or steps; expected an end within {LONGEST:.0e}"
-        )
+    wanted = f"an end within {LONGEST:.0e} evaluations or steps"
+    expect(problem.evaluations <= LONGEST, "times", wanted, int(problem.evaluations))
     afford = budget / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
     count, size = len(first.losses[0]), first.setup.d / setup.d
-    mean = first.mean
-    doubt = first.spread(count**-0.5).moved(first.errors, 1.0)
+    mean, doubt = first.expected
+    doubt = doubt.moved(first.errors, 1.0)
     if size < 1:
-        half = problem.run(size / 2, budget / 4).mean
+        half, _ = problem.run(size / 2, budget / 4).expected
         step = Curves(*(abs(a - b) for a, b in zip(mean, half, strict=True)))
         doubt = doubt.moved(step, 1 - size)  # the rest of the way, if off by 1 / size
     scatter = first.spread(size if law is None else size**0.5)
@@ -153,6 +153,7 @@ class _Runs:
     setup: Setup
     losses: Curves  # (copies, T) over d
     errors: Curves  # (T,) of the integration
+    first: Curves | None  # expected losses at time 0, if it is one of the times
 
     @property
     def mean(self) -> Curves:
@@ -160,6 +161,28 @@ class _Runs:
 
     def spread(self, factor: float) -> Curves:
         return Curves(*(factor * y.std(0, ddof=1) for y in self.losses))
+
+    @property
+    def expected(self) -> tuple[Curves, Curves]:
+        """The mean and its standard error, less what the losses at time 0 explain.
+
+        Their expectations are known: what the copies' means miss of them is carried on
+        by regression. Of few copies nothing is learnt.
+        """
+        mean, count = self.mean, len(self.losses.train)
+        if self.first is None or count < FEWEST:
+            return mean, self.spread(count**-0.5)
+        x = np.stack(
+            [y[:, 0] - m[0] for y, m in zip(self.losses, mean, strict=True)], 1
+        )
+        missed = np.array([f - m[0] for f, m in zip(self.first, mean, strict=True)])
+        better, error = [], []
+        for y, m in zip(self.losses, mean, strict=True):
+            slope = np.linalg.lstsq(x, y - m, rcond=1e-8)[0]
+            left = (y - m - x @ slope).std(0, ddof=3)
+            better.append(np.maximum(m + missed @ slope, 0.0))
+            error.append(left / count**0.5)
+        return Curves(*better), Curves(*error)
 
     @property
     def reach(self) -> float:
@@ -193,18 +216,20 @@ class _Copies:
         return int(np.count_nonzero(equal_shares(self.law, self.law.nodes, small.d)))
 
     def shape(self, small: Setup) -> tuple[int, int]:
-        """Of the weights: few samples see few levels of them only."""
-        rank = self.rank(small)
+        """Of the weights: few samples see few levels of them only, and the inputs that S
+        does not see turn together until h of them are left."""
+        rank, h = self.rank(small), min(small.h, small.d)
         moved = self.rule is not None and (self.rule.decay or self.rule.noise)
-        if moved or self.population is not None:
-            return min(small.h, small.d), small.d  # what S does not see moves too
-        if (LEVELS + 1) * rank <= min(small.h, small.d):
+        if self.population is not None:
+            return h, small.d
+        if (LEVELS + 1) * rank <= h and not moved:  # what S does not see moves too
             return LEVELS * rank, (LEVELS + 1) * rank
-        return min(small.h, small.d), small.d
+        return h, min(small.d, rank + h)
 
     def kept(self, small: Setup) -> int:
         """How many leading eigenvalues a copy keeps as they are."""
-        full = small.d == self.setup.d or self.shape(small)[1] < small.d
+        h, d = self.shape(small)
+        full = small.d == self.setup.d or h < min(small.h, d)
         return 0 if full else min(small.h, small.d) // KEPT
 
     def shares(self, values: np.ndarray, small: Setup) -> np.ndarray:
@@ -228,27 +253,55 @@ class _Copies:
         work += 0 if self.law else DRAW * min(small.n, small.d) ** 3
         count = int(np.clip(budget / work, FEWEST, MOST))
         rng = np.random.default_rng([SEED, small.d, small.h, small.n])
-        S = np.stack([self.spectrum(small, rng) for _ in range(count)])[:, -d:]
+        size, parts = max(1, BLOCK // (h * d)), []
+        for done in range(0, count, size):
+            parts.append(self.block(small, min(size, count - done), rng))
+            if done + size >= ENOUGH and _settled(np.concatenate(parts, 2)[0]):
+                break
+        losses, errors = np.concatenate(parts, 2)
+        first = None if self.times[0] else self.first(small)
+        return _Runs(small, Curves(*losses), Curves(*errors.mean(1)), first)
+
+    def first(self, small: Setup) -> Curves:
+        """The expected losses over d at time 0."""
+        goal, (rho, kappa, _) = float(self.target), small.ratios
+        square = goal - 2 * goal * rho + rho * (rho + kappa + small.sigma2)
+        S = np.ones(1) if self.law is None else self.spectrum(small, None)
+        P, seen = self.reading(small, S)
+        train = float(seen.mean()) if seen is not None else S.mean()
+        population = 1.0 if P is None else float(P.trace()) / small.d
+        return Curves(np.array(square * train / 2), np.array(square * population / 2))
+
+    def block(self, small: Setup, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Both losses over d of so many copies and the integration's errors."""
+        h, d = self.shape(small)
+        S = np.stack([self.spectrum(small, rng) for _ in range(count)])
         W = np.stack([self.weights(small, rng) for _ in range(count)])
-        problem = FlowProblem(d, d, S=torch.as_tensor(S), target=self.target)
-        problem.P, problem.seen = self.reading(small, S[0])
+        W *= np.sqrt(small.sigma2)
+        problem = FlowProblem(d, d, S=torch.as_tensor(S[:, -d:]), target=self.target)
+        P, seen = self.reading(small, S[0])
+        problem.P = None if P is None else P[-d:, -d:]
+        problem.seen = None if seen is None else seen[-d:]
         form = "gram" if h >= d and self.rule is None else "covariance"
-        start = torch.as_tensor(W * np.sqrt(small.sigma2))
-        found = run(start, problem, self.times, form, self.rule, 1e-4, 1e-6)
+        found = run(
+            torch.as_tensor(W), problem, self.times, form, self.rule, 1e-4, 1e-6
+        )
         if not np.isfinite(found.train).all():
             raise ValueError(f"rule: copies diverge with {self.rule}; lower its lr")
         population = found.population
-        if d < small.d:
-            rest = _rest(small, W * np.sqrt(small.sigma2), self.target, rng)
-            population = population + rest[:, None]
-        off = (y.mean(0) / small.d for y in (found.train_error, found.population_error))
-        losses = Curves(found.train / small.d, population / small.d)
-        return _Runs(small, losses, Curves(*off))
+        if h < min(small.h, d):
+            population = population + _rest(small, W, self.target, rng)[:, None]
+        elif self.target:  # inputs that neither data nor latents see
+            mass = small.d - d if P is None else float(P[:-d, :-d].trace())
+            population = population + mass / 2
+        off = (found.train_error, found.population_error)
+        return np.array([(found.train, population), off]) / small.d
 
-    def spectrum(self, small: Setup, rng: np.random.Generator) -> np.ndarray:
-        """The eigenvalues of one S, ascending."""
+    def spectrum(self, small: Setup, rng: np.random.Generator | None) -> np.ndarray:
+        """The eigenvalues of one S, ascending; a given law needs no draw."""
         if self.law is not None:
             return self.shares(self.law.nodes, small)
+        assert rng is not None
         X = gaussian_factor(small.d, small.n, rng)
         values = np.linalg.eigvalsh(X.T @ X)[::-1] / small.n
         return np.pad(np.maximum(values, 0.0), (0, small.d - len(values)))[::-1].copy()
@@ -259,6 +312,9 @@ class _Copies:
         h, d = self.shape(small)
         if d == small.d:
             return gaussian_factor(d, small.h, rng).T[:, ::-1].copy()
+        if h == min(small.h, d):
+            unseen = gaussian_factor(h, small.d - d + h, rng)
+            return np.hstack([unseen, rng.standard_normal((h, d - h))])
         r = h // LEVELS
         W = np.zeros((h, d))
         for j in range(LEVELS):
@@ -277,12 +333,17 @@ class _Copies:
             kept, full = self.kept(small), self.setup.d
             mass = np.full(small.d, (full - kept) / full * small.d / (small.d - kept))
             mass[small.d - kept :] = small.d / full
-            if P is not None:
-                P = np.diag(mass * self.shares(np.diag(P), small))
-            elif kept:
-                P = np.diag(mass)
+            if P is not None or kept:
+                seen_by = 1.0 if P is None else self.shares(np.diag(P), small)
+                P = np.diag(mass * seen_by)
             seen = torch.as_tensor(mass * S) if kept else None
         return None if P is None else torch.as_tensor(P), seen
+
+
+def _settled(losses: np.ndarray) -> bool:
+    """Whether the means of losses (2, copies, T) are sure enough."""
+    error = losses.std(1, ddof=1).max(1) / losses.shape[1] ** 0.5
+    return bool((error < SETTLED * losses[:, :, 0].mean(1)).all())
 
 
 def _rest(

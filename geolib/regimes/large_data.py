@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -74,19 +74,6 @@ def _closed(E: np.ndarray, rho: float, kappa: float) -> np.ndarray:
     return (1 - 2 * (1 + E) * R + (1 + E) ** 2 * (R + E * slope)) / (2 * E**2)
 
 
-class NextOrder(NamedTuple):
-    """Coefficients of c = d / n beyond the leading curve, each of shape (T,).
-
-    Attributes:
-        train, population: to be multiplied by c and added.
-        gap: population less train.
-    """
-
-    train: np.ndarray
-    population: np.ndarray
-    gap: np.ndarray
-
-
 def large_data_next(
     times: ArrayLike,
     rho: float,
@@ -96,7 +83,7 @@ def large_data_next(
     fresh: bool = False,
     nodes: int = 64,
     rtol: Annotated[float, "1e-14 <= rtol < 1"] = 1e-9,
-) -> NextOrder:
+) -> Curves:
     r"""The first correction in c = d / n, and with it the generalisation gap.
 
     With :math:`S = I + \sqrt c\,G`, G semicircular, on nodes :math:`a_i` of the initial
@@ -126,8 +113,7 @@ def large_data_next(
         rtol: tolerance of the integration.
 
     Returns:
-        `NextOrder`: train, population and gap, each to be multiplied by c; with fresh
-        samples there is no gap.
+        `Curves` to be multiplied by c and added; with fresh samples both are one.
 
     Raises:
         ValueError: bad times or parameters.
@@ -139,8 +125,8 @@ def large_data_next(
 
     Examples:
         >>> step = large_data_next([0.0, 0.5], 1.0, 1.0)
-        >>> bool(step.gap[1] > 0), float(step.gap[0])
-        (True, 0.0)
+        >>> (step.population > step.train).tolist()
+        [False, True]
     """
     t = check_times(times)
     mu = law or marchenko_pastur(rho, kappa, nodes)
@@ -167,4 +153,4 @@ def large_data_next(
         U, Z = y[:-size].reshape(size, size), y[-size:]
         population[i] = 0.5 * w @ (2 * b * Z + (U if fresh else U**2) @ w)
         gap[i] = 0.0 if fresh else w @ (U @ w * b)
-    return NextOrder(population - gap, population, gap)
+    return Curves(population - gap, population)

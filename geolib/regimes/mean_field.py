@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import ArrayLike
 
+from geolib.core.validation import expect
 from geolib.regimes.loss_curves import Curves, logistic, solve
 from geolib.regimes.setup import check_times
 from geolib.regimes.spectral_measures import (
@@ -133,8 +134,6 @@ def mean_field_next(
 def variances(overlap: ArrayLike | None, law: SpectralMeasure) -> np.ndarray:
     """The population variance along each node's direction; ones by default."""
     out = np.ones_like(law.nodes) if overlap is None else np.asarray(overlap, float)
-    if out.shape != law.nodes.shape or not np.isfinite(out).all():
-        raise ValueError(
-            f"overlap: expected {law.nodes.size} finite values, got shape {out.shape}"
-        )
+    fits = out.shape == law.nodes.shape and np.isfinite(out).all()
+    expect(fits, "overlap", f"{law.nodes.size} finite values", out.shape)
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from geolib.core.validation import expect
 from geolib.regimes.data_matrix import DataMatrix, prepare
 from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
@@ -34,7 +35,6 @@ from geolib.regimes.trace_words import KINDS, spectral_table, value
 
 ORDERS = (1, 2)
 FLOOR = 0.03  # share of the summed monomials below which a derivative counts as zero
-NEAR = 0.2  # distance from a fixed point of the leading flow that is called critical
 
 THEORIES = (*REGIMES, "interior", "ensemble")
 NEXT = ("large-data + next", "mean-field + next")
@@ -55,15 +55,12 @@ class Regime:
         active: the faces whose leading terms alone give the derivatives within `tol`.
         errors: for every face the relative error of its leading terms.
         rate: the fast rate T; curves are functions of T t.
-        critical: a leading term nearly cancels (kappa near 1 and h / d below `tol`, or
-            rho near 1 and d / h below `tol`), so that relative errors mislead.
     """
 
     name: str
     active: tuple[str, ...]
     errors: dict[str, float]
     rate: float
-    critical: bool
 
     @property
     def best(self) -> str:
@@ -100,7 +97,7 @@ def classify_regime(
         tol: largest error of an active face.
 
     Returns:
-        `Regime`: `name`, `active` faces, `errors` and `best`, `critical`.
+        `Regime`: `name`, `active` faces, `errors` and `best`.
 
     Raises:
         ValueError: sizes that make no `Setup`, or a `tol` outside (0, 1).
@@ -124,24 +121,19 @@ def classify_regime(
         rate = max(1.0, setup.kappa, setup.rho) * spread
     errors = face_errors(setup, law)
     active = tuple(name for name in REGIMES if errors[name] < tol)
-    critical = (setup.eta < tol and abs(1 - setup.kappa) < NEAR) or (
-        1 / setup.eta < tol and abs(1 - setup.rho) < NEAR
-    )
     name = " x ".join(active) if active else "interior"
-    return Regime(name, active, errors, rate, critical)
+    return Regime(name, active, errors, rate)
 
 
 def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
     """The setup, and the data matrix if there is one."""
     if isinstance(problem, Setup):
         return problem, None
-    if isinstance(problem, DataMatrix):
-        if None in (h, sigma2):
-            raise ValueError("h, sigma2: expected both with a data matrix")
-        return Setup(problem.d, h, problem.n, sigma2), problem
-    if None in (h, n, sigma2):
-        raise ValueError("d, h, n, sigma2: expected all four, or one Setup")
-    return Setup(problem, h, n, sigma2), None
+    data = problem if isinstance(problem, DataMatrix) else None
+    four = (data.d, h, data.n, sigma2) if data else (problem, h, n, sigma2)
+    wanted = "all four; d and n come with data, all with a Setup"
+    expect(None not in four, "d, h, n, sigma2", wanted, four)
+    return Setup(*four), data
 
 
 def face_errors(setup: Setup, law: SpectralMeasure) -> dict[str, float]:
@@ -248,8 +240,7 @@ def _next_order(
     """The first correction of a face in its small ratio, c or d / h, as it is added."""
     rho, kappa, c = setup.ratios
     if name == "large-data":
-        step = _large_data_step(tuple(t), rho, kappa)
-        return Curves(c * step.train, c * step.population)
+        return Curves(*(c * y for y in _large_data_step(tuple(t), rho, kappa)))
     data: dict[str, Any] = {"c": c} if law is None else {"law": law}
     wide = mean_field_next(t, rho, overlap=overlap, **data)
     return Curves(wide.train / setup.eta, wide.population / setup.eta)
@@ -281,6 +272,7 @@ class Prediction:
         data: the prepared matrix, if there is one; with its `scale` and `mean`.
         covariance: (d, d) of the population in the data's scale, if one was given.
         rule: of the training, if it is not the flow.
+        theories: (T,) losses by every theory that was looked at.
     """
 
     times: np.ndarray
@@ -294,6 +286,7 @@ class Prediction:
     data: DataMatrix | None = None
     covariance: np.ndarray | None = None
     rule: Rule | None = None
+    theories: dict[str, Curves] = field(default_factory=dict)
 
     def in_data_units(self) -> Prediction:
         r"""The same for the matrix as it was given: own times, losses summed over d.
@@ -307,7 +300,12 @@ class Prediction:
         """
         unit = 1.0 if self.data is None else self.data.scale**2
         curves = ("train", "population", "train_bar", "population_bar")
-        grown = {k: getattr(self, k) * unit * self.setup.d for k in curves}
+        size = unit * self.setup.d
+        grown: dict[str, Any] = {k: getattr(self, k) * size for k in curves}
+        grown["theories"] = {
+            name: Curves(*(size * y for y in pair))
+            for name, pair in self.theories.items()
+        }
         rule = self.rule and replace(
             self.rule,
             lr=self.rule.lr / unit,
@@ -378,8 +376,9 @@ def predict(
     sigma2: float | None = None,
     theory: str = "auto",
     population: ArrayLike | None = None,
-    rule: Rule | None = None,
-    tol: Annotated[float, "0 < tol < 1"] = 0.05,
+    rule: Rule | str | None = None,
+    lr: Annotated[float | None, "0 < lr"] = None,
+    tol: Annotated[float, "0 < tol < 1"] = 0.03,
     budget: Annotated[float, "0 < budget <= 5e11"] = BUDGET,
 ) -> Prediction:
     r"""The training and population loss of a linear autoencoder are predicted.
@@ -401,8 +400,9 @@ def predict(
         theory: `auto`, a name of `REGIMES`, a face `+ next`, or `ensemble`.
         population: (d, d) covariance of the population, default the identity; only
             mean-field, narrow and the ensemble can take one.
-        rule: steps in discrete time instead of the flow; `times` are then moved to whole
-            numbers of them.
+        rule: steps in discrete time instead of the flow, "gd" for those of gradient
+            descent; `times` are then moved to whole numbers of them.
+        lr: the learning rate of "gd".
         tol: largest error of a theory that `auto` names.
         budget: operations that the ensemble may spend.
 
@@ -419,7 +419,7 @@ def predict(
         RegimeWarning: a theory asked for by name whose error is not below `tol`; the
             message names the regime and the error.
 
-    Cost: about 1 s, 2 s where the start is large; `budget` scales it.
+    Cost: some tenths of a second, a second where scatter is large; `budget` scales it.
 
     Source: :eq:`drv-regimes-bar` (derivations), beyond the paper.
 
@@ -428,10 +428,13 @@ def predict(
         >>> answer.theory
         'mean-field + next'
     """
-    if isinstance(problem, Setup) and not h is sigma2 is None:
-        raise ValueError("h, sigma2: a Setup has its own; pass them with data only")
+    twice = isinstance(problem, Setup) and not h is sigma2 is None
+    expect(
+        not twice, "h, sigma2", "none beside a Setup, which has its own", (h, sigma2)
+    )
     if not isinstance(problem, Setup | DataMatrix):
         problem = prepare(problem)
+    rule = _rule(rule, lr)
     setup, data = _sizes(problem, h, None, sigma2)
     start = classify_regime(problem, h, sigma2=sigma2)
     t = _window(times, start.rate, rule)
@@ -469,10 +472,16 @@ def predict(
     quantile = max(float(stdtrit(copies.copies - 1, LEVEL)), copies.reach)
     parts = zip(curves[name], copies.mean, copies.scatter, copies.doubt, strict=True)
     bars = [abs(y - e) + quantile * s + doubt for y, e, s, doubt in parts]
-    train, population = curves[name]
-    return Prediction(
-        t, train, population, bars[0], bars[1], name, regime, setup, data, P, rule
-    )
+    found = t, *curves[name], bars[0], bars[1], name, regime, setup, data, P, rule
+    return Prediction(*found, curves)
+
+
+def _rule(rule: Rule | str | None, lr: float | None) -> Rule | None:
+    """A rule with its learning rate, which "gd" has beside it and a `Rule` in it."""
+    expect((rule == "gd") == (lr is not None), "lr", "one with rule='gd' alone", lr)
+    known = lr is not None or not isinstance(rule, str)
+    expect(known, "rule", "'gd' with an lr, a Rule or None", rule)
+    return Rule(lr) if lr is not None else rule  # type: ignore[return-value]
 
 
 def _window(times: ArrayLike | None, rate: float, rule: Rule | None) -> np.ndarray:
@@ -490,10 +499,8 @@ def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]
     if rule is not None:
         every = [k for k in every if k not in (*NEXT, "free")]
         why += "; with a rule the solved faces and the ensemble"
-    if theory not in ("auto", *every):
-        raise ValueError(
-            f"theory: expected 'auto' or one of {tuple(every)}, got {theory!r}{why}"
-        )
+    wanted = f"'auto' or one of {tuple(every)}{why}"
+    expect(theory in ("auto", *every), "theory", wanted, theory)
     if theory != "free" and setup.kappa + setup.rho < LARGE:
         every = [name for name in every if name != "free"]
     return every

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import numpy as np
 
+from geolib.core.validation import expect
 from geolib.regimes.trace_words import Kind, Order, Planar, planar_loss
 
 # Names of the five faces, in the order in which the chapter treats them.
@@ -106,8 +107,7 @@ def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
         "narrow": lambda p: p[1] == 1,
         "free": lambda p: p[0] == order + 2,
     }
-    if name not in tests:
-        raise ValueError(f"name: expected one of {REGIMES}, got {name!r}")
+    expect(name in tests, "name", f"one of {REGIMES}", name)
     return tests[name]
 
 
@@ -135,8 +135,7 @@ def face(name: str, kind: Kind, order: Order) -> Planar:
         {(2, 1, 0): Fraction(1, 2), (2, 2, 0): Fraction(1, 2)}
     """
     table = planar_loss(kind, order)[order]
-    test = face_test(name, kind, order)
-    return {key: f for key, f in table.items() if test(key)}
+    return {k: f for k, f in table.items() if face_test(name, kind, order)(k)}
 
 
 # ---- convex hulls of lattice points --------------------------------------------------
@@ -184,14 +183,8 @@ class Polytope:
         while fresh:
             fresh = {a & f.vertices for a in fresh for f in self.facets} - known
             known |= fresh
-        return sorted(
-            (
-                f
-                for f in known
-                if f and _rank([self.vertices[i] for i in f]) == dimension
-            ),
-            key=sorted,
-        )
+        at = {f: [self.vertices[i] for i in f] for f in known if f}
+        return sorted((f for f in at if _rank(at[f]) == dimension), key=sorted)
 
     @property
     def f_vector(self) -> tuple[int, ...]:

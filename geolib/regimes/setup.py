@@ -104,7 +104,7 @@ def check_times(times: ArrayLike) -> np.ndarray:
         >>> check_times([0.0, 2.0, 1.0])
         Traceback (most recent call last):
         ...
-        geolib.core.validation.ArgumentError: times: expected finite numbers that
+        geolib.files.ArgumentError: times: expected finite numbers that
         increase from 0 or later, got [0.0, 2.0, 1.0]
     """
     t = np.atleast_1d(np.asarray(times, dtype=np.float64))

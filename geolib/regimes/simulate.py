@@ -8,9 +8,10 @@ is formed when h is small.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -318,8 +319,7 @@ def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
         ValueError: n < d, where samples are fewer numbers.
     """
     d, n = setup.d, setup.n
-    if n < d:
-        raise ValueError(f"n: drawing S alone needs n >= d, got n = {n}, d = {d}")
+    expect(n >= d, "n", f"n >= d = {d}, to draw S alone", n)
     L = gaussian_factor(d, n, np.random.default_rng([seed, 2]))
     return L @ L.T / n
 
@@ -336,14 +336,13 @@ def simulate(
     *,
     seeds: int | Iterable[int] = 1,
     target: bool = True,
-    draw: str = "samples",
+    draw: Annotated[str, ("samples", "wishart")] = "samples",
     form: str = "auto",
     rule: Rule | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
     dtype: torch.dtype = torch.float64,
     device: str | torch.device = "cpu",
-    memory_limit: float | None = None,
 ) -> LossTrajectory:
     r"""The gradient flow of the training loss runs from Gaussian weights on Gaussian data.
 
@@ -364,7 +363,6 @@ def simulate(
             them, and a loss is infinite from where a run has diverged.
         rtol, atol: tolerance of the adaptive method that follows the flow.
         dtype, device: of the flow; draws are NumPy float64 whatever they are.
-        memory_limit: bytes that the flow may use; default: what the machine has free.
 
     Returns:
         `LossTrajectory` with (seeds, T) losses, their stated errors and tr S.
@@ -385,11 +383,8 @@ def simulate(
         True
     """
     chosen = _seeds(seeds)
-    if draw not in ("samples", "wishart"):
-        raise ValueError(f"draw: expected 'samples' or 'wishart', got {draw!r}")
     form = _form(form, setup.d, setup.h, setup.n, rule)
-    need = memory_needed(setup, len(chosen), form, dtype)
-    check_memory(need, memory_limit, device)
+    memory_needed(setup, len(chosen), form, dtype)
 
     def place(draws: Iterable[np.ndarray]) -> Tensor:
         return torch.stack(
@@ -419,7 +414,6 @@ def gradient_flow(
     rule: Rule | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
-    memory_limit: float | None = None,
 ) -> LossTrajectory:
     r"""The same flow runs from given weights on given data.
 
@@ -432,7 +426,7 @@ def gradient_flow(
         population: (d, d) covariance that the population loss is taken over;
             default the identity.
         covariance: says that `data` is S itself.
-        target, form, rule, rtol, atol, memory_limit: as in `simulate`.
+        target, form, rule, rtol, atol: as in `simulate`.
 
     Returns:
         `LossTrajectory` with (1, T) losses.
@@ -451,26 +445,23 @@ def gradient_flow(
     W = _matrix("W0", W0)[None]
     D = _matrix("data", data).to(W)
     h, d = W.shape[1:]
-    if D.shape[0] != d or (covariance and D.shape[1] != d):
-        want = f"({d}, {d})" if covariance else f"({d}, n)"
-        raise ValueError(f"data: expected shape {want}, got {tuple(D.shape)}")
+    fits = D.shape[0] == d and (not covariance or D.shape[1] == d)
+    wanted = f"shape ({d}, {d})" if covariance else f"shape ({d}, n)"
+    expect(fits, "data", wanted, tuple(D.shape))
     P = None if population is None else _matrix("population", population).to(W)
     if P is not None:
         expect(P.shape == (d, d), "population", f"shape {(d, d)}", tuple(P.shape))
         least, most = torch.linalg.eigvalsh(P)[[0, -1]].tolist()
-        wanted = "a covariance: no eigenvalue below zero"
-        expect(least >= -1e-9 * most, "population", wanted, least)
+        expect(least >= -1e-9 * most, "population", "no eigenvalue below zero", least)
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
         wide = d <= h and rule is None
         cheapest = "gram" if wide else "covariance"
         form = cheapest if form == "auto" else _form(form, d, h, n, rule)
-        if form in ("latent", "samples"):
-            raise ValueError(f"form: {form!r} needs the samples, but only S was given")
+        expect(form in FORMS[:2], "form", "one that needs no samples, with S", form)
     else:
         form = _form(form, d, h, n, rule)
-    need = memory_needed(Setup(d, h, n, 1.0), 1, form, W.dtype)
-    check_memory(need, memory_limit, W.device)
+    memory_needed(Setup(d, h, n, 1.0), 1, form, W.dtype)
     if form in ("latent", "samples"):
         problem = FlowProblem(d, n, X=D[None], P=P, target=target)
     else:
@@ -507,47 +498,31 @@ def run(
 def memory_needed(setup: Setup, seeds: int, form: str, dtype: torch.dtype) -> int:
     """Bytes that a run holds at its peak: data, ten states and scratch.
 
+    Raises:
+        MemoryError: that is more than this machine has.
+
     Examples:
         >>> memory_needed(Setup(1024, 1024, 4096, 1e-3), 1, "gram", torch.float64) >> 20
         120
     """
     d, h, n = setup.d, setup.h, setup.n
+    by_samples = form in ("latent", "samples")
     state = d * d if form == "gram" else h * d
-    data = d * n if form in ("latent", "samples") else d * d
-    scratch = 4 * h * n if form in ("latent", "samples") else 0
-    word = torch.empty((), dtype=dtype).element_size()
-    return seeds * word * (14 * state + data + scratch)
-
-
-def check_memory(need: int, limit: float | None, device: str | torch.device) -> None:
-    """Raise a `MemoryError` that names the size when `need` bytes will not fit."""
-    free = float(limit) if limit is not None else _free_memory(torch.device(device))
-    if need > free:
+    numbers = 14 * state + (d * n + 4 * h * n if by_samples else d * d)
+    need = seeds * numbers * torch.empty((), dtype=dtype).element_size()
+    if need > (free := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
         raise MemoryError(
-            f"the run needs about {need / 2**30:.3g} GiB and {free / 2**30:.3g} GiB "
-            "are free; take fewer seeds, smaller sizes, or dtype=torch.float32"
+            f"the run needs about {need / 2**30:.3g} GiB of {free / 2**30:.3g} GiB; "
+            "take fewer seeds, smaller sizes, or dtype=torch.float32"
         )
-
-
-def _free_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        table = Path("/proc/meminfo").read_text().split()
-        return 1024 * float(table[table.index("MemAvailable:") + 1])
-    except (OSError, ValueError):  # no Linux
-        return float("inf")
+    return need
 
 
 def _seeds(seeds: int | Iterable[int]) -> list[int]:
-    expect(
-        not isinstance(seeds, int) or seeds < 10**6, "seeds", "below a million", seeds
-    )
-    if isinstance(seeds, int):
-        seeds = range(seeds)
-    chosen = list(seeds)
-    expect(chosen and min(chosen) >= 0, "seeds", "at least one, none negative", chosen)
-    return chosen
+    chosen = range(seeds) if isinstance(seeds, int) else list(seeds)
+    fits = 0 < len(chosen) < 10**6 and min(chosen) >= 0
+    expect(fits, "seeds", "one or more, below a million, none negative", seeds)
+    return list(chosen)
 
 
 def _form(form: str, d: int, h: int, n: int, rule: Rule | None) -> str:

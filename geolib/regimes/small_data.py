@@ -22,10 +22,8 @@ def bidiagonal(rho: float, kappa: float, size: int) -> np.ndarray:
         array([[2., 3., 0.],
                [0., 2., 3.]])
     """
-    B = np.zeros((size, size + 1))
-    np.fill_diagonal(B, np.sqrt(rho))
-    np.fill_diagonal(B[:, 1:], np.sqrt(kappa))
-    return B
+    shape = size, size + 1
+    return np.sqrt(rho) * np.eye(*shape) + np.sqrt(kappa) * np.eye(*shape, 1)
 
 
 def small_data(

@@ -84,8 +84,7 @@ def reweighted(law: SpectralMeasure, density: np.ndarray) -> SpectralMeasure:
     """
     weights = law.weights * density
     keep = weights > 0
-    if not keep.any():
-        raise ValueError("density: expected some mass to be left, got none")
+    expect(keep.any(), "density", "some mass to be left", "none")
     return SpectralMeasure(law.nodes[keep], weights[keep] / weights.sum())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from geolib.core.validation import expect
 from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.setup import Setup
@@ -85,8 +86,7 @@ def stepped_face(
             *(np.full(times.shape, y @ weights / 2) for y in (nodes, variance))
         )
         return zero.moved(Curves(train, population), setup.eta)
-    if name != "small-data":
-        raise ValueError(f"name: no steps are known for {name!r}")
+    expect(name == "small-data", "name", "a face whose steps are known", name)
     W, seen = bidiagonal(rho, kappa, LEVELS)[None], np.zeros((1, LEVELS + 1))
     unseen = follow(W, seen).population[0]  # moved by decay and noise alone
     seen[0, 0] = c

@@ -1,9 +1,9 @@
 """Singular parameter spaces, their strata, and charts that resolve them.
 
-Models (`mixture_a`, `mixture_b`, `mixture_k`, `cone`, `two_unit_network`) are
-`Stratifold`s; `resolve` gives smooth charts over them; `descend` and `em` run hundreds
-of starts at once in any chart. For real networks there are `find_strata` and
-`CollarSurgery`; for Bayesian asymptotics `learning_coefficient` and `evidence_curve`.
+Models (`mixture_a`, `mixture_b`, `cone`, `two_unit_network`) are `Stratifold`s; `resolve`
+gives smooth charts over them; `descend` and `em` run hundreds of starts at once in any
+chart. For real networks there are `find_strata` and `CollarSurgery`; for Bayesian
+asymptotics `learning_coefficient`.
 """
 
 from geolib.doors import guarded as _guarded
@@ -20,17 +20,13 @@ from .gmm import fit_mixture as fit_mixture, kmeans_start as kmeans_start
 from .gmm import natural_fit as natural_fit
 from .hidden_layers import hidden_layers as hidden_layers
 from .learning_coefficient import ChartLoss as ChartLoss
-from .learning_coefficient import divergence_from_null as divergence_from_null
-from .learning_coefficient import evidence_curve as evidence_curve
 from .learning_coefficient import learning_coefficient as learning_coefficient
-from .learning_coefficient import log_axis as log_axis
 from .mixture_fixed import MixtureTube as MixtureTube, mixture_a as mixture_a
 from .mixture_free import MixtureCap as MixtureCap, MixtureModuli as MixtureModuli
 from .mixture_free import mixture_b as mixture_b, moduli_of as moduli_of
-from .mixture_k import mixture_k as mixture_k
 from .mixture_kl import Grid as Grid, MixtureKL as MixtureKL
 from .mixture_kl import mixture_density as mixture_density
-from .resolve import anneal as anneal, resolve as resolve
+from .resolve import resolve as resolve
 from .strata import Stratifold as Stratifold
 from .surgery import CollarSurgery as CollarSurgery, PairSurgery as PairSurgery
 from .surgery import on_plateau as on_plateau, overlap_forms as overlap_forms

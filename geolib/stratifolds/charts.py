@@ -235,7 +235,7 @@ def check_theta(theta: Tensor, width: int, weight: int | None = None) -> None:
     Examples:
         >>> check_theta(torch.tensor([[1.5, 0.0]]), 2, weight=0)
         Traceback (most recent call last):
-        geolib.core.validation.ArgumentError: theta: expected a weight w (column 0) in
+        geolib.files.ArgumentError: theta: expected a weight w (column 0) in
         [0, 1], got [1.5]
     """
     shape = tuple(theta.shape)

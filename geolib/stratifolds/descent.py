@@ -357,7 +357,7 @@ def warn_if_collared(distance: float, eps: float) -> None:
         warnings.warn(
             f"eps = {eps:g} exceeds the teacher's distance {distance:g} to the "
             "stratum: the resolved model cannot represent it exactly and the loss has "
-            "a floor; use anneal(...) or a smaller eps",
+            "a floor; use a smaller eps",
             CollarWarning,
             stacklevel=3,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from geolib.core.linearization import differentiation
 from geolib.networks.batch_norm import copy_module
+from geolib.stratifolds.channel_strata import channel_strata, zeros_by_gap
 from geolib.stratifolds.hidden_layers import HiddenLayer, check_inputs, hidden_layers
 
 
@@ -35,9 +35,15 @@ class UnitStratum:
     :math:`\sigma(a) - \sigma(-a)` is a ramp (ReLU, GELU, SiLU), opposite units with
     parallel v_i, v_j lose the ramp and, with biases, a constant.
 
+    In networks of other layers the units are channels, and the heads of attention
+    layers. There an overlap's deficit is the number of directions that two units share,
+    along at most `probes` outgoing and as many incoming directions of each; those in
+    which a unit can be scaled or shifted anywhere are not among them.
+
     Attributes:
         kind: as in the table.
-        layer: index of the hidden layer.
+        layer: index of the hidden layer, or of the group of channels; -1 for the whole
+            module.
         units: the unit, or the two units.
         sign: -1 for an overlap of opposite weights (odd activations and sigmoids).
         distance: relative distance of the present weights from the stratum.
@@ -45,7 +51,7 @@ class UnitStratum:
         deficit: deficit measured with the weights moved onto the stratum.
         gap: ratio of the singular values on both sides of that cut.
         near: ratio of the predicted-th smallest singular value to the largest, at the
-            *present* weights: 0 on the stratum.
+            *present* weights: 0 on the stratum. Of channels it is the distance.
     """
 
     kind: str
@@ -67,6 +73,8 @@ class UnitStratum:
         return self.deficit >= self.predicted and self.gap > 1e3
 
     def __str__(self) -> str:
+        if self.kind == "unexplained":
+            return f"whole module: rank deficit {self.deficit}, unexplained"
         pair = ", ".join(map(str, self.units))
         mark = "verified" if self.verified else "NOT verified"
         sign = " (opposite)" if self.sign < 0 else ""
@@ -272,9 +280,8 @@ def _predict(layer: HiddenLayer, c: Candidate, q: int, m: int) -> int:
         _, v_i, _, v_j = canonical_pair(layer, units[0], units[1], sign)
         pair = torch.linalg.svdvals(torch.stack([v_i, v_j]))
         parallel = m == 1 or bool(pair[1] <= 1e-9 * pair[0])
-        scaled = (
-            2 * layer.homogeneous
-        )  # v sigma is among the v sigma' h, off strata too
+        # v sigma is among the v sigma' h, off strata too
+        scaled = 2 * layer.homogeneous
         after = layer.after.bias is not None
         if sign < 0 and layer.mirror is None:  # sigma(a) - sigma(-a) is a ramp
             constant = after and layer.before.bias is not None
@@ -311,8 +318,11 @@ def find_strata(
     functions of the units concerned is measured there.
 
     Args:
-        module: an `nn.Sequential` perceptron, see `hidden_layers`; not changed.
-        data: (n, ...) inputs, of the module's dtype and device.
+        module: a perceptron, see `hidden_layers`, or any module whose graph
+            `torch.fx` can trace: convolutions, norms in evaluation mode, attention,
+            skip connections. Of another module only the deficit of the whole Jacobian
+            is said, as "unexplained". It is not changed.
+        data: (n, ...) inputs, of the module's dtype and device, or integers.
         near: report strata within this relative distance.
         limit: at most so many, the nearest.
         probes: input directions tested.
@@ -324,9 +334,10 @@ def find_strata(
         Strata by growing distance; empty when the network is in general position.
 
     Raises:
-        TypeError, ValueError: the module has no hidden units of the expected structure,
-            a parameter is not finite, the data are empty, a single point or not finite, or
-            the dtypes differ.
+        TypeError, ValueError: a norm or dropout is in training mode, weights are
+            computed from others, a parameter is not finite, the data are empty, a single
+            point or not finite, or the dtypes differ; or a module of no known graph has
+            more parameters than the data give outputs.
 
     Cost: one small SVD a candidate.
     Source: :eq:`drv-stratifolds-deficits` (derivations).
@@ -344,8 +355,14 @@ def find_strata(
         layer 0: overlap of 1, 2 (opposite), distance 0, rank deficit 4 (predicted 4),
         verified
     """
-    layers = hidden_layers(copy_module(module).double())
+    twin = copy_module(module).double()
     check_inputs(data, module)
+    try:
+        layers = hidden_layers(twin)
+    except (TypeError, ValueError):  # no perceptron
+        x = data[:samples].double() if data.is_floating_point() else data[:samples]
+        seen = channel_strata(twin, x, near, limit, probes, rtol)
+        return [UnitStratum(*evidence) for evidence in seen]
     proposals = [
         (c, k)
         for k, layer in enumerate(layers)
@@ -371,12 +388,8 @@ def _verify(
     there, q, m = pair_singular_values(twin, units, x, probes, own)
     here, _, _ = pair_singular_values(layer, units, x, probes, own)
     predicted = _predict(twin, c, q, m)
-    # the widest gap below rtol: deep layers contract the data, and their singular
-    # values trail off before the zeros begin, which rounding holds at 1e-16
-    small = min(int((there <= rtol * there[0]).sum()), len(there) - 1)
-    kept = there.clamp_min(1e-16 * float(there[0])).log()
-    drops = [float(kept[-k - 1] - kept[-k]) for k in range(1, small + 1)]
-    gap = math.exp(max(drops)) if drops else 0.0
-    deficit = drops.index(max(drops)) + 1 if drops else 0
+    rank, gap = zeros_by_gap(there, rtol)
+    deficit = len(there) - rank
+    gap = gap if deficit else 0.0
     near = float(here[-predicted] / here[0])
     return UnitStratum(kind, k, units, sign, distance, predicted, deficit, gap, near)

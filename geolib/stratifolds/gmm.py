@@ -56,7 +56,8 @@ class GaussianMixture:
             require_finite(name, getattr(self, name))
         if not bool((a >= 0).all()) or abs(float(a.sum()) - 1) > 1e-6:
             raise ValueError("weights: expected numbers in [0, 1] that sum to 1")
-        if bool(torch.linalg.cholesky_ex(S)[1].any()):
+        even = torch.allclose(S, S.mT, atol=1e-6 * float(S.abs().max()))
+        if not even or bool(torch.linalg.cholesky_ex(S)[1].any()):
             raise ValueError("covariances: expected positive definite matrices")
 
     def sample(self, n: int, seed: int = 0) -> Tensor:

@@ -189,8 +189,12 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
-    first = next(m for m in module.modules() if getattr(m, "weight", None) is not None)
-    size = getattr(first, "in_features", x.shape[-1])
-    fits = size in (x.shape[-1], x[0].numel())
-    expect(fits, "data", f"{size} features, as the module takes", got)
-    require_matching("data", x, next(module.parameters()), "the module")
+    if isinstance(module, nn.Sequential):
+        first = next(
+            m for m in module.modules() if getattr(m, "weight", None) is not None
+        )
+        size = getattr(first, "in_features", x.shape[-1])
+        fits = size in (x.shape[-1], x[0].numel())
+        expect(fits, "data", f"{size} features, as the module takes", got)
+    if x.is_floating_point():
+        require_matching("data", x, next(module.parameters()), "the module")

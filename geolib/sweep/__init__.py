@@ -16,15 +16,10 @@ beside it in the same form, and `measured` reads it.
 
 from geolib.files import exported as _exported
 from .engines import Options as Options
-from .measured import keep as keep
-from .measured import means as means
-from .measured import measured as measured
-from .registry import find as find
-from .registry import sweep_rows as sweep_rows
-from .runner import Sweep as Sweep
-from .runner import run_sweep as run_sweep
-from .spec import grid as grid
-from .store import Store as Store
+from .registry import find as find, sweep_rows as sweep_rows
+from .runner import Sweep as Sweep, run_sweep as run_sweep
+from .store import Store as Store, grid as grid, keep as keep
+from .store import means as means, measured as measured
 
 
 __all__ = _exported(globals())

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from geolib.files import expect
+
 from .engines import Options, SweepError
 from .registry import ELSEWHERE, find, names, publish
 from .runner import Sweep, default_scheduler, run_sweep
@@ -56,18 +58,14 @@ def sweep(
     """
     try:
         if name is None:
-            typer.echo("\n".join(map(_about, names())) or ELSEWHERE)
-            return
+            return typer.echo("\n".join(map(_about, names())) or ELSEWHERE)
         chosen, kept = find(name), Store(store)
         if export is not None:
-            typer.echo(_export(chosen, kept, export))
-            return
+            return typer.echo(_export(chosen, kept, export))
         if status:
-            typer.echo(_status(chosen, size, kept))
-            return
+            return typer.echo(_status(chosen, size, kept))
         if published:
-            typer.echo("\n".join(map(str, publish(name, size, kept))))
-            return
+            return typer.echo("\n".join(map(str, publish(name, size, kept))))
         engine = scheduler or default_scheduler()
         if scheduler is None and engine == "inline":
             typer.echo("without Dask the runs go one by one in this process", err=True)
@@ -101,12 +99,10 @@ def _status(chosen: Sweep, size: str, store: Store) -> str:
 
 
 def _export(chosen: Sweep, store: Store, path: Path) -> str:
-    if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"export: expected a .parquet or .csv name, got {path.name}")
+    fits = path.suffix in (".parquet", ".csv")
+    expect(fits, "export", "a .parquet or .csv name", path.name)
     table = store.table(chosen.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".csv":
-        table.to_csv(path, index=False)
-    else:
-        table.to_parquet(path)
+    write = table.to_csv if path.suffix == ".csv" else table.to_parquet
+    write(path, index=False)
     return f"{path}: {len(table)} rows"

@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .attempt import Outcome, attempt, describe
-from .engines import PULSE, Finished, Options, Run, SweepError, Try, Wanted
+from . import engines
+from .engines import PULSE, Finished, Options, Outcome, Run, SweepError, Try, Wanted
 
 SOURCE = "https://github.com/geometry-of-learning/geometry-of-learning"
 CONNECT = 20  # seconds for a scheduler to answer
@@ -87,12 +87,12 @@ class DaskRun:
         batch: list[Try] = []
         if not any(one.alone for one, _ in self.in_flight.values()):
             batch = self._taken(max(128, 8 * self.threads) - len(self.in_flight))
-        if self.suspects and not batch and not self.in_flight:
-            batch = [self.suspects.popleft()]
         if not batch:
-            return
+            if not self.suspects or self.in_flight:
+                return
+            batch = [self.suspects.popleft()]
         futures = self.client.map(
-            attempt,
+            engines.attempt,
             [self.run] * len(batch),
             [self.specs[one.key] for one in batch],
             limit=self.options.limit,
@@ -115,10 +115,8 @@ class DaskRun:
                 break
             one = self.waiting.popleft()
             mine = self.wanted(one.key)
-            if mine is None:
-                self.waiting.append(one)
-            elif mine:
-                batch.append(one)
+            if mine is not False:
+                (self.waiting if mine is None else batch).append(one)
         return batch
 
     def collect(self) -> Iterator[Finished]:
@@ -150,10 +148,8 @@ class DaskRun:
         if isinstance(result, BaseException):  # cancelled, and not by us
             raise self.lost()
         _, problem, _ = result
-        if not isinstance(problem, KilledWorker):
-            return Outcome(
-                error=describe(problem)
-            ), False  # it cannot be imported there
+        if not isinstance(problem, KilledWorker):  # it cannot be imported there
+            return Outcome(error=engines.describe(problem)), False
         limit = self.options.limit
         past = f", or past its limit of {limit:g} s and deaf to it" if limit else ""
         error = f"WorkerDied: the worker was killed (signal, memory{past})"
@@ -171,14 +167,12 @@ class DaskRun:
             heal(self.client.cluster)
         self.threads = sum(self.client.nthreads().values())
         self.looked = now = time.monotonic()
-        limit = self.options.limit
+        limit, patience = self.options.limit, self.options.patience
         if self.threads:
             self.manned = now
-        elif now - self.manned > self.options.patience:
-            raise SweepError(
-                f"no worker at {self.options.scheduler} for "
-                f"{self.options.patience:g} s; start some and run the same again"
-            )
+        elif now - self.manned > patience:
+            where = f"at {self.options.scheduler} for {patience:g} s"
+            raise SweepError(f"no worker {where}; start some and run the same again")
         if limit and self.threads and now - self.moved > 2 * limit + STALL:
             self.cancel()
             self.waiting.extend(one for one, _ in self.in_flight.values())
@@ -186,11 +180,9 @@ class DaskRun:
 
     def lost(self) -> SweepError:
         """The error that says what to do after the scheduler is gone."""
-        return SweepError(
-            f"the scheduler ({self.options.scheduler}) went away with "
-            f"{len(self.in_flight)} runs in flight; what ended is stored, "
-            "run the same again to resume"
-        )
+        gone = f"({self.options.scheduler}) went away with {len(self.in_flight)} runs"
+        what = "in flight; what ended is stored, run the same again to resume"
+        return SweepError(f"the scheduler {gone} {what}")
 
     def cancel(self) -> None:
         """Call back what still flies; a dead scheduler is no obstacle."""
@@ -209,10 +201,9 @@ def connected(options: Options) -> Iterator[Any]:
     try:
         from dask.distributed import Client
     except ImportError:
-        raise SweepError(
-            "Dask is not installed: pip install 'geometry-of-learning[sweep] @ "
-            f"git+{SOURCE}', or use the scheduler 'inline'"
-        ) from None
+        command = f"pip install 'geometry-of-learning[sweep] @ git+{SOURCE}'"
+        what = f"Dask is not installed: {command}, or use the scheduler 'inline'"
+        raise SweepError(what) from None
     with ExitStack() as stack:
         address: Any = options.scheduler
         if address == "local":

@@ -19,9 +19,8 @@ from typing import Any
 
 from geolib.files import did_you_mean, find_checkout
 
-from .measured import keep, measured
 from .runner import Sweep
-from .store import Store
+from .store import Store, keep, measured
 
 NAMED = re.compile(r"^(\w+) = Sweep\(\s*\"([\w-]+)\"", re.MULTILINE)
 ELSEWHERE = (
@@ -123,10 +122,8 @@ def publish(name: str, size: str, store: Store) -> list[Path]:
     sweep = find(name)
     keys = [key for key in sweep.specs(size) if store.has(sweep.name, key)]
     if not file or not keys:
-        raise ValueError(
-            f"publish: expected a chapter's sweep with stored runs of size {size}, "
-            f"got {name} with {len(keys)}"
-        )
+        wanted = f"a chapter's sweep with stored runs of size {size}"
+        raise ValueError(f"publish: expected {wanted}, got {name} with {len(keys)}")
     files: dict[str, dict[str, Any]] = {}
     for key, row in zip(keys, store.rows(sweep.name, keys), strict=True):
         title, entry, figures = sweep.entry(key, row)
@@ -138,10 +135,10 @@ def publish(name: str, size: str, store: Store) -> list[Path]:
         "torch": version("torch").split("+")[0],
         "machine": platform.machine(),
     }
-    paths = [Path(file).parent / "measured" / f"{title}.json" for title in files]
-    for path, entries in zip(paths, files.values(), strict=True):
-        keep(path, entries, about | dict(sweep.about))
-    return paths
+    folder = Path(file).parent / "measured"
+    for title, entries in files.items():
+        keep(folder / f"{title}.json", entries, about | dict(sweep.about))
+    return [folder / f"{title}.json" for title in files]
 
 
 def sweep_rows(name: str) -> list[dict[str, Any]]:

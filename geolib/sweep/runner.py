@@ -14,8 +14,7 @@ from typing import Any
 
 from .cluster import drive_dask
 from .engines import Finished, Options, Run, SweepError, Wanted, drive_inline
-from .spec import fields_of, key_of
-from .store import Store
+from .store import Store, fields_of, key_of
 
 
 def default_scheduler() -> str:
@@ -77,9 +76,8 @@ class Sweep:
             ValueError: there is no such size.
         """
         if size not in self.grids:
-            raise ValueError(
-                f"size: {self.name} has {', '.join(self.grids)}; got {size!r}"
-            )
+            sizes = ", ".join(self.grids)
+            raise ValueError(f"size: {self.name} has {sizes}; got {size!r}")
         return {key_of(s, self.name, self.version): s for s in self.grids[size]()}
 
     def entry(self, key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
@@ -113,10 +111,9 @@ class Report:
     @property
     def line(self) -> str:
         """One line for a terminal."""
-        return (
-            f"{self.total} runs: {self.stored} stored before, {self.done} done now, "
-            f"{len(self.failed)} failed, {self.retried} retried ({self.seconds:.1f} s)"
-        )
+        stored = f"{self.total} runs: {self.stored} stored before, {self.done} done now"
+        failed = f"{len(self.failed)} failed, {self.retried} retried"
+        return f"{stored}, {failed} ({self.seconds:.1f} s)"
 
 
 def run_sweep(
@@ -168,10 +165,8 @@ def run_sweep(
     again = failed if retry_failed else {}
     todo = {k: s for k, s in specs.items() if k not in held or k in again}
     report = Report(len(specs), failed={} if retry_failed else failed)
-    with (
-        store.claims(sweep.name) as claim,
-        bar(sweep.name, len(todo), progress) as step,
-    ):
+    live = bar(sweep.name, len(todo), progress)
+    with store.claims(sweep.name) as claim, live as step:
 
         def wanted(key: str) -> bool | None:
             mine, entry = claim(key), store.get(sweep.name, key)
@@ -207,10 +202,9 @@ def _keep(sweep: Sweep, spec: Any, end: Finished, store: Store, report: Report) 
     try:
         store.put(sweep.name, end.key, entry)
     except OSError as problem:
-        raise SweepError(
-            f"a result could not be written to {store.folder}: {problem.strerror}; "
-            "what ended before is stored, make room and run the same again"
-        ) from problem
+        what = f"a result could not be written to {store.folder}: {problem.strerror}"
+        hint = "what ended before is stored, make room and run the same again"
+        raise SweepError(f"{what}; {hint}") from problem
     report.retried += end.tries > 1
     if error is None:
         report.done += 1

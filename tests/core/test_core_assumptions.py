@@ -67,20 +67,6 @@ class Once(torch.autograd.Function):
         return g * ctx.saved_tensors[0].cos()
 
 
-class OnceWithForwardMode(Once):
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(ctx, a):
-        ctx.save_for_backward(a)
-        ctx.save_for_forward(a)
-        return a.sin()
-
-    @staticmethod
-    def jvp(ctx, t):
-        return t * ctx.saved_tensors[0].cos()
-
-
 class Doubled(torch.autograd.Function):
     """A straight line whose gradient is wrong by a factor of two."""
 
@@ -118,8 +104,75 @@ def standardised(net, h):
     return (h - h.mean(0)) / (h.std(0) + 1)
 
 
+def remembered(net, h):
+    net.first = getattr(net, "first", h.mean())
+    return h * net.first
+
+
+def rebuffered(net, h):
+    net.seen = net.seen + 1
+    return h * net.seen
+
+
+def clipped(net, h):
+    if h.requires_grad:
+        h.register_hook(lambda g: g.clamp(-100, 100))
+    return h
+
+
+def shifted(net, h):
+    if h.requires_grad:
+        h.register_hook(lambda g: g + 1e4)
+    return h
+
+
+def changed_after_use(net, h):
+    y = net.b(h)
+    h.mul_(2)
+    return h + y.sum(1, keepdim=True)
+
+
+class Padded(nn.Module):
+    """Words with one that stands for none; perhaps read again at the end."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.embed, self.read = nn.Embedding(5, 3, padding_idx=0), nn.Linear(3, 5)
+        self.again = again
+
+    def forward(self, x):
+        h = torch.tanh(self.embed(x)).sum(1)
+        return h @ self.embed.weight.T if self.again else self.read(h)
+
+
+WORDS = torch.tensor([[1, 2], [3, 2], [4, 0], [0, 0]])
 X = (6, 3)
 REFUSED = {
+    "place among the samples": (
+        lambda: Between(lambda net, h: h * torch.arange(1.0, len(h) + 1)[:, None]),
+        X, "samples", r"on its place.*\(Between\)",
+    ),
+    "number of samples": (
+        lambda: Between(lambda net, h: h / len(h)), X, "samples", "how many samples"
+    ),
+    "mean of three or more": (
+        lambda: Between(lambda net, h: h - h.mean(0) if len(h) > 2 else h),
+        X, "samples", "how many samples",
+    ),
+    "memory of the first batch": (
+        lambda: Between(remembered), X, "samples", r"\(Between\)"
+    ),
+    "another buffer": (lambda: Between(rebuffered), X, "state", "sets the buffer 'seen'"),
+    "clipped gradients": (lambda: Between(clipped), X, "derivative", None),
+    "gradients with an offset": (
+        lambda: Between(shifted), X, "derivative", None
+    ),
+    "input changed after use": (
+        lambda: Between(changed_after_use), X, "derivative", "modified by an inplace",
+    ),
+    "padding that is read again": (
+        lambda: Padded(True), WORDS, "derivative", "row for padding.*read by.* too"
+    ),
     "dropout": (lambda: Between(lambda net, h: F.dropout(h)), X, "function", "'dropout'"),
     "noise": (
         lambda: Between(lambda net, h: h + 0.1 * torch.randn_like(h)),
@@ -303,7 +356,36 @@ def hooked(wrap, **options):
     return build
 
 
+def input_gradient(net, h):
+    with torch.enable_grad():
+        q = h if h.requires_grad else h.detach().requires_grad_()
+        energy = net.b(torch.tanh(net.a(q[:, :3]))).sum()
+        return torch.autograd.grad(energy, q, create_graph=True)[0] + h
+
+
+def growing(net, h):
+    if len(getattr(net, "ones", ())) < len(h):
+        net.register_buffer("ones", torch.ones(len(h), 1).double())
+    return h * net.ones[: len(h)]
+
+
+def conv_bias(net):
+    net.conv.bias = net.a.bias
+
+
+def under_two_names(net):
+    net.b = net.a
+
+
+def both_ways(net):
+    net.b, net.norm.bias = net.a, net.a.bias
+
+
 RIGHT = {
+    "bias of a convolution": lambda: Sharing(conv_bias),
+    "a module under two names": lambda: Sharing(under_two_names),
+    "and its bias elsewhere": lambda: Sharing(both_ways),
+    "gradient in the inputs": lambda: Between(input_gradient),
     "in place": lambda: nn.Sequential(
         nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 4),
         nn.Hardtanh(inplace=True), nn.Linear(4, 2),
@@ -321,13 +403,14 @@ RIGHT = {
     "new spectral_norm": hooked(parametrizations.spectral_norm),
     "pruned": hooked(prune.l1_unstructured, name="weight", amount=4),
     "orthogonal": hooked(parametrizations.orthogonal),
-    "once, with forward mode": lambda: Between(lambda net, h: OnceWithForwardMode.apply(h)),
+    "no second derivative": lambda: Between(lambda net, h: F.hardsigmoid(h)),
     "stable softmax": lambda: Between(
         lambda net, h: (h - h.max(1, keepdim=True)[0].detach()).softmax(1)
     ),
     "dropout without a rate": lambda: Between(lambda net, h: F.dropout(h, 0.0)),
     "its own counter": lambda: Between(lambda net, h: h + 0 * counted(net, h)),
     "its own cache": lambda: Between(lambda net, h: setattr(net, "last", h) or h),
+    "a buffer that grows": lambda: Between(growing),
 }  # fmt: skip
 
 
@@ -353,6 +436,84 @@ def test_every_product_and_solve_is_right(name):
     for method in METHODS:
         assert relative(G.solve(v, 0.1, method, tol=1e-12).x, x) < 1e-7, method
     require_untouched(module, before)
+
+
+@pytest.mark.parametrize("outputs", [2, 3])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_rows_are_right_where_torch_mixes_axes_of_one_length(n, outputs):
+    """vmap in vmap over PReLU gives other rows for as many samples as outputs."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, outputs))
+    module, x = init_(module.double(), 0, bias_scale=0.3), data((n, 3))
+    R = Realization(module)
+    moved = copy.deepcopy(module)
+    J = jacobian(moved, lambda: moved(x))
+    G = PullbackMetric(R, x).at(R.theta0)
+    assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / n) < 1e-8
+
+
+def test_a_buffer_that_a_pass_makes_is_not_left_with_the_module():
+    module = init_(Between(growing).double(), 0)
+    R = Realization(module)
+    for n in (3, 6):
+        R(R.theta0, data((n, 3)))
+        assert [name for name, _ in module.named_buffers()] == ["seen"]
+
+
+def test_a_row_for_padding_has_no_derivative():
+    module = init_(Padded(False).double(), 0, bias_scale=0.3)
+    R, moved = Realization(module), copy.deepcopy(module)
+    J = jacobian(moved, lambda: moved(WORDS))
+    assert float(J[..., :3].norm()) > 0.1
+    J[..., :3] = 0  # the row for padding, which comes first
+    L, u = R.linearize(R.theta0, WORDS), normal((4, 5), 2)
+    v = normal(R.p, 1)
+    assert relative(L.jvp(v), J @ v) < 1e-8
+    assert relative(L.vjp(u), torch.einsum("nop,no->p", J, u)) < 1e-8
+    G = PullbackMetric(R, WORDS).at(R.theta0)
+    assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 4) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: nn.Embedding(4, 2, scale_grad_by_freq=True), "scaled gradients"),
+        (lambda: nn.DataParallel(nn.Linear(3, 2)), "DataParallel"),
+        (lambda: torch.jit.script(nn.Linear(3, 2)), "ScriptModule at ''"),
+        (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 2))), "at '0'"),
+    ],
+)
+def test_modules_that_cannot_be_right_are_refused_by_name(module, said):
+    with pytest.raises(ValueError, match=f"module: .*{said}"):
+        Realization(module())
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda z: z.argmax(1), lambda z: z > 0, torch.fft.fft, lambda z: (z, z),
+        lambda z: {"out": z}, torch.sum, lambda z: z[:, :0],
+    ],
+)  # fmt: skip
+def test_outputs_that_are_no_real_tensor_are_refused_by_name(give):
+    R = Realization(Between(lambda net, h: h).double())
+    module = R.module
+    module.register_forward_hook(lambda m, args, z: give(z))
+    with pytest.raises(TypeError, match="module: expected its output"):
+        R(R.theta0, data(X))
+
+
+def test_autocast_changes_no_derivative():
+    """Calls in lower precision are not taken apart; what is computed is near."""
+    module = init_(Between(lambda net, h: h), 0, bias_scale=0.3)
+    x, R = data(X, torch.float32), Realization(module)
+    L, u = R.linearize(R.theta0, x), torch.ones(6, 2)
+    module.register_forward_hook(lambda m, args, z: z.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        M = Realization(module, check=False).linearize(R.theta0, x)
+        assert M.linear_calls() == []
+        assert relative(M.vjp(u), L.vjp(u)) < 0.05
+        with pytest.raises(TypeError, match="outputs are torch.bfloat16.*autocast"):
+            Realization(module.a)(torch.zeros(16), x)
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "pruned"])
@@ -436,7 +597,7 @@ def test_it_costs_a_few_passes_of_two_samples_once():
     R, x = Realization(module), data((50, 3))
     R(R.theta0, x)
     assert sizes.pop() == 50
-    assert set(sizes) == {2}
+    assert set(sizes) == {2, 3}
     assert len(sizes) <= 6
     R(R.theta0, x)
     R.linearize(R.theta0, x).jvp(R.theta0)

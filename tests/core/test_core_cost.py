@@ -160,14 +160,16 @@ def test_auto_gives_the_answer_with_and_without_giving_up_on_iterations(
     x = torch.linalg.solve(H, G.pull(g) if two_sided else g)
     direct = G.solve(g, 1e-2, "auto", tol=tol)
     assert (direct.iterations, direct.method) in ((0, "woodbury"), (0, "cholesky"))
-    chosen = solve.Plan(way, 1.0, 1.0, 8, way == "nystrom" and two_sided)
-    monkeypatch.setattr(solve, "should_sample_spectrum", lambda *_: True)
-    monkeypatch.setattr(solve, "plan", lambda *_: chosen)
-    monkeypatch.setattr(solve, "IterationBudget", lambda *_: lambda steps, _: steps < 3)
+    chosen = solve.cost.Plan(way, 1.0, 1.0, 8, way == "nystrom" and two_sided)
+    monkeypatch.setattr(solve.cost, "should_sample_spectrum", lambda *_: True)
+    monkeypatch.setattr(solve.cost, "plan", lambda *_: chosen)
+    monkeypatch.setattr(
+        solve.cost, "IterationBudget", lambda *_: lambda steps, _: steps < 3
+    )
     gave_up = G.solve(g, 1e-2, "auto", tol=tol)
     assert gave_up.iterations == 3
     assert gave_up.method in ("woodbury", "cholesky")
-    monkeypatch.setattr(solve, "IterationBudget", lambda *_: lambda *_: True)
+    monkeypatch.setattr(solve.cost, "IterationBudget", lambda *_: lambda *_: True)
     patient = G.solve(g, 1e-2, "auto", tol=tol)
     assert patient.method == way
     assert patient.iterations > 5
@@ -181,7 +183,7 @@ def test_products_by_rows_and_by_graph_give_the_same_iterates(monkeypatch):
     g = normal(G.p, 3)
     answers = []
     for choice in (True, False):
-        monkeypatch.setattr(solve, "by_rows", lambda *_, c=choice: c)
+        monkeypatch.setattr(solve.cost, "by_rows", lambda *_, c=choice: c)
         answers.append(G.solve(g, 1e-2, "cg", max_iterations=7).x)
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-10, atol=1e-12)
 

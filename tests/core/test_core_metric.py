@@ -7,6 +7,7 @@ from dense_reference import dense_jacobian, dense_metric, expected_score_blocks
 from torch import nn
 
 from geolib.core import (
+    AssumptionError,
     Bernoulli,
     Categorical,
     Euclidean,
@@ -16,7 +17,7 @@ from geolib.core import (
     normal,
     rng,
 )
-from geolib.core.factored_jacobian import certified_calls
+from geolib.core.jacobian_factors import certified_calls
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning")
 
@@ -244,6 +245,9 @@ def test_an_input_changed_in_place_after_its_use_is_an_error_not_a_number():
             return y
 
     R = Realization(init_(Spoiled().double(), 0))
+    with pytest.raises(AssumptionError, match="inplace"):
+        PullbackMetric(R, normal((5, 3), 1)).at(R.theta0).kernel()
+    R = Realization(R.module, check=False)
     with pytest.raises(RuntimeError, match="inplace"):
         PullbackMetric(R, normal((5, 3), 1)).at(R.theta0).kernel()
 

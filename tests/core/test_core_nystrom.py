@@ -113,7 +113,7 @@ def test_all_samples_as_landmarks_leave_nothing_to_do():
     G = build("mlp")
     way = Plan("nystrom", 1.0, 1.0, 10**6)
     g = normal((7, 2), 1)
-    s = solve._Solve(G, g, 1e-2, 1e-10, None).nystrom(way, 50)
+    s = solve._Solve(G, g, 1e-2, 1e-10, None, 50, None).nystrom(way)
     assert s.iterations <= 2
     H = G.dense() + 1e-2 * torch.eye(G.p, dtype=torch.float64)
     assert relative(s.x, torch.linalg.solve(H, G.pull(g))) < 1e-9

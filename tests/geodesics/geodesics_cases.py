@@ -17,6 +17,7 @@ PRUNING = {**PRUNERS.METHODS, **VARIANTS.PRUNING_VARIANTS}
 RIVALS = chapter_module("geodesics", "rivals")
 YARDSTICKS = chapter_module("geodesics", "yardsticks")
 WALK = chapter_module("geodesics", "walk")
+POLYGONS = chapter_module("geodesics", "polygons")
 CERTIFICATE = chapter_module("geodesics", "certificate")
 KNOWN = {**LEARNERS, **RIVALS.RIVALS, **VARIANTS.LEARNER_VARIANTS}
 
@@ -54,5 +55,5 @@ def difference_energy(space, points, times, rows=None):
               + \lambda |w_{i+1} - w_i|^2}{t_{i+1} - t_i}
     """
     square = space(points, rows).diff(dim=0).flatten(1).square().sum(1)
-    square = square + space.ridge * points.diff(dim=0).square().sum(1)
+    square = square + space.damping * points.diff(dim=0).square().sum(1)
     return 0.5 * (square / times.diff()).sum()

@@ -116,7 +116,7 @@ CASES = {
     # labels
     "too few labels": (
         lambda: connect(A, B, X, Y[:-2], method="curve"),
-        "y: expected one label per input, 20, got 18",
+        "labels: expected one label per input, 20, got 18",
     ),
     "labels that are no numbers": (
         lambda: trained_curve(R, WA, WB, X, Y.double()),
@@ -125,7 +125,7 @@ CASES = {
     "unseen labels": (lambda: train(R, X, Y + 1), "y: expected classes 0 to 2"),
     "unseen labels on a path": (
         lambda: profile(LINE, logits, Y + 1, 3),
-        "y: expected classes 0 to 2",
+        "labels: expected classes 0 to 2",
     ),
     "tasks with unseen labels": (
         lambda: learn_sequence(mlp([4, 6, 2]), tasks()),

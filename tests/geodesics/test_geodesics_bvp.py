@@ -8,6 +8,7 @@ import pytest
 import torch
 from geodesics_cases import (
     CERTIFICATE,
+    POLYGONS,
     YARDSTICKS,
     difference_energy,
     digits,
@@ -19,7 +20,6 @@ from geodesics_cases import (
 from geolib.core import Realization
 from geolib.geodesics import (
     FunctionSpace,
-    LinearSplineBasis,
     SineBasis,
     WeightPath,
     bvp,
@@ -35,6 +35,7 @@ from geolib.geodesics.path import BezierBasis
 from geolib.networks import mlp
 
 certify_path = CERTIFICATE.certify_path
+LinearSplineBasis = POLYGONS.LinearSplineBasis
 
 
 def pair():
@@ -98,14 +99,15 @@ def test_checkpoint_takes_the_same_steps(basis):
     "basis", [SineBasis(3), LinearSplineBasis(3)], ids=["sine", "hat"]
 )
 def test_search_gradient_is_that_of_the_energy(basis, checkpoint):
-    # the ridge enters the search in closed form and never as weights of all points
+    # the damping enters the search in closed form and never as weights of all points
     _R, a, b, S = pair()
-    S = FunctionSpace(S.realization, S.x[:40], ridge=0.3)
+    S = FunctionSpace(S.realization, S.x[:40], damping=0.3)
     control = 0.1 * vector((3, len(a)), 5)
     start = WeightPath(a, b, basis, control)
     search = bvp._Search(S, [start], 4, True, 40, [0], checkpoint)
     t, rows = search.draw()
-    path, leaf = bvp._with_leaf(start)
+    leaf = start.control.clone().requires_grad_(True)
+    path = dataclasses.replace(start, control=leaf)
     value, grad = search.gradient(leaf[None], t, rows)
     energy = difference_energy(S, path(t[0]), t[0])
     (expected,) = torch.autograd.grad(energy, leaf)
@@ -169,7 +171,8 @@ def test_checkpoint_keeps_one_network_at_a_time():
         path = WeightPath(a, b, SineBasis(1), torch.zeros(1, len(a)).double())
         search = bvp._Search(S, [path], segments, True, 4, [0], checkpoint)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda k: k.t):
-            search.gradient(bvp._with_leaf(path)[1][None], *search.draw())
+            leaf = path.control[None].clone().requires_grad_(True)
+            search.gradient(leaf, *search.draw())
         return highest
 
     assert peak(16, True) <= 1.05 * peak(4, True)
@@ -201,7 +204,9 @@ def test_knot_cheating_does_not_count_as_converged():
     knots = found.path.times(5)[None]
     line = WeightPath(a, b, LinearSplineBasis(3), torch.zeros(3, len(a)).double())
     at_knots = [
-        search.gradient(bvp._with_leaf(p)[1][None], knots, None)[1].norm()
+        search.gradient(p.control[None].clone().requires_grad_(True), knots, None)[
+            1
+        ].norm()
         for p in (line, found.path)
     ]
     assert at_knots[1] < 0.01 * at_knots[0]
@@ -236,7 +241,7 @@ def test_more_inputs_never_shorten_a_path():
 
 def test_energy_gradient():
     R, w, x = smooth()
-    S = FunctionSpace(R, x, ridge=0.1)
+    S = FunctionSpace(R, x, damping=0.1)
     t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     points = torch.stack([w, w + 0.1 * vector(len(w), 1), -w]).requires_grad_(True)
     assert torch.autograd.gradcheck(
@@ -246,7 +251,7 @@ def test_energy_gradient():
 
 def test_energy_by_hand():
     R, w, x = smooth()
-    S = FunctionSpace(R, x, "raw", ridge=0.5)
+    S = FunctionSpace(R, x, "raw", damping=0.5)
     v = w + 0.2
     step = (R(v, x) - R(w, x)).square().sum() / len(x) + 0.5 * (v - w).square().sum()
     t = torch.tensor([0.0, 0.25], dtype=torch.float64)
@@ -373,9 +378,9 @@ def test_certificate_tightens_to_its_slack():
         certify_path(S, path, slack=0.0)
 
 
-def test_total_length_counts_the_ridge():
+def test_total_length_counts_the_damping():
     R, w, x = smooth()
-    found = lengths(FunctionSpace(R, x, ridge=4.0), WeightPath(w, -w))
+    found = lengths(FunctionSpace(R, x, damping=4.0), WeightPath(w, -w))
     assert found.output < found.total
     assert found.total >= 2 * found.weight
 

@@ -1,5 +1,7 @@
 """Our variants of continual learning: against dense formulas and greedy searches."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from geodesics_cases import VARIANTS, digits, smooth, trained, vector
@@ -19,7 +21,7 @@ def carried(R, w, x, scenario="class", **options):
     task = Task(x, y, x, y, (0, 1, 2, 3))
     learner.start_task(w, task)
     everything = torch.ones(4, dtype=torch.bool)
-    learner.memory.store(task, R(w, x) + vector(4, 1), everything, torch.arange(5))
+    learner.memory.store(task, R(w, x[:5]) + vector(4, 1), everything, torch.arange(5))
     return learner, y
 
 
@@ -103,3 +105,39 @@ def test_chosen_inputs_are_rows_of_the_task_and_paid_for():
     assert learner.finish_cost(task) == 50
     assert len(set(rows.tolist())) == 6
     assert {int(c) for c in task.y[rows]} == {0, 1}
+
+
+def test_directions_of_a_large_network_are_added_up_before_they_are_compared(
+    monkeypatch,
+):
+    from geolib.geodesics import learners
+
+    class Positive:  # sums without signs would make all directions alike
+        p = 4000
+
+        def linearize(self, w, x):
+            g = vector(self.p, int(1e4 * x.square().sum()) % 9973).abs()
+            outputs = torch.zeros(1, 10, dtype=torch.float64)
+            return SimpleNamespace(outputs=outputs, vjp=lambda u: g)
+
+    R, w = trained(0)
+    task = split_tasks(digits(), [[0, 1]])[0]
+    learner = HerdedDER(R, 20, "class", 10, 0, candidates=60)
+    learner.start_task(w, task)
+    learner.R, seen = Positive(), []
+
+    def caught(J, count):
+        seen.append(J)
+        return choose_inputs(J, count)
+
+    monkeypatch.setattr(learners, "choose_inputs", caught)
+    for most in (1000, 4000):
+        monkeypatch.setattr(learners, "SKETCH", most)
+        assert len(set(learner.pick(w, task).tolist())) == 20
+    short, full = seen
+    assert short.shape == (60, 1000)
+    assert full.shape == (60, 4000)
+    # products of directions are kept, up to what 1000 random sums can tell
+    size = full.norm(dim=1)
+    gap = (short @ short.T - full @ full.T) / size / size[:, None]
+    assert gap.abs().mean() < 0.1

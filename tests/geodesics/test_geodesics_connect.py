@@ -69,6 +69,24 @@ def test_connect_line_curve_geodesic():
     assert torch.allclose(arc.module(1.0)(data.x), b(data.x))
 
 
+@pytest.mark.parametrize("method", ["arc", "geodesic", "curve"])
+def test_progress_and_picture_of_a_path(method):
+    a, b, data, seen = module(0), module(1), digits(), []
+    pairs = DataLoader(TensorDataset(data.x, data.y), batch_size=7)
+    found = connect(
+        a, b, pairs, True if method == "curve" else None, method=method, steps=5,
+        batch=16, callback=lambda step, value: seen.append((step, value)),
+    )  # fmt: skip
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
+    assert all(isinstance(value, float) for _, value in seen)
+    if method == "curve":  # labels with the data and beside it are the same
+        other = connect(a, b, data.x, data.y, method="curve", steps=5, batch=16)
+        assert torch.equal(found.path.control, other.path.control)
+    axes = found.plot(data.x_test[:50], data.y_test[:50], grid=5)
+    loss = found.profile(data.x_test[:50], data.y_test[:50], 5).loss
+    assert axes.lines[0].get_ydata().tolist() == loss.tolist()
+
+
 def test_a_curve_follows_the_arc_between_two_functions():
     # a family that holds the arc: the logits themselves are the weights
     net = nn.Linear(1, 3, bias=False).double()

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from geolib.core import DeviceMemoryError
-from geolib.networks import Table, mlp, train_module
+from geolib.networks import DeviceMemoryError, Table, mlp, train_module
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = """

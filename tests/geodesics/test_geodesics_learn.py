@@ -83,7 +83,9 @@ def test_invariant_step_against_the_dense_formula():
     task = Task(x, y, x, y, (0, 1, 2, 3))
     learner.start_task(w, task)
     everything = torch.ones(4, dtype=torch.bool)
-    learner.memory.store(task, R(w, x) + vector(4, 1), everything, torch.arange(5))
+    learner.memory.store(
+        task, (R(w, x) + vector(4, 1))[:5], everything, torch.arange(5)
+    )
     mem_x, mem_z = learner.memory.x, learner.memory.z
     C = torch.eye(4, dtype=torch.float64) - 0.25
     J = torch.func.jacrev(lambda u: R(u, mem_x))(w)
@@ -105,7 +107,7 @@ def test_a_step_of_the_path_that_loses_is_not_taken():
     task = Task(x, y, x, y, (0, 1, 2, 3))
     learner.start_task(w, task)
     everything = torch.ones(4, dtype=torch.bool)
-    learner.memory.store(task, R(w, x), everything, torch.arange(5))
+    learner.memory.store(task, R(w, x[:5]), everything, torch.arange(5))
     rows = torch.arange(5)
     grad = learner.gradient(w, x, y)
     weight = 1e-3 * 1e4 / max(1.0, grad.norm().item())
@@ -180,8 +182,8 @@ def test_memory_and_restriction():
     first, second = (learner.pick(None, task) for learner.finished in ([1], [1, 2]))
     assert len(set(first.tolist())) == 7
     assert not torch.equal(first, second)
-    memory.store(task, z, allowed, first)
-    memory.store(task, z, allowed, second)
+    memory.store(task, z[first], allowed, first)
+    memory.store(task, z[second], allowed, second)
     assert len(memory) == 14
     rows = memory.z[:, 0].long()
     assert torch.equal(rows, torch.cat([first, second]))
@@ -237,3 +239,20 @@ def test_module_is_left_alone():
     before = Realization(net).theta0.clone()
     learn_sequence(net, tasks(), gradient_evaluations=640)
     assert torch.equal(Realization(net).theta0, before)
+
+
+def test_progress_is_told_and_outputs_are_never_computed_on_all_inputs(monkeypatch):
+    from geolib.geodesics import continual
+
+    monkeypatch.setattr(continual, "PIECE", 40)
+    seen, net = [], mlp([64, 12, 10])
+    sizes = []
+    net.register_forward_hook(lambda _m, args, _z: sizes.append(len(args[0])))
+    found = learn_sequence(
+        net, tasks(), "replay", memory=20, gradient_evaluations=1500, batch=20,
+        callback=lambda i, scores: seen.append((i, scores.tolist())),
+    )  # fmt: skip
+    assert [i for i, _ in seen] == [0, 1]
+    assert seen[0][1] == [found.table[0, 0]]
+    assert seen[1][1] == found.table[1].tolist()
+    assert max(sizes) <= 20 + 20 < len(tasks()[0].x_test)  # of new and old inputs

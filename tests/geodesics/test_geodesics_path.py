@@ -4,16 +4,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from geodesics_cases import CERTIFICATE, vector
+from geodesics_cases import CERTIFICATE, POLYGONS, vector
 
 from geolib.geodesics import (
     LegendreBasis,
-    LinearSplineBasis,
     SineBasis,
     WeightPath,
     profile,
 )
-from geolib.geodesics.path import BezierBasis, polygon
+from geolib.geodesics.path import BezierBasis
+
+LinearSplineBasis, polygon = POLYGONS.LinearSplineBasis, POLYGONS.polygon
 
 BASES = [
     SineBasis(3),

@@ -36,7 +36,7 @@ def dense_metric(R, w, x, space):
 @pytest.mark.parametrize("space", SPACES)
 def test_metric_against_dense(space):
     R, w, x = smooth()
-    S = FunctionSpace(R, x, space, ridge=0.0)
+    S = FunctionSpace(R, x, space, damping=0.0)
     G = dense_metric(R, w, x, space)
     v = vector(len(w), 3)
     assert torch.allclose(S.metric(w) @ v, G @ v, rtol=1e-10, atol=1e-12)
@@ -55,10 +55,10 @@ def test_sphere_is_the_fisher_information():
     assert torch.allclose(FunctionSpace(R, x).metric(w).dense(), fisher, atol=1e-13)
 
 
-def test_ridge_is_the_pullback_of_the_weights():
+def test_damping_is_the_pullback_of_the_weights():
     R, w, x = smooth()
     v = vector(len(w), 1)
-    with_, without = FunctionSpace(R, x, ridge=0.3), FunctionSpace(R, x, ridge=0.0)
+    with_, without = FunctionSpace(R, x, damping=0.3), FunctionSpace(R, x, damping=0.0)
     gap = with_.speed2(w[None], v[None]) - without.speed2(w[None], v[None])
     assert gap.item() == pytest.approx(0.3 * (v @ v).item(), rel=1e-12)
 
@@ -67,7 +67,7 @@ def test_divergences_are_the_metric_to_second_order():
     R, w, x = smooth()
     v = vector(len(w), 5)
     v = 1e-3 * v / v.norm()
-    F = FunctionSpace(R, x, ridge=0.0).speed2(w[None], v[None]).item()
+    F = FunctionSpace(R, x, damping=0.0).speed2(w[None], v[None]).item()
     z, z0 = R(w + v, x), R(w, x)
     kl = nn.functional.kl_div(
         torch.log_softmax(z, 1), torch.softmax(z0, 1), reduction="batchmean"
@@ -82,7 +82,7 @@ def test_null_directions():
     # ReLU rescaling of a unit and a common shift of the logits move no probability
     R, w = trained(0)
     x = digits().x[:50]
-    S = FunctionSpace(R, x, ridge=0.0)
+    S = FunctionSpace(R, x, damping=0.0)
     parts = {n: torch.zeros_like(t) for n, t in R.unflatten(w).items()}
     now = R.unflatten(w)
     parts["1.weight"][3], parts["1.bias"][3] = now["1.weight"][3], now["1.bias"][3]
@@ -113,12 +113,12 @@ def test_second_derivative_against_hessian():
 
 def test_acceleration_against_christoffel_symbols():
     R, w, x = smooth()
-    ridge, v = 1e-2, vector(len(w), 4)
-    S = FunctionSpace(R, x, ridge=ridge)
+    damping, v = 1e-2, vector(len(w), 4)
+    S = FunctionSpace(R, x, damping=damping)
 
     def metric(u):
         J = torch.func.jacrev(S.at_point)(u)
-        return J.T @ J + ridge * torch.eye(len(u)).to(u)
+        return J.T @ J + damping * torch.eye(len(u)).to(u)
 
     change = torch.func.jvp(metric, (w,), (v,))[1] @ v
     slope = torch.func.grad(lambda u: v @ metric(u) @ v)(w)
@@ -134,7 +134,7 @@ def test_acceleration_by_conjugate_gradients_equals_dense():
     bend = second_derivative(S.at_point, w, v)
     G = J.T @ J + 1e-2 * torch.eye(len(w)).to(w)
     dense = -torch.linalg.solve(G, J.T @ bend)
-    S.ridge = 1e-2
+    S.damping = 1e-2
     found = S.acceleration(w, v)
     assert (found - dense).norm() < 1e-7 * dense.norm()
 
@@ -175,10 +175,16 @@ def test_faults():
         FunctionSpace(R, torch.full_like(x, float("nan")))
     with pytest.raises(ValueError, match="at least one input"):
         FunctionSpace(R, x[:0])
-    with pytest.raises(ValueError, match="ridge"):
-        FunctionSpace(R, x, ridge=-1.0)
+    with pytest.raises(ValueError, match="damping"):
+        FunctionSpace(R, x, damping=-1.0)
     with pytest.raises(ValueError, match="count"):
         YARDSTICKS.noise_like(x, 0)
     normed = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double()
     with pytest.raises(ValueError, match="eval"):
         FunctionSpace(normed, torch.from_numpy(np.ones((3, 2))))
+
+
+def test_the_old_name_of_damping_is_refused_by_name():
+    R, _, x = smooth()
+    with pytest.raises(TypeError, match="'ridge'"):
+        FunctionSpace(R, x, ridge=0.1)

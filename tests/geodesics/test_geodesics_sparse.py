@@ -10,6 +10,7 @@ from geodesics_cases import PRUNERS as BASELINES
 from geodesics_cases import PRUNING as PRUNERS
 from geodesics_cases import YARDSTICKS, digits, smooth, trained, vector
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from geolib.core import Realization
@@ -23,8 +24,11 @@ from geolib.geodesics import (
 from geolib.geodesics.magnitude_masks import cubic_sparsity
 from geolib.geodesics.sparse_path import (
     MetricMask,
+    adaptive_mask,
+    label_loss,
     metric_diagonal,
     next_damping,
+    trained_path,
     tried_step,
 )
 from geolib.geodesics.structured import (
@@ -88,7 +92,7 @@ def test_every_method_returns_exact_sparsity_and_its_compute(method):
         "metric mask": 4 * 13 * 32,
         "metric path, then labels": (2 * 13 + 4) * 32,
         "gradual + labels, metric mask": (4 + 1) * 32,  # one mask, at the end
-        "gradual Kronecker OBS + labels": (4 + 2) * 32,  # the first and the last
+        "gradual Kronecker OBS + labels": (4 + 1) * 32,  # factors of the first step
     }
     assert found.gradient_evaluations == expected.get(method, 4 * 32)
 
@@ -300,9 +304,10 @@ def test_gradual_pruning_by_the_metric_drops_other_weights():
     plan = {"steps": 20, "batch": 64}
     plain = prune_and_finetune(R, w, digits(), 0.9, gradual=True, **plan)
     by_metric = PRUNERS["gradual + labels, metric mask"]
-    scored = by_metric(R, w, digits(), 0.9, every=5, **plan)
+    scored = by_metric(R, w, digits(), 0.9, **plan)
     assert int((plain.mask != scored.mask).sum()) > 20
-    assert scored.gradient_evaluations == plain.gradient_evaluations + 4 * 64
+    # masks at step 10, and at 14 and 15, where all is gone that is to go
+    assert scored.gradient_evaluations == plain.gradient_evaluations + 3 * 64
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
@@ -343,22 +348,90 @@ def test_options_of_the_path_are_reached_from_sparsify():
     few = {"iterations": 3, "damping": 1e-2}
     used = torch.from_numpy(np.random.default_rng(0).permutation(len(data.x)))[100:]
     part = Table(data.x[used], data.y[used], *[data.x, data.y] * 2)
-    small = {"mask": "magnitude"}
+    taught = {"labels": data.y, "lr": 3e-3}
     for ours, method, theirs in (
         ({}, "metric mask", {}),
-        ({"labels": data.y, "pull": 0.3}, "metric mask", {"labels": 0.3}),
-        (few | small, "invariant path", few),
+        (taught, "adaptive metric + labels", {"steps": 78, "lr": 3e-3}),
+        (few, "metric mask", few),
     ):
         found = sparsify(module, data.x, 0.9, **plan, **ours)
-        expected = PRUNERS[method](R, w, part, 0.9, **plan, **theirs)
+        expected = PRUNERS[method](R, w, part, 0.9, **{**plan, **theirs})
         assert torch.allclose(Realization(found.module).theta0, expected.weights)
         assert found.gradient_evaluations == expected.gradient_evaluations
-    with pytest.raises(ValueError, match="labels: they are points of 'sphere'"):
-        sparsify(module, data.x, 0.9, labels=data.y, space="logit", **plan)
-    with pytest.raises(ValueError, match="pull: .* 0 <= pull <= 1"):
-        sparsify(module, data.x, 0.9, labels=data.y, pull=2.0, **plan)
-    with pytest.raises(ValueError, match="mask: expected one of"):
-        sparsify(module, data.x, 0.9, mask="random", **plan)
+    with pytest.raises(ValueError, match="labels: expected one label per input"):
+        sparsify(module, data.x, 0.9, labels=data.y[:5], **plan)
+
+
+def test_of_weights_that_cost_nothing_those_that_are_gone_go_first():
+    w = torch.tensor([1.0, 0.0, 2.0, 0.0, 3.0, 0.0, 4.0, 5.0])
+    for level in (0.25, 0.375, 0.5, 0.625, 0.75):
+        keep = magnitude_mask(w, w > -1, level, torch.zeros(8))
+        assert int(keep.sum()) == round(8 * (1 - level))
+        gone = set((~keep).nonzero()[:, 0].tolist())
+        assert gone <= {1, 3, 5} or gone >= {1, 3, 5}
+
+
+def test_weights_go_by_adams_own_metric_layer_by_layer():
+    R, w, _x = smooth()
+    v = vector(len(w), 4).square()
+    mask = adaptive_mask(R)(w, 0.6, None, 1, v)
+    scores = {}
+    for name, part, moment in zip(
+        R.names, w.split(R.sizes), v.split(R.sizes), strict=True
+    ):
+        cost = [
+            a * a * b**0.5 for a, b in zip(part.tolist(), moment.tolist(), strict=True)
+        ]
+        if R.shapes[R.names.index(name)][1:]:  # a matrix
+            for i, c in enumerate(cost):
+                scores[name, i] = c / sum(d for d in cost if d >= c)
+    gone = sorted(scores, key=scores.get)[: round(0.6 * len(scores))]
+    kept = {n: k > 0 for n, k in R.unflatten(mask.double()).items()}
+    assert {
+        (n, i) for n in kept for i in torch.nonzero(~kept[n].flatten())[:, 0].tolist()
+    } == set(gone)
+    # the moments that it is given are those of the gradients so far
+    data, seen = digits(), []
+    net, start = trained(0)
+
+    def choose(u, _level, rows, _step, moments):
+        leaf = u.clone().requires_grad_(True)
+        loss = F.cross_entropy(net(leaf, data.x[rows]), data.y[rows])
+        kept = None if moments is None else moments.clone()
+        seen.append((torch.autograd.grad(loss, leaf)[0], kept))
+        return torch.ones_like(u, dtype=torch.bool)
+
+    trained_path(net, data.x, start, 0.0, choose, label_loss(data.y), steps=5, batch=16)
+    (first, none), (second, after), (_, later) = seen[:3]
+    assert none is None
+    assert torch.allclose(after, 1e-3 * first.square())
+    assert torch.allclose(later, 0.999 * after + 1e-3 * second.square())
+
+
+def test_labels_come_with_the_data_or_beside_it_and_teach():
+    module, data, seen = net_of(), digits(), []
+    pairs = TensorDataset(data.x, data.y)
+    plan = {"steps": 10, "batch": 64}
+    beside = sparsify(module, data.x, 0.5, labels=data.y, **plan)
+    with_it = sparsify(
+        module, DataLoader(pairs, batch_size=7), 0.5, labels=True, **plan,
+        callback=lambda step, loss: seen.append((step, loss)),
+    )  # fmt: skip
+    assert torch.equal(
+        Realization(with_it.module).theta0, Realization(beside.module).theta0
+    )
+    assert [step for step, _ in seen] == list(range(1, 131))
+    alone = sparsify(module, data.x, 0.5, **plan)
+
+    def loss(found):
+        with torch.no_grad():
+            return F.cross_entropy(found.module(data.x), data.y).item()
+
+    assert loss(beside) < loss(alone)
+    assert beside.gradient_evaluations == alone.gradient_evaluations
+    units = sparsify(module, pairs, 0.5, labels=True, structured=True, **plan)
+    assert units.module[1].weight.shape == (8, 64)
+    assert loss(units) < 0.5
 
 
 def test_converged_is_about_the_function_on_inputs_that_no_step_saw():
@@ -503,9 +576,8 @@ def test_the_masks_of_the_rivals_by_hand():
     w = vector(R.p, 0).float()
     data = Table(*[vector((8, 6), 1).float(), torch.arange(8) % 3] * 3)
     first, second = w[:12].square(), w[12:18].square()
-    kept = {
-        k: f(R, data)(w, 0.5, torch.arange(8), None) for k, f in BASELINES.KEEP.items()
-    }
+    asked = w, 0.5, torch.arange(8), 1, None
+    kept = {k: f(R, data, Meter())(*asked) for k, f in BASELINES.KEEP.items()}
     assert all(int((~m).sum()) == 9 and bool(m[18:].all()) for m in kept.values())
     # LAMP: each square over the sum of those that are not smaller, in its own layer
     share = [v / torch.stack([v[v >= u].sum() for u in v]) for v in (first, second)]
@@ -516,10 +588,6 @@ def test_the_masks_of_the_rivals_by_hand():
         [6, 3],
         [5, 4],
     )
-    moments = vector(R.p, 2).square().float()
-    ours = BASELINES.adaptive(R, data, layerwise=False)(w, 0.5, None, moments)
-    cost = (w.square() * moments.sqrt())[:18]
-    assert set(ours[:18].nonzero()[:, 0].tolist()) == set(cost.topk(9).indices.tolist())
 
 
 def test_kronecker_surgeon_is_the_dense_inverse_of_a_product():
@@ -527,7 +595,8 @@ def test_kronecker_surgeon_is_the_dense_inverse_of_a_product():
     net = nn.Linear(4, 3, bias=False).double()
     R, x, y = Realization(net), vector((50, 4), 0), torch.arange(50) % 3
     data = Table(*[x, y] * 3)
-    choose = BASELINES.kronecker_obs(R, data, damping=1e-3)
+    meter = Meter()
+    choose = BASELINES.kronecker_obs(R, data, meter, damping=1e-3)
     rows = torch.arange(50)
     w = R.theta0
     slope = torch.softmax(R(w, x), 1) - nn.functional.one_hot(y, 3)
@@ -536,7 +605,8 @@ def test_kronecker_surgeon_is_the_dense_inverse_of_a_product():
     B = B + 1e-3 * B.diagonal().mean() * torch.eye(3)
     cost = w.square() / torch.linalg.inv(torch.kron(B, A)).diagonal()
     for level in (0.25, 0.5, 0.75):
-        keep = choose(w, level, rows, None)
+        keep = choose(w, level, rows, 1, None)
         assert set(keep.nonzero()[:, 0].tolist()) == set(
             cost.topk(12 - round(12 * level)).indices.tolist()
         )
+    assert meter.gradient_evaluations == 3 * 50

@@ -83,12 +83,6 @@ CALLS = [
     (lambda: stab.planar_norms(OTHER), "input dimension 2"),
     (lambda: stab.in_restricted(ShallowReLU(ONE, ONE)), "at least 2"),
     (lambda: stab.lift_inputs(np.ones(3)), r"x: expected .* of shape \(n, d\)"),
-    (
-        lambda: stab.lift_to_restricted(
-            BiasedReLU(ONE, [1.0], ONE), output_bias=[1, 2]
-        ),
-        "output_bias: expected 1",
-    ),
     (lambda: stab.seminorm_on_box(BiasedReLU(ONE, [1.0], ONE), 1, 1), "low < high"),
     (lambda: stab.seminorm_on_box(BiasedReLU(ONE, [1.0], ONE), 0, INF), "finite"),
     (

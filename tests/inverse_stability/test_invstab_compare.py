@@ -1,6 +1,6 @@
 """Networks compared modulo gauge, with skip connections, between bounds of each kind."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from geolib.core import init_
 from geolib.inverse_stability import canonicalize, compare, path_metric, random_gauge
-from geolib.inverse_stability.compare import _at_least
+from geolib.inverse_stability.compare import _assigned, _at_least
+from geolib.networks import align, channel_groups
+from geolib.networks.weight_matching import Matching
 
 
 class Block(nn.Module):
@@ -149,6 +151,30 @@ def test_the_balance_of_a_loop_is_minimal_against_a_general_optimizer():
 
 
 @torch.no_grad()
+def test_the_balance_of_a_two_cycle_does_not_swing():
+    """Each of two channels feeds the other: full steps would overshoot for ever."""
+    from scipy.optimize import minimize
+
+    net = Loop().double().eval()
+    for layer in (net.first, net.turn, net.last):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    net.first.weight[:2], net.last.weight[:, :2] = 0.05, 0.05
+    net.turn.weight[0, 1], net.turn.weight[1, 0] = 4.0, 0.25
+    least = minimize(
+        lambda u: (
+            (16 * np.exp(2 * (u[0] - u[1])) + np.exp(2 * (u[1] - u[0])) / 16)
+            + (0.0075 * np.exp(2 * u) + 0.005 * np.exp(-2 * u)).sum()
+        ),
+        np.zeros(2),
+        tol=1e-14,
+    ).fun
+    energies = [canonicalize(net, max_sweeps=n).energy[1] for n in (5, 10, 20, 60)]
+    assert energies == sorted(energies, reverse=True)
+    assert energies[-1] == pytest.approx(least, rel=1e-2)
+
+
+@torch.no_grad()
 def test_bounds_of_the_gauge_distance_against_all_orders():
     """Two hidden layers of four and three channels: 144 orders, tried one by one."""
     for seed in range(4):
@@ -199,6 +225,53 @@ def test_the_lower_bound_does_not_need_the_best_order():
         assert 0 < _at_least(net, other) <= square**0.5
 
 
+def pairs(count, widths=(3, 8, 6, 2)):
+    """Balanced networks of two seeds, as their matching."""
+    for seed in range(count):
+        nets = []
+        for k in (0, 1):
+            layers = [nn.Linear(i, o) for i, o in pairwise(widths)]
+            chain = [m for layer in layers for m in (layer, nn.ReLU())][:-1]
+            net = init_(nn.Sequential(*chain).double(), 2 * seed + k, bias_scale=0.5)
+            nets.append(canonicalize(net.eval(), reduce=False, sort=False).module)
+        yield nets, Matching(*nets, channel_groups(nets[0]))
+
+
+def test_the_lower_bound_takes_the_better_of_both_ways_to_share_tensors():
+    found = []
+    for nets, match in pairs(12):
+        ways = [_assigned(match, last) for last in (False, True)]
+        assert _at_least(*nets) ** 2 == pytest.approx(max(ways), rel=1e-12)
+        found.append(ways[0] > ways[1])
+    assert 0 < sum(found) < len(found)
+
+
+def test_a_quick_alignment_starts_from_the_nearer_order():
+    elsewhere = 0
+    for nets, match in pairs(12):
+        near, far = sorted(match.starts(), key=match.distance)
+        ends = [match.distance(match.descend(s, 100, 1e-3)[0]) for s in (near, far)]
+        found = align(*nets, tol=1e-3).distance
+        assert found == pytest.approx(min(ends[0], align(*nets).before), rel=1e-12)
+        elsewhere += ends[0] != pytest.approx(ends[1], rel=1e-6)
+    assert elsewhere >= 3
+
+
+def test_a_quick_alignment_stops_at_the_first_pass_that_gains_little():
+    counts = set()
+    for nets, match in pairs(12, (3, 24, 16, 2)):
+        start = min(match.starts(), key=match.distance)
+        passes = [start] + [match.descend(start, n, 1e-300)[0] for n in range(1, 9)]
+        squares = [match.distance(order) ** 2 for order in passes]
+        for tol in (0.3, 0.03, 1e-3):
+            gains = [a - b <= tol * b for a, b in pairwise(squares)]
+            found = align(*nets, tol=tol)
+            assert found.converged
+            assert found.sweeps == 1 + gains.index(True)
+            counts.add(found.sweeps)
+    assert len(counts) >= 3
+
+
 @pytest.mark.slow_for("ResNet8")
 @pytest.mark.parametrize("make", [ResNet8, vgg])
 @torch.no_grad()
@@ -237,6 +310,54 @@ def test_two_networks_are_told_apart_between_ordered_bounds(make):
         assert not found.same
         assert 0 < found.distance_at_least <= found.distance
         assert 0 < found.outputs_at_least <= found.outputs_at_most < np.inf
+
+
+class Chain(nn.Module):
+    """Dense blocks, some with a skip connection over one layer and some over two."""
+
+    def __init__(self, rng):
+        super().__init__()
+        width = int(rng.integers(2, 9))
+        self.first = nn.Linear(3, width)
+        self.kinds = rng.integers(0, 3, size=int(rng.integers(1, 5))).tolist()
+        middle = [int(rng.integers(2, 9)) for _ in self.kinds]
+        self.into = nn.ModuleList(
+            nn.Linear(width, width if k == 1 else m)
+            for k, m in zip(self.kinds, middle, strict=True)
+        )
+        self.back = nn.ModuleList(
+            nn.Identity() if k == 1 else nn.Linear(m, width)
+            for k, m in zip(self.kinds, middle, strict=True)
+        )
+        self.last = nn.Linear(width, 2)
+
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        for kind, into, back in zip(self.kinds, self.into, self.back, strict=True):
+            if kind == 1:
+                h = F.relu(h + into(h))
+            else:
+                step = F.relu(back(F.relu(into(h))))
+                h = h + step if kind == 2 else step
+        return self.last(h)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(12))
+def test_random_residual_chains_are_recognized_and_bracketed(seed):
+    """Architectures that no page has: the order of both bounds, at every distance."""
+    rng = np.random.default_rng(seed)
+    net = init_(Chain(rng).double(), seed, "he", bias_scale=0.3).eval()
+    x = torch.as_tensor(rng.uniform(-1, 1, (50, 3)))
+    assert compare(net, random_gauge(net, seed), x).same
+    for size in (1e-5, 1e-2, 1.0):
+        other = random_gauge(net, seed + 1)
+        for p in other.parameters():
+            p *= 1 + size * torch.as_tensor(rng.normal(size=p.shape))
+        found = compare(net, other, x)
+        assert not found.same
+        assert 0 <= found.distance_at_least <= found.distance
+        assert 0 <= found.outputs_at_least <= found.outputs_at_most < np.inf
 
 
 @torch.no_grad()
@@ -391,3 +512,110 @@ def test_the_command_compares_two_files(tmp_path, monkeypatch):
         assert "expected package.module:build" in failed.output
     missing = run.invoke(app, [files[0], str(tmp_path / "no.safetensors"), *options])
     assert missing.exit_code == 2
+
+
+@pytest.fixture
+def command_line(tmp_path, monkeypatch):
+    """Runs `geolib compare` on files in a folder that has a builder of networks."""
+    import typer
+    from typer.testing import CliRunner
+
+    from geolib.inverse_stability.compare import command
+
+    (tmp_path / "odd_nets.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1))\n\n\n"
+        "def absent():\n    raise RuntimeError('no such network')\n\n\n"
+        "def number():\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    app = typer.Typer()
+    app.command()(command)
+
+    def run(first, second, model="odd_nets:build", *more):
+        files = [str(tmp_path / f) for f in (first, second)]
+        return CliRunner().invoke(app, [*files, "--model", model, *more])
+
+    return run
+
+
+def stored(folder, name, change=None):
+    from safetensors.torch import save_file
+
+    net = init_(
+        nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)), 0, bias_scale=0.5
+    )
+    state = {k: t.detach().clone() for k, t in net.state_dict().items()}
+    save_file(change(state) if change else state, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: {f"module.{k}": t for k, t in s.items()}, ("8 tensors", "0.bias")),
+        (
+            lambda s: {k: t for k, t in s.items() if k != "2.bias"},
+            ("2.bias", "nothing"),
+        ),
+        (lambda s: s | {"0.bias": torch.ones(4)}, ("0.bias", "(5,)", "(4,)")),
+        (lambda s: s | {"0.bias": s["0.bias"] * torch.nan}, ("module_b", "finite")),
+        (
+            lambda s: {k: t.int() for k, t in s.items()},
+            ("4 tensors", "expected float (5,)"),
+        ),
+        (lambda s: {}, ("4 tensors",)),
+    ],
+)
+def test_a_file_of_other_tensors_is_refused_in_one_line(
+    tmp_path, command_line, change, words
+):
+    stored(tmp_path, "a.safetensors")
+    stored(tmp_path, "b.safetensors", change)
+    got = command_line("a.safetensors", "b.safetensors")
+    assert got.exit_code == 2
+    assert got.output.startswith("geolib compare: ")
+    assert all(w in got.output for w in words), got.output
+    assert len(got.output.strip().splitlines()) == 1
+
+
+def test_what_is_no_file_or_no_network_is_refused_by_name(tmp_path, command_line):
+    stored(tmp_path, "a.safetensors")
+    torch.save({"w": torch.ones(2)}, tmp_path / "b.pt")
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for other in ("b.pt", "empty.safetensors", "folder", "no.safetensors"):
+        got = command_line("a.safetensors", other)
+        assert got.exit_code == 2
+        assert other in got.output
+        assert "expected a .safetensors file" in got.output
+    a = "a.safetensors"
+    for model, word in (("odd_nets:number", "int"), ("odd_nets:absent", "no such")):
+        got = command_line(a, a, model)
+        assert (got.exit_code, word in got.output) == (2, True)
+    for shape in ("x", "0", "2,-1", ""):
+        got = command_line(a, a, "odd_nets:build", "--shape", shape)
+        assert got.exit_code == (2 if shape else 0)
+        assert ("shape: expected" in got.output) == bool(shape)
+    assert command_line(a, a, "odd_nets:build", "--shape", "3").exit_code == 2
+
+
+@torch.no_grad()
+def test_precision_decides_what_counts_as_rounding(tmp_path, command_line):
+    """The same weights in half the bits are the same; two per cent of noise is not."""
+    stored(tmp_path, "a.safetensors")
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        stored(
+            tmp_path,
+            "b.safetensors",
+            lambda s, k=kind: {n: t.to(k) for n, t in s.items()},
+        )
+        got = command_line("a.safetensors", "b.safetensors")
+        assert got.output.startswith("the same function"), (kind, got.output)
+    stored(
+        tmp_path,
+        "c.safetensors",
+        lambda s: {n: t + 0.02 * t.norm() / t.numel() ** 0.5 for n, t in s.items()},
+    )
+    for other in "ac":
+        got = command_line(f"{other}.safetensors", "c.safetensors")
+        assert got.output.startswith("the same") == (other == "c")

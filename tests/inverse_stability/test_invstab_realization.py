@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chapter_experiments import chapter_module
+from chapter_experiments import chapter_module, experiments
 from scipy.optimize import minimize
 
 from geolib.inverse_stability import ShallowReLU, train_realization, w1inf_seminorm
 from geolib.inverse_stability import realization_training as engine
 
+EXPERIMENTS = experiments("inverse_stability")
 REALIZATIONS = chapter_module("inverse_stability", "realizations")
 PENALTY = 3e-3
 
@@ -130,7 +131,49 @@ def test_the_bound_of_all_slopes_bounds_sampled_ones(seed):
     u = rng.uniform(-1, 1, size=(20_000, 4))
     u[:16] = np.stack(np.meshgrid(*[[-1, 1]] * 4), -1).reshape(-1, 4)
     sampled = np.abs(np.maximum(x @ u.T, 0).T @ g).max()
-    assert sampled <= engine._largest_slope(x, g) <= 4 * sampled
+    coarse, fine = (engine._largest_slope(x, g, 0.0, n) for n in (32, 20_000))
+    assert sampled <= fine <= 1.1 * sampled
+    assert fine < coarse <= 8 * sampled
+    assert engine._largest_slope(x, g, 2 * sampled, 32) <= 2.0001 * sampled
+    assert engine._largest_slope(x, g, 0.6 * sampled, 20_000) >= sampled
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_boxes_find_the_slope_that_the_arrangement_of_the_plane_has(loss):
+    """Branch and bound knows nothing of vertices; in the plane these are exact."""
+    x, y = data(loss)
+    for seed in range(3):
+        fit = train_realization(x, y, 4, loss=loss, penalty=PENALTY, seed=seed)
+        g, _ = engine._Problem(x, y, loss, PENALTY).slopes(fit.net(x)[:, 0])
+        corners = engine._Edges(engine._Problem(x, y, loss, PENALTY), 1, None).phi
+        exact = np.abs(corners.T @ g).max()
+        found = engine._largest_slope(x, g, exact * (1 + 1e-6), 10**5)
+        assert exact <= found <= exact * (1 + 1e-5)
+
+
+def test_a_relaxed_box_bounds_every_direction_in_it():
+    rng = np.random.default_rng(3)
+    x, g = rng.normal(size=(15, 3)), rng.normal(size=15)
+    for _ in range(50):
+        middle, half = rng.uniform(-1, 1, 3), rng.uniform(0, 1, 3)
+        box = np.concatenate([middle, half, [1.0]])[None]
+        u = middle + half * rng.uniform(-1, 1, (4000, 3))
+        u[:8] = middle + half * np.stack(np.meshgrid(*[[-1, 1]] * 3), -1).reshape(-1, 3)
+        inside = (np.maximum(x @ u.T, 0).T @ g).max()
+        assert inside <= engine._relaxed(x, g, box)[0][0] + 1e-12
+
+
+@pytest.mark.slow
+def test_more_boxes_close_the_gap_beyond_the_plane():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    y = np.maximum(x[:, 0], 0) - np.abs(x[:, 1])
+    few, many = (
+        train_realization(x, y, 80, penalty=0.03, seed=None, boxes=n)
+        for n in (12, 200_000)
+    )
+    assert few.objective == many.objective
+    assert few.lower < many.lower <= many.objective
+    assert many.gap < 0.01 * many.objective < 0.1 * few.gap
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -151,7 +194,7 @@ def test_the_lipschitz_constants_are_not_broken_by_random_pairs(loss):
     value = engine._Problem(x, y, loss, 1.0).value
     for _ in range(300):
         pair = [ShallowReLU(rng.normal(size=(3, 2)), rng.normal(size=(1, 3)))]
-        pair.append(pair[0].perturb(rng, 10 ** rng.uniform(-3, 0)))
+        pair.append(EXPERIMENTS.perturbed(pair[0], rng, 10 ** rng.uniform(-3, 0)))
         radius = max((np.abs(n.A).max(1) * np.abs(n.C[0])).sum() for n in pair)
         gap = abs(np.subtract(*[value(n(x)[:, 0]) for n in pair]))
         delta = w1inf_seminorm(pair[0] - pair[1]).upper

@@ -1,5 +1,6 @@
 """The complete sharp theory: two inputs, norms that see angles, boxes, samples."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from geolib.inverse_stability import (
     sampled_bound,
     sharp_constant,
 )
+from geolib.inverse_stability.w1inf_seminorm import disc_or_ball
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 6])
@@ -81,6 +83,26 @@ def test_a_hundred_thousand_trials_break_no_constant(norm, D):
             assert 0.3 * limit < found.best <= limit + 1e-9
 
 
+@pytest.mark.parametrize("norm", ["h1", "l2"])
+def test_the_search_stays_below_in_space(norm):
+    for m in (1, 2, 3):
+        found = EXPERIMENTS.search_in_space(m, norm, 20, 100, m)
+        assert 0.2 < found.best <= 1
+        assert found.best > found.start.max()
+        again = certify(found.f, found.g)
+        assert again.applies
+        ratio = again.distance / again.bounds[norm]
+        assert 0.7 * found.best < ratio <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["h1", "l2"])
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_a_hundred_thousand_trials_in_space_break_no_constant(norm, m):
+    found = EXPERIMENTS.search_in_space(m, norm, 100, 1000, 100 + m)
+    assert 0.3 < found.best <= 1
+
+
 def test_a_network_outside_the_quadrant_keeps_the_larger_constant():
     f, g = EXTREMAL.extremal_pair(2)
     flat = [ShallowReLU(n.A[:, :2], n.C) for n in (f, g)]
@@ -117,11 +139,101 @@ def test_angle_constants_bound_every_jump_of_random_functions():
     assert all(0.5 < w <= 1 for w in worst.values()), worst
 
 
-def test_angle_constant_is_continuous_where_its_formula_changes():
-    below, above = (angle_constant(0.1 + s * 1e-9, "l2") for s in (-1, 1))
-    assert below == pytest.approx(above, rel=1e-6)
+def test_angle_constants_of_the_plane_have_their_closed_forms():
+    for theta in (1e-6, 0.02, 0.1, 1.0, np.pi / 2):
+        h1 = 2 * (2 / theta) ** 0.25
+        assert angle_constant(theta) == pytest.approx(h1, rel=1e-12)
+    for theta in (0.3, 1.0, np.pi / 2):
+        least = theta**2 - np.sin(theta) ** 2
+        least /= 2 * theta + np.sin(2 * theta)
+        wanted = 2 * np.sqrt(2) * least**-0.25
+        assert angle_constant(theta, "l2") == pytest.approx(wanted, rel=1e-10)
     limit = 2 * np.sqrt(2) * 12**0.25
     assert angle_constant(1e-6, "l2") * 1e-6**0.75 == pytest.approx(limit, rel=1e-9)
+
+
+@pytest.mark.parametrize("d", [3, 5])
+@pytest.mark.parametrize("theta", [0.7, 1.0, np.pi / 2])
+def test_no_kink_in_a_double_cone_has_less_energy_than_the_constants_say(d, theta):
+    """Least squares over samples of the cone, one linear function beside the kink."""
+    rng = np.random.default_rng(d)
+    x = rng.normal(size=(400_000, d))
+    x *= (rng.random((len(x), 1)) ** (1 / d)) / np.linalg.norm(x, axis=1, keepdims=True)
+    share = np.abs(x[:, 0]) > np.cos(theta) * np.linalg.norm(x, axis=1)
+    cone, ball = x[share], np.pi ** (d / 2) / math.gamma(d / 2 + 1)
+    volume = ball * share.mean()
+    h1 = (2 / angle_constant(theta, "h1", d)) ** 4
+    assert h1 == pytest.approx(volume / 4, rel=0.03)
+    one = cone[cone[:, 0] > 0]  # the two cones may use different linear functions
+    fit = 2 * np.linalg.lstsq(one, np.maximum(one[:, 1], 0), rcond=None)[1][0]
+    l2 = (2 / angle_constant(theta, "l2", d)) ** 4
+    assert l2 == pytest.approx(ball * fit / len(x), rel=0.05)
+
+
+@pytest.mark.parametrize("d", [2, 3, 6])
+def test_norms_over_the_ball_agree_with_samples(d):
+    rng = np.random.default_rng(d)
+    f = ShallowReLU(rng.normal(size=(4, d)), rng.normal(size=(2, 4)))
+    x = rng.normal(size=(200_000, d))
+    x *= (rng.random((len(x), 1)) ** (1 / d)) / np.linalg.norm(x, axis=1, keepdims=True)
+    ball = np.pi ** (d / 2) / math.gamma(d / 2 + 1)
+    h1, l2 = disc_or_ball(f)
+    assert h1**2 == pytest.approx(
+        ball * (f.jacobian(x) ** 2).sum((1, 2)).mean(), rel=0.02
+    )
+    assert l2**2 == pytest.approx(ball * (f(x) ** 2).sum(1).mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 5])
+def test_one_certificate_has_the_bounds_of_all_theorems(d):
+    rng = np.random.default_rng(d)
+    for n in range(40):
+        f, g = EXPERIMENTS.random_pair(
+            rng, 1 + n % 4 if d > 1 else 1, d, 1 + n % 2, n % 3 > 0
+        )
+        found = certify(f, g, samples=rng.normal(size=(20_000, d)))
+        sure = {k: v for k, v in found.bounds.items() if k != "samples"}
+        assert ("h1" in sure) == ("l2" in sure) == (found.angle is not None) == (d > 1)
+        assert all(found.distance <= b * (1 + 1e-9) for b in sure.values()), found
+        assert found.bound == min(sure.values())
+        assert 0 <= found.confidence <= 1
+        if found.confidence > 0.999:
+            assert found.distance <= found.bounds["samples"] * (1 + 1e-9)
+
+
+def test_the_angle_of_a_certificate_is_one_that_each_kink_has():
+    f = ShallowReLU(np.eye(3), [[1.0, 1.0, 1.0]])
+    g = ShallowReLU.zeros(3, 3)
+    # in a plane with two lines at right angles a direction is 45 degrees from both
+    assert 0.95 * np.pi / 4 < certify(f, g).angle <= np.pi / 4
+    lone = ShallowReLU([[1.0, 1.0, 1.0]], [[1.0]])
+    assert certify(lone, ShallowReLU.zeros(1, 3)).angle == np.pi / 2
+
+
+def test_beyond_the_plane_samples_miss_no_more_often_than_promised():
+    """The sliver between two neurons is what a sample misses."""
+    f = ShallowReLU([[1.0, 0.2, 1.0], [1.0, -0.2, 1.0]], [[1.0, -1.0]])
+    g, rng = ShallowReLU.zeros(2, 3), np.random.default_rng(0)
+    wrong, promised = 0, []
+    for n in np.repeat([20, 60, 180, 500], 100):
+        found = certify(f, g, samples=rng.normal(size=(n, 3)))
+        wrong += found.bounds["samples"] < found.distance
+        promised.append(1 - found.confidence)
+    assert min(promised) < 0.05
+    assert wrong <= sum(promised)
+
+
+def test_a_pair_outside_the_theorems_has_no_bound_at_all():
+    f = ShallowReLU([[1.0, 1.0, 2.0]], [[1.0]])
+    found = certify(f, f, samples=np.ones((1, 3)))
+    assert found.bounds == {}
+    assert found.bound == np.inf
+    assert not found.applies
+    b = BiasedReLU([[1.0]], [0.0], [[1.0]])
+    with pytest.raises(ValueError, match="samples"):
+        certify(b, b, box=(-1.0, 1.0), samples=np.ones((1, 1)))
+    with pytest.raises(ValueError, match="x: "):
+        certify(f, f, samples=np.ones((4, 2)))
 
 
 def test_box_pair_attains_the_constant_on_an_interval_and_in_space():

@@ -104,7 +104,7 @@ def test_counterexample_with_two_outputs():
 def test_certificate_checks_its_hypotheses():
     f = ShallowReLU([[1.0, 1.0]], [[1.0]])
     cases = {
-        "not balanced": ShallowReLU([[1.0, 1.0]], [[3.0]]),
+        "is unbalanced": ShallowReLU([[1.0, 1.0]], [[3.0]]),
         "parallel": ShallowReLU([[1.0, 1.0], [2.0, 2.0]], [[1.0, 2.0]]),
         "half-space": ShallowReLU([[-1.0, -1.0]], [[1.0]]),
     }

@@ -155,48 +155,6 @@ def test_a_dead_network_is_refused_by_name_where_kfac_damps():
         CONTROLS.KFACDampedNatural(net, 0.1, damping=0.1).step(closure)
 
 
-class OnceDifferentiable(torch.autograd.Function):
-    """The sine, with a formula in forward mode and none of a second derivative."""
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(ctx, a):
-        ctx.save_for_backward(a)
-        ctx.save_for_forward(a)
-        return a.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
-
-    @staticmethod
-    def jvp(ctx, t):
-        return t * ctx.saved_tensors[0].cos()
-
-
-class Sine(nn.Linear):
-    def forward(self, x):
-        return OnceDifferentiable.apply(super().forward(x))
-
-
-def test_second_derivatives_that_do_not_exist_are_refused_by_name():
-    net = nn.Sequential(nn.Linear(3, 4), Sine(4, 2)).double()
-    x = torch.tensor(np.random.default_rng(1).standard_normal((5, 3)))
-    q, _ = kfac_factors(net, x, mse(torch.zeros(5, 2).double()))
-    assert q.jvp(torch.ones_like(q.g)).isfinite().all()
-    v, a = torch.ones_like(q.g), torch.ones_like(q.z)
-    for product in (
-        lambda: q.second(v, v),
-        lambda: q.hvp(a, v),
-        lambda: q.curvature(a),
-        lambda: q.christoffel(v, v),
-    ):
-        with pytest.raises(ValueError, match="needs second derivatives"):
-            product()
-
-
 def test_a_run_leaves_the_module_of_the_problem_alone():
     P = PROBLEMS.regression_problem()  # which starts elsewhere than its module
     before = [t.detach().clone() for t in P.module.parameters()]

@@ -10,7 +10,7 @@ from torch import nn
 
 from geolib.core import init_
 from geolib.inverse_stability import canonicalize
-from geolib.networks import align, permute_channels
+from geolib.networks import align, mlp, permute_channels
 from geolib.networks.sequential import read_stages
 
 
@@ -203,3 +203,60 @@ def test_different_architectures_are_refused():
         align(wide, other)
     with pytest.raises(ValueError, match="module_b: expected the arch"):
         align(wide, deep)
+
+
+class Optional(nn.Module):
+    """Layers of one kind, with a skip connection or without."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.skip = skip
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        new = torch.relu(self.b(h))
+        return self.c(h + new if self.skip else new)
+
+
+def test_networks_of_other_connections_are_refused():
+    with pytest.raises(ValueError, match="module_b: expected the connections"):
+        align(Optional(True).eval(), Optional(False).eval())
+
+
+@pytest.mark.parametrize("seed", [67, 73, 82])
+def test_where_both_searches_end_further_away_nothing_is_moved(seed):
+    """Two networks that have much in common: every swap that pays at first leads away."""
+    a, b = mlp([1, 3, 3, 3, 1], seed=seed), mlp([1, 3, 3, 3, 1], seed=seed + 1000)
+    with torch.no_grad():
+        for p, q in zip(b.parameters(), a.parameters(), strict=True):
+            p.mul_(0.7).add_(q, alpha=0.6)
+    found = align(a, b)
+    assert found.distance == found.before
+    assert all((order == np.arange(3)).all() for order in found.permutations)
+
+
+class Stream(nn.Module):
+    """Square layers whose rows and columns are the channels of one stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.r = nn.Linear(2, 4), nn.Linear(4, 1)
+        self.mix = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        h = self.a(x)
+        for layer in self.mix:
+            h = h + torch.tanh(layer(h))
+        return self.r(h)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 6, 7])
+def test_an_order_of_rows_and_columns_at_once_is_taken_only_where_it_pays(seed):
+    """The gain of such an order is linearised; believed, the search goes in circles."""
+    a, b = (
+        init_(Stream().double(), s, bias_scale=0.3).eval() for s in (seed, seed + 500)
+    )
+    found = align(a, b)
+    assert found.converged
+    assert found.distance < found.before

@@ -6,7 +6,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from geolib.core import Realization
-from geolib.networks import Task, mlp, train
+from geolib.data import load
+from geolib.networks import Task, mlp, table, train
 
 
 def test_networks_trained_side_by_side_are_those_trained_alone():
@@ -44,3 +45,11 @@ def test_a_task_is_read_from_whatever_holds_pairs():
         ValueError, match=r"^test: expected .* whole numbers, got .*float"
     ):
         Task.of((x / 255, y), (x / 255, y / 2))
+
+
+def test_a_table_holds_classes_or_numbers_as_they_are():
+    read, data = load("diabetes"), table("diabetes", validation=50)
+    assert table("digits").y.dtype == torch.int64
+    assert data.y.dtype == torch.float64
+    held = torch.cat([data.y, data.y_val]).sort().values
+    assert torch.equal(held, torch.from_numpy(read.y).sort().values)

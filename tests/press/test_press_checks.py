@@ -7,8 +7,7 @@ import pytest
 
 from geolib.claims import MIMETYPE, Claim
 from geolib.press import Ledger
-from geolib.press.quiet import parts
-from geolib.press.staging import staged
+from geolib.press.staging import parts, staged
 from geolib.press.verdict import checks_box, checks_table, settle, typeset
 
 
@@ -132,7 +131,7 @@ print(f"{ratio:.2f}")
 claim("demo.a", "x",
       measured=ratio)
 @cached
-def more(): return walk
+def more(): return run(walk)
 """
 
 
@@ -155,16 +154,19 @@ def test_claims_and_prints_are_folded_with_what_only_they_use():
         ("claim('demo.a', 'x', measured=1)", [False]),
         ("for a in b:\n    print(a)\n    claim(a)", [False]),
         ("for a in b:\n    c = a\n    claim(c)", [False]),
-        ("for a in b:\n    c = f(a)\n    claim(c)", [True]),
-        ("for a in b:\n    print(a)\n    more.append(a)", [True]),
+        ("for a in b:\n    c = f(a)\n    claim(c)", [False]),
+        ("for a in b:\n    print(a)\n    more.append(a)", [False]),
+        ("for a in b:\n    print(a)\n    more.append(f(a))", [True]),
         ("print('head')\nx = f(1)\nprint(x)\nclaim(x)", [True, False]),
-        ("claim(x)\nx = 1", [False, True]),
+        ("claim(x)\nx = 1", [False]),
+        ("claim(x)\nx = f(1)", [False, True]),
         ("from geolib.core import Realization\nimport torch\nuse_style()", [False]),
-        ("x = 1", [True]),
-        ("x = f(1); claim(x)\ny = 2", [True]),
-        ("x = g(1); claim(x)\ny = 2", [False, True]),
+        ("x = 1", [False]),
+        ("x = [\n1,\n2,\n3,\n]", [True]),
+        ("x = f(1); claim(x)\ny = f(2)", [True]),
+        ("x = g(1); claim(x)\ny = f(2)", [False, True]),
         ("claim(x); y = f(1)", [True]),
-        ("d[0] = 1\nclaim(d)", [True, False]),
+        ("d[0] = f(1)\nclaim(d)", [True, False]),
         ("a = b = 2\nclaim(a)", [False]),
         ("x = (", [True]),
         ("# a remark", [True]),
@@ -180,7 +182,8 @@ def test_what_is_shown_of_a_cell(source, shown):
 
 def test_a_cell_that_states_claims_is_cut_and_its_code_unfolds_with_their_line():
     one = [entry("demo.a", 1, "<= 2")]
-    idea, checks, rest, *_ = page((CELL, one), ("x = walk", [])).cells
+    head = ("from geolib.core import run", [])
+    _, idea, checks, rest, *_ = page(head, (CELL, one), ("x = walk", [])).cells
     assert idea.source == "walk = run(1)"
     assert idea.outputs == checks.outputs == []
     assert rest.source.startswith("@cached")
@@ -254,13 +257,14 @@ def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
         ]
     }
     page = Page(None, "whole", None, drawn)
-    text = "{measured}`demo.a` {measured}`demo.b` ![a]({picture}`fig-a`) ![b]({picture}`fig-b`)"
+    text = "{measured}`demo.a` {number}`demo.a` {measured}`demo.b` "
+    text += "![a]({picture}`fig-a`) ![b]({picture}`fig-b`)"
     got = filled(text, Ledger("small", [row]), [page], tmp_path / "_figures")
     assert (
         '<a class="verdict-holds" href="../chapters/demo/01.html#claim-demo-a">0.25</a>'
         in got
     )
-    assert "(not reached)" in got
+    assert " <b>0.25</b> (not reached)" in got
     assert "![a](_figures/fig-a.png)" in got
     assert (tmp_path / "_figures" / "fig-a.png").read_bytes() == b"bytes"
     assert "![b](_figures/fig-b.svg)" in got

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from geolib.press import Build, PressError
-from geolib.press.checkout import discover, parameters
+from geolib.press.notebook import discover, parameters
 from geolib.press.pool import Settings, press
 
 CHAPTERS = ("geodesics", "inverse_stability", "naturality", "regimes", "stratifolds")

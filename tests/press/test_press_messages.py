@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from geolib import files
 from geolib.press import Build, PressError, cli
-from geolib.press.checkout import parameters
 from geolib.press.job import Outcome
 from geolib.press.ledger import collect, print_table
+from geolib.press.notebook import parameters
 from geolib.press.pages import ledger_page
 from geolib.press.pool import Settings, press
 from geolib.press.verdict import settle
@@ -328,7 +328,11 @@ def test_a_failure_of_an_older_text_does_not_win_over_a_good_page(book):
     text = a.source.read_text()
     a.source.write_text(text.replace("x = 1", "x = 1 / 0"))
     build.keep(
-        build.failed(a), '{"cells": [], "metadata": {}}', build.inputs(a), None, "broke"
+        build.failed(a),
+        '{"cells": [], "metadata": {}}',
+        build.inputs(a),
+        None,
+        error="broke",
     )
     assert build.page(a).state == "failed"
     a.source.write_text(text)

@@ -10,8 +10,8 @@ import pytest
 from conftest import cell, new_book
 
 from geolib.press import Build, PressError
-from geolib.press.checkout import discover, parameters
 from geolib.press.ledger import collect
+from geolib.press.notebook import discover, parameters
 from geolib.press.pool import Settings, press, refresh
 from geolib.sweep import Store, keep
 

@@ -60,13 +60,6 @@ def test_one_face_is_approached_as_its_limit_is():
         assert errors[2] == pytest.approx(errors[1] / 10, rel=0.1)
 
 
-def test_critical_is_flagged():
-    assert classify_regime(1600, 11, 800, 1.0 / 1600).critical
-    assert not classify_regime(1600, 11, 800, 0.5 / 1600).critical
-    assert classify_regime(256, 16384, 256, 1.1 / 16384).critical
-    assert not classify_regime(256, 256, 16384, 1 / 256).critical
-
-
 def test_spectral_table_is_the_planar_expansion():
     rho, kappa, c = 0.6, 1.3, 0.7
     law = marchenko_pastur(1.0, c)
@@ -244,7 +237,7 @@ def test_predict_with_a_population_covariance():
 @pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
-        ((np.eye(3),), {}, r"^h, sigma2: expected both"),
+        ((np.eye(3),), {}, r"^d, h, n, sigma2: expected all four"),
         ((SETUPS["free"],), {"h": 3}, "has its own"),
         ((SETUPS["free"],), {"theory": "guess"}, r"^theory: "),
         ((SETUPS["free"],), {"population": np.eye(96)}, r"^population: only"),

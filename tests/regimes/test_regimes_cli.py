@@ -55,14 +55,14 @@ def test_a_table_may_be_written_in_many_ways(tmp_path, text):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("none.csv", None, "data: no file"),
+        ("none.csv", None, "a file that is there"),
         ("t.txt", "1,2", "expected a .csv or .npz"),
         ("t.csv", "a,b\n1,x\n2,2\n", "line 2, column 2: expected a finite number"),
         ("t.csv", "1,2\n3\n", "line 2: expected 2 cells as in line 1, got 1"),
         ("t.csv", "1,nan\n2,3\n4,4\n", "line 1, column 2: .* got 'nan'"),
         ("t.csv", "1,2\n2,\n", "line 2, column 2: .* got ''"),
-        ("t.csv", "a,b\n1,2\n", "expected two samples or more, .* has 1"),
-        ("t.csv", "", "expected two samples or more, .* has 0"),
+        ("t.csv", "a,b\n1,2\n", "expected two samples or more, got 1"),
+        ("t.csv", "", "expected two samples or more, got 0"),
         ("t.csv", "1,2\n1,2\n", "2 of 2 coordinates are constant"),
         ("t.npz", "hello", "holds no plain arrays"),
     ],

@@ -162,7 +162,7 @@ def test_faces_without_steps_and_times_between_steps():
     setup = Setup(8, 8, 8, 0.1)
     with pytest.raises(ValueError, match=r"^name: "):
         theory_curves("free", [0.0], setup, rule=Rule(0.1))
-    with pytest.raises(ValueError, match="whole number of steps"):
+    with pytest.raises(ValueError, match="whole numbers of steps"):
         simulate(setup, [0.15], rule=Rule(0.1))
     with pytest.raises(ValueError, match=r"^form: "):
         simulate(setup, [0.1], rule=Rule(0.1), form="gram")

@@ -308,7 +308,8 @@ def test_generalisation_gap_has_the_predicted_size_and_shape():
     t = setup.times(21, 2.0)
     run = simulate(setup, t, seeds=6)
     gap = (run.population - run.train).mean(0) / setup.d
-    predicted = large_data_next(t, setup.rho, setup.kappa).gap * setup.c
+    step = large_data_next(t, setup.rho, setup.kappa)
+    predicted = (step.population - step.train) * setup.c
     size = predicted.max()
     assert size > 2e-3
     assert np.abs(gap - predicted).max() < 0.35 * size

@@ -202,10 +202,11 @@ def test_memory_that_would_not_fit_is_refused_with_its_size():
     setup = Setup(10**6, 10**6, 10, 1e-6)
     with pytest.raises(MemoryError, match=r"needs about [\d.e+]+ GiB"):
         simulate(setup, [0.0])
+    small = Setup(100, 100, 10, 1e-6)
     with pytest.raises(MemoryError, match="fewer seeds"):
-        simulate(Setup(8, 8, 8, 0.1), [0.0], memory_limit=100)
-    one = memory_needed(setup, 1, "samples", torch.float64)
-    assert memory_needed(setup, 3, "samples", torch.float32) == 3 * one // 2
+        simulate(small, [0.0], seeds=range(10**6 - 1))
+    one = memory_needed(small, 1, "samples", torch.float64)
+    assert memory_needed(small, 4, "samples", torch.float32) == 2 * one
 
 
 @pytest.mark.parametrize(

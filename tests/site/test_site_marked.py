@@ -19,7 +19,7 @@ SHOWN = {
     "01-whole": ("changed after it was executed", "It is kept", "not whole: "),
     "02-claim": ("ClaimFailed: demo.broken", "FAILS", "never said"),
     "03-raises": ("cell 4 `raise ValueError", "ValueError: no `such` <thing>", "a = b"),
-    "04-magic": ("cell 3 `%matplotlib inline`", "y = 1", "Traceback"),
+    "04-magic": ("cell 3 `%matplotlib inline`", "%matplotlib inline", "Traceback"),
     "05-new": ("was not executed", "The page five", "z = 1"),
 }
 
@@ -90,14 +90,14 @@ def test_the_landing_page_counts_what_is_not_whole_and_names_it(site):
 
 def test_the_rows_of_the_ledger_say_so_and_lead_to_the_page(site):
     page, address = site
-    verdicts = [("two is big", "FAILS"), ("demo.later", "not reached"),
-                ("it is kept", "✓")]  # fmt: skip
+    verdicts = [("Two is big", "FAILS"), ("demo.later", "not reached"),
+                ("It is kept", "✓")]  # fmt: skip
     for _ in looks(page, address, "book/claims"):
         rows = [r.locator("td") for r in page.locator(".ledger tbody tr").all()]
         seen = [(r.first.text_content(), r.nth(3).text_content()) for r in rows]
         assert seen == verdicts
         assert all(r.nth(3).locator("span").is_visible() for r in rows)
-    page.get_by_role("link", name="two is big").click()
+    page.get_by_role("link", name="Two is big").click()
     page.wait_for_load_state("networkidle")
     anchor = page.evaluate("location.hash.slice(1)")
     assert page.url.startswith(f"{address}/chapters/demo/02-claim.html")

@@ -114,3 +114,35 @@ def test_planted_strata_are_found_and_nothing_else():
     trials = [trial(2000 + k) for k in range(25)]
     assert not any(t.missed or t.invented for t in trials)
     assert {t.depth for t in trials} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("method", ["Adam, standard", "natural gradient, relative"])
+def test_taking_ended_runs_out_of_a_race_changes_no_result(method, monkeypatch):
+    contest = chapter_module("stratifolds", "experiments_mixtures")
+    spec = contest.Spec("known variance | 1.0 | near", method, budget=120)
+    quick = contest.run(spec)
+    monkeypatch.setattr(contest.race, "LOOK", 10**9)  # nobody looks
+    slow = contest.run(spec)
+    assert any(p is not None for p in slow["passes"])
+    assert [quick[k] for k in ("rate", "passes")] == [
+        slow[k] for k in ("rate", "passes")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal", "spherical"])
+@pytest.mark.parametrize("chart", ["standard", "relative"])
+def test_gradients_and_steps_of_each_kind_of_covariance(kind, chart):
+    """The slope is that of autograd, and EM's fixed point has none."""
+    contest = chapter_module("stratifolds", "experiments_mixtures")
+    rng = np.random.default_rng(3)
+    x = torch.tensor(rng.standard_normal((60, 3)))
+    x[:30] += 3
+    task = contest.Task(x, torch.full((60,), 1 / 60).double(), 2, kind, prior=0.02)
+    start = contest.starts(task, "k-means++", [1, 2])
+    zero = torch.zeros(2, dtype=F64)
+    run = contest.Race(task, chart, start, zero - torch.inf, zero)
+    eta = run.eta.clone().requires_grad_(True)
+    (wanted,) = torch.autograd.grad(task.evaluate(run.state(eta))[0].sum(), eta)
+    torch.testing.assert_close(run.slope(run.eta)[1], wanted, rtol=1e-9, atol=1e-12)
+    run.run(contest.race.em, 300)
+    assert run.slope(run.ends)[1].abs().max() < 1e-6

@@ -26,8 +26,9 @@ from geolib.stratifolds import (
     resolve,
 )
 from geolib.stratifolds.cone import Cone, ConeWaist
-from geolib.stratifolds.mixture_k import PairModuli, SoftmaxMixture
 
+mixture_k = chapter_module("stratifolds", "mixture_k")
+PairModuli, SoftmaxMixture = mixture_k.PairModuli, mixture_k.SoftmaxMixture
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from torch import nn
 
 from geolib.core import Realization, init_, normal
@@ -12,19 +13,20 @@ from geolib.stratifolds import (
     ChartLoss,
     MixtureKL,
     MixtureModuli,
-    divergence_from_null,
-    evidence_curve,
     learning_coefficient,
-    log_axis,
     mixture_a,
 )
 from geolib.stratifolds.learning_coefficient import (
+    LearningCoefficient,
     TemperedPosterior,
     grid_mean_loss,
     mala,
 )
 
 F64 = torch.float64
+evidence = chapter_module("stratifolds", "evidence")
+log_axis, evidence_curve = evidence.log_axis, evidence.evidence_curve
+divergence_from_null = evidence.divergence_from_null
 
 
 def curve_a(low=4, high=12, count=240):
@@ -287,3 +289,12 @@ def test_a_grid_that_does_not_resolve_the_posterior_is_refused(n, points):
     small = tuple(side * 30 / math.sqrt(n) for side in box)
     found = learning_coefficient(regular, n, *small, base=0.0, points=points)
     assert abs(found.value - 1.0) < 1e-6  # two regular directions: 1/2 each
+
+
+def test_the_interval_is_students():
+    found = LearningCoefficient(0.3, 0.01, "mala", 0.5, chains=4)
+    low, high = found.interval()
+    assert abs((high - low) / 2 / 0.01 - 3.182446305) < 1e-8  # three degrees of freedom
+    assert abs((low + high) / 2 - 0.3) < 1e-12
+    exact = LearningCoefficient(0.3, 0.0, "grid", 1.0)
+    assert exact.interval() == (0.3, 0.3)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from scipy.integrate import quad
 
 from geolib.stratifolds import (
     Grid,
     MixtureKL,
-    divergence_from_null,
     mixture_a,
     mixture_b,
     mixture_density,
@@ -17,6 +17,7 @@ from geolib.stratifolds import (
 from geolib.stratifolds.charts import _step, smooth_step
 
 F64 = torch.float64
+divergence_from_null = chapter_module("stratifolds", "evidence").divergence_from_null
 
 
 def numpy_kl(atoms, teacher, h=0.25, reach=11.0):

@@ -322,38 +322,150 @@ def test_distances_know_the_sign_of_odd_units():
     assert torch.isinf(distance.diagonal()).all()
 
 
+def normed(width=5, norm=nn.BatchNorm1d, act=nn.GELU):
+    """Two hidden layers behind norms, their statistics moved off the start."""
+    net = nn.Sequential(
+        nn.Linear(4, width),
+        norm(width),
+        act(),
+        nn.Linear(width, 3),
+        act(),
+        nn.Linear(3, 2),
+    )
+    init_(net.double(), 3, bias_scale=0.5).eval()
+    with torch.no_grad():
+        for k, t in enumerate(net[1].state_dict().values()):
+            if t.is_floating_point():
+                t.copy_(1 + 0.2 * normal(t.shape, k).abs())
+    return net
+
+
+def channel(net, unit, layer=0):
+    """What belongs to a unit behind a norm: rows, then columns."""
+    rows = [*net[layer].parameters(), *net[layer + 1].state_dict().values()]
+    return [t.detach()[unit] for t in rows if t.ndim], net[3].weight.detach()[:, unit]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+@pytest.mark.parametrize("alike", [False, True])
+def test_equal_units_behind_a_norm_share_their_directions(norm, alike):
+    """The deficit is that of the whole Jacobian, against the same network without."""
+    net, x = normed(norm=norm), normal((200, 4), seed=1)
+    before = full_deficit(net, x)
+    (rows, columns), (other, read) = channel(net, 1), channel(net, 3)
+    for a, b in zip(rows, other, strict=True):
+        b.copy_(a)
+    if alike:
+        read.copy_(columns if norm is nn.LayerNorm else 2 * columns)
+    (s,) = find_strata(net, x, near=1e-9)
+    assert (s.kind, s.layer, s.units) == ("overlap", 0, (1, 3))
+    assert s.verified
+    assert full_deficit(net, x) - before == s.deficit
+    assert s.predicted <= s.deficit
+    other[0].add_(1e-3)  # only near: the deficit is that of the stratum
+    (near,) = find_strata(net, x, near=0.05)
+    assert 0 < near.distance < 0.05
+    assert near.verified
+    assert near.deficit == s.deficit
+
+
+def test_a_unit_that_is_off_behind_a_norm_loses_its_columns():
+    net = normed(norm=nn.LayerNorm, act=nn.ReLU)
+    net[1].bias.detach()[2] = -100
+    found = find_strata(net, normal((200, 4), seed=1), near=1e-9)
+    (s,) = [s for s in found if s.layer == 0]  # the second layer has one by chance
+    assert (s.kind, s.units, s.deficit) == ("dormant unit", (2,), 3)
+    assert s.verified
+
+
+def test_what_looks_like_a_stratum_behind_a_norm_over_units_is_not_verified():
+    net, x = normed(norm=nn.LayerNorm), normal((200, 4), seed=1)
+    net[3].weight.detach()[:, 2] = 0
+    (s,) = find_strata(net, x, near=1e-9)
+    assert s.kind == "dead output"
+    assert not s.verified
+    net = normed()
+    net[3].weight.detach()[:, 2] = 0
+    (s,) = find_strata(net, x, near=1e-9)
+    assert s.verified
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_constant_channel_is_a_bias_unless_a_border_cuts_it(padding):
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.Tanh(), nn.Conv2d(4, 3, 2, padding=padding), nn.Tanh(),
+        nn.Flatten(), nn.Linear((2 + 2 * padding) ** 2 * 3, 2),
+    )  # fmt: skip
+    init_(net.double(), 2, bias_scale=0.5)
+    net[0].weight.detach()[1] = 0
+    (s,) = find_strata(net, normal((60, 2, 4, 4), seed=1), near=1e-9, probes=20)
+    assert s.kind == "constant unit"
+    assert s.verified == (padding == 0)
+    if padding == 0:
+        assert s.deficit == s.predicted == 12 + 1  # columns, and the own bias
+
+
+def test_two_equal_heads_of_attention():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(6, 3, batch_first=True)
+            self.read = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.read(self.attend(x, x, x, need_weights=False)[0].mean(1))
+
+    net, x = init_(Net().double().eval(), 1, bias_scale=0.5), normal((80, 4, 6), 2)
+    before = full_deficit(net, x)
+    for t in (net.attend.in_proj_weight, net.attend.in_proj_bias):
+        heads = t.detach().view(3, 3, 2, *t.shape[1:])
+        heads[:, 2] = heads[:, 0]
+    (s,) = find_strata(net, x, near=1e-9, probes=12)
+    assert (s.kind, s.units) == ("overlap", (0, 2))
+    # of two outputs and two numbers a head; the columns beyond make no difference
+    assert s.verified
+    assert s.deficit == s.predicted == 2 * 2
+    assert full_deficit(net, x) > before
+
+
+def test_of_a_module_without_a_graph_the_deficit_is_said_and_not_explained():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = tanh_net(n=2, width=3)
+
+        def forward(self, x):
+            return self.net(x) if bool(x.sum() > -1e9) else x
+
+    own, x = Own(), normal((60, 2), seed=1)
+    assert find_strata(own, x) == []
+    overlap(own.net, 0, 1)
+    (s,) = find_strata(own, x)
+    assert (s.kind, s.deficit) == ("unexplained", full_deficit(own.net, x))
+    assert str(s) == f"whole module: rank deficit {s.deficit}, unexplained"
+    with pytest.raises(ValueError, match="data: expected at least 13 outputs"):
+        find_strata(own, x[:5])
+
+
 @pytest.mark.parametrize(
-    ("module", "error", "message"),
+    "net",
     [
-        (nn.Linear(2, 2), TypeError, "expected an nn.Sequential"),
-        (nn.Sequential(nn.Linear(2, 2)), ValueError, "at least two Linear"),
-        (
-            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)),
-            ValueError,
-            "one activation without parameters",
-        ),
-        (
-            nn.Sequential(nn.Linear(2, 2), nn.Softmax(1), nn.Linear(2, 1)),
-            ValueError,
-            "elementwise activation",
-        ),
-        (
-            nn.Sequential(
-                nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Tanh(), nn.Linear(2, 1)
-            ),
-            ValueError,
-            "one activation",
-        ),
-        (
-            nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Dropout(), nn.Linear(2, 1)),
-            ValueError,
-            "training mode",
-        ),
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Tanh(), nn.Linear(2, 1)),
+        nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Dropout(), nn.Linear(2, 1)),
     ],
 )
-def test_other_structures_are_refused(module, error, message):
-    with pytest.raises(error, match=message):
-        find_strata(module, torch.zeros(4, 2))
+def test_modes_of_training_are_refused(net):
+    with pytest.raises(ValueError, match="training mode"):
+        find_strata(net, torch.zeros(4, 2))
+
+
+def test_hidden_layers_reads_perceptrons_only():
+    with pytest.raises(TypeError, match=r"expected an nn.Sequential"):
+        hidden_layers(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="one activation without parameters"):
+        hidden_layers(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
+    with pytest.raises(ValueError, match="elementwise activation"):
+        hidden_layers(nn.Sequential(nn.Linear(2, 2), nn.Softmax(1), nn.Linear(2, 1)))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ import pytest
 from conftest import cell
 
 from geolib.press import Build
-from geolib.press.checkout import discover
-from geolib.press.notebook import CHECKED, tags
+from geolib.press.notebook import CHECKED, discover, tags
 from geolib.sweep import Store, find, keep, means, sweep_rows
-from geolib.sweep.spec import fields_of
+from geolib.sweep.store import fields_of
 from geolib.tables import show
 
 ROOT = Path(__file__).resolve().parents[2]

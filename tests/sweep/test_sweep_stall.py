@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as workers see it
 from sweep_cases import Spec, run
 
 from geolib.sweep import Options, cluster
-from geolib.sweep.attempt import Outcome
+from geolib.sweep.engines import Outcome
 from geolib.sweep.runner import drive
 
 

@@ -21,9 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # as workers see it
 from sweep_cases import Spec, run
 
 from geolib.sweep import Options, Store, Sweep, grid, keep, measured, run_sweep
-from geolib.sweep.attempt import TimeLimitError, attempt, deadline
-from geolib.sweep.engines import SweepError
-from geolib.sweep.spec import canonical, key_of
+from geolib.sweep.engines import SweepError, TimeLimitError, attempt, deadline
+from geolib.sweep.store import canonical, key_of
 
 INLINE = Options("inline", retries=1)
 

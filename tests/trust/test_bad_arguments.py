@@ -14,7 +14,7 @@ from geolib.claims import claim
 from geolib.core import PullbackMetric, Realization, init_, normal
 from geolib.inverse_stability import ShallowReLU, certify, train_realization
 from geolib.naturality import NaturalGradient, Problem, jet_defect, mse
-from geolib.networks import accuracy, mlp
+from geolib.networks import accuracy, mlp, table
 from geolib.regimes import (
     Setup,
     gradient_flow,
@@ -105,8 +105,8 @@ REFUSED = {
     ),
     "width -1": ("width", lambda: train_realization(POINTS, TARGETS[:, 0], -1)),
     "one target for ten rows": ("y", lambda: train_realization(POINTS, [1.0], 3)),
-    "an unknown device": ("device", lambda: normal((2,), 0, device="abacus")),
-    "a device that is not here": ("device", lambda: normal((2,), 0, device="cuda:99")),
+    "an unknown device": ("device", lambda: table("digits", device="abacus")),
+    "a device that is not here": ("device", lambda: table("digits", device="cuda:99")),
     "NaN into a network": ("x", lambda: R(R.theta0, X * NAN)),
     "NaN weights": ("theta", lambda: R(R.theta0 * NAN, X)),
     "NaN into its Jacobian": ("v", lambda: G.product(R.theta0 * NAN)),

@@ -16,6 +16,9 @@ from torch import nn
 from trust_modules import differences
 
 from geolib.core import (
+    Bernoulli,
+    Categorical,
+    Euclidean,
     Linearization,
     init_,
     normal,
@@ -106,6 +109,121 @@ def test_a_skip_that_the_type_hides_is_seen(structured):
     with torch.no_grad():
         change = (found.module(X) - net(X)).square().sum(1).mean().sqrt()
     assert found.drift == pytest.approx(float(change), rel=1e-6)
+
+
+ONE_HOT = F.one_hot(Y, 3).double()
+SOFT = 0.7 * ONE_HOT + 0.1
+TOLD = {  # a loss, and the metric that it has: softmax, sigmoid or squared loss
+    "labels": (lambda z: F.cross_entropy(z, Y), "softmax"),
+    "smoothed labels": (lambda z: F.cross_entropy(z, Y, label_smoothing=0.2), "softmax"),
+    "probabilities": (lambda z: F.cross_entropy(z, SOFT), "softmax"),
+    "by hand": (lambda z: (z.logsumexp(1) - (z * ONE_HOT).sum(1)).mean(), "softmax"),
+    "nll_loss": (lambda z: F.nll_loss(z.log_softmax(1), Y), "softmax"),
+    "divergence": (lambda z: F.kl_div(z.log_softmax(1), SOFT, reduction="batchmean"), "softmax"),
+    "weights of classes": (
+        lambda z: F.cross_entropy(z, Y, weight=torch.tensor([1.0, 2.0, 5.0]).double()),
+        "softmax",
+    ),
+    "labels left out": (lambda z: F.cross_entropy(z, Y - 2 * (Y == 1), ignore_index=-1), "softmax"),
+    "bits": (lambda z: F.binary_cross_entropy_with_logits(z, ONE_HOT), "sigmoid"),
+    "bits by hand": (lambda z: F.softplus(z * (1 - 2 * ONE_HOT)).sum(), "sigmoid"),
+    "bits of a sigmoid": (lambda z: F.binary_cross_entropy(z.sigmoid(), ONE_HOT), "sigmoid"),
+    "squares": (lambda z: F.mse_loss(z, ONE_HOT), "squares"),
+    "weighed squares": (
+        lambda z: ((z - ONE_HOT).square().sum(1) * torch.arange(12)).sum(), "squares"
+    ),
+}  # fmt: skip
+MATRIX = {
+    "softmax": lambda z: torch.diag(z.softmax(0)) - torch.outer(z.softmax(0), z.softmax(0)),
+    "sigmoid": lambda z: torch.diag(z.sigmoid() * (1 - z.sigmoid())),
+    "squares": lambda z: torch.eye(len(z)).double(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_metric_is_that_of_the_loss_however_it_is_written(name):
+    value, kind = TOLD[name]
+    net = chain(nn.Tanh())
+    z, J = differences(net, X)
+    G = sum(j.T @ MATRIX[kind](zi) @ j for zi, j in zip(z, J, strict=True)) / len(z)
+    z.requires_grad_()
+    g = torch.einsum("nop,no->p", J, torch.autograd.grad(value(z), z)[0])
+    slow = torch.linalg.solve(G + 0.1 * torch.eye(len(G)), g)
+    before, opt = (
+        [p.detach().clone() for p in net.parameters()],
+        NaturalGradient(net, 1.0, damping=0.1),
+    )
+
+    def closure():
+        out = net(X)
+        return out, value(out)
+
+    opt.step(closure)
+    moved = [(b - p).flatten() for b, p in zip(before, net.parameters(), strict=True)]
+    assert relative(torch.cat(moved).detach(), slow) < 1e-6
+
+
+NOT_TOLD = {
+    "temperature": lambda z: F.cross_entropy(2 * z, Y),
+    "huber": lambda z: F.huber_loss(z, ONE_HOT, delta=0.1),
+    "absolute": lambda z: F.l1_loss(z, ONE_HOT),
+    "poisson": lambda z: F.poisson_nll_loss(z, ONE_HOT),
+    "margin": lambda z: F.multi_margin_loss(z, Y),
+    "a penalty on the outputs": lambda z: F.cross_entropy(z, Y) + z.square().mean(),
+    "one output": lambda z: z[:, 0].square().mean(),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TOLD)
+@pytest.mark.parametrize("of", [lambda net: net, lambda net: net.parameters()])
+def test_a_metric_that_a_loss_does_not_tell_must_be_given(name, of):
+    net = chain(nn.Tanh())
+
+    def closure():
+        z = net(X)
+        return z, NOT_TOLD[name](z)
+
+    with pytest.raises(ValueError, match="output_metric: expected one"):
+        NaturalGradient(of(net), 0.1, damping=0.1).step(closure)
+    NaturalGradient(of(net), 0.1, damping=0.1, output_metric=Euclidean()).step(closure)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 10.0, 30.0, 100.0, 1e4])
+def test_a_classifier_that_is_sure_keeps_its_metric(dtype, scale):
+    """The Hessian of a sure softmax is rounding; it is still a softmax's."""
+    for shift in (0, 1):  # right, and wrong
+        z = scale * (ONE_HOT.roll(shift, 1) + 0.1 * normal((12, 3), 3))
+        z = z.to(dtype).requires_grad_() * 1.0
+        found = local_geometry.metric_of_loss(F.cross_entropy(z, Y), z)
+        assert isinstance(found, Categorical)
+        loss = F.binary_cross_entropy_with_logits(z, ONE_HOT.to(dtype))
+        assert isinstance(local_geometry.metric_of_loss(loss, z), Bernoulli)
+
+
+def test_closures_and_parameters_that_do_not_fit_are_refused_by_name():
+    net = chain(nn.Tanh())
+
+    def used_up():
+        z = net(X)
+        loss = F.cross_entropy(z, Y)
+        loss.backward()
+        return z, loss
+
+    def detached():
+        z = net(X)
+        return z.detach(), F.cross_entropy(z, Y)
+
+    def many():
+        z = net(X)
+        return z, F.cross_entropy(z, Y, reduction="none")
+
+    for closure in (used_up, detached, many):
+        with pytest.raises(ValueError, match=r"^(closure|outputs, loss)"):
+            NaturalGradient(net, 0.1, damping=0.1).step(closure)
+    twice = [*net.parameters(), net[0].weight]
+    with pytest.raises(ValueError, match="params: expected each once"):
+        NaturalGradient(twice, 0.1)
 
 
 def test_parameters_none_of_which_is_trained_are_refused_by_name():

@@ -258,39 +258,94 @@ def audit_sgd(name, case):
     assert report.letters == "EU", report.letters
 
 
+BN = ("weight", "bias", "running_mean", "running_var")
+# whether to make the first two rows of all parameters equal, so that there is a deficit
+WHOLE = {"lstm": False, "dict output": True, "dataclass output": True}
+UNITS = {  # rows of the units that are made equal; what reads them
+    "vgg-bn": (["0.weight", "0.bias", *(f"1.{t}" for t in BN)], "4"),
+    **{
+        f"resnet {name}": (
+            [f"{at}.conv1.weight", f"{at}.conv1.bias", *(f"{at}.norm1.{t}" for t in BN)],
+            f"{at}.conv2",
+        )
+        for name, at in (("block", "body"), ("chain", "body.0"))
+    },
+    **{
+        f"{when}-norm transformer": (
+            ["block.linear1.weight", "block.linear1.bias"], "block.linear2",
+        )
+        for when in ("pre", "post")
+    },
+    "token model": (["mix.weight", "mix.bias"], "read"),
+    "segmentation": (["down.weight", "down.bias"], "up"),
+    "group norm": ([f"body.{k}.{t}" for k in (0, 1) for t in BN[:2]], "read"),
+    "layer norm": ([f"{k}.{t}" for k in (0, 1) for t in BN[:2]], "3"),
+    "tied embeddings": (["mix.weight", "mix.bias"], "embed"),
+}  # fmt: skip
+
+
+def differences_rank(J, *columns):
+    """Rank of some columns of a Jacobian of central differences."""
+    part = J.flatten(0, 1)[:, torch.cat(columns)]
+    s = torch.linalg.svdvals(part / part.norm(dim=0).clamp_min(1e-9))
+    return int((s >= 1e-6 * s[0]).sum())
+
+
 def strata(name, case):
     """Two units made equal are found, with the deficit that finite differences show."""
     x = case.x
     if isinstance(x, torch.Tensor):
         x = normal((40, *x.shape[1:]), 9).to(x)
-    assert find_strata(case.module, x, near=1e-3, probes=20) == []
-    first, second = [m for m in case.module.modules() if isinstance(m, nn.Linear)][:2]
+    if name in ("token model", "tied embeddings"):
+        x = torch.arange(120).reshape(40, 3) ** 2 % 5
+    found = find_strata(case.module, x, near=1e-3, probes=20)
+    if name in WHOLE:  # no units are known, so that only the whole deficit is said
+        with torch.no_grad():
+            for t in (t for t in case.module.parameters() if WHOLE[name]):
+                t[1] = t[0]
+        found = find_strata(case.module, x, near=1e-3)
+        _, J = differences(case.module.double(), x)
+        lost = J.shape[-1] - differences_rank(J, torch.arange(J.shape[-1]))
+        assert [(s.kind, s.deficit) for s in found] == [("unexplained", lost)]
+        return
+    assert all(s.kind == "dormant unit" for s in found)
+    rows, reader = UNITS.get(name, ([], ""))
+    linear = [n for n, m in case.module.named_modules() if isinstance(m, nn.Linear)]
+    rows, reader = (
+        (rows, reader) if rows else ([f"{linear[0]}.{t}" for t in BN[:2]], linear[1])
+    )
+    held = case.module.state_dict()
+    tied = name == "tied embeddings"  # there a unit is a column of the embedding too
     with torch.no_grad():
-        for t in first.parameters():
-            t[1] = t[0]
+        for t in rows:
+            held[t][1] = held[t][0]
+        if tied:
+            held["embed.weight"][:, 1] = held["embed.weight"][:, 0]
     found = find_strata(case.module, x, near=1e-3, probes=20)
     pairs = [s for s in found if s.kind == "overlap" and s.units == (0, 1)]
     assert len(pairs) == 1, found
     assert pairs[0].verified
+    if tied:  # rows and columns are one tensor: only that it is found is compared
+        return
     twin = make(name).module
     twin.load_state_dict(case.module.state_dict())
-    _, J = differences(twin.double(), x.double())
-    touched = [first.weight[:2], first.bias[:2], second.weight[:, :2], second.bias]
-    places = {t.data_ptr() // t.element_size() for t in touched}
-    columns, start = [], 0
-    for p in case.module.parameters():
-        index = torch.arange(p.numel()).view(p.shape)
-        for t in touched:
-            if t._base is p or t is p:
-                offset = (t.data_ptr() - p.data_ptr()) // p.element_size()
-                columns.append(
-                    start + index.as_strided(t.shape, t.stride(), offset).flatten()
-                )
+    _, J = differences(twin.double(), x.double() if x.is_floating_point() else x)
+    where, start = {}, 0
+    for n, p in case.module.named_parameters():
+        where[n] = torch.arange(start, start + p.numel()).view(p.shape)
         start += p.numel()
-    assert len(places) == len(columns) == 4
-    part = J.flatten(0, 1)[:, torch.cat(columns)]
-    s = torch.linalg.svdvals(part / part.norm(dim=0).clamp_min(1e-9))
-    assert int((s < 1e-6 * s[0]).sum()) == pairs[0].deficit
+    units = [
+        torch.cat([where[f"{reader}.weight"][:, k].flatten(),
+                   *(where[t][k].flatten() for t in rows if t in where)])
+        for k in (0, 1)
+    ]  # fmt: skip
+    bias = [where[f"{reader}.bias"]] if f"{reader}.bias" in where else []
+    both = differences_rank(J, *units, *bias)
+    deficit = sum(map(len, units)) + sum(map(len, bias)) - both
+    if name in UNITS:  # what the two share, beyond the biases
+        alone = [differences_rank(J, unit, *bias) for unit in units]
+        deficit = sum(alone) - both - (differences_rank(J, *bias) if bias else 0)
+    assert deficit == pairs[0].deficit
 
 
 def space_of(case):

@@ -146,6 +146,15 @@ These tests state a law, and a search looks for an input that breaks it. Each ha
 What says `converged`, `holds`, `exact` or `applies` has an input for which the right answer
 is *no*. {honest} tests hold only such inputs; the other claims have theirs beside
 the tests of what they belong to.
+
+## Lines that were broken
+
+A certificate or a guard that no test can catch lying is worth nothing. So {broken} of their lines
+were broken on purpose, one at a time in a copy of the package, and the tests were run:
+{seen} of them failed a test, which is named here. `python tests/trust/mutate.py` does it
+again; the lines themselves are in `tests/trust/mutations.yml`.
+
+{mutations}
 """
 
 
@@ -157,6 +166,7 @@ def table(head, rows):
 def reliability_page():
     """The page of what is tried."""
     from fuzz import BAD, ROOMS, SEEDS, STORED
+    from mutate import mutations
 
     good = [v for v in next(iter(STORED["fuzz"].values())) if v not in BAD]
     rows, totals = [], []
@@ -165,6 +175,14 @@ def reliability_page():
         rows.append([f"`{room}`", *map(str, numbers)])
         totals.append(numbers)
     sums = [sum(column) for column in zip(*totals, strict=True)]
+    lines = [
+        [e["what"], e["file"].removeprefix("geolib/"), e.get("seen", "")]
+        for e in mutations()
+    ]
+    noticed = [
+        [w, f"`{f}`", f"`{s.partition('::')[2]}`" if s else "no test"]
+        for w, f, s in lines
+    ]
     absent = [f"`{room}`" for room in ROOMS if room not in STORED["fuzz"]]
     return RELIABILITY.format(
         missing=f" Not counted yet: {', '.join(absent)}." if absent else "",
@@ -176,6 +194,9 @@ def reliability_page():
             ["", "laws"], [[f"`{r}`", str(n)] for r, n in STORED["properties"].items()]
         ),
         honest=STORED["honest no"],
+        broken=len(lines),
+        seen=sum(bool(s) for *_, s in lines),
+        mutations=table(["what is wrong then", "where", "noticed by"], noticed),
     )
 
 

@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 
-from geolib.core import DeviceMemoryError, fitting_batch
+from geolib.networks import DeviceMemoryError, fitting_batch
 
 
 def device_of(size):
