@@ -226,7 +226,7 @@ def product_convolution() -> Result:
     )
 
 
-@benchmark("core.step_gradient", bar="<= 4", size=STEP)
+@benchmark("core.step_gradient", bar="<= 2.2", size=STEP)
 def step_gradient() -> Result:
     """The exact damped natural step, against one gradient of the loss"""
     problem = million()

@@ -31,28 +31,17 @@ def use_style() -> None:
     from cycler import cycler
 
     cycle = [c for n, c in COLORS.items() if n not in ("ink", "grey")]
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (6.4, 3.6),
-            "figure.dpi": 110,
-            "figure.facecolor": PAPER,
-            "axes.facecolor": PAPER,
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "axes.titlesize": 10,
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#dddddd",
-            "grid.linewidth": 0.6,
-            "axes.edgecolor": COLORS["ink"],
-            "axes.prop_cycle": cycler(color=cycle),
-            "lines.linewidth": 1.8,
-            "legend.frameon": False,
-            "image.cmap": SEQUENTIAL,
-        }
-    )
+    ink, cycled = COLORS["ink"], cycler(color=cycle)
+    mpl.rc("figure", figsize=(6.4, 3.6), dpi=110, facecolor=PAPER)
+    mpl.rc("figure.constrained_layout", use=True)
+    mpl.rc("font", size=10)
+    mpl.rc("axes", facecolor=PAPER, edgecolor=ink, grid=True, prop_cycle=cycled)
+    mpl.rc("axes", titlesize=10, titlelocation="left")
+    mpl.rc("axes.spines", top=False, right=False)
+    mpl.rc("grid", color="#dddddd", linewidth=0.6)
+    mpl.rc("lines", linewidth=1.8)
+    mpl.rc("legend", frameon=False)
+    mpl.rc("image", cmap=SEQUENTIAL)
 
 
 def panels(
@@ -129,12 +118,13 @@ def moving(data: dict[str, Any], still: Any, alt: str) -> Any:
     wide = [panel.get("shape", 1.2) for panel in data["panels"]]
     high = [1 / p.get("narrow", w) for p, w in zip(data["panels"], wide, strict=True)]
     fr = ["fr ".join(f"{size:.3g}" for size in sizes) for sizes in (wide, high)]
+    told = (TOLD.format(escape(r["label"])) for r in data.get("readouts", []))
     html = FIGURE.format(
         shape=f"--wide:{sum(wide)};--tall:{1 / sum(high)};"
         f"--columns:{fr[0]}fr;--rows:{fr[1]}fr",
         still=base64.b64encode(picture.getvalue()).decode(),
         sliders="".join(map(_slider, data["controls"])),
-        told="".join(TOLD.format(escape(r["label"])) for r in data.get("readouts", [])),
+        told="".join(told),
         alt=escape(alt),
         data=text,
     )

@@ -76,16 +76,14 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
         long  10
         c      9
     """
-    columns = list(zip(*rows, strict=True))
-    right = [all(_value(c) is not None for c in k[1:] if c) for k in columns]
-    wide = [max(map(len, k)) for k in columns]
-    return "\n".join(
-        "  ".join(
-            c.rjust(w) if r else c.ljust(w)
-            for c, w, r in zip(row, wide, right, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+
+    def aligned(column: Sequence[str]) -> list[str]:
+        wide = max(map(len, column))
+        right = all(_value(c) is not None for c in column[1:] if c)
+        return [c.rjust(wide) if right else c.ljust(wide) for c in column]
+
+    columns = map(aligned, zip(*rows, strict=True))
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def html_table(

@@ -10,14 +10,15 @@ from torch import Tensor
 from geolib.core import JacobianFactors, KroneckerFactors
 from geolib.core.jacobian_factors import DenseBlock
 
-KEEP = 0.95  # of the average, at each further batch
+KEEP = {True: 0.6, False: 0.95}  # of the average at each further batch: exact F, K-FAC
 INPUTS = {True: 1e-8, False: 3e-2}  # what lifts A, of its diagonal: exact F, or K-FAC
 OUTPUTS = {True: 1e-2, False: 3e-2}  # what lifts B, of its mean diagonal, in the end
+SHRINK = 1.0  # of A to its diagonal: times its side, over the samples seen
 PRIOR = 3.0  # batches that B's mean diagonal counts for: units that they leave dead
 
 
 class AveragedCurvature:
-    r"""Running averages of F and of its K-FAC factors, in float64.
+    r"""Running averages of F and of its K-FAC factors.
 
     .. math:: (\bar F + \lambda M)\,x = v, \qquad
         M_l = (\bar B_l + \beta\,\overline{\mathrm{diag}}\,\bar B_l) \otimes
@@ -36,9 +37,8 @@ class AveragedCurvature:
     """
 
     def __init__(self, exact: bool) -> None:
-        self.exact, self.count = exact, 0
+        self.exact, self.count, self.damping = exact, 0, 0.0
         self.averages: list[Tensor] = []
-        self.factors: KroneckerFactors | None = None
 
     def add(self, rows: JacobianFactors, loose: Tensor | None = None) -> None:
         """Take in the rows of one more batch.
@@ -49,74 +49,74 @@ class AveragedCurvature:
         """
         self.factors, w = (
             KroneckerFactors(rows),
-            min(self.count / (self.count + 1), KEEP),
+            min(1 - 1 / (self.count + 1), KEEP[self.exact]),
         )
-        diagonal = torch.zeros(rows.p).to(rows.like) if loose is None else loose.clone()
+        diagonal = rows.like.new_zeros(rows.p) if loose is None else loose.clone()
         for block in rows.blocks:
             if isinstance(block, DenseBlock):
                 diagonal[block.index] = block.rows.square().sum((0, 1))
         new = [diagonal, *(S for pair in self.factors.pairs for S in pair)]
-        new = [t.double() for t in new]
         if self.exact:
             A = rows.dense().double()
             new.append(A.T @ A)
         old = self.averages or new
         self.averages = [w * a + (1 - w) * b for a, b in zip(old, new, strict=True)]
+        self.averages = [t.double() for t in self.averages]
         self.count += 1
+        d = self.averages[0]
+        self.diagonal = _filled(d).to(torch.float64 if self.exact else rows.like.dtype)
+        beta, layers = max(OUTPUTS[self.exact], PRIOR / (1 + self.count)), []
+        for k in range(1, 2 * len(self.factors.layers), 2):
+            B, A = self.averages[k : k + 2]
+            alpha = INPUTS[self.exact]
+            if not self.exact:  # samples that A has seen, against its side
+                seen = rows.n * min(self.count, 1 / (1 - KEEP[False]))
+                alpha = max(alpha, SHRINK * A.shape[-1] / seen)
+            layers.append((_lifted(B, beta, True), _lifted(A, alpha)))
+        if self.exact:
+            self.F, self.M = self.averages[-1], self._dense(layers)
+        else:
+            self.pairs = [[S.to(rows.like.dtype) for S in pair] for pair in layers]
+            self.inverses = [
+                [torch.cholesky_inverse(_cholesky(S)).to(rows.like.dtype) for S in pair]
+                for pair in layers
+            ]
 
     def factorise(self, damping: float) -> None:
         """Prepare solves with this damping."""
-        assert self.factors is not None
-        self.damping, self.diagonal = damping, _filled(self.averages[0])
-        beta = max(OUTPUTS[self.exact], PRIOR / (1 + self.count))
-        self.pairs = [
-            (_lifted(B, beta, True), _lifted(A, INPUTS[self.exact]))
-            for B, A in zip(self.averages[1::2], self.averages[2::2], strict=False)
-        ][: len(self.factors.layers)]
+        self.damping = damping
         if self.exact:
-            self.F = self.averages[-1]
-            H = self.F + damping * self._dense()
+            H = self.F + damping * self.M
             h = H.diagonal()
             self.scale = torch.where(h > 0, h.clamp_min(1e-200).rsqrt(), 0.0)
             self.root = _cholesky(self.scale[:, None] * H * self.scale)
-        else:
-            self.roots = [(_cholesky(B), _cholesky(A)) for B, A in self.pairs]
 
     def solve(self, v: Tensor) -> Tensor:
-        r"""The vector :math:`(\bar F + \lambda M)^{-1} v`, (p,), in float64."""
+        r"""The vector :math:`(\bar F + \lambda M)^{-1} v`, (p,)."""
         if self.exact:
             x = torch.cholesky_solve((self.scale * v)[:, None], self.root)[:, 0]
             return self.scale * x
-        assert self.factors is not None
-        parts = [
-            torch.cholesky_solve(torch.cholesky_solve(V, B).mT, A).mT
-            for V, (B, A) in zip(self.factors.split(v), self.roots, strict=True)
-        ]
-        return self._join(parts, v / self.diagonal) / (1 + self.damping)
+        return self._kronecker(self.inverses, v, v / self.diagonal) / (1 + self.damping)
 
     def metric(self, v: Tensor) -> Tensor:
         """The covector M v, (p,)."""
-        assert self.factors is not None
-        parts = [
-            B @ V @ A
-            for V, (B, A) in zip(self.factors.split(v), self.pairs, strict=True)
-        ]
-        return self._join(parts, v * self.diagonal)
+        if self.exact:
+            return self.M @ v
+        return self._kronecker(self.pairs, v, v * self.diagonal)
 
     def product(self, v: Tensor) -> Tensor:
         r"""The covector :math:`\bar F v`, (p,)."""
         return self.F @ v if self.exact else self.metric(v)
 
-    def _join(self, parts: list[Tensor], others: Tensor) -> Tensor:
-        assert self.factors is not None
-        return self.factors.join(parts, others)
+    def _kronecker(self, pairs: list[Any], v: Tensor, others: Tensor) -> Tensor:
+        parts = zip(self.factors.split(v), pairs, strict=True)
+        return self.factors.join([B @ V @ A for V, (B, A) in parts], others)
 
-    def _dense(self) -> Tensor:
+    def _dense(self, layers: list[Any]) -> Tensor:
         """M itself, (p, p)."""
-        assert self.factors is not None
         M = torch.diag(self.diagonal)
         where = torch.arange(len(M)).to(M)
-        for places, (B, A) in zip(self.factors.split(where), self.pairs, strict=True):
+        for places, (B, A) in zip(self.factors.split(where), layers, strict=True):
             places = places.long().reshape(-1, B.shape[-1] * A.shape[-1])
             for k, i in enumerate(places):
                 b, a = (S.reshape(-1, *S.shape[-2:])[k] for S in (B, A))

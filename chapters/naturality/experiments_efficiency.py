@@ -9,7 +9,8 @@ edge grows until it is not, and the rates half a decade beside the best are trie
 five seeds, each with a published split, a network and an order of batches of its own. Of
 every run the validation and test error after each pass are kept, with the processor time
 spent in steps. The natural gradient has no grid: its defaults are run, which were set while
-trial runs on yacht, concrete, energy, wine and naval were seen.
+trial runs on all tables with the seeds 100, 101, 102 were seen, and earlier ones on yacht,
+concrete, energy, wine and naval with the seeds of the contest.
 """
 
 from __future__ import annotations

@@ -9,13 +9,17 @@ from averaged_curvature import AveragedCurvature
 from torch import Tensor
 
 from geolib.core import JacobianFactors
+from geolib.core.validation import expect
 
 SHIFT = 0.2  # a ratio from a fresh batch is low, and is taken so much higher
 FIRST = 30.0  # the damping of the first step
 RANGE = (1e-4, 1e4)
 FACTOR = 3.0  # the damping changes by at most so much at a step
+REUSED = 1.5  # a Cholesky factor serves while the damping is within this factor
 MEMORY = 0.8  # of the average loss
-WORSE = 3.0  # a loss above so many averages undoes the last step
+WORSE = 3.0  # a loss above so many averages undoes the last step,
+BLAME = 0.5  # if its slope along that step is this share of it
+EARLY = 3  # steps between two curvatures: this share of those that were made
 
 
 class SelfTuning:
@@ -31,50 +35,54 @@ class SelfTuning:
     tell (the trapezoid rule; the next gradient :math:`g_+` is there anyway, and knows
     nothing of the old batch) with the model's, and
     :math:`\lambda` is multiplied by :math:`1 - (2\rho - 0.6)^3`, within a factor of three.
-    :math:`\sigma^2` is the average squared residual, 1 for a likelihood. A step after
-    which the loss is three times its average is undone.
+    :math:`\sigma^2` is the average squared residual, 1 for a likelihood. Of a squared
+    loss :math:`\ell` the batch's own curvature is at least
+    :math:`d^TF_bd \ge (g^Td)^2 / 2\ell` (Cauchy and Schwarz), and the length of d is
+    taken to be no less. A step after which the loss is three times its average is undone,
+    if it still rises along that step.
 
     Args:
         trust: :math:`\delta`.
         momentum: :math:`\mu`.
-        interval: steps from one curvature to the next.
+        interval: most steps from one curvature to the next.
     """
 
-    def __init__(self, trust: float, momentum: float, interval: int) -> None:
-        for name, value, top in (("trust", trust, math.inf), ("momentum", momentum, 1)):
-            if not 0 <= value < top or (name == "trust" and value == 0):
-                raise ValueError(
-                    f"{name}: expected a number in (0, {top}), got {value}"
-                )
-        if interval < 1:
-            raise ValueError(f"interval: expected at least 1 step, got {interval}")
+    KEPT = ("damping", "count", "fresh", "loss", "last", "slopes", "carried")
+
+    def __init__(
+        self,
+        trust: float = 0.05,
+        momentum: float = 0.9,
+        interval: int = 10,
+    ) -> None:
+        expect(0 < trust < math.inf, "trust", "a finite number above 0", trust)
+        expect(0 <= momentum < 1, "momentum", "a number in [0, 1)", momentum)
+        expect(interval >= 1, "interval", "at least 1 step", interval)
         self.trust, self.momentum, self.interval = trust, momentum, interval
         self.curvature: AveragedCurvature | None = None
-        self.damping, self.count = FIRST, 0
+        self.damping, self.count, self.fresh = FIRST, 0, 0
         self.loss: float | None = None
         self.last: Tensor | None = None
+        self.carried: Tensor | None = None  # M d of the last step
         self.slopes, self.ratio = (0.0, 0.0), 1.0
 
     @property
     def due(self) -> bool:
         """Whether the next step wants the curvature of its batch."""
-        if self.count < self.interval or self.count % self.interval == 0:
-            return True
-        assert self.curvature is not None
-        ratio = self.damping / self.curvature.damping
-        return not 1 / FACTOR < ratio < FACTOR
+        return self.count >= self.fresh
 
     def judge(self, g: Tensor, loss: float) -> bool:
         """Compare the last step with its model; whether it stands."""
         mean = loss if self.loss is None else self.loss
-        if self.last is None and not math.isfinite(loss):
-            raise ValueError(
-                f"closure: expected a finite loss at the start, got {loss}"
-            )
-        bad = not math.isfinite(loss) or loss > WORSE * mean
+        if self.last is None:
+            wanted = "a finite loss at the start"
+            expect(math.isfinite(loss), "closure", wanted, loss)
+        bad, seen = False, min(loss, WORSE * mean)
         if self.last is not None:
             at_end = float(g @ self.last)
-            bad = bad or not math.isfinite(at_end)
+            # where the last step is to blame, the loss still rises along it
+            bad = not math.isfinite(at_end) or not math.isfinite(loss)
+            bad = bad or (loss > seen and at_end > BLAME * loss)
             start, model = self.slopes
             if bad or start + model >= 0:
                 self.ratio = -1.0 if bad else 0.5
@@ -83,9 +91,9 @@ class SelfTuning:
             factor = 1 - (2 * max(-1.0, min(self.ratio + SHIFT, 2.0)) - 1) ** 3
             factor = max(1 / FACTOR, min(factor, FACTOR))
             self.damping = max(RANGE[0], min(self.damping * factor, RANGE[1]))
-        if bad and self.last is not None:
-            return False
-        self.loss = MEMORY * mean + (1 - MEMORY) * loss
+            if bad:
+                return False
+        self.loss = MEMORY * mean + (1 - MEMORY) * seen
         return True
 
     def learn(
@@ -96,44 +104,70 @@ class SelfTuning:
             self.curvature = AveragedCurvature(exact)
         self.curvature.add(rows, loose)
         self.curvature.factorise(self.damping)
+        self.fresh = self.count + max(1, min(self.interval, self.count // EARLY))
+        if self.last is not None:
+            self.carried = self.curvature.metric(self.last)
 
-    def propose(self, g: Tensor, unit: float) -> Tensor:
-        """The displacement, (p,), in float64.
+    def propose(self, g: Tensor, unit: float, known: float | None = None) -> Tensor:
+        r"""The displacement, (p,).
 
         Args:
-            g: the gradient, (p,), in float64.
-            unit: :math:`\\sigma^2`.
+            g: the gradient, (p,).
+            unit: :math:`\sigma^2`.
+            known: a squared loss, which bounds how little of this batch's curvature
+                lies along d, as the average may not know of it.
         """
         C = self.curvature
         assert C is not None
+        if not 1 / REUSED <= self.damping / C.damping <= REUSED:
+            C.factorise(self.damping)
         force = -g
-        if self.last is not None:
-            force = force + C.damping * self.momentum * C.metric(self.last)
+        if self.carried is not None:
+            force = force.add(self.carried, alpha=C.damping * self.momentum)
         d = C.solve(force)
-        length = 0.5 * float(d @ C.product(d))
-        d = d * min(1.0, math.sqrt(self.trust * unit / max(length, 1e-300)))
+        carried = C.metric(d) if C.exact else force / (1 + C.damping)
+        forward = force.sub(carried, alpha=C.damping)  # F d
+        length = 0.5 * float(d @ forward)
+        if known is not None:
+            length = max(length, float(g @ d) ** 2 / (4 * known))
+        cut = min(1.0, math.sqrt(self.trust * unit / max(length, 1e-300)))
         self.count += 1
-        return d
+        self.carried, self.forward = carried * cut, forward * cut
+        return d * cut
 
-    def remember(self, g: Tensor, d: Tensor | None) -> None:
-        """Keep the displacement that was made, with its slopes at both ends."""
+    def remember(self, g: Tensor, d: Tensor | None, rate: float | None = 1.0) -> None:
+        """Keep the displacement that was made, with its slopes at both ends.
+
+        Args:
+            g: the gradient, (p,).
+            d: the displacement, None for one that was undone.
+            rate: what the proposal was multiplied by, None where it is not one number.
+        """
         self.last = d
-        if d is not None:
-            assert self.curvature is not None
-            start = float(g @ d)
-            self.slopes = start, start + float(d @ self.curvature.product(d))
+        if d is None:
+            self.carried = None
+            return
+        C = self.curvature
+        assert C is not None
+        assert self.carried is not None
+        if rate is None:
+            self.carried, self.forward, rate = C.metric(d), C.product(d), 1.0
+        if rate != 1.0:
+            self.carried, self.forward = self.carried * rate, self.forward * rate
+        start = float(g @ d)
+        self.slopes = start, start + float(d @ self.forward)
 
     def state(self) -> dict[str, Any]:
         """What a later run needs to go on."""
-        kept = ("damping", "count", "loss", "last", "slopes")
-        curvature = None if self.curvature is None else self.curvature.state()
-        return {**{k: getattr(self, k) for k in kept}, "curvature": curvature}
+        C = self.curvature
+        kept = {k: getattr(self, k) for k in self.KEPT}
+        return {**kept, "curvature": None if C is None else C.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave; the next step takes its curvature anew."""
-        for k in ("damping", "count", "loss", "last", "slopes"):
+        for k in self.KEPT:
             setattr(self, k, state[k])
-        self.curvature = None
+        self.curvature, self.fresh = None, 0
         if (kept := state["curvature"]) is not None:
             self.curvature = AveragedCurvature(kept["exact"])
             self.curvature.count = kept["count"]

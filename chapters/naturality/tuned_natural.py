@@ -7,21 +7,31 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from averaged_curvature import AveragedCurvature as AveragedCurvature
 from self_tuning import SelfTuning
 from torch import Tensor, nn
 
-from geolib.core import Euclidean, JacobianFactors, Linearization, OutputMetric
-from geolib.core.jacobian_factors import factored_jacobian
-from geolib.core.jacobian_factors import DenseBlock, LayerBlock
+from geolib.core import (
+    Euclidean,
+    JacobianFactors,
+    Linearization,
+    Metric,
+    OutputMetric,
+    Realization,
+)
+from geolib.core.jacobian_factors import DenseBlock, LayerBlock, factored_jacobian
 from geolib.core.linear_calls import CallRecorder, LinearCall
-from geolib.core.solve_cost import ProblemSize
-from geolib.naturality import GeometricOptimizer
+from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
-from geolib.naturality.geometric_optimizer import Closure
-from geolib.naturality.local_geometry import Diverged, flatten, metric_of_loss
+from geolib.naturality import GeometricOptimizer
+from geolib.naturality.geometric_optimizer import Closure, require_same_outputs
+from geolib.naturality.local_geometry import (
+    Diverged,
+    flatten,
+    metric_of_loss,
+    unflatten,
+)
 
-CHEAPER = 8  # K-FAC is taken where the exact metric costs more than so many of it
+EXACT = 512  # parameters up to which the metric itself is averaged, and not K-FAC's
 
 
 class TunedNatural(GeometricOptimizer):
@@ -30,8 +40,8 @@ class TunedNatural(GeometricOptimizer):
     .. math:: d = (\bar F + \lambda M)^{-1}(\lambda\mu M d_- - g), \qquad
         x \leftarrow (1 - h\eta)\,x + h\,d .
 
-    :math:`\bar F` is an average over batches, exact where that costs less than eight
-    times K-FAC, whose metric M otherwise stands for it. Damping, momentum and weight
+    :math:`\bar F` is an average over batches, exact for at most 512 parameters; beyond,
+    K-FAC's metric M stands for it. Damping, momentum and weight
     decay change as tensors under affine charts of a layer. See `SelfTuning` for
     :math:`\lambda` and the trust region; the group's `lr` h is a factor, 1 unless a
     scheduler changes it.
@@ -50,7 +60,7 @@ class TunedNatural(GeometricOptimizer):
         momentum: share of the last step that the next one is drawn to.
         weight_decay: share of the parameters that a step takes away, times `lr`: a
             vector under linear charts.
-        interval: steps from one curvature to the next.
+        interval: most steps from one curvature to the next; the first follow closely.
         output_metric: as for `GeometricOptimizer`.
 
     Raises:
@@ -80,7 +90,7 @@ class TunedNatural(GeometricOptimizer):
         trust: float = 0.05,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        interval: int = 2,
+        interval: int = 10,
         output_metric: OutputMetric | None = None,
     ) -> None:
         groups: list[Any] = [] if module is None else list(params)  # type: ignore[arg-type]
@@ -91,16 +101,19 @@ class TunedNatural(GeometricOptimizer):
             isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
             for m in (self.module.modules() if self.module is not None else ())
         )
-        good = 0 <= weight_decay < float("inf")
+        good = 0 <= weight_decay < math.inf
         expect(good, "weight_decay", "a finite number >= 0", weight_decay)
         given = known.parameters() if self.mixing else known
         super().__init__(
             given, 1.0, weight_decay=weight_decay, output_metric=output_metric
         )
+        if self.R is not None:  # no second derivative is taken, and layers are probed
+            self.R = Realization(self.R.module, check=False)
         if groups:
             self._regroup(groups)
         self._seen: tuple[JacobianFactors | None, Tensor | None] = (None, None)
         self._armed: list[Any] = []
+        self._scale, self._whole = 1.0, not self.mixing
 
     def _regroup(self, groups: list[dict[str, Any]]) -> None:
         """Give the parameters of the module to groups with options of their own."""
@@ -114,63 +127,64 @@ class TunedNatural(GeometricOptimizer):
                 f"of no others, {len(self.leaves)} in all, got {len(held)}"
             )
 
-    # ---- the self-tuning step ----------------------------------------------------
+    # ---- steps that tune themselves ----------------------------------------------
 
-    def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]
-        """Take one step and return the loss before it, where a closure gives it.
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Take one step and return the loss before it.
 
         Raises:
             ValueError: as for `GeometricOptimizer`; without a closure, that `zero_grad`
                 did not come before the forward pass, or that there is no `module` or
                 `output_metric`.
         """
-        if closure is None:
-            return self._advance(*self._from_backward())
+        with differentiation():
+            if closure is None:
+                return self._advance(*self._from_backward())
+            self._closure = closure
+            return self._advance(*self._from_closure(self.tuning.due))
 
-        def noted() -> Any:
-            result = closure()
-            self._given = result[0] if isinstance(result, tuple) else result
-            return result
-
-        self._closure = noted
-        return self._advance(*self._from_closure(self.tuning.due))
-
+    @torch.no_grad()
     def _advance(
         self, g: Tensor, loss: Tensor, unit: float, rows: JacobianFactors | None
     ) -> Tensor:
         """Move the parameters, or take the last step back."""
-        tuning, x = self.tuning, self.position()
-        back, g = tuning.last, g.double()
+        tuning = self.tuning
+        back, C = tuning.last, tuning.curvature
+        exact = C.exact if C is not None else self._whole and len(g) <= EXACT
+        g = g.double() if exact else g
         if not tuning.judge(g, float(loss)):
             assert back is not None
             tuning.remember(g, None)
-            self.move(x - back.to(x))
+            self._move(-back)
             return loss
         if not bool(torch.isfinite(g).all()):
             raise Diverged("closure: the gradient has entries that are not finite")
         if rows is not None:
-            tuning.learn(rows, self._exact(rows), self._loose(g, rows))
-        d = tuning.propose(g, unit)
-        shrink = torch.ones_like(d)
+            tuning.learn(rows, exact, self._loose(g, rows))
+        squared = isinstance(self.output_metric, Euclidean) and float(loss) > 0
+        d = tuning.propose(g, unit, float(loss) if squared else None)
+        rates = {float(group["lr"]) for group in self.param_groups}
+        rate = rates.pop() if len(rates) == 1 else None
+        if rate is None:
+            places = unflatten(d, self.leaves)
+            of = {id(t): q["lr"] for q in self.param_groups for t in q["params"]}
+            for t, piece in zip(self.leaves, places, strict=True):
+                piece.mul_(of[id(t)])
+        elif rate != 1.0:
+            d = d * rate
+        tuning.remember(g, d, rate)
         for group in self.param_groups:
-            held, h = set(map(id, group["params"])), group["lr"]
-            mask = flatten([torch.full_like(t, id(t) in held) for t in self.leaves]) > 0
-            d[mask] *= h
-            shrink[mask] -= h * group["weight_decay"]
-        tuning.remember(g, d)
-        self.move(x * shrink.to(x) + d.to(x))
+            if decay := group["lr"] * group["weight_decay"]:
+                torch._foreach_mul_(group["params"], 1 - decay)
+        self._move(d)
         return loss
 
-    def _exact(self, rows: JacobianFactors) -> bool:
-        """Whether the exact metric is worth its cost."""
-        if self.R is None:
-            return self.module is None
-        size = self._size
-        return size is not None and size.cholesky() < CHEAPER * kfac_cost(size)
+    def _move(self, d: Tensor) -> None:
+        torch._foreach_add_(self.leaves, unflatten(d.to(self.leaves[0]), self.leaves))
 
     def _loose(self, g: Tensor, rows: JacobianFactors) -> Tensor | None:
         """The squares of the gradient stand for what the rows leave out."""
-        if (self.R is not None and self._size is not None) or self.module is None:
+        if self._whole:
             return None
         left = torch.ones_like(g)
         for block in rows.blocks:
@@ -184,40 +198,46 @@ class TunedNatural(GeometricOptimizer):
         self, due: bool
     ) -> tuple[Tensor, Tensor, float, JacobianFactors | None]:
         """Gradient, loss, unit and rows, by one call of the closure."""
-        self._size: ProblemSize | None = None
-        with torch.enable_grad():
-            if not due:
-                outputs, loss = self._closure()
-                return *self._scaled(outputs, loss, False), None
-            if self.mixing:
-                with CallRecorder(self._named()) as recorder:
-                    outputs, loss = self._closure()
-                if self.infer_metric:
-                    self.output_metric = metric_of_loss(loss, outputs)
-                rows = self._layer_rows(outputs, recorder.calls)
-                return *self._scaled(outputs, loss, True), rows
+        if not due:
+            return *self._scaled(*self._closure(), False), None
+        if self.module is None:
             q = self.point()
-            if q.metric is None:
-                n, p = len(q.z), len(q.g)
-                block = DenseBlock(q.A.view(n, -1, p), torch.arange(p).to(q.g.device))
-                rows = JacobianFactors([block], n, q.A.shape[0] // n, p, q.g)
-            else:
-                self._size, rows = q.metric.problem_size, q.metric.rows()
-            outputs = q.linearization.graph
-            return *self._scaled(self._given, q.loss, True), rows
+            n, p = len(q.z), len(q.g)
+            block = DenseBlock(q.A.view(n, -1, p), torch.arange(p).to(q.g.device))
+            rows = JacobianFactors([block], n, q.A.shape[0] // n, p, q.g)
+            return *self._scaled(q.graph, q.loss, True), rows
+        watch = CallRecorder(self._named()) if self.mixing else self.watching()
+        with watch as record:
+            result = self._closure()
+        pair = isinstance(result, tuple) and len(result) == 2
+        expect(pair, "closure", "a pair (outputs, loss)", type(result).__name__)
+        outputs, loss = result
+        if self.infer_metric:
+            self.output_metric = metric_of_loss(loss, outputs)
+        if self.mixing:
+            rows = self._layer_rows(outputs, record.calls)
+        else:
+            L = record.linearization()
+            require_same_outputs(L, outputs)
+            rows = Metric.from_linearization(L, self.output_metric).rows()
+        return *self._scaled(outputs, loss, True), rows
 
     def _scaled(
-        self, outputs: Tensor, loss: Tensor, kept: bool
+        self, outputs: Tensor, loss: Tensor, due: bool
     ) -> tuple[Tensor, Tensor, float]:
         """Gradient and loss in the unit of the metric, and the unit of lengths."""
-        scale, squared = 1.0, isinstance(self.output_metric, Euclidean)
-        if squared and self.infer_metric:
-            scale = curvature_of_loss(loss, outputs)
-        grads = torch.autograd.grad(
-            loss, self.leaves, retain_graph=kept, materialize_grads=True
+        squared = isinstance(self.output_metric, Euclidean)
+        if due and squared and self.infer_metric:
+            self._scale = curvature_of_loss(loss, outputs)
+        g = flatten(
+            torch.autograd.grad(
+                loss, self.leaves, retain_graph=due, materialize_grads=True
+            )
         )
-        g, loss = flatten(grads).detach() / scale, loss.detach() / scale
-        width = outputs[0].numel()
+        loss = loss.detach()
+        if self._scale != 1.0:
+            g, loss = g / self._scale, loss / self._scale
+        width = outputs.numel() // len(outputs)
         return g, loss, 2 * float(loss) / width if squared else 1.0
 
     # ---- after loss.backward() ---------------------------------------------------
@@ -265,7 +285,7 @@ class TunedNatural(GeometricOptimizer):
                 "closure: expected one; a step without it needs a module, its "
                 "output_metric, and zero_grad() before the forward pass"
             )
-        self._seen, self._size = (None, None), None
+        self._seen, self._whole = (None, None), False
         g = flatten(
             [torch.zeros_like(t) if t.grad is None else t.grad for t in self.leaves]
         )
@@ -288,23 +308,16 @@ class TunedNatural(GeometricOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the usual dictionary, with what the self-tuning step has learnt."""
-        return {**super().state_dict(), "tuning": self.tuning.state()}
+        return {**super().state_dict(), "tuning": (self.tuning.state(), self._scale)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the optimizer."""
         state = dict(state_dict)
-        tuning = state.pop("tuning", None)
+        kept = state.pop("tuning", None)
         super().load_state_dict(state)
-        if tuning is not None:
-            self.tuning.load(tuning)
-
-
-def kfac_cost(size: ProblemSize) -> float:
-    """The Kronecker factors of a problem, factorised, in the units of `ProblemSize`."""
-    total = size.factor() + size.call * 10 * len(size.layers)
-    for g, t, d, a in size.layers:
-        total += g * (size.n * t * (d**2 + size.r * a**2) + d**3 + a**3)
-    return total
+        if kept is not None:
+            self.tuning.load(kept[0])
+            self._scale = kept[1]
 
 
 def curvature_of_loss(loss: Tensor, outputs: Tensor) -> float:

@@ -187,10 +187,11 @@ class GraphReader:
             return self._linear(node, x, layer, layer.weight, layer.bias)
         if kind is nn.Embedding:
             fixed = self._new(layer.num_embeddings, fixed=True)
-            self._slot(layer.weight, 0, fixed, "read", layer)
-            made = self._new(layer.embedding_dim)
+            whole = _Value(fixed, "last", 0)
+            self._slot(layer.weight, 0, whole, "read", layer)
+            made = _Value(self._new(layer.embedding_dim), "last", self._new(None))
             self._slot(layer.weight, 1, made, "write", layer)
-            return _Value(made, "last", self._new(None))
+            return made
         if kind in (*NORMS, *INSTANCE):
             if x.place == "last":
                 if kind is not nn.BatchNorm1d:
@@ -239,20 +240,22 @@ class GraphReader:
         if groups > 1:
             if not groups == weight.shape[0] == self._width(x, groups):
                 raise self._unknown(node, f"{groups} groups")
-            self._slot(weight, 0, x.group, "vector", layer)  # one filter a channel
-            self._slot(bias, 0, x.group, "vector", layer)
+            filters = x._replace(place="last")  # one a channel
+            self._slot(weight, 0, filters, "vector", layer)
+            self._slot(bias, 0, filters, "vector", layer)
             return x
-        self._slot(weight, 1, x.group, "read", layer, x.place, node)
+        self._slot(weight, 1, x, "read", layer, node)
         made = self._new(weight.shape[0])
-        self._slot(weight, 0, made, "write", layer)
-        self._slot(bias, 0, made, "vector", layer)
-        return _Value(made, "last" if flat else "second", x.axes)
+        y = _Value(made, "last" if flat else "second", x.axes)
+        self._slot(weight, 0, y, "write", layer)
+        self._slot(bias, 0, y, "vector", layer)
+        return y
 
     def _vectors(self, node: fx.Node, x: _Value, layer: nn.Module) -> _Value:
         """Per-channel vectors of a norm: an order of the channels is theirs too."""
         for name in ("weight", "bias", "running_mean", "running_var"):
             held = getattr(layer, name, None)
-            self._slot(held, 0, x.group, "vector", layer, x.place, node)
+            self._slot(held, 0, x, "vector", layer, node)
         return x
 
     def _norm(self, node: fx.Node, x: _Value, layer: Any) -> _Value:
@@ -270,7 +273,7 @@ class GraphReader:
             if not image and (len(over) > 1 or x.place == "second"):
                 raise self._unknown(node, f"statistics over {tuple(over)}")
         for held in (layer.weight, getattr(layer, "bias", None)):
-            self._slot(held, 0, x.group, "vector", layer, x.place, node)
+            self._slot(held, 0, x, "vector", layer, node)
         return self._mix(x, node)
 
     def _attention(self, node: fx.Node, values: list[_Value], layer: Any) -> _Value:
@@ -281,13 +284,13 @@ class GraphReader:
             held = layer.in_proj_weight
             held = getattr(layer, f"{part}_proj_weight") if held is None else held
             x = values[min(k, len(values) - 1)]
-            self._slot(held, 1, x.group, "read", layer, x.place, node)
+            self._slot(held, 1, x, "read", layer, node)
         for v in values:
             self._count(v, 3, node)
-        made = self._new(layer.embed_dim)
-        self._slot(layer.out_proj.weight, 0, made, "write", layer.out_proj)
-        self._slot(layer.out_proj.bias, 0, made, "vector", layer.out_proj)
-        return _Value(made, "last", values[0].axes)
+        y = _Value(self._new(layer.embed_dim), "last", values[0].axes)
+        self._slot(layer.out_proj.weight, 0, y, "write", layer.out_proj)
+        self._slot(layer.out_proj.bias, 0, y, "vector", layer.out_proj)
+        return y
 
     def _encoder(self, node: fx.Node, x: _Value, layer: Any) -> _Value:
         """A block of attention and two linear layers with their skips and norms."""
@@ -356,7 +359,7 @@ class GraphReader:
         else:
             raise self._unknown(node, f"a tensor of shape {tuple(t.shape)}")
         if t.shape[axis] > 1:
-            self._slot(t, axis, x.group, "vector", None, x.place, node)
+            self._slot(t, axis, x, "vector", None, node)
 
     def _functional_linear(self, node: fx.Node, x: _Value) -> _Value:
         held = [*node.args[1:], *[node.kwargs.get(k) for k in ("weight", "bias")]]
@@ -505,30 +508,29 @@ class GraphReader:
         self,
         t: Tensor | None,
         axis: int,
-        group: int,
+        x: _Value,
         role: str,
-        layer: nn.Module | None,
-        place: str = "last",
-        node: fx.Node | str = "",
+        layer: Any,
+        node: Any = "",
     ) -> None:
-        if t is None or place == "any":
+        """Note that an axis of a tensor runs over the channels of x."""
+        if t is None or x.place == "any":
             return
         size, name = t.shape[axis], self.names[id(t)]
-        width = self._width(_Value(group, place, 0), size)
+        width = self._width(x, size)
         times = size // max(width, 1)
-        if not width or times * width != size or (times > 1 and place not in FLAT):
-            raise ValueError(
-                f"module: layer {name.rpartition('.')[0]} reads {size} inputs, which "
-                f"does not follow the {width} channels before it"
-            )
-        outer, inner = (1, times) if place != FLAT[1] else (times, 1)
+        if not width or times * width != size or (times > 1 and x.place not in FLAT):
+            where = f"layer {name.rpartition('.')[0]} reads {size} inputs"
+            why = f"which does not follow the {width} channels before it"
+            raise ValueError(f"module: {where}, {why}")
+        outer, inner = (1, times) if x.place != FLAT[1] else (times, 1)
         holder = self.layers.get(id(layer), name.rpartition(".")[0])
         slot = Slot(name, axis, outer, inner, role, holder)
-        known = self.slots.setdefault((name, axis), (group, slot))
+        known = self.slots.setdefault((name, axis), (x.group, slot))
         if known[1] is not slot:
             if (known[1].outer, known[1].inner) != (outer, inner):
                 raise ValueError(f"module: {name} is used on two layouts of channels")
-            self._join(known[0], group, node)
+            self._join(known[0], x.group, node)
 
     def _attribute(self, node: Any) -> Tensor:
         if not isinstance(node, fx.Node) or node.op != "get_attr":

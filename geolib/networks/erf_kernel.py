@@ -43,13 +43,6 @@ class ErfKernel:
         _, dot, E, _ = self._parts(a, b)
         return 2 / math.pi * torch.atan(dot / torch.sqrt(E))
 
-    def slope(self, a: Tensor, b: Tensor) -> Tensor:
-        r"""The derivative in the scalar product a.b at fixed norms, (...).
-
-        It is :math:`\tfrac2\pi/\sqrt E`, the expected product of the units' slopes.
-        """
-        return 2 / math.pi / torch.sqrt(self._parts(a, b)[2])
-
     def d1(self, a: Tensor, b: Tensor) -> Tensor:
         """The derivative in a, (..., n)."""
         _, _, E, p = self._parts(a, b)

@@ -2,12 +2,14 @@
 
 import functools
 import tempfile
+from pathlib import Path
 
 import pytest
 
-from geolib.sweep import Options, Store, find, run_sweep
+from geolib.sweep import Options, Store, find, measured, run_sweep
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def collect(name: str, store: Store, scheduler: str) -> list[dict]:
@@ -85,3 +87,13 @@ def test_singular_starts():
 def test_a_chapters_sweep_gives_the_same_on_dask_and_in_process(tmp_path):
     pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
     assert collect("phase-map", Store(tmp_path), "local") == rows("phase-map")
+
+
+def test_growth_repeats_what_is_published():
+    (row,) = rows("stratifold-growth")
+    kept = measured(ROOT / "chapters/stratifolds/measured/growth.json").entries
+    published = kept["Adam, shear"]
+    assert row["rate"] == published["rate"]
+    assert {k: row[k] for k in ("steps", "loss", "accuracy")} == {
+        k: published[k][:1] for k in ("steps", "loss", "accuracy")
+    }

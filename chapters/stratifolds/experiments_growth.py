@@ -1,19 +1,17 @@
 """How quickly a grown network uses its new units: surgery against plain remedies.
 
-`python growth.py` in this folder measures the table of `measured/growth.json`: digits,
-500 images, 3 tanh units trained to saturation and doubled, copies 0.001 apart. Each
-pair of an optimizer and a remedy has its rate chosen on the seeds 0 and 1 from a grid of
-eight rates, which goes on where the best lies at an end; ten other seeds are reported. A
-pair that is in the table is not measured again.
+`geolib sweep stratifold-growth --size full --publish` makes the table of
+`measured/growth.json`: digits, 500 images, 3 tanh units trained to saturation and
+doubled, copies 0.001 apart. Each pair of an optimizer and a remedy has its rate chosen
+on the seeds 0 and 1 from a grid of eight rates, which goes on where the best lies at an
+end; ten other seeds are reported.
 """
 
 from __future__ import annotations
 
-import platform
 import statistics
-import time
-from itertools import product
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,9 +20,8 @@ from torch import Tensor, nn
 from geolib.core import init_, normal
 from geolib.data import load
 from geolib.stratifolds import CollarSurgery
-from geolib.sweep import keep, measured
+from geolib.sweep import Sweep, grid
 
-STORED = Path(__file__).parent / "measured" / "growth.json"
 RATES = {
     "descent": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
     "momentum": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
@@ -44,6 +41,7 @@ def optimizer(name: str, net: nn.Module, rate: float) -> torch.optim.Optimizer:
     )
 
 
+@cache
 def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Digits: 500 centred images and their classes, and the test set."""
     data = load("digits")
@@ -112,38 +110,60 @@ def steps_to_level(
     return {"steps": reached, "loss": float(value.detach()), "accuracy": accuracy}
 
 
-def contest(about: dict[str, Any]) -> None:
-    """The table: optimizer and remedy -> chosen rate, steps and accuracy by seed."""
-    data = images()
-    small = {s: saturated(*data[:2], s) for s in (*TUNING, *SEEDS)}
+@dataclass(frozen=True)
+class Pair:
+    """One optimizer with one remedy, and on which seeds it is tuned and reported."""
 
-    def trial(name: str, remedy: str, rate: float, seed: int) -> dict[str, float]:
-        net, value = small[seed]
-        start = doubled(net, seed, remedy == "shear")
-        return steps_to_level(start, 0.75 * value, name, remedy, rate, data)
-
-    for name, remedy in product(RATES, REMEDIES):
-        if f"{name}, {remedy}" in measured(STORED).entries:
-            continue
-        tuned: dict[float, float] = {}
-        rates = RATES[name]
-        while rates:
-            for rate in rates:
-                runs = [trial(name, remedy, rate, s)["steps"] for s in TUNING]
-                tuned[rate] = statistics.fmean(runs)
-            best = min(tuned, key=lambda rate: (tuned[rate], rate))
-            at_end = {min(tuned): best / 3, max(tuned): 3 * best}
-            rates = (at_end[best],) if best in at_end else ()
-        runs = [trial(name, remedy, best, s) for s in SEEDS]
-        figures = {k: [round(r[k], 4) for r in runs] for k in runs[0]}
-        keep(STORED, {f"{name}, {remedy}": {"rate": best, **figures}}, about)
+    optimizer: str
+    remedy: str
+    rates: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = SEEDS
 
 
-if __name__ == "__main__":
-    about = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "torch": torch.__version__.split("+")[0],
-        "machine": platform.machine(),
-        "seeds": [*SEEDS],
-    }
-    contest(about)
+@cache
+def small(seed: int) -> tuple[nn.Sequential, float]:
+    """The saturated network of a seed and its loss."""
+    return saturated(*images()[:2], seed)
+
+
+def trial(pair: Pair, rate: float, seed: int) -> dict[str, float]:
+    """One doubled network, trained."""
+    net, value = small(seed)
+    start = doubled(net, seed, pair.remedy == "shear")
+    level = 0.75 * value
+    return steps_to_level(start, level, pair.optimizer, pair.remedy, rate, images())
+
+
+def run(pair: Pair) -> dict[str, Any]:
+    """The chosen rate; steps, loss and accuracy by seed."""
+    tuned: dict[float, float] = {}
+    rates = pair.rates or RATES[pair.optimizer]
+    while rates:
+        for rate in rates:
+            tuned[rate] = statistics.fmean(
+                trial(pair, rate, s)["steps"] for s in TUNING
+            )
+        best = min(tuned, key=lambda rate: (tuned[rate], rate))
+        at_end = {min(tuned): best / 3, max(tuned): 3 * best}
+        rates = (at_end[best],) if best in at_end and not pair.rates else ()
+    runs = [trial(pair, best, s) for s in pair.seeds]
+    return {"rate": best} | {k: [round(r[k], 4) for r in runs] for k in runs[0]}
+
+
+def kept_as(key: str, row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Where a pair stands in the table of the chapter."""
+    figures = {k: row[k] for k in ("rate", "steps", "loss", "accuracy")}
+    return "growth", f"{row['optimizer']}, {row['remedy']}", figures
+
+
+GROWTH = Sweep(
+    "stratifold-growth",
+    run,
+    {
+        "small": lambda: [Pair("Adam", "shear", (0.03, 0.1), (5,))],
+        "full": lambda: grid(Pair, optimizer=list(RATES), remedy=REMEDIES),
+    },
+    text="how soon a grown network uses its new units",
+    kept_as=kept_as,
+    about={"seeds": [*SEEDS]},
+)
