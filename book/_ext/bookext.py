@@ -357,6 +357,7 @@ def name_the_nameless(text: str) -> str:
         '<summary aria-label="Show the pages of this section">'
         '<span class="toctree-toggle"',
     ).replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    text = text.replace(' role="doc-biblioentry"', "")  # a role that is deprecated
     # A table that scrolls on a phone must be reachable from the keyboard.
     return text.replace(
         '<table class="table">', '<table class="table" tabindex="0">'
