@@ -369,7 +369,7 @@ def metric_of_loss(loss: Tensor, outputs: Tensor) -> OutputMetric:
         >>> metric_of_loss(torch.nn.functional.cross_entropy(z, y), z)
         Categorical()
     """
-    if loss.numel() != 1 or outputs.grad_fn is None or not loss.requires_grad:
+    if loss.numel() != 1 or not (outputs.requires_grad and loss.requires_grad):
         return Euclidean()  # what is wrong then, LocalGeometry says
     names = " ".join(node.name() for node in graph_nodes(loss, outputs.grad_fn))
     z, eps = outputs.detach(), torch.finfo(outputs.dtype).eps

@@ -90,7 +90,9 @@ class NaturalMomentum(HeavyBall):
 
     Examples:
         >>> x = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
-        >>> opt = NaturalMomentum([x], lr=0.1, initial=torch.ones(1).double())
+        >>> from geolib.core import Euclidean
+        >>> one = torch.ones(1).double()
+        >>> opt = NaturalMomentum([x], lr=0.1, initial=one, output_metric=Euclidean())
         >>> def closure():  # f = e^x: without force e^x grows at a constant rate
         ...     z = x.exp().view(1, 1)
         ...     return z, 0.0 * z.sum()

@@ -61,7 +61,12 @@ def test_a_free_particle_moves_straight_and_without_connection_does_not():
         s = OptimizerSpec(
             "free",
             lambda p, h, run, c=connection: NaturalMomentum(
-                p, h, friction=0.0, initial=run.initial, connection=c
+                p,
+                h,
+                friction=0.0,
+                initial=run.initial,
+                connection=c,
+                output_metric=run.output_metric,
             ),
             "vector",
         )

@@ -199,7 +199,8 @@ def test_a_port_that_cannot_be_served_is_named(book, monkeypatch):
 
 def test_a_wrong_argument_of_a_chapters_command_is_one_sentence(book, monkeypatch):
     asked = ("predict", "--data", "nowhere.csv", "--hidden", "3")
-    says(invoke(monkeypatch, book, *asked), "geolib: data: no file nowhere.csv")
+    sentence = "geolib: data: expected a file that is there, got 'nowhere.csv'"
+    says(invoke(monkeypatch, book, *asked), sentence)
 
 
 def test_an_unknown_profile_is_named_by_every_command(book, monkeypatch):
