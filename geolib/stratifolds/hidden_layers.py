@@ -186,15 +186,17 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     Examples:
         >>> check_inputs(torch.zeros(3, 2), nn.Linear(2, 1))
     """
+    own = list(module.parameters())
+    expect(bool(own), "module", "one with parameters", type(module).__name__)
     got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
     expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
     if isinstance(module, nn.Sequential):
-        first = next(
+        weighted = (
             m for m in module.modules() if getattr(m, "weight", None) is not None
         )
-        size = getattr(first, "in_features", x.shape[-1])
+        size = getattr(next(weighted, None), "in_features", x.shape[-1])
         fits = size in (x.shape[-1], x[0].numel())
         expect(fits, "data", f"{size} features, as the module takes", got)
     if x.is_floating_point():
-        require_matching("data", x, next(module.parameters()), "the module")
+        require_matching("data", x, own[0], "the module")

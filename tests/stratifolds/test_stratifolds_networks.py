@@ -507,3 +507,9 @@ def test_surgery_leaves_frozen_parameters_alone(frozen):
     for name, t in net.state_dict().items():
         assert torch.equal(t, before[name]), name
     assert CollarSurgery(free, nn.functional.mse_loss, x, y).operate()[0].accepted
+
+
+@pytest.mark.parametrize("module", [nn.Sequential(), nn.Sequential(nn.ReLU())])
+def test_a_module_without_parameters_is_refused_by_name(module):
+    with pytest.raises(ValueError, match="module: expected one with parameters"):
+        find_strata(module, torch.zeros(4, 3))
