@@ -88,6 +88,7 @@ def test_inputs_that_nothing_sees_leave_both_losses_their_law():
         assert (np.abs(ours - theirs.mean(0) / 60) < 4 * noise + 1e-4 * ours[0]).all()
 
 
+@pytest.mark.slow
 def test_first_losses_make_the_mean_surer():
     """At a large start, against 2,000 runs."""
     setup = Setup(30, 12, 60, 6 / 30)
@@ -294,6 +295,7 @@ STIFF = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STIFF)
 def test_what_is_too_stiff_is_refused_in_time(name):
     before = process_time()
@@ -302,6 +304,7 @@ def test_what_is_too_stiff_is_refused_in_time(name):
     assert process_time() - before < 20
 
 
+@pytest.mark.slow
 def test_a_theory_that_is_too_stiff_leaves_the_others():
     """From weights of 1e6 the equations of small data do not reach the end."""
     setup, t = Setup(8, 8, 64, 1e12), [0.0, 1.0]

@@ -201,6 +201,7 @@ STIFF = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STIFF)
 def test_a_stiff_end_has_an_end(name):
     start, said, found = time.process_time(), "", None
