@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from central_differences import jacobian, relative
+from read_layer import Layers
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from geolib.core import (
     AssumptionError,
-    Linearization,
     PullbackMetric,
     Realization,
     init_,
@@ -39,20 +38,6 @@ class Between(nn.Module):
 
     def forward(self, x):
         return self.b(self.middle(self, torch.tanh(self.a(x))))
-
-
-class Layers(nn.Module):
-    """A layer that gives a tuple or takes odd inputs, read by a linear one."""
-
-    def __init__(self, layer, width=2, first=True):
-        super().__init__()
-        self.layer, self.read, self.first = layer, nn.Linear(width, 2), first
-
-    def forward(self, x):
-        h = self.layer(
-            *(3 * (x,) if isinstance(self.layer, nn.MultiheadAttention) else (x,))
-        )
-        return self.read(h[0] if self.first else h)
 
 
 class Once(torch.autograd.Function):
@@ -603,144 +588,3 @@ def test_it_costs_a_few_passes_of_two_samples_once():
     R.linearize(R.theta0, x).jvp(R.theta0)
     assert sizes[-2:] == [50, 50]
     assert len(sizes) <= 8
-
-
-class Deep(nn.Module):
-    """Thirty ReLU layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(20, 20) for _ in range(30))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = torch.relu(layer(x))
-        return x
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "build",
-    [
-        Deep,
-        lambda: nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 1)),
-        lambda: nn.Sequential(nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 4, 3), nn.ReLU(),
-                              nn.MaxPool1d(2), nn.Flatten(), nn.Linear(36, 2)),
-        lambda: nn.Sequential(nn.Unflatten(1, (4, 5)), Layers(
-            nn.LSTM(5, 6, 2, batch_first=True), 6)),
-    ],
-)  # fmt: skip
-def test_kinks_ties_and_precision_raise_no_false_alarm(build, dtype):
-    for seed in range(5):
-        module = init_(build().to(dtype), seed, "he")
-        R = Realization(module)
-        x = normal((4, 20), seed).to(dtype)
-        for inputs in (x, 0 * x, x.relu(), torch.ones_like(x), 100 * x):
-            for theta in (R.theta0, 0 * R.theta0, 30 * R.theta0):
-                Realization(module).check(theta, inputs)
-
-
-# ---- data in batches -----------------------------------------------------------------
-
-
-class Noisy(Dataset):
-    """An augmentation: each reading of a row differs."""
-
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, i):
-        return torch.randn(3, dtype=torch.float64)
-
-
-class Shrinking:
-    """One batch less each time."""
-
-    def __init__(self, x):
-        self.left = [x] * 4
-
-    def __iter__(self):
-        self.left = self.left[1:]
-        return iter(self.left)
-
-
-@pytest.mark.parametrize(
-    "batches",
-    [
-        lambda x: DataLoader(x, batch_size=5, shuffle=True),
-        lambda x: DataLoader(x, batch_size=12, shuffle=True),
-        lambda x: DataLoader(Noisy(), batch_size=4),
-        Shrinking,
-    ],
-)
-def test_batches_that_do_not_repeat_are_refused(batches):
-    R, x = Realization(nn.Linear(3, 2).double()), batches(normal((12, 3), 1))
-    random = torch.get_rng_state()
-    with pytest.raises(AssumptionError, match="x: batch . is another") as caught:
-        PullbackMetric(R, x)
-    assert caught.value.assumption == "data"
-    assert torch.equal(random, torch.get_rng_state())
-
-
-def test_batches_that_repeat_give_the_metric_of_the_whole():
-    x, net = normal((12, 3), 1), init_(nn.Linear(3, 2).double(), 0)
-    R = Realization(net)
-    whole = PullbackMetric(R, x).at(R.theta0).dense()
-    for batches in (
-        DataLoader(x, batch_size=5),
-        DataLoader(TensorDataset(x), batch_size=5),
-        [x[:7], x[7:]],
-    ):
-        random = torch.get_rng_state()
-        G = PullbackMetric(R, batches).at(R.theta0)
-        torch.testing.assert_close(G.dense(), whole, rtol=1e-12, atol=0)
-        assert torch.equal(random, torch.get_rng_state())
-
-
-# ---- errors that are not about missing formulas --------------------------------------
-
-
-class Fails(torch.autograd.Function):
-    """The sine; the second derivative raises what it is told to."""
-
-    error = RuntimeError("no formula is implemented")
-
-    @staticmethod
-    def forward(ctx, a):
-        ctx.save_for_backward(a)
-        return a.sin()
-
-    @staticmethod
-    def backward(ctx, g):
-        return Cosine.apply(g, *ctx.saved_tensors)
-
-
-class Cosine(torch.autograd.Function):
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(ctx, g, a):
-        return g * a.cos()
-
-    @staticmethod
-    def backward(ctx, _):
-        raise Fails.error
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no memory"), RuntimeError("the user's own")]
-)
-def test_the_jacobian_hides_no_error_but_that_of_a_missing_formula(monkeypatch, error):
-    w = normal(2, 1).requires_grad_()
-    columns = normal((5, 2), 2)
-    z = (Fails.apply(w) * columns).sum(1, keepdim=True)
-    L = Linearization(z, {"w": w})
-    monkeypatch.setattr(L, "_columns", lambda chunk: L.jvp(torch.ones(2).double()))
-    expected = columns * w.detach().cos()
-    torch.testing.assert_close(L.vjp(torch.ones_like(z)), expected.sum(0))
-    rows = [L.vjp(e[:, None]) for e in torch.eye(5, dtype=torch.float64)]
-    monkeypatch.setattr(L, "vjp", lambda u: torch.stack([rows[k] for k in range(5)]))
-    torch.testing.assert_close(L.jacobian()[:, 0], expected)
-    monkeypatch.setattr(Fails, "error", error)
-    with pytest.raises(type(error), match=str(error)):
-        L.jacobian()

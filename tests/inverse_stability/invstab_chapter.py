@@ -3,6 +3,7 @@
 from chapter_experiments import chapter_module, experiments
 
 EXPERIMENTS = experiments("inverse_stability")
+STAIRCASE = chapter_module("inverse_stability", "staircase")
 PATHOLOGIES = chapter_module("inverse_stability", "pathologies")
 NORMAL_FORM = chapter_module("inverse_stability", "normal_form")
 EXTREMAL = chapter_module("inverse_stability", "extremal")

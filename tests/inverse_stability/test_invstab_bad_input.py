@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from invstab_chapter import DESCENT, EXPERIMENTS, EXTREMAL, PATHOLOGIES, TRAINING
+from invstab_chapter import (
+    DESCENT,
+    EXPERIMENTS,
+    EXTREMAL,
+    PATHOLOGIES,
+    STAIRCASE,
+    TRAINING,
+)
 from torch import nn
 
 from geolib import inverse_stability as stab
@@ -153,18 +160,18 @@ CALLS = [
         "y: expected class numbers",
     ),
     (
-        lambda: EXPERIMENTS.Staircase([0.5, 0.2], [1, 2, 3]),
+        lambda: STAIRCASE.Staircase([0.5, 0.2], [1, 2, 3]),
         "breaks: expected increasing",
     ),
-    (lambda: EXPERIMENTS.Staircase([0.5], [1.0]), "breaks, slopes"),
-    (lambda: EXPERIMENTS.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
+    (lambda: STAIRCASE.Staircase([0.5], [1.0]), "breaks, slopes"),
+    (lambda: STAIRCASE.Staircase([0.5], [1.0, NAN]), "finite|increasing"),
     (
-        lambda: EXPERIMENTS.Staircase([0.5], [1.0, 2.0]).best_approximation(-1),
+        lambda: STAIRCASE.Staircase([0.5], [1.0, 2.0]).best_approximation(-1),
         "pieces: expected",
     ),
     (
-        lambda: EXPERIMENTS.Staircase([], [1.0]).realization_move(
-            EXPERIMENTS.Staircase([], [2.0]), 0.0, 2
+        lambda: STAIRCASE.Staircase([], [1.0]).realization_move(
+            STAIRCASE.Staircase([], [2.0]), 0.0, 2
         ),
         "radius: expected",
     ),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from invstab_chapter import DESCENT, EXPERIMENTS, PATHOLOGIES, TRAINING
+from invstab_chapter import DESCENT, PATHOLOGIES, STAIRCASE, TRAINING
 
 from geolib.inverse_stability import (
     ShallowReLU,
@@ -15,7 +15,7 @@ from geolib.inverse_stability import (
 
 Pathology = PATHOLOGIES.Pathology
 
-Staircase = EXPERIMENTS.Staircase
+Staircase = STAIRCASE.Staircase
 escape_degenerate = DESCENT.escape_degenerate
 gradient_descent = DESCENT.gradient_descent
 mean_square = DESCENT.mean_square
