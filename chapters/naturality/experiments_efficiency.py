@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from matrix_rules import SOAP
 from torch import Tensor, nn
-from tuned_natural import TunedNatural
 
 from geolib.data import load
+from geolib.naturality import NaturalGradient
 from geolib.naturality.catalogue import Together
 from geolib.networks import Table, mlp
 from geolib.sweep import Sweep, grid, measured
@@ -150,7 +150,7 @@ def _torch(cls: Any, **fixed: Any) -> Make:
 
 
 MAKERS: dict[str, Make] = {
-    "natural": lambda net, _, s: TunedNatural(net),
+    "natural": lambda net, _, s: NaturalGradient(net),
     "Adam": _torch(torch.optim.Adam),
     "AdamW": _torch(torch.optim.AdamW),
     "LBFGS": _torch(

@@ -3,15 +3,11 @@ r"""Which training algorithms move the function the same way in every chart.
 An optimizer is *natural* when changing the coordinates of parameter space, training,
 and changing back is the same as training. The package measures it
 (`naturality_defect`, `audit`), certifies it (`jet_defect`),
-repairs algorithms (`NaturalGradient`, `NaturalMomentum`, `NaturalAdam`, ...) and does
+trains naturally (`NaturalGradient`, `NaturalMomentum`, `KFAC`) and does
 the same for maps between networks of different size (`projection_defect`).
 """
 
 from geolib.doors import guarded as _guarded
-from geolib.naturality.adaptive import (
-    NaturalAdaGrad as NaturalAdaGrad,
-    NaturalAdam as NaturalAdam,
-)
 from geolib.naturality.affine_layers import affine_mlp as affine_mlp
 from geolib.naturality.audit import (
     AuditReport as AuditReport,
@@ -30,13 +26,8 @@ from geolib.naturality.families import (
     random_affine as random_affine,
     standard_suite as standard_suite,
 )
-from geolib.naturality.functional_lift import FunctionalLift as FunctionalLift
 from geolib.naturality.geometric_optimizer import (
     GeometricOptimizer as GeometricOptimizer,
-)
-from geolib.naturality.implicit_steps import (
-    ProximalNatural as ProximalNatural,
-    RetractedNaturalGradient as RetractedNaturalGradient,
 )
 from geolib.naturality.jets import (
     Generator as Generator,
@@ -50,14 +41,8 @@ from geolib.naturality.losses import (
     cross_entropy as cross_entropy,
     mse as mse,
 )
-from geolib.naturality.momentum import (
-    FunctionMomentum as FunctionMomentum,
-    NaturalMomentum as NaturalMomentum,
-)
-from geolib.naturality.natural_gradient import (
-    GeodesicNaturalGradient as GeodesicNaturalGradient,
-    NaturalGradient as NaturalGradient,
-)
+from geolib.naturality.momentum import NaturalMomentum as NaturalMomentum
+from geolib.naturality.natural_gradient import NaturalGradient as NaturalGradient
 from geolib.naturality.rules import covariant_hessian as covariant_hessian
 from geolib.naturality.optimizer_spec import (
     OptimizerSpec as OptimizerSpec,

@@ -50,7 +50,7 @@ def test_the_ci_subset(seed, name, family):
     expected = RATIOS[name, family]
     # exact at every step size, so at the cheaper ones
     steps = [T / 8, T / 16] if expected == "E" else STEPS
-    d = naturality_defect(name, phi, P, step_sizes=steps, horizon=T)
+    d = naturality_defect(CONTROLS.TABLE[name], phi, P, step_sizes=steps, horizon=T)
     if expected == "E":
         assert d.verdict == "exact"
         assert max(d.values) < 1e-9
