@@ -16,7 +16,7 @@ from geolib.core.validation import expect
 from .affine_layers import blocks
 from .reparameterization import Reparameterization, compose
 
-DENSE = 2048  # above this many parameters global maps are products of rotations
+DENSE = 2048  # above this many parameters global maps are no matrices
 
 
 def _tensor(a: np.ndarray, like: Tensor) -> Tensor:
@@ -41,30 +41,19 @@ def _conditioned(n: int, cond: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rotations(like: Tensor, rng: np.random.Generator) -> Reparameterization:
-    """An orthogonal map of a long vector: rounds of permuted plane rotations."""
-    p = like.numel()
-    rounds: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(int(np.ceil(np.log2(p)))):
-        order = torch.as_tensor(rng.permutation(p)).to(like.device)
-        angle = _tensor(rng.uniform(0, 2 * np.pi, p // 2), like)
-        rounds.append((order, angle.cos(), angle.sin()))
+    """An orthogonal map of a long vector: random signs, then Hartley's transform."""
+    signs = _tensor(rng.choice([-1.0, 1.0], like.numel()), like)
 
-    def turn(x: Tensor, sign: float, order: Tensor, c: Tensor, s: Tensor) -> Tensor:
-        i, j = order[: len(c)], order[len(c) : 2 * len(c)]
-        y = x.index_copy(0, i, c * x[i] - sign * s * x[j])
-        return y.index_copy(0, j, sign * s * x[i] + c * x[j])
+    def hartley(x: Tensor) -> Tensor:  # its own inverse
+        z = torch.fft.fft(x, norm="ortho")
+        return z.real - z.imag
 
-    def forward(x: Tensor) -> Tensor:
-        for r in rounds:
-            x = turn(x, 1.0, *r)
-        return x
-
-    def inverse(y: Tensor) -> Tensor:
-        for r in reversed(rounds):
-            y = turn(y, -1.0, *r)
-        return y
-
-    return Reparameterization(forward, inverse, "orthogonal", "affine")
+    return Reparameterization(
+        lambda x: hartley(signs * x),
+        lambda y: signs * hartley(y),
+        "orthogonal",
+        "affine",
+    )
 
 
 def orthogonal(like: Tensor, seed: int) -> Reparameterization:
