@@ -30,6 +30,7 @@ class HeavyBall(GeometricOptimizer):
     Source: :eq:`drv-naturality-no-lift-ball` (derivations).
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor([1.0], requires_grad=True)
         >>> opt = HeavyBall([x], lr=0.5, friction=0.0)
         >>> def closure():
@@ -88,6 +89,7 @@ class NaturalMomentum(HeavyBall):
     Source: :eq:`drv-naturality-momentum` (derivations).
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
         >>> from geolib.core import Euclidean
         >>> one = torch.ones(1).double()
