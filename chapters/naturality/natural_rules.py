@@ -17,7 +17,18 @@ from geolib.naturality.geometric_optimizer import State
 Rule = Callable[[list[Tensor]], optim.Optimizer]
 
 
-class NaturalAdam(GeometricOptimizer):
+class _Measured(GeometricOptimizer):
+    """A rule that reads the squared length of the gradient."""
+
+    def natural_gradient(self, q: LocalGeometry) -> Tensor:
+        r"""Return :math:`F^{+}g` of this point, solved once."""
+        kept = vars(q)
+        if "natural" not in kept:
+            kept["natural"] = self.solve(q, q.covector)
+        return kept["natural"]
+
+
+class NaturalAdam(_Measured):
     r"""Adam with every Euclidean object replaced by a tensor.
 
     .. math:: m \leftarrow \beta_1 m + (1-\beta_1) g, \qquad
@@ -104,7 +115,7 @@ class NaturalAdam(GeometricOptimizer):
         return dx
 
 
-class NaturalAdaGrad(GeometricOptimizer):
+class NaturalAdaGrad(_Measured):
     r"""AdaGrad with the accumulated squared length of the gradient.
 
     .. math:: s \leftarrow s + g^TF^{+}g, \qquad

@@ -3,8 +3,7 @@ r"""Which training algorithms move the function the same way in every chart.
 An optimizer is *natural* when changing the coordinates of parameter space, training,
 and changing back is the same as training. The package measures it
 (`naturality_defect`, `audit`), certifies it (`jet_defect`),
-trains naturally (`NaturalGradient`, `NaturalMomentum`, `KFAC`) and does
-the same for maps between networks of different size (`projection_defect`).
+and trains naturally (`NaturalGradient`, `NaturalMomentum`, `KFAC`).
 """
 
 from geolib.doors import guarded as _guarded
@@ -13,7 +12,6 @@ from geolib.naturality.audit import (
     AuditReport as AuditReport,
     Protocol as Protocol,
     audit as audit,
-    naturality_class as naturality_class,
 )
 from geolib.naturality.catalogue import OPTIMIZERS as OPTIMIZERS
 from geolib.naturality.defect import (
@@ -49,11 +47,6 @@ from geolib.naturality.optimizer_spec import (
     from_update as from_update,
 )
 from geolib.naturality.problem import Problem as Problem
-from geolib.naturality.projections import (
-    Embedding as Embedding,
-    Projection as Projection,
-    projection_defect as projection_defect,
-)
 from geolib.naturality.reparameterization import (
     Reparameterization as Reparameterization,
 )

@@ -472,9 +472,7 @@ def as_problem(
     else:
         if loss is None or x is None:
             raise ValueError("loss, x: needed unless a Problem is given")
-        R = realization
-        R = R if isinstance(R, Realization) else Realization(R)
-        problem = Problem.from_realization(R, x, loss)
+        problem = Problem.of(realization, x, loss)
     if problem.theta0.dtype != torch.float64:
         raise ValueError(
             "realization: expected float64 parameters (round-off would hide exact "

@@ -252,12 +252,6 @@ class GeometricOptimizer(torch.optim.Optimizer):
                 )
         return x
 
-    def natural_gradient(self, q: LocalGeometry) -> Tensor:
-        r"""Return :math:`F^{+}g` of this point, solved once."""
-        if q.natural is None:
-            q.natural = self.solve(q, q.covector)
-        return q.natural
-
     # ---- one call of the closure -------------------------------------------------
 
     def watching(self) -> AbstractContextManager[Any]:

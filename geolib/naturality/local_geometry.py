@@ -116,7 +116,6 @@ class LocalGeometry:
                 f"closure: expected a finite scalar loss, got {loss.detach()}"
             )
         self.solution: Solution | None = None
-        self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
         wanted = "a loss that is computed from the outputs it returns"
         expect(dl is not None, "closure", wanted, "another")

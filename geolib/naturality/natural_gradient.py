@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -143,7 +144,7 @@ class NaturalGradient(GeometricOptimizer):
         )
         if module is not None:
             self._regroup(list(params))  # type: ignore[arg-type]
-        self._seen: tuple[JacobianFactors | None, Tensor | None] = (None, None)
+        self._seen: tuple[JacobianFactors | None, Tensor] | None = None
         self._armed: list[Any] = []
         self._scale, self._whole = 1.0, not self.mixing
 
@@ -301,8 +302,7 @@ class NaturalGradient(GeometricOptimizer):
             if isinstance(outputs, Tensor) and outputs.requires_grad:
                 due = self.tuning.due
                 rows = self._layer_rows(outputs, recorder.calls) if due else None
-                self._seen = rows, None
-                outputs.register_hook(self._note)
+                outputs.register_hook(partial(self._note, rows))
 
         self._armed = [
             module.register_forward_pre_hook(before),
@@ -314,17 +314,16 @@ class NaturalGradient(GeometricOptimizer):
             hook.remove()
         self._armed = []
 
-    def _note(self, u: Tensor) -> None:
-        self._seen = self._seen[0], u.detach()
+    def _note(self, rows: JacobianFactors | None, u: Tensor) -> None:
+        self._seen = rows, u.detach()
 
     def _from_backward(self) -> Seen:
-        rows, u = self._seen
-        if u is None:
+        if self._seen is None:
             raise ValueError(
                 "closure: expected one; a step without it needs a module, its "
                 "output_metric, and zero_grad() before the forward pass"
             )
-        self._seen, self._whole = (None, None), False
+        (rows, u), self._seen, self._whole = self._seen, None, False
         g = flatten(
             [torch.zeros_like(t) if t.grad is None else t.grad for t in self.leaves]
         )

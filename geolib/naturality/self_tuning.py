@@ -144,9 +144,7 @@ class SelfTuning:
         if d is None:
             self.carried = None
             return
-        C = self.curvature
-        assert C is not None
-        if changed:
+        if changed and (C := self.curvature) is not None:
             self.carried, self.forward = C.metric(d), C.product(d)
         start = float(g @ d)
         self.slopes = start, start + float(d @ self.forward)
