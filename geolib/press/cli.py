@@ -16,11 +16,11 @@ import typer
 from typer.core import TyperGroup
 
 import geolib
-from geolib.files import write_whole
+from geolib.files import MissingExtra, write_whole
 
 from .build import Build
 from .job import Outcome
-from .notebook import PROFILES, PressError, check_settings, discover, find_root
+from .notebook import PressError, check_settings, discover, find_root, known
 from .pool import Settings, press, refresh
 
 
@@ -48,7 +48,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (PressError, OSError, ValueError) as problem:
+        except (PressError, OSError, ValueError, MissingExtra) as problem:
             text = str(problem)
             if isinstance(problem, OSError):  # a full disk, a folder, a port in use
                 name = f": {problem.filename}" if problem.filename else ""
@@ -161,7 +161,7 @@ def _render(root: Path, profile: str, strict: bool = False) -> bool:
     """Render the site and say where it is; whether all of it is well."""
     from .site import build_site, counted
 
-    build = Build(root, _known(profile))
+    build = Build(root, known(profile))
     found = build_site(build, strict)
     for name, why in found.marked.items():
         typer.echo(f"MARKED {name}: {why}", err=True)
@@ -177,7 +177,7 @@ def book(profile: Profile = "book", jobs: Jobs = 1, device: Device = "auto") -> 
     Example: geolib book --jobs 2
     """
     root = find_root()
-    _known(profile)
+    known(profile)
     check_settings(root)  # not after minutes of running
     outcomes = press(discover(root), Settings(profile, device, jobs))
     _remember(root, profile)
@@ -195,7 +195,7 @@ def serve(
 
     Example: geolib serve --port 8080
     """
-    folder = Build(find_root(), _known(profile)).site
+    folder = Build(find_root(), known(profile)).site
     if not (folder / "index.html").is_file():
         raise PressError(f"no site in {folder}: run `make book` first")
     handler = partial(_Quiet, directory=str(folder))
@@ -228,7 +228,7 @@ def claims(
     from .ledger import GPU_LEDGER, collect, print_table, save_device_ledger, write_json
 
     root = find_root()
-    build = Build(root, _known(profile or _remembered(root)))
+    build = Build(root, known(profile or _remembered(root)))
     found = collect(build, discover(root))
     write_json(found, root / "_build" / "claims.json")
     print_table(found)
@@ -260,12 +260,6 @@ def bench(context: typer.Context) -> None:
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
-
-
-def _known(profile: str) -> str:
-    if profile not in PROFILES:
-        raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")
-    return profile
 
 
 def _remember(root: Path, profile: str) -> None:
