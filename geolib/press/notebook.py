@@ -262,20 +262,13 @@ def discover(root: Path, wanted: list[str] | None = None) -> list[Notebook]:
     return [n for n in found if n.name in wanted or n.chapter in wanted]
 
 
-def known(profile: str) -> str:
-    """The profile itself, if there is one of that name."""
-    if profile not in PROFILES:
-        raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")
-    return profile
-
-
 def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
     """What must be injected for this profile and device (of the notebook's).
 
     Raises:
-        PressError: an unknown profile, or a parameter that the notebook never declares.
+        PressError: a parameter that the notebook never declares.
     """
-    values = _profiles(notebook.root).get(notebook.name, {}).get(known(profile), {})
+    values = _profiles(notebook.root).get(notebook.name, {}).get(profile, {})
     if notebook.facts.fault:  # nothing of it can be known, and it will not be run
         return values
     declared = notebook.declared()
