@@ -20,7 +20,7 @@ from geolib.files import did_you_mean, imported
 from geolib.naturality.kfac import KFAC
 from geolib.naturality.local_geometry import ZERO
 from geolib.naturality.momentum import HeavyBall, NaturalMomentum
-from geolib.naturality.natural_gradient import NaturalGradient
+from geolib.naturality.natural_gradient import INTEGRATORS, NaturalGradient
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.rules import FirstOrderRule
 
@@ -160,12 +160,9 @@ _METRIC = [
 _NATURAL = [
     _Row("ngd", geometric(NaturalGradient, damping=0.0)),
     _Row("covariant-newton", _rule("covariant-newton")),
-    _Row(
-        "ngd-midpoint", geometric(NaturalGradient, damping=0.0, integrator="midpoint")
-    ),
-    _Row("ngd-rk4", geometric(NaturalGradient, damping=0.0, integrator="rk4")),
-    _Row(
-        "ngd-geodesic", geometric(NaturalGradient, damping=0.0, integrator="geodesic")
+    *(
+        _Row(f"ngd-{name}", geometric(NaturalGradient, damping=0.0, integrator=name))
+        for name in INTEGRATORS[1:]
     ),
     _Row("natural-momentum", geometric(NaturalMomentum), "vector"),
 ]
