@@ -82,8 +82,9 @@ def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
 
     Of the runs' mean, `corrected`: the largest distance of each loss. Of the bars: the
     share of runs that are inside at all times with both losses, and of points inside;
-    their median half-width over the loss's largest change. Of theories: the distance of
-    each.
+    their median half-width over the loss's largest change, and that of the narrowest
+    bars around the runs' own mean, in proportion to their scatter, that hold 95 of 100.
+    Of theories: the distance of each.
     """
     trace = 1.0 if answer.data is None else answer.data.law.moment(1)
     mean, noise = corrected(runs, answer.setup, trace)
@@ -92,6 +93,9 @@ def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
     bars = np.stack([answer.train_bar, answer.population_bar])
     inside = np.abs(runs - pair) <= bars * (1 + 1e-12)
     change = np.abs(mean - mean[:, :1]).max(1)
+    scatter = runs.std(0, ddof=1)
+    far = np.abs(runs - runs.mean(0)) / np.maximum(scatter, 1e-15)
+    narrowest = np.quantile(far.max((1, 2)), 0.95) * scatter
     off = {
         name: float((np.abs(np.stack(y) - mean).max(1) / first).max())
         for name, y in answer.theories.items()
@@ -103,6 +107,7 @@ def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
         "runs_inside": float(inside.all((1, 2)).mean()),
         "points_inside": float(inside.mean()),
         "width": (np.median(bars, 1) / change).round(5).tolist(),
+        "narrowest": (np.median(narrowest, 1) / change).round(5).tolist(),
         "width_over_first": (np.median(bars, 1) / first).round(5).tolist(),
         "least": float(min(pair.min(), 0.0)),
         "named": off[answer.theory],
@@ -143,7 +148,8 @@ def trial(spec: Trial) -> dict[str, Any]:
     before = process_time()
     answer = predict(setup)
     seconds = process_time() - before
-    runs = training_runs(setup, answer.times, range(24 if setup.d <= 150 else 8))
+    count, first = 24 if setup.d <= 150 else 8, 32 * spec.number
+    runs = training_runs(setup, answer.times, range(first, first + count))
     sizes = {"d": setup.d, "h": setup.h, "n": setup.n, "kappa": round(setup.kappa, 5)}
     return {**sizes, **score(answer, runs), "seconds": round(seconds, 3)}
 
@@ -308,7 +314,7 @@ PREDICT_TRIAL = Sweep(
         "full": lambda: [Trial(f + k) for k in range(100) for f in (0, FRESH)],
     },
     text="Predictions of random setups against training runs.",
-    version=3,
+    version=4,
 )
 DATA_TRIAL = Sweep(
     "data-trial",
@@ -319,5 +325,5 @@ DATA_TRIAL = Sweep(
         "full": lambda: [DataTrial(name, k) for k in range(5, 10) for name in MATRICES],
     },
     text="Predictions of data matrices against training runs.",
-    version=3,
+    version=4,
 )

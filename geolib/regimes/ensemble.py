@@ -24,7 +24,7 @@ from geolib.regimes.spectral_measures import (
     gaussian_factor,
 )
 
-BUDGET = 2e10  # operations of one ensemble: about a second on one core
+BUDGET = 1.6e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
 MEMORY = 100  # operations in the time that a step moves one number of the state
 FEWEST, MOST = 24, 512  # copies
@@ -148,19 +148,46 @@ def smaller(setup: Setup, share: float) -> Setup:
     return Setup(d, h, n, setup.kappa / d)
 
 
+def neighbours(setup: Setup, d: int, samples: bool) -> list[tuple[float, Setup]]:
+    r"""Up to three setups of that d, weighted so that h / d and n / d are kept.
+
+    .. math:: \sum_k w_k = 1, \qquad \sum_k w_k\,(h_k, n_k) = \tfrac{d}{d_0}\,(h_0, n_0)
+
+    Without `samples` n is rounded: the law is given.
+
+    Examples:
+        >>> [(round(w, 2), s.h, s.n) for w, s in neighbours(Setup(8, 6, 9, 1.0), 5, True)]
+        [(0.25, 3, 5), (0.12, 4, 5), (0.62, 4, 6)]
+    """
+    low, part = [], []
+    for size, mixed in ((setup.h, True), (setup.n, samples)):
+        exact = max(1.0, size * d / setup.d)
+        exact = exact if mixed else round(exact)
+        low.append(int(exact + 1e-9))
+        part.append(max(0.0, exact - low[-1]))
+    edges = [0.0, *sorted(part), 1.0]
+    found = []
+    for left, right in zip(edges, edges[1:], strict=False):
+        if right - left > 1e-9:
+            h, n = (size + (right <= p) for size, p in zip(low, part, strict=True))
+            found.append((right - left, Setup(d, h, n, setup.kappa / d)))
+    return found[::-1]
+
+
 @dataclass
 class _Runs:
     setup: Setup
     losses: Curves  # (copies, T) over d
     errors: Curves  # (T,) of the integration
     first: Curves | None  # expected losses at time 0, if it is one of the times
+    groups: int = 1  # of copies whose means were taken apart
 
     @property
     def mean(self) -> Curves:
         return Curves(*(y.mean(0) for y in self.losses))
 
     def spread(self, factor: float) -> Curves:
-        return Curves(*(factor * y.std(0, ddof=1) for y in self.losses))
+        return Curves(*(factor * y.std(0, ddof=self.groups) for y in self.losses))
 
     @property
     def expected(self) -> tuple[Curves, Curves]:
@@ -179,7 +206,7 @@ class _Runs:
         better, error = [], []
         for y, m in zip(self.losses, mean, strict=True):
             slope = np.linalg.lstsq(x, y - m, rcond=1e-8)[0]
-            left = (y - m - x @ slope).std(0, ddof=3)
+            left = (y - m - x @ slope).std(0, ddof=2 + self.groups)
             better.append(np.maximum(m + missed @ slope, 0.0))
             error.append(left / count**0.5)
         return Curves(*better), Curves(*error)
@@ -247,20 +274,35 @@ class _Copies:
         return (2.0 * d**3 if h >= d else 8.0 * h * h * d) + MEMORY * h * d
 
     def run(self, share: float, budget: float) -> _Runs:
+        """Copies of whole sizes, in the numbers that keep the ratios on average."""
         small = smaller(self.setup, share)
         h, d = self.shape(small)
         work = self.evaluations * self.cost(small)
         work += 0 if self.law else DRAW * min(small.n, small.d) ** 3
         count = int(np.clip(budget / work, FEWEST, MOST))
-        rng = np.random.default_rng([SEED, small.d, small.h, small.n])
+        groups = neighbours(self.setup, small.d, self.law is None)
         size, parts = max(1, BLOCK // (h * d)), []
-        for done in range(0, count, size):
-            parts.append(self.block(small, min(size, count - done), rng))
-            if done + size >= ENOUGH and _settled(np.concatenate(parts, 2)[0]):
-                break
-        losses, errors = np.concatenate(parts, 2)
-        first = None if self.times[0] else self.first(small)
-        return _Runs(small, Curves(*losses), Curves(*errors.mean(1)), first)
+        for weight, sizes in groups:
+            rng = np.random.default_rng([SEED, sizes.d, sizes.h, sizes.n])
+            blocks, copies = [], max(2, round(weight * count))
+            for done in range(0, copies, size):
+                blocks.append(self.block(sizes, min(size, copies - done), rng))
+                settled = done + size >= ENOUGH and len(groups) == 1
+                if settled and _settled(np.concatenate(blocks, 2)[0]):
+                    break
+            parts.append(np.concatenate(blocks, 2))
+        weights = [weight for weight, _ in groups]
+        means = [part[0].mean(1) for part in parts]
+        mean = np.average(means, 0, weights)
+        losses = [p[0] + (mean - m)[:, None] for p, m in zip(parts, means, strict=True)]
+        errors = np.concatenate([part[1] for part in parts], 1).mean(1)
+        first = None
+        if self.times[0] == 0:
+            starts = [self.first(sizes) for _, sizes in groups]
+            first = Curves(*np.average(starts, 0, weights))
+        return _Runs(
+            small, Curves(*np.concatenate(losses, 1)), Curves(*errors), first, len(groups)
+        )
 
     def first(self, small: Setup) -> Curves:
         """The expected losses over d at time 0."""
