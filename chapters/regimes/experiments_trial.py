@@ -32,7 +32,7 @@ class Trial:
 
 
 OLD = 0x10000  # numbers below it were tried while `predict` was written
-FRESH = 0x5859B7  # of the commit that froze the code, whose digits nobody chose
+FRESH = 0x82ECB3  # of the commit that froze the code, whose digits nobody chose
 
 
 def random_setup(number: int) -> Setup:
