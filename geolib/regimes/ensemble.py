@@ -33,6 +33,7 @@ KEPT = 16  # sizes for each leading eigenvalue that a smaller copy keeps as it i
 DRAW = 10  # operations, times the rank cubed, for the eigenvalues of a drawn S
 BLOCK = 50_000  # numbers of the state that are moved together: they stay in the cache
 ENOUGH, SETTLED = 128, 0.002  # copies, and their standard error over the first loss
+ROUNDING = 1e-14  # of a loss, where copies do not differ
 EDGE = 0.98  # of the copies' largest deviations, what counts as their reach
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
@@ -214,7 +215,9 @@ class _Runs:
     @property
     def reach(self) -> float:
         parts = zip(self.losses, self.mean, self.spread(1.0), self.errors, strict=True)
-        worst = [(abs(y - e) / (s + off)).max(1) for y, e, s, off in parts]
+        worst = [
+            (abs(y - e) / (s + off + ROUNDING * e)).max(1) for y, e, s, off in parts
+        ]
         return float(np.quantile(np.max(worst, 0), EDGE, method="higher"))
 
 
