@@ -19,6 +19,7 @@ from geolib.regimes import (
     predict,
     prepare,
 )
+from geolib.regimes.ensemble import corrected
 from geolib.regimes.predict import KINDS
 from geolib.regimes.simulate import FlowProblem, run as follow_batch
 from geolib.sweep import Sweep, grid, sweep_rows
@@ -80,14 +81,14 @@ def training_runs(
 def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
     """What the trial notes of one prediction; errors are over the first loss.
 
-    Of the runs' mean, `corrected`: the largest distance of each loss. Of the bars: the
+    Of the runs' mean, as `expected`: the largest distance of each loss. Of the bars: the
     share of runs that are inside at all times with both losses, and of points inside;
     their median half-width over the loss's largest change, and that of the narrowest
     bars around the runs' own mean, in proportion to their scatter, that hold 95 of 100.
     Of theories: the distance of each.
     """
     trace = 1.0 if answer.data is None else answer.data.law.moment(1)
-    mean, noise = corrected(runs, answer.setup, trace)
+    mean, noise = expected(runs, answer.setup, trace)
     first = mean[:, 0]
     pair = np.stack([answer.train, answer.population])
     bars = np.stack([answer.train_bar, answer.population_bar])
@@ -115,28 +116,20 @@ def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def corrected(
+def expected(
     runs: np.ndarray, setup: Setup, trace: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The runs' mean (2, T), less what their first losses explain, and its noise.
+    """The runs' mean (2, T) and its noise, `corrected` where there are 16 of them.
 
-    Their expectations are known, with rho, kappa and tr S / d of the data,
-    (1 - 2 rho + rho^2 + rho kappa + sigma^2 rho) / 2 for the population and tr S / d
-    times that for training: what the runs miss of them is carried on by regression,
-    where there are 16 of them.
+    With rho, kappa and tr S / d of the data the expected losses at the start are
+    (1 - 2 rho + rho^2 + rho kappa + sigma^2 rho) / 2 for the population, and tr S / d
+    times that for training.
     """
     if len(runs) < 16:
         return runs.mean(0), runs.std(0, ddof=1) / len(runs) ** 0.5
     rho, kappa, _ = setup.ratios
     square = (1 - 2 * rho + rho * (rho + kappa + setup.sigma2)) / 2
-    mean = runs.mean(0)
-    x = runs[:, :, 0] - mean[:, 0]
-    missed = np.array([trace, 1.0]) * square - mean[:, 0]
-    flat = (runs - mean).reshape(len(runs), -1)
-    slope = np.linalg.lstsq(x, flat, rcond=1e-8)[0]
-    left = (flat - x @ slope).reshape(runs.shape)
-    noise = left.std(0, ddof=3) / len(runs) ** 0.5
-    return mean + (missed @ slope).reshape(mean.shape), noise
+    return corrected(runs, np.array([trace, 1.0]) * square)
 
 
 def trial(spec: Trial) -> dict[str, Any]:

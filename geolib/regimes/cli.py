@@ -43,8 +43,9 @@ def read_matrix(path: Path) -> np.ndarray:
 
 def _from_archive(path: Path) -> np.ndarray:
     found: dict[str, np.ndarray] | None = None
-    with contextlib.suppress(*UNREADABLE), np.load(path) as arrays:
-        found = dict(arrays)
+    with contextlib.suppress(*UNREADABLE), path.open("rb") as file:
+        with np.load(file) as arrays:
+            found = dict(arrays)
     if found is None:
         raise ArgumentError(f"data: {path}: expected an archive of plain arrays")
     tables = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "biuf"}

@@ -14,6 +14,7 @@ from math import gcd, lcm
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from geolib.core.validation import expect
 from geolib.regimes.trace_words import Kind, Order, Planar, planar_loss
@@ -193,15 +194,8 @@ class Polytope:
 
     @property
     def is_triangular_prism(self) -> bool:
-        """Three-dimensional with two disjoint triangles and three quadrilaterals.
-
-        Of the polyhedra with five faces only the prism has six vertices.
-        """
-        if self.dimension != 3 or len(self.vertices) != 6:
-            return False
-        sizes = sorted(len(f.vertices) for f in self.facets)
-        triangles = [f.vertices for f in self.facets if len(f.vertices) == 3]
-        return sizes == [3, 3, 4, 4, 4] and not triangles[0] & triangles[1]
+        """Of the polyhedra with five faces only the prism has six vertices."""
+        return self.f_vector == (6, 9, 5)
 
 
 def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
@@ -227,69 +221,45 @@ def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
         >>> cube.f_vector
         (8, 12, 6)
     """
-    cloud = sorted(set(points))
+    cloud = np.array(sorted(set(points)))
     dimension = _rank(cloud)
-    axes = _independent_axes(cloud, dimension)
-    if dimension < 2:
-        ends = (cloud[0], cloud[-1]) if dimension else (cloud[0],)
-        sides = (frozenset({0}), frozenset({1})) if dimension else ()
-        facets = tuple(Facet((), 0, side) for side in sides)
-        return Polytope(dimension, ends, facets)
-    from scipy.spatial import ConvexHull
+    # Coordinates on which the affine hull projects without loss.
+    projections = combinations(range(cloud.shape[1]), dimension)
+    shadow = next(x for a in projections if _rank(x := cloud[:, a]) == dimension)
+    sides = np.array([[-1.0], [1.0]][: 2 * dimension])
+    if dimension > 1:
+        from scipy.spatial import ConvexHull
 
-    shadow = np.array([[p[a] for a in axes] for p in cloud])
-    facets_raw = _integer_facets(shadow, ConvexHull(shadow).equations)
-    on = {
-        key: frozenset(map(int, np.flatnonzero(shadow @ key[0] == key[1])))
-        for key in facets_raw
-    }
+        sides = ConvexHull(shadow).equations[:, :-1]
+    on: dict[tuple[tuple[int, ...], int], frozenset[int]] = {}
+    for side in sides:
+        normal = _primitive(side)
+        height, near = shadow @ np.array(normal), shadow @ side
+        there = height == height.max()
+        if not np.array_equal(there, near > near.max() - 1e-7):
+            raise ArithmeticError(f"facet {side} is no integer inequality")
+        on[normal, int(height.max())] = frozenset(np.flatnonzero(there).tolist())
     # A vertex is a point whose facets meet in it alone.
-    corner: list[int] = []
-    for i in range(len(cloud)):
-        through = [on[key] for key in on if i in on[key]]
-        if through and frozenset.intersection(*through) == {i}:
-            corner.append(i)
-    place: dict[int, int] = {i: j for j, i in enumerate(corner)}
+    through = [[side for side in on.values() if i in side] for i in range(len(cloud))]
+    corners = [
+        i for i, x in enumerate(through) if x and len(frozenset.intersection(*x)) == 1
+    ] or [0]
     facets = tuple(
-        Facet(
-            tuple(map(int, key[0])),
-            int(key[1]),
-            frozenset(place[i] for i in on[key] if i in place),
-        )
-        for key in sorted(on, key=lambda k: (tuple(k[0]), k[1]))
+        Facet(*key, frozenset(j for j, i in enumerate(corners) if i in on[key]))
+        for key in sorted(on)
     )
-    return Polytope(dimension, tuple(cloud[i] for i in corner), facets)
+    return Polytope(dimension, tuple(map(tuple, cloud[corners].tolist())), facets)
 
 
-def _rank(points: list[Point]) -> int:
+def _rank(points: ArrayLike) -> int:
     P = np.array(points)
     return int(np.linalg.matrix_rank(P[1:] - P[0])) if len(P) > 1 else 0
 
 
-def _independent_axes(points: list[Point], dimension: int) -> tuple[int, ...]:
-    """Coordinates on which the affine hull projects without loss."""
-    for axes in combinations(range(len(points[0])), dimension):
-        if _rank([tuple(p[a] for a in axes) for p in points]) == dimension:
-            return axes
-    raise AssertionError("a set of rank r has r independent coordinates")
-
-
-def _integer_facets(
-    points: np.ndarray, equations: np.ndarray
-) -> set[tuple[tuple[int, ...], int]]:
-    """Qhull's facets as primitive integer inequalities normal . x <= offset."""
-    out = set()
-    for row in equations:
-        scale = 1 / np.abs(row[:-1]).max()
-        exact = [Fraction(float(v * scale)).limit_denominator(10_000) for v in row[:-1]]
-        common = lcm(*(v.denominator for v in exact))
-        whole = [int(v * common) for v in exact]
-        divisor = gcd(*whole)
-        normal = tuple(v // divisor for v in whole)
-        values = points @ np.array(normal)
-        on = int(values.max())
-        near = points @ row[:-1] + row[-1]
-        if not np.array_equal(values == on, np.abs(near) < 1e-7):
-            raise ArithmeticError(f"facet {row} is no integer inequality of the points")
-        out.add((normal, on))
-    return out
+def _primitive(normal: np.ndarray) -> tuple[int, ...]:
+    """Qhull's normal as whole numbers without a common divisor."""
+    top = float(np.abs(normal).max())
+    exact = [Fraction(float(v) / top).limit_denominator(10_000) for v in normal]
+    common = lcm(*(v.denominator for v in exact))
+    divisor = gcd(*(whole := [int(v * common) for v in exact]))
+    return tuple(v // divisor for v in whole)

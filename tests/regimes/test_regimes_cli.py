@@ -146,7 +146,9 @@ def test_bad_options_are_refused(tmp_path, options, said):
     assert said in refused(table(tmp_path, "csv")[0], *options)
 
 
-@pytest.mark.parametrize("option", [["--hidden", "0"], ["--check=-1"], ["--hidden", "x"]])
+@pytest.mark.parametrize(
+    "option", [["--hidden", "0"], ["--check=-1"], ["--hidden", "x"]]
+)
 def test_options_out_of_range_are_refused(tmp_path, option):
     path, _ = table(tmp_path, "csv")
     found = CliRunner().invoke(app, ["--data", str(path), "--hidden", "2", *option])
