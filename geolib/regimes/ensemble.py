@@ -126,7 +126,7 @@ def ensemble(
         half, _ = problem.run(size / 2, budget / 4).expected
         doubt += (1 - size) * np.abs(mean - half)  # the rest, if off by 1 / size
     scatter = first.scatter * (size if law is None else size**0.5)
-    parts = (Curves(*pair) for pair in (mean, scatter, doubt))
+    parts = Curves(*mean), Curves(*scatter), Curves(*doubt)
     return Ensemble(*parts, first.reach, len(first.losses), size)
 
 

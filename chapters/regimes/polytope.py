@@ -1,4 +1,4 @@
-"""The prism: the hull of the leading monomials of the loss, its faces, its regimes.
+"""The prism: the hull of the leading monomials of the loss, and the regime of each face.
 
 Hulls of lattice points are found and not assumed: Qhull proposes facets, each is
 turned into an integer inequality and checked on every point.
@@ -6,21 +6,18 @@ turned into an integer inequality and checked on every point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import gcd, lcm
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.core.validation import expect
-from geolib.regimes.trace_words import Kind, Order, Planar, planar_loss
+from geolib.regimes import planar_loss
 
-# Names of the five faces, in the order in which the chapter treats them.
-REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
 # The limit that leads to each, as a direction of (log kappa, log rho, log c).
 RAYS = {
     "large-data": (0, 0, -1),
@@ -29,10 +26,9 @@ RAYS = {
     "narrow": (0, -1, 0),
     "free": (1, 1, 0),
 }
-Key = tuple[int, int, int]
 
 
-def prism(kind: Kind, order: Order) -> Polytope:
+def prism(kind: str, order: int) -> Polytope:
     r"""The hull of the leading monomials of the s-th derivative is a triangular prism.
 
     The monomial :math:`\rho^k \kappa^{l-k} c^m` is the lattice point (l, k, m), and
@@ -73,7 +69,7 @@ def regime_of_facet(facet: Facet) -> str:
         facet: of a `prism`.
 
     Returns:
-        A name of `REGIMES`.
+        A name of `geolib.regimes.REGIMES`.
 
     Raises:
         ValueError: a normal that belongs to no regime.
@@ -81,62 +77,13 @@ def regime_of_facet(facet: Facet) -> str:
     Source: :eq:`drv-regimes-rays` (derivations).
 
     Examples:
-        >>> sorted(map(regime_of_facet, prism("train", 1).facets)) == sorted(REGIMES)
+        >>> sorted(map(regime_of_facet, prism("train", 1).facets)) == sorted(RAYS)
         True
     """
     for name, (x, y, z) in RAYS.items():
         if facet.normal == (x, y - x, z):
             return name
     raise ValueError(f"facet: normal {facet.normal} belongs to no regime")
-
-
-def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
-    """Whether a monomial (l, k, m) lies on a regime's face.
-
-    Raises:
-        ValueError: an unknown regime.
-
-    Examples:
-        >>> face_test("mean-field", "train", 3)((2, 2, 0))
-        True
-    """
-    top = order if kind == "train" else max(order - 1, 0)
-    tests: dict[str, Callable[[Key], bool]] = {
-        "large-data": lambda p: p[2] == 0,
-        "small-data": lambda p: p[2] == top,
-        "mean-field": lambda p: p[0] == p[1],
-        "narrow": lambda p: p[1] == 1,
-        "free": lambda p: p[0] == order + 2,
-    }
-    expect(name in tests, "name", f"one of {REGIMES}", name)
-    return tests[name]
-
-
-def face(name: str, kind: Kind, order: Order) -> Planar:
-    r"""The leading monomials of the s-th derivative that lie on a regime's face.
-
-    The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1
-    (narrow) and l = s + 2 (free).
-
-    Args:
-        name: one of `REGIMES`.
-        kind: `train` or `population`.
-        order: the derivative s.
-
-    Returns:
-        {(l, k, m): coefficient of :math:`\rho^k \kappa^{l-k} c^m`}.
-
-    Raises:
-        ValueError: an unknown regime or kind, or a negative order.
-
-    Source: :eq:`drv-regimes-rays` (derivations).
-
-    Examples:
-        >>> face("free", "population", 0)
-        {(2, 1, 0): Fraction(1, 2), (2, 2, 0): Fraction(1, 2)}
-    """
-    table = planar_loss(kind, order)[order]
-    return {k: f for k, f in table.items() if face_test(name, kind, order)(k)}
 
 
 # ---- convex hulls of lattice points --------------------------------------------------
@@ -198,7 +145,7 @@ class Polytope:
         return self.f_vector == (6, 9, 5)
 
 
-def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
+def hull(points: Collection[Point]) -> Polytope:
     """The convex hull of lattice points has facets that are integer inequalities.
 
     Qhull proposes the facets in floating point; each is recomputed as an integer
@@ -221,6 +168,7 @@ def hull(points: Annotated[Collection[Point], "n"]) -> Polytope:
         >>> cube.f_vector
         (8, 12, 6)
     """
+    expect(points, "points", "one or more", points)
     cloud = np.array(sorted(set(points)))
     dimension = _rank(cloud)
     # Coordinates on which the affine hull projects without loss.
