@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from geolib.core.validation import expect
+from geolib.plotting import panels
 from geolib.regimes.data_matrix import DataMatrix, prepare
 from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
@@ -316,9 +317,7 @@ class Prediction:
     def plot(self, axes: Any = None) -> Any:
         """Both losses with their bars, on Matplotlib axes that are returned."""
         if axes is None:
-            import matplotlib.pyplot as plt
-
-            axes = plt.subplots()[1]
+            axes = panels()[1]
         for name in ("train", "population"):
             y, bar = getattr(self, name), getattr(self, f"{name}_bar")
             (line,) = axes.plot(self.times, y, label=name)
