@@ -143,9 +143,27 @@ def test_a_step_along_which_the_loss_is_lost_is_taken_back():
     optimizer.step(closure_of(net))
     assert torch.allclose(weights(net), before, rtol=1e-9)
     assert optimizer.tuning.damping == pytest.approx(3 * damping)
-    start = weights(net)
-    optimizer.step(closure_of(net, X, 1e3 * Y))  # which no step is to blame for
+    optimizer.step(closure_of(net))
+    start, last = weights(net), optimizer.tuning.last
+    optimizer.step(closure_of(net, X, 1e3 * Y))  # which the last is not to blame for
     assert not torch.allclose(weights(net), start)
+    assert not torch.allclose(weights(net), start - last)
+
+
+def test_a_row_that_the_average_does_not_know_is_given_its_length():
+    net = nn.Linear(3, 2).double()
+    optimizer, _ = fit(net, 12)
+    assert not optimizer.tuning.due  # the next batch's own curvature is not asked for
+    big = torch.cat([X[:-1], 1e4 * X[-1:]])
+    loss = closure_of(net, big)()[1]
+    g = flatten(torch.autograd.grad(loss, list(net.parameters())))
+    start = weights(net)
+    optimizer.step(closure_of(net, big))
+    d, loss = weights(net) - start, float(loss.detach())
+    known = float(optimizer.tuning.curvature.product(d) @ d)
+    least = float(g @ d) ** 2 / (2 * loss)  # of d^T F d, by Cauchy and Schwarz
+    assert known < 0.01 * least
+    assert least == pytest.approx(2 * 0.05 * loss, rel=1e-9)
 
 
 @pytest.mark.parametrize("metric", [Euclidean(), Categorical()])
