@@ -9,6 +9,7 @@ import torch
 import typer
 from torch import nn
 
+from geolib.core.validation import expect
 from geolib.files import imported, write_whole
 
 from .affine_layers import affine_mlp
@@ -32,10 +33,8 @@ def resolve_model(model: str, inputs: int, outputs: int) -> nn.Module:
         return affine_mlp([inputs, *hidden, outputs])
     factory = imported(model, "model", "mlp:WIDTHS or package.module:factory")
     module = factory() if not isinstance(factory, nn.Module) else factory
-    if not isinstance(module, nn.Module):
-        raise ValueError(
-            f"model: {model} gave a {type(module).__name__}, expected a module"
-        )
+    wanted = f"a module of {model}"
+    expect(isinstance(module, nn.Module), "model", wanted, type(module).__name__)
     return module
 
 

@@ -361,11 +361,8 @@ def compare(
     wanted = f"from one step of {hs[0]} to a million of {hs[-1]}"
     expect(hs[0] <= T <= 1e6 * hs[-1], "horizon", wanted, T)
     known = ["parameters", "outputs", *(["probe"] if problem.probe else [])]
-    if space not in known:
-        raise ValueError(
-            "space: expected 'parameters', 'outputs' or (with probe inputs) 'probe', "
-            f"got {space!r}"
-        )
+    wanted = "'parameters', 'outputs' or (with probe inputs) 'probe'"
+    expect(space in known, "space", wanted, space)
     return Comparison(as_spec(optimizer), problem, hs, T, space)
 
 
@@ -473,12 +470,12 @@ def as_problem(
         if loss is None or x is None:
             raise ValueError("loss, x: needed unless a Problem is given")
         problem = Problem.of(realization, x, loss)
-    if problem.theta0.dtype != torch.float64:
-        raise ValueError(
-            "realization: expected float64 parameters (round-off would hide exact "
-            f"verdicts), got {problem.theta0.dtype}"
-        )
-    start = problem.loss(problem.outputs(problem.theta0))
-    if start.numel() != 1 or not bool(torch.isfinite(start)):
-        raise ValueError(f"loss: expected a finite number at the start, got {start}")
+    kind, wanted = (
+        problem.theta0.dtype,
+        "float64 parameters (round-off would hide exact verdicts)",
+    )
+    expect(kind == torch.float64, "realization", wanted, kind)
+    start = problem.loss(problem.outputs(problem.theta0)).detach()
+    good = start.numel() == 1 and bool(torch.isfinite(start))
+    expect(good, "loss", "a finite number at the start", start)
     return problem

@@ -189,8 +189,7 @@ def radial(module: nn.Module, like: Tensor, power: float = 0.5) -> Reparameteriz
 
     The inverse has no derivative at zero, so rows that are zero at `like` are left alone.
     """
-    if power <= -1:
-        raise ValueError(f"power: expected more than -1, got {power}")
+    expect(power > -1, "power", "more than -1", power)
     at = [i.to(like.device) for i in blocks(module)]
     index = [i[like[i].norm(dim=1) > 0] for i in at]
 

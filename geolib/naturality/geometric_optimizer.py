@@ -172,8 +172,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: there is a group already.
         """
-        if self.param_groups:
-            raise ValueError("param_group: one group only, as a metric couples them")
+        wanted = "one group only, as a metric couples them"
+        expect(not self.param_groups, "param_group", wanted, "another")
         super().add_param_group(param_group)
 
     @property

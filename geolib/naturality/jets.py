@@ -67,11 +67,8 @@ def as_generator(rule: Any, problem: Problem) -> Generator:
     if isinstance(rule, str):
         if rule in RULES:
             return _of_rule(rule, RULES[rule])
-        if rule not in OPTIMIZERS:
-            raise ValueError(
-                f"generator: expected one of {sorted({*RULES, *OPTIMIZERS})}, got "
-                f"{rule!r}"
-            )
+        wanted = f"one of {sorted({*RULES, *OPTIMIZERS})}"
+        expect(rule in OPTIMIZERS, "generator", wanted, rule)
         rule = OPTIMIZERS[rule]
     if isinstance(rule, OptimizerSpec):
         return _of_spec(rule, problem)

@@ -12,9 +12,7 @@ from geolib.naturality.local_geometry import LocalGeometry
 def kronecker(q: LocalGeometry) -> KroneckerFactors:
     """Return core's K-FAC factors of a geometry whose network is known."""
     if q.metric is None:
-        raise ValueError(
-            "module: K-FAC needs the module itself, for it reads its layers"
-        )
+        raise ValueError("module: K-FAC needs the module itself, to read its layers")
     return KroneckerFactors(q.metric.rows())
 
 

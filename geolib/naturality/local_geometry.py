@@ -420,10 +420,7 @@ def solve_weighted(
     if M is None:
         return RootSystem(A).solve(v, damping, rtol)
     p = A.shape[1]
-    if M.shape != (p, p):
-        raise ValueError(
-            f"damping_metric: expected shape {(p, p)}, got {tuple(M.shape)}"
-        )
+    expect(M.shape == (p, p), "damping_metric", f"shape {(p, p)}", tuple(M.shape))
     if not bool(torch.isfinite(M).all()):
         raise Diverged("damping_metric: expected a finite matrix")
     L, info = torch.linalg.cholesky_ex(M)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Euclidean, JacobianFactors, Linearization, Metric, integrate
-from geolib.core.jacobian_factors import DenseBlock, factored_jacobian
+from geolib.core.jacobian_factors import factored_jacobian
 from geolib.core.linear_calls import CallRecorder, LinearCall
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
@@ -243,12 +243,6 @@ class NaturalGradient(GeometricOptimizer):
 
     def _from_closure(self, due: bool) -> Seen:
         """Gradient, loss, unit and rows, by one call of the closure."""
-        if due and self.module is None:
-            q = self.point()
-            n, p = len(q.z), len(q.g)
-            block = DenseBlock(q.A.view(n, -1, p), torch.arange(p).to(q.g.device))
-            rows = JacobianFactors([block], n, q.A.shape[0] // n, p, q.g)
-            return *self._scaled(q.graph, q.loss, True), rows
         watch = CallRecorder(self._named()) if self.mixing else self.watching()
         outputs, loss, record = self.called(watch if due else None)
         if not due:
@@ -258,7 +252,12 @@ class NaturalGradient(GeometricOptimizer):
         if self.mixing:
             rows = self._layer_rows(outputs, record.calls)
         else:
-            L = record.linearization()
+            known = record is not None
+            L = (
+                record.linearization()
+                if known
+                else Linearization(outputs, self._named())
+            )
             require_same_outputs(L, outputs)
             rows = Metric.from_linearization(L, self.output_metric).rows()
         return *self._scaled(outputs, loss, True), rows

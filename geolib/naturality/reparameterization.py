@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vjp
 
+from geolib.core.validation import expect
+
 Map = Callable[[Tensor], Tensor]
 
 
@@ -112,8 +114,8 @@ class Reparameterization:
             tensor([1.0000, 0.2500])
         """
         s = torch.as_tensor(scale)
-        if not bool((s != 0).all() & torch.isfinite(s).all()):
-            raise ValueError("scale: expected finite factors other than 0")
+        good = bool((s != 0).all() & torch.isfinite(s).all())
+        expect(good, "scale", "finite factors other than 0", scale)
         return cls(lambda x: scale * x, lambda y: y / scale, name, "affine")
 
     @classmethod
@@ -181,8 +183,7 @@ class Reparameterization:
             "covector": self.push_covector,
             "metric": self.push_metric,
         }
-        if tag not in pushes:
-            raise ValueError(f"tag: expected one of {sorted(TAGS)}, got {tag!r}")
+        expect(tag in pushes, "tag", f"one of {sorted(TAGS)}", tag)
         return pushes[tag](x, value)
 
     def check(self, x: Tensor, tolerance: float = 1e-8) -> None:
@@ -193,11 +194,8 @@ class Reparameterization:
                 shape, or is not finite.
         """
         y = self.forward(x)
-        if y.shape != x.shape:
-            raise ValueError(
-                f"reparameterization: {self.name} maps shape {tuple(x.shape)} to "
-                f"{tuple(y.shape)}; expected the same shape"
-            )
+        wanted = f"{self.name} to give the same shape {tuple(x.shape)}"
+        expect(y.shape == x.shape, "reparameterization", wanted, tuple(y.shape))
         gap = float((self.inverse(y) - x).abs().max())
         scale = 1.0 + float(x.abs().max())
         if not gap <= tolerance * scale:  # also catches NaN
