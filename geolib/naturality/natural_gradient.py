@@ -146,7 +146,7 @@ class NaturalGradient(GeometricOptimizer):
             self._regroup(list(params))  # type: ignore[arg-type]
         self._seen: tuple[JacobianFactors | None, Tensor] | None = None
         self._armed: list[Any] = []
-        self._scale, self._whole = 1.0, not self.mixing
+        self._scale, self._whole, self._told = 1.0, not self.mixing, False
 
     def _regroup(self, groups: list[dict[str, Any]]) -> None:
         """Give the parameters of the module to groups with options of their own."""
@@ -247,8 +247,8 @@ class NaturalGradient(GeometricOptimizer):
         outputs, loss, record = self.called(watch if due else None)
         if not due:
             return *self._scaled(outputs, loss, False), None
-        if self.infer_metric:
-            self.output_metric = metric_of_loss(loss, outputs)
+        if self.infer_metric and not self._told:  # once: sure outputs tell it no more
+            self.output_metric, self._told = metric_of_loss(loss, outputs), True
         if self.mixing:
             rows = self._layer_rows(outputs, record.calls)
         else:

@@ -240,6 +240,25 @@ def test_the_scale_of_a_squared_loss_is_read_from_it():
     assert torch.allclose(*ends, rtol=1e-9)
 
 
+def test_a_loss_tells_its_metric_once(monkeypatch):
+    """In single precision the Hessian of a sure output is round-off."""
+    net, told = network(), []
+    tell = natural_gradient.metric_of_loss
+    monkeypatch.setattr(
+        natural_gradient, "metric_of_loss", lambda *a: told.append(1) or tell(*a)
+    )
+    loss_of = cross_entropy(Y.argmax(1))
+    optimizer = NaturalGradient(net)
+    for _ in range(5):
+        optimizer.step(lambda: (z := net(X), loss_of(z)))
+    assert len(told) == 1
+    assert isinstance(optimizer.output_metric, Categorical)
+    other = NaturalGradient(net)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.step(lambda: (z := net(X), loss_of(z)))
+    assert isinstance(other.output_metric, Categorical)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "named"),
     [
