@@ -11,6 +11,7 @@ in `experiments_vgg.py`, sweeps of untuned methods over more networks are in
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ from experiments_networks import (
     SPARSIFICATION as SPARSIFICATION,
 )
 from experiments_vgg import (
+    STAGES,
     kept as kept,
+    step_cost,
     vgg_entry,
     vgg_study as vgg_study,
 )
@@ -75,11 +78,16 @@ def measured(file: str) -> dict[str, dict[str, Any]]:
     return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 
+def about(file: str) -> dict[str, Any]:
+    """What is said of a file of measured results: date, machine, device, torch."""
+    return dict(sweeps.measured(HERE / "measured" / f"{file}.json").about)
+
+
 def origin(file: str) -> str:
     """When and on what the rows of a file of measured results were computed."""
-    about = sweeps.measured(HERE / "measured" / f"{file}.json").about
-    machine = ", ".join(about[k] for k in ("machine", "device") if k in about)
-    return f"{about['date']} on {machine}, torch {about['torch']}"
+    said = about(file)
+    machine = ", ".join(said[k] for k in ("machine", "device") if k in said)
+    return f"{said['date']} on {machine}, torch {said['torch']}"
 
 
 def setting(row: Mapping[str, Any]) -> str:
@@ -116,6 +124,54 @@ def column(
     return np.array(found, float)
 
 
+def learnt(
+    entries: Mapping[str, Mapping[str, Any]],
+    protocol: str,
+    name: str,
+    part: str = "average",
+    memory: int = 50,
+) -> np.ndarray:
+    """One figure of a method in learning tasks in turn, in percent, shape (seeds,).
+
+    Examples:
+        >>> row = {"5x2 | class | replay | 50 | 1": {"average": 0.9}}
+        >>> learnt(row, "5x2 | class", "replay").tolist()
+        [90.0]
+    """
+    return 100 * column(entries, f"{protocol} | {name} | {memory}", part)
+
+
+def learn_rows(
+    entries: Mapping[str, Mapping[str, Any]], protocols: Sequence[str]
+) -> list[dict[str, str]]:
+    """Stored inputs, seconds, and average / forgetting of every method, as rows."""
+
+    def score(protocol: str, name: str) -> str:
+        average = spread(learnt(entries, protocol, name))
+        return f"{average} / {learnt(entries, protocol, name, 'forgetting').mean():.0f}"
+
+    first = protocols[0]
+    return [
+        {
+            "method": name,
+            "stored": f"{learnt(entries, first, name, 'stored').mean() / 100:.0f}",
+            "CPU s": f"{learnt(entries, first, name, 'cpu').mean() / 100:.1f}",
+        }
+        | {p.replace(" |", ","): score(p, name) for p in protocols}
+        for name in LEARN_GRID
+    ]
+
+
+def learn_lead(
+    entries: Mapping[str, Mapping[str, Any]], protocol: str
+) -> tuple[str, float]:
+    """The best rival that keeps no more than the paths, and their lead on it in points."""
+    found = {n: learnt(entries, protocol, n).mean() for n in LEARN_GRID if n != "joint"}
+    ours = max(v for n, v in found.items() if "invariant" in n)
+    best = max((n for n in found if "invariant" not in n), key=found.__getitem__)
+    return best, float(ours - found[best])
+
+
 def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
     """The rows of a table of the contest: means and standard errors over its seeds.
 
@@ -138,6 +194,19 @@ def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
         chosen = setting(row) if row["setting"] else ""
         rows.append({"method": method, **cells, "chosen": chosen})
     return rows
+
+
+def contest_origin(*tasks: str) -> str:
+    """When and on what the rows of some tasks of the contest were computed."""
+    said = about("contest-mnist")
+    rows = [
+        v
+        for k, v in measured("contest-mnist").items()
+        if k.partition(" | ")[0] in tasks
+    ]
+    days = " and ".join(sorted({row["date"] for row in rows}))
+    machine = f"{said['machine']}, {said['device']}, torch {said['torch']}"
+    return f"{days} on {machine}" if rows else "not run"
 
 
 def contested(task: str, method: str, part: str) -> np.ndarray:
@@ -335,6 +404,7 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "paths": path_entry,
     "ablation-paths": ablation_entry,
     "vgg": vgg_entry,
+    "cost-vgg": step_cost,
 }
 
 
@@ -461,7 +531,13 @@ PATHS = Sweep(
 VGG = Sweep(
     "geodesics-vgg",
     run,
-    {"full": lambda: [Spec("vgg-cifar10", "vgg11-bn")]},
-    text="A narrow VGG11 with BatchNorm: paths and sparsity.",
+    {
+        "cost": lambda: [
+            Spec("cost-vgg-0.25", f"{name} | {stage}")
+            for name, stage in itertools.product(("vgg11", "vgg16"), STAGES)
+        ],
+        "full": lambda: [Spec("vgg-cifar10", "vgg11-bn")],
+    },
+    text="A narrow VGG11 with BatchNorm: paths, sparsity, and what a step costs.",
     kept_as=entry,
 )
