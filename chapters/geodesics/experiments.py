@@ -225,6 +225,8 @@ def contested(task: str, method: str, part: str) -> np.ndarray:
 def contest_columns(heads: Mapping[str, str], part: str) -> list[dict[str, str]]:
     """The rows of a table of the contest with a column for each task, in percent.
 
+    The last column is the mean of the processor time of a run over the tasks.
+
     Args:
         heads: by heading the task in that column.
         part: the figure that is shown, with its standard error over the seeds.
@@ -238,10 +240,20 @@ def contest_columns(heads: Mapping[str, str], part: str) -> list[dict[str, str]]
             head: 100 * contested(task, method, part) for head, task in heads.items()
         }
         if any(map(len, found.values())):
-            rows.append(
-                {"method": method} | {k: _error_bar(v) for k, v in found.items()}
-            )
+            cells = {k: _error_bar(v) for k, v in found.items()}
+            times = [contested(task, method, "cpu") for task in heads.values()]
+            seconds = np.mean([v.mean() for v in times if len(v)])
+            rows.append({"method": method, **cells, "CPU s": f"{seconds:.1f}"})
     return rows
+
+
+def contest_whole(tasks: Mapping[str, str], least: int = 3) -> dict[str, str]:
+    """Those tasks of the contest in which every method has so many rows, by heading."""
+    return {
+        head: task
+        for head, task in tasks.items()
+        if min(len(contested(task, m, "cpu")) for m in CONTESTANTS[task]) >= least
+    }
 
 
 def _error_bar(values: np.ndarray) -> str:

@@ -56,7 +56,7 @@ def trained(name: str, seed: int, rows: int | None = None) -> nn.Module:
 
     Examples:
         >>> sum(p.numel() for p in lenet(side=14, batch_norm=True).parameters())
-        11210
+        11226
     """
     net = lenet(seed, side=14, batch_norm=True, dtype=torch.float32)
     return train_module(net, images(name, rows), seed=seed, **TRAIN)
