@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ def connect(
     a: nn.Module,
     b: nn.Module,
     data: Any,
-    labels: Tensor | bool | None = None,
+    labels: Tensor | np.ndarray | bool | None = None,
     *,
     method: Annotated[str, METHODS] = "arc",
     align: bool | None = None,

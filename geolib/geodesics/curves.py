@@ -162,6 +162,8 @@ def trained_curves(
 
 def labels_of(R: Realization, source: Any, x: Tensor | Rows) -> Tensor:
     """The classes of all inputs x, given as they are or read beside inputs in pairs."""
+    if isinstance(source, np.ndarray):
+        source = torch.from_numpy(source)
     if not isinstance(source, Tensor):
         pairs = Rows(source, None, torch.zeros(1), "labels", part=1)
         source = torch.cat([part.flatten() for part in pairs.split(PIECE)])
