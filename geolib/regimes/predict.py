@@ -26,13 +26,12 @@ from geolib.regimes.large_data import large_data, large_data_next
 from geolib.regimes.loss_curves import Curves, StiffError
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
-from geolib.regimes.prism import REGIMES, face
 from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
 from geolib.regimes.stepped import stepped_face
-from geolib.regimes.trace_words import KINDS, spectral_table, value
+from geolib.regimes.trace_words import KINDS, REGIMES, face, spectral_table, value
 
 ORDERS = (1, 2)
 FLOOR = 0.03  # share of the summed monomials below which a derivative counts as zero
