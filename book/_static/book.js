@@ -62,7 +62,8 @@ function markTheHeading() {
   };
   addEventListener("scroll", () => { if (!waiting) requestAnimationFrame(mark); waiting = true; }, { passive: true });
   mark();
-  document.documentElement.classList.add("marked");
+  const show = () => document.documentElement.classList.add("marked");
+  requestAnimationFrame(() => requestAnimationFrame(show)); // as they are by then
 }
 
 // A click on a heading sorts a table by that column, a second one the other way.
