@@ -16,7 +16,7 @@ from geolib.files import digest, digest_tree, locked, write_whole
 from .kernel import FIGURES
 from .notebook import PROFILES, Notebook, PressError, parameters
 
-FORMAT = b"6"  # raise when staging changes, so that every notebook is staged anew
+FORMAT = b"7"  # raise when staging changes, so that every notebook is staged anew
 PACKAGE = Path(__file__).parents[1]
 DATA = (".json", ".csv", ".py", ".npz")  # files of its chapter that a notebook may read
 

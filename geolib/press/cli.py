@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import geolib
-from geolib.files import write_whole
+from geolib.files import MissingExtra, write_whole
 
 from .build import Build
 from .job import Outcome
@@ -48,7 +48,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (PressError, OSError, ValueError) as problem:
+        except (PressError, OSError, ValueError, MissingExtra) as problem:
             text = str(problem)
             if isinstance(problem, OSError):  # a full disk, a folder, a port in use
                 name = f": {problem.filename}" if problem.filename else ""
