@@ -100,6 +100,7 @@ def test_a_pair_further_apart_than_the_bound():
     assert not replace(found, bounds={"jump": 0.99 * found.distance}).holds
 
 
+@pytest.mark.slow
 def test_a_geodesic_of_steps_that_are_too_long():
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
     R = Realization(init_(net, 0, bias_scale=0.5).double())
