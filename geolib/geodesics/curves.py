@@ -128,7 +128,7 @@ def trained_curves(
     S = FunctionSpace(R, x, space)
     if y is not None:
         y = check_labels(R(a[0], x[:1]).shape[1], y, len(x))
-        curve_loss = partial(_label_losses, y)
+        curve_loss: CurveLoss = partial(_label_losses, y)
     else:
         first, last = (R, R) if ends is None else ends
         curve_loss = arc_loss(S, first, last, a, b)
@@ -162,8 +162,6 @@ def trained_curves(
 
 def labels_of(R: Realization, source: Any, x: Tensor | Rows) -> Tensor:
     """The classes of all inputs x, given as they are or read beside inputs in pairs."""
-    if isinstance(source, np.ndarray):
-        source = torch.from_numpy(source)
     if not isinstance(source, Tensor):
         pairs = Rows(source, None, torch.zeros(1), "labels", part=1)
         source = torch.cat([part.flatten() for part in pairs.split(PIECE)])
