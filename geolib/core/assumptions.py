@@ -2,6 +2,7 @@ r"""What the core takes for granted of a module, checked on two samples at first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -109,6 +110,8 @@ class ModuleTrial:
                     raise
                 self.error = error
                 return False
+        if not math.isfinite(float(g.sum() + t.sum())):
+            self.error = FloatingPointError("it is not finite")
         noise = 30 * self.eps * float(z.norm()) / h
         gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
         pair = (g @ v / LARGE - (d * t).sum()).abs()
@@ -153,8 +156,7 @@ class ModuleTrial:
         return self.R.run(named, self.x if x is None else x, self.constants)
 
     def outputs(self, theta: Tensor, x: Inputs | None = None) -> Tensor:
-        with torch.no_grad():
-            return self.run(self.R.unflatten(theta), x)
+        return self.run(self.R.unflatten(theta), x).detach()
 
     def leaves(self, theta: Tensor) -> dict[str, Tensor]:
         named = self.R.unflatten(theta).items()
@@ -173,8 +175,8 @@ class ModuleTrial:
     def state(self, theta: Tensor) -> Tensor:
         """The outputs of a pass that is watched."""
         held = {n: t.clone() for n, t in self.R.unflatten(theta).items()}
-        with self.untouched(held), torch.no_grad():
-            return self.run(held)
+        with self.untouched(held):
+            return self.run(held).detach()
 
     @contextmanager
     def untouched(self, held: Mapping[str, Tensor]) -> Iterator[None]:
@@ -232,7 +234,6 @@ class ModuleTrial:
                     torch.finfo(torch.double).eps,
                 )
                 self.x, self.off = map_inputs(_double, self.x), NEAR * self.size
-                self.constants = {n: _double(t) for n, t in self.constants.items()}
             self.error = None
             if self.eps < ROUGH and any(map(self.all_hold, (1, 2))):
                 return
@@ -243,7 +244,8 @@ class ModuleTrial:
         ]
         finding, bad = "differences of its outputs are not its derivative", _cuts
         if self.error is not None:
-            finding, bad = f"its derivative ends in an error: {self.error}", self.lacks
+            said = str(self.error).partition("\n")[0]
+            finding, bad = f"its derivative ends in an error: {said}", self.lacks
         self.refuse("derivative", finding, bad, where=where)
 
     def same(self, a: list[Tensor], b: list[Tensor]) -> bool:

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients, unbiased
-from .validation import Inputs, expect, outside_inference, require_matching
+from .validation import (
+    Inputs,
+    expect,
+    map_inputs,
+    outside_inference,
+    require_matching,
+    single,
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Linearization:
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
     `jvp`. Where an operation cannot be differentiated twice, `jvp` runs in forward mode,
-    at one more forward pass each.
+    at one more forward pass each; where it lacks that too (`EmbeddingBag`, `cdist`),
+    from the Jacobian, whose n*o rows are one backward pass each, once.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -177,7 +185,12 @@ class Linearization:
         except RuntimeError as error:
             if self.again is None or not lacks_formula(error):
                 raise
+        try:
             return torch.stack(list(map(self._pushed, v))) if many else self._pushed(v)
+        except RuntimeError as error:
+            if not lacks_formula(error):
+                raise
+            return torch.einsum("nop,...p->...no", self._rows, v)
 
     def _pushed(self, v: Tensor) -> Tensor:
         """As :meth:`jvp`, in forward mode: by running the model again."""
@@ -187,6 +200,22 @@ class Linearization:
         run, x = self.again.run, self.again.x
         z = torch.func.jvp(lambda named: run(named, x), (named,), (tangents,))[1]
         return z.reshape(self.outputs.shape)
+
+    def single(self) -> Linearization:
+        """The model run again in float32, where it is in half precision.
+
+        Raises:
+            TypeError: it is not known how to run it.
+        """
+        if self.again is None:
+            raise TypeError(
+                f"L: solving works in float32, of weights in {self.outputs.dtype} too; "
+                "expected to know how to run the model again (R.linearize)"
+            )
+        leaves = {n: single(t.detach()) for n, t in self.leaves.items()}
+        for t in leaves.values():
+            t.requires_grad_()
+        return self.again.linearize(leaves, map_inputs(single, self.again.x))
 
     def transpose(self) -> tuple[Tensor, Tensor]:
         """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
@@ -228,6 +257,15 @@ class Linearization:
                 if not lacks_formula(error):
                     raise
                 # an operation without a second derivative: row by row
+        return self._row_by_row(chunk)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """The Jacobian, kept for products where torch has no other way to them."""
+        return self._row_by_row(256)
+
+    def _row_by_row(self, chunk: int) -> Tensor:
+        n, o = self.outputs.shape
         rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))

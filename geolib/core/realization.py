@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 
 from geolib.core.assumptions import ModuleTrial
 from geolib.core.linear_calls import CallRecorder
@@ -20,12 +21,14 @@ from geolib.core.validation import (
     Inputs,
     expect,
     map_inputs,
+    num_samples,
     outside_inference,
     require_matching,
     require_vector,
     tensors,
 )
 
+WAITS = "_checkpoint_without_reentrant_generator"  # what sets up a checkpoint
 MODE_DEPENDENT: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm
     nn.modules.dropout._DropoutNd,
@@ -150,7 +153,7 @@ class Realization:
         like = next(iter(parameters.values()))
         args, kwargs = self._arguments(x)
         fixed = self._constants_like(like) if constants is None else constants
-        state = {**fixed, **parameters}
+        state = {**_like(fixed, like), **parameters}
         state |= {n: state[k] for n, k in self._aliases.items()}
         kept = [(m, _held(m)) for m in self._rewritten]
         with _differentiable_kernels(self._recurrent and like.is_cuda):
@@ -171,6 +174,7 @@ class Realization:
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
         """Run the forward pass once; see :class:`Linearization`."""
         self._require(theta, x)
+        expect(num_samples(x), "x", "at least one sample", 0)
         self.check(theta, x)
         with differentiation():
             named = self.unflatten(outside_inference(theta.detach()))
@@ -274,7 +278,8 @@ class Realization:
                 named[n].copy_(t)
 
     def _arguments(self, x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if isinstance(x, Mapping) and set(x) <= self._keywords:
+        known = self._keywords
+        if isinstance(x, Mapping) and (known is None or set(x) <= known):
             return (), dict(x)
         if not isinstance(x, tuple):
             return (x,), {}
@@ -292,10 +297,7 @@ class Realization:
     def _constants_like(self, like: Tensor) -> dict[str, Tensor]:
         key = (like.dtype, like.device)
         if key not in self._cast:
-            self._cast[key] = {
-                n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype)
-                for n, c in self._constants.items()
-            }
+            self._cast[key] = _like(self._constants, like)
         return self._cast[key]
 
     def _require_evaluation_mode(self) -> None:
@@ -362,6 +364,14 @@ class Recording(CallRecorder):
         return Linearization(z, self.leaves, self.calls, again)
 
 
+def _like(constants: Mapping[str, Tensor], like: Tensor) -> dict[str, Tensor]:
+    """Constants on the device and, where they are real, of the dtype of a tensor."""
+    return {
+        n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype)
+        for n, c in constants.items()
+    }
+
+
 def _why_not_a_function(m: nn.Module) -> str | None:
     """Why the layer's output is not a function of theta and of its own sample."""
     if isinstance(m, nn.modules.batchnorm._BatchNorm):
@@ -388,8 +398,13 @@ def _why_not_a_function(m: nn.Module) -> str | None:
 def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None:
     for name, m in module.named_modules():
         if isinstance(m, torch.jit.ScriptModule | nn.DataParallel):
-            wanted = "the nn.Module in it, whose parameters can be put in its calls"
-            expect(False, "module", wanted, f"{type(m).__name__} at {name!r}")
+            parallel = isinstance(m, nn.DataParallel)
+            why = "which copies it" if parallel else "whose code is compiled"
+            hint = "its `.module`" if parallel else "the nn.Module that it was made of"
+            raise ValueError(
+                f"module: other parameters cannot be put in the calls of {name or '(root)'} "
+                f"({type(m).__name__}), {why}; expected {hint}"
+            )
     odd = [n for n, p in module.named_parameters() if not p.is_floating_point()]
     if odd:
         raise TypeError(f"module: parameter {odd[0]!r} is not real floating point")
@@ -472,22 +487,39 @@ def _rows(x: Inputs) -> int:
     return sizes.pop() if len(sizes) == 1 else 0
 
 
-def _forward_arguments(module: nn.Module) -> tuple[set[str], float]:
+def _forward_arguments(module: nn.Module) -> tuple[set[str] | None, float]:
     """Names that `forward` takes as keywords, and how many arguments in order."""
     taken = inspect.signature(module.forward).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = {q.name for q in taken if q.kind in named}
+    names: set[str] | None = {q.name for q in taken if q.kind in named}
     endless = any(q.kind is q.VAR_POSITIONAL for q in taken)
     ordered = sum(q.kind <= q.POSITIONAL_OR_KEYWORD for q in taken)
+    if not ordered and any(q.kind is q.VAR_KEYWORD for q in taken):
+        names = None  # all of them: what wraps another module
     return names, math.inf if endless else ordered
 
 
+def _nothing(*given: Any, **options: Any) -> Iterator[None]:
+    """What goes before and after the layers of a checkpoint: nothing."""
+    yield
+
+
 def _differentiable_kernels(recurrent: bool) -> ExitStack:
-    """Fused attention and cuDNN's recurrent layers lack (second) derivatives."""
+    """Fused attention and cuDNN's recurrent layers lack (second) derivatives.
+
+    A checkpoint would run its layers again when a derivative is taken, with the module's
+    own weights: they run as they are, and their activations are kept.
+    """
     stack, mha, cudnn = ExitStack(), torch.backends.mha, torch.backends.cudnn
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
     stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
     mha.set_fastpath_enabled(False)  # of whole encoder blocks
     if recurrent:
         stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
+    stack.callback(setattr, checkpoint, WAITS, getattr(checkpoint, WAITS))
+    setattr(checkpoint, WAITS, _nothing)
+    if "apply" not in vars(checkpoint.CheckpointFunction):  # of torch's own
+        stack.callback(delattr, checkpoint.CheckpointFunction, "apply")
+        plain = staticmethod(lambda function, _, *given: function(*given))
+        checkpoint.CheckpointFunction.apply = plain  # type: ignore[method-assign]
     return stack

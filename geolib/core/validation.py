@@ -21,6 +21,14 @@ def tensors(x: Inputs) -> list[Tensor]:
         return [x]
     fits = isinstance(x, Mapping | tuple | list)
     expect(fits, "x", "a tensor, a dict or a tuple of tensors", type(x))
+    entries = x.items() if isinstance(x, Mapping) else enumerate(x)
+    for name, v in entries:
+        inner = v.values() if isinstance(v, Mapping) else v
+        nested = isinstance(v, Mapping | tuple | list) and any(
+            isinstance(t, Tensor) for t in inner
+        )
+        wanted = "tensors, and what holds none: its samples could not be told apart"
+        expect(not nested, "x", wanted, f"{type(v).__name__} of tensors at {name!r}")
     values = x.values() if isinstance(x, Mapping) else x
     return [v for v in values if isinstance(v, Tensor)]
 
@@ -47,7 +55,8 @@ def outside_inference(t: Tensor) -> Tensor:
 def num_samples(x: Inputs) -> int:
     """Length of the leading axis, the same for each tensor with at least one axis."""
     sizes = {t.shape[0] for t in tensors(x) if t.ndim > 0}
-    wanted = "tensors with one common leading axis (the samples)"
+    wanted = "tensors with one common leading axis, the samples (what is none of the "
+    wanted += "samples', as a mask of positions, is a buffer of the module)"
     expect(len(sizes) == 1, "x", wanted, f"leading sizes {sorted(sizes)}")
     return sizes.pop()
 
@@ -74,13 +83,9 @@ def require_vector(name: str, v: Tensor, size: int, like: Tensor, other: str) ->
     require_matching(name, v, like, other)
 
 
-def require_factorisable(what: str, dtype: torch.dtype) -> None:
-    """Refuse half precision, in which torch factorises no matrix."""
-    if dtype in (torch.float16, torch.bfloat16):
-        raise TypeError(
-            f"theta: {what} factorises matrices, which torch does not do in {dtype}; "
-            "use float32 (module.float()), or solve by 'cg'"
-        )
+def single(t: Tensor) -> Tensor:
+    """The tensor, in float32 if it is in half precision: torch factorises none of that."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
 def require_finite(name: str, t: Tensor) -> None:

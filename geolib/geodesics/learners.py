@@ -315,7 +315,8 @@ class InvariantPath(Learner):
     ) -> Tensor:
         """The weights after the damped step down `slope`, if `value` falls there."""
         limit = self.iterations
-        step = G.solve(slope, self.damping, "cg", tol=1e-6, max_iterations=limit).x
+        found = G.solve(slope, self.damping, "cg", tol=1e-6, max_iterations=limit)
+        step = found.x.to(w)
         # exact at any stage of conjugate gradients: step . (model step) = step . slope
         promised = (step @ slope + self.damping * step @ step).item() / 2
         won = value(w) - value(w - step)

@@ -180,7 +180,7 @@ def tried_step(
     G = space.metric(w, rows)
     slope = free * G.pull(space.drift_covector(G, target))
     plan = {"tol": 1e-6, "max_iterations": iterations, "free": free}
-    theta = G.solve(slope, damping, "cg", **plan).x  # type: ignore[arg-type]
+    theta = G.solve(slope, damping, "cg", **plan).x.to(w)  # type: ignore[arg-type]
     promised = (theta @ slope + damping * theta @ theta).item() / 2
 
     def value(u: Tensor) -> float:

@@ -303,7 +303,7 @@ class LocalGeometry:
         """
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
-            return s.x
+            return s.x.to(v)
         A = _finite(self.A)  # forms J, and with it every vjp is a product
         if metric is not None:
             M = metric() if callable(metric) else metric
