@@ -93,8 +93,6 @@ class ModuleTrial:
         named = self.R.unflatten(self.theta).items()
         leaves = {n: t.add(parts[n], alpha=self.off) for n, t in named}
         with self.untouched(leaves):
-            for t in leaves.values():
-                t.requires_grad_()
             try:
                 L = self.L = Rerun(self.run, self.x).linearize(leaves, self.x)
                 self.padding(L)
@@ -104,7 +102,7 @@ class ModuleTrial:
                     moved = self.outputs(self.theta.add(v, alpha=self.off + k), copies)
                     d[i] = (moved[0].flatten() - z[i]) / k
                     self.reset()
-                g, t = L.vjp_and_jvp(LARGE * d, v)
+                g, t = L.vjp(LARGE * d), L.jvp(v)
             except (RuntimeError, TypeError, IndexError, ValueError) as error:
                 if isinstance(error, AssumptionError | torch.OutOfMemoryError):
                     raise
@@ -157,10 +155,6 @@ class ModuleTrial:
 
     def outputs(self, theta: Tensor, x: Inputs | None = None) -> Tensor:
         return self.run(self.R.unflatten(theta), x).detach()
-
-    def leaves(self, theta: Tensor) -> dict[str, Tensor]:
-        named = self.R.unflatten(theta).items()
-        return {n: t.detach().requires_grad_() for n, t in named}
 
     def first(self, theta: Tensor) -> Tensor:
         """As `state`; what torch says of inputs that do not fit is said of x."""
@@ -227,7 +221,7 @@ class ModuleTrial:
 
     def derivatives(self) -> None:
         """A doubt may be a kink or rounding: look elsewhere, and in float64."""
-        for fine in (False, True):
+        for look, fine in ((1, False), (2, True)):
             if fine:
                 self.theta, self.eps = (
                     self.theta.double(),
@@ -235,7 +229,7 @@ class ModuleTrial:
                 )
                 self.x, self.off = map_inputs(_double, self.x), NEAR * self.size
             self.error = None
-            if self.eps < ROUGH and any(map(self.all_hold, (1, 2))):
+            if self.eps < ROUGH and self.all_hold(look):
                 return
         where = [
             f"the autograd.Function behind {node.name()}"
@@ -277,7 +271,8 @@ class ModuleTrial:
     def refuse(self, assumption, finding, bad, x=None, where=()) -> NoReturn:
         """Blame the first call that is `bad` in two passes, the second perhaps on x."""
         if not where:
-            run, calls = partial(self.run, self.leaves(self.theta)), []
+            named = self.R.unflatten(self.theta.requires_grad_())
+            run, calls = partial(self.run, named), []
             for q in (self.x, x):
                 calls.append(named_calls(partial(run, q), self.R.label))
                 if x is not None:

@@ -67,10 +67,12 @@ class Rerun:
     x: Inputs
     certificates: dict[tuple, list[bool]] = field(default_factory=dict)
 
-    def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
+    def linearize(self, named: Mapping[str, Tensor], x: Inputs) -> Linearization:
         """Run the model once on `x`, recorded, and keep the graph."""
-        with differentiation(), CallRecorder(leaves) as recorder:
-            z = self.run(leaves, x)
+        with differentiation():
+            leaves = {n: t.detach().requires_grad_() for n, t in named.items()}
+            with CallRecorder(leaves) as recorder:
+                z = self.run(leaves, x)
         return Linearization(z, leaves, recorder.calls, replace(self, x=x))
 
 
@@ -173,8 +175,10 @@ class Linearization:
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
-        u, tensors = self._transposed()
-        pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
+        (u, tensors), sources = self._transposed(), self._sources()
+        added = [call.push(*self._parts(v, call)) for call in sources.calls]
+        added += [self._part(v, name) for name in sources.rest]
+        pairs = zip(tensors, added, strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
         grads, tangents = map(list, zip(*moving, strict=True)) if moving else ([], [])
         many = v.ndim == 2
@@ -190,7 +194,7 @@ class Linearization:
         except RuntimeError as error:
             if not lacks_formula(error):
                 raise
-            return torch.einsum("nop,...p->...no", self._rows, v)
+            return torch.einsum("nop,...p->...no", self.rows, v)
 
     def _pushed(self, v: Tensor) -> Tensor:
         """As :meth:`jvp`, in forward mode: by running the model again."""
@@ -212,21 +216,8 @@ class Linearization:
                 f"L: solving works in float32, of weights in {self.outputs.dtype} too; "
                 "expected to know how to run the model again (R.linearize)"
             )
-        leaves = {n: single(t.detach()) for n, t in self.leaves.items()}
-        for t in leaves.values():
-            t.requires_grad_()
-        return self.again.linearize(leaves, map_inputs(single, self.again.x))
-
-    def transpose(self) -> tuple[Tensor, Tensor]:
-        """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
-
-        For second derivatives of graphs without recorded calls.
-        """
-        with differentiation():
-            if self._sources().calls:
-                raise ValueError("transpose: this graph cannot be differentiated twice")
-            u, g = self._transposed()
-            return u, torch.cat([t.reshape(-1) for t in g])
+        named = {n: single(t) for n, t in self.leaves.items()}
+        return self.again.linearize(named, map_inputs(single, self.again.x))
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u for u of shape (n, o), shape (p,); a batch (k, n, o) gives (k, p)."""
@@ -257,15 +248,6 @@ class Linearization:
                 if not lacks_formula(error):
                     raise
                 # an operation without a second derivative: row by row
-        return self._row_by_row(chunk)
-
-    @cached_property
-    def _rows(self) -> Tensor:
-        """The Jacobian, kept for products where torch has no other way to them."""
-        return self._row_by_row(256)
-
-    def _row_by_row(self, chunk: int) -> Tensor:
-        n, o = self.outputs.shape
         rows = self.outputs.new_empty(n * o, self.p)
         for start in range(0, n * o, chunk):
             index = torch.arange(start, min(start + chunk, n * o))
@@ -273,6 +255,13 @@ class Linearization:
             seeds[torch.arange(len(index)), index] = 1.0
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The Jacobian by one backward pass a row, where torch can batch none of it."""
+        unit = torch.eye(self.outputs.numel()).to(self.outputs)
+        grads = [self.vjp(e.view_as(self.outputs)) for e in unit]
+        return torch.stack(grads).view(*self.outputs.shape, self.p)
 
     def _columns(self, chunk: int) -> Tensor:
         """The Jacobian column by column."""
@@ -296,12 +285,6 @@ class Linearization:
         """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
         return self._gradients([call.edge for call in calls], u)
 
-    def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
-        """As :meth:`vjp` of one u, only for the named parameters, in that order."""
-        u = self._check("u", u, tuple(self.outputs.shape))
-        grads = self._gradients([self.leaves[n] for n in names], u)
-        return torch.cat([g.reshape(-1) for g in grads])
-
     def _sources(self) -> _Sources:
         """Outputs of the linear layers, and the parameters that none of them holds."""
         exact = self.linear_calls()
@@ -315,12 +298,6 @@ class Linearization:
             tensors += [self.leaves[n] for n in rest]
             self._plan = _Sources(exact, calls, rest, tensors)
         return self._plan
-
-    def _tangents(self, sources: _Sources, v: Tensor) -> list[Tensor]:
-        """What v (p,) or (k, p) adds to each source, to first order."""
-
-        pushed = [call.push(*self._parts(v, call)) for call in sources.calls]
-        return pushed + [self._part(v, name) for name in sources.rest]
 
     def _part(self, v: Tensor, name: str) -> Tensor:
         """The view of a flat v, (p,) or (k, p), that is one parameter's."""
@@ -345,27 +322,11 @@ class Linearization:
             self._part(out, name).copy_(g)
         return out
 
-    def vjp_and_jvp(
-        self, u: Annotated[Tensor, "n o"], v: Annotated[Tensor, "self.p"]
-    ) -> tuple[Tensor, Tensor]:
-        """J^T u and J v, of one backward pass and its transpose."""
-        u = self._check("u", u, tuple(self.outputs.shape))
-        v = self._check("v", v, (self.p,))
-        if not self.graph.requires_grad:
-            return torch.zeros_like(v), torch.zeros_like(u)
-        with differentiation():
-            _, grads = self._transposed(u)
-            found = [t.detach() for t in grads]
-            return self._gathered(
-                self._sources(), found, torch.empty_like(v)
-            ), self._jvp(v)
-
-    def _transposed(self, at: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """A dummy u, zero or `at`, and the sources' gradients as a graph in u; made once."""
+    def _transposed(self) -> tuple[Tensor, list[Tensor]]:
+        """A dummy u and the sources' gradients as a graph in u; made once."""
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
-            u = torch.zeros_like(self.outputs) if at is None else at.clone()
-            u.requires_grad_()
+            u = torch.zeros_like(self.outputs, requires_grad=True)
             g = gradients(self.graph, sources.tensors, u, create_graph=True)
             self._transpose = (sources, u, g)
         return self._transpose[1:]

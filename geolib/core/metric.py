@@ -94,8 +94,7 @@ class PullbackMetric:
         require_finite("theta", theta)
 
         def linearizations() -> Iterator[tuple[slice, Linearization]]:
-            for samples, x in self.data:
-                yield samples, self.R.linearize(theta, x)
+            return ((samples, self.R.linearize(theta, x)) for samples, x in self.data)
 
         given = linearizations, theta, self.data.n, self.output_metric
         return Metric(*given, scale=self.scale, streamed=not self.data.single)
@@ -158,11 +157,7 @@ class Metric:
         Cost: none.
         """
         metric, n = output_metric or Euclidean(), len(L.outputs)
-
-        def linearizations() -> Iterator[tuple[slice, Linearization]]:
-            yield slice(0, n), L
-
-        return cls(linearizations, L.theta, n, metric, scale=1 / n)
+        return cls(lambda: iter([(slice(0, n), L)]), L.theta, n, metric, scale=1 / n)
 
     def __repr__(self) -> str:
         return f"Metric(p={self.p}, n={self.n}, {self.output_metric})"
@@ -186,12 +181,9 @@ class Metric:
         if theta is self.theta:
             return self
 
-        def linearizations() -> Iterator[tuple[slice, Linearization]]:
-            for samples, L in self._linearizations():
-                yield samples, L.single()
-
-        given = linearizations, theta, self.n, self.output_metric
-        return Metric(*given, scale=self.scale, streamed=self.streamed)
+        given = theta, self.n, self.output_metric
+        runs = lambda: ((s, L.single()) for s, L in self._linearizations())  # noqa: E731
+        return type(self)(runs, *given, scale=self.scale, streamed=self.streamed)
 
     @cached_property
     def _only(self) -> tuple[slice, Linearization, LocalMetric]:
@@ -291,7 +283,8 @@ class Metric:
 
     def trace(self) -> float:
         """The sum of G's eigenvalues."""
-        return sum(float(A.square_sum()) for A in self.row_batches())
+        rows = (part for A in self.row_batches() for part in A.chunks(CHUNK))
+        return sum(float(part.square().sum()) for part in rows)
 
     def spectrum(self, k: int | None = None, *, vectors: bool = False) -> Spectrum:
         """The k largest eigenvalues (all by default), with vectors if asked for.

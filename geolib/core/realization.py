@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
@@ -178,9 +178,8 @@ class Realization:
         self.check(theta, x)
         with differentiation():
             named = self.unflatten(outside_inference(theta.detach()))
-            leaves = {n: t.detach().requires_grad_() for n, t in named.items()}
             x = map_inputs(outside_inference, x)
-        return self._rerun(self.run, x).linearize(leaves, x)
+            return Rerun(self.run, x, self._certificates).linearize(named, x)
 
     def check(
         self, theta: Tensor, x: Inputs, constants: Mapping[str, Tensor] | None = None
@@ -198,7 +197,7 @@ class Realization:
 
         Cost: some eight forward passes of two samples, at first use.
         """
-        mode, count = tuple(m.training for m in self._layers), min(2, _rows(x))
+        mode, count = tuple(m.training for m in self._layers), min(2, num_samples(x))
         done = self._checked.get(mode, 0 if self._check else 2)
         if done >= count or torch._C._functorch.peek_interpreter_stack() is not None:
             return
@@ -227,9 +226,6 @@ class Realization:
         names = [n for n, m in self.module.named_modules() if m is layer]
         name = names[0] or "(root)" if names else "?"
         return f"layer {name!r} ({type(layer).__name__})"
-
-    def _rerun(self, run: Callable[..., Tensor], x: Inputs) -> Rerun:
-        return Rerun(run, x, self._certificates)
 
     def _require(self, theta: Tensor, x: Inputs) -> None:
         require_vector("theta", theta, self.p, theta, "theta")
@@ -360,7 +356,8 @@ class Recording(CallRecorder):
         z = _logits(self.outputs)
         state = {n: t.detach() for n, t in self.R._live_constants().items()}
         self.R.check(self.R.flatten(self.leaves), self.inputs, state)
-        again = self.R._rerun(partial(self.R.run, constants=state), self.inputs)
+        run = partial(self.R.run, constants=state)
+        again = Rerun(run, self.inputs, self.R._certificates)
         return Linearization(z, self.leaves, self.calls, again)
 
 
@@ -398,13 +395,12 @@ def _why_not_a_function(m: nn.Module) -> str | None:
 def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None:
     for name, m in module.named_modules():
         if isinstance(m, torch.jit.ScriptModule | nn.DataParallel):
-            parallel = isinstance(m, nn.DataParallel)
-            why = "which copies it" if parallel else "whose code is compiled"
-            hint = "its `.module`" if parallel else "the nn.Module that it was made of"
-            raise ValueError(
-                f"module: other parameters cannot be put in the calls of {name or '(root)'} "
-                f"({type(m).__name__}), {why}; expected {hint}"
-            )
+            why = "whose code is compiled; expected the nn.Module that it was made of"
+            if isinstance(m, nn.DataParallel):
+                why = "which copies it; expected its `.module`"
+            place = f"{name or '(root)'} ({type(m).__name__})"
+            what = f"other parameters cannot be put in the calls of {place}"
+            raise ValueError(f"module: {what}, {why}")
     odd = [n for n, p in module.named_parameters() if not p.is_floating_point()]
     if odd:
         raise TypeError(f"module: parameter {odd[0]!r} is not real floating point")
@@ -479,12 +475,6 @@ def _restore(m: nn.Module, was: tuple[dict[str, Any], dict[str, Any]]) -> bool:
             now.clear()
             now.update(old)
     return not same
-
-
-def _rows(x: Inputs) -> int:
-    """The number of samples; 0 where the inputs have no common leading axis."""
-    sizes = {len(t) for t in tensors(x) if t.ndim}
-    return sizes.pop() if len(sizes) == 1 else 0
 
 
 def _forward_arguments(module: nn.Module) -> tuple[set[str] | None, float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from geolib.files import ArgumentError as ArgumentError
 from geolib.files import expect as expect
@@ -21,16 +22,13 @@ def tensors(x: Inputs) -> list[Tensor]:
         return [x]
     fits = isinstance(x, Mapping | tuple | list)
     expect(fits, "x", "a tensor, a dict or a tuple of tensors", type(x))
-    entries = x.items() if isinstance(x, Mapping) else enumerate(x)
-    for name, v in entries:
-        inner = v.values() if isinstance(v, Mapping) else v
-        nested = isinstance(v, Mapping | tuple | list) and any(
-            isinstance(t, Tensor) for t in inner
-        )
+    found: list[Tensor] = []
+    for v in x.values() if isinstance(x, Mapping) else x:
+        held = [t for t in tree_leaves(v) if isinstance(t, Tensor)]
         wanted = "tensors, and what holds none: its samples could not be told apart"
-        expect(not nested, "x", wanted, f"{type(v).__name__} of tensors at {name!r}")
-    values = x.values() if isinstance(x, Mapping) else x
-    return [v for v in values if isinstance(v, Tensor)]
+        expect(not held or held[0] is v, "x", wanted, f"{type(v).__name__} of tensors")
+        found += held
+    return found
 
 
 def map_inputs(fn: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:

@@ -227,8 +227,6 @@ class LocalGeometry:
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
         """s(u) = J^T u as a graph in both u and the parameters."""
-        if self.metric is None:  # the graph that J's columns come from
-            return self.linearization.transpose()
         u = torch.zeros_like(self.z, requires_grad=True)
         return u, flatten(self._grad(self.graph, u))
 
