@@ -1,19 +1,15 @@
 """Networks of many kinds of layers with a stratum planted in them, or none.
 
-`python planted_layers.py` in this folder draws 500 networks with BatchNorm, LayerNorm,
-convolutions or attention and stores what `find_strata` says of them in
-`measured/planted.json`. The rule is that of `planted.py`. Some weights that look like a
-stratum are none: a cut unit, or a constant one, under LayerNorm, which takes the mean over
-all units, and a constant channel that is read with a padded border. To verify one of these
-counts as invented.
+BatchNorm, LayerNorm, convolutions or attention; the rule is that of `planted.py`, and
+`geolib sweep planted-layers` measures what `find_strata` says of them. Some weights that
+look like a stratum are none: a cut unit, or a constant one, under LayerNorm, which takes
+the mean over all units, and a constant channel that is read with a padded border. To
+verify one of these counts as invented.
 """
 
 from __future__ import annotations
 
-import platform
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,13 +17,10 @@ from torch import Tensor, nn
 
 from geolib.core import init_, normal
 from geolib.stratifolds import find_strata
-from geolib.sweep import keep, measured
 
 FAMILIES = ("BatchNorm", "LayerNorm", "convolution", "attention")
 KINDS = ("overlap", "dead output", "constant unit", "none")
 ACTIVATIONS = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU)
-STORED = Path(__file__).parent / "measured" / "planted.json"
-FIRST, COUNT, BLOCK = 9000, 500, 25
 
 
 @dataclass(frozen=True)
@@ -181,17 +174,3 @@ def trial(number: int) -> Layered:
     right = [s for s in found if s.units == units and s.kind in (kind, "dormant unit")]
     wrong = [s for s in found if s.kind != "dormant unit" and not (true and s in right)]
     return Layered(family, kind, depth, true, true and not right, bool(wrong))
-
-
-if __name__ == "__main__":
-    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()),
-             "torch": torch.__version__.split("+")[0], "machine": platform.machine(),
-             "first": FIRST}  # fmt: skip
-    for start in range(FIRST, FIRST + COUNT, BLOCK):
-        if str(start) not in measured(STORED).entries:
-            trials = [trial(start + k) for k in range(BLOCK)]
-            rows = [
-                [t.family, t.kind, t.depth, t.true, t.missed, t.invented]
-                for t in trials
-            ]
-            keep(STORED, {str(start): rows}, about)

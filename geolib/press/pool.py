@@ -54,18 +54,18 @@ def resolve_device(device: str, elsewhere: bool = False) -> str:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise PressError(f"device: expected auto, cpu or cuda, got {device!r}")
-    if elsewhere or device == "cpu":
+    # What is built for the CPU is known without the seconds that importing torch takes.
+    without = device == "auto" and "+cpu" in version("torch")
+    if elsewhere or without or device == "cpu":
         return "cuda" if device == "cuda" else "cpu"
-    if device == "auto" and "+cpu" in version("torch"):
-        return "cpu"  # known without the seconds that importing torch takes
     import torch
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
         where = f"torch {torch.__version__} sees no CUDA device on this machine"
         raise PressError(f"device: cuda was asked for, but {where}")
-    return device
+    return "cpu"
 
 
 def hardware(device: str) -> str:
@@ -214,12 +214,13 @@ class _Pool:
 
     def _one(self, n: Notebook, progress: Progress) -> Outcome:
         """Execute in a worker process; stage on success, keep the partial on failure."""
+        import nbformat
+
         doing = "read"
         try:
             if n.facts.fault:
                 return self._refuse(n)
-            job, doing = self._job(n), "written"
-            work = self.build.work(n)
+            job, doing, work = self._job(n), "written", self.build.work(n)
             cells = job.notebook.count('"cell_type"')
             if self.settings.scheduler:
                 gpu = self.inputs[n].hardware != "cpu"
@@ -227,7 +228,9 @@ class _Pool:
             else:
                 cell = partial(progress.cell, n.name, cells=cells)
                 outcome = job.run(work, self.running, cell)
-            self._keep(n, work / "executed.ipynb", outcome)
+            executed = work / "executed.ipynb"
+            found = nbformat.read(executed, as_version=4) if executed.exists() else None
+            self._keep(n, found, outcome)
             shutil.rmtree(work, ignore_errors=True)
             return outcome
         except OSError as problem:
@@ -250,27 +253,22 @@ class _Pool:
 
     def _refuse(self, n: Notebook) -> Outcome:
         """The outcome of a text that cannot be run; its page shows the text alone."""
-        facts = n.facts
+        facts, nb = n.facts, None
         outcome = Outcome(n.name, "failed", 0.0, facts.cell, facts.line, facts.fault)
         if facts.cell is not None:
-            import nbformat
-
             nb = n.read(self.inputs[n].text)
             codes = [i for i, c in enumerate(nb.cells) if c.cell_type == "code"]
             nb.metadata["geolib"] = {"last": codes[facts.cell - 1]}
-            work = self.build.work(n)
-            work.mkdir(parents=True, exist_ok=True)
-            (work / "executed.ipynb").write_text(nbformat.writes(nb), "utf-8")
-        self._keep(n, self.build.work(n) / "executed.ipynb", outcome)
+        self._keep(n, nb, outcome)
         return outcome
 
-    def _keep(self, n: Notebook, executed: Path, outcome: Outcome) -> None:
+    def _keep(self, n: Notebook, nb: Any, outcome: Outcome) -> None:
+        """Store the executed notebook, or what there is of it after a failure."""
         import nbformat
 
         from .staging import reference, staged
 
         build, inputs = self.build, self.inputs[n]
-        nb = nbformat.read(executed, as_version=4) if executed.exists() else None
         modules = nb.metadata.get("geolib", {}).get("modules") if nb else None
         if outcome.status == "failed":
             text = text_of(nb or nbformat.v4.new_notebook())
@@ -278,7 +276,7 @@ class _Pool:
             build.keep(build.failed(n), text, inputs, modules, error=error)
             return
         if nb is None:
-            raise FileNotFoundError(2, "no executed notebook", str(executed))
+            raise FileNotFoundError(2, "no executed notebook", n.name)
         pair = reference(nb)
         page = staged(nb, f"chapters/{n.name}.md")
         device = "cpu" if inputs.hardware == "cpu" else "cuda"

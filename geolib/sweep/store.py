@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from geolib.files import expect, write_whole
+from geolib.files import expect, need, write_whole
 
 STALE = 86_400.0  # seconds after which a dead writer's temporary file is removed
 S = TypeVar("S")
@@ -150,6 +150,7 @@ class Store:
 
     def table(self, sweep: str) -> Any:
         """The rows of the newest version as a pandas data frame."""
+        need("pandas", "sweep")
         import pandas as pd
 
         return pd.json_normalize(self.rows(sweep))
