@@ -223,10 +223,8 @@ class ModuleTrial:
         """A doubt may be a kink or rounding: look elsewhere, and in float64."""
         for look, fine in ((1, False), (2, True)):
             if fine:
-                self.theta, self.eps = (
-                    self.theta.double(),
-                    torch.finfo(torch.double).eps,
-                )
+                self.theta = self.theta.double()
+                self.eps = torch.finfo(self.theta.dtype).eps
                 self.x, self.off = map_inputs(_double, self.x), NEAR * self.size
             self.error = None
             if self.eps < ROUGH and self.all_hold(look):

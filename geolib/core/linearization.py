@@ -212,10 +212,8 @@ class Linearization:
             TypeError: it is not known how to run it.
         """
         if self.again is None:
-            raise TypeError(
-                f"L: solving works in float32, of weights in {self.outputs.dtype} too; "
-                "expected to know how to run the model again (R.linearize)"
-            )
+            what = "half precision is solved for in float32"
+            raise TypeError(f"L: {what}; expected one that R.linearize made")
         named = {n: single(t) for n, t in self.leaves.items()}
         return self.again.linearize(named, map_inputs(single, self.again.x))
 

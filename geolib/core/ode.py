@@ -161,6 +161,7 @@ def integrate(
     expect(grid and all(map(math.isfinite, grid)), "times", "finite numbers", grid)
     monotone = all(s > 0 for s in steps) or all(s < 0 for s in steps)
     expect(monotone, "times", "a strictly monotone sequence", grid)
+    expect(y0.numel(), "y0", "at least one number", tuple(y0.shape))
     run = _Run(field, y0, batched, observer, max_steps)
     if method == "dopri5":
         run.adaptive(grid, rtol, atol)
@@ -315,7 +316,7 @@ class _Run:
                 step = size * grow
             if step < 1e-13 * max(abs(t), 1e-3):
                 what = f"step fell to {step:.1e} at time {t:.6g}"
-                raise IntegrationError(f"{what}; stiff?")
+                raise IntegrationError(f"{what}: stiff, or rtol and atol are too small")
 
     def _norms(self, y: Tensor) -> Tensor:
         return y.reshape(len(y) if self.batched else 1, -1).norm(dim=1)

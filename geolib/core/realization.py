@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
@@ -28,7 +28,10 @@ from geolib.core.validation import (
     tensors,
 )
 
-WAITS = "_checkpoint_without_reentrant_generator"  # what sets up a checkpoint
+PLAIN: Any = (  # what sets up a checkpoint, and what runs one, do nothing but the work
+    (checkpoint, "_checkpoint_without_reentrant_generator", lambda *a, **k: (yield)),
+    (checkpoint.CheckpointFunction, "apply", lambda function, _, *a: function(*a)),
+)
 MODE_DEPENDENT: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm
     nn.modules.dropout._DropoutNd,
@@ -489,11 +492,6 @@ def _forward_arguments(module: nn.Module) -> tuple[set[str] | None, float]:
     return names, math.inf if endless else ordered
 
 
-def _nothing(*given: Any, **options: Any) -> Iterator[None]:
-    """What goes before and after the layers of a checkpoint: nothing."""
-    yield
-
-
 def _differentiable_kernels(recurrent: bool) -> ExitStack:
     """Fused attention and cuDNN's recurrent layers lack (second) derivatives.
 
@@ -506,10 +504,7 @@ def _differentiable_kernels(recurrent: bool) -> ExitStack:
     mha.set_fastpath_enabled(False)  # of whole encoder blocks
     if recurrent:
         stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
-    stack.callback(setattr, checkpoint, WAITS, getattr(checkpoint, WAITS))
-    setattr(checkpoint, WAITS, _nothing)
-    if "apply" not in vars(checkpoint.CheckpointFunction):  # of torch's own
-        stack.callback(delattr, checkpoint.CheckpointFunction, "apply")
-        plain = staticmethod(lambda function, _, *given: function(*given))
-        checkpoint.CheckpointFunction.apply = plain  # type: ignore[method-assign]
+    for place, name, plain in PLAIN:
+        stack.callback(setattr, place, name, getattr(place, name))
+        setattr(place, name, plain)
     return stack

@@ -53,8 +53,7 @@ def outside_inference(t: Tensor) -> Tensor:
 def num_samples(x: Inputs) -> int:
     """Length of the leading axis, the same for each tensor with at least one axis."""
     sizes = {t.shape[0] for t in tensors(x) if t.ndim > 0}
-    wanted = "tensors with one common leading axis, the samples (what is none of the "
-    wanted += "samples', as a mask of positions, is a buffer of the module)"
+    wanted = "tensors with one common leading axis, the samples (a mask is a buffer)"
     expect(len(sizes) == 1, "x", wanted, f"leading sizes {sorted(sizes)}")
     return sizes.pop()
 

@@ -481,8 +481,8 @@ def test_inputs_that_cannot_be_told_apart_sample_by_sample():
     R, x = Realization(nn.Linear(3, 2).double()), data(X)
     for given, said in (
         ((x, x[:4]), r"one common leading axis.*as a mask.*leading sizes \[4, 6\]"),
-        ({"input": x, "parts": [x]}, "got \"list of tensors at 'parts'"),
-        ((x, {"a": x}), "got 'dict of tensors at 1"),
+        ({"input": x, "parts": [x]}, "got 'list of tensors'"),
+        ((x, {"a": x}), "got 'dict of tensors'"),
         (x[:0], "x: expected at least one sample"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
