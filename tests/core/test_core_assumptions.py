@@ -480,7 +480,7 @@ def test_a_force_that_needs_gradients_switched_on_is_right_where_they_are():
 def test_inputs_that_cannot_be_told_apart_sample_by_sample():
     R, x = Realization(nn.Linear(3, 2).double()), data(X)
     for given, said in (
-        ((x, x[:4]), r"one common leading axis.*as a mask.*leading sizes \[4, 6\]"),
+        ((x, x[:4]), r"one common leading axis.*a mask is.*leading sizes \[4, 6\]"),
         ({"input": x, "parts": [x]}, "got 'list of tensors'"),
         ((x, {"a": x}), "got 'dict of tensors'"),
         (x[:0], "x: expected at least one sample"),
