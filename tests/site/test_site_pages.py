@@ -400,6 +400,19 @@ def test_the_ledger_is_filtered_by_chapter_verdict_and_data(view, address):
     )
 
 
+def test_a_click_on_a_heading_sorts_a_table_by_its_numbers(view, address):
+    view.goto(f"{address}/chapters/regimes/06-steps.html", wait_until="load")
+    table = view.locator(".sortable table").first
+    column = "t => [...t.tBodies[0].rows].map(r => parseFloat(r.cells[1].textContent))"
+    before = table.evaluate(column)
+    assert len(set(before)) > 2
+    head = table.locator("thead th").nth(1)
+    for told in ("descending", "ascending"):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == told
+        assert table.evaluate(column) == sorted(before, reverse=told == "descending")
+
+
 def test_every_page_says_what_it_is_and_how_to_cite_it():
     """Version, licence, commit and date, and the tags that libraries read."""
     for name in _pages():
