@@ -28,6 +28,8 @@ class MetricOperator(Protocol):
 
     @property
     def problem_size(self) -> ProblemSize: ...
+    @property
+    def single(self) -> MetricOperator: ...
     def product(self, v: Tensor) -> Tensor: ...
     def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]: ...
     def row_batches(self) -> Iterator[JacobianFactors]: ...
@@ -41,7 +43,7 @@ class Solution:
     """What a solve found, and how well.
 
     Attributes:
-        x: the solution, shape (p,).
+        x: the solution, shape (p,); of weights in half precision in float32.
         residual: |g - (G + damping) x| / |g|. With damping 0 and g outside the range
             of G it cannot vanish; `converged` then judges |G (g - G x)|.
         iterations: of the iterative methods; 0 for direct ones.

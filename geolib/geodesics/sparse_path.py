@@ -203,7 +203,8 @@ def damped_step(
 
     That holds at any stage of conjugate gradients: step . (model step) = step . slope.
     """
-    step = G.solve(slope, damping, "cg", tol=1e-6, max_iterations=limit, free=free).x
+    plan = {"tol": 1e-6, "max_iterations": limit, "free": free}
+    step = G.solve(slope, damping, "cg", **plan).x.to(slope)  # type: ignore[arg-type]
     return step, (step @ slope + damping * step @ step).item() / 2
 
 
