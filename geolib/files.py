@@ -160,6 +160,14 @@ def imported(text: str, name: str, wanted: str) -> Any:
         raise ValueError(f"{name}: expected {wanted}, got {text!r}") from None
 
 
+def cache_folder(variable: str, *inside: str) -> Path:
+    """The folder that a variable of the environment names, else one in the user's cache."""
+    if named := os.environ.get(variable):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "geolib", *inside).expanduser()
+
+
 def find_checkout(start: Path) -> Path | None:
     """The folder from `start` upwards that holds the book; None outside a checkout."""
     for folder in (start, *start.parents):

@@ -61,9 +61,7 @@ COMPARISONS = Sweep(
     "deep-comparisons",
     run,
     {
-        "small": lambda: grid(
-            Spec, network=list(NETWORKS), data="digits", images=50, steps=3, gauges=2
-        ),
+        "small": lambda: [Spec("resnet8", "digits", images=50, steps=3, gauges=2)],
         "book": lambda: grid(Spec, network=list(NETWORKS), data="digits"),
         "full": lambda: grid(Spec, network=list(NETWORKS)),
     },

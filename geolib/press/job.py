@@ -40,6 +40,13 @@ class Outcome:
         return failed if self.status == "failed" else f"{self.name}: {self.status}"
 
     @property
+    def line(self) -> str:
+        """One line for a terminal when it has ended."""
+        mark = "done" if self.status == "ok" else self.status.upper()
+        detail = self.name if self.status == "ok" else self.message
+        return f"{mark} {self.seconds:.1f} s {detail}"
+
+    @property
     def where(self) -> str:
         """The failing cell, where it is known."""
         return "" if self.cell is None else f", cell {self.cell} `{self.source}`"

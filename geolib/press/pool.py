@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,19 +10,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from geolib.files import write_changed, write_whole
+from geolib.sweep.runner import bar
 
 from .build import Build, Inputs
 from .job import Job, Outcome, execute_there
 from .notebook import Notebook, PressError
 
 Report = Callable[[str], None]
-CLEAR = "\r\x1b[K"  # what a terminal shows of its last line goes
 
 
 @dataclass(frozen=True)
@@ -162,28 +160,6 @@ def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
     return changed
 
 
-class Progress:
-    """A line for each finished notebook; on a terminal the cell that runs, too."""
-
-    def __init__(self, total: int, report: Report) -> None:
-        self.total, self.report, self.finished_count = total, report, 0
-        self.live = sys.stderr.isatty() and not os.environ.get("CI")
-
-    def cell(self, name: str, number: int, cells: int) -> None:
-        """Cell `number` of `cells` of that notebook has started."""
-        if self.live:
-            line = f"{CLEAR}{name}: cell {number} of {cells}"
-            print(line, end="", file=sys.stderr, flush=True)
-
-    def finished(self, outcome: Outcome) -> None:
-        """Report one notebook's end."""
-        self.finished_count += 1
-        mark = "done" if outcome.status == "ok" else outcome.status.upper()
-        detail = outcome.name if outcome.status == "ok" else outcome.message
-        count = f"{CLEAR if self.live else ''}[{self.finished_count}/{self.total}]"
-        self.report(f"{count} {mark} {outcome.seconds:.1f} s {detail}")
-
-
 @dataclass
 class _Pool:
     """Threads that execute notebooks, each with a worker process a time."""
@@ -196,13 +172,15 @@ class _Pool:
 
     def run(self, notebooks: list[Notebook]) -> dict[str, Outcome]:
         """The outcome of each notebook, by its name."""
-        done, progress = {}, Progress(len(notebooks), self.report)
-        with ThreadPoolExecutor(max(1, self.settings.jobs)) as threads:
-            sent = {threads.submit(self._one, n, progress): n.name for n in notebooks}
+        done: dict[str, Outcome] = {}
+        threads = ThreadPoolExecutor(max(1, self.settings.jobs))
+        with threads, bar("notebooks", len(notebooks)) as step:
+            sent = {threads.submit(self._one, n, step): n.name for n in notebooks}
             try:
                 for end in as_completed(sent):
                     done[sent[end]] = outcome = _outcome(sent[end], end)
-                    progress.finished(outcome)
+                    self.report(f"[{len(done)}/{len(sent)}] {outcome.line}")
+                    step()
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 while not all(end.done() for end in sent):
@@ -212,7 +190,7 @@ class _Pool:
                 raise
         return done
 
-    def _one(self, n: Notebook, progress: Progress) -> Outcome:
+    def _one(self, n: Notebook, step: Callable) -> Outcome:
         """Execute in a worker process; stage on success, keep the partial on failure."""
         import nbformat
 
@@ -226,8 +204,8 @@ class _Pool:
                 gpu = self.inputs[n].hardware != "cpu"
                 outcome = execute_there(job, work, self.settings.scheduler, gpu)
             else:
-                cell = partial(progress.cell, n.name, cells=cells)
-                outcome = job.run(work, self.running, cell)
+                tell = f"{n.name}: cell {{}} of {cells}".format
+                outcome = job.run(work, self.running, lambda k: step(tell(k)))
             executed = work / "executed.ipynb"
             found = nbformat.read(executed, as_version=4) if executed.exists() else None
             self._keep(n, found, outcome)

@@ -111,12 +111,10 @@ def test_planted_layers_repeat_what_is_published():
 
 
 def test_deep_networks_are_recognized_in_another_gauge():
-    found = rows("deep-comparisons")
-    assert [r["network"] for r in found] == ["vgg_bn", "resnet8"]
-    for r in found:
-        assert r["recognized"] == r["gauges"] == 2
-        assert 0 < r["weights"][0] <= r["weights"][1]
-        assert 0 < r["outputs"][0] <= r["outputs"][1]
+    (row,) = rows("deep-comparisons")
+    assert row["recognized"] == row["gauges"] == 2
+    assert 0 < row["weights"][0] <= row["weights"][1]
+    assert 0 < row["outputs"][0] <= row["outputs"][1]
 
 
 def test_a_chapters_sweep_gives_the_same_on_dask_and_in_process(tmp_path):

@@ -4,7 +4,7 @@ The claims that are tested beside the function they belong to: `Bound.holds`, `S
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
 `Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
 `local_minimum`, `Resolution.exact`,
-`Polytope.is_triangular_prism`, `SurgeryRecord.accepted`, `Connection.aligned`,
+`SurgeryRecord.accepted`, `Connection.aligned`,
 `Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
 """
@@ -44,7 +44,7 @@ CLAIMS = {
 OWNERS = {
     "Alignment", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
     "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
-    "ModuleTrial", "Polytope", "Resolution", "Seminorm", "Solution",
+    "ModuleTrial", "Resolution", "Seminorm", "Solution",
     "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
     "Verdict", "WeightPath",
 }  # fmt: skip
@@ -100,6 +100,7 @@ def test_a_pair_further_apart_than_the_bound():
     assert not replace(found, bounds={"jump": 0.99 * found.distance}).holds
 
 
+@pytest.mark.slow
 def test_a_geodesic_of_steps_that_are_too_long():
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
     R = Realization(init_(net, 0, bias_scale=0.5).double())
