@@ -286,13 +286,14 @@ def test_normal_cones():
 @pytest.mark.parametrize("chart", ["raw", "central", "prony"])
 @pytest.mark.parametrize("kernel", ["rbf", "erf"])
 def test_two_units(chart, kernel):
-    S = st.two_unit_network(kernel)
+    units = chapter_module("stratifolds", "two_units")
+    S = units.two_unit_network(kernel)
     goal = S.objective(there((4,), 1))
     chart = S.chart if chart == "raw" else st.resolve(S, kind=chart).chart
     for method in ("gd", "ngd"):
         start, plan = chart.to_chart(there((5, 4), 3)), {"lr": 1e-2, "damping": 1e-2}
         if chart is S.chart:
-            plan |= {"surgery": st.PairSurgery(goal), "surgery_every": 1}
+            plan |= {"surgery": units.PairSurgery(goal), "surgery_every": 1}
         found = st.descend(goal, chart, start, method=method, steps=2, **plan)
         assert found.hitting_time.device == GPU
 

@@ -1,11 +1,11 @@
 """Networks of many kinds of layers with a stratum planted in them, or none.
 
 `python planted_layers.py` in this folder draws 500 networks with BatchNorm, LayerNorm,
-convolutions or attention and stores what `find_strata` says of them in
-`measured/planted.json`. The rule is that of `planted.py`. Some weights that look like a
-stratum are none: a cut unit, or a constant one, under LayerNorm, which takes the mean over
-all units, and a constant channel that is read with a padded border. To verify one of these
-counts as invented.
+convolutions or attention, and 500 perceptrons of `planted.py`, and stores what
+`find_strata` says of them in `measured/planted.json`. The rule is that of `planted.py`.
+Some weights that look like a stratum are none: a cut unit, or a constant one, under
+LayerNorm, which takes the mean over all units, and a constant channel that is read with a
+padded border. To verify one of these counts as invented.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import planted
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ FAMILIES = ("BatchNorm", "LayerNorm", "convolution", "attention")
 KINDS = ("overlap", "dead output", "constant unit", "none")
 ACTIVATIONS = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU)
 STORED = Path(__file__).parent / "measured" / "planted.json"
-FIRST, COUNT, BLOCK = 9000, 500, 25
+FIRST, COUNT, BLOCK = 40_000, 1000, 50  # numbers that no other run has drawn
 
 
 @dataclass(frozen=True)
@@ -183,15 +184,20 @@ def trial(number: int) -> Layered:
     return Layered(family, kind, depth, true, true and not right, bool(wrong))
 
 
+def row(number: int) -> list:
+    """What is stored of a network: of an even number a perceptron, else of many kinds."""
+    if number % 2:
+        t = trial(number // 2)
+        return [t.family, t.kind, t.depth, t.true, t.missed, t.invented]
+    p = planted.trial(number // 2)
+    return ["perceptron", p.kind, p.depth, p.kind != "none", p.missed, p.invented]
+
+
 if __name__ == "__main__":
     about = {"date": time.strftime("%Y-%m-%d", time.gmtime()),
              "torch": torch.__version__.split("+")[0], "machine": platform.machine(),
              "first": FIRST}  # fmt: skip
     for start in range(FIRST, FIRST + COUNT, BLOCK):
         if str(start) not in measured(STORED).entries:
-            trials = [trial(start + k) for k in range(BLOCK)]
-            rows = [
-                [t.family, t.kind, t.depth, t.true, t.missed, t.invented]
-                for t in trials
-            ]
+            rows = [row(start + k) for k in range(BLOCK)]
             keep(STORED, {str(start): rows}, about)

@@ -14,7 +14,6 @@ from geolib.stratifolds import (
     MixtureKL,
     MixtureModuli,
     MixtureTube,
-    cone,
     descend,
     em,
     mixture_a,
@@ -25,6 +24,7 @@ from geolib.stratifolds import (
 from geolib.stratifolds.charts import AffineChart
 from geolib.stratifolds.descent import SingularMetricError
 
+cone = chapter_module("stratifolds", "cone").cone
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64

@@ -10,15 +10,15 @@ from chapter_experiments import chapter_module
 
 from geolib.stratifolds import (
     CollarWarning,
-    PairSurgery,
-    cone,
     mixture_a,
     mixture_b,
     resolve,
-    two_unit_network,
 )
 
 F64 = torch.float64
+cone = chapter_module("stratifolds", "cone").cone
+units = chapter_module("stratifolds", "two_units")
+PairSurgery, two_unit_network = units.PairSurgery, units.two_unit_network
 anneal = chapter_module("stratifolds", "annealing").anneal
 mixture_k = chapter_module("stratifolds", "mixture_k").mixture_k
 MODELS = [
