@@ -30,6 +30,7 @@ BASELINES = chapter_module("geodesics", "pruners")
 VARIANTS = chapter_module("geodesics", "variants")
 RIVALS = chapter_module("geodesics", "rivals").RIVALS
 WALK = chapter_module("geodesics", "walk")
+LOGIT = chapter_module("stratifolds", "logit").Logit
 CERTIFICATE = chapter_module("geodesics", "certificate")
 CONTROLS = chapter_module("naturality", "controls").CONTROLS
 PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
@@ -260,7 +261,12 @@ def test_walks_and_shots(space):
 
 
 @pytest.mark.parametrize(
-    "chart", [st.mixture_a().chart, st.Logit(st.mixture_a().chart), st.MixtureTube(0.1)]
+    "chart",
+    [
+        st.mixture_a().chart,
+        chapter_module("stratifolds", "logit").Logit(st.mixture_a().chart),
+        st.MixtureTube(0.1),
+    ],
 )
 @pytest.mark.parametrize("method", ["gd", "ngd"])
 def test_descents(chart, method):

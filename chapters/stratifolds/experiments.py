@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from logit import Logit
 from torch import Tensor
 
 from geolib.stratifolds import MixtureKL, MixtureTube, descend, em, mixture_a, resolve
@@ -58,8 +59,10 @@ def run(spec: Spec) -> dict[str, Any]:
         if spec.chart == "raw":
             found = descend(objective, S.chart, S.chart.to_chart(theta0), **settings)
         else:
-            eps = spec.eps if spec.chart == "tube" else None
-            found = resolve(S, eps, spec.chart).descend(teacher, theta0, **settings)
+            chart = (
+                Logit(S.chart) if spec.chart == "logit" else resolve(S, spec.eps).chart
+            )
+            found = descend(objective, chart, chart.to_chart(theta0), **settings)
     return {
         "success": found.rate(),
         "wrong": found.rate(wrong),

@@ -8,7 +8,7 @@ there are `find_strata` and `CollarSurgery`; for Bayesian asymptotics
 
 from geolib.doors import guarded as _guarded
 
-from .charts import Chart as Chart, Logit as Logit, smooth_modulus as smooth_modulus
+from .charts import Chart as Chart, smooth_modulus as smooth_modulus
 from .descent import CollarWarning as CollarWarning, descend as descend
 from .descent import natural_step as natural_step, pull_back as pull_back
 from .em import em as em

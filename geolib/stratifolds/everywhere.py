@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geolib.core.random import normal
 from geolib.networks.batch_norm import copy_module
-from geolib.networks.channel_graph import INSTANCE, LINEAR, ChannelGroup, Slot
+from geolib.networks.channel_graph import INSTANCE, LINEAR, ChannelGroup
 from geolib.networks.channel_groups import channel_groups
 
 from .channel_strata import INTO, OUT, Tangents, reach
@@ -149,30 +149,6 @@ def unseen_sum(
         yield Symmetry("sum of a norm's outputs, which is zero", (norm, reader), len(a))
 
 
-def loose_norms(
-    module: nn.Module, groups: Sequence[ChannelGroup]
-) -> Iterator[ChannelGroup]:
-    """Norms of a stream that inputs or outputs hold fast, with all that might read them."""
-    known = {s.layer for g in groups for s in g.slots if s.role == "vector"}
-    widths = [
-        (name, key, t.shape[1])
-        for name, m in module.named_modules()
-        for key, t in m.named_parameters(recurse=False)
-        if key in ("weight", "in_proj_weight") and t.ndim == 2
-    ]
-    for name, m in module.named_modules():
-        held = [] if name in known else [k for k, _ in m.named_parameters()]
-        if held and isinstance(m, MIXED):
-            w = len(m.get_parameter(held[0]))
-            slots = [Slot(f"{name}.{k}", 0, 1, 1, "vector", name) for k in held]
-            reads = [
-                Slot(f"{r}.{key}", 1, 1, 1, "read", r)
-                for r, key, width in widths
-                if width == w
-            ]
-            yield ChannelGroup(w, slots + reads)
-
-
 def before_norms(F: RandomWeights, group: ChannelGroup) -> Iterator[Symmetry]:
     """Changes of units that a norm undoes."""
     w, writers = group.width, group.named("write")
@@ -280,8 +256,7 @@ def symmetries(
     F = RandomWeights(module, x[:FEW])
     dead = dead_directions(module, x, reached, samples)
     found: list[Symmetry] = []
-    groups = channel_groups(module)
-    for group in (*groups, *loose_norms(module, groups)):
+    for group in channel_groups(module):
         found += [*of_units(F, group), *before_norms(F, group)]
     for name, m in F.modules.items():
         if isinstance(m, nn.MultiheadAttention) and m._qkv_same_embed_dim:

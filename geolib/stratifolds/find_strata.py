@@ -151,8 +151,7 @@ def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     .. math:: d_{ij} = \frac{|w_i \mp w_j|}{\sqrt{(|w_i|^2 + |w_j|^2)/2}}
 
     The distance of two unrelated units is about 1.4. Opposite weights count as equal
-    where the activation is odd up to a constant or even up to a ramp, lengths do not
-    count where it is homogeneous.
+    where the activation is odd, lengths do not count where it is homogeneous.
 
     Args:
         layer: one of `hidden_layers`.
@@ -180,7 +179,7 @@ def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     )
     direct = torch.cdist(W, W, compute_mode="donot_use_mm_for_euclid_dist") / scale
     sign = torch.ones_like(direct)
-    if layer.mirror is not None or layer.ramp:
+    if layer.odd:
         crossed = torch.cdist(W, -W, compute_mode="donot_use_mm_for_euclid_dist")
         crossed = crossed / scale
         sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)

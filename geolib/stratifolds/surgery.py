@@ -293,9 +293,7 @@ class CollarSurgery:
                 i, j = divmod(flat, layer.width)
                 if float(distance[i, j]) >= self.eps or len(used) >= 2 * self.pairs:
                     break
-                # opposite units of a sigmoid merge into a unit and a constant: left alone
-                mirrored = float(sign[i, j]) < 0 and not layer.odd
-                if i < j and not {i, j} & used and not mirrored:
+                if i < j and not {i, j} & used:
                     used |= {i, j}
                     op = self._pair(k, i, j, int(sign[i, j]), float(distance[i, j]))
                     tried.append(op)

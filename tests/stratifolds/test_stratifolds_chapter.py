@@ -1,5 +1,6 @@
 """What the chapter's pages compute beside the package: bounds, zoo, planted networks."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -146,3 +147,56 @@ def test_gradients_and_steps_of_each_kind_of_covariance(kind, chart):
     torch.testing.assert_close(run.slope(run.eta)[1], wanted, rtol=1e-9, atol=1e-12)
     run.run(contest.race.em, 300)
     assert run.slope(run.ends)[1].abs().max() < 1e-6
+
+
+def test_models_as_stratifolds_and_what_is_none():
+    table = chapter_module("stratifolds", "kreck_table")
+    rows = {row["model"]: row for row in table.table()}
+    assert [rows[m]["bounds"] for m in ("cone, slope 2", "+-delta in space")] == [
+        "yes",
+        "no",
+    ]
+    A = next(m for m in table.models() if m.name == "mixture A")
+    w, mu = A.coordinates
+    assert (A.collapses(), A.separates(), A.regular()) == (True, True, True)
+    # on w = 1 the density depends on mu, the location; w and mu are not told by w mu alone
+    assert not dataclasses.replace(A, wall=[{w: 1}]).collapses()
+    assert not dataclasses.replace(A, told=[(A.told[0][0], mu)]).separates()
+    assert not dataclasses.replace(A, off=[w]).regular()
+    B = next(m for m in table.models() if m.name == "mixture B")
+    assert not dataclasses.replace(B, base=[]).collapses()  # it depends on b
+    assert table.fills(table.DISK, table.CIRCLE)
+    assert not table.fills(table.DISK, table.TWO_CIRCLES)
+    assert not table.fills(table.CYLINDER, table.CIRCLE)  # it has another end
+
+
+def test_certified_floors_of_the_waist_and_of_squares_lie_below_the_metric():
+    table, bent = (chapter_module("stratifolds", n) for n in ("kreck_table", "cone"))
+    eps = 0.1
+    xi = torch.linspace(-eps, eps, 201, dtype=F64)
+    eta = torch.stack([xi, 0.3 + 0 * xi], 1)
+    least = torch.linalg.eigvalsh(resolve(bent.cone(2.0), eps).metric(eta)).min()
+    bound = table.cone_floor(2.0, eps) * eps**2
+    assert 0.9 * least < bound <= least * (1 + 1e-12)
+    # the metric in z by Monte Carlo-free quadrature of the score, at |z| <= 1
+    x = torch.linspace(-8, 8, 161, dtype=F64)
+    grid = torch.cartesian_prod(x, x)
+    for size in (1e-3, 0.3, 1.0):
+        z = torch.tensor([size, 0.0], dtype=F64)
+
+        def density(z):
+            r = z.norm()
+            delta = torch.stack(
+                [((r + z[0]) / 2).sqrt(), ((r - z[0]).clamp_min(0) / 2).sqrt()]
+            )
+            delta = delta * torch.tensor([1.0, 1.0 if z[1] >= 0 else -1.0], dtype=F64)
+            far = (grid - delta).square().sum(1), (grid + delta).square().sum(1)
+            return sum(torch.exp(-f / 2) for f in far) / (4 * np.pi)
+
+        h, p = 1e-4 * size, density(z)
+        step = torch.eye(2, dtype=F64) * h
+        score = torch.stack(
+            [(density(z + e) - density(z - e)) / (2 * h) for e in step], 1
+        )
+        F = (score.T / p) @ score * 0.1**2
+        assert table.square_floor(size) <= torch.linalg.eigvalsh(F).min() * (1 + 1e-3)

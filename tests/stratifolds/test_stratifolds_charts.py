@@ -10,7 +10,6 @@ from scipy.optimize import minimize
 
 from geolib.stratifolds import (
     Chart,
-    Logit,
     MixtureCap,
     MixtureKL,
     MixtureModuli,
@@ -28,6 +27,7 @@ CentralUnits, PronyUnits = units.CentralUnits, units.PronyUnits
 Cone, ConeWaist, cone = bent.Cone, bent.ConeWaist, bent.cone
 mixture_k = chapter_module("stratifolds", "mixture_k")
 PairModuli, SoftmaxMixture = mixture_k.PairModuli, mixture_k.SoftmaxMixture
+Logit = chapter_module("stratifolds", "logit").Logit
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64

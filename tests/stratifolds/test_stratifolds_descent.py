@@ -9,7 +9,6 @@ import torch
 from chapter_experiments import chapter_module
 
 from geolib.stratifolds import (
-    Logit,
     MixtureCap,
     MixtureKL,
     MixtureModuli,
@@ -25,6 +24,7 @@ from geolib.stratifolds.charts import AffineChart
 from geolib.stratifolds.descent import SingularMetricError
 
 cone = chapter_module("stratifolds", "cone").cone
+Logit = chapter_module("stratifolds", "logit").Logit
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64
