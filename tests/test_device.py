@@ -277,7 +277,9 @@ def test_descents(chart, method):
         goal, chart, chart.to_chart(theta), method=method, lr=0.1, damping=1e-2, steps=5
     )
     assert found.hitting_time.device == GPU
-    st.em(goal, A.chart.embed(theta), fixed=[0], steps=3)
+    chapter_module("stratifolds", "location_em").em(
+        goal, A.chart.embed(theta), fixed=[0], steps=3
+    )
 
 
 def test_normal_cones():

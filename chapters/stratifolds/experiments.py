@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from location_em import em
 from logit import Logit
 from torch import Tensor
 
-from geolib.stratifolds import MixtureKL, MixtureTube, descend, em, mixture_a, resolve
+from geolib.stratifolds import MixtureKL, MixtureTube, descend, mixture_a, resolve
 from geolib.sweep import Sweep
 
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]

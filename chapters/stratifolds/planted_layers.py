@@ -28,7 +28,7 @@ FAMILIES = ("BatchNorm", "LayerNorm", "convolution", "attention")
 KINDS = ("overlap", "dead output", "constant unit", "none")
 ACTIVATIONS = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU)
 STORED = Path(__file__).parent / "measured" / "planted.json"
-FIRST, COUNT, BLOCK = 40_000, 1000, 50  # numbers that no other run has drawn
+FIRST, COUNT, BLOCK = 80_000, 1000, 50  # numbers that no other run has drawn
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,12 @@ def mixture_cases(count: int) -> Iterator[Case]:
                source="Yamazaki, Watanabe 2003; proof on the page", **how)  # fmt: skip
 
 
+def outer(dims: Sequence[int]) -> list[np.ndarray]:
+    """The exponents of the entries of an outer product of vectors."""
+    unit = [np.eye(d, dtype=int) for d in dims]
+    return [np.concatenate(rows) for rows in product(*unit)]
+
+
 AOYAGI = "Aoyagi, Watanabe 2005"
 
 
@@ -283,8 +289,9 @@ def cases(count: int = 240) -> Iterator[Case]:
             for H in (1, 2):
                 known = reduced_rank(M, N, H)
                 name = f"reduced rank {M} -> {H} -> {N}"
+                one = newton(outer((M, N))) if H == 1 else None
                 yield Case(
-                    name, *known, wishart_evidence(M, N, H, count),
+                    name, *known, wishart_evidence(M, N, H, count), one,
                     family="reduced rank, matrix factorisation", source=AOYAGI,
                 )  # fmt: skip
     shapes = ((1, 1), (2, 2), (2, 3), (1, 2, 3), (2, 2, 3), (1, 1, 1), (2, 2, 2))
@@ -292,12 +299,10 @@ def cases(count: int = 240) -> Iterator[Case]:
         deep = set(dims) == {1}
         known = min(dims) / 2, dims.count(min(dims))
         name = f"rank-one tensor {' x '.join(map(str, dims))}"
-        unit = [np.eye(d, dtype=int) for d in dims]
-        monomials = [np.concatenate(rows) for rows in product(*unit)]
         yield Case(
             f"deep linear, {len(dims)} scalars" if deep else name, *known,
             product_evidence(dims, count if len(dims) < 4 else count // 2),
-            newton(monomials), "deep linear network" if deep else "tensor factorisation",
+            newton(outer(dims)), "deep linear network" if deep else "tensor factorisation",
             "Watanabe 2009: a monomial",
         )  # fmt: skip
     yield Case("two odd units (tanh)", 2 / 3, 1, odd_units_evidence(count),

@@ -1,7 +1,7 @@
 """Singular parameter spaces, their strata, and charts that resolve them.
 
 Models (`mixture_a`, `mixture_b`) are `Stratifold`s; `resolve` gives smooth charts over
-them; `descend` and `em` run hundreds of starts at once in any chart. For real networks
+them; `descend` runs hundreds of starts at once in any chart. For real networks
 there are `find_strata` and `CollarSurgery`; for Bayesian asymptotics
 `learning_coefficient`.
 """
@@ -11,7 +11,6 @@ from geolib.doors import guarded as _guarded
 from .charts import Chart as Chart, smooth_modulus as smooth_modulus
 from .descent import CollarWarning as CollarWarning, descend as descend
 from .descent import natural_step as natural_step, pull_back as pull_back
-from .em import em as em
 from .find_strata import find_strata as find_strata
 from .find_strata import overlap_distances as overlap_distances
 from .gmm import GaussianMixture as GaussianMixture, em_fit as em_fit

@@ -9,19 +9,18 @@ smooth in the rows, and that alone makes the strata.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from geolib.core import Realization, normal
 from geolib.core.linearization import Linearization
 from geolib.core.validation import expect
 from geolib.networks.batch_norm import copy_module
-from geolib.networks.channel_graph import ChannelGroup, Slot, all_tensors
+from geolib.networks.channel_graph import LINEAR, ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import channel_groups
 
 Proposal = tuple[float, str, tuple[int, ...], int]
@@ -87,10 +86,10 @@ class Tangents:
         self, group: ChannelGroup, roles: tuple[str, ...], held: dict[str, Tensor]
     ) -> list[tuple[Slot, Tensor]]:
         """A group's tensors as views with its units along the first axis."""
-        slots = [s for s in group.slots if s.role in roles and s.tensor in held]
         return [
             (s, t.detach().view(s.opened(t.shape)).movedim(s.axis + 1, 0))
-            for s, t in ((s, held[s.tensor]) for s in slots)
+            for s in group.slots
+            if s.role in roles and (t := held.get(s.tensor)) is not None
         ]
 
 
@@ -109,28 +108,24 @@ def reach(module: nn.Module, x: Tensor, samples: int) -> dict[str, Tensor]:
     return total
 
 
-@contextmanager
-def spreads(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+def spreads(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """How far the outputs of each linear layer and convolution spread, by channel."""
     found: dict[str, Tensor] = {}
 
-    def note(name: str, axis: int, y: Tensor) -> None:
-        found[name] = y.detach().movedim(axis, 0).flatten(1).std(1)
+    def watch(name: str, m: nn.Module) -> RemovableHandle:
+        def note(_: nn.Module, __: tuple, y: Tensor) -> None:
+            axis = -1 if isinstance(m, nn.Linear) else 1
+            found[name] = y.detach().movedim(axis, 0).flatten(1).std(1)
 
-    handles = [
-        m.register_forward_hook(
-            lambda m, _, y, name=name: note(
-                name, -1 if isinstance(m, nn.Linear) else 1, y
-            )
-        )
-        for name, m in module.named_modules()
-        if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    ]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+        return m.register_forward_hook(note)
+
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, LINEAR)]
+    handles = [watch(*layer) for layer in layers]
+    with torch.no_grad():
+        module(x)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 @dataclass
@@ -218,11 +213,23 @@ class Units:
             return torch.cat([C[:, :, None] * g, parts])
         return torch.cat([C, parts.sum(2)])
 
-    def rank(self, *columns: Tensor) -> tuple[int, float]:
-        """Rank of columns of the Jacobian, and the gap after it."""
+    def rank(self, base: Tensor, *columns: Tensor) -> tuple[int, float]:
+        """Rank of columns of the Jacobian beyond those of `base`, and the gap after it.
+
+        What `base` spans is taken out first: deep layers contract the data, and their
+        columns are nearly that of a bias.
+        """
         J = torch.cat(columns, 1)
-        norms = J.norm(dim=0)
-        if not bool(norms.any()):
+        before = J.norm(dim=0)
+        if base.shape[1]:
+            size = base.norm(dim=0)
+            base = base / size.clamp_min(1e-12 * float(size.max()) + 1e-300)
+            U, s, _ = torch.linalg.svd(base, full_matrices=False)
+            U = U[:, : zeros_by_gap(s, self.rtol)[0]] * bool(size.any())
+            for _ in range(2):  # the second time for what rounding left
+                J = J - U @ (U.T @ J)
+        norms = torch.maximum(J.norm(dim=0), 1e-6 * before)
+        if not bool((J.norm(dim=0) > 1e-12 * float(before.max())).any()):
             return 0, math.inf
         s = torch.linalg.svdvals(J / norms.clamp_min(1e-12 * float(norms.max())))
         return zeros_by_gap(s, self.rtol)
@@ -306,15 +313,15 @@ def shared(units: Units, i: int, j: int) -> tuple[int, int, float]:
     B, first = T.columns(*units.biases(own)), T.columns(*units.out(i, own))
     one = torch.cat([first, T.columns(*units.into(i, own))], 1)
     two = T.columns(*units.out(j, own), *units.into(j, own))
-    (r_B, _), (r_i, a), (r_j, b) = units.rank(B), units.rank(one, B), units.rank(two, B)
-    both, c = units.rank(one, two, B)
+    (r_i, a), (r_j, b) = units.rank(B, one), units.rank(B, two)
+    both, c = units.rank(B, one, two)
     v_i, v_j = units.rows(OUT)[[i, j]]
     s = torch.linalg.svdvals(torch.stack([v_i, v_j]))
     # a norm over the channels sees all: only equal ones can be exchanged
     rest = (v_i - v_j).norm() if units.group.mixed else s[-1] if len(v_i) > 1 else 0.0
     all_of_it = bool(rest <= 1e-9 * s[0])
-    theory = r_i if all_of_it else units.rank(first, B)[0]
-    return theory - r_B, r_i + r_j - r_B - both, min(a, b, c)
+    theory = r_i if all_of_it else units.rank(B, first)[0]
+    return theory, r_i + r_j - both, min(a, b, c)
 
 
 def redrawn(
@@ -355,8 +362,8 @@ def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
     for u in (free, units):
         V = u.into(i) if cut else u.out(i) + u.into(i, roles=("vector",))
         B = u.tangents.columns(*([] if cut else u.biases()))
-        rank, gap = u.rank(u.tangents.columns(*V), B)
-        counts.append(rank - u.rank(B)[0])
+        rank, gap = u.rank(B, u.tangents.columns(*V))
+        counts.append(rank)
     before, here = counts
     return before if cut or units.biases() else 1, before - here, gap
 

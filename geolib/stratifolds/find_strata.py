@@ -261,8 +261,7 @@ def find_strata(
         deficit, gap = unexplained(twin, x[:samples], rtol)
         whole = UnitStratum("unexplained", -1, (), 1, 0.0, 0, deficit, gap)
         return Strata([whole] * (deficit > 0))
-    with spreads(twin) as spread, torch.no_grad():
-        twin(x[:samples])
+    spread = spreads(twin, x[:samples])
     reached = reach(twin, x, samples)
     everywhere = symmetries(twin, x, reached, samples)
     tangents = Tangents(twin, x[:samples])

@@ -10,13 +10,14 @@ from chapter_experiments import chapter_module, experiments
 
 from geolib.stratifolds import (
     MixtureTube,
-    em,
     mixture_a,
     mixture_b,
     resolve,
     smooth_modulus,
 )
+from geolib.sweep import measured
 
+em = chapter_module("stratifolds", "location_em").em
 F64 = torch.float64
 
 
@@ -87,6 +88,27 @@ def test_ranks_of_the_zoo_are_those_of_theory():
     dynamics = chapter_module("stratifolds", "zoo_dynamics")
     for seed in range(3):
         assert all(theory == rank for *_, theory, rank in dynamics.ranks(seed))
+
+
+def test_the_stored_zoo_is_what_is_computed():
+    zoo, dynamics = (chapter_module("stratifolds", m) for m in ("zoo", "zoo_dynamics"))
+    stored = measured(zoo.STORED).entries
+    cases = list(zoo.cases(60))
+    assert list(stored) == sorted(c.name for c in cases)
+    families = {row["family"] for row in stored.values()}
+    words = ("reduced rank", "deep linear", "tensor", "hidden Markov", "Boltzmann", "tanh",
+             "ReLU", "mixture")  # fmt: skip
+    assert all(any(word in f for f in families) for word in words)
+    for c in cases:
+        row = stored[c.name]
+        assert (row["lambda"], row["m"], row["algebra"]) == (
+            c.known, c.multiplicity, c.polyhedron)  # fmt: skip
+        assert row["source"]
+        assert row["wait"] or row["empty because"]
+    ranks = {name: [] for name in stored}
+    for name, _, _, rank in dynamics.ranks():
+        ranks[name].append(str(rank))
+    assert all(stored[n]["rank, measured"] == ", ".join(r) for n, r in ranks.items())
 
 
 @pytest.mark.slow

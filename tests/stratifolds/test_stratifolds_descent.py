@@ -14,7 +14,6 @@ from geolib.stratifolds import (
     MixtureModuli,
     MixtureTube,
     descend,
-    em,
     mixture_a,
     mixture_b,
     natural_step,
@@ -27,6 +26,7 @@ cone = chapter_module("stratifolds", "cone").cone
 Logit = chapter_module("stratifolds", "logit").Logit
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
+em = chapter_module("stratifolds", "location_em").em
 F64 = torch.float64
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
 A, B = mixture_a(), mixture_b()
