@@ -10,12 +10,20 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 # Names of the data sets that this process has read, in order: what a claim rests on.
 DATA_READ: dict[str, None] = {}
+
+
+SOURCE = "https://github.com/geometry-of-learning/geometry-of-learning"
+
+
+class MissingExtra(ImportError):
+    """A module is absent that an extra of this package installs."""
 
 
 class ArgumentError(ValueError, TypeError):
@@ -26,6 +34,13 @@ def expect(holds: Any, name: str, wanted: str, got: Any) -> None:
     """Refuse an argument by name; a comparison with NaN does not hold."""
     if not holds:
         raise ArgumentError(f"{name}: expected {wanted}, got {short(got)}")
+
+
+def need(module: str, extra: str) -> None:
+    """Refuse to go on without a module that only an extra of this package installs."""
+    if find_spec(module) is None:
+        command = f"pip install 'geometry-of-learning[{extra}] @ git+{SOURCE}'"
+        raise MissingExtra(f"{module} is not installed: {command}")
 
 
 def short(value: Any) -> str:
@@ -143,6 +158,14 @@ def imported(text: str, name: str, wanted: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError):
         raise ValueError(f"{name}: expected {wanted}, got {text!r}") from None
+
+
+def cache_folder(variable: str, *inside: str) -> Path:
+    """The folder that a variable of the environment names, else one in the user's cache."""
+    if named := os.environ.get(variable):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "geolib", *inside).expanduser()
 
 
 def find_checkout(start: Path) -> Path | None:

@@ -9,6 +9,8 @@ import math
 from html import escape
 from typing import Any
 
+from geolib.files import need
+
 # Okabe and Ito's palette without its yellow, which is too faint on paper white.
 COLORS = {
     "blue": "#0072B2",
@@ -27,6 +29,7 @@ PAPER = "#fbfbf8"
 
 def use_style() -> None:
     """Set matplotlib's defaults for every figure of the book; call once a notebook."""
+    need("matplotlib", "book")
     import matplotlib as mpl
     from cycler import cycler
 
@@ -48,6 +51,7 @@ def panels(
     rows: int = 1, cols: int = 1, width: float = 6.4, height: float = 3.4
 ) -> Any:
     """A figure and its axes in the book's style; `height` (inches) is one row's."""
+    need("matplotlib", "book")
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, cols, figsize=(width, rows * height), squeeze=True)

@@ -33,6 +33,7 @@ WALK = chapter_module("geodesics", "walk")
 LOGIT = chapter_module("stratifolds", "logit").Logit
 CERTIFICATE = chapter_module("geodesics", "certificate")
 CONTROLS = chapter_module("naturality", "controls").CONTROLS
+NATURAL_RULES = chapter_module("naturality", "natural_rules")
 PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
 KNOWN = LEARNERS | RIVALS | VARIANTS.LEARNER_VARIANTS
 
@@ -351,8 +352,8 @@ def test_strata_and_surgery_of_a_network():
 
 # ---- naturality, inverse stability, regimes ------------------------------------------
 
-DAMPED = """FunctionMomentum GeodesicNaturalGradient NaturalAdaGrad NaturalAdam
-NaturalGradient NaturalMomentum ProximalNatural RetractedNaturalGradient""".split()
+DAMPED = """FunctionMomentum NaturalAdaGrad NaturalAdam NaturalGradient
+NaturalMomentum ProximalNatural RetractedNaturalGradient""".split()
 
 
 @pytest.mark.slow_for("Retracted*", "Proximal*")
@@ -360,13 +361,15 @@ NaturalGradient NaturalMomentum ProximalNatural RetractedNaturalGradient""".spli
 def test_natural_optimizers(name):
     module, x, t = net(), there((20, 5), 1), there((20, 3), 2)
     if name == "FunctionalLift":
-        opt = nat.FunctionalLift(
+        opt = NATURAL_RULES.FunctionalLift(
             module.parameters(), rule=lambda p: torch.optim.Adam(p, lr=1e-2)
         )
     elif name == "KFAC":
         opt = nat.KFAC(module, 1e-2)
     else:
-        opt = getattr(nat, name)(module.parameters(), 1e-2, damping=1e-3)
+        opt = getattr(nat, name, getattr(NATURAL_RULES, name, None))(
+            module.parameters(), 1e-2, damping=1e-3
+        )
 
     def closure():
         z = module(x)

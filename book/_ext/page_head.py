@@ -15,7 +15,7 @@ CHAPTERS = "chapters/"
 THREAD = Path(__file__).with_name("thread.yml")
 ASKED = ("Learn:", "Need:", "Do:")
 A_MINUTE = 200  # words, read with the formulas between them
-CALLED = re.compile(r"(?:geolib\.[\w.]+\.|\w+\.)?([A-Za-z]\w+)(?:\.\w+)?(?:\(.*\))?")
+CALLED = re.compile(r"([A-Za-z]\w*(?:\.\w+)*)(?:\(.*\))?")
 WITH_ITS_OWN = (nodes.title, nodes.reference, addnodes.pending_xref)
 NOT_PROSE = (*WITH_ITS_OWN, nodes.literal, nodes.math, nodes.caption, nodes.raw)
 FIRST_OF_A_CHAPTER = re.compile(r"chapters/(\w+)/01-")
@@ -176,7 +176,8 @@ def link_the_names(doctree: nodes.document, places: dict[str, str]) -> None:
     """
     for code in list(doctree.findall(nodes.literal)):
         m = CALLED.fullmatch(code.astext())
-        place = places.get(m[1]) if m else None
+        words = m[1].split(".")[::-1] if m else []  # `Setup.rho` leads to `Setup`
+        place = next((places[w] for w in words if w in places), None)
         if place is None or isinstance(code.parent, WITH_ITS_OWN):
             continue
         link = addnodes.pending_xref(
@@ -196,4 +197,6 @@ def names_of(doors: dict[str, dict[str, list[str]]]) -> dict[str, str]:
     for package, groups in doors.items():
         for name in (n for names in groups.values() for n in names):
             found.setdefault(name, set()).add(f"{package}.{name}")
-    return {name: places.pop() for name, places in found.items() if len(places) == 1}
+    rooms = {package.rpartition(".")[2] for package in doors}  # `geodesics` is one too
+    clear = (item for item in found.items() if len(item[1]) == 1)
+    return {name: places.pop() for name, places in clear if name not in rooms}

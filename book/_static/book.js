@@ -92,7 +92,11 @@ function worth(text) {
 // wider scrolls and says so; a formula is then reached from the keyboard too.
 function fitToTheirBoxes() {
   const boxes = [...document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article pre')];
-  for (const box of boxes) box.style.zoom = "";
+  for (const box of boxes) {
+    box.style.zoom = "";
+    box.classList.remove("tight");
+    if (box.matches(".table-box")) box.classList.toggle("tight", box.scrollWidth > box.clientWidth + 1);
+  }
   const parts = boxes.map((box) => box.clientWidth / box.scrollWidth);
   boxes.forEach((box, k) => {
     const least = box.matches("pre") ? 1 : box.matches(".table-box") ? 0.86 : 0.75;

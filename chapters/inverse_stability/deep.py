@@ -1,23 +1,10 @@
-"""The deep networks of the fourth notebook: a chain with BatchNorm, and skip connections.
-
-`python deep.py` in this folder compares two of each on MNIST and stores what it finds.
-"""
+"""The deep networks of the fourth notebook: a chain with BatchNorm, and skip connections."""
 
 from __future__ import annotations
-
-from datetime import date
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from geolib.core import init_
-from geolib.data import load
-from geolib.inverse_stability import compare, random_gauge
-from geolib.sweep import keep
-
-STORED = Path(__file__).parent / "measured" / "comparisons.json"
 
 
 class Block(nn.Module):
@@ -91,35 +78,3 @@ def fit(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> nn.Module:
         F.cross_entropy(net(x), y).backward()
         adam.step()
     return net.eval()
-
-
-def measure(images: int = 1000, steps: int = 100, gauges: int = 20) -> None:
-    """Two seeds of each network on MNIST, averaged to 8 by 8, and gauges of the first."""
-    data = load("mnist")
-    x = torch.as_tensor(data.x[:images]).double().reshape(-1, 1, 28, 28)
-    x, y = F.adaptive_avg_pool2d(x, 8), torch.as_tensor(data.y[:images]).long()
-    rows = {}
-    for make in (vgg_bn, resnet8):
-        pair = [fit(init_(make(), k, "he"), x, y, steps) for k in (0, 1)]
-        same = [compare(pair[0], random_gauge(pair[0], k)).same for k in range(gauges)]
-        found = compare(*pair, x)
-        with torch.no_grad():
-            right = [float((net(x).argmax(1) == y).double().mean()) for net in pair]
-        rows[make.__name__] = {
-            "accuracy": right,
-            "recognized": sum(same),
-            "weights": [found.distance_at_least, found.distance],
-            "outputs": [found.outputs_at_least, found.outputs_at_most],
-        }
-    about = {
-        "measured": "geolib.inverse_stability.compare, two seeds on MNIST at 8 by 8",
-        "images": images,
-        "steps": steps,
-        "gauges": gauges,
-        "date": str(date.today()),
-    }
-    keep(STORED, rows, about)
-
-
-if __name__ == "__main__":
-    measure()

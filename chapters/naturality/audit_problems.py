@@ -36,7 +36,7 @@ def regression_problem(seed: int = SEEDS[0]) -> Problem:
     noise = 0.05 * torch.tensor(rng.standard_normal((60, 2)))
     start = teacher + 0.15 * torch.tensor(rng.standard_normal(R.p))
     y = R(teacher, x).detach() + noise
-    return Problem.from_realization(R, x, mse(y)).at(start)
+    return Problem.of(R, x, mse(y)).at(start)
 
 
 def softmax_problem(seed: int = 102) -> Problem:
@@ -78,7 +78,7 @@ def small_problem(seed: int = 0) -> Problem:
     x = torch.tensor(rng.standard_normal((12, 2)))
     y = torch.tensor(rng.standard_normal((12, 1)))
     start = 1.3 * torch.tensor(rng.standard_normal(R.p))
-    return Problem.from_realization(R, x, mse(y)).at(start)
+    return Problem.of(R, x, mse(y)).at(start)
 
 
 SCALINGS = ("standard", "mean-field", "ntk")

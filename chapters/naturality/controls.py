@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from natural_rules import NATURAL, FunctionalLift, NaturalAdam
 from popular import POPULAR, PolarMuon, Shampoo, SignSGD, as_matrix, first_step
 from torch import Tensor, nn, optim
 
 from geolib.naturality import (
     OPTIMIZERS,
     FirstOrderRule,
-    FunctionalLift,
     GeometricOptimizer,
     LocalGeometry,
-    NaturalAdam,
     NaturalGradient,
     NaturalMomentum,
     OptimizerSpec,
@@ -263,7 +262,11 @@ _ROWS = [
     ),
     _Row("lift-sgd", _lifted_sgd, group="natural"),
 ]
-_ROWS = [*(replace(s, group="Euclidean") for s in POPULAR), *_ROWS]
+_ROWS = [
+    *(replace(s, group="Euclidean") for s in POPULAR),
+    *_ROWS,
+    *(replace(s, group="natural") for s in NATURAL),
+]
 CONTROLS = {
     s.name: s if s.group != "user" else replace(s, group="with a metric") for s in _ROWS
 }

@@ -16,12 +16,11 @@ from typing import Any
 
 import random_networks
 from controls import TABLE
-from stored_audits import CELL, PROTOCOL, TASKS
+from stored_audits import CELL, PROTOCOL, TASKS, naturality_class
 
 from geolib.naturality import (
     Verdict,
     audit,
-    naturality_class,
 )
 from geolib.sweep import Sweep, grid
 

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from matrix_rules import SOAP
 from torch import Tensor, nn
-from tuned_natural import TunedNatural
 
 from geolib.data import load
+from geolib.naturality import NaturalGradient
 from geolib.naturality.catalogue import Together
-from geolib.networks import Table, mlp
+from geolib.networks import Table, lenet, mlp, table
 from geolib.sweep import Sweep, grid, measured
 
 TABLES = (
@@ -46,6 +46,14 @@ TABLES = (
 )
 ROWS = {"train": 400, "validation": 300, "test": 1000}  # at most
 HIDDEN, BATCH, PASSES = 20, 64, 20
+IMAGES = ("mnist", "fashion_mnist")  # averaged over squares of four pixels
+SIZES = {
+    "train": 10_000,
+    "validation": 5_000,
+}  # of the images; all that are for the test
+PIXELS = {"digits": 16.0, "digits-conv": 16.0, "mnist": 255.0, "fashion_mnist": 255.0}
+UNITS = ("raw", "standardised", "chart")
+CONDITION = 100.0  # of the affine charts
 TUNING, SEEDS = 10, (0, 1, 2, 3, 4)
 RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 EDGE = 4  # decades that a grid may grow by; then the best rate is refined
@@ -80,12 +88,27 @@ class Data(Table):
         return float((z - y).square().mean().sqrt()) / self.unit
 
 
-def data_of(name: str, raw: bool, seed: int) -> Data:
-    """A table; `raw` in the units of the source, else standardised by training rows."""
-    if name == "digits":
-        d = load(name, split=seed)
-        x, x_test = d.x * (16.0 if raw else 1.0), d.x_test * (16.0 if raw else 1.0)
-        y, y_test = d.y, d.y_test
+def data_of(name: str, units: str, seed: int) -> Data:
+    """A table; `raw` in the units of the source, else standardised by training rows.
+
+    The rows of images are the same for all seeds.
+    """
+    if name in IMAGES:
+        found = table(name, **SIZES, dtype=torch.float32)
+        x = (found.x, found.x_val, found.x_test)
+        x = tuple(
+            nn.functional.avg_pool2d(t.view(-1, 1, 28, 28), 2).flatten(1) for t in x
+        )
+        if units == "raw":  # `table` has standardised pixels in [0, 1]
+            low, high = float(found.x.min()), float(found.x.max())
+            x = tuple(PIXELS[name] * (t - low) / (high - low) for t in x)
+        ys = (found.y, found.y_val, found.y_test)
+        return Data(*(part for pair in zip(x, ys, strict=True) for part in pair), name)
+    kind = name.removesuffix("-conv")
+    if kind == "digits":
+        d = load(kind, split=seed)
+        scale = PIXELS[name] if units == "raw" else 1.0
+        x, x_test, y, y_test = d.x * scale, d.x_test * scale, d.y, d.y_test
     else:
         d = load(f"uci/{name}", split=seed % 5)
         x, x_test = d.x, d.x_test
@@ -93,8 +116,8 @@ def data_of(name: str, raw: bool, seed: int) -> Data:
     order = np.random.default_rng(seed).permutation(len(x))
     held = min(len(x) // 5, ROWS["validation"])
     val, kept = order[:held], order[held:][: ROWS["train"]]
-    unit = 1.0 if name == "digits" else float(y[kept].std())
-    if not raw and name != "digits":
+    unit = 1.0 if kind == "digits" else float(y[kept].std())
+    if units != "raw" and kind != "digits":
         mean, sd = x[kept].mean(0), x[kept].std(0)
         sd = np.where(sd > 0, sd, 1.0)
         x, x_test = (x - mean) / sd, (x_test - mean) / sd
@@ -104,12 +127,58 @@ def data_of(name: str, raw: bool, seed: int) -> Data:
     return Data(*(torch.as_tensor(p[: ROWS["test"]]) for p in parts), name, unit)
 
 
+def network(data: Data, units: str, seed: int) -> nn.Module:
+    """The network of a table: a perceptron, or two convolutions; perhaps in a chart."""
+    out = 1 + int(data.y.max()) if data.classes else 1
+    if data.name.endswith("-conv"):
+        image = nn.Unflatten(1, (1, 8, 8))
+        return nn.Sequential(image, lenet(seed, side=8, widths=(8, 16, 32)))
+    wide, active = (64, nn.ReLU) if data.name in IMAGES else (HIDDEN, nn.SiLU)
+    net = mlp([data.x.shape[1], wide, out], seed, active, data.x.dtype)
+    return in_charts(net, seed) if units == "chart" else net
+
+
+def in_charts(net: nn.Sequential, seed: int) -> nn.Sequential:
+    r"""The same function with each layer's parameters in an affine chart.
+
+    A frozen map before a layer and one behind it are undone in its weights:
+    :math:`x \mapsto U^{-1}(W'(V^{-1}x + c) + b')`. U and V have condition `CONDITION`.
+    """
+    rng, parts = np.random.default_rng(seed), list[nn.Module]()
+
+    def drawn(n: int) -> Tensor:
+        Q = [np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2)]
+        s = CONDITION ** np.linspace(-0.5, 0.5, n) if n > 1 else np.ones(1)
+        return torch.as_tensor((Q[0] * s) @ Q[1])
+
+    def frozen(M: Tensor, shift: Tensor) -> nn.Linear:
+        layer = nn.Linear(*M.T.shape).double().requires_grad_(False)
+        layer.weight.copy_(M)
+        layer.bias.copy_(shift)
+        return layer
+
+    for layer in net:
+        if not isinstance(layer, nn.Linear):
+            parts.append(layer)
+            continue
+        U, V = drawn(layer.out_features), drawn(layer.in_features)
+        c = torch.as_tensor(rng.standard_normal(layer.in_features))
+        W = U @ layer.weight.detach() @ V
+        with torch.no_grad():
+            layer.bias.copy_(U @ layer.bias - W @ c)
+            layer.weight.copy_(W)
+        back = frozen(torch.linalg.inv(U), torch.zeros(len(U)))
+        parts += [frozen(torch.linalg.inv(V), c), layer, back]
+    return nn.Sequential(*parts)
+
+
 # ---- the optimizers -------------------------------------------------------------------
 
 
 def _muon(net: nn.Module, _: Any, s: Setting) -> Any:
-    matrices = [p for p in net.parameters() if p.ndim == 2]
-    rest = [p for p in net.parameters() if p.ndim != 2]
+    known = [p for p in net.parameters() if p.requires_grad]
+    matrices = [p for p in known if p.ndim == 2]
+    rest = [p for p in known if p.ndim != 2]
     muon = torch.optim.Muon(matrices, lr=s["lr"], weight_decay=0.0)
     return Together(muon, torch.optim.Adam(rest, lr=s["lr"]))
 
@@ -119,7 +188,7 @@ class Kfac:
 
     def __init__(self, net: nn.Module, loss: Any, s: Setting) -> None:
         self.net, self.loss, self.s, self.count = net, loss, s, 0
-        self.params = list(net.parameters())
+        self.params = [p for p in net.parameters() if p.requires_grad]
 
     def step(self, closure: Callable[[], Any], batch: tuple[Tensor, Tensor]) -> None:
         import curvlinops
@@ -146,11 +215,15 @@ class Kfac:
 
 
 def _torch(cls: Any, **fixed: Any) -> Make:
-    return lambda net, _, s: cls(net.parameters(), **{**fixed, **s})
+    def make(net: nn.Module, _: Any, s: Setting) -> Any:
+        known = [p for p in net.parameters() if p.requires_grad]
+        return cls(known, **{**fixed, **s})
+
+    return make
 
 
 MAKERS: dict[str, Make] = {
-    "natural": lambda net, _, s: TunedNatural(net),
+    "natural": lambda net, _, s: NaturalGradient(net),
     "Adam": _torch(torch.optim.Adam),
     "AdamW": _torch(torch.optim.AdamW),
     "LBFGS": _torch(
@@ -171,15 +244,14 @@ SECOND: dict[str, list[Setting]] = {  # what is tuned beside the rate
 
 
 def epochs(
-    method: str, setting: Setting, data: Data, seed: int, passes: int
+    method: str, setting: Setting, data: Data, seed: int, passes: int, units: str
 ) -> Iterator[tuple[float, float, float, float]]:
     """After each pass: passes, seconds in steps, validation and test error."""
-    out = 1 + int(data.y.max()) if data.classes else 1
-    net = mlp([data.x.shape[1], HIDDEN, out], seed, nn.SiLU)
+    net = network(data, units, seed)
     loss = nn.CrossEntropyLoss() if data.classes else nn.MSELoss()
     optimizer = MAKERS[method](net, loss, setting)
     rng, n = np.random.default_rng(seed), len(data.x)
-    size = n if method == "LBFGS" else BATCH
+    size = n if method == "LBFGS" else 2 * BATCH if data.name in IMAGES else BATCH
     done, spent = 0.0, 0.0
     while done < passes:
         order = torch.as_tensor(rng.permutation(n))
@@ -228,12 +300,12 @@ def _step(
 
 
 def train(
-    method: str, setting: Setting, data: Data, seed: int, passes: int = PASSES
+    method: str, setting: Setting, data: Data, seed: int, units: str = "raw"
 ) -> list[tuple[float, float, float, float]]:
     """The curve of `epochs`, cut where a run leaves the finite numbers."""
-    curve = []
+    curve, passes = [], PASSES // 4 if data.name in IMAGES else PASSES
     try:
-        for point in epochs(method, setting, data, seed, passes):
+        for point in epochs(method, setting, data, seed, passes, units):
             if not all(map(math.isfinite, point)):
                 break
             curve.append(point)
@@ -247,7 +319,7 @@ def least(curve: list[tuple[float, float, float, float]]) -> float:
     return min((p[2] for p in curve), default=math.inf)
 
 
-def tuned(method: str, data: Data, passes: int = PASSES) -> tuple[Setting, bool]:
+def tuned(method: str, data: Data, units: str) -> tuple[Setting, bool]:
     """The best setting by validation, and whether its rate is still at an edge."""
     if method == "natural":
         return {}, False
@@ -256,7 +328,7 @@ def tuned(method: str, data: Data, passes: int = PASSES) -> tuple[Setting, bool]
 
     def tried(rate: float) -> None:
         for k, extra in enumerate(second):
-            curve = train(method, {"lr": rate, **extra}, data, TUNING, passes)
+            curve = train(method, {"lr": rate, **extra}, data, TUNING, units)
             found[rate, k] = least(curve)
 
     def best() -> tuple[float, int]:
@@ -341,7 +413,7 @@ class Contest:
     """One optimizer on one table."""
 
     table: str
-    raw: bool
+    units: str
     method: str
 
 
@@ -349,9 +421,10 @@ def run(spec: Contest) -> dict[str, Any]:
     """Tune, then run the seeds; curves as lists of numbers."""
     torch.set_num_threads(1)
     start = time.process_time()
-    setting, edge = tuned(spec.method, data_of(spec.table, spec.raw, TUNING))
+    name, units, method = spec.table, spec.units, spec.method
+    setting, edge = tuned(method, data_of(name, units, TUNING), units)
     curves = [
-        train(spec.method, setting, data_of(spec.table, spec.raw, seed), seed)
+        train(method, setting, data_of(name, units, seed), seed, units)
         for seed in SEEDS
     ]
     kept = [[[float(f"{v:.4g}") for v in point] for point in c] for c in curves]
@@ -361,14 +434,17 @@ def run(spec: Contest) -> dict[str, Any]:
 
 def compact(_key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
     """A row as the table keeps it, by table, units and optimizer."""
-    units = "raw" if row["raw"] else "standardised"
     kept = {k: row[k] for k in ("setting", "edge", "curves", "cpu")}
-    return "naturality-efficiency", f"{row['table']} | {units} | {row['method']}", kept
+    return (
+        "naturality-efficiency",
+        f"{row['table']} | {row['units']} | {row['method']}",
+        kept,
+    )
 
 
-def specs(tables: tuple[str, ...]) -> list[Contest]:
+def specs(tables: tuple[str, ...], units: tuple[str, ...] = UNITS) -> list[Contest]:
     """Every optimizer on some tables, those in raw units first."""
-    return grid(Contest, raw=[True, False], table=list(tables), method=list(MAKERS))
+    return grid(Contest, units=list(units), table=list(tables), method=list(MAKERS))
 
 
 EFFICIENCY = Sweep(
@@ -377,9 +453,12 @@ EFFICIENCY = Sweep(
     {
         "small": lambda: specs(("yacht",)),
         "book": lambda: specs(TABLES),
-        "full": lambda: specs((*TABLES, "digits")),
+        "full": lambda: [
+            *specs((*TABLES, "digits")),
+            *specs((*IMAGES, "digits-conv"), UNITS[:2]),
+        ],
     },
-    text="Optimizers on nine UCI tables, raw and standardised, and digits.",
+    text="Optimizers on nine UCI tables, digits and images, raw, standardised, in charts.",
     kept_as=compact,
     about={"rows": ROWS, "hidden": HIDDEN, "batch": BATCH, "passes": PASSES},
 )

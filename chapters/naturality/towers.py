@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.func import jacrev
 from audit_problems import linear_model, two_layer
 
-from geolib.naturality import Embedding, Problem, Projection
+from projections import Embedding, Projection, projection_defect as projection_defect
+
+from geolib.naturality import Problem
 
 
 def duplication(

@@ -25,13 +25,12 @@ from geolib.regimes import (
     ensemble,
     marchenko_pastur,
     planar_loss,
-    prism,
-    regime_of_facet,
     simulate,
     theory_curves,
 )
 from geolib.regimes.predict import curve_errors
 from geolib.sweep import Sweep, grid
+from polytope import prism, regime_of_facet
 
 SOLVED = REGIMES[:4]
 TINT = dict(zip(REGIMES, ("blue", "green", "orange", "pink", "gold"), strict=True))

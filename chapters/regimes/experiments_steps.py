@@ -20,6 +20,7 @@ from geolib.regimes import (
     theory_curves,
 )
 from geolib.regimes.simulate import draw_data
+from polytope import hull
 
 # ---- the largest learning rate -------------------------------------------------------
 
@@ -421,10 +422,5 @@ def _trace(network: Network, word: Word, space: str) -> Counter[tuple[int, int]]
 
 def solid(points: list[tuple[int, int, int]]) -> tuple[int, int]:
     """Vertices and facets of the convex hull of lattice points; (0, 0) if it is flat."""
-    from scipy.spatial import ConvexHull
-
-    P = np.array(points, float)
-    if np.linalg.matrix_rank(P - P[0]) < 3:
-        return 0, 0
-    body = ConvexHull(P)
-    return len(body.vertices), len(np.unique(body.equations.round(6), axis=0))
+    body = hull(points)
+    return (len(body.vertices), len(body.facets)) if body.dimension == 3 else (0, 0)

@@ -14,11 +14,13 @@ import torch
 from geolib.data import load
 from geolib.regimes import (
     Setup,
+    SpectralMeasure,
     draw_weights,
     gradient_flow,
     predict,
     prepare,
 )
+from geolib.regimes.ensemble import _Copies, corrected
 from geolib.regimes.predict import KINDS
 from geolib.regimes.simulate import FlowProblem, run as follow_batch
 from geolib.sweep import Sweep, grid, sweep_rows
@@ -32,7 +34,7 @@ class Trial:
 
 
 OLD = 0x10000  # numbers below it were tried while `predict` was written
-FRESH = 0x5859B7  # of the commit that froze the code, whose digits nobody chose
+FRESH = 0x82ECB3  # of the commit that froze the code, whose digits nobody chose
 
 
 def random_setup(number: int) -> Setup:
@@ -80,18 +82,22 @@ def training_runs(
 def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
     """What the trial notes of one prediction; errors are over the first loss.
 
-    Of the runs' mean, `corrected`: the largest distance of each loss. Of the bars: the
+    Of the runs' mean, as `expected`: the largest distance of each loss. Of the bars: the
     share of runs that are inside at all times with both losses, and of points inside;
-    their median half-width over the loss's largest change. Of theories: the distance of
-    each.
+    their median half-width over the loss's largest change, and that of the narrowest
+    bars around the runs' own mean, in proportion to their scatter, that hold 95 of 100.
+    Of theories: the distance of each.
     """
     trace = 1.0 if answer.data is None else answer.data.law.moment(1)
-    mean, noise = corrected(runs, answer.setup, trace)
+    mean, noise = expected(runs, answer.setup, trace)
     first = mean[:, 0]
     pair = np.stack([answer.train, answer.population])
     bars = np.stack([answer.train_bar, answer.population_bar])
     inside = np.abs(runs - pair) <= bars * (1 + 1e-12)
     change = np.abs(mean - mean[:, :1]).max(1)
+    scatter = runs.std(0, ddof=1)
+    far = np.abs(runs - runs.mean(0)) / np.maximum(scatter, 1e-15)
+    narrowest = np.quantile(far.max((1, 2)), 0.95) * scatter
     off = {
         name: float((np.abs(np.stack(y) - mean).max(1) / first).max())
         for name, y in answer.theories.items()
@@ -103,6 +109,7 @@ def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
         "runs_inside": float(inside.all((1, 2)).mean()),
         "points_inside": float(inside.mean()),
         "width": (np.median(bars, 1) / change).round(5).tolist(),
+        "narrowest": (np.median(narrowest, 1) / change).round(5).tolist(),
         "width_over_first": (np.median(bars, 1) / first).round(5).tolist(),
         "least": float(min(pair.min(), 0.0)),
         "named": off[answer.theory],
@@ -110,28 +117,20 @@ def score(answer: Any, runs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def corrected(
+def expected(
     runs: np.ndarray, setup: Setup, trace: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The runs' mean (2, T), less what their first losses explain, and its noise.
+    """The runs' mean (2, T) and its noise, `corrected` where there are 16 of them.
 
-    Their expectations are known, with rho, kappa and tr S / d of the data,
-    (1 - 2 rho + rho^2 + rho kappa + sigma^2 rho) / 2 for the population and tr S / d
-    times that for training: what the runs miss of them is carried on by regression,
-    where there are 16 of them.
+    With rho, kappa and tr S / d of the data the expected losses at the start are
+    (1 - 2 rho + rho^2 + rho kappa + sigma^2 rho) / 2 for the population, and tr S / d
+    times that for training.
     """
     if len(runs) < 16:
         return runs.mean(0), runs.std(0, ddof=1) / len(runs) ** 0.5
     rho, kappa, _ = setup.ratios
     square = (1 - 2 * rho + rho * (rho + kappa + setup.sigma2)) / 2
-    mean = runs.mean(0)
-    x = runs[:, :, 0] - mean[:, 0]
-    missed = np.array([trace, 1.0]) * square - mean[:, 0]
-    flat = (runs - mean).reshape(len(runs), -1)
-    slope = np.linalg.lstsq(x, flat, rcond=1e-8)[0]
-    left = (flat - x @ slope).reshape(runs.shape)
-    noise = left.std(0, ddof=3) / len(runs) ** 0.5
-    return mean + (missed @ slope).reshape(mean.shape), noise
+    return corrected(runs, np.array([trace, 1.0]) * square)
 
 
 def trial(spec: Trial) -> dict[str, Any]:
@@ -143,7 +142,8 @@ def trial(spec: Trial) -> dict[str, Any]:
     before = process_time()
     answer = predict(setup)
     seconds = process_time() - before
-    runs = training_runs(setup, answer.times, range(24 if setup.d <= 150 else 8))
+    count, first = 24 if setup.d <= 150 else 8, 32 * spec.number
+    runs = training_runs(setup, answer.times, range(first, first + count))
     sizes = {"d": setup.d, "h": setup.h, "n": setup.n, "kappa": round(setup.kappa, 5)}
     return {**sizes, **score(answer, runs), "seconds": round(seconds, 3)}
 
@@ -220,6 +220,20 @@ def data_trial(spec: DataTrial) -> dict[str, Any]:
     return {**sizes, "rank": rank, **found, "seconds": round(seconds, 3)}
 
 
+def scatter_ratio(
+    setup: Setup, law: SpectralMeasure, shares: Iterable[float]
+) -> dict[float, float]:
+    """What copies of each share say of one run's scatter, over what full copies say.
+
+    The larger median over the times of both losses' quotients; 512 copies of each size.
+    """
+    rate = max(1.0, setup.kappa, setup.rho) * law.moment(2) / law.moment(1)
+    copies = _Copies(setup, np.linspace(0, 3 / rate, 9), law, None, True)
+    full = copies.run(1.0, 1e12).scatter
+    said = {share: copies.run(share, 1e12).scatter * share**0.5 for share in shares}
+    return {k: float(np.median(s / full, 1).max()) for k, s in said.items()}
+
+
 # The bars that were set before anything was measured, and how a figure is one of them.
 BARS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], float]]] = {
     "median error": ("<= 0.02", lambda rows: _quantile(rows, "error", 0.5)),
@@ -242,6 +256,14 @@ BARS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], float]]] = {
     "half-width over the change, population": (
         "<= 0.1",
         lambda rows: float(np.median([r["width"][1] for r in rows])),
+    ),
+    "narrowest half-width that holds 95 of 100, training": (
+        "",
+        lambda rows: float(np.median([r["narrowest"][0] for r in rows])),
+    ),
+    "narrowest half-width that holds 95 of 100, population": (
+        "",
+        lambda rows: float(np.median([r["narrowest"][1] for r in rows])),
     ),
     "named theory within .03 of the best": (
         ">= 0.9",
@@ -282,6 +304,8 @@ def trial_table(name: str) -> list[dict[str, Any]]:
         {"figure": "how many", **{g: str(len(rows)) for g, rows in groups.items()}}
     ]
     for figure, (bar, measure) in BARS.items():
+        if figure.startswith("narrowest") and "narrowest" not in groups["all"][0]:
+            continue  # rows of an earlier version
         if name.startswith("data") and figure == "median error":
             bar = "<= 0.03"
         found = {g: measure(rows) for g, rows in groups.items()}
@@ -308,7 +332,7 @@ PREDICT_TRIAL = Sweep(
         "full": lambda: [Trial(f + k) for k in range(100) for f in (0, FRESH)],
     },
     text="Predictions of random setups against training runs.",
-    version=3,
+    version=4,
 )
 DATA_TRIAL = Sweep(
     "data-trial",
@@ -319,5 +343,5 @@ DATA_TRIAL = Sweep(
         "full": lambda: [DataTrial(name, k) for k in range(5, 10) for name in MATRICES],
     },
     text="Predictions of data matrices against training runs.",
-    version=3,
+    version=4,
 )

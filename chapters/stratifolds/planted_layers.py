@@ -1,34 +1,26 @@
 """Networks of many kinds of layers with a stratum planted in them, or none.
 
-`python planted_layers.py` in this folder draws 500 networks with BatchNorm, LayerNorm,
-convolutions or attention, and 500 perceptrons of `planted.py`, and stores what
-`find_strata` says of them in `measured/planted.json`. The rule is that of `planted.py`.
-Some weights that look like a stratum are none: a cut unit, or a constant one, under
-LayerNorm, which takes the mean over all units, and a constant channel that is read with a
-padded border. To verify one of these counts as invented.
+BatchNorm, LayerNorm, convolutions or attention; the rule is that of `planted.py`, and
+`geolib sweep planted-layers` measures what `find_strata` says of them. Some weights that
+look like a stratum are none: a cut unit, or a constant one, under LayerNorm, which takes
+the mean over all units, and a constant channel that is read with a padded border. To
+verify one of these counts as invented.
 """
 
 from __future__ import annotations
 
-import platform
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import planted
 import torch
 from torch import Tensor, nn
 
 from geolib.core import init_, normal
 from geolib.stratifolds import find_strata
-from geolib.sweep import keep, measured
 
 FAMILIES = ("BatchNorm", "LayerNorm", "convolution", "attention")
 KINDS = ("overlap", "dead output", "constant unit", "none")
 ACTIVATIONS = (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU)
-STORED = Path(__file__).parent / "measured" / "planted.json"
-FIRST, COUNT, BLOCK = 80_000, 1000, 50  # numbers that no other run has drawn
 
 
 @dataclass(frozen=True)
@@ -182,22 +174,3 @@ def trial(number: int) -> Layered:
     right = [s for s in found if s.units == units and s.kind in (kind, "dormant unit")]
     wrong = [s for s in found if s.kind != "dormant unit" and not (true and s in right)]
     return Layered(family, kind, depth, true, true and not right, bool(wrong))
-
-
-def row(number: int) -> list:
-    """What is stored of a network: of an even number a perceptron, else of many kinds."""
-    if number % 2:
-        t = trial(number // 2)
-        return [t.family, t.kind, t.depth, t.true, t.missed, t.invented]
-    p = planted.trial(number // 2)
-    return ["perceptron", p.kind, p.depth, p.kind != "none", p.missed, p.invented]
-
-
-if __name__ == "__main__":
-    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()),
-             "torch": torch.__version__.split("+")[0], "machine": platform.machine(),
-             "first": FIRST}  # fmt: skip
-    for start in range(FIRST, FIRST + COUNT, BLOCK):
-        if str(start) not in measured(STORED).entries:
-            rows = [row(start + k) for k in range(BLOCK)]
-            keep(STORED, {str(start): rows}, about)

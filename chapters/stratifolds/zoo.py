@@ -1,7 +1,7 @@
 """The zoo: models with known learning coefficients, strata and waiting times, in one table.
 
-`python zoo.py` in this folder measures `measured/zoo.json`: each published coefficient beside
-an integral that is exact to rounding and, where the ideal is one of monomials, a polyhedron.
+Each published coefficient stands beside an integral that is exact to rounding and, where the
+ideal is one of monomials, a polyhedron (`geolib sweep zoo`).
 
 In the regression models the output weights have a standard normal prior and the truth
 is zero, so they can be integrated out: with N outputs of covariance G(a) in the other
@@ -13,12 +13,9 @@ logarithmic axes, and evidences can be had up to n = 10^30.
 from __future__ import annotations
 
 import math
-import platform
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,9 +24,6 @@ from evidence import divergence_from_null, evidence_curve, log_axis
 from scipy.optimize import linprog
 from scipy.special import logsumexp
 
-from geolib.sweep import keep
-
-STORED = Path(__file__).parent / "measured" / "zoo.json"
 SIZES = np.logspace(10, 30, 21)
 
 
@@ -350,9 +344,3 @@ def table(count: int = 160) -> Iterator[dict]:
             "lambda": c.known, "m": c.multiplicity, "integral": c.measured,
             "algebra": c.polyhedron, "source": c.source, "empty because": "; ".join(why),
         }  # fmt: skip
-
-
-if __name__ == "__main__":
-    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "nodes": 160,
-             "torch": torch.__version__.split("+")[0], "machine": platform.machine()}  # fmt: skip
-    keep(STORED, {row["model"]: row for row in table()}, about)

@@ -68,6 +68,11 @@ class LayerBlock(Block):
         delta: output gradients, shape (n, r, g, t, a).
         weight: place of the weight in the parameter vector.
         bias: place of the bias, or None.
+
+    Attributes:
+        n, r: samples, and roots of the metric at each.
+        g, t: groups of channels, and positions within a sample.
+        d, a: fan-in and fan-out of a group.
     """
 
     def __init__(
@@ -75,7 +80,6 @@ class LayerBlock(Block):
     ) -> None:
         self.x, self.delta = x.contiguous(), delta.contiguous()
         self.weight, self.bias = weight, bias
-        # samples, roots, groups, positions, fan-out of a group; and its fan-in
         self.n, self.r, self.g, self.t, self.a = delta.shape
         self.d = x.shape[-1]
 

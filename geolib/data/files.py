@@ -15,6 +15,8 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
+from geolib.files import cache_folder
+
 from .dataset import DataError
 
 PATIENCE = 1800.0  # seconds for all files of one data set; a server may drip bytes
@@ -59,10 +61,7 @@ NOTES = {
 
 def folder() -> Path:
     """The data folder: `GEOLIB_DATA` if set, else a cache folder in the home."""
-    if named := os.environ.get("GEOLIB_DATA"):
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache).expanduser() / "geolib"
+    return cache_folder("GEOLIB_DATA")
 
 
 @lru_cache(maxsize=256)

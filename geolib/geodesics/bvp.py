@@ -94,7 +94,8 @@ def geodesic(
         >>> net = mlp([1, 2, 1], activation=torch.nn.Tanh)
         >>> S = FunctionSpace(net, torch.tensor([[0.5], [1.0], [2.0]]).double(), "raw")
         >>> a = S.realization.theta0
-        >>> geodesic(S, a, 1.5 * a, basis=SineBasis(8), optimizer="lbfgs").converged
+        >>> options = {"basis": SineBasis(8), "optimizer": "lbfgs", "steps": 60}
+        >>> geodesic(S, a, 1.5 * a, **options).converged
         True
     """
     if optimizer == "lbfgs":

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geolib.core.validation import check_labels
+from geolib.plotting import panels
 
 from .embedding import angle_length
 from .function_space import FunctionSpace, Space
@@ -141,9 +142,7 @@ class Profile:
     def plot(self, axes: Any = None) -> Any:
         """Draw loss and accuracy along the path, on Matplotlib axes that are returned."""
         if axes is None:
-            import matplotlib.pyplot as plt
-
-            axes = plt.subplots()[1]
+            axes = panels()[1]
         axes.plot(self.times, self.loss, label="loss")
         axes.plot(self.times, self.accuracy, "--", label="accuracy")
         axes.set(xlabel="time on the path", ylim=(0, None))

@@ -3,21 +3,15 @@ r"""Which training algorithms move the function the same way in every chart.
 An optimizer is *natural* when changing the coordinates of parameter space, training,
 and changing back is the same as training. The package measures it
 (`naturality_defect`, `audit`), certifies it (`jet_defect`),
-repairs algorithms (`NaturalGradient`, `NaturalMomentum`, `NaturalAdam`, ...) and does
-the same for maps between networks of different size (`projection_defect`).
+and trains naturally (`NaturalGradient`, `NaturalMomentum`, `KFAC`).
 """
 
 from geolib.doors import guarded as _guarded
-from geolib.naturality.adaptive import (
-    NaturalAdaGrad as NaturalAdaGrad,
-    NaturalAdam as NaturalAdam,
-)
 from geolib.naturality.affine_layers import affine_mlp as affine_mlp
 from geolib.naturality.audit import (
     AuditReport as AuditReport,
     Protocol as Protocol,
     audit as audit,
-    naturality_class as naturality_class,
 )
 from geolib.naturality.catalogue import OPTIMIZERS as OPTIMIZERS
 from geolib.naturality.defect import (
@@ -30,13 +24,8 @@ from geolib.naturality.families import (
     random_affine as random_affine,
     standard_suite as standard_suite,
 )
-from geolib.naturality.functional_lift import FunctionalLift as FunctionalLift
 from geolib.naturality.geometric_optimizer import (
     GeometricOptimizer as GeometricOptimizer,
-)
-from geolib.naturality.implicit_steps import (
-    ProximalNatural as ProximalNatural,
-    RetractedNaturalGradient as RetractedNaturalGradient,
 )
 from geolib.naturality.jets import (
     Generator as Generator,
@@ -50,25 +39,14 @@ from geolib.naturality.losses import (
     cross_entropy as cross_entropy,
     mse as mse,
 )
-from geolib.naturality.momentum import (
-    FunctionMomentum as FunctionMomentum,
-    NaturalMomentum as NaturalMomentum,
-)
-from geolib.naturality.natural_gradient import (
-    GeodesicNaturalGradient as GeodesicNaturalGradient,
-    NaturalGradient as NaturalGradient,
-)
+from geolib.naturality.momentum import NaturalMomentum as NaturalMomentum
+from geolib.naturality.natural_gradient import NaturalGradient as NaturalGradient
 from geolib.naturality.rules import covariant_hessian as covariant_hessian
 from geolib.naturality.optimizer_spec import (
     OptimizerSpec as OptimizerSpec,
     from_update as from_update,
 )
 from geolib.naturality.problem import Problem as Problem
-from geolib.naturality.projections import (
-    Embedding as Embedding,
-    Projection as Projection,
-    projection_defect as projection_defect,
-)
 from geolib.naturality.reparameterization import (
     Reparameterization as Reparameterization,
 )

@@ -131,17 +131,14 @@ def in_chart(module: nn.Module, layers: Any) -> nn.Sequential:
         TypeError: a layer with parameters that is not `AffineLayer`.
     """
     parts: list[nn.Module] = []
-    pairs = None if layers is None else iter(layers)
+    pairs = iter(layers or ())
     for m in module.children():
-        if isinstance(m, AffineLayer):
-            w = m.weight.detach()
-            if pairs is None:
-                parts.append(AffineLayer(w.clone()))
-                continue
+        if isinstance(m, AffineLayer) and layers is None:
+            parts.append(AffineLayer(m.weight.detach().clone()))
+        elif isinstance(m, AffineLayer):
             U, V = next(pairs)
-            parts.append(
-                AffineLayer(U @ w @ V, torch.linalg.inv(U), torch.linalg.inv(V))
-            )
+            inverses = torch.linalg.inv(U), torch.linalg.inv(V)
+            parts.append(AffineLayer(U @ m.weight.detach() @ V, *inverses))
         elif any(True for _ in m.parameters()):
             raise TypeError(
                 "module: expected a Sequential of AffineLayer layers (affine_mlp), got a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -27,7 +27,6 @@ from .losses import Loss, cross_entropy, mse
 from .problem import Problem
 from .reparameterization import Reparameterization
 
-NONLINEAR = ("radial", "sinh", "coupling")
 TINTS = {
     Verdict.EXACT: "#009E73",
     Verdict.NATURAL: "#56B4E9",
@@ -105,51 +104,6 @@ class AuditReport:
     def to_json(self, indent: int | None = 2) -> str:
         """The same as JSON text (numbers that are not finite become null)."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
-
-def naturality_class(verdicts: Mapping[str, Verdict | Collection[Verdict]]) -> str:
-    """Say in one word for which class of maps an optimizer is natural.
-
-    `natural`: exact on linear maps, and exact or natural on nonlinear ones; `affine`:
-    exact on all linear maps, unnatural on a nonlinear one; `layer-affine`: exact on
-    linear maps and undefined beyond; `orthogonal`: it closes for orthogonal maps
-    only; `partly`: for some class beyond permutations; otherwise `unnatural`. Seeds
-    that are undecided do not count; `undecided` is said where none is left to judge by.
-
-    Args:
-        verdicts: by family, one verdict or those of several seeds.
-
-    Source: :eq:`eq-naturality-square`, restricted to a class of maps.
-
-    Examples:
-        >>> E, N, U = Verdict.EXACT, Verdict.NATURAL, Verdict.UNNATURAL
-        >>> naturality_class({"affine": E, "coupling": {E, N}})
-        'natural'
-        >>> naturality_class({"affine": E, "coupling": U})
-        'affine'
-        >>> naturality_class({"permutation": E, "affine": U, "coupling": U})
-        'unnatural'
-    """
-    sets = {k: {v} if isinstance(v, Verdict) else set(v) for k, v in verdicts.items()}
-    known = {k: v for k, v in sets.items() if v != {Verdict.UNDEFINED}}
-    decided = {k: v - {Verdict.UNDECIDED} for k, v in known.items()}
-    closing = {k for k, v in decided.items() if v and all(one.closes for one in v)}
-    curved = {k: v for k, v in decided.items() if k in NONLINEAR}
-    linear = {k: v for k, v in decided.items() if k not in NONLINEAR}
-    if all(v == {Verdict.EXACT} for v in linear.values()):
-        if not curved:
-            return "layer-affine"
-        if closing == set(known):
-            return "natural"
-        surely = {Verdict.UNNATURAL} in curved.values()
-        return "affine" if surely else "undecided"
-    beyond = closing - {"permutation"}
-    if beyond and beyond <= {"orthogonal", "layer-orthogonal"}:
-        return "orthogonal"
-    if beyond:
-        return "partly"
-    surely = any(Verdict.UNNATURAL in v for v in decided.values())
-    return "unnatural" if surely else "undecided"
 
 
 @dataclass(frozen=True)

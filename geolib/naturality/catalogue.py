@@ -17,13 +17,10 @@ import torch
 from torch import Tensor, optim
 
 from geolib.files import did_you_mean, imported
-from geolib.naturality.adaptive import NaturalAdaGrad, NaturalAdam
-from geolib.naturality.functional_lift import FunctionalLift
-from geolib.naturality.implicit_steps import ProximalNatural, RetractedNaturalGradient
 from geolib.naturality.kfac import KFAC
 from geolib.naturality.local_geometry import ZERO
-from geolib.naturality.momentum import FunctionMomentum, HeavyBall, NaturalMomentum
-from geolib.naturality.natural_gradient import GeodesicNaturalGradient, NaturalGradient
+from geolib.naturality.momentum import HeavyBall, NaturalMomentum
+from geolib.naturality.natural_gradient import INTEGRATORS, NaturalGradient
 from geolib.naturality.optimizer_spec import OptimizerSpec, RunContext
 from geolib.naturality.rules import FirstOrderRule
 
@@ -75,14 +72,6 @@ def layered(cls: Any, **fixed: Any) -> Callable[..., Any]:
 
 def _rule(name: str) -> Callable[..., Any]:
     return geometric(FirstOrderRule, rule=name)
-
-
-def _lifted_adam(params: list[Tensor], h: float, run: RunContext) -> FunctionalLift:
-    return FunctionalLift(
-        params,
-        rule=lambda z: optim.Adam(z, h, memories(h), 1e-2),
-        output_metric=run.output_metric,
-    )
 
 
 def _adam(eps: float) -> Scaled:
@@ -169,24 +158,13 @@ _METRIC = [
     _Row("kfac-damped", layered(KFAC, damping=0.1), layered=True),
 ]
 _NATURAL = [
-    _Row("ngd", geometric(NaturalGradient)),
+    _Row("ngd", geometric(NaturalGradient, damping=0.0)),
     _Row("covariant-newton", _rule("covariant-newton")),
-    _Row("ngd-midpoint", geometric(NaturalGradient, integrator="midpoint")),
-    _Row("ngd-rk4", geometric(NaturalGradient, integrator="rk4")),
-    _Row("ngd-geodesic", geometric(GeodesicNaturalGradient)),
+    *(
+        _Row(f"ngd-{name}", geometric(NaturalGradient, damping=0.0, integrator=name))
+        for name in INTEGRATORS[1:]
+    ),
     _Row("natural-momentum", geometric(NaturalMomentum), "vector"),
-    _Row("function-momentum", geometric(FunctionMomentum)),
-    _Row(
-        "natural-adam",
-        geometric(NaturalAdam, lambda h: {"betas": memories(h), "eps": 1e-2}),
-    ),
-    _Row(
-        "natural-adagrad",
-        geometric(NaturalAdaGrad, lambda h: {"lr": h**0.5, "initial": 0.05 / h}),
-    ),
-    _Row("lift-adam", _lifted_adam),
-    _Row("ngd-retraction", geometric(RetractedNaturalGradient)),
-    _Row("proximal", geometric(ProximalNatural)),
 ]
 
 

@@ -327,10 +327,8 @@ class Comparison:
             note = f"diverged: {str(error)[:60]}"
             return self._without_runs(Verdict.UNDECIDED, note)
         start = self.project(self.problem.theta0)
-        ends = [self.project(reference[h]) for h in self.steps]
-        moved = [float((e - start).norm()) for e in ends]
-        drift = float((ends[-1] - ends[-2]).norm())
-        return summarize(self.steps, differences, moved, drift, self.space)
+        ends = [self.project(reference[h]) - start for h in self.steps]
+        return summarize(self.steps, differences, ends, self.space)
 
     def undefined(self, phi: Reparameterization) -> Defect | None:
         """Return the verdict on a map for which the optimizer makes no sense."""
@@ -430,21 +428,18 @@ def naturality_defect(
 
 
 def summarize(
-    hs: list[float],
-    differences: list[Tensor],
-    moved: list[float],
-    drift: float,
-    space: str,
+    hs: list[float], differences: list[Tensor], ways: list[Tensor], space: str
 ) -> Defect:
     """Turn the difference vectors into values, slope, plateau and verdict.
 
     Args:
         hs: step sizes, decreasing.
         differences: of the ends, one vector a step size.
-        moved: the way travelled, for each step size.
-        drift: distance of the home ends of the two smallest steps.
+        ways: from the start to the end, for each step size.
         space: for the record.
     """
+    moved = [float(way.norm()) for way in ways]
+    drift = float((ways[-1] - ways[-2]).norm())
     values = [
         float(e.norm()) / m if m > 0 else math.inf
         for e, m in zip(differences, moved, strict=True)
@@ -477,9 +472,7 @@ def as_problem(
     else:
         if loss is None or x is None:
             raise ValueError("loss, x: needed unless a Problem is given")
-        R = realization
-        R = R if isinstance(R, Realization) else Realization(R)
-        problem = Problem.from_realization(R, x, loss)
+        problem = Problem.of(realization, x, loss)
     if problem.theta0.dtype != torch.float64:
         raise ValueError(
             "realization: expected float64 parameters (round-off would hide exact "

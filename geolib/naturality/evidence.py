@@ -191,7 +191,7 @@ class Site:
     def _defect(self, phi: Reparameterization, runs: list[HomeRun]) -> Defect:
         x = self.problem.theta0
         y = phi.forward(x)
-        gaps, firsts = [], []
+        gaps, firsts, one = [], [], [x.new_ones(1)] * len(runs)
         for run in runs:
             end = self._take(run.h, phi)
             back = directional(phi.inverse, y, phi.forward(end) - y)
@@ -199,9 +199,7 @@ class Site:
             gaps.append((self.outputs(end) - run.end) / gone)
             firsts.append(self.A @ (back - run.way) / float((self.A @ run.way).norm()))
         hs, floor = [run.h for run in runs], max(run.floor for run in runs)
-        ends, first = (
-            summarize(hs, e, [1.0] * len(hs), 0.0, "metric") for e in (gaps, firsts)
-        )
+        ends, first = (summarize(hs, e, one, "metric") for e in (gaps, firsts))
         if floor > NUDGE:
             verdict = Verdict.UNDECIDED
         elif max(ends.values) <= floor and not ends.slope > 1.75:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from geolib.core.validation import expect
 
 from .affine_layers import blocks
-from .reparameterization import Reparameterization, compose
+from .reparameterization import Reparameterization
 
-DENSE = 2048  # above this many parameters global maps are products of rotations
+DENSE = 2048  # above this many parameters global maps are no matrices
 
 
 def _tensor(a: np.ndarray, like: Tensor) -> Tensor:
@@ -41,30 +42,19 @@ def _conditioned(n: int, cond: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rotations(like: Tensor, rng: np.random.Generator) -> Reparameterization:
-    """An orthogonal map of a long vector: rounds of permuted plane rotations."""
-    p = like.numel()
-    rounds: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(int(np.ceil(np.log2(p)))):
-        order = torch.as_tensor(rng.permutation(p)).to(like.device)
-        angle = _tensor(rng.uniform(0, 2 * np.pi, p // 2), like)
-        rounds.append((order, angle.cos(), angle.sin()))
+    """An orthogonal map of a long vector: random signs, then Hartley's transform."""
+    signs = _tensor(rng.choice([-1.0, 1.0], like.numel()), like)
 
-    def turn(x: Tensor, sign: float, order: Tensor, c: Tensor, s: Tensor) -> Tensor:
-        i, j = order[: len(c)], order[len(c) : 2 * len(c)]
-        y = x.index_copy(0, i, c * x[i] - sign * s * x[j])
-        return y.index_copy(0, j, sign * s * x[i] + c * x[j])
+    def hartley(x: Tensor) -> Tensor:  # its own inverse
+        z = torch.fft.fft(x, norm="ortho")
+        return z.real - z.imag
 
-    def forward(x: Tensor) -> Tensor:
-        for r in rounds:
-            x = turn(x, 1.0, *r)
-        return x
-
-    def inverse(y: Tensor) -> Tensor:
-        for r in reversed(rounds):
-            y = turn(y, -1.0, *r)
-        return y
-
-    return Reparameterization(forward, inverse, "orthogonal", "affine")
+    return Reparameterization(
+        lambda x: hartley(signs * x),
+        lambda y: signs * hartley(y),
+        "orthogonal",
+        "affine",
+    )
 
 
 def orthogonal(like: Tensor, seed: int) -> Reparameterization:
@@ -107,19 +97,8 @@ def _layer_family(
     module: nn.Module, like: Tensor, name: str, draw: Callable[[int], np.ndarray]
 ) -> Reparameterization:
     index = blocks(module)
-    pairs = [
-        (_tensor(draw(i.shape[0]), like), _tensor(draw(i.shape[1]), like))
-        for i in index
-    ]
-    return layerwise(index, pairs, name)
-
-
-def layer_orthogonal(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
-    """Every layer's matrix, bias included, rotated from the left and the right."""
-    rng = np.random.default_rng(seed)
-    return _layer_family(
-        module, like, "layer orthogonal", lambda n: _orthogonal(n, rng)
-    )
+    pairs = [tuple(_tensor(draw(k), like) for k in i.shape) for i in index]
+    return layerwise(index, pairs, name)  # type: ignore[arg-type]
 
 
 def random_affine(
@@ -148,20 +127,24 @@ def random_affine(
     """
     rng = np.random.default_rng(seed)
     if module is not None:
-        return _layer_family(
-            module, like, "layer affine", lambda n: _conditioned(n, cond, rng)
-        )
+        draw = partial(_conditioned, cond=cond, rng=rng)
+        return _layer_family(module, like, "layer affine", draw)
     p = like.numel()
     b = _tensor(0.3 * rng.standard_normal(p), like)
     if p <= DENSE:
         return Reparameterization.affine(
             _tensor(_conditioned(p, cond, rng), like), b, "affine"
         )
-    s = np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond))
-    scale = Reparameterization.scaling(_tensor(s, like))
-    shift = Reparameterization(lambda x: x + b, lambda y: y - b, "shift", "affine")
-    parts = compose(_rotations(like, rng), scale, _rotations(like, rng), shift)
-    return Reparameterization(parts.forward, parts.inverse, "affine", "affine")
+    s = _tensor(np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond)), like)
+    first, second = _rotations(like, rng), _rotations(like, rng)
+
+    def forward(x: Tensor) -> Tensor:
+        return second.forward(s * first.forward(x)) + b
+
+    def inverse(y: Tensor) -> Tensor:
+        return first.inverse(second.inverse(y - b) / s)
+
+    return Reparameterization(forward, inverse, "affine", "affine")
 
 
 def permutation(module: nn.Module, like: Tensor, seed: int) -> Reparameterization:
@@ -249,7 +232,12 @@ def standard_suite(
         "uniform": _uniform(module, like),
         "diagonal": log_scaling(like, s + 2),
         "rescaling": relu_rescaling(module, like, s + 3),
-        "layer-orthogonal": layer_orthogonal(module, like, s + 4),
+        "layer-orthogonal": _layer_family(
+            module,
+            like,
+            "layer orthogonal",
+            partial(_orthogonal, rng=np.random.default_rng(s + 4)),
+        ),
         "orthogonal": orthogonal(like, s + 5),
         "layer-affine": random_affine(like, s + 6, module=module),
         "affine": random_affine(like, s + 7),
@@ -261,9 +249,7 @@ def standard_suite(
 
 def _uniform(module: nn.Module, like: Tensor) -> Reparameterization:
     """Every coordinate doubled, as a map U W V of each layer too."""
-    double = []
-    for i in blocks(module):
-        U, V = (torch.eye(k).to(like) for k in i.shape)
-        double.append((2 * U, V))
+    eyes = [[torch.eye(k).to(like) for k in i.shape] for i in blocks(module)]
+    double = [(2 * U, V) for U, V in eyes]
     factor = torch.full_like(like, 2.0)
     return replace(Reparameterization.scaling(factor, "uniform scaling"), layers=double)

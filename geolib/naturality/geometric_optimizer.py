@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +66,18 @@ def require_same_outputs(L: Linearization, outputs: Tensor) -> None:
     expect(same, "closure", wanted, f"others, shape {tuple(outputs.shape)}")
 
 
+@contextmanager
+def using_graph() -> Iterator[None]:
+    """Say it of the closure where its graph was used up."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        finding = "closure: expected no call of backward(), which uses the graph up"
+        raise ValueError(finding) from error
+
+
 class GeometricOptimizer(torch.optim.Optimizer):
     r"""The base of every optimizer whose step is computed from one `LocalGeometry`.
 
@@ -122,6 +134,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
     """
 
     needs_outputs = True
+    check = True  # whether the module is checked, as `Realization` does
     tags: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
@@ -136,7 +149,8 @@ class GeometricOptimizer(torch.optim.Optimizer):
         **defaults: Any,
     ) -> None:
         self.leaves = check_tensors(one_group(params))
-        self.R = Realization(params) if isinstance(params, nn.Module) else None
+        module = params if isinstance(params, nn.Module) else None
+        self.R = None if module is None else Realization(module, check=self.check)
         metric = Euclidean() if output_metric is None else output_metric
         known = {
             name
@@ -238,26 +252,26 @@ class GeometricOptimizer(torch.optim.Optimizer):
                 )
         return x
 
-    def natural_gradient(self, q: LocalGeometry) -> Tensor:
-        r"""Return :math:`F^{+}g` of this point, solved once."""
-        if q.natural is None:
-            q.natural = self.solve(q, q.covector)
-        return q.natural
-
     # ---- one call of the closure -------------------------------------------------
 
     def watching(self) -> AbstractContextManager[Any]:
         """Return what is to see the closure's calls of the module."""
         return nullcontext() if self.R is None else self.R.recording()
 
+    def called(
+        self, watch: AbstractContextManager[Any] | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Call the closure; return its outputs, its loss, and what watched it."""
+        with watch or nullcontext() as record:
+            result = self._closure()
+        pair = isinstance(result, tuple) and len(result) == 2
+        expect(pair, "closure", "a pair (outputs, loss)", type(result).__name__)
+        return *result, record
+
     def point(self) -> LocalGeometry:
         """Return the geometry at the present parameters, by one call of the closure."""
         with torch.enable_grad():
-            with self.watching() as record:
-                result = self._closure()
-            pair = isinstance(result, tuple) and len(result) == 2
-            expect(pair, "closure", "a pair (outputs, loss)", type(result).__name__)
-            outputs, loss = result
+            outputs, loss, record = self.called(self.watching())
             L = None
             if self.R is not None:
                 L = record.linearization()
@@ -295,14 +309,9 @@ class GeometricOptimizer(torch.optim.Optimizer):
             raise ValueError("closure: expected one giving (outputs, loss), got None")
         self._closure = closure
         x = self.position()
-        try:
+        with using_graph():
             q = self.point()
-            dx = self.update(q)
-        except RuntimeError as error:
-            if "second time" not in str(error):
-                raise
-            finding = "closure: expected no call of backward(), which uses the graph up"
-            raise ValueError(finding) from error
+            dx, loss = self.update(q), q.loss.detach()
         if not bool(torch.isfinite(dx).all()):
             self.move(x)
             raise Diverged(
@@ -310,7 +319,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
                 "the metric is singular, a gradient not finite or the step too large"
             )
         self.move(x + dx)
-        return q.loss.detach()
+        return loss
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_closure"}

@@ -116,7 +116,6 @@ class LocalGeometry:
                 f"closure: expected a finite scalar loss, got {loss.detach()}"
             )
         self.solution: Solution | None = None
-        self.natural: Tensor | None = None  # F^+ g, once an optimizer has solved it
         (dl,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
         wanted = "a loss that is computed from the outputs it returns"
         expect(dl is not None, "closure", wanted, "another")
@@ -378,7 +377,7 @@ def metric_of_loss(loss: Tensor, outputs: Tensor) -> OutputMetric:
     named: list[OutputMetric] = [*classes] if "NllLoss" in names else []
     named += [Bernoulli()] if "BinaryCrossEntropyWithLogits" in names else []
     v = torch.arange(z.numel(), device=z.device).double().square().cos().to(z)
-    H, v = _hessian_product(loss, outputs, v.view_as(z)).flatten(1), v.view(len(z), -1)
+    H, v = hessian_product(loss, outputs, v.view_as(z)).flatten(1), v.view(len(z), -1)
     rough = 1e3 * eps * v.norm()
     if not bool(torch.isfinite(H).all()):
         return [*named, Euclidean()][0]
@@ -400,7 +399,7 @@ def metric_of_loss(loss: Tensor, outputs: Tensor) -> OutputMetric:
     )
 
 
-def _hessian_product(loss: Tensor, outputs: Tensor, v: Tensor) -> Tensor:
+def hessian_product(loss: Tensor, outputs: Tensor, v: Tensor) -> Tensor:
     """The loss's Hessian in the outputs times v, zero where the loss is linear."""
     (g,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
     if g is None or not g.requires_grad:

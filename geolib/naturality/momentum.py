@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from geolib.core.validation import expect
@@ -31,6 +30,7 @@ class HeavyBall(GeometricOptimizer):
     Source: :eq:`drv-naturality-no-lift-ball` (derivations).
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor([1.0], requires_grad=True)
         >>> opt = HeavyBall([x], lr=0.5, friction=0.0)
         >>> def closure():
@@ -89,6 +89,7 @@ class NaturalMomentum(HeavyBall):
     Source: :eq:`drv-naturality-momentum` (derivations).
 
     Examples:
+        >>> import torch
         >>> x = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
         >>> from geolib.core import Euclidean
         >>> one = torch.ones(1).double()
@@ -118,56 +119,3 @@ class NaturalMomentum(HeavyBall):
         if self.connection:
             force = force + q.christoffel_on_outputs(v, v)
         return {"velocity": -self.solve(q, force)}
-
-
-class FunctionMomentum(GeometricOptimizer):
-    r"""Momentum kept in output space, where no map of parameters acts.
-
-    .. math:: u \leftarrow e^{-\gamma h}u - h\,W^{+}d\ell, \qquad
-        x \leftarrow x + h\,F^{+}J^TWu .
-
-    It needs the same samples in the same order at every step, since the state is
-    indexed by them.
-
-    Args:
-        friction: :math:`\gamma`, per unit of time.
-        (others): see `GeometricOptimizer`.
-
-    Source: :eq:`drv-naturality-lift` (derivations).
-
-    Examples:
-        >>> x = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
-        >>> opt = FunctionMomentum([x], lr=0.5, friction=0.0)
-        >>> def closure():
-        ...     z = 2 * x.view(1, 1)
-        ...     return z, 0.5 * (z**2).sum()
-        >>> loss = opt.step(closure)
-        >>> round(x.item(), 6)  # u = -1 on outputs pulls back to -1/2
-        0.75
-    """
-
-    tags: ClassVar[Mapping[str, str]] = {"u": "function"}
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-2,
-        *,
-        friction: float = 1.0,
-        **o: Any,
-    ) -> None:
-        super().__init__(params, lr, friction=friction, **o)
-
-    def initial(self, q: LocalGeometry) -> State:
-        return {"u": torch.zeros_like(q.z)}
-
-    def velocity(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> Tensor:
-        return self.solve(q, q.lower(s["u"]))
-
-    def drive(self, q: LocalGeometry, s: Annotated[State, "tags"]) -> State:
-        if s["u"].shape != q.z.shape:
-            raise ValueError(
-                f"closure: outputs of shape {tuple(q.z.shape)}, but the momentum holds "
-                f"{tuple(s['u'].shape)}; it needs the full batch at every step"
-            )
-        return {"u": -q.raise_index(q.dl)}

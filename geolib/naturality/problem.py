@@ -41,30 +41,19 @@ class Problem:
     data: Any = None
 
     @classmethod
-    def of(cls, module: nn.Module, x: Any, loss: Loss, probe: Any = None) -> Problem:
+    def of(
+        cls, module: nn.Module | Realization, x: Any, loss: Loss, probe: Any = None
+    ) -> Problem:
         """Return the problem of a module on inputs x; `probe`: further inputs.
 
         Raises:
             ValueError: what `geolib.core.Realization` refuses (no parameters, layers
                 that mix samples or draw at random).
         """
-        return cls.from_realization(Realization(module), x, loss, probe)
-
-    @classmethod
-    def from_realization(
-        cls, R: Realization, x: Any, loss: Loss, probe: Any = None
-    ) -> Problem:
-        """Do as `of`, from a `geolib.core.Realization`."""
+        R = module if isinstance(module, Realization) else Realization(module)
         other = None if probe is None else (lambda t: R(t, probe))
-        return cls(
-            lambda t: R(t, x),
-            loss,
-            R.theta0.detach().clone(),
-            tuple(R.shapes),
-            R.module,
-            other,
-            x,
-        )
+        start, shapes = R.theta0.detach().clone(), tuple(R.shapes)
+        return cls(lambda t: R(t, x), loss, start, shapes, R.module, other, x)
 
     def at(self, theta0: Tensor) -> Problem:
         """Return the same problem started elsewhere."""

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vjp
 
-from geolib.core.validation import expect
-
 Map = Callable[[Tensor], Tensor]
 
 
@@ -211,29 +209,6 @@ class Reparameterization:
 
 TRIVIAL = ("scalar", "function", "entrywise")  # spaces on which no map acts
 TAGS = ("point", "vector", "covector", "metric", *TRIVIAL)
-
-
-def compose(*maps: Reparameterization) -> Reparameterization:
-    """Apply the maps from left to right: `compose(a, b)(x) = b(a(x))`.
-
-    Args:
-        maps: at least one; the first acts first.
-
-    Raises:
-        ValueError: no map.
-
-    Source: :eq:`drv-naturality-push` (derivations).
-
-    Examples:
-        >>> a = Reparameterization(lambda x: 2 * x, lambda y: y / 2, "double", "affine")
-        >>> compose(a, a, a)(torch.ones(1))
-        tensor([8.])
-    """
-    expect(maps, "maps", "at least one Reparameterization", maps)
-    result = maps[0]
-    for m in maps[1:]:
-        result = result.then(m)
-    return result
 
 
 def _coupling(like: Tensor, seed: int, strength: float) -> tuple[Map, Map]:

@@ -14,9 +14,9 @@ from typing import Any
 from geolib.files import digest, digest_tree, locked, write_whole
 
 from .kernel import FIGURES
-from .notebook import Notebook, PressError, parameters
+from .notebook import PROFILES, Notebook, PressError, parameters
 
-FORMAT = b"6"  # raise when staging changes, so that every notebook is staged anew
+FORMAT = b"7"  # raise when staging changes, so that every notebook is staged anew
 PACKAGE = Path(__file__).parents[1]
 DATA = (".json", ".csv", ".py", ".npz")  # files of its chapter that a notebook may read
 
@@ -88,6 +88,9 @@ class Build:
         root: the checkout, see `find_root`.
         profile: `small`, `book` or `full`.
 
+    Raises:
+        PressError: another profile.
+
     Examples:
         >>> build = Build(Path("book"), "small")
         >>> build.stage(Notebook(build.root, "demo/01-a")).as_posix()
@@ -95,6 +98,8 @@ class Build:
     """
 
     def __init__(self, root: Path, profile: str) -> None:
+        if profile not in PROFILES:
+            raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")
         self.root, self.profile = root, profile
         self.folder = root / "_build" / profile
         self.site = self.folder / "html"
@@ -153,13 +158,8 @@ class Build:
 
     def is_fresh(self, notebook: Notebook, hardware: str = "cpu") -> bool:
         """Whether its staged page is whole and up to date for that hardware."""
-        path = self.stage(notebook)
-        record = _record(path)
-        return (
-            _content(path) is not None
-            and record.get("hardware") == hardware
-            and self._state(notebook, path, record) == "whole"
-        )
+        state, _, record = self._read(notebook, self.stage(notebook))
+        return state == "whole" and record.get("hardware") == hardware
 
     def page(self, notebook: Notebook) -> Page:
         """What there is to show of a notebook, and in what state it is.
@@ -168,25 +168,27 @@ class Build:
         when no run has answered it since; a page that is up to date wins over it.
         """
         staged, partial = self.stage(notebook), self.failed(notebook)
-        record, failure = _record(staged), _record(partial)
-        content = _content(staged)
-        if content is not None and self._state(notebook, staged, record) == "whole":
-            return Page(notebook, "whole", staged, content)
-        if (broken := _content(partial)) is not None:
-            stale = self._state(notebook, partial, failure) != "whole"
-            error = str(failure.get("error", "unknown"))
-            return Page(notebook, "failed", partial, broken | {"stale": stale}, error)
-        if content is not None:
-            state = self._state(notebook, staged, record)
-            return Page(notebook, state, staged, content)
-        return Page(notebook, "absent")
+        state, content, _ = self._read(notebook, staged)
+        if state != "whole":
+            since, broken, record = self._read(notebook, partial)
+            if since != "absent":
+                broken |= {"stale": since != "whole"}
+                error = str(record.get("error", "unknown"))
+                return Page(notebook, "failed", partial, broken, error)
+        return Page(notebook, state, None if state == "absent" else staged, content)
 
-    def _state(self, notebook: Notebook, path: Path, record: dict[str, Any]) -> str:
+    def _read(
+        self, notebook: Notebook, path: Path
+    ) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """The state, the content and the record of an executed page."""
+        content, record = _content(path), _record(path)
+        if content is None:
+            return "absent", {}, record
         if record.get("content") != digest(path.read_bytes()):
-            return "altered"
+            return "altered", content, record
         hardware = str(record.get("hardware", "cpu"))
         now = self.inputs(notebook, hardware).key(record.get("modules"))
-        return "whole" if record.get("key") == now else "stale"
+        return "whole" if record.get("key") == now else "stale", content, record
 
     def keep(
         self,

@@ -16,11 +16,11 @@ import typer
 from typer.core import TyperGroup
 
 import geolib
-from geolib.files import write_whole
+from geolib.files import MissingExtra, write_whole
 
 from .build import Build
 from .job import Outcome
-from .notebook import PROFILES, PressError, check_settings, discover, find_root
+from .notebook import PressError, check_settings, discover, find_root
 from .pool import Settings, press, refresh
 
 
@@ -48,7 +48,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (PressError, OSError, ValueError) as problem:
+        except (PressError, OSError, ValueError, MissingExtra) as problem:
             text = str(problem)
             if isinstance(problem, OSError):  # a full disk, a folder, a port in use
                 name = f": {problem.filename}" if problem.filename else ""
@@ -153,20 +153,19 @@ def html(
 
     Example: geolib html --profile book
     """
-    if not _render(find_root(), profile, strict):
+    if not _render(Build(find_root(), profile), strict):
         raise typer.Exit(1)
 
 
-def _render(root: Path, profile: str, strict: bool = False) -> bool:
+def _render(build: Build, strict: bool = False) -> bool:
     """Render the site and say where it is; whether all of it is well."""
     from .site import build_site, counted
 
-    build = Build(root, _known(profile))
     found = build_site(build, strict)
     for name, why in found.marked.items():
         typer.echo(f"MARKED {name}: {why}", err=True)
     typer.echo(f"The book: {build.site / 'index.html'}  (or `make serve`)")
-    typer.echo(counted(found, len(discover(root))))
+    typer.echo(counted(found, len(discover(build.root))))
     return found.is_valid
 
 
@@ -177,12 +176,12 @@ def book(profile: Profile = "book", jobs: Jobs = 1, device: Device = "auto") -> 
     Example: geolib book --jobs 2
     """
     root = find_root()
-    _known(profile)
+    build = Build(root, profile)
     check_settings(root)  # not after minutes of running
     outcomes = press(discover(root), Settings(profile, device, jobs))
     _remember(root, profile)
     done = _say(outcomes, profile)
-    if not (_render(root, profile) and done):
+    if not (_render(build) and done):
         raise typer.Exit(1)
 
 
@@ -195,7 +194,7 @@ def serve(
 
     Example: geolib serve --port 8080
     """
-    folder = Build(find_root(), _known(profile)).site
+    folder = Build(find_root(), profile).site
     if not (folder / "index.html").is_file():
         raise PressError(f"no site in {folder}: run `make book` first")
     handler = partial(_Quiet, directory=str(folder))
@@ -228,7 +227,7 @@ def claims(
     from .ledger import GPU_LEDGER, collect, print_table, save_device_ledger, write_json
 
     root = find_root()
-    build = Build(root, _known(profile or _remembered(root)))
+    build = Build(root, profile or _remembered(root))
     found = collect(build, discover(root))
     write_json(found, root / "_build" / "claims.json")
     print_table(found)
@@ -260,12 +259,6 @@ def bench(context: typer.Context) -> None:
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
-
-
-def _known(profile: str) -> str:
-    if profile not in PROFILES:
-        raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")
-    return profile
 
 
 def _remember(root: Path, profile: str) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +38,13 @@ class Outcome:
         """One line that names notebook, cell and error."""
         failed = f"{self.name}{self.where}: {self.error}"
         return failed if self.status == "failed" else f"{self.name}: {self.status}"
+
+    @property
+    def line(self) -> str:
+        """One line for a terminal when it has ended."""
+        mark = "done" if self.status == "ok" else self.status.upper()
+        detail = self.name if self.status == "ok" else self.message
+        return f"{mark} {self.seconds:.1f} s {detail}"
 
     @property
     def where(self) -> str:
@@ -142,10 +148,9 @@ def execute_there(job: Job, work: Path, scheduler: str, gpu: bool) -> Outcome:
     from geolib.sweep.engines import SweepError
     from geolib.sweep.runner import drive
 
-    # A key of this sending alone: a forced run must not find an earlier one's.
-    key = f"{job.name.replace('/', '-')}-{uuid.uuid4().hex}"
+    options = Options(scheduler, retries=1, gpu=gpu)
     try:
-        (end,) = drive(run_there, {key: job}, Options(scheduler, retries=1, gpu=gpu))
+        (end,) = drive(run_there, {job.name.replace("/", "-"): job}, options)
         if end.outcome.record is None:
             error = (end.outcome.error or "").splitlines()[0]
             raise SweepError(f"on the cluster: {error}")

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from geolib.files import did_you_mean, digest, find_checkout, write_whole
+from geolib.files import did_you_mean, digest, find_checkout, need, write_whole
 
 CHECKED = "nbval-check-output"
 ESCAPE = re.compile(r"\s*([\w, ]+=\s*)?[%!]|.*\?\s*$")  # what only IPython reads
@@ -230,9 +230,11 @@ def find_root() -> Path:
 
     Raises:
         PressError: there is none.
+        MissingExtra: there is one, and what reads its texts is not installed.
     """
     here = Path.cwd()
     if root := find_checkout(here):
+        need("jupytext", "book")
         return root
     why = f"neither {here} nor a parent holds _toc.yml and chapters/"
     what = "this command needs a checkout of the book"
@@ -264,19 +266,17 @@ def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
     """What must be injected for this profile and device (of the notebook's).
 
     Raises:
-        PressError: an unknown profile, or a parameter that the notebook never declares.
+        PressError: a parameter that the notebook never declares.
     """
-    if profile not in PROFILES:
-        raise PressError(f"profile: expected one of {PROFILES}, got {profile!r}")
     values = _profiles(notebook.root).get(notebook.name, {}).get(profile, {})
     if notebook.facts.fault:  # nothing of it can be known, and it will not be run
         return values
     declared = notebook.declared()
     if unknown := sorted(set(values) - declared):
         where = f"chapters/profiles.yml: {notebook.name}, profile {profile}"
-        known = ", ".join(sorted(declared)) or "(nothing)"
+        names = ", ".join(sorted(declared)) or "(nothing)"
         what = f"undeclared parameter {', '.join(unknown)}"
-        raise PressError(f"{where}: {what}; the notebook declares {known}")
+        raise PressError(f"{where}: {what}; the notebook declares {names}")
     if device != "cpu":
         values["device"] = device
     return values

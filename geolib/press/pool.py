@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,19 +10,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from geolib.files import write_changed, write_whole
+from geolib.sweep.runner import bar
 
 from .build import Build, Inputs
 from .job import Job, Outcome, execute_there
 from .notebook import Notebook, PressError
 
 Report = Callable[[str], None]
-CLEAR = "\r\x1b[K"  # what a terminal shows of its last line goes
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,18 @@ def resolve_device(device: str, elsewhere: bool = False) -> str:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise PressError(f"device: expected auto, cpu or cuda, got {device!r}")
-    if elsewhere or device == "cpu":
+    # What is built for the CPU is known without the seconds that importing torch takes.
+    without = device == "auto" and "+cpu" in version("torch")
+    if elsewhere or without or device == "cpu":
         return "cuda" if device == "cuda" else "cpu"
-    if device == "auto" and "+cpu" in version("torch"):
-        return "cpu"  # known without the seconds that importing torch takes
     import torch
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
         where = f"torch {torch.__version__} sees no CUDA device on this machine"
         raise PressError(f"device: cuda was asked for, but {where}")
-    return device
+    return "cpu"
 
 
 def hardware(device: str) -> str:
@@ -162,28 +160,6 @@ def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
     return changed
 
 
-class Progress:
-    """A line for each finished notebook; on a terminal the cell that runs, too."""
-
-    def __init__(self, total: int, report: Report) -> None:
-        self.total, self.report, self.finished_count = total, report, 0
-        self.live = sys.stderr.isatty() and not os.environ.get("CI")
-
-    def cell(self, name: str, number: int, cells: int) -> None:
-        """Cell `number` of `cells` of that notebook has started."""
-        if self.live:
-            line = f"{CLEAR}{name}: cell {number} of {cells}"
-            print(line, end="", file=sys.stderr, flush=True)
-
-    def finished(self, outcome: Outcome) -> None:
-        """Report one notebook's end."""
-        self.finished_count += 1
-        mark = "done" if outcome.status == "ok" else outcome.status.upper()
-        detail = outcome.name if outcome.status == "ok" else outcome.message
-        count = f"{CLEAR if self.live else ''}[{self.finished_count}/{self.total}]"
-        self.report(f"{count} {mark} {outcome.seconds:.1f} s {detail}")
-
-
 @dataclass
 class _Pool:
     """Threads that execute notebooks, each with a worker process a time."""
@@ -196,13 +172,15 @@ class _Pool:
 
     def run(self, notebooks: list[Notebook]) -> dict[str, Outcome]:
         """The outcome of each notebook, by its name."""
-        done, progress = {}, Progress(len(notebooks), self.report)
-        with ThreadPoolExecutor(max(1, self.settings.jobs)) as threads:
-            sent = {threads.submit(self._one, n, progress): n.name for n in notebooks}
+        done: dict[str, Outcome] = {}
+        threads = ThreadPoolExecutor(max(1, self.settings.jobs))
+        with threads, bar("notebooks", len(notebooks)) as step:
+            sent = {threads.submit(self._one, n, step): n.name for n in notebooks}
             try:
                 for end in as_completed(sent):
                     done[sent[end]] = outcome = _outcome(sent[end], end)
-                    progress.finished(outcome)
+                    self.report(f"[{len(done)}/{len(sent)}] {outcome.line}")
+                    step()
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 while not all(end.done() for end in sent):
@@ -212,22 +190,25 @@ class _Pool:
                 raise
         return done
 
-    def _one(self, n: Notebook, progress: Progress) -> Outcome:
+    def _one(self, n: Notebook, step: Callable) -> Outcome:
         """Execute in a worker process; stage on success, keep the partial on failure."""
+        import nbformat
+
         doing = "read"
         try:
             if n.facts.fault:
                 return self._refuse(n)
-            job, doing = self._job(n), "written"
-            work = self.build.work(n)
+            job, doing, work = self._job(n), "written", self.build.work(n)
             cells = job.notebook.count('"cell_type"')
             if self.settings.scheduler:
                 gpu = self.inputs[n].hardware != "cpu"
                 outcome = execute_there(job, work, self.settings.scheduler, gpu)
             else:
-                cell = partial(progress.cell, n.name, cells=cells)
-                outcome = job.run(work, self.running, cell)
-            self._keep(n, work / "executed.ipynb", outcome)
+                tell = f"{n.name}: cell {{}} of {cells}".format
+                outcome = job.run(work, self.running, lambda k: step(tell(k)))
+            executed = work / "executed.ipynb"
+            found = nbformat.read(executed, as_version=4) if executed.exists() else None
+            self._keep(n, found, outcome)
             shutil.rmtree(work, ignore_errors=True)
             return outcome
         except OSError as problem:
@@ -250,27 +231,22 @@ class _Pool:
 
     def _refuse(self, n: Notebook) -> Outcome:
         """The outcome of a text that cannot be run; its page shows the text alone."""
-        facts = n.facts
+        facts, nb = n.facts, None
         outcome = Outcome(n.name, "failed", 0.0, facts.cell, facts.line, facts.fault)
         if facts.cell is not None:
-            import nbformat
-
             nb = n.read(self.inputs[n].text)
             codes = [i for i, c in enumerate(nb.cells) if c.cell_type == "code"]
             nb.metadata["geolib"] = {"last": codes[facts.cell - 1]}
-            work = self.build.work(n)
-            work.mkdir(parents=True, exist_ok=True)
-            (work / "executed.ipynb").write_text(nbformat.writes(nb), "utf-8")
-        self._keep(n, self.build.work(n) / "executed.ipynb", outcome)
+        self._keep(n, nb, outcome)
         return outcome
 
-    def _keep(self, n: Notebook, executed: Path, outcome: Outcome) -> None:
+    def _keep(self, n: Notebook, nb: Any, outcome: Outcome) -> None:
+        """Store the executed notebook, or what there is of it after a failure."""
         import nbformat
 
         from .staging import reference, staged
 
         build, inputs = self.build, self.inputs[n]
-        nb = nbformat.read(executed, as_version=4) if executed.exists() else None
         modules = nb.metadata.get("geolib", {}).get("modules") if nb else None
         if outcome.status == "failed":
             text = text_of(nb or nbformat.v4.new_notebook())
@@ -278,7 +254,7 @@ class _Pool:
             build.keep(build.failed(n), text, inputs, modules, error=error)
             return
         if nb is None:
-            raise FileNotFoundError(2, "no executed notebook", str(executed))
+            raise FileNotFoundError(2, "no executed notebook", n.name)
         pair = reference(nb)
         page = staged(nb, f"chapters/{n.name}.md")
         device = "cpu" if inputs.hardware == "cpu" else "cuda"

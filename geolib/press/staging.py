@@ -27,6 +27,8 @@ TOLD = (*STATED, "print", "show")
 LONGEST = 15  # lines of code that a page shows in one piece
 SHORTEST = 4  # lines up to which a piece that calls no algorithm of the library is none
 OURS = ("geolib", "experiments")
+# What reads stored results, and not by an algorithm.
+READS = {"measured", "column", "contested", "contest_lead", "sweep_rows", "means"}
 
 
 def staged(executed: Any, page_source: str) -> Any:
@@ -98,8 +100,22 @@ def _quiet(nb: Any) -> list[Any]:
                 part.metadata["tags"] = [*tags(part), fold]
             cells.append(part)
         last.append(cells[-1])
-    nb.cells = cells
+    nb.cells = _joined_folds(cells)
     return last
+
+
+def _joined_folds(cells: list[Any]) -> list[Any]:
+    """Folded code without outputs goes into the folded code that follows it."""
+    kept: list[Any] = []
+    for cell in cells:
+        if kept and _folded(kept[-1]) and _folded(cell) and not kept[-1].outputs:
+            cell.source = f"{kept.pop().source}\n\n{cell.source}"
+        kept.append(cell)
+    return kept
+
+
+def _folded(cell: Any) -> bool:
+    return cell.cell_type == "code" and "hide-input" in tags(cell)
 
 
 def _all_checks(entries: list[dict[str, Any]], aloud: set[str]) -> Any:
@@ -196,7 +212,7 @@ def names_of_the_library(sources: Iterable[str]) -> set[str]:
             if isinstance(node, ast.Import):
                 ours = [a for a in node.names if _ours(a.name)]
                 found |= {a.asname or a.name.split(".")[0] for a in ours}
-    return found - {*TOLD}
+    return found - {*TOLD} - READS
 
 
 def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, bool]]:
@@ -234,10 +250,16 @@ def parts(source: str, used: set[str], library: set[str]) -> list[tuple[str, boo
 
 
 def _tells(piece: list[str], library: set[str]) -> bool:
-    """Whether lines hold an idea that a reader takes in at a glance."""
+    """Whether lines hold an idea that a reader takes in at a glance.
+
+    Lines that set numbers in words, or read stored results, are bookkeeping.
+    """
     tree, count = _parsed("\n".join(piece)), sum(map(bool, piece))
-    ours = tree is None or bool(_calls(tree) & library)
-    return count <= LONGEST and (count > SHORTEST or ours)
+    if tree is None or count > LONGEST:
+        return tree is None
+    parts = (n for n in ast.walk(tree) if isinstance(n, ast.FormattedValue))
+    idea = _calls(tree) & library or (count > SHORTEST and not _calls(tree) & READS)
+    return bool(idea) and not any(n.format_spec for n in parts)
 
 
 def _shown(body: list[ast.stmt], used: set[str], library: set[str]) -> list[bool]:
@@ -311,10 +333,13 @@ def _sets(statement: ast.stmt) -> set[str]:
 
 
 def _calls(node: ast.AST) -> set[str]:
-    """The first names of all calls: `st` for `st.descend(...)`."""
+    """The first names of all calls: `st` for `st.descend(...)`; a reader's own name."""
     roots = set()
     for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
         root: ast.AST = call.func
+        if getattr(root, "attr", None) in READS:
+            roots.add(root.attr)  # type: ignore[attr-defined]
+            continue
         while isinstance(root, ast.Attribute | ast.Call | ast.Subscript):
             root = root.func if isinstance(root, ast.Call) else root.value
         roots |= {root.id} if isinstance(root, ast.Name) else set()

@@ -2,7 +2,7 @@
 
 The flow of :math:`L = \\frac{1}{2n}\\sum_i |x_i - W^T W x_i|^2` from Gaussian weights,
 simulated (`simulate`, `gradient_flow`), expanded exactly in time (`exact_loss`,
-`planar_loss`, `prism`), solved on four faces of the prism and in closed form on all
+`planar_loss`), solved on four faces of the prism and in closed form on all
 its edges and vertices, followed numerically on the fifth face and in the interior
 (`fock_curves`), and sorted by regime (`classify_regime`, `predict`).
 """
@@ -18,8 +18,7 @@ from .mean_field import mean_field as mean_field, mean_field_next as mean_field_
 from .narrow import narrow as narrow
 from .predict import RegimeWarning as RegimeWarning, classify_regime as classify_regime
 from .predict import predict as predict, theory_curves as theory_curves
-from .prism import REGIMES as REGIMES, face as face, hull as hull
-from .prism import prism as prism, regime_of_facet as regime_of_facet
+from .trace_words import REGIMES as REGIMES, face as face
 from .setup import Setup as Setup
 from .simulate import draw_covariance as draw_covariance, draw_weights as draw_weights
 from .simulate import gradient_flow as gradient_flow, simulate as simulate
@@ -28,6 +27,5 @@ from .spectral_measures import SpectralMeasure as SpectralMeasure
 from .spectral_measures import marchenko_pastur as marchenko_pastur
 from .trace_words import evaluate as evaluate, exact_loss as exact_loss
 from .trace_words import loss_words as loss_words, planar_loss as planar_loss
-from .trace_words import planar_numeric as planar_numeric
 
 __all__ = _guarded(globals())

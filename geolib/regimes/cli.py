@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
+import zlib
 from pathlib import Path
 from typing import Annotated
 from zipfile import BadZipFile
@@ -12,16 +14,21 @@ import numpy as np
 import typer
 
 from geolib.core.validation import expect
+from geolib.files import ArgumentError
 from geolib.regimes.data_matrix import prepare
 from geolib.regimes.predict import predict
+
+UNREADABLE = ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error
+MARKS = "\t", ";", ","  # between cells, whichever is in half of the lines
+PICTURES = ".png", ".pdf", ".svg"
 
 
 def read_matrix(path: Path) -> np.ndarray:
     """Samples as rows (n, d) from a table: the numeric CSV, or an archive's one matrix.
 
-    The CSV may have commas, semicolons or tabs, comments after #, and a heading: a first
-    line with a cell that is no number. Of an archive the array `x` is taken, or the
-    only matrix of numbers.
+    The CSV may have tabs, semicolons (then 0,5 is a half), commas or spaces between its
+    cells, comments after #, and a heading: a first line without a number. Of an archive
+    the array `x` is taken, or the only matrix of numbers.
 
     Raises:
         ValueError: another kind of file, or one without a numeric table of two rows.
@@ -35,11 +42,12 @@ def read_matrix(path: Path) -> np.ndarray:
 
 
 def _from_archive(path: Path) -> np.ndarray:
-    try:
-        with np.load(path) as arrays:
+    found: dict[str, np.ndarray] | None = None
+    with contextlib.suppress(*UNREADABLE), path.open("rb") as file:
+        with np.load(file) as arrays:
             found = dict(arrays)
-    except (ValueError, TypeError, BadZipFile, EOFError) as problem:
-        raise ValueError(f"data: {path} holds no plain arrays: {problem}") from None
+    if found is None:
+        raise ArgumentError(f"data: {path}: expected an archive of plain arrays")
     tables = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "biuf"}
     names = [k for k in ("x",) if k in tables] or list(tables)
     shapes = ", ".join(f"{k} {a.dtype}{a.shape}" for k, a in sorted(found.items()))
@@ -51,31 +59,35 @@ def _from_archive(path: Path) -> np.ndarray:
 def _from_text(path: Path) -> np.ndarray:
     try:
         text = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as problem:
-        raise ValueError(f"data: {path} is not in UTF-8: {problem}") from None
-    lines = [(i, s) for i, s in enumerate(text, 1) if s.strip() and s[0] != "#"]
-    mark = max(",;\t", key=lines[0][1].count) if lines else ","
-    cells = [
-        (i, row) for i, line in lines for row in csv.reader([line], delimiter=mark)
-    ]
-    if cells and not all(map(_is_number, cells[0][1])):
-        del cells[0]  # a heading
-    for line, row in cells:
+        lines = ["" if s.startswith("#") else s.strip(" ") for s in text]
+        full = [s for s in lines if s]
+        often = {m: 2 * sum(m in s for s in full) >= max(1, len(full)) for m in MARKS}
+        mark = next((m for m in MARKS if often[m]), " ")
+        rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        cells = [(rows.line_num, row) for row in rows if any(row)]
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise ArgumentError(f"data: {path}: expected UTF-8 text; {problem}") from None
+    found = [[_number(cell, mark) for cell in row] for _, row in cells]
+    if found and all(x is None for x in found[0]):
+        names = cells.pop(0)[1]
+        wanted = "a name over every column (row numbers are not to be learned)"
+        expect(all(names), f"data: {path}, heading", wanted, names)
+        del found[0]
+    for (line, row), numbers in zip(cells, found, strict=True):
         place, first = f"data: {path}, line {line}", cells[0]
         wanted = f"{len(first[1])} cells as in line {first[0]}"
         expect(len(row) == len(first[1]), place, wanted, len(row))
-        for column, cell in enumerate(row, 1):
-            finite = _is_number(cell) and math.isfinite(float(cell))
+        for column, (cell, x) in enumerate(zip(row, numbers, strict=True), 1):
+            finite = x is not None and math.isfinite(x)
             expect(finite, f"{place}, column {column}", "a finite number", cell)
-    return np.array([row for _, row in cells], dtype=float)
+    return np.array(found, dtype=float)
 
 
-def _is_number(cell: str) -> bool:
+def _number(cell: str, mark: str) -> float | None:
     try:
-        float(cell)
+        return float(cell.replace(",", ".") if mark == ";" else cell)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def command(
@@ -91,10 +103,21 @@ def command(
 
     Example: geolib predict --data table.csv --hidden 16
     """
-    expect(plot is None or plot.parent.is_dir(), "plot", "a folder that exists", plot)
-    matrix = prepare(read_matrix(data).T, drop_constant=True)
-    expect(0 < kappa < 1e50, "kappa", "a positive number", kappa)
-    answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)
+    try:
+        pictures = plot is None or (plot.suffix in PICTURES and plot.parent.is_dir())
+        wanted = f"a name ending in one of {PICTURES}, in a folder that exists"
+        expect(pictures, "plot", wanted, str(plot))
+        expect(0 < kappa < 1e50, "kappa", "a positive number below 1e50", kappa)
+        table = read_matrix(data)
+        try:
+            matrix = prepare(table.T, drop_constant=True)
+        except ValueError as problem:
+            raise ArgumentError(f"data: {data}: {problem}") from None
+        answer = predict(matrix, h=hidden, sigma2=kappa / matrix.d)
+        found = answer.check(check) if check else None
+    except ValueError as problem:
+        typer.echo(f"geolib: {problem}", err=True)
+        raise typer.Exit(2) from None
     own = answer.in_data_units()
     typer.echo(
         f"{matrix.n} samples of {matrix.d} columns ({matrix.dropped} constant ones "
@@ -106,8 +129,7 @@ def command(
         typer.echo(
             f"{own.times[i]:10.4g}  {own.train[i]:12.5g} +- {own.train_bar[i]:8.2g}"
         )
-    if check:
-        found = answer.check(check)
+    if found is not None:
         typer.echo(
             f"{check} networks: their mean is off by {found.error.train:.2g} of the "
             f"first loss; {100 * found.inside:.0f} % are inside the bars"

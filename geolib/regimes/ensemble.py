@@ -7,6 +7,7 @@ the setup itself is dear, copies are smaller, and two sizes say what that costs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +25,7 @@ from geolib.regimes.spectral_measures import (
     gaussian_factor,
 )
 
-BUDGET = 2e10  # operations of one ensemble: about a second on one core
+BUDGET = 1.6e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about
 MEMORY = 100  # operations in the time that a step moves one number of the state
 FEWEST, MOST = 24, 512  # copies
@@ -33,6 +34,7 @@ KEPT = 16  # sizes for each leading eigenvalue that a smaller copy keeps as it i
 DRAW = 10  # operations, times the rank cubed, for the eigenvalues of a drawn S
 BLOCK = 50_000  # numbers of the state that are moved together: they stay in the cache
 ENOUGH, SETTLED = 128, 0.002  # copies, and their standard error over the first loss
+ROUNDING = 1e-14  # of a loss, where copies do not differ
 EDGE = 0.98  # of the copies' largest deviations, what counts as their reach
 LEVELS = 8  # of a copy whose samples are few; the error falls exponentially in them
 SEED = 20260605  # of the copies, far from the seeds of `simulate`
@@ -117,15 +119,15 @@ def ensemble(
     expect(problem.evaluations <= LONGEST, "times", wanted, int(problem.evaluations))
     afford = budget / (FEWEST * problem.evaluations)
     first = problem.run(min(1.0, (afford / problem.cost(setup)) ** (1 / 3)), budget)
-    count, size = len(first.losses[0]), first.setup.d / setup.d
+    size = first.setup.d / setup.d
     mean, doubt = first.expected
-    doubt = doubt.moved(first.errors, 1.0)
+    doubt = doubt + first.errors
     if size < 1:
         half, _ = problem.run(size / 2, budget / 4).expected
-        step = Curves(*(abs(a - b) for a, b in zip(mean, half, strict=True)))
-        doubt = doubt.moved(step, 1 - size)  # the rest of the way, if off by 1 / size
-    scatter = first.spread(size if law is None else size**0.5)
-    return Ensemble(mean, scatter, doubt, first.reach, count, size)
+        doubt += (1 - size) * np.abs(mean - half)  # the rest, if off by 1 / size
+    scatter = first.scatter * (size if law is None else size**0.5)
+    parts = Curves(*mean), Curves(*scatter), Curves(*doubt)
+    return Ensemble(*parts, first.reach, len(first.losses), size)
 
 
 def smaller(setup: Setup, share: float) -> Setup:
@@ -148,47 +150,76 @@ def smaller(setup: Setup, share: float) -> Setup:
     return Setup(d, h, n, setup.kappa / d)
 
 
+def neighbours(setup: Setup, d: int, samples: bool) -> list[tuple[float, Setup]]:
+    r"""Up to three setups of that d, weighted so that h / d and n / d are kept.
+
+    .. math:: \sum_k w_k = 1, \qquad \sum_k w_k\,(h_k, n_k) = \tfrac{d}{d_0}\,(h_0, n_0)
+
+    Without `samples` n is rounded: the law is given.
+
+    Examples:
+        >>> [(round(w, 2), s.h, s.n) for w, s in neighbours(Setup(8, 6, 9, 1.0), 5, True)]
+        [(0.25, 3, 5), (0.12, 4, 5), (0.62, 4, 6)]
+    """
+    low, part = [], []
+    for size, mixed in ((setup.h, True), (setup.n, samples)):
+        exact = max(1.0, size * d / setup.d)
+        exact = exact if mixed else round(exact)
+        low.append(int(exact + 1e-9))
+        part.append(max(0.0, exact - low[-1]))
+    edges = [0.0, *sorted(part), 1.0]
+    found = []
+    for left, right in pairwise(edges):
+        if right - left > 1e-9:
+            h, n = (size + (right <= p) for size, p in zip(low, part, strict=True))
+            found.append((right - left, Setup(d, h, n, setup.kappa / d)))
+    return found[::-1]
+
+
+def corrected(
+    runs: np.ndarray, first: np.ndarray, groups: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (2, T) of runs (m, 2, T) and its standard error, less what the losses at
+    time 0 explain.
+
+    Their expectations `first` (2,) are known: what the runs' means miss of them is
+    carried on by regression. The means of so many groups were taken apart.
+    """
+    mean, count = runs.mean(0), len(runs)
+    x = runs[:, :, 0] - mean[:, 0]
+    flat = (runs - mean).reshape(count, -1)
+    slope = np.linalg.lstsq(x, flat, rcond=1e-8)[0]
+    left = (flat - x @ slope).std(0, ddof=2 + groups) / count**0.5
+    better = mean + ((first - mean[:, 0]) @ slope).reshape(mean.shape)
+    return np.maximum(better, 0.0), left.reshape(mean.shape)
+
+
 @dataclass
 class _Runs:
     setup: Setup
-    losses: Curves  # (copies, T) over d
-    errors: Curves  # (T,) of the integration
-    first: Curves | None  # expected losses at time 0, if it is one of the times
+    losses: np.ndarray  # (copies, 2, T) over d
+    errors: np.ndarray  # (2, T) of the integration
+    first: np.ndarray | None  # expected losses at time 0, if it is one of the times
+    groups: int  # of copies whose means were taken apart
 
     @property
-    def mean(self) -> Curves:
-        return Curves(*(y.mean(0) for y in self.losses))
-
-    def spread(self, factor: float) -> Curves:
-        return Curves(*(factor * y.std(0, ddof=1) for y in self.losses))
+    def scatter(self) -> np.ndarray:
+        return self.losses.std(0, ddof=self.groups)
 
     @property
-    def expected(self) -> tuple[Curves, Curves]:
-        """The mean and its standard error, less what the losses at time 0 explain.
-
-        Their expectations are known: what the copies' means miss of them is carried on
-        by regression. Of few copies nothing is learnt.
-        """
-        mean, count = self.mean, len(self.losses.train)
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean and its standard error, `corrected` where copies are many."""
+        count = len(self.losses)
         if self.first is None or count < FEWEST:
-            return mean, self.spread(count**-0.5)
-        x = np.stack(
-            [y[:, 0] - m[0] for y, m in zip(self.losses, mean, strict=True)], 1
-        )
-        missed = np.array([f - m[0] for f, m in zip(self.first, mean, strict=True)])
-        better, error = [], []
-        for y, m in zip(self.losses, mean, strict=True):
-            slope = np.linalg.lstsq(x, y - m, rcond=1e-8)[0]
-            left = (y - m - x @ slope).std(0, ddof=3)
-            better.append(np.maximum(m + missed @ slope, 0.0))
-            error.append(left / count**0.5)
-        return Curves(*better), Curves(*error)
+            return self.losses.mean(0), self.scatter * count**-0.5
+        return corrected(self.losses, self.first, self.groups)
 
     @property
     def reach(self) -> float:
-        parts = zip(self.losses, self.mean, self.spread(1.0), self.errors, strict=True)
-        worst = [(abs(y - e) / (s + off)).max(1) for y, e, s, off in parts]
-        return float(np.quantile(np.max(worst, 0), EDGE, method="higher"))
+        mean = self.losses.mean(0)
+        off = self.scatter + self.errors + ROUNDING * mean
+        worst = (np.abs(self.losses - mean) / off).max((1, 2))
+        return float(np.quantile(worst, EDGE, method="higher"))
 
 
 @dataclass
@@ -247,33 +278,52 @@ class _Copies:
         return (2.0 * d**3 if h >= d else 8.0 * h * h * d) + MEMORY * h * d
 
     def run(self, share: float, budget: float) -> _Runs:
+        """Copies of whole sizes, in the numbers that keep the ratios on average."""
         small = smaller(self.setup, share)
-        h, d = self.shape(small)
         work = self.evaluations * self.cost(small)
         work += 0 if self.law else DRAW * min(small.n, small.d) ** 3
         count = int(np.clip(budget / work, FEWEST, MOST))
-        rng = np.random.default_rng([SEED, small.d, small.h, small.n])
-        size, parts = max(1, BLOCK // (h * d)), []
-        for done in range(0, count, size):
-            parts.append(self.block(small, min(size, count - done), rng))
-            if done + size >= ENOUGH and _settled(np.concatenate(parts, 2)[0]):
-                break
-        losses, errors = np.concatenate(parts, 2)
-        first = None if self.times[0] else self.first(small)
-        return _Runs(small, Curves(*losses), Curves(*errors.mean(1)), first)
+        groups = neighbours(self.setup, small.d, self.law is None)
+        parts = [
+            self.draw(sizes, max(2, round(weight * count)), len(groups) == 1)
+            for weight, sizes in groups
+        ]
+        weights = [weight for weight, _ in groups]
+        means = [losses.mean(0) for losses, _ in parts]
+        mean = np.average(means, 0, weights)
+        moved = [x + (mean - m) for (x, _), m in zip(parts, means, strict=True)]
+        errors = np.concatenate([errors for _, errors in parts]).mean(0)
+        first = None
+        if self.times[0] == 0:
+            first = np.average([self.first(sizes) for _, sizes in groups], 0, weights)
+        return _Runs(small, np.concatenate(moved), errors, first, len(groups))
 
-    def first(self, small: Setup) -> Curves:
-        """The expected losses over d at time 0."""
+    def draw(self, small: Setup, count: int, stop: bool) -> np.ndarray:
+        """Losses and errors (2, copies, 2, T) of so many copies, or of fewer if their
+        means are sure before that."""
+        rng = np.random.default_rng([SEED, small.d, small.h, small.n])
+        size, blocks = max(1, BLOCK // int(np.prod(self.shape(small)))), []
+        for done in range(0, count, size):
+            blocks.append(self.block(small, min(size, count - done), rng))
+            if stop and done + size >= ENOUGH:
+                losses = np.concatenate(blocks, 1)[0]
+                error = losses.std(0, ddof=1).max(1) / len(losses) ** 0.5
+                if (error < SETTLED * losses[:, :, 0].mean(0)).all():
+                    break
+        return np.concatenate(blocks, 1)
+
+    def first(self, small: Setup) -> np.ndarray:
+        """The expected losses (2,) over d at time 0."""
         goal, (rho, kappa, _) = float(self.target), small.ratios
         square = goal - 2 * goal * rho + rho * (rho + kappa + small.sigma2)
         S = np.ones(1) if self.law is None else self.spectrum(small, None)
         P, seen = self.reading(small, S)
         train = float(seen.mean()) if seen is not None else S.mean()
         population = 1.0 if P is None else float(P.trace()) / small.d
-        return Curves(np.array(square * train / 2), np.array(square * population / 2))
+        return square * np.array([train, population]) / 2
 
     def block(self, small: Setup, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Both losses over d of so many copies and the integration's errors."""
+        """Losses and errors (2, copies, 2, T) over d of so many copies at once."""
         h, d = self.shape(small)
         S = np.stack([self.spectrum(small, rng) for _ in range(count)])
         W = np.stack([self.weights(small, rng) for _ in range(count)])
@@ -295,7 +345,7 @@ class _Copies:
             mass = small.d - d if P is None else float(P[:-d, :-d].trace())
             population = population + mass / 2
         off = (found.train_error, found.population_error)
-        return np.array([(found.train, population), off]) / small.d
+        return np.array([(found.train, population), off]).swapaxes(1, 2) / small.d
 
     def spectrum(self, small: Setup, rng: np.random.Generator | None) -> np.ndarray:
         """The eigenvalues of one S, ascending; a given law needs no draw."""
@@ -338,12 +388,6 @@ class _Copies:
                 P = np.diag(mass * seen_by)
             seen = torch.as_tensor(mass * S) if kept else None
         return None if P is None else torch.as_tensor(P), seen
-
-
-def _settled(losses: np.ndarray) -> bool:
-    """Whether the means of losses (2, copies, T) are sure enough."""
-    error = losses.std(1, ddof=1).max(1) / losses.shape[1] ** 0.5
-    return bool((error < SETTLED * losses[:, :, 0].mean(1)).all())
 
 
 def _rest(

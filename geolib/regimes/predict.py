@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from geolib.core.validation import expect
+from geolib.plotting import panels
 from geolib.regimes.data_matrix import DataMatrix, prepare
 from geolib.regimes.descent import Rule
 from geolib.regimes.ensemble import BUDGET, ensemble
@@ -25,13 +26,12 @@ from geolib.regimes.large_data import large_data, large_data_next
 from geolib.regimes.loss_curves import Curves, StiffError
 from geolib.regimes.mean_field import mean_field, mean_field_next
 from geolib.regimes.narrow import narrow
-from geolib.regimes.prism import REGIMES, face
 from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
 from geolib.regimes.stepped import stepped_face
-from geolib.regimes.trace_words import KINDS, spectral_table, value
+from geolib.regimes.trace_words import KINDS, REGIMES, face, spectral_table, value
 
 ORDERS = (1, 2)
 FLOOR = 0.03  # share of the summed monomials below which a derivative counts as zero
@@ -317,9 +317,7 @@ class Prediction:
     def plot(self, axes: Any = None) -> Any:
         """Both losses with their bars, on Matplotlib axes that are returned."""
         if axes is None:
-            import matplotlib.pyplot as plt
-
-            axes = plt.subplots()[1]
+            axes = panels()[1]
         for name in ("train", "population"):
             y, bar = getattr(self, name), getattr(self, f"{name}_bar")
             (line,) = axes.plot(self.times, y, label=name)

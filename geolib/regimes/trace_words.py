@@ -2,7 +2,8 @@
 
 Both losses are sums of traces of words in A = W^T W and S = X X^T / n, and so are all
 their time derivatives. Means over Gaussian weights and data follow by integration by
-parts: exactly (`exact_loss`), or to leading order in the sizes (`planar_loss`).
+parts: exactly (`exact_loss`), or to leading order in the sizes (`planar_loss`), whose
+monomials fill a prism with one face for each regime (`face`).
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from functools import cache, lru_cache
 from math import prod
 from typing import Annotated, Any
 
-import numpy as np
-
+from geolib.core.validation import expect
 from geolib.regimes.spectral_measures import free_poisson_moment
 
+# Names of the five faces, in the order in which the chapter treats them.
+REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
 KINDS = ("train", "population")
 Kind = Annotated[str, KINDS]
 Order = Annotated[int, "0 <= order <= 12"]
 Exact = dict[tuple[int, int, int, int], Fraction]
-Planar = dict[tuple[int, int, int], Fraction]
+Key = tuple[int, int, int]
+Planar = dict[Key, Fraction]
 
 # One factor A differentiated: A' = -2 A S A - S A A - A A S + 2 S A + 2 A S.
 VELOCITY = (("ASA", -2), ("SAA", -1), ("AAS", -1), ("SA", 2), ("AS", 2))
-FREE_VELOCITY = VELOCITY[:3]
 
 
 @cache
@@ -55,7 +57,7 @@ def twice_the_loss(kind: str) -> dict[str, int]:
     return {canonical("A" * k + tail): cf for k, cf in ((0, 1), (1, -2), (2, 1))}
 
 
-def derive(traces: dict[str, int], target: bool = True) -> dict[str, int]:
+def derive(traces: dict[str, int]) -> dict[str, int]:
     """The time derivative of a sum of traces along the flow.
 
     Examples:
@@ -66,7 +68,7 @@ def derive(traces: dict[str, int], target: bool = True) -> dict[str, int]:
     for word, factor in traces.items():
         for i, letter in enumerate(word):
             if letter == "A":
-                for piece, k in VELOCITY if target else FREE_VELOCITY:
+                for piece, k in VELOCITY:
                     out[canonical(word[:i] + piece + word[i + 1 :])] += k * factor
     return {word: k for word, k in out.items() if k}
 
@@ -310,6 +312,55 @@ def _planar_table(kind: str, order: int) -> Planar:
     return dict(sorted(terms.items()))
 
 
+def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
+    """Whether a monomial (l, k, m) lies on a regime's face.
+
+    Raises:
+        ValueError: an unknown regime.
+
+    Examples:
+        >>> face_test("mean-field", "train", 3)((2, 2, 0))
+        True
+    """
+    top = order if kind == "train" else max(order - 1, 0)
+    tests: dict[str, Callable[[Key], bool]] = {
+        "large-data": lambda p: p[2] == 0,
+        "small-data": lambda p: p[2] == top,
+        "mean-field": lambda p: p[0] == p[1],
+        "narrow": lambda p: p[1] == 1,
+        "free": lambda p: p[0] == order + 2,
+    }
+    expect(name in tests, "name", f"one of {REGIMES}", name)
+    return tests[name]
+
+
+def face(name: str, kind: Kind, order: Order) -> Planar:
+    r"""The leading monomials of the s-th derivative that lie on a regime's face.
+
+    The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1
+    (narrow) and l = s + 2 (free).
+
+    Args:
+        name: one of `REGIMES`.
+        kind: `train` or `population`.
+        order: the derivative s.
+
+    Returns:
+        {(l, k, m): coefficient of :math:`\rho^k \kappa^{l-k} c^m`}.
+
+    Raises:
+        ValueError: an unknown regime or kind, or a negative order.
+
+    Source: :eq:`drv-regimes-rays` (derivations).
+
+    Examples:
+        >>> face("free", "population", 0)
+        {(2, 1, 0): Fraction(1, 2), (2, 2, 0): Fraction(1, 2)}
+    """
+    table = planar_loss(kind, order)[order]
+    return {k: f for k, f in table.items() if face_test(name, kind, order)(k)}
+
+
 def value(table: Planar, rho: float, kappa: float, c: float) -> float:
     """The polynomial of rho, kappa and c that a table of monomials stands for.
 
@@ -319,38 +370,6 @@ def value(table: Planar, rho: float, kappa: float, c: float) -> float:
     """
     return sum(
         float(f) * rho**k * kappa ** (l - k) * c**m for (l, k, m), f in table.items()
-    )
-
-
-def planar_numeric(
-    kind: Kind, order: Order, rho: float, kappa: float, c: float
-) -> np.ndarray:
-    r"""The leading derivatives of `planar_loss` at one point, in floating point.
-
-    .. math:: \lim \frac1d \frac{d^s L}{dt^s}(0), \qquad s = 0, \dots, \mathrm{order}
-
-    The recursion runs on numbers, which is faster than evaluating the polynomials.
-
-    Args:
-        kind: `train` or `population`.
-        order: highest derivative.
-        rho, kappa, c: sigma^2 h, sigma^2 d and d / n.
-
-    Returns:
-        (order + 1,) derivatives of the loss over d.
-
-    Raises:
-        ValueError: an unknown kind, a negative order, a parameter that is not positive.
-
-    Source: :eq:`drv-regimes-planar` (derivations).
-
-    Examples:
-        >>> planar_numeric("train", 1, 1.0, 1.0, 1.0).tolist()
-        [0.5, -11.0]
-    """
-    traces = PlanarTraces(rho, kappa, lambda order: free_poisson_moment(order, 1.0, c))
-    return np.array(
-        [sum(traces.by_power(kind, s).values()) / 2 for s in range(order + 1)]
     )
 
 

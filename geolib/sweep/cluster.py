@@ -16,10 +16,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from geolib.files import MissingExtra, need
+
 from . import engines
 from .engines import PULSE, Finished, Options, Outcome, Run, SweepError, Try, Wanted
 
-SOURCE = "https://github.com/geometry-of-learning/geometry-of-learning"
 CONNECT = 20  # seconds for a scheduler to answer
 TICK = 0.02  # seconds between looks for runs that have ended
 STALL = 45  # seconds beyond two time limits after which silence means lost news
@@ -199,11 +200,11 @@ def connected(options: Options) -> Iterator[Any]:
             are asked for on a machine without one.
     """
     try:
-        from dask.distributed import Client
-    except ImportError:
-        command = f"pip install 'geometry-of-learning[sweep] @ git+{SOURCE}'"
-        what = f"Dask is not installed: {command}, or use the scheduler 'inline'"
-        raise SweepError(what) from None
+        need("distributed", "sweep")
+    except MissingExtra as gap:
+        raise SweepError(f"{gap}, or use the scheduler 'inline'") from None
+    from dask.distributed import Client
+
     with ExitStack() as stack:
         address: Any = options.scheduler
         if address == "local":

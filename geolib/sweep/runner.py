@@ -213,17 +213,22 @@ def _keep(sweep: Sweep, spec: Any, end: Finished, store: Store, report: Report) 
 
 
 @contextmanager
-def bar(
-    name: str, total: int, show: bool | None = None
-) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, silent under `CI` or away from a terminal."""
+def bar(name: str, total: int, show: bool | None = None) -> Iterator[Callable]:
+    """A progress bar on stderr, silent under `CI` or away from a terminal.
+
+    Yields a function to be called after each step, or with what is being done now.
+    """
     if show is None:
         show = sys.stderr.isatty() and not os.environ.get("CI")
+    if not (show and total):
+        yield lambda doing="": None
+        return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    console, idle = Console(stderr=True), not (show and total)
-    with Progress(*columns, console=console, disable=idle) as live:
+    with Progress(*columns, console=Console(stderr=True)) as live:
         task = live.add_task(name, total=total)
-        yield lambda: live.advance(task)
+        yield lambda doing="": live.update(
+            task, advance=not doing, description=doing or name
+        )

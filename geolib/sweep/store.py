@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import statistics
 import time
 import zlib
@@ -24,18 +23,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from geolib.files import expect, write_whole
+from geolib.files import cache_folder, expect, need, write_whole
 
 STALE = 86_400.0  # seconds after which a dead writer's temporary file is removed
 S = TypeVar("S")
-
-
-def default_folder() -> Path:
-    """`GEOLIB_SWEEPS` if set, else a cache folder in the user's home."""
-    if named := os.environ.get("GEOLIB_SWEEPS"):
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache).expanduser() / "geolib" / "sweeps"
 
 
 class Store:
@@ -57,7 +48,8 @@ class Store:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder) if folder is not None else default_folder()
+        default = cache_folder("GEOLIB_SWEEPS", "sweeps")
+        self.folder = default if folder is None else Path(folder)
 
     def path(self, sweep: str, key: str, failed: bool = False) -> Path:
         """Where a run's file lies, or would lie."""
@@ -150,6 +142,7 @@ class Store:
 
     def table(self, sweep: str) -> Any:
         """The rows of the newest version as a pandas data frame."""
+        need("pandas", "sweep")
         import pandas as pd
 
         return pd.json_normalize(self.rows(sweep))

@@ -11,7 +11,7 @@ from geolib.inverse_stability import ShallowReLU, train_realization, w1inf_semin
 from geolib.inverse_stability import realization_training as engine
 
 EXPERIMENTS = experiments("inverse_stability")
-REALIZATIONS = chapter_module("inverse_stability", "realizations")
+REALIZATIONS = chapter_module("inverse_stability", "experiments_realizations")
 PENALTY = 3e-3
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from naturality_chapter import CONTROLS, MINIBATCHES, PROBLEMS
+from naturality_chapter import CONTROLS, MINIBATCHES, PROBLEMS, RULES
 from torch import nn
 
 from geolib.core import (
@@ -11,15 +11,8 @@ from geolib.core import (
 from geolib.naturality import (
     KFAC,
     FirstOrderRule,
-    FunctionalLift,
-    FunctionMomentum,
-    GeodesicNaturalGradient,
-    NaturalAdaGrad,
-    NaturalAdam,
     NaturalGradient,
     NaturalMomentum,
-    ProximalNatural,
-    RetractedNaturalGradient,
     affine_mlp,
     mse,
     standard_suite,
@@ -28,22 +21,23 @@ from geolib.naturality.local_geometry import flatten
 from geolib.naturality.momentum import HeavyBall
 
 OURS = {
-    "natural": lambda p: NaturalGradient(p, 0.1),
+    "natural": lambda p: NaturalGradient(p, 0.1, damping=0.0),
+    "tuned": lambda p: NaturalGradient(p),
     "damped": lambda p: NaturalGradient(p, 0.1, damping=0.1),
-    "midpoint": lambda p: NaturalGradient(p, 0.1, integrator="midpoint"),
-    "geodesic": lambda p: GeodesicNaturalGradient(p, 0.1),
+    "midpoint": lambda p: NaturalGradient(p, 0.1, damping=0.0, integrator="midpoint"),
+    "geodesic": lambda p: NaturalGradient(p, 0.1, damping=0.0, integrator="geodesic"),
     "covariant-newton": lambda p: FirstOrderRule(p, 0.1, rule="covariant-newton"),
     "bfgs": lambda p: CONTROLS.BFGS(p, 0.1),
     "momentum": lambda p: NaturalMomentum(p, 0.1),
     "covector": lambda p: CONTROLS.NaturalCovectorMomentum(p, 0.1),
-    "function": lambda p: FunctionMomentum(p, 0.1),
-    "adam": lambda p: NaturalAdam(p, 0.1),
-    "adagrad": lambda p: NaturalAdaGrad(p, 0.1),
-    "proximal": lambda p: ProximalNatural(p, 0.1),
-    "retraction": lambda p: RetractedNaturalGradient(p, 0.1),
-    "lift": lambda p: FunctionalLift(p, rule=lambda z: torch.optim.Adam(z, 0.1)),
+    "function": lambda p: RULES.FunctionMomentum(p, 0.1),
+    "adam": lambda p: RULES.NaturalAdam(p, 0.1),
+    "adagrad": lambda p: RULES.NaturalAdaGrad(p, 0.1),
+    "proximal": lambda p: RULES.ProximalNatural(p, 0.1),
+    "retraction": lambda p: RULES.RetractedNaturalGradient(p, 0.1),
+    "lift": lambda p: RULES.FunctionalLift(p, rule=lambda z: torch.optim.Adam(z, 0.1)),
     "unconnected": lambda p: NaturalMomentum(p, 0.1, connection=False),
-    "rk4": lambda p: NaturalGradient(p, 0.1, integrator="rk4"),
+    "rk4": lambda p: NaturalGradient(p, 0.1, damping=0.0, integrator="rk4"),
     "newton": lambda p: FirstOrderRule(p, 0.1, rule="newton"),
     "heavy-ball": lambda p: HeavyBall(p, 0.1),
     "minibatch": lambda p: MINIBATCHES.MinibatchNatural(p, 0.1, batch=8),

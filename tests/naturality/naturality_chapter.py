@@ -11,6 +11,7 @@ EXPERIMENTS = experiments("naturality")
     MINIBATCHES,
     POPULAR,
     PROBLEMS,
+    RULES,
     STORED,
     TOWERS,
     WIDTHS,
@@ -25,6 +26,7 @@ EXPERIMENTS = experiments("naturality")
             "minibatches",
             "popular",
             "audit_problems",
+            "natural_rules",
         ),
         *("stored_audits", "towers", "widths"),
     )

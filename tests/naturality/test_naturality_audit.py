@@ -22,7 +22,6 @@ from geolib.naturality import (
     affine_mlp,
     audit,
     cli,
-    naturality_class,
 )
 from geolib.naturality.cli import read_data, resolve_model
 from geolib.sweep import Options, Store, keep, run_sweep
@@ -131,7 +130,7 @@ def test_clear_errors():
 
 def classified(**letters):
     """The class of verdicts given by letters, those of several seeds with a slash."""
-    return naturality_class(
+    return STORED.naturality_class(
         {
             k.replace("_", "-"): {Verdict.from_letter(one) for one in v.split("/")}
             for k, v in letters.items()

@@ -23,6 +23,7 @@ from geolib.naturality.rules import hessian
 
 T = 0.5
 STEPS = [T / 32, T / 64]
+WAYS = [torch.ones(1).double()] * 2  # of length one
 RATIOS = {
     ("gd", "layer-affine"): "U",
     ("gd", "coupling"): "U",
@@ -50,7 +51,7 @@ def test_the_ci_subset(seed, name, family):
     expected = RATIOS[name, family]
     # exact at every step size, so at the cheaper ones
     steps = [T / 8, T / 16] if expected == "E" else STEPS
-    d = naturality_defect(name, phi, P, step_sizes=steps, horizon=T)
+    d = naturality_defect(CONTROLS.TABLE[name], phi, P, step_sizes=steps, horizon=T)
     if expected == "E":
         assert d.verdict == "exact"
         assert max(d.values) < 1e-9
@@ -208,9 +209,9 @@ def test_the_verdict_rule():
 def test_richardson_uses_the_difference_vectors():
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     E = [a + 0.2 * b, a + 0.1 * b]  # limit a, first order term along b
-    d = summarize([0.2, 0.1], E, [1.0, 1.0], 0.0, "parameters")
+    d = summarize([0.2, 0.1], E, WAYS, "parameters")
     assert d.plateau == pytest.approx(1.0)
-    second = summarize([0.2, 0.1], [4e-2 * b, 1e-2 * b], [1.0, 1.0], 0.0, "parameters")
+    second = summarize([0.2, 0.1], [4e-2 * b, 1e-2 * b], WAYS, "parameters")
     assert second.slope == pytest.approx(2.0)
     assert second.plateau < 1e-8
     assert second.verdict == "natural"

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from naturality_cases import (
     network,
     setting,
 )
-from naturality_chapter import PROBLEMS
+from naturality_chapter import PROBLEMS, RULES
 from torch import nn
 
 from geolib.core import (
@@ -26,15 +27,9 @@ from geolib.core import (
 from geolib.naturality import (
     KFAC,
     OPTIMIZERS,
-    FunctionalLift,
-    FunctionMomentum,
-    GeodesicNaturalGradient,
     LocalGeometry,
-    NaturalAdam,
     NaturalGradient,
     NaturalMomentum,
-    ProximalNatural,
-    RetractedNaturalGradient,
     cross_entropy,
     mse,
     run_optimizer,
@@ -76,9 +71,14 @@ def test_a_step_at_scale_forms_no_jacobian(monkeypatch):
         z = module(x)
         return z, mse(y)(z)
 
-    rates = {NaturalGradient: 0.1, GeodesicNaturalGradient: 0.1, NaturalMomentum: 0.1}
-    for cls, lr in {**rates, NaturalAdam: 1e-3}.items():
-        opt = cls(module, lr, damping=0.01)
+    plain = partial(NaturalGradient, lr=0.1)
+    geodesic = partial(plain, integrator="geodesic")
+    momentum, adam = (
+        partial(NaturalMomentum, lr=0.1),
+        partial(RULES.NaturalAdam, lr=1e-3),
+    )
+    for make in (plain, geodesic, momentum, adam):
+        opt = make(module, damping=0.01)
         before = float(closure()[1].detach())
         for _ in range(3):
             opt.step(closure)
@@ -95,10 +95,11 @@ def test_a_closure_that_does_not_fit_its_module_is_refused():
         return z, mse(y[: len(z)])(z)
 
     with pytest.raises(ValueError, match="did not call the module"):
-        NaturalGradient(module).step(lambda: closure("other"))
+        NaturalGradient(module, 0.01, damping=0.0).step(lambda: closure("other"))
     with pytest.raises(ValueError, match="one call of the module"):
-        NaturalGradient(module).step(lambda: closure("scaled"))
-    NaturalGradient(module).step(lambda: closure("part"))  # a batch is no trouble
+        NaturalGradient(module, 0.01, damping=0.0).step(lambda: closure("scaled"))
+    # a batch is no trouble
+    NaturalGradient(module, 0.01, damping=0.0).step(lambda: closure("part"))
     with pytest.raises(ValueError, match="requires gradients"):
         NaturalGradient(nn.ReLU())
     with pytest.raises(ValueError, match="Dropout"):
@@ -124,7 +125,7 @@ def test_order_of_accuracy_against_the_exact_flow(name, order):
 
 def test_lifted_sgd_is_natural_gradient():
     P, leaves, closure = setting()
-    opt = FunctionalLift(leaves, rule=lambda z: torch.optim.SGD(z, 0.05))
+    opt = RULES.FunctionalLift(leaves, rule=lambda z: torch.optim.SGD(z, 0.05))
     for _ in range(16):
         opt.step(closure)
     lifted = flatten([t.detach() for t in leaves])
@@ -146,7 +147,7 @@ def test_one_step_solves_a_linear_model():
 def test_finite_steps_reach_what_they_define(make):
     P = make()  # for classes W varies, and the distance is measured at the start
     q = P.point(P.theta0)
-    for cls in (ProximalNatural, RetractedNaturalGradient):
+    for cls in (RULES.ProximalNatural, RULES.RetractedNaturalGradient):
         leaves = P.leaves()
 
         def closure(leaves=leaves):
@@ -157,7 +158,7 @@ def test_finite_steps_reach_what_they_define(make):
         opt.step(closure)
         assert opt.converged
         new = P.point(flatten([t.detach() for t in leaves]))
-        if cls is ProximalNatural:
+        if cls is RULES.ProximalNatural:
             rest = new.vjp(0.2 * new.dl + q.lower(new.z - q.z))
         else:
             target = q.z - 0.2 * q.jvp(q.solve(q.g))
@@ -219,7 +220,9 @@ def test_a_penalty_on_the_weights_enters_the_step(of, penalty, gradient):
     assert float(step.norm()) > 0.01
 
 
-@pytest.mark.parametrize("build", [NaturalMomentum, FunctionMomentum, ProximalNatural])
+@pytest.mark.parametrize(
+    "build", [NaturalMomentum, RULES.FunctionMomentum, RULES.ProximalNatural]
+)
 def test_an_optimizer_driven_by_outputs_alone_refuses_a_penalty(build):
     net, closure = regression(penalty=lambda net: net[0].weight.square().sum())
     with pytest.raises(ValueError, match="does not pass through the outputs"):
@@ -229,7 +232,7 @@ def test_an_optimizer_driven_by_outputs_alone_refuses_a_penalty(build):
 @pytest.mark.parametrize(
     ("build", "options", "named"),
     [
-        (NaturalGradient, {"weight_decay": 0.1, "momentum": 0.9}, "momentum"),
+        (NaturalGradient, {"nesterov": True}, "nesterov"),
         (NaturalGradient, {"dampng": 0.1}, "dampng"),
         (NaturalGradient, {"friction": 0.1}, "friction"),
         (NaturalMomentum, {"betas": (0.9, 0.99)}, "betas"),

@@ -5,17 +5,13 @@ import math
 import pytest
 import torch
 from naturality_cases import bent, linear, setting
-from naturality_chapter import CONTROLS
+from naturality_chapter import CONTROLS, RULES
 
 from geolib.core import (
     Euclidean,
 )
 from geolib.naturality import (
-    FunctionalLift,
-    FunctionMomentum,
     Loss,
-    NaturalAdaGrad,
-    NaturalAdam,
     NaturalMomentum,
     OptimizerSpec,
     Problem,
@@ -85,7 +81,10 @@ def test_natural_adagrad_and_adam_first_steps_by_hand():
     q = P.point(P.theta0)
     n = q.solve(q.g)
     unit = n / torch.dot(q.g, n).sqrt()
-    for cls, options in ((NaturalAdaGrad, {"eps": 0.0}), (NaturalAdam, {"eps": 0.0})):
+    for cls, options in (
+        (RULES.NaturalAdaGrad, {"eps": 0.0}),
+        (RULES.NaturalAdam, {"eps": 0.0}),
+    ):
         leaves = P.leaves()
 
         def closure(leaves=leaves):
@@ -105,8 +104,8 @@ def test_state_indexed_by_samples_refuses_another_batch():
         return z, 0.5 * (z**2).mean()
 
     for opt in (
-        FunctionMomentum([x]),
-        FunctionalLift([x], rule=lambda z: torch.optim.SGD(z, 0.1)),
+        RULES.FunctionMomentum([x]),
+        RULES.FunctionalLift([x], rule=lambda z: torch.optim.SGD(z, 0.1)),
     ):
         opt.step(lambda: closure(3))
         with pytest.raises(ValueError, match="full batch"):

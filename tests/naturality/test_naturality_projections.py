@@ -8,7 +8,7 @@ import torch
 from naturality_chapter import CONTROLS, PROBLEMS, TOWERS, WIDTHS
 from torch.func import jacrev
 
-from geolib.naturality import OptimizerSpec, Projection, projection_defect
+from geolib.naturality import OptimizerSpec
 
 HS = [0.5 / 64, 0.5 / 128]
 
@@ -51,7 +51,7 @@ def test_duplication_keeps_the_function_and_the_tangent_space(scaling):
 )
 def test_the_twin_tower(optimizer, scaling, letter):
     wide, narrow, iota = TOWERS.twin_problem(18, 4, scaling)
-    d = projection_defect(optimizer, wide, narrow, iota, HS, horizon=0.5)
+    d = TOWERS.projection_defect(optimizer, wide, narrow, iota, HS, horizon=0.5)
     assert d.letter == letter
 
 
@@ -59,11 +59,11 @@ def test_the_twin_tower(optimizer, scaling, letter):
 def test_gradient_descent_in_mean_field_needs_its_rate_times_the_width():
     for scaling, letter in (("mean-field", "E"), ("standard", "U")):
         wide, narrow, iota = TOWERS.twin_problem(18, 4, scaling)
-        d = projection_defect(
+        d = TOWERS.projection_defect(
             "gd", wide, narrow, iota, HS, horizon=0.5, wide_optimizer=sgd(4)
         )
         assert d.letter == letter
-    d = projection_defect(
+    d = TOWERS.projection_defect(
         "ngd", wide, narrow, iota, HS, horizon=0.5, space="parameters"
     )
     assert d.letter == "E"
@@ -88,7 +88,7 @@ def test_deep_linear_networks_project_to_linear_ones():
     assert TOWERS.submersion_defect(pi, x, upstairs, torch.linalg.inv(n.F)) < 1e-9
     assert TOWERS.submersion_defect(pi, x, torch.eye(48).double(), torch.eye(8)) > 0.1
     for name, letter in (("ngd", "N"), ("gd", "U")):
-        d = projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
+        d = TOWERS.projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
         assert d.letter == letter
 
 
@@ -105,7 +105,7 @@ def test_weight_normalisation_and_horizontal_lifts():
         along = lift if M is None else M @ lift
         assert float((vertical @ along).abs().max()) < 1e-10
     with pytest.raises(ValueError, match="submersion"):
-        TOWERS.horizontal_lift(Projection(lambda t: t[:2] * 0), x, v[:2])
+        TOWERS.horizontal_lift(TOWERS.Projection(lambda t: t[:2] * 0), x, v[:2])
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_polynomials_commute_with_the_orthogonal_projection_only():
         (truncation, "ngd", "U"),
         (orthogonal, "gd", "U"),
     ):
-        d = projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
+        d = TOWERS.projection_defect(name, wide, narrow, pi, HS, horizon=0.5)
         assert d.letter == letter
     with pytest.raises(ValueError, match="low"):
         TOWERS.polynomial_tower(3, 3)
@@ -137,10 +137,10 @@ def test_dead_units_can_be_dropped():
     assert torch.allclose(iota(narrow.theta0), wide.theta0)
     for name in ("gd", "adam", "ngd"):
         for link in (pi, iota):
-            d = projection_defect(name, wide, narrow, link, HS, horizon=0.5)
+            d = TOWERS.projection_defect(name, wide, narrow, link, HS, horizon=0.5)
             assert d.letter == "E", name
     # weight decay reaches the dead unit's weights, but not the function
-    d = projection_defect("adamw", wide, narrow, pi, HS, horizon=0.5)
+    d = TOWERS.projection_defect("adamw", wide, narrow, pi, HS, horizon=0.5)
     assert d.letter == "E"
 
 
@@ -186,8 +186,8 @@ def test_bad_arguments_are_named():
         TOWERS.duplication(1, 1, 1, 0)
     wide, narrow, iota = TOWERS.twin_problem(0, 2, "standard")
     with pytest.raises(ValueError, match="step_sizes"):
-        projection_defect("gd", wide, narrow, iota, [0.1], horizon=1.0)
+        TOWERS.projection_defect("gd", wide, narrow, iota, [0.1], horizon=1.0)
     with pytest.raises(ValueError, match="theta0"):
-        projection_defect(
-            "gd", wide, narrow, Projection(lambda t: t[:3]), HS, horizon=1.0
+        TOWERS.projection_defect(
+            "gd", wide, narrow, TOWERS.Projection(lambda t: t[:3]), HS, horizon=1.0
         )

@@ -5,17 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from chapter_experiments import chapter_module
 from torch import nn
 
 from geolib.core import Categorical, Euclidean, PullbackMetric
-from geolib.naturality import cross_entropy, mse
+from geolib.naturality import NaturalGradient, cross_entropy, mse, natural_gradient
+from geolib.naturality.averaged_curvature import AveragedCurvature
 from geolib.naturality.local_geometry import flatten
 from geolib.networks import mlp
 
-TUNED = chapter_module("naturality", "tuned_natural")
-TunedNatural = TUNED.TunedNatural
-AveragedCurvature = chapter_module("naturality", "averaged_curvature").AveragedCurvature
 RNG = np.random.default_rng(5)
 X = torch.tensor(RNG.standard_normal((40, 3)))
 Y = torch.tensor(RNG.standard_normal((40, 2)))
@@ -38,7 +35,7 @@ def weights(net):
 
 
 def fit(net, steps=30, x=X, **options):
-    optimizer, losses = TunedNatural(net, **options), []
+    optimizer, losses = NaturalGradient(net, **options), []
     for _ in range(steps):
         losses.append(float(optimizer.step(closure_of(net, x))))
     return optimizer, losses
@@ -64,7 +61,7 @@ def test_a_solve_is_that_of_the_dense_sum():
 def test_the_first_step_is_damped_and_stays_in_the_region():
     net = nn.Linear(3, 2).double()
     start, z = weights(net), net(X).detach()
-    optimizer = TunedNatural(net)
+    optimizer = NaturalGradient(net)
     optimizer.tuning.damping = 1e-4  # so little that the region binds
     loss = float(optimizer.step(closure_of(net)))
     moved, C = weights(net) - start, optimizer.tuning.curvature
@@ -97,7 +94,7 @@ def in_chart(net, A, b):
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_chart_of_the_inputs_changes_no_curve(exact, monkeypatch):
-    monkeypatch.setattr(TUNED, "EXACT", 512 if exact else 0)
+    monkeypatch.setattr(natural_gradient, "EXACT", 512 if exact else 0)
     scales = torch.tensor([1e3, 1.0, 1e-2]).double()
     mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -0.5], [0.3, 0.0, 1.0]]).double()
     A = torch.diag(scales) @ (mixing if exact else torch.eye(3).double())
@@ -126,7 +123,7 @@ def test_a_chart_of_the_inputs_changes_no_curve(exact, monkeypatch):
 def test_a_step_costs_one_forward_pass():
     net, calls = network(), []
     net.register_forward_pre_hook(lambda *_: calls.append(len(X)))
-    optimizer = TunedNatural(net)
+    optimizer = NaturalGradient(net)
     optimizer.step(closure_of(net))  # the first use checks what is assumed
     calls.clear()
     for _ in range(6):
@@ -153,12 +150,12 @@ def test_a_step_along_which_the_loss_is_lost_is_taken_back():
 
 @pytest.mark.parametrize("metric", [Euclidean(), Categorical()])
 def test_plain_backward_takes_the_step_of_the_closure(metric, monkeypatch):
-    monkeypatch.setattr(TUNED, "EXACT", 0)
+    monkeypatch.setattr(natural_gradient, "EXACT", 0)
     y = Y if isinstance(metric, Euclidean) else Y.argmax(1)
     loss_of = mse(y) if isinstance(metric, Euclidean) else cross_entropy(y)
     one, two = network(), network()
-    closed = TunedNatural(one, output_metric=metric)
-    plain = TunedNatural(two, output_metric=metric)
+    closed = NaturalGradient(one, output_metric=metric)
+    plain = NaturalGradient(two, output_metric=metric)
     for _ in range(5):
         closed.step(lambda: (z := one(X), loss_of(z)))
         plain.zero_grad()
@@ -167,7 +164,7 @@ def test_plain_backward_takes_the_step_of_the_closure(metric, monkeypatch):
     assert torch.allclose(weights(one), weights(two), rtol=1e-9, atol=1e-12)
     assert not {**two._forward_hooks, **two._forward_pre_hooks}
     with pytest.raises(ValueError, match="closure: expected one"):
-        TunedNatural(network()).step()
+        NaturalGradient(network()).step()
 
 
 def test_batch_norm_in_training_mode_is_trained():
@@ -187,10 +184,10 @@ def test_groups_schedules_and_decay():
         {"params": [net[1].weight], "lr": 1e-12},
         {"params": [net[1].bias, *net[3].parameters()], "weight_decay": 0.5},
     ]
-    optimizer = TunedNatural(groups, module=net)
+    optimizer = NaturalGradient(groups, module=net)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     free = network()
-    TunedNatural(free).step(closure_of(free))
+    NaturalGradient(free).step(closure_of(free))
     w = net[3].weight.detach().clone()
     optimizer.step(closure_of(net))
     schedule.step()
@@ -198,7 +195,7 @@ def test_groups_schedules_and_decay():
     assert torch.allclose(net[3].weight, free[3].weight - 0.5 * w, rtol=1e-9)
     assert [g["lr"] for g in optimizer.param_groups] == [5e-13, 0.5]
     with pytest.raises(ValueError, match="all the module's trainable parameters"):
-        TunedNatural(groups[:1], module=net)
+        NaturalGradient(groups[:1], module=net)
 
 
 def test_a_restored_optimizer_goes_on_as_the_other():
@@ -206,7 +203,7 @@ def test_a_restored_optimizer_goes_on_as_the_other():
     optimizer, _ = fit(net, 4, interval=1)
     twin = network()
     twin.load_state_dict(net.state_dict())
-    other = TunedNatural(twin, interval=1)
+    other = NaturalGradient(twin, interval=1)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for _ in range(3):
         optimizer.step(closure_of(net))
@@ -218,7 +215,7 @@ def test_the_scale_of_a_squared_loss_is_read_from_it():
     ends = []
     for factor in (1.0, 7.0):
         net = network()
-        optimizer = TunedNatural(net)
+        optimizer = NaturalGradient(net)
         for _ in range(6):
             optimizer.step(lambda n=net, f=factor: (z := n(X), f * mse(Y)(z)))
         ends.append(weights(net))
@@ -232,9 +229,11 @@ def test_the_scale_of_a_squared_loss_is_read_from_it():
         ({"momentum": 1.0}, ValueError, "momentum"),
         ({"interval": 0}, ValueError, "interval"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay"),
-        ({"lr": 0.1}, TypeError, "lr"),
+        ({"nesterov": True}, TypeError, "nesterov"),
+        ({"damping": 0.1, "momentum": 0.5}, ValueError, "damping"),
+        ({"integrator": "rk4"}, ValueError, "integrator"),
     ],
 )
 def test_what_it_refuses(options, error, named):
     with pytest.raises(error, match=named):
-        TunedNatural(network(), **options)
+        NaturalGradient(network(), **options)

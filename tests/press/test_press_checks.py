@@ -174,6 +174,11 @@ def test_claims_and_prints_are_folded_with_what_only_they_use():
         ("x = f(1)\nshow([x], 'caption')", [True, False]),
         ("x = f(\n\n" + "1,\n" * 13 + ")", [True]),
         ("x = f(\n" + "1,\n" * 14 + ")", [False]),
+        ("x = f(1)\ny = f'{x:.2f}'", [False]),
+        ("x = f(1)\ny = f'{x}'", [True]),
+        ("x = f.measured('a')\ny = 2", [False]),
+        ("x = measured('a')\ny = [\n1,\n2,\n3,\n]", [False]),
+        ("x = f.measured('a')\ny = f(x)", [True]),
     ],
 )
 def test_what_is_shown_of_a_cell(source, shown):
@@ -192,6 +197,18 @@ def test_a_cell_that_states_claims_is_cut_and_its_code_unfolds_with_their_line()
     assert "remove-input" in only.metadata["tags"]
     box = only.outputs[0].data["text/html"]
     assert box.index("Sentence of") < box.index("<details") < box.index("x &lt; y")
+
+
+def test_folded_pieces_in_a_row_are_one_unless_the_first_has_outputs():
+    sources = ["import numpy", "import torch", "x = 1", "y = 2"]
+    drawn = nbformat.v4.new_output("display_data", {"text/plain": "a figure"})
+    for outputs, whole in (([], [0]), ([drawn], [0, 2])):
+        cells = [nbformat.v4.new_code_cell(s) for s in sources]
+        cells[1].outputs = outputs
+        made = staged(nbformat.v4.new_notebook(cells=cells), "page.md").cells
+        ends = [*whole[1:], len(sources)]
+        wanted = [sources[i:j] for i, j in zip(whole, ends, strict=True)]
+        assert [c.source.split("\n\n") for c in made] == wanted
 
 
 def test_bounds_have_the_digits_that_a_person_reads():

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from compare_ledgers import differences
 from conftest import cell
 
 from geolib.press import Build, Ledger, PressError
@@ -112,3 +113,22 @@ def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
     gpu_page = (book.root / "_build/book/pages/book/gpu.md").read_text()
     assert gpu_page == "# GPU\n\n- {doc}`/chapters/demo/01-idle`\n"
     assert json.loads((book.root / "_build/claims.json").read_text())["rows"]
+
+
+def test_two_ledgers_are_compared_to_rounding():
+    def ledger(**more):
+        row = {"key": "demo.a", "verdict": "holds", "bound": "<= 2", "measured": 1.0}
+        return {"rows": [row | more]}
+
+    assert differences(ledger(), ledger(measured=1 + 1e-9)) == []
+    assert differences(ledger(measured=3), ledger(measured=3)) == []
+    for more in (
+        {"measured": 1 + 1e-8},
+        {"measured": 1},
+        {"measured": None},
+        {"verdict": "FAILS"},
+        {"bound": "<= 3"},
+    ):
+        assert len(differences(ledger(), ledger(**more))) == 1
+    lines = differences(ledger(), ledger(key="demo.b"))
+    assert lines == ["gone: demo.a", "new: demo.b"]

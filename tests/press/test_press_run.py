@@ -107,7 +107,7 @@ def test_a_wrong_profile_is_refused_before_anything_runs(book, text, message):
 def test_unknown_profile_device_and_chapter_are_named(book):
     a = book.add("demo/01-a", CLAIM)
     with pytest.raises(PressError, match="profile: expected one of"):
-        parameters(a, "medium", "cpu")
+        Build(a.root, "medium")
     with pytest.raises(PressError, match="device: expected auto, cpu or cuda"):
         run([a], Settings(device="tpu"))
     with pytest.raises(

@@ -23,7 +23,7 @@ from geolib.regimes import (
     simulate,
     small_data,
 )
-from geolib.regimes.ensemble import LEVELS, _Copies, smaller
+from geolib.regimes.ensemble import LEVELS, _Copies, neighbours, smaller
 from geolib.regimes.spectral_measures import equal_shares
 
 matplotlib.use("Agg")
@@ -69,11 +69,34 @@ def test_the_expected_first_losses_are_those_of_the_copies(name):
     setup, options, share = STARTS[name]
     options = {"law": None, "population": None, "target": True, **options}
     found = _Copies(setup, np.zeros(1), **options).run(share, 1e12)
-    for plain, spread, exact in zip(
-        found.mean, found.spread(1.0), found.first, strict=True
-    ):
-        error = spread[0] / len(found.losses.train) ** 0.5
-        assert abs(plain[0] - exact) < 4 * error + 1e-12
+    error = found.scatter[:, 0] / len(found.losses) ** 0.5
+    off = np.abs(found.losses.mean(0)[:, 0] - found.first)
+    assert (off < 4 * error + 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("d", "h", "n", "small", "samples"),
+    [(308, 72, 985, 171, True), (100, 64, 257, 86, True), (90, 60, 45, 30, True),
+     (50, 3, 2, 11, True), (50, 33, 70, 20, False), (40, 1, 1, 10, True)],
+)  # fmt: skip
+def test_smaller_copies_keep_the_ratios_on_average(d, h, n, small, samples):
+    found = neighbours(Setup(d, h, n, 1.0), small, samples)
+    assert sum(w for w, _ in found) == pytest.approx(1, abs=1e-8)
+    assert all(s.d == small and s.kappa == pytest.approx(d) for _, s in found)
+    wide = sum(w * s.h for w, s in found)
+    assert wide == pytest.approx(max(1, h * small / d), abs=1e-6)
+    if samples:
+        assert sum(w * s.n for w, s in found) == pytest.approx(max(1, n * small / d))
+    assert len(found) <= 3
+
+
+@pytest.mark.parametrize(("h", "n"), [(34, 130), (21, 97)])
+def test_the_plateau_of_smaller_copies_is_exact(h, n):
+    """Few latents end with a loss of (1 - h / d) / 2, in every draw."""
+    setup = Setup(53, h, n, 0.2 / 53)
+    found = ensemble(setup, [0.0, 6.0], budget=1e8)
+    assert found.share < 0.9
+    assert found.mean.population[1] == pytest.approx((1 - h / 53) / 2, abs=2e-6)
 
 
 def test_inputs_that_nothing_sees_leave_both_losses_their_law():
@@ -94,12 +117,11 @@ def test_first_losses_make_the_mean_surer():
     setup = Setup(30, 12, 60, 6 / 30)
     t = setup.times(5)
     found = _Copies(setup, t, None, None, True).run(1.0, 1e8)
-    assert len(found.losses.train) < 60
+    assert len(found.losses) < 60
     run = simulate(setup, t, seeds=2000, rtol=1e-4)
-    count = len(found.losses.train)
     for ours, error, plain, theirs in zip(
         *found.expected,
-        found.spread(count**-0.5),
+        found.scatter * len(found.losses) ** -0.5,
         (run.train / 30, run.population / 30),
         strict=True,
     ):

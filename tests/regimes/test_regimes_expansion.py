@@ -13,17 +13,13 @@ from geolib.regimes import (
     evaluate,
     exact_loss,
     face,
-    hull,
     loss_words,
     planar_loss,
-    planar_numeric,
-    prism,
-    regime_of_facet,
 )
-from geolib.regimes.prism import face_test
-from geolib.regimes.trace_words import canonical, derive, value
+from geolib.regimes.trace_words import canonical, derive, face_test, value
 
 TAYLOR = chapter_module("regimes", "taylor")
+POLYTOPE = chapter_module("regimes", "polytope")
 pareto = chapter_module("regimes", "experiments").pareto
 SOLVED, theory_taylor = TAYLOR.SOLVED, TAYLOR.theory_taylor
 
@@ -196,14 +192,6 @@ def test_first_derivative_by_hand():
     assert planar_loss("train", 1)[1] == train
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_planar_numeric_is_planar_loss_at_a_point(kind):
-    point = (0.7, 1.3, 0.6)
-    numbers = planar_numeric(kind, 4, *point)
-    tables = planar_loss(kind, 4)
-    assert numbers == pytest.approx([value(t, *point) for t in tables], rel=1e-12)
-
-
 def test_planar_limit_of_the_exact_value_at_large_size():
     size, s = 10**6, 3
     exact = evaluate(exact_loss("train", s), size, 2 * size, size, Fraction(1, size))
@@ -214,15 +202,15 @@ def test_planar_limit_of_the_exact_value_at_large_size():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", range(1, SMALL + 1))
 def test_hull_is_a_triangular_prism_with_the_five_regimes(kind, order):
-    body = prism(kind, order)
+    body = POLYTOPE.prism(kind, order)
     if kind == "population" and order == 1:
         assert body.f_vector == (3, 3)  # flat: a triangle
         return
     assert body.f_vector == (6, 9, 5)
     assert body.is_triangular_prism
-    assert sorted(regime_of_facet(f) for f in body.facets) == sorted(REGIMES)
+    assert sorted(POLYTOPE.regime_of_facet(f) for f in body.facets) == sorted(REGIMES)
     for facet in body.facets:
-        name = regime_of_facet(facet)
+        name = POLYTOPE.regime_of_facet(facet)
         on = {body.vertices[i] for i in facet.vertices}
         assert on == {v for v in body.vertices if face_test(name, kind, order)(v)}
         assert len(on) == (3 if name in ("large-data", "small-data") else 4)
@@ -230,24 +218,24 @@ def test_hull_is_a_triangular_prism_with_the_five_regimes(kind, order):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_full_newton_polytope_is_no_prism(kind):
-    body = hull(exact_loss(kind, 3))
+    body = POLYTOPE.hull(exact_loss(kind, 3))
     assert (body.dimension, len(body.vertices), len(body.facets)) == (4, 10, 7)
 
 
 def test_hull_of_known_bodies():
-    octahedron = hull(
+    octahedron = POLYTOPE.hull(
         [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
     )
     assert octahedron.f_vector == (6, 12, 8)
     assert not octahedron.is_triangular_prism
-    assert hull([(0, 0), (1, 1), (2, 2)]).vertices == ((0, 0), (2, 2))
-    assert hull([(3, 1)]).f_vector == ()
-    tesseract = hull(product((0, 1), repeat=4))
+    assert POLYTOPE.hull([(0, 0), (1, 1), (2, 2)]).vertices == ((0, 0), (2, 2))
+    assert POLYTOPE.hull([(3, 1)]).f_vector == ()
+    tesseract = POLYTOPE.hull(product((0, 1), repeat=4))
     assert tesseract.f_vector == (16, 32, 24, 8)
-    twisted = hull([*product((0, 1), (0, 1), (0, 1)), (2, 0, 0)])
+    twisted = POLYTOPE.hull([*product((0, 1), (0, 1), (0, 1)), (2, 0, 0)])
     assert not twisted.is_triangular_prism
     with pytest.raises(ValueError, match=r"^points: "):
-        hull([])
+        POLYTOPE.hull([])
 
 
 @pytest.mark.slow_for("train-large-data")
@@ -264,7 +252,6 @@ def test_words():
     assert canonical("SASAA") == canonical("AASAS"[::-1]) == "AASAS"
     # d/dt tr(AA) = tr of 2 A A' written out by hand.
     assert derive({"AA": 1}) == {"AAAS": -8, "AAS": 8}
-    assert sum(derive({"AA": 1}, target=False).values()) == -8
     assert loss_words("train", 0)[0] == {"S": 1, "AS": -2, "AAS": 1}
 
 
@@ -273,7 +260,6 @@ def test_words():
     [
         (lambda: exact_loss("test", 1), r"^kind: "),
         (lambda: planar_loss("train", -1), r"^order: "),
-        (lambda: planar_numeric("train", 1, 1.0, 0.0, 1.0), r"^kappa: "),
         (lambda: theory_taylor("free", "train", 2), r"^name: "),
         (lambda: theory_taylor("narrow", "test", 2), r"^kind: "),
         (lambda: face_test("wide", "train", 2), r"^name: "),

@@ -19,12 +19,10 @@ from geolib.regimes import (
     marchenko_pastur,
     mean_field,
     planar_loss,
-    planar_numeric,
     simulate,
 )
 from geolib.regimes.fock import chain
-from geolib.regimes.prism import face_test
-from geolib.regimes.trace_words import _planar_ring, value
+from geolib.regimes.trace_words import _planar_ring, face_test, value
 
 EDGE_CURVES = chapter_module("regimes", "edges")
 EDGES, VERTICES = EDGE_CURVES.EDGES, EDGE_CURVES.VERTICES
@@ -102,13 +100,10 @@ def test_taylor_series_is_the_planar_one(point, target):
     t = np.linspace(0, (0.02 if plain else 0.002) / rate, 5)
     curves = fock_curves(t, *point, depth=depth, target=target, rtol=1e-13)
     for kind, curve in zip(KINDS, curves, strict=True):
-        numbers = planar_numeric(kind, order + 1, *point)
-        if not target:
-            free = planar_loss(kind, order + 1)
-            numbers = [
-                value({k: f for k, f in p.items() if k[0] == s + 2}, *point)
-                for s, p in enumerate(free)
-            ]
+        numbers = [
+            value({k: f for k, f in p.items() if target or k[0] == s + 2}, *point)
+            for s, p in enumerate(planar_loss(kind, order + 1))
+        ]
         series = sum(numbers[s] * t**s / factorial(s) for s in range(order + 1))
         left_out = abs(numbers[-1]) * t[-1] ** (order + 1) / factorial(order + 1)
         assert np.abs(curve - series).max() < 1.5 * left_out + 1e-12

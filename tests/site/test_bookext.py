@@ -204,15 +204,17 @@ def test_names_of_functions_in_prose_lead_to_their_entries(bookext):
     from docutils.core import publish_doctree
 
     places = page_head.names_of({
-        "geolib.a": {"geolib.a.x": ["walk", "twice"]}, "geolib.b": {"": ["twice"]},
+        "geolib.a": {"geolib.a.x": ["walk", "twice", "b"]}, "geolib.b": {"": ["twice"]},
     })  # fmt: skip
     assert places == {"walk": "geolib.a.walk"}
-    tree = publish_doctree("``walk`` ``a.walk(x, y)`` ``twice`` ``walks`` ``steps=3``")
+    tree = publish_doctree(
+        "``walk`` ``a.walk(x, y)`` ``walk.x`` ``twice`` ``walks`` ``steps=3``"
+    )
     page_head.link_the_names(tree, places)
     (paragraph,) = tree.children
     linked = [n.astext() for n in paragraph.children if n.tagname == "pending_xref"]
-    assert linked == ["walk", "a.walk(x, y)"]
-    assert paragraph.astext() == "walk a.walk(x, y) twice walks steps=3"
+    assert linked == ["walk", "a.walk(x, y)", "walk.x"]
+    assert paragraph.astext() == "walk a.walk(x, y) walk.x twice walks steps=3"
 
 
 def docstrings():

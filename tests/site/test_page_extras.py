@@ -263,10 +263,7 @@ def entries():
 
 
 # No address could be looked up for these: they are named in full instead.
-NO_ADDRESS = {
-    "fukumizu-1998-batch", "kurkova-1994-equivalent", "grinberg-2003-resolutions",
-    "salakhutdinov-2003-adaptive", "yamazaki-2005-boltzmann", "paul-2007-asymptotics",
-}  # fmt: skip
+NO_ADDRESS = {"yamazaki-2005-boltzmann"}
 
 
 def test_every_paper_has_its_address_and_a_label_of_its_own():

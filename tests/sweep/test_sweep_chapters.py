@@ -84,6 +84,39 @@ def test_singular_starts():
     assert by["raw", "gd"]["wrong_starts"] == by["tube", "gd"]["wrong_starts"] > 10
 
 
+def test_coverage_of_the_samplers_bar():
+    (row,) = rows("coverage")
+    assert len(row["trials"]) == row["samples"] == 2
+    assert all(abs(distance) < 1 and bar > 0 for distance, bar in row["trials"])
+
+
+def test_realizations_are_no_worse_than_the_optimum():
+    (row,) = rows("realizations")
+    assert [r["width"] for r in row["runs"]] == [2, 64]
+    for r in row["runs"]:
+        assert r["lower"] <= r["best"] <= r["best"] + r["excess"]
+        assert r["loss_excess"] <= r["lipschitz"]
+
+
+def test_training_with_and_without_the_restriction():
+    found = rows("restriction")
+    assert {r["mode"] for r in found} == {"unrestricted", "projected", "reparametrised"}
+    assert all(len(r["losses"]) == 2 and min(r["losses"]) > 0 for r in found)
+
+
+def test_planted_layers_repeat_what_is_published():
+    (row,) = rows("planted-layers")
+    kept = measured(ROOT / "chapters/stratifolds/measured/planted.json").entries
+    assert row["trials"] == kept[str(row["first"])][: row["networks"]]
+
+
+def test_deep_networks_are_recognized_in_another_gauge():
+    (row,) = rows("deep-comparisons")
+    assert row["recognized"] == row["gauges"] == 2
+    assert 0 < row["weights"][0] <= row["weights"][1]
+    assert 0 < row["outputs"][0] <= row["outputs"][1]
+
+
 def test_a_chapters_sweep_gives_the_same_on_dask_and_in_process(tmp_path):
     pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
     assert collect("phase-map", Store(tmp_path), "local") == rows("phase-map")

@@ -179,6 +179,7 @@ def test_a_sweep_in_a_file_is_run_from_there(geolib, tmp_path):
     assert "cannot read" in missing.stderr
 
 
+@pytest.mark.slow
 def test_what_is_in_a_file_is_sent_to_workers_whole(tmp_path):
     """A name that happens to be importable here may not be importable there."""
     cloudpickle = pytest.importorskip("cloudpickle", reason="no extra `sweep`")

@@ -22,8 +22,12 @@ READERS = {
     "continual-learning": "geodesics/04-forgetting",
     "singular-starts": "stratifolds/02-trap",
 }
-# These pages are about what was measured, and run nothing of it.
-STORED = {"stratifolds/06-identifiability"}
+# What these pages read they do not run.
+STORED = {
+    "stratifolds/05-bayes",
+    "stratifolds/06-identifiability",
+    "inverse_stability/03-learning",
+}
 RECORDS = {
     "phase-map": dict.fromkeys(
         ("errors",), dict.fromkeys(("large-data", "small-data", "mean-field"), 0.01)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from torch import nn
 
 import geolib
@@ -25,7 +26,7 @@ from geolib.core import PullbackMetric, Realization, init_, normal
 from geolib.core.linear_solvers import largest_eigenpairs
 from geolib.geodesics import FunctionSpace, exponential_map, learn_sequence
 from geolib.inverse_stability import ShallowReLU, canonicalize, certify, compare
-from geolib.naturality import ProximalNatural, Verdict, audit
+from geolib.naturality import Verdict, audit
 from geolib.networks import Task, align, mlp, permute_channels
 from geolib.stratifolds import (
     CollarSurgery,
@@ -34,6 +35,7 @@ from geolib.stratifolds import (
     natural_fit,
 )
 
+NATURAL_RULES = chapter_module("naturality", "natural_rules")
 CLAIMS = {
     "accepted", "aligned", "applies", "closes", "converged", "exact", "holds",
     "is_triangular_prism", "is_valid", "local_minimum", "reproduces", "rigorous", "same",
@@ -98,6 +100,7 @@ def test_a_pair_further_apart_than_the_bound():
     assert not replace(found, bounds={"jump": 0.99 * found.distance}).holds
 
 
+@pytest.mark.slow
 def test_a_geodesic_of_steps_that_are_too_long():
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
     R = Realization(init_(net, 0, bias_scale=0.5).double())
@@ -172,7 +175,7 @@ def test_a_proximal_step_that_was_stopped_early():
         net = init_(
             nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), 0
         ).double()
-        opt = ProximalNatural(
+        opt = NATURAL_RULES.ProximalNatural(
             net.parameters(), 0.2, iterations=iterations, tolerance=tolerance
         )
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from central_differences import relative
+from chapter_experiments import chapter_module
 from reported_cases import Idle, X, Y, chain, one_step
 from torch import nn
 from trust_modules import differences
@@ -30,13 +31,13 @@ from geolib.naturality import (
     KFAC,
     NaturalGradient,
     Problem,
-    Projection,
     local_geometry,
     mse,
-    projection_defect,
 )
 
 # ---- optimizers ----------------------------------------------------------------------
+
+PROJECTIONS = chapter_module("naturality", "projections")
 
 
 def fisher_step(net, damping):
@@ -277,12 +278,21 @@ def test_a_velocity_at_the_start_is_pushed_along_the_map():
     narrow = Problem.of(nn.Linear(1, 1, bias=False).double(), x, mse(3 * x))
     hs = [1 / 32, 1 / 64, 1 / 128]
     for pi, start in (
-        (Projection(lambda w: (w[0] * w[1]).reshape(1), "product"), [1.0, 2.0]),
-        (Projection(lambda w: (w[0] + 3 * w[1]).reshape(1), "sum"), [0.5, 1.0]),
-        (Projection(lambda w: (w[0] * w[1]).reshape(1), "elsewhere"), [2.0, 0.7]),
+        (
+            PROJECTIONS.Projection(lambda w: (w[0] * w[1]).reshape(1), "product"),
+            [1.0, 2.0],
+        ),
+        (
+            PROJECTIONS.Projection(lambda w: (w[0] + 3 * w[1]).reshape(1), "sum"),
+            [0.5, 1.0],
+        ),
+        (
+            PROJECTIONS.Projection(lambda w: (w[0] * w[1]).reshape(1), "elsewhere"),
+            [2.0, 0.7],
+        ),
     ):
         wide = pi.pull(narrow, [(2,)], torch.tensor(start).double())
-        found = projection_defect(
+        found = PROJECTIONS.projection_defect(
             "natural-momentum", wide, narrow, pi, hs, horizon=0.25
         )
         assert found.letter in "EN", (pi.name, found)

@@ -151,8 +151,8 @@ the tests of what they belong to.
 
 A certificate or a guard that no test can catch lying is worth nothing. So {broken} of their lines
 were broken on purpose, one at a time in a copy of the package, and the tests were run:
-{seen} of them failed a test, which is named here. `python tests/trust/mutate.py` does it
-again; the lines themselves are in `tests/trust/mutations.yml`.
+{seen} of them failed a test, which is named here in words. `python tests/trust/mutate.py`
+does it again; the lines themselves are in `tests/trust/mutations.yml`.
 
 {mutations}
 """
@@ -161,6 +161,12 @@ again; the lines themselves are in `tests/trust/mutations.yml`.
 def table(head, rows):
     """A pipe table."""
     return "\n".join(line(cells) for cells in (head, ["---"] * len(head), *rows))
+
+
+def words(test):
+    """The name of a test as words: a long name cannot be broken into lines."""
+    name = test.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+    return f"*{name}*" if name else "no test"
 
 
 def reliability_page():
@@ -172,7 +178,7 @@ def reliability_page():
     rows, totals = [], []
     for room, counts in STORED["fuzz"].items():
         numbers = [*(counts[v] for v in good), sum(counts[v] for v in BAD)]
-        rows.append([f"`{room}`", *map(str, numbers)])
+        rows.append([f"[{room}](api/{room}.md)", *map(str, numbers)])
         totals.append(numbers)
     sums = [sum(column) for column in zip(*totals, strict=True)]
     lines = [
@@ -180,7 +186,7 @@ def reliability_page():
         for e in mutations()
     ]
     noticed = [
-        [w, f"`{f}`", f"`{s.partition('::')[2]}`" if s else "no test"]
+        [w, f.replace("_", " ").removesuffix(".py").replace("/", ": "), words(s)]
         for w, f, s in lines
     ]
     absent = [f"`{room}`" for room in ROOMS if room not in STORED["fuzz"]]
@@ -191,12 +197,15 @@ def reliability_page():
         fuzz=table(["", *good, "bad"], [*rows, ["all", *map(str, sums)]]),
         modules=STORED["modules"],
         properties=table(
-            ["", "laws"], [[f"`{r}`", str(n)] for r, n in STORED["properties"].items()]
+            ["", "laws"],
+            [[f"[{r}](api/{r}.md)", str(n)] for r, n in STORED["properties"].items()],
         ),
         honest=STORED["honest no"],
         broken=len(lines),
         seen=sum(bool(s) for *_, s in lines),
-        mutations=table(["what is wrong then", "where", "noticed by"], noticed),
+        mutations=table(
+            ["what is wrong then", "where", "the test that notices"], noticed
+        ),
     )
 
 

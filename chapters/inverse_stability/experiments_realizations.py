@@ -1,15 +1,15 @@
 """Local minima of regularized networks against their width, and what theorems say of them.
 
-`python realizations.py [TABLE ...]` in this folder measures the tables of `measured/`, in
-about half an hour on one core; it reads the UCI tables from `GEOLIB_DATA`.
+Half an hour on one core; the UCI tables are read from `GEOLIB_DATA`.
+
+geolib sweep realizations --size full
+geolib sweep restriction --size full
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from datetime import date
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,8 @@ from geolib.inverse_stability import (
     train_realization,
     w1inf_seminorm,
 )
-from geolib.sweep import keep
+from geolib.sweep import Sweep, grid
 
-STORED = Path(__file__).parent / "measured" / "realizations.json"
-RESTRICTION = STORED.with_name("restriction.json")
 TABLES = {
     "diabetes": "mse",
     "uci/yacht": "mse",
@@ -34,7 +32,7 @@ TABLES = {
     "uci/power-plant": "mse",
     "uci/banknote_authentication": "cross_entropy",
 }
-ROWS, WIDTHS, SEEDS, PENALTY, BOXES = 200, (4, 16, 64), 10, 0.03, 400_000
+REAL = [name for name, loss in TABLES.items() if loss == "mse"]
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -171,50 +169,69 @@ def fan_gap(m: int, times: int = 8) -> float:
     return w1inf_seminorm(fan - few).value
 
 
-def measure(names: Sequence[str]) -> None:
-    """Measure these tables and store them one by one."""
-    for name in names:
-        loss = TABLES[name]
-        data = standardized(name, ROWS)
-        found = local_minima(data, WIDTHS, SEEDS, loss, PENALTY, BOXES)
-        about = {
-            "measured": "geolib.inverse_stability.train_realization",
-            "rows": ROWS,
-            "penalty": PENALTY,
-            "boxes": BOXES,
-            "seeds": SEEDS,
-            "device": "cpu, float64, one thread",
-            "date": str(date.today()),
-        }
-        entries = {f"{name} m={r['width']} seed={r['seed']}": r for r in found}
-        keep(STORED, entries, about)
-        print(name, len(found), flush=True)
+@dataclass(frozen=True)
+class Spec:
+    """All runs on one table: they share the reference."""
+
+    table: str
+    rows: int = 200
+    widths: tuple[int, ...] = (4, 16, 64)
+    seeds: int = 10
+    penalty: float = 0.03
+    boxes: int = 400_000
 
 
-def measure_restriction() -> None:
-    """Train on the first rows of the real targets in each mode, and store the losses."""
-    for name in (n for n, loss in TABLES.items() if loss == "mse"):
-        x, y = standardized(name, ROWS)
-        rows = {}
-        for mode in MODES:
-            fits = train_shallow(
-                x[:, :-1], y[:, None], 16, mode, steps=2000, lr=0.01, seeds=range(SEEDS)
-            )
-            rows[f"{name} {mode}"] = [float(f.losses[-1]) for f in fits]
-        about = {
-            "measured": "train_shallow, final training losses by seed",
-            "rows": ROWS,
-            "width": 16,
-            "steps": 2000,
-            "lr": 0.01,
-            "device": "cpu, float64, one thread",
-            "date": str(date.today()),
-        }
-        keep(RESTRICTION, rows, about)
-        print(name, flush=True)
+def run(spec: Spec) -> dict[str, list[dict[str, Any]]]:
+    """The rows of `local_minima` on a table."""
+    data, loss = standardized(spec.table, spec.rows), TABLES[spec.table]
+    sizes = spec.widths, spec.seeds, loss, spec.penalty, spec.boxes
+    return {"runs": local_minima(data, *sizes)}
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["restriction"]:
-        sys.exit(measure_restriction())
-    measure(sys.argv[1:] or list(TABLES))
+REALIZATIONS = Sweep(
+    "realizations",
+    run,
+    {
+        "small": lambda: [Spec("diabetes", 20, (2, 64), 1, boxes=200)],
+        "book": lambda: [Spec("diabetes")],
+        "full": lambda: grid(Spec, table=list(TABLES)),
+    },
+    text="Local minima of regularized networks against their width, on tables.",
+    about={"device": "cpu, float64, one thread"},
+)
+
+
+@dataclass(frozen=True)
+class Restricted:
+    """Training of ten networks on a table of numbers, in one mode."""
+
+    table: str
+    mode: str
+    rows: int = 200
+    width: int = 16
+    steps: int = 2000
+    lr: float = 0.01
+    seeds: int = 10
+
+
+def restricted(spec: Restricted) -> dict[str, list[float]]:
+    """The final training loss of each seed."""
+    x, y = standardized(spec.table, spec.rows)
+    fits = train_shallow(
+        x[:, :-1], y[:, None], spec.width, spec.mode,
+        steps=spec.steps, lr=spec.lr, seeds=range(spec.seeds),
+    )  # fmt: skip
+    return {"losses": [float(f.losses[-1]) for f in fits]}
+
+
+RESTRICTION = Sweep(
+    "restriction",
+    restricted,
+    {
+        "small": lambda: [Restricted("diabetes", m, 20, 4, 20, seeds=2) for m in MODES],
+        "book": lambda: grid(Restricted, table="diabetes", mode=MODES),
+        "full": lambda: grid(Restricted, table=REAL, mode=MODES),
+    },
+    text="Training losses with and without the restriction, on tables.",
+    about={"device": "cpu, float64, one thread"},
+)

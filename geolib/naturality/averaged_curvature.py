@@ -47,10 +47,8 @@ class AveragedCurvature:
             rows: of its metric.
             loose: the diagonal (p,) of parameters that the rows leave out.
         """
-        self.factors, w = (
-            KroneckerFactors(rows),
-            min(1 - 1 / (self.count + 1), KEEP[self.exact]),
-        )
+        self.factors = KroneckerFactors(rows)
+        w = min(1 - 1 / (self.count + 1), KEEP[self.exact])
         diagonal = rows.like.new_zeros(rows.p) if loose is None else loose.clone()
         for block in rows.blocks:
             if isinstance(block, DenseBlock):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from averaged_curvature import AveragedCurvature
 from torch import Tensor
 
 from geolib.core import JacobianFactors
 from geolib.core.validation import expect
+from geolib.naturality.averaged_curvature import AveragedCurvature
 
 SHIFT = 0.2  # a ratio from a fresh batch is low, and is taken so much higher
 FIRST = 30.0  # the damping of the first step
@@ -55,9 +55,6 @@ class SelfTuning:
         momentum: float = 0.9,
         interval: int = 10,
     ) -> None:
-        expect(0 < trust < math.inf, "trust", "a finite number above 0", trust)
-        expect(0 <= momentum < 1, "momentum", "a number in [0, 1)", momentum)
-        expect(interval >= 1, "interval", "at least 1 step", interval)
         self.trust, self.momentum, self.interval = trust, momentum, interval
         self.curvature: AveragedCurvature | None = None
         self.damping, self.count, self.fresh = FIRST, 0, 0
@@ -135,25 +132,20 @@ class SelfTuning:
         self.carried, self.forward = carried * cut, forward * cut
         return d * cut
 
-    def remember(self, g: Tensor, d: Tensor | None, rate: float | None = 1.0) -> None:
+    def remember(self, g: Tensor, d: Tensor | None, changed: bool = False) -> None:
         """Keep the displacement that was made, with its slopes at both ends.
 
         Args:
             g: the gradient, (p,).
             d: the displacement, None for one that was undone.
-            rate: what the proposal was multiplied by, None where it is not one number.
+            changed: whether it is another than the one proposed.
         """
         self.last = d
         if d is None:
             self.carried = None
             return
-        C = self.curvature
-        assert C is not None
-        assert self.carried is not None
-        if rate is None:
-            self.carried, self.forward, rate = C.metric(d), C.product(d), 1.0
-        if rate != 1.0:
-            self.carried, self.forward = self.carried * rate, self.forward * rate
+        if changed and (C := self.curvature) is not None:
+            self.carried, self.forward = C.metric(d), C.product(d)
         start = float(g @ d)
         self.slopes = start, start + float(d @ self.forward)
 

@@ -149,13 +149,13 @@ def projection_defect(
 
     differences = [project(carried(above[h])) - project(same(below[h])) for h in hs]
     if space == "outputs":
-        ends = [narrow.outputs(below[h]).detach().reshape(-1) for h in hs]
-        start = narrow.outputs(narrow.theta0).detach().reshape(-1)
+        start, *ends = (
+            narrow.outputs(t).detach().reshape(-1)
+            for t in (narrow.theta0, *(below[h] for h in hs))
+        )
     else:  # lengths are measured in the target
-        ends, start = [same(below[h]) for h in hs], same(narrow.theta0)
-    moved = [float((e - start).norm()) for e in ends]
-    drift = float((ends[-1] - ends[-2]).norm())
-    return summarize(hs, differences, moved, drift, space)
+        start, *ends = (same(t) for t in (narrow.theta0, *(below[h] for h in hs)))
+    return summarize(hs, differences, [e - start for e in ends], space)
 
 
 def _velocities(

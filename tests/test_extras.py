@@ -1,0 +1,85 @@
+"""What only an extra installs: without it one sentence says what is absent, and how to get it."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from geolib.files import MissingExtra
+from geolib.plotting import panels, use_style
+from geolib.press.cli import app
+from geolib.sweep import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+MINE = """
+from dataclasses import dataclass
+from geolib.sweep import Sweep, grid
+
+@dataclass(frozen=True)
+class Spec:
+    seed: int
+
+def run(spec):
+    return {'twice': 2 * spec.seed}
+
+MINE = Sweep("mine", run, {'small': lambda: grid(Spec, seed=range(3))})
+"""
+
+
+@pytest.fixture
+def geolib(tmp_path, monkeypatch):
+    """Call the command in a folder with one sweep, with one module not installed."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path / "store"))
+
+    def call(absent, *arguments, folder=tmp_path):
+        monkeypatch.chdir(folder)
+        monkeypatch.setitem(sys.modules, absent, None)
+        return CliRunner().invoke(app, arguments)
+
+    return call
+
+
+def told(absent, extra):
+    return re.escape(f"{absent} is not installed: pip install ") + (
+        rf"'geometry-of-learning\[{extra}\] @ git\+https://\S+'"
+    )
+
+
+def test_without_dask_a_sweep_runs_in_the_process_of_the_command(geolib):
+    done = geolib("distributed", "sweep", "mine.py:MINE")
+    assert done.exit_code == 0, done.stderr
+    assert "3 runs: 0 stored before, 3 done now, 0 failed" in done.stdout
+    assert done.stderr == "without Dask the runs go one by one in this process\n"
+
+
+@pytest.mark.parametrize(
+    ("absent", "extra", "arguments"),
+    [
+        ("distributed", "sweep", ["sweep", "mine.py:MINE", "--scheduler", "local"]),
+        ("pandas", "sweep", ["sweep", "mine.py:MINE", "--export", "out.csv"]),
+        ("jupytext", "book", ["run", "start"]),
+    ],
+)
+def test_a_command_names_the_extra_in_one_line(geolib, absent, extra, arguments):
+    folder = {"folder": ROOT} if arguments[0] == "run" else {}
+    done = geolib(absent, *arguments, **folder)
+    assert done.exit_code == 1
+    assert re.match("geolib: " + told(absent, extra), done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("absent", "extra", "call"),
+    [
+        ("matplotlib", "book", panels),
+        ("matplotlib", "book", use_style),
+        ("pandas", "sweep", lambda: Store("none").table("none")),
+    ],
+)
+def test_a_function_names_the_extra(monkeypatch, absent, extra, call):
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(MissingExtra, match=told(absent, extra)):
+        call()
