@@ -69,7 +69,7 @@ def test_zoo_has_the_published_coefficients():
         )
     found = list(zoo.cases(100))
     assert max(abs(case.measured - case.known) for case in found) < 0.01
-    assert sum(case.polyhedron is not None for case in found) == 10
+    assert sum(case.polyhedron is not None for case in found) == 25
     assert all(abs((c.polyhedron or c.known) - c.known) < 1e-9 for c in found)
 
 
