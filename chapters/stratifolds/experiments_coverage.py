@@ -23,7 +23,8 @@ from geolib.stratifolds import ChartLoss, MixtureKL, learning_coefficient, mixtu
 from geolib.sweep import Sweep, grid
 
 POINTS, BLOCK, FIRST = 300, 10, 10_000
-REGRESSIONS = {"y = b a x": 60_000, "y = b tanh(a x)": 70_000}
+# first sample, and blocks: those of the tanh unit ended with the time that there was
+REGRESSIONS = {"y = b a x": (60_000, 20), "y = b tanh(a x)": (70_000, 5)}
 BOX = {"mixture A": [[0.0, -3.0], [1.0, 3.0]]}
 SQUARE = [[-2.0, -2.0], [2.0, 2.0]]
 
@@ -116,8 +117,8 @@ COVERAGE_REGRESSIONS = Sweep(
         "book": lambda: [RegressionSpec(60_000)],
         "full": lambda: [
             RegressionSpec(first, model=model)
-            for model, start in REGRESSIONS.items()
-            for first in range(start, start + 20 * BLOCK, BLOCK)
+            for model, (start, blocks) in REGRESSIONS.items()
+            for first in range(start, start + blocks * BLOCK, BLOCK)
         ],
     },
     text="The same of two regressions whose truth is singular.",
