@@ -86,11 +86,11 @@ def settle(page, milliseconds=400):
     page.wait_for_timeout(milliseconds)
 
 
-def views(page, address, first="light-wide"):
-    """Load a page once, in the first view; show it in all, with all formulas typeset."""
+def views(page, address, first="light-wide", anew=False):
+    """Show a page in all views, with all formulas typeset; load it in the first, or `anew`."""
     for view in sorted(VIEWS, key=lambda name: name != first):
         turn(page, view)
-        if view == first:
+        if view == first or anew:
             page.goto(address, wait_until="load")
             page.evaluate(TYPESET)
         settle(page)

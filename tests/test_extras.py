@@ -2,7 +2,6 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +11,6 @@ from geolib.plotting import panels, use_style
 from geolib.press.cli import app
 from geolib.sweep import Store
 
-ROOT = Path(__file__).resolve().parents[1]
 MINE = """
 from dataclasses import dataclass
 from geolib.sweep import Sweep, grid
@@ -32,10 +30,12 @@ MINE = Sweep("mine", run, {'small': lambda: grid(Spec, seed=range(3))})
 def geolib(tmp_path, monkeypatch):
     """Call the command in a folder with one sweep, with one module not installed."""
     (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path / "store"))
 
-    def call(absent, *arguments, folder=tmp_path):
-        monkeypatch.chdir(folder)
+    def call(absent, *arguments):
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setitem(sys.modules, absent, None)
         return CliRunner().invoke(app, arguments)
 
@@ -60,12 +60,11 @@ def test_without_dask_a_sweep_runs_in_the_process_of_the_command(geolib):
     [
         ("distributed", "sweep", ["sweep", "mine.py:MINE", "--scheduler", "local"]),
         ("pandas", "sweep", ["sweep", "mine.py:MINE", "--export", "out.csv"]),
-        ("jupytext", "book", ["run", "start"]),
+        ("jupytext", "book", ["run"]),
     ],
 )
 def test_a_command_names_the_extra_in_one_line(geolib, absent, extra, arguments):
-    folder = {"folder": ROOT} if arguments[0] == "run" else {}
-    done = geolib(absent, *arguments, **folder)
+    done = geolib(absent, *arguments)
     assert done.exit_code == 1
     assert re.match("geolib: " + told(absent, extra), done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1

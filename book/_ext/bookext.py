@@ -215,13 +215,13 @@ def describe(
         "property": {
             "og:title": title,
             "og:description": sentence,
-            "og:site_name": app.config.project,
+            "og:site_name": app.config.html_title,
             "og:type": "article",
         },
         "name": {
             "description": sentence,
             "citation_title": title,
-            "citation_inbook_title": app.config.project,
+            "citation_inbook_title": app.config.html_title,
             "citation_author": app.config.author,
             "citation_publication_date": app.config.copyright,
         },

@@ -20,10 +20,17 @@ FIRST = re.compile(r'url=([^"#]+)')
 PLACE = re.compile(r'\b(id|href|src)="([^"]*)"')
 NIGHT = re.compile(r'<img [^>]*class="by-night[^>]*>')
 MOVED = re.compile(r'<script type="application/json">.*?</script>', re.S)
-# A formula or table that is wider than the paper is set smaller.
+# A formula or table that is wider than the paper is set smaller. What only a reader at a
+# screen can unfold is left out, and solutions are shown.
 FORM = """<style>@page { size: A4; margin: 16mm } body { width: 178mm; margin: 0; display: block }
-article { break-before: page; padding: 0 } figure, table, .claim { break-inside: avoid }
-a.headerlink, button, .moving-controls, .ledger-filter { display: none !important }</style>
+article { break-before: page; padding: 0; counter-reset: table }
+figure, .sd-card, .claim, .table-box:not(.ledger), .cell_output { break-inside: avoid }
+h1, h2, h3, caption { break-after: avoid }
+pre { white-space: pre-wrap !important; overflow: hidden }
+.toggle-hidden .admonition-title ~ * { visibility: visible !important; opacity: 1 !important;
+  height: auto !important; margin: revert !important }
+details:not([open]), section[id$=":all-checks-of-this-page"], button:not(th button),
+.moving-controls, a.headerlink, .ledger-filter { display: none !important }</style>
 <script>addEventListener("load", async () => {
   const waiting = () => document.querySelector(".math") && !window.MathJax?.startup?.promise;
   for (let i = 0; i < 2000 && waiting(); i++) // its parts are loaded one by one

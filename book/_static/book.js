@@ -10,6 +10,8 @@ window.MathJax.startup = {
       await window.MathJax.typesetPromise(near());
       fitToTheirBoxes();
     }
+    const late = new Promise((done) => setTimeout(done, 1500));
+    await Promise.race([document.fonts.ready, late]); // lines are higher without their fonts
     document.documentElement.classList.add("typeset");
     await new Promise((done) => setTimeout(done));
     await window.MathJax.startup.defaultPageReady();
@@ -60,6 +62,8 @@ function markTheHeading() {
   };
   addEventListener("scroll", () => { if (!waiting) requestAnimationFrame(mark); waiting = true; }, { passive: true });
   mark();
+  const show = () => document.documentElement.classList.add("marked");
+  requestAnimationFrame(() => requestAnimationFrame(show)); // as they are by then
 }
 
 // A click on a heading sorts a table by that column, a second one the other way.

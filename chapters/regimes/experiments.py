@@ -86,6 +86,20 @@ def headline_error(run: Any, curves: Any, name: str) -> tuple[float, float]:
     return float(mean[0]), float(mean[1])
 
 
+def error_rate(name: str, setup: Setup) -> float:
+    """What the error of a solved face goes to zero like: its small ratio and the scatter
+    of what is drawn."""
+    d, h, n = setup.d, setup.h, setup.n
+    rates = {
+        "large-data": (d / n, h * d),
+        "mean-field": (d / h, n * d),
+        "narrow": (h / min(d, n), h * d),
+        "small-data": (n / d, n * d),
+    }
+    ratio, draws = rates[name]
+    return ratio + draws**-0.5
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of the map: measured errors of theories, and those that are stated."""

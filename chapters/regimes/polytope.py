@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
-from math import gcd, lcm
+from math import lcm
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -205,9 +205,8 @@ def _rank(points: ArrayLike) -> int:
 
 
 def _primitive(normal: np.ndarray) -> tuple[int, ...]:
-    """Qhull's normal as whole numbers without a common divisor."""
+    """Qhull's normal as the least whole numbers."""
     top = float(np.abs(normal).max())
     exact = [Fraction(float(v) / top).limit_denominator(10_000) for v in normal]
     common = lcm(*(v.denominator for v in exact))
-    divisor = gcd(*(whole := [int(v * common) for v in exact]))
-    return tuple(v // divisor for v in whole)
+    return tuple(int(v * common) for v in exact)

@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Annotated
 
+import numpy as np
+
 from geolib.files import DATA_READ, did_you_mean
 
 from .dataset import EMBEDDED, Dataset
@@ -19,7 +21,7 @@ from .files import (
     download,
     fault,
 )
-from .images import cifar10_from_npz, load_cifar, load_idx
+from .images import cifar10_from_npz, load_cifar, load_idx, unit
 from .tables import fetch_regression, load_classification, load_regression, packed
 
 
@@ -66,19 +68,21 @@ def load(
     """
     _known(name)
     DATA_READ[name] = None
-    if name in IDX:
-        return load_idx(name, train, test)
-    if name in CIFAR:
-        return load_cifar(train, test)
     table = name.removeprefix("uci/")
     if name in EMBEDDED:
         data = EMBEDDED[name](split)
+    elif name in IDX:
+        data = load_idx(name)
+    elif name in CIFAR:
+        data = load_cifar(train)
     elif table in REGRESSION:
         data = load_regression(table, split)
     else:
         data = load_classification(table, split)
     x, y = data.x[:train], data.y[:train]
     x_test, y_test = data.x_test[:test], data.y_test[:test]
+    if x.dtype == np.uint8:  # images; only what is kept becomes floating point
+        x, x_test = unit(x), unit(x_test)
     return replace(data, x=x, y=y, x_test=x_test, y_test=y_test)
 
 

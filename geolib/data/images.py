@@ -52,17 +52,12 @@ def unit(images: Array) -> Array:
     return images.astype(np.float32) / np.float32(255)
 
 
-def load_idx(name: str, train: int | None, test: int | None) -> Dataset:
-    """MNIST or Fashion-MNIST, images as float32 `(n, 28, 28)` in [0, 1]."""
+def load_idx(name: str) -> Dataset:
+    """MNIST or Fashion-MNIST, images as bytes `(n, 28, 28)`."""
     x, y, x_test, y_test = (read_idx(verified(name, file)) for file in IDX[name])
-    return Dataset(
-        name,
-        unit(x[:train]),
-        y[:train].astype(np.int64),
-        unit(x_test[:test]),
-        y_test[:test].astype(np.int64),
-        FASHION_CLASSES if name == "fashion_mnist" else tuple("0123456789"),
-    )
+    classes = FASHION_CLASSES if name == "fashion_mnist" else tuple("0123456789")
+    y, y_test = y.astype(np.int64), y_test.astype(np.int64)
+    return Dataset(name, x, y, x_test, y_test, classes)
 
 
 def read_batch(path: Path) -> tuple[Array, Array]:
@@ -117,17 +112,16 @@ def read_archive(path: Path) -> tuple[Array, Array, Array, Array]:
     return *read_records(whole), *read_records(members[test])
 
 
-def load_cifar(train: int | None, test: int | None) -> Dataset:
-    """CIFAR-10, float32 `(n, 3, 32, 32)` in [0, 1].
+def load_cifar(train: int | None) -> Dataset:
+    """CIFAR-10, images as bytes `(n, 3, 32, 32)`.
 
     It is read from the official archive where that is there, else from the `.npz`
     batches (only as many of them as `train` needs).
     """
     if cifar10_from_npz():
-        return load_cifar10_npz(train, test)
-    x, y, x_test, y_test = read_archive(verified("cifar10", CIFAR["cifar10"]))
-    x, y, x_test, y_test = x[:train], y[:train], x_test[:test], y_test[:test]
-    return Dataset("cifar10", unit(x), y, unit(x_test), y_test, CIFAR10_CLASSES)
+        return load_cifar10_npz(train)
+    parts = read_archive(verified("cifar10", CIFAR["cifar10"]))
+    return Dataset("cifar10", *parts, CIFAR10_CLASSES)
 
 
 def cifar10_from_npz() -> bool:
@@ -136,13 +130,12 @@ def cifar10_from_npz() -> bool:
     return absent and any(fault(file) != "no such file" for file in CIFAR10_NPZ)
 
 
-def load_cifar10_npz(train: int | None, test: int | None) -> Dataset:
+def load_cifar10_npz(train: int | None) -> Dataset:
     """CIFAR-10 from the `.npz` batches; see `PARTIAL_TEST`."""
     wanted = 50_000 if train is None else min(train, 50_000)
     batches = CIFAR10_NPZ[: max(1, -(-wanted // 10_000))]
-    read = [read_batch(verified("cifar10", file)) for file in batches]
-    x = np.concatenate([unit(images) for images, _ in read])[:wanted]
-    y = np.concatenate([labels for _, labels in read])[:wanted]
-    x_test, y_test = read_batch(verified("cifar10", CIFAR10_NPZ[-1]))
-    x_test, y_test = unit(x_test[:test]), y_test[:test]
-    return Dataset("cifar10", x, y, x_test, y_test, CIFAR10_CLASSES, note=PARTIAL_TEST)
+    read = [
+        read_batch(verified("cifar10", file)) for file in (*batches, CIFAR10_NPZ[-1])
+    ]
+    x, y = (np.concatenate(part) for part in zip(*read[:-1], strict=True))
+    return Dataset("cifar10", x, y, *read[-1], CIFAR10_CLASSES, note=PARTIAL_TEST)

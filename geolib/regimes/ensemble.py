@@ -79,8 +79,9 @@ def ensemble(
         (d', h', n') \approx \lambda\,(d, h, n), \quad
         \sigma'^2 = \sigma^2 / \lambda ,
 
-    with the largest :math:`\lambda \le 1` that `budget` allows. Each :math:`L_j` is the
-    loss of a training run, hence never negative. With :math:`\lambda < 1` the mean is
+    with the largest :math:`\lambda \le 1` that `budget` allows, and neighbouring whole
+    sizes mixed so that h / d and n / d are kept on average. Each :math:`L_j` is the loss
+    of a training run, hence never negative. With :math:`\lambda < 1` the mean is
     off by :math:`1 - \lambda` of its change when :math:`\lambda` is halved, about; the
     scatter of one run of the full size is :math:`\lambda` times that of a copy. Of a
     given law a smaller copy keeps the leading eigenvalues, each read with its share of
@@ -107,7 +108,7 @@ def ensemble(
 
     Cost: `budget`, or six copies of the least size, if that is more.
 
-    Source: :eq:`drv-regimes-ensemble` (derivations).
+    Source: :eq:`drv-regimes-ensemble`, :eq:`drv-regimes-whole` (derivations).
 
     Examples:
         >>> answer = ensemble(Setup(20, 10, 40, 0.05), [0.0, 0.1])

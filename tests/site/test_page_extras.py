@@ -255,6 +255,28 @@ def test_every_page_of_a_chapter_says_where_the_thread_goes(extension):
         assert made == ["a", "thread", *(c["id"] for c in ends)]
 
 
+# Pages that draw less than four figures so far: the numbers may rise, not fall.
+FEW_FIGURES = {
+    "geodesics/01-metric": 3, "geodesics/02-connecting": 3,
+    "geodesics/03-sparsification": 3, "geodesics/05-at-scale": 1,
+    "inverse_stability/02-the-constant": 2, "naturality/03-making-natural": 3,
+    "naturality/04-projections": 3, "naturality/05-efficiency": 2, "regimes/01-model": 2,
+    "regimes/02-prism": 3, "stratifolds/03-plateaus": 3, "stratifolds/04-networks": 2,
+    "stratifolds/05-bayes": 3, "stratifolds/06-identifiability": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("chapters/*/[0-9]*.md")), ids=lambda p: p.stem
+)
+def test_every_page_of_a_chapter_says_what_it_asks_and_draws_it(page):
+    text = page.read_text()
+    head = text.split("\n## ", 1)[0]
+    assert re.findall(r"^\*(Learn|Need|Do):\*", head, re.M) == ["Learn", "Need", "Do"]
+    drawn = len(re.findall(r"^    name: fig-", text, re.M))
+    assert drawn >= FEW_FIGURES.get(f"{page.parent.name}/{page.stem}", 4)
+
+
 def entries():
     """The bibliography: `(key, fields)`."""
     text = (ROOT / "book" / "references.bib").read_text()

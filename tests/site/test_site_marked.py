@@ -141,6 +141,10 @@ def test_the_book_is_one_pdf_with_all_its_pages_and_nothing_cut(
     assert len(titles) == len(names)
     assert page.locator("mjx-container").count() == 2
     assert page.evaluate(CUT) == []
+    heads = page.locator(".ledger thead th button")
+    assert heads.count() >= 4
+    assert all(h.is_visible() for h in heads.all())
+    assert page.locator("details:visible, .ledger-filter:visible").count() == 0
     lost = (
         "a => a.map(x => x.hash.slice(1)).filter(x => x && !document.getElementById(x))"
     )

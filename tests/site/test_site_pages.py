@@ -168,24 +168,37 @@ LOOKS = """known => {
   return [picked, Object.keys(shown).filter(key => shown[key] >= 5)]; }"""
 
 
-# The inside of a formula is the same in each view: its structure is tried in the first.
+# The inside of a formula is the same in each view: its structure is tried in the first, and
+# taken out in others, for axe reads thousands of its elements even where it is to skip them.
 BREACHES = """async ([known, again]) => {
   const levels = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'];
-  const all = again ? {exclude: [['mjx-container']]} : document;
+  const inside = new Map();
+  for (const e of again ? document.querySelectorAll('mjx-container') : []) {
+    const {width, height} = e.getBoundingClientRect();
+    inside.set(e, [[...e.childNodes], e.style.cssText]);
+    if (e.getAttribute('display') !== 'true') e.style.display = 'inline-block';
+    e.style.minWidth = `min(100%, ${width}px)`;
+    e.style.minHeight = `${height}px`;
+  }
+  for (const e of inside.keys()) e.replaceChildren();
   const options = {resultTypes: ['violations'], preload: false};
   const looks = ['color-contrast', 'link-in-text-block'];
   const off = Object.fromEntries(looks.map(rule => [rule, {enabled: false}]));
-  const rest = await axe.run(all, {...options, runOnly: levels, rules: off});
+  const rest = await axe.run(document, {...options, runOnly: levels, rules: off});
   const [picked, often] = (LOOKS)(new Set(known));
   const seen = await axe.run({include: picked}, {...options, runOnly: looks});
+  for (const [e, [nodes, style]] of inside) {
+    e.replaceChildren(...nodes);
+    e.style.cssText = style;
+  }
   return [[...rest.violations, ...seen.violations], often]; }"""
 
 
-def _breaches(page, again, strict):
-    """What axe-core calls a breach of WCAG 2.1 A or AA: of any grade, or a serious one."""
+def _breaches(page, again=False):
+    """What axe-core calls a breach of WCAG 2.1 A or AA, of any grade."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE.read_text())
-    known = page.looks.setdefault((page.mode, page.width), set())
+    known = page.looks.setdefault((page.mode, page.viewport_size["width"]), set())
     script = BREACHES.replace("LOOKS", LOOKS)
     found, often = page.evaluate(script, [list(known), again])
     known.update(often)
@@ -194,25 +207,26 @@ def _breaches(page, again, strict):
 
 @pytest.mark.parametrize(("number", "name"), list(enumerate(_pages())))
 def test_page(visitor, address, number, name):
-    """Both views in one visit: a second load would only typeset the formulas again."""
+    """A chapter's page is loaded in both views, another in one of them and then turned."""
     visitor.complaints.clear()
     visitor.requests.clear()
-    strict = name.startswith("chapters/")
+    chapter = name.startswith("chapters/")
     first = list(browser.VIEWS)[number % len(browser.VIEWS)]
-    for view in browser.views(visitor, f"{address}/{name}.html", first):
+    for view in browser.views(visitor, f"{address}/{name}.html", first, chapter):
         if view == first:
             assert weight(visitor) <= WEIGHT
-            wide = strict and view == "light-wide"
-            assert not wide or visitor.evaluate("shifted") <= SHIFT
-            assert not strict or visitor.evaluate(STOPS) == 0
-            assert not strict or view == "dark-phone" or visitor.evaluate(UNFIT) == []
-        check(visitor, again=view != first, strict=strict)
-        assert visitor.evaluate(CUT) == []
+        if view == first or chapter:
+            assert visitor.evaluate("shifted") <= SHIFT
+        assert visitor.evaluate(STOPS) == 0
+        assert view == "dark-phone" or visitor.evaluate(UNFIT) == []
+        look(visitor)
         assert visitor.evaluate(TWINS)[view == "light-wide"] == 0
+        assert _breaches(visitor, again=view != first) == []
     for width in (768, 1600):
         visitor.set_viewport_size({"width": width, "height": 900})
-        browser.settle(visitor, 50)
+        browser.settle(visitor)
         assert visitor.evaluate(CUT) == [], width
+        assert _breaches(visitor, again=True) == [], width
     away = [
         u for u in visitor.requests if not u.startswith((address, "data:", "blob:"))
     ]
@@ -228,8 +242,14 @@ def weight(page):
     return sum(f.stat().st_size for f in still if f.is_file()) - moving
 
 
-def check(page, again=False, strict=False):
-    """What must hold of a page in the view in which it is shown, the first or another."""
+def check(page):
+    """What must hold of a page in the view in which it is shown."""
+    look(page)
+    assert _breaches(page) == []
+
+
+def look(page):
+    """What must hold of a page in the view in which it is shown, but for what axe says."""
     sources, rendered, broken = page.evaluate(MATH)
     assert rendered >= sources
     assert broken == 0
@@ -239,7 +259,7 @@ def check(page, again=False, strict=False):
         assert len(image["alt"]) > 15, f"{image['src']}: alt text {image['alt']!r}"
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= page.width, f"scrolls sideways: {wide} > {page.width}"
-    assert _breaches(page, again, strict) == []
+    assert page.evaluate(CUT) == []
 
 
 def test_a_page_loaded_in_the_dark_on_a_phone(view, address):
@@ -380,6 +400,19 @@ def test_the_ledger_is_filtered_by_chapter_verdict_and_data(view, address):
     )
 
 
+def test_a_click_on_a_heading_sorts_a_table_by_its_numbers(view, address):
+    view.goto(f"{address}/chapters/regimes/06-steps.html", wait_until="load")
+    table = view.locator(".sortable table").first
+    column = "t => [...t.tBodies[0].rows].map(r => parseFloat(r.cells[1].textContent))"
+    before = table.evaluate(column)
+    assert len(set(before)) > 2
+    head = table.locator("thead th").nth(1)
+    for told in ("descending", "ascending"):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == told
+        assert table.evaluate(column) == sorted(before, reverse=told == "descending")
+
+
 def test_every_page_says_what_it_is_and_how_to_cite_it():
     """Version, licence, commit and date, and the tags that libraries read."""
     for name in _pages():
@@ -393,6 +426,8 @@ def test_every_page_says_what_it_is_and_how_to_cite_it():
             assert re.search(rf'name="{tag}" content="[^"]+"', text), (name, tag)
         for tag in ("og:title", "og:description", "og:site_name"):
             assert re.search(rf'property="{tag}" content="[^"]+"', text), (name, tag)
+        for tag in ('name="citation_inbook_title"', 'property="og:site_name"'):
+            assert f'{tag} content="The Geometry of Learning"' in text, (name, tag)
 
 
 def test_each_chapter_opens_with_findings_explains_its_words_and_moves():
