@@ -308,8 +308,11 @@ def learn_score(
     seed: int,
     memory: int = 50,
     part: str = "test",
+    more: float = 1,
 ) -> dict[str, Any]:
     """Average accuracy and forgetting of one run, and the compute it took.
+
+    `more` is a factor on the passes of each task.
 
     Examples:
         >>> row = learn_score("digits", "2x5", "class", "fine-tuning", {}, 0)
@@ -325,7 +328,7 @@ def learn_score(
         learner_of(method),
         scenario=scenario,
         memory=memory,
-        gradient_evaluations=plan["passes"],
+        gradient_evaluations=round(more * plan["passes"]),
         seed=seed,
         **standard(setting),
     )

@@ -11,6 +11,7 @@ in `experiments_vgg.py`, sweeps of untuned methods over more networks are in
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ from experiments_networks import (
     SPARSIFICATION as SPARSIFICATION,
 )
 from experiments_vgg import (
+    STAGES,
     kept as kept,
+    step_cost,
     vgg_entry,
     vgg_study as vgg_study,
 )
@@ -75,11 +78,16 @@ def measured(file: str) -> dict[str, dict[str, Any]]:
     return sweeps.measured(HERE / "measured" / f"{file}.json").entries
 
 
+def about(file: str) -> dict[str, Any]:
+    """What is said of a file of measured results: date, machine, device, torch."""
+    return dict(sweeps.measured(HERE / "measured" / f"{file}.json").about)
+
+
 def origin(file: str) -> str:
     """When and on what the rows of a file of measured results were computed."""
-    about = sweeps.measured(HERE / "measured" / f"{file}.json").about
-    machine = ", ".join(about[k] for k in ("machine", "device") if k in about)
-    return f"{about['date']} on {machine}, torch {about['torch']}"
+    said = about(file)
+    machine = ", ".join(said[k] for k in ("machine", "device") if k in said)
+    return f"{said['date']} on {machine}, torch {said['torch']}"
 
 
 def setting(row: Mapping[str, Any]) -> str:
@@ -116,6 +124,54 @@ def column(
     return np.array(found, float)
 
 
+def learnt(
+    entries: Mapping[str, Mapping[str, Any]],
+    protocol: str,
+    name: str,
+    part: str = "average",
+    memory: int = 50,
+) -> np.ndarray:
+    """One figure of a method in learning tasks in turn, in percent, shape (seeds,).
+
+    Examples:
+        >>> row = {"5x2 | class | replay | 50 | 1": {"average": 0.9}}
+        >>> learnt(row, "5x2 | class", "replay").tolist()
+        [90.0]
+    """
+    return 100 * column(entries, f"{protocol} | {name} | {memory}", part)
+
+
+def learn_rows(
+    entries: Mapping[str, Mapping[str, Any]], protocols: Sequence[str]
+) -> list[dict[str, str]]:
+    """Stored inputs, seconds, and average / forgetting of every method, as rows."""
+
+    def score(protocol: str, name: str) -> str:
+        average = spread(learnt(entries, protocol, name))
+        return f"{average} / {learnt(entries, protocol, name, 'forgetting').mean():.0f}"
+
+    first = protocols[0]
+    return [
+        {
+            "method": name,
+            "stored": f"{learnt(entries, first, name, 'stored').mean() / 100:.0f}",
+            "CPU s": f"{learnt(entries, first, name, 'cpu').mean() / 100:.1f}",
+        }
+        | {p.replace(" |", ","): score(p, name) for p in protocols}
+        for name in LEARN_GRID
+    ]
+
+
+def learn_lead(
+    entries: Mapping[str, Mapping[str, Any]], protocol: str
+) -> tuple[str, float]:
+    """The best rival that keeps no more than the paths, and their lead on it in points."""
+    found = {n: learnt(entries, protocol, n).mean() for n in LEARN_GRID if n != "joint"}
+    ours = max(v for n, v in found.items() if "invariant" in n)
+    best = max((n for n in found if "invariant" not in n), key=found.__getitem__)
+    return best, float(ours - found[best])
+
+
 def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
     """The rows of a table of the contest: means and standard errors over its seeds.
 
@@ -140,6 +196,19 @@ def contest(task: str, figures: Mapping[str, str]) -> list[dict[str, str]]:
     return rows
 
 
+def contest_origin(*tasks: str) -> str:
+    """When and on what the rows of some tasks of the contest were computed."""
+    said = about("contest-mnist")
+    rows = [
+        v
+        for k, v in measured("contest-mnist").items()
+        if k.partition(" | ")[0] in tasks
+    ]
+    days = " and ".join(sorted({row["date"] for row in rows}))
+    machine = f"{said['machine']}, {said['device']}, torch {said['torch']}"
+    return f"{days} on {machine}" if rows else "not run"
+
+
 def contested(task: str, method: str, part: str) -> np.ndarray:
     """One figure of a method in the contest, shape (seeds,); empty if it did not run.
 
@@ -156,6 +225,8 @@ def contested(task: str, method: str, part: str) -> np.ndarray:
 def contest_columns(heads: Mapping[str, str], part: str) -> list[dict[str, str]]:
     """The rows of a table of the contest with a column for each task, in percent.
 
+    The last column is the mean of the processor time of a run over the tasks.
+
     Args:
         heads: by heading the task in that column.
         part: the figure that is shown, with its standard error over the seeds.
@@ -169,10 +240,20 @@ def contest_columns(heads: Mapping[str, str], part: str) -> list[dict[str, str]]
             head: 100 * contested(task, method, part) for head, task in heads.items()
         }
         if any(map(len, found.values())):
-            rows.append(
-                {"method": method} | {k: _error_bar(v) for k, v in found.items()}
-            )
+            cells = {k: _error_bar(v) for k, v in found.items()}
+            times = [contested(task, method, "cpu") for task in heads.values()]
+            seconds = np.mean([v.mean() for v in times if len(v)])
+            rows.append({"method": method, **cells, "CPU s": f"{seconds:.1f}"})
     return rows
+
+
+def contest_whole(tasks: Mapping[str, str], least: int = 3) -> dict[str, str]:
+    """Those tasks of the contest in which every method has so many rows, by heading."""
+    return {
+        head: task
+        for head, task in tasks.items()
+        if min(len(_rows_of(task, m)) for m in CONTESTANTS[task]) >= least
+    }
 
 
 def _error_bar(values: np.ndarray) -> str:
@@ -180,6 +261,13 @@ def _error_bar(values: np.ndarray) -> str:
     if not len(values):
         return "-"
     return f"{values.mean():.2f} +- {values.std(ddof=1) / len(values) ** 0.5:.2f}"
+
+
+def _rows_of(task: str, method: str) -> list[str]:
+    """The keys of a method's rows in a task of the contest, all levels together."""
+    return [
+        k for k in measured("contest-mnist") if k.startswith(f"{task} | {method} |")
+    ]
 
 
 def contest_lead(
@@ -335,6 +423,7 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "paths": path_entry,
     "ablation-paths": ablation_entry,
     "vgg": vgg_entry,
+    "cost-vgg": step_cost,
 }
 
 
@@ -461,7 +550,13 @@ PATHS = Sweep(
 VGG = Sweep(
     "geodesics-vgg",
     run,
-    {"full": lambda: [Spec("vgg-cifar10", "vgg11-bn")]},
-    text="A narrow VGG11 with BatchNorm: paths and sparsity.",
+    {
+        "cost": lambda: [
+            Spec("cost-vgg-0.25", f"{name} | {stage}")
+            for name, stage in itertools.product(("vgg11", "vgg16"), STAGES)
+        ],
+        "full": lambda: [Spec("vgg-cifar10", "vgg11-bn")],
+    },
+    text="A narrow VGG11 with BatchNorm: paths, sparsity, and what a step costs.",
     kept_as=entry,
 )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pruners import METHODS
 from torch import nn
 
 from geolib.core import Realization
-from geolib.geodesics import connect
+from geolib.geodesics import connect, sparsify
 from geolib.networks import (
     Table,
     accuracy,
@@ -160,6 +162,87 @@ def vgg_entry(name: str, _key: str) -> dict[str, Any]:
     folder = HERE.parents[1] / "_build" / f"vgg-{name}"
     found = vgg_study(data, folder, sparsities=(0.9,), grid=9, **plan)
     return {**found, "settings": {**found["settings"], **plan, **rows}}
+
+
+STAGES = ("training", "arc", "curve on labels", "pruning on labels", "walk")
+
+
+def step_cost(width: str, name: str, stage: str) -> dict[str, float]:
+    """CPU seconds of a step of 256 images 32 x 32 in one stage of a study, on one core.
+
+    Args:
+        width: part of the full width, as `0.25`.
+        name: `vgg11` or `vgg16`, with BatchNorm.
+        stage: one of `STAGES`; a step of the walk costs about a dozen passes.
+    """
+    a, b = (vgg(name, seed, width=float(width)) for seed in (0, 1))
+    draws = np.random.default_rng(0)
+    x = torch.from_numpy(draws.standard_normal((1024, 3, 32, 32))).float()
+    y = torch.from_numpy(draws.integers(10, size=1024))
+    marks: list[float] = []
+    plan: dict[str, Any] = {
+        "batch": 256,
+        "callback": lambda *_: marks.append(time.process_time()),
+    }
+    if stage == "training":
+        data = Table(x, y, x, y, x, y)
+        for steps in (2, 2, 8):  # the first call also loads what torch needs
+            start = time.process_time()
+            train_module(a, data, steps=steps, batch=256, augment=True)
+            marks.append(time.process_time() - start)
+        return {"seconds": (marks[2] - marks[1]) / 6}
+    if stage in ("arc", "curve on labels"):
+        told = {} if stage == "arc" else {"method": "curve", "labels": y}
+        connect(a.eval(), b.eval(), x, align=False, steps=5, **told, **plan)
+    else:
+        labels = y if stage == "pruning on labels" else None
+        sparsify(a.eval(), x, 0.9, labels=labels, steps=5, **plan)
+    return {"seconds": float(np.median(np.diff(marks[:5])))}
+
+
+# The study at a quarter of the width, in steps of 256 images: networks as long as those
+# at full width, searches and pruning with the passes of the contest on MNIST. Four pairs
+# of VGG11 (one to choose five settings on) and one of VGG16, which takes these settings.
+STUDY = {
+    "training": {"vgg11": 8 * 2500, "vgg16": 2 * 2500},
+    "arc": {"vgg11": (5 + 3) * 1200, "vgg16": 1200},
+    "curve on labels": {"vgg11": (5 + 3) * 1200, "vgg16": 1200},
+    "pruning on labels": {"vgg11": 5 * (5 + 6) * 400, "vgg16": 5 * 2 * 400},
+    "walk": {"vgg11": (5 + 6) * 30, "vgg16": 2 * 30},
+}
+
+
+def cost_rows(entries: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+    """What a step of each stage costs at a quarter of the width, and the study's hours."""
+    rows = []
+    for stage in STAGES:
+        cells: dict[str, str] = {"stage, steps of 256 images": stage}
+        for name in ("vgg11", "vgg16"):
+            each, steps = entries[f"{name} | {stage}"]["seconds"], STUDY[stage][name]
+            head = name.upper()
+            cells |= {f"{head}, s a step": f"{each:.2f}", f"{head}, steps": f"{steps}"}
+            cells |= {f"{head}, hours": f"{each * steps / 3600:.1f}"}
+        rows.append(cells)
+    return rows
+
+
+def cost_hours(entries: Mapping[str, Mapping[str, float]]) -> float:
+    """Hours of the whole study on one core."""
+    names = itertools.product(STUDY, ("vgg11", "vgg16"))
+    return sum(entries[f"{n} | {s}"]["seconds"] * STUDY[s][n] for s, n in names) / 3600
+
+
+def scale_rows(studies: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """The rows of the paper's scale: which were run, where, and which were not."""
+    missing = {"images": "45,000", "device": "-", "date": "not run"}
+    rest = {
+        "VGG11-BN, a quarter of the width, 3 pairs": missing,
+        "VGG16-BN, a quarter of the width, 1 pair": missing,
+        "VGG16-BN, full width": missing,
+        "split CIFAR-10, any width": missing,
+        "CIFAR-100, any network": {**missing, "images": "no file here"},
+    }
+    return [{"network": name} | dict(row) for name, row in {**studies, **rest}.items()]
 
 
 def ends(study: dict[str, Any]) -> str:

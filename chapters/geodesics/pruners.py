@@ -222,9 +222,9 @@ def kronecker_obs(
         found = R.unflatten(torch.ones_like(w))
         calls = L.linear_calls()
         for call, g in zip(calls, L.pull_to(calls, slope), strict=True):
-            a = call.x.flatten(0, -2)
-            inverse = inverse_diagonal(g)[:, None] * inverse_diagonal(a)
-            found[call.weight] = 1 / inverse
+            sides = call.cotangents(g), call.inputs()  # of a convolution, all places
+            b, a = (inverse_diagonal(side.flatten(0, -2)) for side in sides)
+            found[call.weight] = (1 / (b[:, None] * a)).view_as(found[call.weight])
         meter.add(len(rows))
         return R.flatten(found)
 

@@ -2,6 +2,7 @@ r"""What the core takes for granted of a module, checked on two samples at first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -92,8 +93,6 @@ class ModuleTrial:
         named = self.R.unflatten(self.theta).items()
         leaves = {n: t.add(parts[n], alpha=self.off) for n, t in named}
         with self.untouched(leaves):
-            for t in leaves.values():
-                t.requires_grad_()
             try:
                 L = self.L = Rerun(self.run, self.x).linearize(leaves, self.x)
                 self.padding(L)
@@ -103,12 +102,14 @@ class ModuleTrial:
                     moved = self.outputs(self.theta.add(v, alpha=self.off + k), copies)
                     d[i] = (moved[0].flatten() - z[i]) / k
                     self.reset()
-                g, t = L.vjp_and_jvp(LARGE * d, v)
+                g, t = L.vjp(LARGE * d), L.jvp(v)
             except (RuntimeError, TypeError, IndexError, ValueError) as error:
                 if isinstance(error, AssumptionError | torch.OutOfMemoryError):
                     raise
                 self.error = error
                 return False
+        if not math.isfinite(float(g.sum() + t.sum())):
+            self.error = FloatingPointError("it is not finite")
         noise = 30 * self.eps * float(z.norm()) / h
         gap = (t - d).norm() - self.eps**0.2 * (t.norm() + d.norm())
         pair = (g @ v / LARGE - (d * t).sum()).abs()
@@ -153,12 +154,7 @@ class ModuleTrial:
         return self.R.run(named, self.x if x is None else x, self.constants)
 
     def outputs(self, theta: Tensor, x: Inputs | None = None) -> Tensor:
-        with torch.no_grad():
-            return self.run(self.R.unflatten(theta), x)
-
-    def leaves(self, theta: Tensor) -> dict[str, Tensor]:
-        named = self.R.unflatten(theta).items()
-        return {n: t.detach().requires_grad_() for n, t in named}
+        return self.run(self.R.unflatten(theta), x).detach()
 
     def first(self, theta: Tensor) -> Tensor:
         """As `state`; what torch says of inputs that do not fit is said of x."""
@@ -173,8 +169,8 @@ class ModuleTrial:
     def state(self, theta: Tensor) -> Tensor:
         """The outputs of a pass that is watched."""
         held = {n: t.clone() for n, t in self.R.unflatten(theta).items()}
-        with self.untouched(held), torch.no_grad():
-            return self.run(held)
+        with self.untouched(held):
+            return self.run(held).detach()
 
     @contextmanager
     def untouched(self, held: Mapping[str, Tensor]) -> Iterator[None]:
@@ -225,16 +221,13 @@ class ModuleTrial:
 
     def derivatives(self) -> None:
         """A doubt may be a kink or rounding: look elsewhere, and in float64."""
-        for fine in (False, True):
+        for look, fine in ((1, False), (2, True)):
             if fine:
-                self.theta, self.eps = (
-                    self.theta.double(),
-                    torch.finfo(torch.double).eps,
-                )
+                self.theta = self.theta.double()
+                self.eps = torch.finfo(self.theta.dtype).eps
                 self.x, self.off = map_inputs(_double, self.x), NEAR * self.size
-                self.constants = {n: _double(t) for n, t in self.constants.items()}
             self.error = None
-            if self.eps < ROUGH and any(map(self.all_hold, (1, 2))):
+            if self.eps < ROUGH and self.all_hold(look):
                 return
         where = [
             f"the autograd.Function behind {node.name()}"
@@ -243,7 +236,8 @@ class ModuleTrial:
         ]
         finding, bad = "differences of its outputs are not its derivative", _cuts
         if self.error is not None:
-            finding, bad = f"its derivative ends in an error: {self.error}", self.lacks
+            said = str(self.error).partition("\n")[0]
+            finding, bad = f"its derivative ends in an error: {said}", self.lacks
         self.refuse("derivative", finding, bad, where=where)
 
     def same(self, a: list[Tensor], b: list[Tensor]) -> bool:
@@ -275,7 +269,8 @@ class ModuleTrial:
     def refuse(self, assumption, finding, bad, x=None, where=()) -> NoReturn:
         """Blame the first call that is `bad` in two passes, the second perhaps on x."""
         if not where:
-            run, calls = partial(self.run, self.leaves(self.theta)), []
+            named = self.R.unflatten(self.theta.requires_grad_())
+            run, calls = partial(self.run, named), []
             for q in (self.x, x):
                 calls.append(named_calls(partial(run, q), self.R.label))
                 if x is not None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .linear_calls import LinearCall, leave_out
 from .linearization import Linearization, Rerun, differentiation
 from .output_metrics import LocalMetric
-from .validation import Inputs, map_inputs, take
+from .validation import map_inputs, take
 
 CHUNK = 1 << 24  # entries of a temporary
 STRIP = 256  # rows of K computed at a time, up to the diagonal only
@@ -284,11 +284,6 @@ class JacobianFactors:
         for i in range(0, self.n, step):
             yield self._dense(slice(i, min(i + step, self.n)))
 
-    def square_sum(self) -> Tensor:
-        """The trace of G: the sum of squares of A's entries."""
-        chunks = [rows.square().sum() for rows in self.chunks(CHUNK)]
-        return torch.stack(chunks).sum()
-
     def _dense(self, samples: slice) -> Tensor:
         count = samples.stop - samples.start
         rows = self.like.new_zeros(count, self.r, self.p)
@@ -435,9 +430,19 @@ def _pull(L: Linearization, calls: list[LinearCall], seeds: Tensor) -> list[Tens
 
 def _sample_rows(L: Linearization, names: list[str], seeds: Tensor) -> Tensor:
     """Rows of S^T J for the named parameters, shape (n, r, q), sample by sample."""
-    if L.again is None:
-        return _looped_rows(L, names, seeds)
-    run, x = L.again.run, L.again.x
+    again = L.again
+    found = None if again is None else _batched_rows(L, again, names, seeds)
+    if found is not None:
+        return found
+    rows = torch.cat([L.rows[..., L.places[q]] for q in names], dim=-1)
+    return torch.einsum("rno,nop->nrp", seeds, rows)
+
+
+def _batched_rows(
+    L: Linearization, again: Rerun, names: list[str], seeds: Tensor
+) -> Tensor | None:
+    """The same by `vmap` over the samples; None where it fails."""
+    run, x = again.run, again.x
     moving = {n: L.leaves[n].detach() for n in names}
     fixed = {n: t.detach() for n, t in L.leaves.items() if n not in moving}
     roots = seeds.permute(1, 0, 2)
@@ -446,8 +451,9 @@ def _sample_rows(L: Linearization, names: list[str], seeds: Tensor) -> Tensor:
         x = map_inputs(lambda t: t.unsqueeze(0), x)
         return S @ run({**fixed, **part}, x).reshape(-1)
 
+    axes = tree_map(lambda t: 0 if isinstance(t, Tensor) and t.ndim else None, x)
     rows = torch.func.vmap(
-        torch.func.jacrev(measured), in_dims=(None, _sample_axes(x), 0), chunk_size=256
+        torch.func.jacrev(measured), in_dims=(None, axes, 0), chunk_size=256
     )
     try:
         with differentiation():
@@ -459,31 +465,7 @@ def _sample_rows(L: Linearization, names: list[str], seeds: Tensor) -> Tensor:
                 v[L.places[q]] = 1.0
             sums = torch.einsum("rno,no->nr", seeds, L.jvp(v))
     except (RuntimeError, ValueError):  # an operation that vmap cannot batch
-        return _looped_rows(L, names, seeds)
+        return None
     # vmap in vmap has been seen to mix its two axes, where they are equally long
     gap, slack = (found.sum(-1) - sums).norm(), torch.finfo(sums.dtype).eps ** 0.5
-    return found if gap <= slack * found.norm() else _looped_rows(L, names, seeds)
-
-
-def _sample_axes(x: Inputs) -> Any:
-    """For `vmap`: axis 0 of each tensor that has one."""
-
-    def axis(t: Any) -> int | None:
-        return 0 if isinstance(t, Tensor) and t.ndim else None
-
-    if isinstance(x, Tensor):
-        return axis(x)
-    if isinstance(x, Mapping):
-        return {k: axis(v) for k, v in x.items()}
-    return tuple(map(axis, x))
-
-
-def _looped_rows(L: Linearization, names: list[str], seeds: Tensor) -> Tensor:
-    """The same by one backward pass a row, for modules that `vmap` cannot take."""
-    n = seeds.shape[1]
-    rows = []
-    for i in range(n):
-        alone = torch.zeros_like(seeds)
-        alone[:, i] = seeds[:, i]
-        rows.append(torch.stack([L.vjp_to(names, u) for u in alone]))
-    return torch.stack(rows)
+    return found if gap <= slack * found.norm() else None

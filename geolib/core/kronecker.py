@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geolib.core.jacobian_factors import DenseBlock, JacobianFactors, LayerBlock
-from geolib.core.validation import require_factorisable
+from geolib.core.validation import single
 
 FLOOR = 1e-6  # of the largest eigenvalue: what a solve without damping lifts others to
 
@@ -22,7 +22,7 @@ class KroneckerFactors:
 
     with x the layer's inputs (a 1 appended for the bias) and :math:`\delta` the rows of
     A's output gradients, which carry the output metric and the 1/n. Parameters outside
-    linear layers keep the diagonal of G.
+    linear layers keep the diagonal of G. Half precision is worked with in float32.
 
     Args:
         rows: the factored Jacobian of G, from `G.rows()`.
@@ -46,7 +46,7 @@ class KroneckerFactors:
     """
 
     def __init__(self, rows: JacobianFactors) -> None:
-        self.p, self.like = rows.p, rows.like
+        self.p, self.like = rows.p, single(rows.like)
         self.layers = [b for b in rows.blocks if isinstance(b, LayerBlock)]
         self._others = [b for b in rows.blocks if isinstance(b, DenseBlock)]
 
@@ -98,14 +98,14 @@ class KroneckerFactors:
         Raises:
             LinAlgError: singular factors, in the factored form without damping.
         """
-        require_factorisable("K-FAC", self.like.dtype)
+        given, v = v, single(v)
         form = self._factored if factored else self._exact
         parts = [form(k, V, damping) for k, V in enumerate(self.split(v))]
         out = self.join(parts, v)
         for block in self._others:
-            scale = _lifted(block.rows.square().sum(dim=(0, 1)), damping)
+            scale = _lifted(single(block.rows).square().sum(dim=(0, 1)), damping)
             out[block.index] = _divided(v[block.index], scale)
-        return out
+        return out.to(given)
 
     def _exact(self, k: int, V: Tensor, damping: float) -> Tensor:
         (sb, Qb), (sa, Qa) = self._eigen[k]
@@ -144,7 +144,7 @@ class KroneckerFactors:
             blocks = zip(self.pairs, self.split(e), strict=True)
             out = self.join([B @ V @ A for (B, A), V in blocks])
             for block in self._others:
-                scale = block.rows.square().sum(dim=(0, 1))
+                scale = single(block.rows).square().sum(dim=(0, 1))
                 out[block.index] = scale * e[block.index]
             columns.append(out)
         return torch.stack(columns, dim=1)
@@ -152,7 +152,7 @@ class KroneckerFactors:
 
 def _lifted(scale: Tensor, damping: float) -> Tensor:
     """Eigenvalues with the damping, which is at least a share of the largest."""
-    return scale + max(damping, FLOOR * float(scale.max()))
+    return scale + max(damping, FLOOR * float(scale.max() if scale.numel() else 0))
 
 
 def _divided(v: Tensor, scale: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _divided(v: Tensor, scale: Tensor) -> Tensor:
 
 def _joint_inputs(layer: LayerBlock) -> Tensor:
     """Inputs at all positions of all samples, (groups, n t, in [+ 1])."""
-    x = layer.x
+    x = single(layer.x)
     if layer.bias is not None:
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     return x.reshape(layer.g, -1, x.shape[-1])
@@ -170,4 +170,4 @@ def _joint_inputs(layer: LayerBlock) -> Tensor:
 
 def _gradients(layer: LayerBlock) -> Tensor:
     """Output gradients at all positions, roots and samples, (groups, n r t, out)."""
-    return layer.delta.permute(2, 0, 1, 3, 4).reshape(layer.g, -1, layer.a)
+    return single(layer.delta).permute(2, 0, 1, 3, 4).reshape(layer.g, -1, layer.a)

@@ -28,6 +28,8 @@ class MetricOperator(Protocol):
 
     @property
     def problem_size(self) -> ProblemSize: ...
+    @property
+    def single(self) -> MetricOperator: ...
     def product(self, v: Tensor) -> Tensor: ...
     def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]: ...
     def row_batches(self) -> Iterator[JacobianFactors]: ...
@@ -41,7 +43,7 @@ class Solution:
     """What a solve found, and how well.
 
     Attributes:
-        x: the solution, shape (p,).
+        x: the solution, shape (p,); of weights in half precision in float32.
         residual: |g - (G + damping) x| / |g|. With damping 0 and g outside the range
             of G it cannot vanish; `converged` then judges |G (g - G x)|.
         iterations: of the iterative methods; 0 for direct ones.
@@ -159,14 +161,14 @@ def conjugate_gradient(
 ) -> tuple[Tensor, float, int, bool]:
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
 
-    Returns x, the relative residual (recomputed at the end, not the recurrence's),
-    the number of iterations and whether it is below the tolerance.
+    Returns x, the relative residual, the number of iterations and whether it is below
+    the tolerance; one that the recurrence says is, is recomputed.
 
     Args:
         apply: v to H v.
         g: the right-hand side.
         tol: relative residual to reach.
-        max_iterations: bound on the products with H; one more checks the end.
+        max_iterations: bound on the products with H; one more checks a good end.
         precondition: r to an approximation of H^-1 r.
         budget_left: given the iterations and the relative residual so far, whether to
             go on.
@@ -217,7 +219,9 @@ def conjugate_gradient(
             per_root = guess / math.sqrt(rz)
         if budget_left is not None and not budget_left(steps, guess / size):
             break
-    residual = float(norm(g - apply(x))) / size
+    residual = float(norm(r)) / size  # the recurrence's: where it is small, look
+    if residual <= 2 * tol:
+        residual = float(norm(g - apply(x))) / size
     return x, residual, steps, residual <= 2 * tol
 
 

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from .linear_calls import CallRecorder, LinearCall, exact_calls, gradients, unbiased
-from .validation import Inputs, expect, outside_inference, require_matching
+from .validation import (
+    Inputs,
+    expect,
+    map_inputs,
+    outside_inference,
+    require_matching,
+    single,
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,12 @@ class Rerun:
     x: Inputs
     certificates: dict[tuple, list[bool]] = field(default_factory=dict)
 
-    def linearize(self, leaves: Mapping[str, Tensor], x: Inputs) -> Linearization:
+    def linearize(self, named: Mapping[str, Tensor], x: Inputs) -> Linearization:
         """Run the model once on `x`, recorded, and keep the graph."""
-        with differentiation(), CallRecorder(leaves) as recorder:
-            z = self.run(leaves, x)
+        with differentiation():
+            leaves = {n: t.detach().requires_grad_() for n, t in named.items()}
+            with CallRecorder(leaves) as recorder:
+                z = self.run(leaves, x)
         return Linearization(z, leaves, recorder.calls, replace(self, x=x))
 
 
@@ -79,7 +88,8 @@ class Linearization:
     linear layers, whose part is one matrix product with the layer's input, written
     where it belongs. Memory: the activations of the batch, twice after the first
     `jvp`. Where an operation cannot be differentiated twice, `jvp` runs in forward mode,
-    at one more forward pass each.
+    at one more forward pass each; where it lacks that too (`EmbeddingBag`, `cdist`),
+    from the Jacobian, whose n*o rows are one backward pass each, once.
 
     `R.linearize(theta, x)` makes one by running the model. An optimizer whose closure
     has run the module already makes one from that graph instead, and with it
@@ -165,8 +175,10 @@ class Linearization:
             return self._jvp(outside_inference(v))
 
     def _jvp(self, v: Tensor) -> Tensor:
-        u, tensors = self._transposed()
-        pairs = zip(tensors, self._tangents(self._sources(), v), strict=True)
+        (u, tensors), sources = self._transposed(), self._sources()
+        added = [call.push(*self._parts(v, call)) for call in sources.calls]
+        added += [self._part(v, name) for name in sources.rest]
+        pairs = zip(tensors, added, strict=True)
         moving = [(gi, t) for gi, t in pairs if gi.requires_grad]
         grads, tangents = map(list, zip(*moving, strict=True)) if moving else ([], [])
         many = v.ndim == 2
@@ -177,7 +189,12 @@ class Linearization:
         except RuntimeError as error:
             if self.again is None or not lacks_formula(error):
                 raise
+        try:
             return torch.stack(list(map(self._pushed, v))) if many else self._pushed(v)
+        except RuntimeError as error:
+            if not lacks_formula(error):
+                raise
+            return torch.einsum("nop,...p->...no", self.rows, v)
 
     def _pushed(self, v: Tensor) -> Tensor:
         """As :meth:`jvp`, in forward mode: by running the model again."""
@@ -188,16 +205,17 @@ class Linearization:
         z = torch.func.jvp(lambda named: run(named, x), (named,), (tangents,))[1]
         return z.reshape(self.outputs.shape)
 
-    def transpose(self) -> tuple[Tensor, Tensor]:
-        """A dummy u and J^T u, (p,), with a graph to u and to the parameters.
+    def single(self) -> Linearization:
+        """The model run again in float32, where it is in half precision.
 
-        For second derivatives of graphs without recorded calls.
+        Raises:
+            TypeError: it is not known how to run it.
         """
-        with differentiation():
-            if self._sources().calls:
-                raise ValueError("transpose: this graph cannot be differentiated twice")
-            u, g = self._transposed()
-            return u, torch.cat([t.reshape(-1) for t in g])
+        if self.again is None:
+            what = "half precision is solved for in float32"
+            raise TypeError(f"L: {what}; expected one that R.linearize made")
+        named = {n: single(t) for n, t in self.leaves.items()}
+        return self.again.linearize(named, map_inputs(single, self.again.x))
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u for u of shape (n, o), shape (p,); a batch (k, n, o) gives (k, p)."""
@@ -236,6 +254,13 @@ class Linearization:
             rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
         return rows.view(n, o, self.p)
 
+    @cached_property
+    def rows(self) -> Tensor:
+        """The Jacobian by one backward pass a row, where torch can batch none of it."""
+        unit = torch.eye(self.outputs.numel()).to(self.outputs)
+        grads = [self.vjp(e.view_as(self.outputs)) for e in unit]
+        return torch.stack(grads).view(*self.outputs.shape, self.p)
+
     def _columns(self, chunk: int) -> Tensor:
         """The Jacobian column by column."""
         out = self.outputs.new_empty(self.p, *self.outputs.shape)
@@ -258,12 +283,6 @@ class Linearization:
         """Gradients of <u, z> in the outputs of `calls`; u as in :meth:`vjp`."""
         return self._gradients([call.edge for call in calls], u)
 
-    def vjp_to(self, names: list[str], u: Tensor) -> Tensor:
-        """As :meth:`vjp` of one u, only for the named parameters, in that order."""
-        u = self._check("u", u, tuple(self.outputs.shape))
-        grads = self._gradients([self.leaves[n] for n in names], u)
-        return torch.cat([g.reshape(-1) for g in grads])
-
     def _sources(self) -> _Sources:
         """Outputs of the linear layers, and the parameters that none of them holds."""
         exact = self.linear_calls()
@@ -277,12 +296,6 @@ class Linearization:
             tensors += [self.leaves[n] for n in rest]
             self._plan = _Sources(exact, calls, rest, tensors)
         return self._plan
-
-    def _tangents(self, sources: _Sources, v: Tensor) -> list[Tensor]:
-        """What v (p,) or (k, p) adds to each source, to first order."""
-
-        pushed = [call.push(*self._parts(v, call)) for call in sources.calls]
-        return pushed + [self._part(v, name) for name in sources.rest]
 
     def _part(self, v: Tensor, name: str) -> Tensor:
         """The view of a flat v, (p,) or (k, p), that is one parameter's."""
@@ -307,27 +320,11 @@ class Linearization:
             self._part(out, name).copy_(g)
         return out
 
-    def vjp_and_jvp(
-        self, u: Annotated[Tensor, "n o"], v: Annotated[Tensor, "self.p"]
-    ) -> tuple[Tensor, Tensor]:
-        """J^T u and J v, of one backward pass and its transpose."""
-        u = self._check("u", u, tuple(self.outputs.shape))
-        v = self._check("v", v, (self.p,))
-        if not self.graph.requires_grad:
-            return torch.zeros_like(v), torch.zeros_like(u)
-        with differentiation():
-            _, grads = self._transposed(u)
-            found = [t.detach() for t in grads]
-            return self._gathered(
-                self._sources(), found, torch.empty_like(v)
-            ), self._jvp(v)
-
-    def _transposed(self, at: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """A dummy u, zero or `at`, and the sources' gradients as a graph in u; made once."""
+    def _transposed(self) -> tuple[Tensor, list[Tensor]]:
+        """A dummy u and the sources' gradients as a graph in u; made once."""
         sources = self._sources()
         if self._transpose is None or self._transpose[0] is not sources:
-            u = torch.zeros_like(self.outputs) if at is None else at.clone()
-            u.requires_grad_()
+            u = torch.zeros_like(self.outputs, requires_grad=True)
             g = gradients(self.graph, sources.tensors, u, create_graph=True)
             self._transpose = (sources, u, g)
         return self._transpose[1:]

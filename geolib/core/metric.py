@@ -25,8 +25,8 @@ from .validation import (
     Inputs,
     expect,
     num_samples,
-    require_factorisable,
     require_finite,
+    single,
     take,
     tensors,
 )
@@ -94,8 +94,7 @@ class PullbackMetric:
         require_finite("theta", theta)
 
         def linearizations() -> Iterator[tuple[slice, Linearization]]:
-            for samples, x in self.data:
-                yield samples, self.R.linearize(theta, x)
+            return ((samples, self.R.linearize(theta, x)) for samples, x in self.data)
 
         given = linearizations, theta, self.data.n, self.output_metric
         return Metric(*given, scale=self.scale, streamed=not self.data.single)
@@ -158,11 +157,7 @@ class Metric:
         Cost: none.
         """
         metric, n = output_metric or Euclidean(), len(L.outputs)
-
-        def linearizations() -> Iterator[tuple[slice, Linearization]]:
-            yield slice(0, n), L
-
-        return cls(linearizations, L.theta, n, metric, scale=1 / n)
+        return cls(lambda: iter([(slice(0, n), L)]), L.theta, n, metric, scale=1 / n)
 
     def __repr__(self) -> str:
         return f"Metric(p={self.p}, n={self.n}, {self.output_metric})"
@@ -171,6 +166,24 @@ class Metric:
     def shape(self) -> tuple[int, int]:
         """(p, p)."""
         return self.p, self.p
+
+    @cached_property
+    def single(self) -> Metric:
+        """Itself; of weights in half precision the metric at these, in float32.
+
+        Products with that lose no digits, which iterations need, and torch factorises
+        no matrix in half precision: all that solves runs in it.
+
+        Raises:
+            TypeError: half precision, and no way to run the model again.
+        """
+        theta = single(self.theta)
+        if theta is self.theta:
+            return self
+
+        given = theta, self.n, self.output_metric
+        runs = lambda: ((s, L.single()) for s, L in self._linearizations())  # noqa: E731
+        return type(self)(runs, *given, scale=self.scale, streamed=self.streamed)
 
     @cached_property
     def _only(self) -> tuple[slice, Linearization, LocalMetric]:
@@ -270,7 +283,8 @@ class Metric:
 
     def trace(self) -> float:
         """The sum of G's eigenvalues."""
-        return sum(float(A.square_sum()) for A in self.row_batches())
+        rows = (part for A in self.row_batches() for part in A.chunks(CHUNK))
+        return sum(float(part.square().sum()) for part in rows)
 
     def spectrum(self, k: int | None = None, *, vectors: bool = False) -> Spectrum:
         """The k largest eigenvalues (all by default), with vectors if asked for.
@@ -281,7 +295,8 @@ class Metric:
         Raises:
             ValueError: k outside 1..p.
         """
-        require_factorisable("a spectrum", self.theta.dtype)
+        if self.single is not self:
+            return self.single.spectrum(k, vectors=vectors)
         k, m = self.p if k is None else k, self.problem_size.m
         expect(1 <= k <= self.p, "k", f"1 to {self.p}", k)
         if min(self.p, m) <= DIRECT or k > min(self.p, m) // 3:
@@ -315,8 +330,7 @@ class Metric:
 
         Cost: a singular value decomposition of A.
         """
-        require_factorisable("a rank", self.theta.dtype)
-        s = torch.linalg.svdvals(self.rows().dense())
+        s = torch.linalg.svdvals(self.single.rows().dense())
         rtol = max(len(s), self.p) * torch.finfo(s.dtype).eps if rtol is None else rtol
         return int((s > rtol * s.max()).sum()) if len(s) and s.max() > 0 else 0
 
@@ -358,6 +372,8 @@ class Metric:
         Raises:
             ValueError: a g, damping or tolerance that is not finite, a negative one,
                 an unknown method, or a system that this precision cannot factorise.
+
+        Weights in half precision are solved for in float32, and so is x.
 
         Cost: cholesky n r p^2 + p^3/3; woodbury (n r)^2 (layer widths) + (n r)^3/3;
         cg one product an iteration; nystrom (n r) k (layer widths + k) for a sample of

@@ -2,6 +2,7 @@ r"""The one integrator: adaptive Dormand-Prince 5(4), and schemes of fixed step.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,21 +34,6 @@ RK4 = Tableau(
     (1 / 6, 1 / 3, 1 / 3, 1 / 6),
     (0.0, 0.5, 0.5, 1.0),
 )
-DOPRI5 = Tableau(
-    (
-        (),
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
-    (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
-)
-# Fifth-order weights minus the embedded fourth-order ones: the error of a step.
-ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 # Quartic interpolant inside a step (Hairer, Norsett, Wanner I, II.6): weights of the
 # stages in its top coefficient.
 DENSE = (
@@ -61,6 +47,16 @@ DENSE = (
 )
 FIXED = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4}
 SHRINK, GROW, SAFETY = 0.2, 5.0, 0.9  # bounds on the change of a step, and its caution
+
+
+@functools.cache
+def dormand_prince() -> tuple[Tableau, tuple[float, ...]]:
+    """Scipy's table of the pair, and the weights of a step's error, fifth minus fourth."""
+    from scipy.integrate import RK45  # slow to import
+
+    rows = [tuple(row[:k]) for k, row in enumerate(RK45.A.tolist())]
+    b, nodes = (*RK45.B.tolist(), 0.0), (*RK45.C.tolist(), 1.0)
+    return Tableau((*rows, b[:-1]), b, nodes), tuple(-RK45.E)
 
 
 class IntegrationError(RuntimeError):
@@ -165,6 +161,7 @@ def integrate(
     expect(grid and all(map(math.isfinite, grid)), "times", "finite numbers", grid)
     monotone = all(s > 0 for s in steps) or all(s < 0 for s in steps)
     expect(monotone, "times", "a strictly monotone sequence", grid)
+    expect(y0.numel(), "y0", "at least one number", tuple(y0.shape))
     run = _Run(field, y0, batched, observer, max_steps)
     if method == "dopri5":
         run.adaptive(grid, rtol, atol)
@@ -279,8 +276,9 @@ class _Run:
         t, y, end = grid[0], self.y, grid[-1]
         if len(grid) == 1 and self.observer is None:
             return self.report(t, y, y)
-        sign, s = (1.0 if end >= t else -1.0), _Stages(DOPRI5, y)
-        errors, top = y.new_tensor(ERROR), y.new_tensor(DENSE)
+        table, weights = dormand_prince()
+        sign, s = (1.0 if end >= t else -1.0), _Stages(table, y)
+        errors, top = y.new_tensor(weights), y.new_tensor(DENSE)
         s.k[0] = self.start(t)
         self.report(t, y, s.k[0])
         step = self._first_step(y, s.k[0], rtol, atol)
@@ -318,7 +316,7 @@ class _Run:
                 step = size * grow
             if step < 1e-13 * max(abs(t), 1e-3):
                 what = f"step fell to {step:.1e} at time {t:.6g}"
-                raise IntegrationError(f"{what}; stiff?")
+                raise IntegrationError(f"{what}: stiff, or rtol and atol are too small")
 
     def _norms(self, y: Tensor) -> Tensor:
         return y.reshape(len(y) if self.batched else 1, -1).norm(dim=1)

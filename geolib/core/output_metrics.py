@@ -362,7 +362,7 @@ class Categorical(OutputMetric):
         if not self.reference and z.shape[axis] < 2:
             hint = "use Bernoulli, or Categorical(reference=True)"
             what = "Categorical needs at least 2 outputs, got 1"
-            raise ValueError(f"output_metric: {what}; {hint}")
+            raise ValueError(f"output_metric, z: {what}; {hint}")
         kind = ReferenceSoftmaxFisher if self.reference else SoftmaxFisher
         return kind(z) if z.ndim == 2 else _Positions(z, axis, kind)
 
@@ -394,7 +394,7 @@ class Categorical(OutputMetric):
         if self.dim is None and z.ndim > 2:
             what = f"{shape} do not tell which axis holds the classes"
             hint = "expected Categorical(dim=...), -1 for the last"
-            raise ValueError(f"output_metric: {what}; {hint}")
+            raise ValueError(f"output_metric, z: {what}; {hint}")
         axis = 1 if self.dim is None else self.dim % z.ndim
         if axis == 0 or not -z.ndim <= (self.dim or 1) < z.ndim:
             wanted = f"an axis of the classes in {shape}, 1 to {z.ndim - 1} or negative"

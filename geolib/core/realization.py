@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 
 from geolib.core.assumptions import ModuleTrial
 from geolib.core.linear_calls import CallRecorder
@@ -20,12 +21,17 @@ from geolib.core.validation import (
     Inputs,
     expect,
     map_inputs,
+    num_samples,
     outside_inference,
     require_matching,
     require_vector,
     tensors,
 )
 
+PLAIN: Any = (  # what sets up a checkpoint, and what runs one, do nothing but the work
+    (checkpoint, "_checkpoint_without_reentrant_generator", lambda *a, **k: (yield)),
+    (checkpoint.CheckpointFunction, "apply", lambda function, _, *a: function(*a)),
+)
 MODE_DEPENDENT: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm
     nn.modules.dropout._DropoutNd,
@@ -150,7 +156,7 @@ class Realization:
         like = next(iter(parameters.values()))
         args, kwargs = self._arguments(x)
         fixed = self._constants_like(like) if constants is None else constants
-        state = {**fixed, **parameters}
+        state = {**_like(fixed, like), **parameters}
         state |= {n: state[k] for n, k in self._aliases.items()}
         kept = [(m, _held(m)) for m in self._rewritten]
         with _differentiable_kernels(self._recurrent and like.is_cuda):
@@ -171,12 +177,12 @@ class Realization:
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
         """Run the forward pass once; see :class:`Linearization`."""
         self._require(theta, x)
+        expect(num_samples(x), "x", "at least one sample", 0)
         self.check(theta, x)
         with differentiation():
             named = self.unflatten(outside_inference(theta.detach()))
-            leaves = {n: t.detach().requires_grad_() for n, t in named.items()}
             x = map_inputs(outside_inference, x)
-        return self._rerun(self.run, x).linearize(leaves, x)
+            return Rerun(self.run, x, self._certificates).linearize(named, x)
 
     def check(
         self, theta: Tensor, x: Inputs, constants: Mapping[str, Tensor] | None = None
@@ -194,7 +200,7 @@ class Realization:
 
         Cost: some eight forward passes of two samples, at first use.
         """
-        mode, count = tuple(m.training for m in self._layers), min(2, _rows(x))
+        mode, count = tuple(m.training for m in self._layers), min(2, num_samples(x))
         done = self._checked.get(mode, 0 if self._check else 2)
         if done >= count or torch._C._functorch.peek_interpreter_stack() is not None:
             return
@@ -223,9 +229,6 @@ class Realization:
         names = [n for n, m in self.module.named_modules() if m is layer]
         name = names[0] or "(root)" if names else "?"
         return f"layer {name!r} ({type(layer).__name__})"
-
-    def _rerun(self, run: Callable[..., Tensor], x: Inputs) -> Rerun:
-        return Rerun(run, x, self._certificates)
 
     def _require(self, theta: Tensor, x: Inputs) -> None:
         require_vector("theta", theta, self.p, theta, "theta")
@@ -274,7 +277,8 @@ class Realization:
                 named[n].copy_(t)
 
     def _arguments(self, x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if isinstance(x, Mapping) and set(x) <= self._keywords:
+        known = self._keywords
+        if isinstance(x, Mapping) and (known is None or set(x) <= known):
             return (), dict(x)
         if not isinstance(x, tuple):
             return (x,), {}
@@ -292,10 +296,7 @@ class Realization:
     def _constants_like(self, like: Tensor) -> dict[str, Tensor]:
         key = (like.dtype, like.device)
         if key not in self._cast:
-            self._cast[key] = {
-                n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype)
-                for n, c in self._constants.items()
-            }
+            self._cast[key] = _like(self._constants, like)
         return self._cast[key]
 
     def _require_evaluation_mode(self) -> None:
@@ -358,8 +359,17 @@ class Recording(CallRecorder):
         z = _logits(self.outputs)
         state = {n: t.detach() for n, t in self.R._live_constants().items()}
         self.R.check(self.R.flatten(self.leaves), self.inputs, state)
-        again = self.R._rerun(partial(self.R.run, constants=state), self.inputs)
+        run = partial(self.R.run, constants=state)
+        again = Rerun(run, self.inputs, self.R._certificates)
         return Linearization(z, self.leaves, self.calls, again)
+
+
+def _like(constants: Mapping[str, Tensor], like: Tensor) -> dict[str, Tensor]:
+    """Constants on the device and, where they are real, of the dtype of a tensor."""
+    return {
+        n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype)
+        for n, c in constants.items()
+    }
 
 
 def _why_not_a_function(m: nn.Module) -> str | None:
@@ -388,8 +398,12 @@ def _why_not_a_function(m: nn.Module) -> str | None:
 def _check_parameters(module: nn.Module, named: dict[str, nn.Parameter]) -> None:
     for name, m in module.named_modules():
         if isinstance(m, torch.jit.ScriptModule | nn.DataParallel):
-            wanted = "the nn.Module in it, whose parameters can be put in its calls"
-            expect(False, "module", wanted, f"{type(m).__name__} at {name!r}")
+            why = "whose code is compiled; expected the nn.Module that it was made of"
+            if isinstance(m, nn.DataParallel):
+                why = "which copies it; expected its `.module`"
+            place = f"{name or '(root)'} ({type(m).__name__})"
+            what = f"other parameters cannot be put in the calls of {place}"
+            raise ValueError(f"module: {what}, {why}")
     odd = [n for n, p in module.named_parameters() if not p.is_floating_point()]
     if odd:
         raise TypeError(f"module: parameter {odd[0]!r} is not real floating point")
@@ -466,28 +480,31 @@ def _restore(m: nn.Module, was: tuple[dict[str, Any], dict[str, Any]]) -> bool:
     return not same
 
 
-def _rows(x: Inputs) -> int:
-    """The number of samples; 0 where the inputs have no common leading axis."""
-    sizes = {len(t) for t in tensors(x) if t.ndim}
-    return sizes.pop() if len(sizes) == 1 else 0
-
-
-def _forward_arguments(module: nn.Module) -> tuple[set[str], float]:
+def _forward_arguments(module: nn.Module) -> tuple[set[str] | None, float]:
     """Names that `forward` takes as keywords, and how many arguments in order."""
     taken = inspect.signature(module.forward).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = {q.name for q in taken if q.kind in named}
+    names: set[str] | None = {q.name for q in taken if q.kind in named}
     endless = any(q.kind is q.VAR_POSITIONAL for q in taken)
     ordered = sum(q.kind <= q.POSITIONAL_OR_KEYWORD for q in taken)
+    if not ordered and any(q.kind is q.VAR_KEYWORD for q in taken):
+        names = None  # all of them: what wraps another module
     return names, math.inf if endless else ordered
 
 
 def _differentiable_kernels(recurrent: bool) -> ExitStack:
-    """Fused attention and cuDNN's recurrent layers lack (second) derivatives."""
+    """Fused attention and cuDNN's recurrent layers lack (second) derivatives.
+
+    A checkpoint would run its layers again when a derivative is taken, with the module's
+    own weights: they run as they are, and their activations are kept.
+    """
     stack, mha, cudnn = ExitStack(), torch.backends.mha, torch.backends.cudnn
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
     stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
     mha.set_fastpath_enabled(False)  # of whole encoder blocks
     if recurrent:
         stack.enter_context(cudnn.flags(False, cudnn.benchmark, cudnn.deterministic))
+    for place, name, plain in PLAIN:
+        stack.callback(setattr, place, name, getattr(place, name))
+        setattr(place, name, plain)
     return stack

@@ -24,10 +24,10 @@ from .kronecker import KroneckerFactors
 from .linear_solvers import MetricOperator, Operator, Solution
 from .validation import (
     expect,
-    require_factorisable,
     require_finite,
     require_matching,
     require_vector,
+    single,
 )
 
 DEFAULT_ROWS = 512  # of the Nystrom sample, unless "auto" chooses
@@ -46,10 +46,9 @@ def solve(
 ) -> Solution:
     """See :meth:`Metric.solve`."""
     _check(G, g, damping, method, free)
-    tol = math.sqrt(torch.finfo(G.theta.dtype).eps) if tol is None else tol
-    half = G.theta.dtype in (torch.float16, torch.bfloat16)
-    way = METHODS["cg" if half and method == "auto" else method]
-    found = way(_Solve(G, g, damping, tol, rtol, max_iterations, free))
+    G, g = G.single, single(g)
+    tol = math.sqrt(torch.finfo(g.dtype).eps) if tol is None else tol
+    found = METHODS[method](_Solve(G, g, damping, tol, rtol, max_iterations, free))
     finite = math.isfinite(found.residual) and bool(found.x.isfinite().all())
     wanted = f"more, for method {found.method!r} to solve in {g.dtype}"
     expect(finite, "damping", wanted, damping)
@@ -274,8 +273,6 @@ def _ratio(a: Tensor, b: Tensor) -> float:
 def _check(
     G: MetricOperator, g: Tensor, damping: float, method: str, free: Tensor | None
 ) -> None:
-    if method not in ("auto", "cg"):
-        require_factorisable(f"method {method!r}", G.theta.dtype)
     most = torch.finfo(G.theta.dtype).max
     wanted = f"a number below {most:.1e}, theta's largest"
     expect(damping < most, "damping", wanted, damping)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from geolib.files import ArgumentError as ArgumentError
 from geolib.files import expect as expect
@@ -21,8 +22,13 @@ def tensors(x: Inputs) -> list[Tensor]:
         return [x]
     fits = isinstance(x, Mapping | tuple | list)
     expect(fits, "x", "a tensor, a dict or a tuple of tensors", type(x))
-    values = x.values() if isinstance(x, Mapping) else x
-    return [v for v in values if isinstance(v, Tensor)]
+    found: list[Tensor] = []
+    for v in x.values() if isinstance(x, Mapping) else x:
+        held = [t for t in tree_leaves(v) if isinstance(t, Tensor)]
+        wanted = "tensors, and what holds none: its samples could not be told apart"
+        expect(not held or held[0] is v, "x", wanted, f"{type(v).__name__} of tensors")
+        found += held
+    return found
 
 
 def map_inputs(fn: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
@@ -47,7 +53,7 @@ def outside_inference(t: Tensor) -> Tensor:
 def num_samples(x: Inputs) -> int:
     """Length of the leading axis, the same for each tensor with at least one axis."""
     sizes = {t.shape[0] for t in tensors(x) if t.ndim > 0}
-    wanted = "tensors with one common leading axis (the samples)"
+    wanted = "tensors with one common leading axis, the samples (a mask is a buffer)"
     expect(len(sizes) == 1, "x", wanted, f"leading sizes {sorted(sizes)}")
     return sizes.pop()
 
@@ -74,13 +80,9 @@ def require_vector(name: str, v: Tensor, size: int, like: Tensor, other: str) ->
     require_matching(name, v, like, other)
 
 
-def require_factorisable(what: str, dtype: torch.dtype) -> None:
-    """Refuse half precision, in which torch factorises no matrix."""
-    if dtype in (torch.float16, torch.bfloat16):
-        raise TypeError(
-            f"theta: {what} factorises matrices, which torch does not do in {dtype}; "
-            "use float32 (module.float()), or solve by 'cg'"
-        )
+def single(t: Tensor) -> Tensor:
+    """The tensor, in float32 if it is in half precision: torch factorises none of that."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
 def require_finite(name: str, t: Tensor) -> None:

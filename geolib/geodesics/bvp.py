@@ -165,9 +165,11 @@ def geodesics(
     expect(min(seeds, default=0) >= 0, "seeds", "whole numbers >= 0", list(seeds))
     expect(lr <= torch.finfo(a.dtype).max, "lr", f"a number of {a.dtype}", lr)
     basis = SineBasis(4) if basis is None else basis
-    starts = [None] * len(a) if start is None else list(start)
-    pairs = zip(a, b, starts, strict=True)
-    paths = [_first_path(u, v, basis, control, segments) for u, v, control in pairs]
+    start = a.new_zeros(len(a), basis.size, a.shape[1]) if start is None else start
+    paths = []
+    for u, v, control in zip(a, b, start, strict=True):
+        check_ends(u, v, distinct=True)
+        paths.append(WeightPath(u, v, basis, control.clone()))
     search = _Search(space, paths, segments, jitter, batch, seeds, checkpoint)
     bends, energies, passes = search.run(steps, lr, callback)
     results = []
@@ -192,7 +194,9 @@ def _smooth_geodesic(
 ) -> Geodesic:
     """The search of `geodesic` without randomness."""
     basis = LegendreBasis(16) if basis is None else basis
-    path = _first_path(a, b, basis, start, segments)
+    check_ends(a, b, distinct=True)
+    start = a.new_zeros(basis.size, a.numel()) if start is None else start
+    path = WeightPath(a, b, basis, start)
     x, weights = np.polynomial.legendre.leggauss(NODES * segments)
     t, rule = (torch.from_numpy(r / 2).to(a) for r in (x + 1, weights))
 
@@ -222,16 +226,6 @@ def _smooth_geodesic(
     solver.step(closure)  # type: ignore[arg-type]
     found, passes = control.detach().clone(), len(energies) * len(t) * space.size
     return _judged(path, found, energies, passes, norm, tol)
-
-
-def _first_path(
-    a: Tensor, b: Tensor, basis: Basis, start: Tensor | None, segments: int
-) -> WeightPath:
-    """The path that a search starts from."""
-    check_ends(a, b, distinct=True)
-    if start is None:
-        start = a.new_zeros(basis.size, a.numel())
-    return WeightPath(a, b, basis, start.clone())
 
 
 def _judged(
@@ -358,8 +352,6 @@ class _Search:
         both ends, so they do not meet the straight line. No point is formed.
         """
         damping = self.space.damping
-        if not damping:
-            return t.new_zeros(len(t)), torch.zeros_like(control)
         steps = values.diff(dim=1)
         M = steps.mT @ (steps / t.diff(dim=1)[..., None])
         grad = damping * M @ control

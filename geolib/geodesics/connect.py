@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ def connect(
     a: nn.Module,
     b: nn.Module,
     data: Any,
-    labels: Tensor | bool | None = None,
+    labels: Tensor | np.ndarray | bool | None = None,
     *,
     method: Annotated[str, METHODS] = "arc",
     align: bool | None = None,
@@ -140,8 +141,8 @@ def connect(
     """
     same_architecture(a, b)
     _same_constants(a, b)
-    if method == "line" and options:
-        raise ValueError(f"options: a straight line has none, got {sorted(options)}")
+    given = sorted(options) if method == "line" else []
+    expect(not given, "options", "none for a straight line", given)
     normed = has_batch_norm(a)
     Realization(a), Realization(b)  # refuses BatchNorm in training mode
     b, aligned = _aligned(a, b, align)
@@ -155,8 +156,8 @@ def connect(
     if method == "line":
         found = Geodesic(WeightPath(w_a, w_b), [], 0, 1.0, True, "a straight line")
     elif method == "curve":
-        if labels is None or labels is False:
-            raise ValueError("labels: a curve trained on the loss needs them")
+        known = labels is not None and labels is not False
+        expect(known, "labels", "classes, to train a curve on", labels)
         y = labels_of(R, data if labels is True else labels, x)
         found = trained_curve(R, w_a, w_b, x, y, **options)
     elif method == "arc":
@@ -165,12 +166,10 @@ def connect(
     else:
         S = FunctionSpace(R, x, space, damping)
         found = geodesic(S, w_a, w_b, **options)
-    ends, paid = (
-        (copy_module(a).eval(), copy_module(b).eval()),
-        found.gradient_evaluations,
-    )
-    kind = "re-estimated" if normed else "none"
-    return Connection(found.path, *ends, x, aligned, kind, paid, found.message)
+    ends = copy_module(a).eval(), copy_module(b).eval()
+    how = aligned, "re-estimated" if normed else "none"
+    paid = found.gradient_evaluations
+    return Connection(found.path, *ends, x, *how, paid, found.message)
 
 
 def _aligned(a: nn.Module, b: nn.Module, align: bool | None) -> tuple[nn.Module, bool]:
@@ -210,7 +209,6 @@ def _same_constants(a: nn.Module, b: nn.Module) -> None:
             continue
         if other is None or not torch.equal(t, other.to(t)):
             raise ValueError(
-                f"b: the constant {name!r} (frozen or a buffer) differs from that of "
-                "a, and no path of trainable weights joins the two; make it trainable "
-                "in both, or copy it from one to the other"
+                f"b: the constant {name!r} (frozen or a buffer) differs from that of a; "
+                "make it trainable in both, or copy it from one to the other"
             )

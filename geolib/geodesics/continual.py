@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
+from geolib.core.validation import expect
 from geolib.networks.rows import PIECE
 from geolib.networks.splits import Task
 from geolib.networks.training import Meter, batches
@@ -116,21 +117,33 @@ def learn_sequence(
         >>> found.table.shape
         (2, 2)
     """
-    kind = _check(tasks, method, scenario, memory, gradient_evaluations)
+    if isinstance(method, str):
+        expect(method in LEARNERS, "method", f"one of {sorted(LEARNERS)}", method)
+    kind = LEARNERS[method] if isinstance(method, str) else method
+    wanted = (
+        f"more: {method!r} needs at least {int(kind.needs_memory)} stored input a task"
+    )
+    expect(memory >= kind.needs_memory, "memory", wanted, memory)
     R = Realization(module)
     w = R.theta0.clone() if w is None else w.clone()
     classes = R(w, tasks[0].x[:1]).shape[1]
-    for task in tasks:
-        if max(task.classes) >= classes:
-            raise ValueError(
-                f"tasks: label {max(task.classes)} is unseen by the module, which has "
-                f"{classes} outputs"
-            )
+    most = max(max(task.classes) for task in tasks)
+    expect(
+        most < classes, "tasks", f"labels below the module's {classes} outputs", most
+    )
     learner = kind(R, memory, scenario, classes, seed, **settings)
     scores = np.full((len(tasks), len(tasks)), np.nan)
     meter, good = Meter(), True
     for i, task in enumerate(tasks):
-        w = _one_task(learner, w, task, i, gradient_evaluations, batch, seed, meter)
+        used = learner.start_task(w, task) + learner.finish_cost(task)
+        x, y = learner.x, learner.y
+        cost = learner.cost(min(batch, len(x)))
+        steps = max(1, (gradient_evaluations - used) // cost)
+        plan = batches(len(x), batch, steps, 1000 * seed + i, x.device)
+        for step, rows in enumerate(plan):
+            w = learner.step(w, x[rows], y[rows], step / steps)
+        meter.add(used + steps * cost)
+        learner.finish_task(w, task)
         good = good and bool(torch.isfinite(w).all())
         if not good:
             break
@@ -143,45 +156,9 @@ def learn_sequence(
     return Learned(*found, name, scenario, good, settings)
 
 
-def _one_task(
-    learner: Learner,
-    w: Tensor,
-    task: Task,
-    index: int,
-    budget: int,
-    batch: int,
-    seed: int,
-    meter: Meter,
-) -> Tensor:
-    used = learner.start_task(w, task)
-    x, y = learner.x, learner.y
-    used += learner.finish_cost(task)
-    steps = max(1, (budget - used) // learner.cost(min(batch, len(x))))
-    plan = batches(len(x), batch, steps, 1000 * seed + index, x.device)
-    for step, rows in enumerate(plan):
-        w = learner.step(w, x[rows], y[rows], step / steps)
-    meter.add(used + steps * learner.cost(min(batch, len(x))))
-    learner.finish_task(w, task)
-    return w
-
-
 def _score(learner: Learner, w: Tensor, task: Task) -> float:
     allowed = learner.allowed(task)
     with torch.no_grad():
         parts = [restrict(learner.R(w, x), allowed) for x in task.x_test.split(PIECE)]
     right = torch.cat([z.argmax(1) for z in parts]) == task.y_test
     return right.to(torch.float64).mean().item()
-
-
-def _check(
-    tasks, method: str | type[Learner], scenario: str, memory: int, budget: int
-) -> type[Learner]:
-    """The class of the method, after a look at all that was asked for."""
-    kind = LEARNERS.get(method) if isinstance(method, str) else method
-    if kind is None:
-        raise ValueError(f"method: expected one of {sorted(LEARNERS)}, got {method!r}")
-    if memory < 0 or (memory == 0 and kind.needs_memory):
-        raise ValueError(
-            f"memory: {method!r} needs at least 1 stored input a task, got {memory}"
-        )
-    return kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def trained_curves(
     S = FunctionSpace(R, x, space)
     if y is not None:
         y = check_labels(R(a[0], x[:1]).shape[1], y, len(x))
-        curve_loss = _label_loss(y)
+        curve_loss: CurveLoss = partial(_label_losses, y)
     else:
         first, last = (R, R) if ends is None else ends
         curve_loss = arc_loss(S, first, last, a, b)
@@ -168,14 +169,10 @@ def labels_of(R: Realization, source: Any, x: Tensor | Rows) -> Tensor:
     return check_labels(classes, source, len(x), "labels").to(x.device)
 
 
-def _label_loss(y: Tensor) -> CurveLoss:
+def _label_losses(y: Tensor, z: Tensor, rows: Tensor, _t: Tensor) -> Tensor:
     """The mean cross-entropy of each network."""
-
-    def loss(z: Tensor, rows: Tensor, _t: Tensor) -> Tensor:
-        each = F.cross_entropy(z.flatten(0, 1), y[rows].flatten(), reduction="none")
-        return each.view(rows.shape).mean(1)
-
-    return loss
+    pairs = zip(z, y[rows], strict=True)
+    return torch.stack([F.cross_entropy(*pair) for pair in pairs])
 
 
 def arc_loss(

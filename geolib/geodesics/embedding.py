@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geolib.core import Categorical, Euclidean, OutputMetric
 from geolib.core.output_metrics import LocalMetric, RootMetric
+from geolib.core.validation import expect
 
 SPACES = ("raw", "logit", "prob", "sphere")
 
@@ -40,11 +41,8 @@ def embed(
         >>> round(embed(z, "sphere").norm().item(), 12)
         2.0
     """
-    if space in SPACES[1:] and outputs.shape[-1] < 2:
-        raise ValueError(
-            f"space: {space!r} compares classes, but the network has one output; "
-            "use 'raw'"
-        )
+    several = space not in SPACES[1:] or outputs.shape[-1] > 1
+    expect(several, "space", "'raw' where there is one output, no classes", space)
     if space == "sphere":
         return Categorical(dim=-1).embedding(outputs)
     if space == "logit":
@@ -91,11 +89,8 @@ def output_metric(space: str) -> OutputMetric:
         >>> output_metric("sphere"), output_metric("raw")
         (Categorical(), Euclidean())
     """
-    if space == "sphere":
-        return Categorical()
-    if space == "raw":
-        return Euclidean()
-    return EmbeddedOutputs(lambda z: embed(z, space))
+    own = {"sphere": Categorical(), "raw": Euclidean()}
+    return own.get(space, EmbeddedOutputs(lambda z: embed(z, space)))
 
 
 def drift_gradient(

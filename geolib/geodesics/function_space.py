@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
-from geolib.core.validation import check_inputs
+from geolib.core.validation import check_inputs, expect
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
 
@@ -107,11 +107,8 @@ class FunctionSpace:
         """Refuse a softmax over all the axes of an output, as of tokens or pixels."""
         with torch.no_grad():
             z = self.realization.run(self.realization.unflatten(w), x)
-        if self.space != "raw" and z.ndim > 2:
-            raise ValueError(
-                f"space: {self.space!r} compares one decision a sample, but outputs "
-                f"have shape (n, {', '.join(map(str, z.shape[1:]))}); use 'raw'"
-            )
+        wanted = f"'raw' for several decisions a sample, outputs {tuple(z.shape[1:])}"
+        expect(self.space == "raw" or z.ndim <= 2, "space", wanted, self.space)
 
     def inputs(self, rows: Tensor | None = None) -> Tensor:
         """The inputs of these rows, or all of them."""
@@ -194,12 +191,8 @@ class FunctionSpace:
         covector = torch.autograd.grad(self.embed(z), z, bend)[0]
         limit = 4 * w.numel()
         found = G.solve(covector, self.damping, "cg", tol=1e-12, max_iterations=limit)
-        if found.residual > 1e-10:
-            raise RuntimeError(
-                f"acceleration: residual {found.residual:.1e} after "
-                f"{found.iterations} steps of conjugate gradients, asked for 1e-12; "
-                "raise the damping"
-            )
+        if (left := found.residual) > 1e-10:
+            raise RuntimeError(f"acceleration: residual {left:.1e}; raise the damping")
         return -found.x
 
     def metric(self, w: Tensor, rows: Tensor | None = None) -> Metric:
@@ -249,11 +242,7 @@ def second_derivative(phi, w: Tensor, v: Tensor) -> Tensor:
         >>> second_derivative(lambda w: w**3, torch.ones(1), 2 * torch.ones(1))
         tensor([24.])
     """
-
-    def rate(u: Tensor) -> Tensor:
-        return derivative(phi, u, v)
-
-    return derivative(rate, w, v)
+    return derivative(lambda u: derivative(phi, u, v), w, v)
 
 
 def map_acceleration(phi, w: Tensor, v: Tensor, damping: float = 0.0) -> Tensor:

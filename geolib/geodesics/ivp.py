@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geolib.core import integrate
+from geolib.core.validation import expect
 
 from .function_space import Space
 
@@ -75,8 +76,7 @@ def exponential_map(
         >>> (exponential_map(flat, a, v).end - v).norm().item() < 1e-12
         True
     """
-    if not bool(v.any()):
-        raise ValueError("v: expected a velocity other than zero")
+    expect(v.any(), "v", "a velocity other than zero", v)
     times = [k / steps for k in range(steps + 1)]
 
     def field(_t: float, state: Tensor) -> Tensor:

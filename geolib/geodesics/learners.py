@@ -16,7 +16,7 @@ from geolib.networks.splits import Task
 from geolib.networks.training import cosine
 
 from .embedding import EmbeddedOutputs, drift_gradient, embed
-from .sparse_path import next_damping
+from .sparse_path import damped_step, next_damping
 
 FORBIDDEN = -1e9  # a logit that no softmax sees; finite, so that 0 * it is 0
 NOTHING = torch.zeros(0)
@@ -206,10 +206,8 @@ class Learner:
         slopes = (L.vjp(signs.expand_as(L.outputs)) for L in points)
         if (p := self.R.p) > SKETCH:  # same products on average (Charikar et al. 2002)
             place = torch.from_numpy(rng.integers(SKETCH, size=p)).to(w.device)
-            sign, empty = (
-                torch.from_numpy(rng.choice([-1.0, 1.0], p)),
-                w.new_zeros(SKETCH),
-            )
+            sign = torch.from_numpy(rng.choice([-1.0, 1.0], p))
+            empty = w.new_zeros(SKETCH)
             slopes = (empty.index_add(0, place, sign.to(g) * g) for g in slopes)
         return some[choose_inputs(torch.stack(list(slopes)), self.per_task)]
 
@@ -304,9 +302,7 @@ class InvariantPath(Learner):
         length = self.floor * cosine(self.rate, progress, 1)
         weight = length / grad.norm().clamp_min(1).item()
 
-        def value(u: Tensor) -> float:
-            return self.kept(u, rows) + weight * self.loss(u, x, y).item()
-
+        value = lambda u: self.kept(u, rows) + weight * self.loss(u, x, y).item()  # noqa: E731
         return self.tried(w, G, weight * grad + G.pull(covector), value)
 
     @torch.no_grad()
@@ -314,10 +310,7 @@ class InvariantPath(Learner):
         self, w: Tensor, G: Metric, slope: Tensor, value: Callable[[Tensor], float]
     ) -> Tensor:
         """The weights after the damped step down `slope`, if `value` falls there."""
-        limit = self.iterations
-        step = G.solve(slope, self.damping, "cg", tol=1e-6, max_iterations=limit).x
-        # exact at any stage of conjugate gradients: step . (model step) = step . slope
-        promised = (step @ slope + self.damping * step @ step).item() / 2
+        step, promised = damped_step(G, slope, self.damping, self.iterations)
         won = value(w) - value(w - step)
         ratio = won / promised if promised > 0 else 1.0
         self.damping = next_damping(self.damping, self.floor, ratio)

@@ -82,24 +82,24 @@ class LegendreBasis(Basis):
     size: int = 8
 
     def values(self, t: Annotated[Tensor, "k"]) -> Tensor:
-        P = _legendre(2 * t - 1, self.size + 1)
-        cols = [
-            (P[k + 1] - P[k - 1]) / (2 * math.sqrt(2 * k + 1))
-            for k in range(1, self.size + 1)
-        ]
-        return torch.stack(cols, 1)
+        P, roots = self._polynomials(t)
+        return (P[:, 2:] - P[:, :-2]) / (2 * roots)
+
+    def slopes(self, t: Tensor) -> Tensor:
+        """The derivatives of the bends at the times t, shape (k, size)."""
+        P, roots = self._polynomials(t)
+        return roots * P[:, 1:-1]
+
+    def _polynomials(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """P_0, ..., P_{m+1} at the times t, and the roots of 2k + 1 for the inner ones."""
+        k = torch.arange(self.size + 2).to(t)
+        P = torch.special.legendre_polynomial_p(2 * t[:, None] - 1, k)
+        return P, (2 * k[1:-1] + 1).sqrt()
 
 
 def orders(size: int, like: Tensor) -> Tensor:
     """The numbers 1, 2, ... of the bends."""
     return torch.arange(1, size + 1, dtype=like.dtype, device=like.device)
-
-
-def _legendre(s: Tensor, degree: int) -> list[Tensor]:
-    P = [torch.ones_like(s), s]
-    for k in range(1, degree):
-        P.append(((2 * k + 1) * s * P[k] - k * P[k - 1]) / (k + 1))
-    return P
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,14 @@ class WeightPath:
 
     def __post_init__(self) -> None:
         check_ends(self.a, self.b)
-        if (self.basis is None) != (self.control is None):
-            raise ValueError("control: a basis and its coefficients come together")
+        together = (self.basis is None) == (self.control is None)
+        wanted = "a basis and its coefficients, which come together"
+        expect(together, "control", wanted, type(self.control))
         if self.basis is not None and self.control is not None:
-            shape = (self.basis.size, self.a.numel())
-            if tuple(self.control.shape) != shape or not shape[0]:
-                raise ValueError(
-                    f"control: expected shape {shape} with at least one bend, got "
-                    f"{tuple(self.control.shape)}"
-                )
-            if not bool(torch.isfinite(self.control).all()):
-                raise ValueError("control: expected finite bends, got NaN or inf")
+            shape, found = (self.basis.size, self.a.numel()), tuple(self.control.shape)
+            wanted = f"shape {shape} with at least one bend"
+            expect(found == shape and shape[0], "control", wanted, found)
+            require_finite("control", self.control)
 
     def times(self, count: int) -> Tensor:
         """`count` equidistant times from 0 to 1, on the path's device."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geolib.core import Realization
+from geolib.core import Metric, Realization
 from geolib.core.linearization import differentiation
 from geolib.networks.rows import Rows
 from geolib.networks.training import Meter, batches, cosine, minimize
@@ -119,16 +119,14 @@ def sparse_path(
     """
     R, meter = space.realization, Meter()
     prunable = matrices(R)
+    if choose is None:
+        choose = lambda w, level, *_: magnitude_mask(w, prunable, level)  # noqa: E731
     target = kept_outputs(space, R, w) if target is None else target
     points, drifts, floor = [w], [], damping
     mask = torch.ones_like(prunable)
     plan = batches(space.size, batch, steps, seed, space.x.device)
     for step, rows in enumerate(plan, start=1):
-        level = cubic_sparsity(sparsity, step, steps)
-        if choose is None:
-            mask = magnitude_mask(w, prunable, level)
-        else:
-            mask = choose(w, level, rows, step)
+        mask = choose(w, cubic_sparsity(sparsity, step, steps), rows, step)
         taken = tried_step(
             space, w * mask, mask, rows, target(rows), damping, iterations
         )
@@ -172,16 +170,14 @@ def tried_step(
     the linearisation promises, :math:`\frac12(\theta\cdot g + \mu|\theta|^2)`, which
     holds at any stage of conjugate gradients.
 
-    Cost: iterations + 2 gradient evaluations on the rows (the products, the right-hand
-    side and the final residual) and one for each trial.
+    Cost: at most iterations + 2 gradient evaluations on the rows (the products, the
+    right-hand side and, where the solve ended well, its residual), one for each trial.
 
     Source: :eq:`drv-geodesics-correction` (derivations); Marquardt 1963.
     """
     G = space.metric(w, rows)
     slope = free * G.pull(space.drift_covector(G, target))
-    plan = {"tol": 1e-6, "max_iterations": iterations, "free": free}
-    theta = G.solve(slope, damping, "cg", **plan).x  # type: ignore[arg-type]
-    promised = (theta @ slope + damping * theta @ theta).item() / 2
+    theta, promised = damped_step(G, slope, damping, iterations, free)
 
     def value(u: Tensor) -> float:
         with torch.no_grad():
@@ -198,6 +194,18 @@ def tried_step(
             theta = theta / 2
             after = value(w - theta)
     return Step(w, math.sqrt(2 * before), ratio, tries)
+
+
+def damped_step(
+    G: Metric, slope: Tensor, damping: float, limit: int, free: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """The damped step against a slope, and what its quadratic model promises to win.
+
+    That holds at any stage of conjugate gradients: step . (model step) = step . slope.
+    """
+    plan = {"tol": 1e-6, "max_iterations": limit, "free": free}
+    step = G.solve(slope, damping, "cg", **plan).x.to(slope)  # type: ignore[arg-type]
+    return step, (step @ slope + damping * step @ step).item() / 2
 
 
 def next_damping(damping: float, floor: float, ratio: float) -> float:

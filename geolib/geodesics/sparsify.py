@@ -91,7 +91,7 @@ def sparsify(
     damping: float = 1e-4,
     iterations: int = 9,
     space: Annotated[str, SPACES] = "sphere",
-    labels: Tensor | bool | None = None,
+    labels: Tensor | np.ndarray | bool | None = None,
     lr: float = 3e-3,
     tol: float = 0.5,
     transform: Callable[[Tensor], Tensor] | None = None,

@@ -134,10 +134,9 @@ def choose_units(scores: list[Tensor], sparsity: float) -> list[Tensor]:
         >>> [k.tolist() for k in choose_units(scores, 0.25)]
         [[True, False], [True, True]]
     """
-    flat = torch.cat([s * len(s) for s in scores])
-    for k, s in enumerate(scores):  # the best unit of each layer stays
-        start = sum(len(t) for t in scores[:k])
-        flat[start + int(s.argmax())] = float("inf")
+    # the best unit of each layer stays
+    kept = [(s * len(s)).index_fill(0, s.argmax(), torch.inf) for s in scores]
+    flat = torch.cat(kept)
     count = min(round(sparsity * len(flat)), len(flat) - len(scores))
     keep = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     if count:

@@ -226,8 +226,6 @@ class LocalGeometry:
     @cached_property
     def _row(self) -> tuple[Tensor, Tensor]:
         """s(u) = J^T u as a graph in both u and the parameters."""
-        if self.metric is None:  # the graph that J's columns come from
-            return self.linearization.transpose()
         u = torch.zeros_like(self.z, requires_grad=True)
         return u, flatten(self._grad(self.graph, u))
 
@@ -302,7 +300,7 @@ class LocalGeometry:
         """
         if metric is None and self.metric is not None:
             s = self.solution = self.metric.solve(v, damping, rtol=self.rtol)
-            return s.x
+            return s.x.to(v)
         A = _finite(self.A)  # forms J, and with it every vjp is a product
         if metric is not None:
             M = metric() if callable(metric) else metric

@@ -40,12 +40,14 @@ class BatchStatistics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        mean = x.mean(axes, keepdim=True)
-        var = x.var(axes, correction=0, keepdim=True)
-        y = (x - mean) * torch.rsqrt(var + self.eps)
+        var, mean = torch.var_mean(x, axes, correction=0)
+        scale = torch.rsqrt(var + self.eps)
         if self.weight is None:
-            return y
-        return y * self.weight.view(shape) + self.bias.view(shape)
+            return (x - mean.view(shape)) * scale.view(shape)
+        scale = scale * self.weight  # two passes over x, not four
+        return torch.addcmul(
+            (self.bias - mean * scale).view(shape), x, scale.view(shape)
+        )
 
 
 def has_batch_norm(module: nn.Module) -> bool:

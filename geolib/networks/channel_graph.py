@@ -134,9 +134,9 @@ class GraphReader:
 
     def read(self, graph: fx.Graph) -> list[ChannelGroup]:
         for node in graph.nodes:
-            value = getattr(self, f"_{node.op}")(node)
-            if value is not None:
-                self.values[node] = value
+            if node.op != "get_attr":  # looked up by the node that uses it
+                value = getattr(self, f"_{node.op}")(node)
+                self.values |= {} if value is None else {node: value}
         groups: dict[int, ChannelGroup] = {}
         for k, union in enumerate(self.unions):
             if k == self._find(k) and not union.fixed and union.width is not None:
@@ -150,9 +150,6 @@ class GraphReader:
 
     def _placeholder(self, node: fx.Node) -> _Value:
         return _Value(self._new(None, fixed=True), "any", self._new(None))
-
-    def _get_attr(self, node: fx.Node) -> None:
-        return None  # looked up by the node that uses it
 
     def _output(self, node: fx.Node) -> None:
         for x in self._inputs(node):

@@ -126,7 +126,7 @@ def permute_channels(module: nn.Module, order: Sequence[np.ndarray]) -> None:
         True
     """
     groups, tensors = channel_groups(module), all_tensors(module)
-    wanted = f"one for each of {len(groups)} groups"
+    wanted = f"one for each of {len(groups)} groups of the module"
     expect(len(order) == len(groups), "order", wanted, len(order))
     for group, given in zip(groups, order, strict=True):
         index, every = np.asarray(given), np.arange(group.width)

@@ -244,7 +244,6 @@ def accuracy(
         >>> accuracy(R, R.theta0, torch.eye(2).double(), torch.tensor([9, 9]))
         0.0
     """
-    expect(bool(torch.isfinite(w).all()), "w", "finite weights", w)
     right = [
         (R(w, xs).argmax(1) == ys).sum().item()
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True)
@@ -313,7 +312,9 @@ def train_module(
     def after(step: int, value: Tensor) -> None:
         if (step + 1) % every == 0 or step + 1 == steps:
             if not bool(torch.isfinite(value)):
-                raise RuntimeError(f"train_module: loss not finite at step {step}")
+                raise RuntimeError(
+                    f"lr: the loss is not finite at step {step}; lower it"
+                )
             _store(module, adam, file, run | {"step": step + 1})
 
     module.train()

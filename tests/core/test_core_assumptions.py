@@ -9,6 +9,7 @@ from central_differences import jacobian, relative
 from read_layer import Layers
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from geolib.core import (
     AssumptionError,
@@ -22,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*jit.script.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
 ]
 METHODS = ("cholesky", "woodbury", "cg", "nystrom", "kfac")
 
@@ -35,6 +37,9 @@ class Between(nn.Module):
         self.middle = middle
         self.register_buffer("seen", torch.zeros(4))
         self.calls = 0
+
+    def again(self, h):
+        return torch.tanh(torch.tanh(h) * self.b.weight[0])
 
     def forward(self, x):
         return self.b(self.middle(self, torch.tanh(self.a(x))))
@@ -198,6 +203,10 @@ REFUSED = {
     ),
     "once": (
         lambda: Between(lambda net, h: Once.apply(h)), X, "derivative", "Function.*Once"
+    ),
+    "a root at zero": (
+        lambda: Between(lambda net, h: h.relu().mul(0).sqrt()),
+        X, "derivative", "it is not finite",
     ),
     "wrong backward": (
         lambda: Between(lambda net, h: Doubled.apply(h)),
@@ -389,6 +398,15 @@ RIGHT = {
     "pruned": hooked(prune.l1_unstructured, name="weight", amount=4),
     "orthogonal": hooked(parametrizations.orthogonal),
     "no second derivative": lambda: Between(lambda net, h: F.hardsigmoid(h)),
+    "checkpoint": lambda: Between(
+        lambda net, h: checkpoint(net.again, h, use_reentrant=False)
+    ),
+    "reentrant checkpoint": lambda: Between(
+        lambda net, h: checkpoint(net.again, h, use_reentrant=True)
+    ),
+    "a parameter without entries": lambda: Sharing(
+        lambda net: net.register_parameter("none", nn.Parameter(torch.zeros(0)))
+    ),
     "stable softmax": lambda: Between(
         lambda net, h: (h - h.max(1, keepdim=True)[0].detach()).softmax(1)
     ),
@@ -436,6 +454,54 @@ def test_rows_are_right_where_torch_mixes_axes_of_one_length(n, outputs):
     assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / n) < 1e-8
 
 
+def test_a_force_that_needs_gradients_switched_on_is_right_where_they_are():
+    """As nets of energies are written, which torch itself runs with gradients only."""
+
+    class Force(nn.Linear):
+        def forward(self, x):
+            q = x.detach().requires_grad_()
+            energy = torch.tanh(super().forward(q)).square().sum()
+            return torch.autograd.grad(energy, q, create_graph=True)[0]
+
+    net, x = init_(Force(3, 4).double(), 0, bias_scale=0.3), data(X)
+    R, moved = Realization(net), copy.deepcopy(net)
+
+    def outputs():
+        with torch.enable_grad():
+            return moved(x).detach()
+
+    J, v = jacobian(moved, outputs), normal(R.p, 1)
+    with torch.no_grad():
+        G = PullbackMetric(R, x).at(R.theta0)
+        assert relative(R.linearize(R.theta0, x).jvp(v), J @ v) < 1e-8
+        assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 6) < 1e-8
+
+
+def test_inputs_that_cannot_be_told_apart_sample_by_sample():
+    R, x = Realization(nn.Linear(3, 2).double()), data(X)
+    for given, said in (
+        ((x, x[:4]), r"one common leading axis.*a mask is.*leading sizes \[4, 6\]"),
+        ({"input": x, "parts": [x]}, "got 'list of tensors'"),
+        ((x, {"a": x}), "got 'dict of tensors'"),
+        (x[:0], "x: expected at least one sample"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=said):
+            R.linearize(R.theta0, given)
+
+
+def test_keywords_go_through_a_module_that_wraps_another():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, *args, **keywords):
+            return self.inner(*args, **keywords)
+
+    R, x = Realization(Wrapper().double()), data(X)
+    assert torch.equal(R(R.theta0, {"input": x}), R(R.theta0, x))
+
+
 def test_a_buffer_that_a_pass_makes_is_not_left_with_the_module():
     module = init_(Between(growing).double(), 0)
     R = Realization(module)
@@ -462,9 +528,15 @@ def test_a_row_for_padding_has_no_derivative():
     ("module", "said"),
     [
         (lambda: nn.Embedding(4, 2, scale_grad_by_freq=True), "scaled gradients"),
-        (lambda: nn.DataParallel(nn.Linear(3, 2)), "DataParallel"),
-        (lambda: torch.jit.script(nn.Linear(3, 2)), "ScriptModule at ''"),
-        (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 2))), "at '0'"),
+        (
+            lambda: nn.DataParallel(nn.Linear(3, 2)),
+            r"DataParallel.*expected its .\.module",
+        ),
+        (
+            lambda: torch.jit.script(nn.Linear(3, 2)),
+            r"\(root\) \(RecursiveScriptModule\), whose code is compiled; expected the nn",
+        ),
+        (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 2))), "calls of 0 "),
     ],
 )
 def test_modules_that_cannot_be_right_are_refused_by_name(module, said):

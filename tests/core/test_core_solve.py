@@ -294,3 +294,17 @@ def test_only_the_free_parameters_move():
 def test_a_rank_by_no_tolerance_is_refused(rtol):
     with pytest.raises(ValueError, match="rtol: expected a finite number >= 0"):
         build("mlp").rank(rtol)
+
+
+def test_a_solve_that_stops_at_its_limit_pays_no_product_for_the_residual():
+    d, g, calls = torch.arange(1.0, 11.0).double(), torch.ones(10).double(), []
+
+    def apply(v):
+        calls.append(v)
+        return d * v
+
+    x, residual, steps, done = conjugate_gradient(apply, g, 1e-12, 3)
+    assert (len(calls), steps, done) == (3, 3, False)
+    assert residual == pytest.approx(((g - d * x).norm() / g.norm()).item(), rel=1e-10)
+    conjugate_gradient(apply, g, 1e-9, 50)
+    assert len(calls) == 3 + 10 + 1  # a good end is looked at

@@ -80,7 +80,7 @@ CASES = {
     "training BatchNorm": (lambda: connect(normed(), normed(), X), "eval"),
     "line with options": (
         lambda: connect(A, B, X, method="line", steps=3),
-        r"options: a straight line has none, got \['steps'\]",
+        r"options: expected none for a straight line, got \['steps'\]",
     ),
     "other float types": (
         lambda: geodesic(S, WA, WB.float()),
@@ -111,7 +111,7 @@ CASES = {
     "NaN data for training": (lambda: train(R, X * NAN, Y), "x: expected finite"),
     "one output": (
         lambda: FunctionSpace(Realization(mlp([4, 1])), X)(torch.zeros(1, 5).double()),
-        "space: 'sphere' compares classes",
+        "space: expected 'raw' where there is one output",
     ),
     # labels
     "too few labels": (
@@ -129,7 +129,7 @@ CASES = {
     ),
     "tasks with unseen labels": (
         lambda: learn_sequence(mlp([4, 6, 2]), tasks()),
-        "tasks: label 2 is unseen",
+        "tasks: expected labels below the module's 2 outputs, got 2",
     ),
     "NaN in the first network": (
         lambda: learn_sequence(broken(), tasks()),

@@ -209,7 +209,7 @@ def test_faults():
         learn_sequence(net, two, scenario="both")
     with pytest.raises(ValueError, match="needs at least 1 stored"):
         learn_sequence(net, two, "replay", memory=0)
-    with pytest.raises(ValueError, match="unseen by the module"):
+    with pytest.raises(ValueError, match="labels below the module's"):
         learn_sequence(mlp([64, 8, 3]), two)
     with pytest.raises(ValueError, match="gradient_evaluations"):
         learn_sequence(net, two, gradient_evaluations=0)

@@ -73,3 +73,20 @@ def test_kronecker_surgeon_is_the_dense_inverse_of_a_product():
             cost.topk(12 - round(12 * level)).indices.tolist()
         )
     assert meter.gradient_evaluations == 3 * 50
+
+
+def test_kronecker_surgeon_of_a_convolution_counts_every_place():
+    # a 1 x 1 filter and the mean over four places: A and B are means over all of them
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    R = Realization(nn.Sequential(nn.Conv2d(4, 3, 1, bias=False).double(), pool))
+    x, y, w = vector((20, 4, 2, 2), 0), torch.arange(20) % 3, R.theta0
+    choose = BASELINES.kronecker_obs(R, Table(*[x, y] * 3), Meter(), damping=1e-3)
+    places = x.permute(0, 2, 3, 1).reshape(-1, 4)
+    slope = torch.softmax(R(w, x), 1) - nn.functional.one_hot(y, 3)
+    slope = (slope / 4).repeat_interleave(4, 0)
+    A, B = places.T @ places / 80, slope.T @ slope / 80
+    A = A + 1e-3 * A.diagonal().mean() * torch.eye(4)
+    B = B + 1e-3 * B.diagonal().mean() * torch.eye(3)
+    cost = w.square() / torch.linalg.inv(torch.kron(B, A)).diagonal()
+    keep = choose(w, 0.5, torch.arange(20), 1, None)
+    assert set(keep.nonzero()[:, 0].tolist()) == set(cost.topk(6).indices.tolist())

@@ -410,7 +410,8 @@ def test_labels_come_with_the_data_or_beside_it_and_teach():
     module, data, seen = net_of(), digits(), []
     pairs = TensorDataset(data.x, data.y)
     plan = {"steps": 10, "batch": 64}
-    beside = sparsify(module, data.x, 0.5, labels=data.y, **plan)
+    arrays = data.x.numpy(), data.y.numpy()
+    beside = sparsify(module, arrays[0], 0.5, labels=arrays[1], **plan)
     with_it = sparsify(
         module, DataLoader(pairs, batch_size=7), 0.5, labels=True, **plan,
         callback=lambda step, loss: seen.append((step, loss)),
@@ -427,7 +428,7 @@ def test_labels_come_with_the_data_or_beside_it_and_teach():
 
     assert loss(beside) < loss(alone)
     assert beside.gradient_evaluations == alone.gradient_evaluations
-    units = sparsify(module, pairs, 0.5, labels=True, structured=True, **plan)
+    units = sparsify(module, data.x, 0.5, labels=data.y, structured=True, **plan)
     assert units.module[1].weight.shape == (8, 64)
     assert loss(units) < 0.5
 

@@ -197,7 +197,9 @@ def test_units_under_a_mean_over_channels_written_by_hand_stay():
 
 def test_an_order_that_a_group_does_not_allow_is_refused():
     net = flattened().eval()
-    with pytest.raises(ValueError, match="expected one for each of 2 groups, got 1"):
+    with pytest.raises(
+        ValueError, match="expected one for each of 2 groups of the module, got 1"
+    ):
         permute_channels(net, [np.arange(4)])
     with pytest.raises(ValueError, match="2 blocks of a GroupNorm together"):
         permute_channels(net, [np.array([0, 2, 1, 3]), np.arange(5)])

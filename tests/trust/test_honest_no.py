@@ -4,7 +4,7 @@ The claims that are tested beside the function they belong to: `Bound.holds`, `S
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
 `Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
 `local_minimum`, `Resolution.exact`,
-`Polytope.is_triangular_prism`, `SurgeryRecord.accepted`, `Connection.aligned`,
+`SurgeryRecord.accepted`, `Connection.aligned`,
 `Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
 """
@@ -44,7 +44,7 @@ CLAIMS = {
 OWNERS = {
     "Alignment", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
     "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
-    "ModuleTrial", "Polytope", "Resolution", "Seminorm", "Solution",
+    "ModuleTrial", "Resolution", "Seminorm", "Solution",
     "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
     "Verdict", "WeightPath",
 }  # fmt: skip

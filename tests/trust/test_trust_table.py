@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import trust_modules
 from trust_expected import TABLE, cells, refusal
 from trust_functions import FUNCTIONS, outcome
 from trust_modules import BUILD, DATA, make
@@ -36,6 +37,37 @@ def test_a_cell_is_what_the_table_says(row, function):
     assert found == ("refused" if declared else "right"), said
     if declared:
         assert re.search(declared["says"], said), said
+
+
+@pytest.mark.parametrize("shift", [7, 20, 33])
+@pytest.mark.parametrize(
+    ("row", "function"),
+    [("bfloat16", f"solve {m}") for m in ("cg", "auto", "kfac", "woodbury")]
+    + [("lenet", "find_strata")],
+)
+def test_cells_that_were_wrong_on_other_data(row, function, shift, monkeypatch):
+    monkeypatch.setattr(trust_modules, "OTHER", shift)
+    trust_modules.difference_jacobian.cache_clear()
+    assert outcome(row, function) == ("right", "")
+    trust_modules.difference_jacobian.cache_clear()
+
+
+# What compares with a quadrature or a rank is made for the table's own data.
+MADE = [c for c in cells() if c[1] not in ("find_strata", "learning_coefficient")]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("row", "function"), MADE)
+def test_other_data(row, function, monkeypatch):
+    """The cells on other data."""
+    monkeypatch.setattr(trust_modules, "OTHER", 7)
+    trust_modules.difference_jacobian.cache_clear()
+    declared = refusal(row, function)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, said = outcome(row, function)
+    trust_modules.difference_jacobian.cache_clear()
+    assert found == ("refused" if declared else "right"), said
 
 
 def test_the_table_names_what_there_is():

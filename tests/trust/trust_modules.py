@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from geolib.core import init_, normal, rng
 
 CLASSES, SAMPLES = 3, 6
+OTHER = 0  # added to all seeds, of weights and data: other cases of the same kinds
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ FLAT, PICTURE, SERIES = (SAMPLES, 3), (SAMPLES, 1, 4, 4), (SAMPLES, 3, 2)
 
 
 def tokens():
-    return torch.as_tensor(rng(3).integers(0, 5, (SAMPLES, 3)))
+    return torch.as_tensor(rng(3 + OTHER).integers(0, 5, (SAMPLES, 3)))
 
 
 BUILD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...] | None]] = {
@@ -250,19 +251,19 @@ def make(name: str, seed: int = 0) -> Case:
     with torch.random.fork_rng([]):  # layers draw weights when they are made
         module = build().double()
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    init_(module, seed, bias_scale=0.3)
+    init_(module, seed + OTHER, bias_scale=0.3)
     for m in norms:
         nn.init.constant_(m.weight, 0.8)
     module.eval()
     dtype = DTYPES.get(name, torch.float64)
     module = module.to(dtype)
-    x = tokens() if shape is None else normal(shape, 1).to(dtype)
+    x = tokens() if shape is None else normal(shape, 1 + OTHER).to(dtype)
     decisions, dim = (SAMPLES,), -1
     if shape is None:
         decisions = (SAMPLES, 3)
     if name == "segmentation":
         decisions, dim = (SAMPLES, 3, 3), 1
-    y = torch.as_tensor(rng(4).integers(0, CLASSES, decisions))
+    y = torch.as_tensor(rng(4 + OTHER).integers(0, CLASSES, decisions))
     if name == "compiled":
         module = torch.compile(module, backend="eager")
     given = DATA[name](x, y) if name in DATA else x
