@@ -204,7 +204,7 @@ LOOKUPS = {
     "softmax's Fisher metric": "core/output_metrics.py",
     "Training a network": "networks/training.py",
     "git re-basin": "networks/weight_matching.py",
-    "Expectation-maximization": "stratifolds/em.py",
+    "Expectation-maximization": "stratifolds/gmm.py",
     "Dormand-Prince": "core/ode.py",
     "Marchenko-Pastur": "regimes/spectral_measures.py",
     "geodesic between two": "geodesics/connect.py",

@@ -30,6 +30,7 @@ BASELINES = chapter_module("geodesics", "pruners")
 VARIANTS = chapter_module("geodesics", "variants")
 RIVALS = chapter_module("geodesics", "rivals").RIVALS
 WALK = chapter_module("geodesics", "walk")
+LOGIT = chapter_module("stratifolds", "logit").Logit
 CERTIFICATE = chapter_module("geodesics", "certificate")
 CONTROLS = chapter_module("naturality", "controls").CONTROLS
 NATURAL_RULES = chapter_module("naturality", "natural_rules")
@@ -261,7 +262,12 @@ def test_walks_and_shots(space):
 
 
 @pytest.mark.parametrize(
-    "chart", [st.mixture_a().chart, st.Logit(st.mixture_a().chart), st.MixtureTube(0.1)]
+    "chart",
+    [
+        st.mixture_a().chart,
+        chapter_module("stratifolds", "logit").Logit(st.mixture_a().chart),
+        st.MixtureTube(0.1),
+    ],
 )
 @pytest.mark.parametrize("method", ["gd", "ngd"])
 def test_descents(chart, method):
@@ -272,7 +278,9 @@ def test_descents(chart, method):
         goal, chart, chart.to_chart(theta), method=method, lr=0.1, damping=1e-2, steps=5
     )
     assert found.hitting_time.device == GPU
-    st.em(goal, A.chart.embed(theta), fixed=[0], steps=3)
+    chapter_module("stratifolds", "location_em").em(
+        goal, A.chart.embed(theta), fixed=[0], steps=3
+    )
 
 
 def test_normal_cones():
@@ -287,13 +295,14 @@ def test_normal_cones():
 @pytest.mark.parametrize("chart", ["raw", "central", "prony"])
 @pytest.mark.parametrize("kernel", ["rbf", "erf"])
 def test_two_units(chart, kernel):
-    S = st.two_unit_network(kernel)
+    units = chapter_module("stratifolds", "two_units")
+    S = units.two_unit_network(kernel)
     goal = S.objective(there((4,), 1))
     chart = S.chart if chart == "raw" else st.resolve(S, kind=chart).chart
     for method in ("gd", "ngd"):
         start, plan = chart.to_chart(there((5, 4), 3)), {"lr": 1e-2, "damping": 1e-2}
         if chart is S.chart:
-            plan |= {"surgery": st.PairSurgery(goal), "surgery_every": 1}
+            plan |= {"surgery": units.PairSurgery(goal), "surgery_every": 1}
         found = st.descend(goal, chart, start, method=method, steps=2, **plan)
         assert found.hitting_time.device == GPU
 

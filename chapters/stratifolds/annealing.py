@@ -62,7 +62,7 @@ def anneal(
     Source: :eq:`drv-stratifolds-floor` (derivations).
 
     Examples:
-        >>> from geolib.stratifolds import cone
+        >>> from cone import cone
         >>> apex = torch.tensor([0.0, 0.0], dtype=torch.float64)
         >>> start = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
         >>> fit = anneal(cone(), apex, start, stages=8, steps=50)

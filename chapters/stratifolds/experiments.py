@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from location_em import em
+from logit import Logit
 from torch import Tensor
 
-from geolib.stratifolds import MixtureKL, MixtureTube, descend, em, mixture_a, resolve
+from geolib.stratifolds import MixtureKL, MixtureTube, descend, mixture_a, resolve
 from geolib.sweep import Sweep
 
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
@@ -58,8 +60,10 @@ def run(spec: Spec) -> dict[str, Any]:
         if spec.chart == "raw":
             found = descend(objective, S.chart, S.chart.to_chart(theta0), **settings)
         else:
-            eps = spec.eps if spec.chart == "tube" else None
-            found = resolve(S, eps, spec.chart).descend(teacher, theta0, **settings)
+            chart = (
+                Logit(S.chart) if spec.chart == "logit" else resolve(S, spec.eps).chart
+            )
+            found = descend(objective, chart, chart.to_chart(theta0), **settings)
     return {
         "success": found.rate(),
         "wrong": found.rate(wrong),

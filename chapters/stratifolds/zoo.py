@@ -1,4 +1,7 @@
-"""Learning coefficients with known answers, beside integrals that are exact to rounding.
+"""The zoo: models with known learning coefficients, strata and waiting times, in one table.
+
+Each published coefficient stands beside an integral that is exact to rounding and, where the
+ideal is one of monomials, a polyhedron (`geolib sweep zoo`).
 
 In the regression models the output weights have a standard normal prior and the truth
 is zero, so they can be integrated out: with N outputs of covariance G(a) in the other
@@ -11,10 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, product
 
 import numpy as np
+import torch
+import zoo_dynamics
+from evidence import divergence_from_null, evidence_curve, log_axis
 from scipy.optimize import linprog
 from scipy.special import logsumexp
 
@@ -34,11 +40,14 @@ class Case:
     multiplicity: int
     log_z: np.ndarray
     polyhedron: float | None = None
+    family: str = ""
+    source: str = ""
+    sizes: np.ndarray = field(default_factory=lambda: SIZES)
 
     @property
     def measured(self) -> float:
         """The slope of log Z in log n, the known power of log n being divided out."""
-        x = np.log(SIZES)
+        x = np.log(self.sizes)
         y = self.log_z - (self.multiplicity - 1) * np.log(x)
         # 1/log n is the next term of an expansion with a logarithm
         terms = [np.ones_like(x), -x]
@@ -214,27 +223,124 @@ def markov_evidence(count: int) -> np.ndarray:
     return flat_evidence(divergence(markov_excess(mean, gap, share, memory)), log_p)
 
 
+def relu_units_evidence(count: int) -> np.ndarray:
+    """log Z(n) for two units b_1 relu(a_1 x) + b_2 relu(a_2 x) of one input.
+
+    Units of one sign of a are one function of x, and share the covariance a_i a_j/2;
+    those of opposite signs have none in common. Each happens for half of all a.
+    """
+    u, mass = log_nodes(80.0, count)
+
+    def mean(degrees: int, n: float) -> float:
+        """log E(1 + n r/2)^(-1/2) for r chi-square."""
+        log_p = mass + degrees / 2 * u - np.exp(u) / 2 - u
+        return logsumexp(
+            log_p - logsumexp(log_p) - np.logaddexp(0, np.log(n / 2) + u) / 2
+        )
+
+    return np.array(
+        [np.logaddexp(mean(2, n), 2 * mean(1, n)) for n in SIZES]
+    ) - math.log(2)
+
+
+def mixture_cases(count: int) -> Iterator[Case]:
+    """Both mixtures of the chapter at N(0, 1), with their exact divergences."""
+    n = torch.logspace(6, 12, 13, dtype=torch.float64)
+    w, log_w = log_axis(1.0, 2 * count)
+    mu, log_mu = log_axis(3.0, 2 * count)
+    theta = torch.cartesian_prod(w, mu)
+    a, c = theta.unbind(1)
+    K = divergence_from_null(torch.stack([1 - a, a, 0 * a, c], 1))
+    curve = evidence_curve(K, (log_w[:, None] + log_mu).flatten(), n)
+    how = {"family": "mixture", "sizes": n.numpy()}
+    yield Case("mixture A", 1 / 2, 2, curve.log_z.numpy(), newton([[1, 1]]),
+               source="Yamazaki, Watanabe 2003; proof on the page", **how)  # fmt: skip
+    b, log_b = log_axis(3.0, count // 2, 1e-7)
+    d, log_d = log_axis(6.0, count // 2, 1e-5)
+    w = (torch.arange(12, dtype=torch.float64) + 0.5) / 12
+    a, b, d = torch.cartesian_prod(w, torch.cat([-b, b]), d).unbind(1)
+    K = divergence_from_null(torch.stack([1 - a, a, b - a * d, b + (1 - a) * d], 1))
+    mass = (0 * w)[:, None, None] + torch.cat([log_b, log_b])[:, None] + log_d
+    curve = evidence_curve(K, mass.flatten(), n[:7])
+    how["sizes"] = n[:7].numpy()
+    yield Case("mixture B", 3 / 4, 1, curve.log_z.numpy(), newton([[1, 0], [0, 2]]),
+               source="Yamazaki, Watanabe 2003; proof on the page", **how)  # fmt: skip
+
+
+def outer(dims: Sequence[int]) -> list[np.ndarray]:
+    """The exponents of the entries of an outer product of vectors."""
+    unit = [np.eye(d, dtype=int) for d in dims]
+    return [np.concatenate(rows) for rows in product(*unit)]
+
+
+AOYAGI = "Aoyagi, Watanabe 2005"
+
+
 def cases(count: int = 240) -> Iterator[Case]:
-    """Reduced-rank regression, rank-one tensors, deep chains, odd units."""
+    """Every model of the zoo."""
     for M in (1, 2, 3):
         for N in (1, 2, 3, 4):
             for H in (1, 2):
                 known = reduced_rank(M, N, H)
                 name = f"reduced rank {M} -> {H} -> {N}"
-                yield Case(name, *known, wishart_evidence(M, N, H, count))
-    for dims in ((1, 1), (2, 2), (2, 3), (1, 2, 3), (2, 2, 3), (1, 1, 1), (2, 2, 2)):
+                one = newton(outer((M, N))) if H == 1 else None
+                yield Case(
+                    name, *known, wishart_evidence(M, N, H, count), one,
+                    family="reduced rank, matrix factorisation", source=AOYAGI,
+                )  # fmt: skip
+    shapes = ((1, 1), (2, 2), (2, 3), (1, 2, 3), (2, 2, 3), (1, 1, 1), (2, 2, 2))
+    for dims in (*shapes, (1, 1, 1, 1)):
+        deep = set(dims) == {1}
         known = min(dims) / 2, dims.count(min(dims))
         name = f"rank-one tensor {' x '.join(map(str, dims))}"
-        unit = [np.eye(d, dtype=int) for d in dims]
-        monomials = [np.concatenate(rows) for rows in product(*unit)]
-        yield Case(name, *known, product_evidence(dims, count), newton(monomials))
-    yield Case("two odd units", 2 / 3, 1, odd_units_evidence(count))
+        yield Case(
+            f"deep linear, {len(dims)} scalars" if deep else name, *known,
+            product_evidence(dims, count if len(dims) < 4 else count // 2),
+            newton(outer(dims)), "deep linear network" if deep else "tensor factorisation",
+            "Watanabe 2009: a monomial",
+        )  # fmt: skip
+    yield Case("two odd units (tanh)", 2 / 3, 1, odd_units_evidence(count),
+               family="tanh network", source="Watanabe 2009")  # fmt: skip
+    yield Case("two ReLU units, one input", 1 / 2, 1, relu_units_evidence(count),
+               family="ReLU network", source=f"{AOYAGI}, on each orthant")  # fmt: skip
     for M, *known in ((2, 1 / 2, 2), (3, 3 / 4, 1)):
         squares = [
             [int(k in pair) for k in range(M)] for pair in combinations(range(M), 2)
         ]
         evidence = boltzmann_evidence(M, count // 2)
-        yield Case(f"Boltzmann machine {M} x 1", *known, evidence, newton(squares))
+        yield Case(f"Boltzmann machine {M} x 1", *known, evidence, newton(squares),
+                   "Boltzmann machine", "Yamazaki, Watanabe 2005")  # fmt: skip
     # the mean of a sign, and the covariance of neighbours: share, memory, gap squared
     chain = newton([[1, 0], [0, 2]])
-    yield Case("hidden Markov, 2 states", 3 / 4, 1, markov_evidence(count // 3), chain)
+    yield Case("hidden Markov, 2 states", 3 / 4, 1, markov_evidence(count // 3), chain,
+               "hidden Markov model", "as mixture B, by the same ideal")  # fmt: skip
+    yield from mixture_cases(count // 2)
+
+
+EMPTY = {
+    "algebra": "the ideal is no set of monomials",
+    "plateau": "ranks and waits are those of the largest model of the family",
+    "mixture A": "no plateau: on the line mu = 0 the loss has a slope, at w = 0 it traps",
+    "sampler": "sampled only in two dimensions, against a grid",
+}
+
+
+def table(count: int = 160) -> Iterator[dict]:
+    """A row a model: strata and ranks, waiting times, coefficients three ways."""
+    ranks: dict[str, list[tuple[str, int, int]]] = {}
+    for name, *rest in zoo_dynamics.ranks():
+        ranks.setdefault(name, []).append(tuple(rest))
+    waits = {w.name: w for w in zoo_dynamics.plateaus()}
+    for c in cases(count):
+        strata, wait = ranks.get(c.name, []), waits.get(c.name)
+        why = [EMPTY["algebra"]] * (c.polyhedron is None)
+        why += [EMPTY.get(c.name, EMPTY["plateau"])] * (wait is None)
+        yield {
+            "family": c.family, "model": c.name, "strata": "; ".join(s for s, *_ in strata),
+            "rank, theory": ", ".join(str(r) for _, r, _ in strata),
+            "rank, measured": ", ".join(str(r) for *_, r in strata),
+            "wait": {"log": "log(1/d)", "power": "power of 1/d"}[wait.law] if wait else "",
+            "wait, theory": wait and wait.expected, "wait, measured": wait and wait.measured,
+            "lambda": c.known, "m": c.multiplicity, "integral": c.measured,
+            "algebra": c.polyhedron, "source": c.source, "empty because": "; ".join(why),
+        }  # fmt: skip

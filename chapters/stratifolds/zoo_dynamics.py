@@ -60,6 +60,29 @@ def markov(theta: Tensor) -> Tensor:
     return torch.stack(words)
 
 
+X = torch.linspace(-6, 6, 241, dtype=F64)
+LAW = torch.exp(-X * X / 2) * 0.05 / (2 * torch.pi) ** 0.5
+
+
+def units(act: Map) -> Map:
+    """Two units (b_1, b_2, a_1, a_2) without biases as a function of one normal input."""
+    return lambda theta: (act(X[:, None] * theta[2:]) @ theta[:2]) * LAW.sqrt()
+
+
+def mixture(theta: Tensor) -> Tensor:
+    """Two Gaussians (w, m_1, m_2), in the weights of their law on a grid."""
+    w, *means = theta
+    one, two = (
+        torch.exp(-((X - m) ** 2) / 2) * 0.05 / (2 * torch.pi) ** 0.5 for m in means
+    )
+    return (1 - w) * one + w * two
+
+
+def fixed_mixture(theta: Tensor) -> Tensor:
+    """As `mixture`, the first component N(0, 1): (w, mu)."""
+    return mixture(torch.stack([theta[0], 0 * theta[1], theta[1]]))
+
+
 def rank(model: Map, theta: Tensor) -> int:
     """The rank of a model's Jacobian, which is that of its Fisher matrix."""
     values = torch.linalg.svdvals(torch.func.jacrev(model)(theta))
@@ -83,12 +106,12 @@ def ranks(seed: int = 0) -> Iterator[tuple[str, str, int, int]]:
                      torch.outer(draw(3), draw(2)).flatten()])  # fmt: skip
     a, b, p, _ = draw(4)
     rows: list[tuple[str, Map, str, Tensor, int]] = [
-        ("linear 3 -> 2 -> 3", linear, "generic", draw(12), 8),
-        ("linear 3 -> 2 -> 3", linear, "both factors of rank 1", one, 5),
-        ("linear 3 -> 2 -> 3", linear, "zero", 0 * draw(12), 0),
-        ("tensor 2 x 2 x 2", tensor, "generic", draw(6), 4),
-        ("tensor 2 x 2 x 2", tensor, "one factor zero", at(draw(6), {0: 0, 1: 0}), 2),
-        ("tensor 2 x 2 x 2", tensor, "two factors zero",
+        ("reduced rank 3 -> 2 -> 3", linear, "generic", draw(12), 8),
+        ("reduced rank 3 -> 2 -> 3", linear, "both factors of rank 1", one, 5),
+        ("reduced rank 3 -> 2 -> 3", linear, "zero", 0 * draw(12), 0),
+        ("rank-one tensor 2 x 2 x 2", tensor, "generic", draw(6), 4),
+        ("rank-one tensor 2 x 2 x 2", tensor, "one factor zero", at(draw(6), {0: 0, 1: 0}), 2),
+        ("rank-one tensor 2 x 2 x 2", tensor, "two factors zero",
          at(draw(6), dict.fromkeys(range(4), 0)), 0),
         ("Boltzmann machine 3 x 1", boltzmann, "generic", draw(3), 3),
         ("Boltzmann machine 3 x 1", boltzmann, "one weight left",
@@ -99,6 +122,21 @@ def ranks(seed: int = 0) -> Iterator[tuple[str, str, int, int]]:
         ("hidden Markov, 2 states", markov, "no memory",
          at(draw(4), {0: 0.3, 1: 0.7}), 2),
         ("hidden Markov, 2 states", markov, "a state left out", at(draw(4), {0: 0}), 2),
+        ("deep linear, 4 scalars", chain, "generic", draw(4), 1),
+        ("deep linear, 4 scalars", chain, "two zero", at(draw(4), {0: 0, 1: 0}), 0),
+        ("two odd units (tanh)", units(torch.tanh), "generic", draw(4), 4),
+        ("two odd units (tanh)", units(torch.tanh), "overlap", torch.stack([a, b, p, p]), 2),
+        ("two odd units (tanh)", units(torch.tanh), "one silent", at(draw(4), {0: 0}), 3),
+        ("two ReLU units, one input", units(torch.relu), "one side", draw(4), 1),
+        ("two ReLU units, one input", units(torch.relu), "both sides",
+         at(draw(4), {3: -0.4}), 2),
+        ("two ReLU units, one input", units(torch.relu), "zero", 0 * draw(4), 0),
+        ("mixture A", fixed_mixture, "generic", 2 * draw(2), 2),
+        ("mixture A", fixed_mixture, "the cross", at(draw(2), {0: 0}), 1),
+        ("mixture A", fixed_mixture, "the corner", 0 * draw(2), 0),
+        ("mixture B", mixture, "generic", torch.stack([a, -3 * b, 3 * p]), 3),
+        ("mixture B", mixture, "overlap", torch.stack([a, p, p]), 1),
+        ("mixture B", mixture, "one left out", at(torch.stack([a, -b, p]), {0: 0}), 2),
     ]  # fmt: skip
     for name, model, stratum, theta, expected in rows:
         yield name, stratum, expected, rank(model, theta)
@@ -164,11 +202,21 @@ def plateaus() -> Iterator[Plateau]:
 
     outer = torch.outer(f(1.0, 0.5, 0.2), f(0.3, 1.0, 0.4)).flatten()
     cube = torch.einsum("i,j,k->ijk", f(1, 0.5), f(0.6, 1), f(1, 0.3)).flatten()
-    yield wait("linear 3 -> 2 -> 3", square(linear, outer), f(*[0] * 12), 0.1)
-    yield wait("tensor 2 x 2 x 2", square(tensor, cube), f(*[0] * 6), 0.1, power=1)
-    yield wait("chain of four", square(chain, f(1)), f(*[0] * 4), 0.4, power=2)
+    yield wait("reduced rank 3 -> 2 -> 3", square(linear, outer), f(*[0] * 12), 0.1)
+    yield wait(
+        "rank-one tensor 2 x 2 x 2", square(tensor, cube), f(*[0] * 6), 0.1, power=1
+    )
+    yield wait("deep linear, 4 scalars", square(chain, f(1)), f(*[0] * 4), 0.4, power=2)
     spins = divergence(boltzmann, f(0.8, 0.6, 0.7))
     yield wait("Boltzmann machine 3 x 1", spins, f(0, 0, 0), 0.3)
+    tanh, up = units(torch.tanh), X.clamp_min(0) * LAW.sqrt()
+    goal = tanh(f(1.0, 0.0, 1.5, 0.0))
+    yield wait("two odd units (tanh)", square(tanh, goal), f(0, 0, 0, 0), 0.3)
+    # the starts have a > 0, where a ReLU unit of a x is a times that of x
+    relu = square(lambda t: (t[:2] @ t[2:]) * up, 1.5 * up)
+    yield wait("two ReLU units, one input", relu, f(0, 0, 0, 0), 0.3)
+    pair = divergence(mixture, f(0.5, -1.0, 1.0))
+    yield wait("mixture B", pair, f(0.3, 0, 0), 0.3)
     signs = divergence(markov, f(0.2, 0.3, 0.9, 0.2))
     # the mean of a sign is the truth's: 0.6 of the time in state 1
     yield wait("hidden Markov, 2 states", signs, f(0.2, 0.3, 0.62, 0.62), 0.3)

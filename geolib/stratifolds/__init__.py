@@ -1,18 +1,16 @@
 """Singular parameter spaces, their strata, and charts that resolve them.
 
-Models (`mixture_a`, `mixture_b`, `cone`, `two_unit_network`) are `Stratifold`s; `resolve`
-gives smooth charts over them; `descend` and `em` run hundreds of starts at once in any
-chart. For real networks there are `find_strata` and `CollarSurgery`; for Bayesian
-asymptotics `learning_coefficient`.
+Models (`mixture_a`, `mixture_b`) are `Stratifold`s; `resolve` gives smooth charts over
+them; `descend` runs hundreds of starts at once in any chart. For real networks
+there are `find_strata` and `CollarSurgery`; for Bayesian asymptotics
+`learning_coefficient`.
 """
 
 from geolib.doors import guarded as _guarded
 
-from .charts import Chart as Chart, Logit as Logit, smooth_modulus as smooth_modulus
-from .cone import cone as cone
+from .charts import Chart as Chart, smooth_modulus as smooth_modulus
 from .descent import CollarWarning as CollarWarning, descend as descend
 from .descent import natural_step as natural_step, pull_back as pull_back
-from .em import em as em
 from .find_strata import find_strata as find_strata
 from .find_strata import overlap_distances as overlap_distances
 from .gmm import GaussianMixture as GaussianMixture, em_fit as em_fit
@@ -28,9 +26,6 @@ from .mixture_kl import Grid as Grid, MixtureKL as MixtureKL
 from .mixture_kl import mixture_density as mixture_density
 from .resolve import resolve as resolve
 from .strata import Stratifold as Stratifold
-from .surgery import CollarSurgery as CollarSurgery, PairSurgery as PairSurgery
-from .surgery import on_plateau as on_plateau, overlap_forms as overlap_forms
-from .two_units import CentralUnits as CentralUnits, PronyUnits as PronyUnits
-from .two_units import two_unit_network as two_unit_network
+from .surgery import CollarSurgery as CollarSurgery, overlap_forms as overlap_forms
 
 __all__ = _guarded(globals())

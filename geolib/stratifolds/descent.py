@@ -209,12 +209,12 @@ def pull_back(
     Source: :eq:`drv-stratifolds-pullback` (derivations).
 
     Examples:
-        >>> from geolib.stratifolds import cone
-        >>> S, eta = cone(), torch.tensor([[2.0, 0.0]])
-        >>> loss, g, G = pull_back(S.objective(torch.ones(2)), S.chart, eta, True)
+        >>> from geolib.stratifolds import mixture_a
+        >>> A, eta = mixture_a(), torch.tensor([[0.5, 0.0]]).double()
+        >>> loss, g, G = pull_back(A.objective(eta[0]), A.chart, eta, True)
         >>> G[0].round(decimals=4)
-        tensor([[1.0000, 0.0000],
-                [0.0000, 3.2000]])
+        tensor([[0.0000, 0.0000],
+                [0.0000, 0.2500]], dtype=torch.float64)
     """
     embedded, J = chart.linearize(eta)
     loss, grad, fisher = objective.evaluate(embedded, natural)

@@ -1,4 +1,4 @@
-"""Full Gaussian mixtures in any dimension: EM, the natural gradient, and their hybrid."""
+"""Expectation-maximization, the natural gradient and their hybrid for full mixtures."""
 
 from __future__ import annotations
 

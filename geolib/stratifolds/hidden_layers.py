@@ -28,10 +28,7 @@ class HiddenLayer:
         after: the linear map with columns :math:`v_k`.
         head: module from the input to h (None if h is the input).
         tail: module from y to the output (None if y is the output).
-        mirror: the constant c of :math:`\sigma(-a) = c - \sigma(a)` (0 where the
-            activation is odd, 1 for the sigmoid), or None.
-        ramp: whether :math:`\sigma(a) - \sigma(-a)` is a multiple of a (ReLU, GELU,
-            SiLU, softplus).
+        odd: whether :math:`\sigma(-a) = -\sigma(a)`.
         homogeneous: whether :math:`\sigma(ca) = c\,\sigma(a)` for c > 0.
     """
 
@@ -41,14 +38,8 @@ class HiddenLayer:
     after: nn.Linear
     head: nn.Sequential | None
     tail: nn.Sequential | None
-    mirror: float | None
-    ramp: bool
+    odd: bool
     homogeneous: bool
-
-    @property
-    def odd(self) -> bool:
-        """Whether :math:`\\sigma(-a) = -\\sigma(a)`."""
-        return self.mirror == 0
 
     @property
     def width(self) -> int:
@@ -99,8 +90,8 @@ class HiddenLayer:
         return s.detach(), d1.detach(), d2.detach()
 
 
-def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[float | None, bool, bool]:
-    """Mirror constant, ramp, homogeneous; refuse activations that mix entries."""
+def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[bool, bool]:
+    """Odd, homogeneous; refuse activations that mix entries."""
     # irrational-looking points, so that no kink or period is hit by chance
     t = torch.linspace(-2.71, 3.13, 37, dtype=like.dtype, device=like.device)[None]
     with torch.no_grad():
@@ -108,12 +99,8 @@ def _symmetry(sigma: nn.Module, like: Tensor) -> tuple[float | None, bool, bool]
         if s.shape != t.shape or not torch.allclose(sigma(t[:, :5]), s[:, :5]):
             raise ValueError(f"module: expected an elementwise activation, got {sigma}")
         tol = 1e-5 * float(s.abs().max())
-        both, apart = sigma(-t) + s, (s - sigma(-t)) / t
-        c = round(float(both.mean()), 4)  # constants of known activations are short
-        mirror = c if bool(((both - c).abs() <= tol).all()) else None
-        ramp = bool(((apart - apart.mean()).abs() * t.abs() <= tol).all())
-        homogeneous = bool(((sigma(2 * t) - 2 * s).abs() <= tol).all())
-    return mirror, ramp, homogeneous
+        odd = bool(((sigma(-t) + s).abs() <= tol).all())
+        return odd, bool(((sigma(2 * t) - 2 * s).abs() <= tol).all())
 
 
 def _activation(layers: list[nn.Module], index: int) -> nn.Module:

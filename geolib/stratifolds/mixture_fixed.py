@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .charts import AffineChart, Chart, Coordinates, Logit, check_theta, smooth_modulus
+from .charts import AffineChart, Chart, Coordinates, check_theta, smooth_modulus
 from .mixture_kl import mixture_stratifold
 from .strata import Charts, Stratifold, coordinate_stratum
 
@@ -84,7 +84,7 @@ def mixture_a() -> Stratifold:
               \Sigma = \{w\mu = 0\}\ \text{(one density)}
 
     Ranks 0 (origin), 1 (the wall w = 0 and the line mu = 0), 2. Resolutions: "tube"
-    (`MixtureTube`), and its rival "logit" (`Logit`).
+    (`MixtureTube`).
 
     Source: :eq:`drv-stratifolds-fisher-a` (derivations).
 
@@ -104,5 +104,5 @@ def mixture_a() -> Stratifold:
     origin = coordinate_stratum("origin", 0, 2, {0: 0.0, 1: 0.0}, draw)
     wall = coordinate_stratum("wall w = 0", 1, 2, {0: 0.0}, draw)
     line = coordinate_stratum("line mu = 0", 1, 2, {1: 0.0}, draw)
-    charts: Charts = {"tube": MixtureTube, "logit": Logit(raw)}
+    charts: Charts = {"tube": MixtureTube}
     return mixture_stratifold("mixture A", raw, (origin, wall, line), draw, charts)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .charts import AffineChart, Chart, Coordinates, Logit, check_theta, smooth_step
+from .charts import AffineChart, Chart, Coordinates, check_theta, smooth_step
 from .mixture_kl import mixture_stratifold
 from .strata import Charts, Stratifold, Stratum, coordinate_stratum
 
@@ -165,7 +165,7 @@ def mixture_b() -> Stratifold:
               \Sigma = \{\mu_1 = \mu_2\} \cup \{w = 0\} \cup \{w = 1\}
 
     Ranks 1 (overlap), 2 (a missing component), 3. Resolutions: "moduli"
-    (`MixtureModuli`), "cap" (`MixtureCap`, the tip rounded), and the rival "logit".
+    (`MixtureModuli`), and "cap" (`MixtureCap`, the tip rounded).
 
     Source: :eq:`drv-stratifolds-moduli` (derivations).
 
@@ -201,6 +201,6 @@ def mixture_b() -> Stratifold:
         )
         for end in (0.0, 1.0)
     )
-    charts: Charts = {"moduli": MixtureModuli(), "cap": MixtureCap, "logit": Logit(RAW)}
+    charts: Charts = {"moduli": MixtureModuli(), "cap": MixtureCap}
     strata = (overlap, *eliminations)
     return mixture_stratifold("mixture B", RAW, strata, draw, charts)

@@ -80,8 +80,7 @@ def resolve(
                 leaves fixed
     ==========  =========================================  ===========================
 
-    Further kinds are rivals kept for comparison, without a collar: "logit", "central",
-    "prony".
+    A model may have further kinds, without a collar: `S.charts` lists all.
 
     Args:
         S: the singular space.

@@ -1,7 +1,7 @@
 """Surgery on a pair of units: merge it on its overlap stratum, re-enter where loss falls.
 
-One engine serves two-unit networks in a batch (`PairSurgery`) and pairs of a real
-network, a batch of one (`CollarSurgery`).
+Rows of a batch are pairs; `CollarSurgery` operates on a pair of a real network, a batch of
+one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from geolib.core.validation import expect
 
 from .find_strata import canonical_pair, merged_unit, overlap_distances
 from .hidden_layers import HiddenLayer, check_inputs, hidden_layers
-from .unit_loss import UnitLoss, overlap_coordinates
 
 Gaps = Callable[[float], Iterable[Tensor]]
 
@@ -91,114 +90,6 @@ def best_reentry(
         for row in better.nonzero()[:, 0].tolist():
             best[row] = trial
     return best, bound
-
-
-@dataclass
-class PairSurgery:
-    r"""Surgery retracts a pair onto its overlap stratum and re-enters where loss falls.
-
-    .. math:: L(V, b, U) = L(V, b, 0) + \tfrac12\langle A, U\rangle + O(|U|^{3/2}),
-              \qquad A = V\,E[(f - f^*)\,\sigma''(b\cdot x)\,x x^\top],
-              \quad U = z(1-z)\,d d^\top
-
-    With A's eigenpair :math:`(\lambda, e)`: a negative :math:`\lambda` is entered with
-    both units between (z = 1/2, u > 0), a positive one with a unit of opposite sign
-    outside (z = 3/2, u < 0). The move is kept only where the loss does not rise.
-
-    Args:
-        objective: population loss.
-        eps: collar; a pair is operated on when :math:`|u| < \varepsilon`.
-        u_min: spread at re-entry; None tries geometric sizes up to `eps`.
-
-    Raises:
-        ValueError: `eps` is not positive.
-
-    Cost: one kernel Hessian and a few losses.
-    Source: :eq:`drv-stratifolds-split` (derivations); A is the splitting matrix of
-    Wu, Wang, Liu 2019.
-
-    Examples:
-        >>> from geolib.stratifolds import two_unit_network
-        >>> loss = two_unit_network().objective(torch.tensor([1.0, 1.0, -1.0, 1.0]))
-        >>> pair = torch.tensor([[1.8, -0.3, 0.0, 0.02]])    # z outside [0, 1]: bound
-        >>> after = PairSurgery(loss)(pair, loss.value(pair))
-        >>> bool(loss.value(after) < loss.value(pair))
-        True
-    """
-
-    objective: UnitLoss
-    eps: Annotated[float, "0 < eps < inf"] = 0.1
-    u_min: float | None = None
-
-    @property
-    def width(self) -> int:
-        """The number 2 + 2n of weights of two units."""
-        return 2 + 2 * self.objective.teacher_w.shape[1]
-
-    def matrix(self, theta: Annotated[Tensor, "real B self.width"]) -> Tensor:
-        """The splitting matrix A at the retraction of each row, (B, n, n)."""
-        V, _, b, _, _ = overlap_coordinates(theta)
-        loss = self.objective
-        teacher = loss.teacher_w.expand(len(theta), -1, -1)
-        points = torch.cat([b[:, None], teacher], 1)
-        c = torch.cat([V[:, None], -loss.teacher_v.expand(len(theta), -1)], 1)
-        H = loss.kernel.d11(b[:, None], points)
-        return V[:, None, None] * torch.einsum("bj,bjnm->bnm", c, H)
-
-    def __call__(
-        self,
-        theta: Annotated[Tensor, "real B self.width"],
-        value: Annotated[Tensor, "B"],
-    ) -> Tensor:
-        """The weights (B, 2 + 2n) after surgery, given them and their losses (B,)."""
-        V, _, b, _, u = overlap_coordinates(theta)
-        inside = torch.isfinite(u) & (u.abs() < self.eps) & (V.abs() > 1e-8)
-        out, rows = theta.clone(), inside.nonzero()[:, 0]
-        if not len(rows):
-            return out
-        lam, E = torch.linalg.eigh(self.matrix(theta[rows]))
-        sizes = [self.u_min] if self.u_min else [self.eps * 4.0**-k for k in range(4)]
-
-        def gaps(z: float) -> Iterator[Tensor]:
-            for size in sizes:
-                yield torch.sqrt(u[rows].abs().clamp_min(size) / abs(z * (1 - z)))
-
-        def weights(trial: Reentry) -> Tensor:
-            return torch.cat([trial.v1, trial.v2, trial.w1, trial.w2], 1)
-
-        ends = lam[:, [0, -1]], E[:, :, [0, -1]]
-        trials = splits(V[rows, None], b[rows], *ends, gaps)
-        best, _ = best_reentry(
-            trials, lambda trial: self.objective.value(weights(trial)), value[rows]
-        )
-        for k, trial in enumerate(best):
-            if trial is not None:
-                out[rows[k]] = weights(trial)[k]
-        return out
-
-
-def on_plateau(
-    theta: Annotated[Tensor, "real B P"], eps: Annotated[float, "0 < eps < inf"] = 0.1
-) -> Tensor:
-    r"""Which two-unit networks sit in the collar of the overlap stratum.
-
-    .. math:: |u| = |z(1-z)|\,|w_1 - w_2|^2 < \varepsilon
-
-    Args:
-        theta: (B, 2 + 2n) raw weights.
-        eps: width of the collar in u.
-
-    Returns:
-        (B,) booleans.
-
-    Source: :eq:`drv-stratifolds-central` (derivations).
-
-    Examples:
-        >>> on_plateau(torch.tensor([[1.0, 1.0, 0.0, 0.1], [1.0, 1.0, 0.0, 2.0]]))
-        tensor([ True, False])
-    """
-    u = overlap_coordinates(theta)[4]
-    return torch.isfinite(u) & (u.abs() < eps)
 
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -402,9 +293,7 @@ class CollarSurgery:
                 i, j = divmod(flat, layer.width)
                 if float(distance[i, j]) >= self.eps or len(used) >= 2 * self.pairs:
                     break
-                # opposite units of a sigmoid merge into a unit and a constant: left alone
-                mirrored = float(sign[i, j]) < 0 and not layer.odd
-                if i < j and not {i, j} & used and not mirrored:
+                if i < j and not {i, j} & used:
                     used |= {i, j}
                     op = self._pair(k, i, j, int(sign[i, j]), float(distance[i, j]))
                     tried.append(op)

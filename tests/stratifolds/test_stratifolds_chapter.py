@@ -1,6 +1,8 @@
 """What the chapter's pages compute beside the package: bounds, zoo, planted networks."""
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +11,14 @@ from chapter_experiments import chapter_module, experiments
 
 from geolib.stratifolds import (
     MixtureTube,
-    em,
     mixture_a,
     mixture_b,
     resolve,
     smooth_modulus,
 )
+from geolib.sweep import measured
 
+em = chapter_module("stratifolds", "location_em").em
 F64 = torch.float64
 
 
@@ -66,7 +69,7 @@ def test_zoo_has_the_published_coefficients():
         )
     found = list(zoo.cases(100))
     assert max(abs(case.measured - case.known) for case in found) < 0.01
-    assert sum(case.polyhedron is not None for case in found) == 10
+    assert sum(case.polyhedron is not None for case in found) == 25
     assert all(abs((c.polyhedron or c.known) - c.known) < 1e-9 for c in found)
 
 
@@ -86,6 +89,29 @@ def test_ranks_of_the_zoo_are_those_of_theory():
     dynamics = chapter_module("stratifolds", "zoo_dynamics")
     for seed in range(3):
         assert all(theory == rank for *_, theory, rank in dynamics.ranks(seed))
+
+
+def test_the_stored_zoo_is_what_is_computed():
+    zoo, dynamics = (chapter_module("stratifolds", m) for m in ("zoo", "zoo_dynamics"))
+    file = Path(zoo.__file__).parent / "measured" / "zoo.json"
+    (entry,) = measured(file).entries.values()
+    stored = {row["model"]: row for row in entry["models"]}
+    cases = list(zoo.cases(60))
+    assert list(stored) == [c.name for c in cases]
+    families = {row["family"] for row in stored.values()}
+    words = ("reduced rank", "deep linear", "tensor", "hidden Markov", "Boltzmann", "tanh",
+             "ReLU", "mixture")  # fmt: skip
+    assert all(any(word in f for f in families) for word in words)
+    for c in cases:
+        row = stored[c.name]
+        assert (row["lambda"], row["m"], row["algebra"]) == (
+            c.known, c.multiplicity, c.polyhedron)  # fmt: skip
+        assert row["source"]
+        assert row["wait"] or row["empty because"]
+    ranks = {name: [] for name in stored}
+    for name, _, _, rank in dynamics.ranks():
+        ranks[name].append(str(rank))
+    assert all(stored[n]["rank, measured"] == ", ".join(r) for n, r in ranks.items())
 
 
 @pytest.mark.slow
@@ -146,3 +172,56 @@ def test_gradients_and_steps_of_each_kind_of_covariance(kind, chart):
     torch.testing.assert_close(run.slope(run.eta)[1], wanted, rtol=1e-9, atol=1e-12)
     run.run(contest.race.em, 300)
     assert run.slope(run.ends)[1].abs().max() < 1e-6
+
+
+def test_models_as_stratifolds_and_what_is_none():
+    table = chapter_module("stratifolds", "kreck_table")
+    rows = {row["model"]: row for row in table.table()}
+    assert [rows[m]["bounds"] for m in ("cone, slope 2", "+-delta in space")] == [
+        "yes",
+        "no",
+    ]
+    A = next(m for m in table.models() if m.name == "mixture A")
+    w, mu = A.coordinates
+    assert (A.collapses(), A.separates(), A.regular()) == (True, True, True)
+    # on w = 1 the density depends on mu, the location; w and mu are not told by w mu alone
+    assert not dataclasses.replace(A, wall=[{w: 1}]).collapses()
+    assert not dataclasses.replace(A, told=[(A.told[0][0], mu)]).separates()
+    assert not dataclasses.replace(A, off=[w]).regular()
+    B = next(m for m in table.models() if m.name == "mixture B")
+    assert not dataclasses.replace(B, base=[]).collapses()  # it depends on b
+    assert table.fills(table.DISK, table.CIRCLE)
+    assert not table.fills(table.DISK, table.TWO_CIRCLES)
+    assert not table.fills(table.CYLINDER, table.CIRCLE)  # it has another end
+
+
+def test_certified_floors_of_the_waist_and_of_squares_lie_below_the_metric():
+    table, bent = (chapter_module("stratifolds", n) for n in ("kreck_table", "cone"))
+    eps = 0.1
+    xi = torch.linspace(-eps, eps, 201, dtype=F64)
+    eta = torch.stack([xi, 0.3 + 0 * xi], 1)
+    least = torch.linalg.eigvalsh(resolve(bent.cone(2.0), eps).metric(eta)).min()
+    bound = table.cone_floor(2.0, eps) * eps**2
+    assert 0.9 * least < bound <= least * (1 + 1e-12)
+    # the metric in z by Monte Carlo-free quadrature of the score, at |z| <= 1
+    x = torch.linspace(-8, 8, 161, dtype=F64)
+    grid = torch.cartesian_prod(x, x)
+    for size in (1e-3, 0.3, 1.0):
+        z = torch.tensor([size, 0.0], dtype=F64)
+
+        def density(z):
+            r = z.norm()
+            delta = torch.stack(
+                [((r + z[0]) / 2).sqrt(), ((r - z[0]).clamp_min(0) / 2).sqrt()]
+            )
+            delta = delta * torch.tensor([1.0, 1.0 if z[1] >= 0 else -1.0], dtype=F64)
+            far = (grid - delta).square().sum(1), (grid + delta).square().sum(1)
+            return sum(torch.exp(-f / 2) for f in far) / (4 * np.pi)
+
+        h, p = 1e-4 * size, density(z)
+        step = torch.eye(2, dtype=F64) * h
+        score = torch.stack(
+            [(density(z + e) - density(z - e)) / (2 * h) for e in step], 1
+        )
+        F = (score.T / p) @ score * 0.1**2
+        assert table.square_floor(size) <= torch.linalg.eigvalsh(F).min() * (1 + 1e-3)

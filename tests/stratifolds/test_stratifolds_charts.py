@@ -9,15 +9,11 @@ from chapter_experiments import chapter_module
 from scipy.optimize import minimize
 
 from geolib.stratifolds import (
-    CentralUnits,
     Chart,
-    Logit,
     MixtureCap,
     MixtureKL,
     MixtureModuli,
     MixtureTube,
-    PronyUnits,
-    cone,
     descend,
     mixture_a,
     mixture_b,
@@ -25,10 +21,13 @@ from geolib.stratifolds import (
     moduli_of,
     resolve,
 )
-from geolib.stratifolds.cone import Cone, ConeWaist
 
+units, bent = (chapter_module("stratifolds", name) for name in ("two_units", "cone"))
+CentralUnits, PronyUnits = units.CentralUnits, units.PronyUnits
+Cone, ConeWaist, cone = bent.Cone, bent.ConeWaist, bent.cone
 mixture_k = chapter_module("stratifolds", "mixture_k")
 PairModuli, SoftmaxMixture = mixture_k.PairModuli, mixture_k.SoftmaxMixture
+Logit = chapter_module("stratifolds", "logit").Logit
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
 F64 = torch.float64

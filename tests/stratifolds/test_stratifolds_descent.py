@@ -9,14 +9,11 @@ import torch
 from chapter_experiments import chapter_module
 
 from geolib.stratifolds import (
-    Logit,
     MixtureCap,
     MixtureKL,
     MixtureModuli,
     MixtureTube,
-    cone,
     descend,
-    em,
     mixture_a,
     mixture_b,
     natural_step,
@@ -25,8 +22,11 @@ from geolib.stratifolds import (
 from geolib.stratifolds.charts import AffineChart
 from geolib.stratifolds.descent import SingularMetricError
 
+cone = chapter_module("stratifolds", "cone").cone
+Logit = chapter_module("stratifolds", "logit").Logit
 RelativeMixture = chapter_module("stratifolds", "relative").RelativeMixture
 
+em = chapter_module("stratifolds", "location_em").em
 F64 = torch.float64
 TEACHERS = [(0.3, 2.0), (0.5, 1.0), (0.1, 3.0)]
 A, B = mixture_a(), mixture_b()

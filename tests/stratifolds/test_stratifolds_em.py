@@ -5,19 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 
 from geolib.stratifolds import (
     GaussianMixture,
     MixtureKL,
-    em,
     em_fit,
     fit_mixture,
     kmeans_start,
     natural_fit,
 )
-from geolib.stratifolds.em import em_step
 from geolib.stratifolds.gmm import score_and_information, whitened_step
 
+location_em = chapter_module("stratifolds", "location_em")
+em, em_step = location_em.em, location_em.em_step
 F64 = torch.float64
 
 

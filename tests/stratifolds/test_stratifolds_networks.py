@@ -104,17 +104,17 @@ def test_overlaps_of_activations_match_the_full_jacobian(act, out, bias, sign, p
     overlap(net, 1, 2, sign)
     x = normal((300, 5), seed=0)
     found = find_strata(net, x, near=1e-9, probes=probes)
-    # a ReLU unit can be scaled wherever it is, and these two are left over
-    other = 2 if act is nn.ReLU else 0
+    everywhere = sum(s.dimension for s in found.everywhere)
+    assert everywhere == (4 if act is nn.ReLU else 0)  # each unit can be scaled
     if not found:  # opposite units, no symmetry
         assert sign < 0
-        assert full_deficit(net, x) == 2 * other
+        assert full_deficit(net, x) == everywhere
         return
     (s,) = found
     assert s.verified
     assert s.deficit == s.predicted
     if probes == 8:
-        assert full_deficit(net, x) == s.deficit + other
+        assert full_deficit(net, x) == s.deficit + everywhere
 
 
 @pytest.mark.parametrize("act", [nn.Tanh, nn.ReLU])
@@ -127,7 +127,7 @@ def test_units_that_are_only_near_have_the_deficit_of_the_stratum(act):
     near = find_strata(net, normal((300, 12), seed=1), near=0.1)
     assert [s.deficit for s in near] == [s.deficit for s in exact]
     assert all(s.deficit == s.predicted for s in near)
-    assert all(s.near > 1e-8 for s in near)
+    assert all(s.distance > 1e-8 for s in near)
 
 
 def test_a_network_with_nan_is_refused():
@@ -147,7 +147,6 @@ def test_generic_network_is_near_no_stratum_and_near_ones_are_ranked():
     assert s.units == (0, 1)
     assert 0.003 < s.distance < 0.05
     assert s.verified
-    assert 0 < s.near < 0.05
     assert "overlap of 0, 1" in str(s)
 
 

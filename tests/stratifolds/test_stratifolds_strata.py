@@ -10,15 +10,15 @@ from chapter_experiments import chapter_module
 
 from geolib.stratifolds import (
     CollarWarning,
-    PairSurgery,
-    cone,
     mixture_a,
     mixture_b,
     resolve,
-    two_unit_network,
 )
 
 F64 = torch.float64
+cone = chapter_module("stratifolds", "cone").cone
+units = chapter_module("stratifolds", "two_units")
+PairSurgery, two_unit_network = units.PairSurgery, units.two_unit_network
 anneal = chapter_module("stratifolds", "annealing").anneal
 mixture_k = chapter_module("stratifolds", "mixture_k").mixture_k
 MODELS = [
@@ -164,7 +164,7 @@ def test_fibres_retract_to_their_base(S):
 
 
 def test_resolve_lists_what_is_possible():
-    with pytest.raises(ValueError, match=r"mixture A can be resolved by \['logit', 't"):
+    with pytest.raises(ValueError, match=r"mixture A can be resolved by \['t"):
         resolve(mixture_a(), kind="moduli")
     with pytest.raises(ValueError, match="eps"):
         resolve(mixture_a(), eps=0.0)

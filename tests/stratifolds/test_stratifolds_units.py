@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from scipy.special import erf
 
 from geolib.networks import ErfKernel
-from geolib.stratifolds import (
-    CentralUnits,
-    PairSurgery,
-    PronyUnits,
-    descend,
-    on_plateau,
-)
-from geolib.stratifolds.two_units import RawUnits
-from geolib.stratifolds.unit_loss import RBFKernel, UnitLoss, overlap_coordinates
+from geolib.stratifolds import descend
+
+units = chapter_module("stratifolds", "two_units")
+CentralUnits, PairSurgery, PronyUnits = (
+    units.CentralUnits, units.PairSurgery, units.PronyUnits)  # fmt: skip
+RawUnits, RBFKernel, UnitLoss = units.RawUnits, units.RBFKernel, units.UnitLoss
+on_plateau, overlap_coordinates = units.on_plateau, units.overlap_coordinates
 
 F64 = torch.float64
 KERNELS = [(RBFKernel(), 1), (ErfKernel(), 1), (ErfKernel(), 2)]

@@ -27,7 +27,6 @@ from geolib.regimes import (
 from geolib.stratifolds import (
     MixtureKL,
     descend,
-    em,
     find_strata,
     learning_coefficient,
     mixture_a,
@@ -176,7 +175,6 @@ def test_inputs_that_require_gradients_give_the_same():
     u = normal((20, 2), 3)
     calls = {
         "descend": lambda t: descend(KL, MIXTURE.chart, t, lr=0.3, steps=20).eta,
-        "em": lambda t: em(MixtureKL(teacher), t, steps=20).eta,
         "MixtureKL": lambda t: MixtureKL(teacher).evaluate(t)[1],
         "pull": G.pull,
         "product": G.product,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolib.core.validation import expect
 from geolib.stratifolds.charts import Chart, Coordinates, check_theta, smooth_modulus
 from geolib.stratifolds.strata import Stratifold, coordinate_stratum
 
@@ -35,6 +36,7 @@ class Cone(Chart):
     names = ("xi", "omega")
 
     def __init__(self, c: float = 2.0) -> None:
+        expect(0 < c < float("inf"), "c", "a finite number above zero", c)
         self.c = float(c)
 
     def radius(self, xi: Tensor) -> tuple[Tensor, Tensor]:
