@@ -27,8 +27,8 @@ class BatchStatistics(nn.Module):
     Examples:
         >>> norm = BatchStatistics(nn.BatchNorm1d(2).double())
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 5.0]]).double()
-        >>> norm(x).mean(0).tolist()
-        [0.0, 0.0]
+        >>> bool(norm(x).mean(0).abs().max() < 1e-12)
+        True
     """
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:

@@ -418,7 +418,7 @@ def test_every_measured_entry_belongs_to_a_sweep(experiments):
         (spec.file, spec.key)
         for name in sweeps
         for spec in getattr(experiments, name).specs("full").values()
-    }
+    } | {(s.file, s.key) for s in experiments.VGG.specs("cost").values()}
     contest = experiments.CONTEST
     rows = (dataclasses.asdict(s) for s in contest.specs("full").values())
     known |= {contest.kept_as("", row)[:2] for row in rows}

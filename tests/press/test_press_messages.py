@@ -200,7 +200,7 @@ def test_a_port_that_cannot_be_served_is_named(book, monkeypatch):
 def test_a_wrong_argument_of_a_chapters_command_is_one_sentence(book, monkeypatch):
     asked = ("predict", "--data", "nowhere.csv", "--hidden", "3")
     sentence = "geolib: data: expected a file that is there, got 'nowhere.csv'"
-    says(invoke(monkeypatch, book, *asked), sentence)
+    says(invoke(monkeypatch, book, *asked), sentence, code=2)
 
 
 def test_an_unknown_profile_is_named_by_every_command(book, monkeypatch):

@@ -76,6 +76,7 @@ def reading_cell(name):
 def test_the_chapter_shows_what_was_published(name, checkout):
     # nothing of the notebook but a constant and a table: its own rows are out of reach
     space = {"SOLVED": ("large-data", "mean-field"), "show": show}
+    space |= {"sweep_rows": sweep_rows, "means": means}
     with pytest.raises(NameError):  # while there is nothing it is these that it shows
         exec(reading_cell(name).source, dict(space))
     publish(checkout, name, *[RECORDS[name]] * 3)

@@ -15,11 +15,14 @@ from torch import nn
 WRITERS = {
     "core.init_(module)",
     "core.Realization.load(self)",
+    "naturality.NaturalGradient.move(self)",
+    "naturality.NaturalGradient.step(self)",
     "networks.permute_channels(module)",
     "networks.recalibrate(module)",
     "networks.train_module(module)",
     "stratifolds.CollarSurgery.step(self)",
 }
+ONCE = {"naturality.NaturalGradient.add_param_group"}  # only as one is made
 FAST = {"core.Realization", "networks.align", "networks.channel_groups"}
 
 
@@ -86,7 +89,7 @@ def modules_of(call):
 )
 def test_nothing_of_the_callers_is_changed(subject):
     for call in fuzz.good_calls(subject):
-        for name, module in modules_of(call):
+        for name, module in modules_of(call) if call.label not in ONCE else ():
             before, drawn = held(module), states()
             if name == "self":
                 getattr(call.me, call.fn.__name__)(**call.arguments)

@@ -298,7 +298,7 @@ def strata(name, case):
         x = normal((40, *x.shape[1:]), 9).to(x)
     if name in ("token model", "tied embeddings"):
         x = torch.arange(120).reshape(40, 3) ** 2 % 5
-    found = find_strata(case.module, x, near=1e-3, probes=20)
+    found = find_strata(case.module, x, near=1e-3, probes=40)
     if name in WHOLE:  # no units are known, so that only the whole deficit is said
         with torch.no_grad():
             for t in (t for t in case.module.parameters() if WHOLE[name]):
@@ -321,7 +321,7 @@ def strata(name, case):
             held[t][1] = held[t][0]
         if tied:
             held["embed.weight"][:, 1] = held["embed.weight"][:, 0]
-    found = find_strata(case.module, x, near=1e-3, probes=20)
+    found = find_strata(case.module, x, near=1e-3, probes=40)
     pairs = [s for s in found if s.kind == "overlap" and s.units == (0, 1)]
     assert len(pairs) == 1, found
     assert pairs[0].verified
@@ -345,10 +345,9 @@ def strata(name, case):
         read = where["6.weight"].unflatten(1, (3, 4))[:, silent]
         units = [u[~torch.isin(u, read)] for u in units]
     both = differences_rank(J, *units, *bias)
-    deficit = sum(map(len, units)) + sum(map(len, bias)) - both
-    if name in UNITS:  # what the two share, beyond the biases
-        alone = [differences_rank(J, unit, *bias) for unit in units]
-        deficit = sum(alone) - both - (differences_rank(J, *bias) if bias else 0)
+    # what the two share, beyond the biases and what each loses at all weights
+    alone = [differences_rank(J, unit, *bias) for unit in units]
+    deficit = sum(alone) - both - (differences_rank(J, *bias) if bias else 0)
     assert deficit == pairs[0].deficit
 
 
