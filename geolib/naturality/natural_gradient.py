@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import Euclidean, JacobianFactors, Linearization, Metric, integrate
+from geolib.core import output_metrics as metrics
 from geolib.core.jacobian_factors import factored_jacobian
 from geolib.core.linear_calls import CallRecorder, LinearCall
 from geolib.core.linearization import differentiation
@@ -202,7 +203,7 @@ class NaturalGradient(GeometricOptimizer):
             self._closure = closure
             with using_graph():
                 seen = self._from_closure(self.tuning.due)
-            return self._advance(*seen)
+            return self._advance(*seen) * self._scale
 
     @torch.no_grad()
     def _advance(
@@ -345,14 +346,22 @@ class NaturalGradient(GeometricOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the usual dictionary, with what the self-tuning step has learnt."""
-        return {**super().state_dict(), "tuning": (self.tuning.state(), self._scale)}
+        metric = self.output_metric
+        told = (type(metric).__name__, dict(vars(metric))) if self._told else None
+        kept = (self.tuning.state(), self._scale, told)
+        return {**super().state_dict(), "tuning": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the optimizer."""
         state = dict(state_dict)
         if (kept := state.pop("tuning", None)) is not None:
             self.tuning.load(kept[0])
-            self._scale = kept[1]
+            self._scale, told = kept[1:]
+            if told is not None:  # what the loss said of its metric
+                self.output_metric, self._told = (
+                    getattr(metrics, told[0])(**told[1]),
+                    True,
+                )
         super().load_state_dict(state)
 
 

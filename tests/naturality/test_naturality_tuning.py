@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from geolib.core import Categorical, Euclidean, PullbackMetric
+from geolib.core import Categorical, Euclidean, PullbackMetric, normal
 from geolib.naturality import NaturalGradient, cross_entropy, mse, natural_gradient
 from geolib.naturality.averaged_curvature import AveragedCurvature
 from geolib.naturality.local_geometry import flatten
@@ -227,6 +228,37 @@ def test_a_restored_optimizer_goes_on_as_the_other():
         optimizer.step(closure_of(net))
         other.step(closure_of(twin))
     assert torch.equal(weights(net), weights(twin))
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("steps", [5, 7, 12])
+def test_it_goes_on_between_two_curvatures_and_gives_the_loss_of_the_closure(
+    steps, squared
+):
+    def closure():
+        z = net(x)
+        return z, F.mse_loss(z, y) if squared else F.cross_entropy(z, y.argmax(1))
+
+    x, y = normal((30, 4), 3), normal((30, 3), 4)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)
+    ).double()
+    optimizer = NaturalGradient(net)
+    for _ in range(steps):
+        with torch.no_grad():
+            before = closure()[1]
+        assert torch.allclose(optimizer.step(closure), before, rtol=1e-12)
+    held = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    for _ in range(3):
+        optimizer.step(closure)
+    went = [t.detach().clone() for t in net.parameters()]
+    net.load_state_dict(held[0])
+    other = NaturalGradient(net)
+    other.load_state_dict(held[1])
+    for _ in range(3):
+        other.step(closure)
+    assert all(map(torch.equal, went, net.parameters()))
 
 
 def test_the_scale_of_a_squared_loss_is_read_from_it():
