@@ -352,7 +352,11 @@ class NaturalGradient(GeometricOptimizer):
         return {**super().state_dict(), "tuning": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the optimizer."""
+        """Restore the optimizer.
+
+        The next step takes its curvature anew: a run goes on exactly as it would have
+        gone where a curvature was due, and else by another, equally valid step.
+        """
         state = dict(state_dict)
         if (kept := state.pop("tuning", None)) is not None:
             self.tuning.load(kept[0])
