@@ -1,7 +1,5 @@
 """The published files, read from `catalogue.txt`: their checksums, places and fetching."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Image data: MNIST's idx files and the two forms of CIFAR-10."""
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 import zlib

@@ -1,7 +1,5 @@
 """UCI tables: regression with fixed splits, classification with missing entries."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A canonical form of deep ReLU networks."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -127,13 +125,9 @@ class _Work:
 
     def reduce(self) -> None:
         """Drop and merge until nothing changes: one removal can cause another."""
-        changed = True
-        while changed:
-            changed = False
-            for n in range(len(self.W) - 1):
-                changed |= self._fold_constant(n)
-                changed |= self._drop(n)
-                changed |= self._merge(n)
+        kinds = self._fold_constant, self._drop, self._merge
+        while any([one(n) for n in range(len(self.W) - 1) for one in kinds]):
+            pass
 
     def _drop(self, n: int) -> bool:
         """Channels whose ReLU is never positive, or that nobody reads."""

@@ -1,7 +1,5 @@
 """Training in realization space: neurons are inserted, slid and merged, with a certificate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The W^{1,inf} semi-norm, exact or bracketed; other norms in the plane."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, gamma, pi, sqrt
