@@ -31,6 +31,7 @@ from .validation import (
 )
 
 DEFAULT_ROWS = 512  # of the Nystrom sample, unless "auto" chooses
+DAMPED = "nystrom", "kfac"  # what they precondition by is that of a damped metric
 TYPICAL_STEPS = 20  # iterations that the same default is planned for
 
 
@@ -155,7 +156,6 @@ class _Solve:
     def nystrom(self, way: cost.Plan | None = None, watched: bool = False) -> Solution:
         """Conjugate gradients on K, preconditioned by the rows of some samples."""
         G, damping, size = self.G, self.damping, self.G.problem_size
-        expect(damping > 0, "damping", "more: method 'nystrom' needs a positive one", 0)
         if way is None:
             rows = min(DEFAULT_ROWS, max(1, size.m // 4))
             way = cost.nystrom_plan(size, rows, TYPICAL_STEPS)
@@ -196,7 +196,11 @@ class _Solve:
         watched: bool = False,
         precondition: Operator | None = None,
     ) -> Solution:
-        """Conjugate gradients on the parameters, by the factored rows if that pays."""
+        """Conjugate gradients on the parameters, by the factored rows if that pays.
+
+        Without damping as two problems of least squares, which a g that is out of G's
+        range leaves bounded: A^T y near g, and then A x = y.
+        """
         size, G, damping = self.G.problem_size, self.G, self.damping
         limit = self.limit or max(200, min(2 * min(G.p, size.m), 2000))
         g, apply = self.covector, G.product
@@ -206,11 +210,28 @@ class _Solve:
         if self.free is not None:
             mask, whole = self.free.to(g), apply
             g, apply = mask * g, lambda v: mask * whole(v)
+        if damping == 0:
+            return self._least_squares(g, limit)
         H: Operator = lambda v: torch.add(apply(v), v, alpha=damping)  # noqa: E731
         step = way.step if way else 0.0
         budget = cost.IterationBudget(size, self.tol, step) if watched else None
         limits = self.tol, limit, precondition, budget
         return Solution(*linear.conjugate_gradient(H, g, *limits), "cg")
+
+    def _least_squares(self, g: Tensor, limit: int) -> Solution:
+        """x = A^+ y with y = (A^T)^+ g."""
+        A, tol = nystrom.FunctionSpaceOperator(self.G), self.tol / 8
+        free = 1.0 if self.free is None else self.free.to(g)
+        push: Operator = lambda v: A.push(free * v)  # noqa: E731
+        pull: Operator = lambda a: free * A.pull(a)  # noqa: E731
+        y, steps = self.source, 0
+        if y is None:
+            y, steps = linear.least_squares(pull, push, g, tol, limit)
+        x, more = linear.least_squares(push, pull, y, tol, limit)
+        r = g - pull(push(x))
+        residual, least = _ratio(r.norm(), g.norm()), self.tol * pull(push(g)).norm()
+        done = residual <= self.tol or bool(pull(push(r)).norm() <= least)
+        return Solution(x, residual, steps + more, done, "cg")
 
 
 METHODS = {
@@ -276,6 +297,8 @@ def _check(
     most = torch.finfo(G.theta.dtype).max
     wanted = f"a number below {most:.1e}, theta's largest"
     expect(damping < most, "damping", wanted, damping)
+    wanted = f"more: method {method!r} needs a positive one"
+    expect(damping > 0 or method not in DAMPED, "damping", wanted, damping)
     if free is not None:
         expect(method == "cg", "free", "method 'cg' with it", method)
         shape = tuple(getattr(free, "shape", ()))
