@@ -167,7 +167,8 @@ def geodesics(
     basis = SineBasis(4) if basis is None else basis
     start = a.new_zeros(len(a), basis.size, a.shape[1]) if start is None else start
     paths = []
-    for u, v, control in zip(a, b, start, strict=True):
+    rows = zip(a.detach(), b.detach(), start.detach(), strict=True)
+    for u, v, control in rows:
         check_ends(u, v, distinct=True)
         paths.append(WeightPath(u, v, basis, control.clone()))
     search = _Search(space, paths, segments, jitter, batch, seeds, checkpoint)
