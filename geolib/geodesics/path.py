@@ -92,10 +92,10 @@ class LegendreBasis(Basis):
 
     def _polynomials(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """P_0, ..., P_{m+1} at the times t, and the roots of 2k + 1 for the inner ones."""
-        k = torch.arange(self.size + 2, device=t.device)
-        wide = torch.promote_types(t.dtype, torch.float32)  # not there in half
-        P = torch.special.legendre_polynomial_p(2 * t[:, None].to(wide) - 1, k)
-        return P.to(t), (2 * k[1:-1] + 1).to(t).sqrt()
+        k = torch.arange(self.size + 2).to(t)
+        # torch has no polynomials in half precision
+        x = (2 * t[:, None] - 1).to(torch.promote_types(t.dtype, torch.float32))
+        return torch.special.legendre_polynomial_p(x, k).to(t), (2 * k[1:-1] + 1).sqrt()
 
 
 def orders(size: int, like: Tensor) -> Tensor:
