@@ -99,6 +99,9 @@ class Claim:
         tail = f" ({self.reason})" if self.reason else ""
         return f"{self.verdict}: {self.text} [{value}bound {self.bound}]{tail}"
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
     def _ipython_display_(self) -> None:
         """Nothing: a claim at the end of a cell has already printed its line."""
 
@@ -153,8 +156,7 @@ def claim(
     value, about = _scalar(key, measured), (paper, reproduces, reason, rival)
     shown, holds = _show(value, digits), Bound.parse(bound).holds(float(value))
     result = Claim(key, text, value, shown, bound.strip(), holds, *about)
-    more = {"verdict": result.verdict, "data": list(DATA_READ)}
-    publish(result.line, {MIMETYPE: asdict(result) | more})
+    publish(result.line, {MIMETYPE: result.to_dict() | {"data": list(DATA_READ)}})
     if not result.holds:
         raise ClaimFailed(f"{key}: {result.line} (full value {value!r})")
     return result

@@ -16,8 +16,8 @@ from .files import (
     IDX,
     PATIENCE,
     REGRESSION,
+    checksum_error,
     download,
-    fault,
 )
 from .images import cifar10_from_npz, load_cifar, load_idx, unit
 from .tables import fetch_regression, load_classification, load_regression, packed
@@ -96,8 +96,8 @@ def available(name: str) -> bool:
     if table in REGRESSION:
         return packed(table)[1] is None
     if name == "cifar10" and cifar10_from_npz():
-        return all(fault(file) is None for file in CIFAR10_NPZ)
-    return all(fault(file) is None for file in _files(name))
+        return all(checksum_error(file) is None for file in CIFAR10_NPZ)
+    return all(checksum_error(file) is None for file in _files(name))
 
 
 def fetch(name: str) -> None:
