@@ -52,7 +52,7 @@ class Comparison:
 def compare(
     module_a: nn.Module,
     module_b: nn.Module,
-    inputs: Annotated[Tensor | None, "real n ..."] = None,
+    inputs: Annotated[Tensor | None, "n ..."] = None,
 ) -> Comparison:
     r"""Compare two networks of one architecture, modulo permutations and scales.
 
@@ -70,7 +70,7 @@ def compare(
         inputs: a batch on which the functions are compared as well.
 
     Raises:
-        TypeError: as `canonicalize`, and inputs that are no floating-point tensor.
+        TypeError: as `canonicalize`, and inputs that are no tensor.
         ValueError: as `canonicalize` and `align`; inputs that are empty or not finite.
 
     Cost: the balance, the matching of `align`, and one assignment a group.

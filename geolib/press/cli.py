@@ -260,7 +260,3 @@ def _remembered(root: Path) -> str:
         return str(json.loads((root / "_build" / "last.json").read_text())["profile"])
     except (OSError, ValueError, KeyError):
         raise PressError("claims: nothing was run yet; try `geolib run`") from None
-
-
-if __name__ == "__main__":
-    sys.exit(app())
