@@ -89,8 +89,8 @@ def checks_box(entries: list[dict[str, Any]], aloud: set[str], code: str = "") -
     for e in entries:
         if e["verdict"] == "holds" and e["key"] in aloud:
             text += (
-                f'<p class="check" id="{anchor(e["key"])}">{sentence(e["text"])} '
-                f'<span class="claim-numbers">{_numbers(e)}</span>{_paper(e)}</p>'
+                f'<p class="check" id="{anchor(e["key"])}">{sentence(e["text"])}'
+                f'<span class="claim-numbers">{_numbers(e, " ")}.</span>{_paper(e)}</p>'
             )
     fold = '<details class="checks"><summary>code</summary>'
     return text + (f"{fold}{code_block(code)}</details>" if code else "")
@@ -110,7 +110,7 @@ def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
 
 
 def _paper(e: dict[str, Any]) -> str:
-    return f" <small>Paper: {human(e['paper'])}</small>" if e["paper"] else ""
+    return f" <small>Paper: {human(e['paper'])}.</small>" if e["paper"] else ""
 
 
 def sentence(text: str) -> str:
@@ -118,12 +118,12 @@ def sentence(text: str) -> str:
     return human(text[:1].upper() + text[1:])
 
 
-def _numbers(e: dict[str, Any]) -> str:
+def _numbers(e: dict[str, Any], before: str = "") -> str:
     """What was found and its bound, where that says more than yes."""
     if e["bound"] in YES_NO:
         return ""
     value = f"{found(e)}; " if found(e) else ""
-    return f"({value}bound {typeset(e['bound'])})"
+    return f"{before}({value}bound {typeset(e['bound'])})"
 
 
 def found(entry: dict[str, Any]) -> str:
@@ -144,7 +144,7 @@ def _loud(entry: dict[str, Any]) -> str:
     text = e["text"] if lead else sentence(entry["text"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
-        f'{paper}{lead}{text} <span class="claim-numbers">{_numbers(entry)}.'
+        f'{paper}{lead}{text}<span class="claim-numbers">{_numbers(entry, " ")}.'
         f"{reason}{rival}</span> "
         f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )
