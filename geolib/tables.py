@@ -1,7 +1,5 @@
 """A table: plain text for those who compare or print, HTML on a page of the book."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ In a page of `book/`, `{measured}`key`` becomes the number found, linked to its 
 bare), and `{picture}`name`` the path of the figure of that name out of the executed notebook.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import re

@@ -1,7 +1,5 @@
 """What a stored claim is worth: its verdict follows from its number and its bound."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from geolib.claims import Bound, verdict
