@@ -155,10 +155,8 @@ def power(value: float) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is None or isinstance(value, str | bool):
+        return {None: "", True: "yes", False: "no"}.get(value, value)
     return str(value) if hasattr(value, "__index__") else f"{value:.3g}"
 
 
