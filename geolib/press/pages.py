@@ -45,8 +45,7 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
         parts.append(f"<p>{html.escape(gpu.sentence)}</p>")
         heads = (*heads, f"On {gpu.about['device']}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
-    verdicts = list(dict.fromkeys(r["verdict"] for r in ledger.rows))
-    counts = []
+    verdicts, counts = list(dict.fromkeys(r["verdict"] for r in ledger.rows)), []
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
         rows.sort(key=lambda r: r["verdict"] == "holds")  # exceptions first
