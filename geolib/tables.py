@@ -157,7 +157,7 @@ def power(value: float) -> str:
 
 def _cell(value: Any) -> str:
     if value is None or isinstance(value, str | bool):
-        return WORDS.get(value, value)
+        return str(WORDS.get(value, value))
     return str(value) if hasattr(value, "__index__") else f"{value:.3g}"
 
 
