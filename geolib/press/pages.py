@@ -53,8 +53,7 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
         many = [str(sum(r["verdict"] == v for r in rows)) for v in verdicts]
         counts.append(("", [f'<a href="#ledger-{chapter}">{title}</a>', *many]))
         body = [_row(r, gpu, "Device" in heads) for r in rows]
-        about = f"Claims of the chapter {title}"
-        table = html_table(heads, body, kind="ledger sortable", about=about)
+        table = html_table(heads, body, "", "ledger sortable", f"Claims: {title}")
         parts.append(f'<h2 id="ledger-{chapter}">{title}</h2>{table}')
     return "\n".join([html_table(["Chapter", *verdicts], counts), *parts])
 
