@@ -253,7 +253,7 @@ def test_the_damping_follows_the_slope_that_a_step_leaves(monkeypatch):
     """K-FAC's: noise makes steps short, its absence makes them long."""
     monkeypatch.setattr(natural_gradient, "EXACT", 0)
     net, rng, ends = network(), np.random.default_rng(0), []
-    for noise in (0.0, 3.0):
+    for noise in (0.0, 10.0):
         net = network()
         optimizer = NaturalGradient(net)
         assert optimizer.tuning.damping == 30.0
@@ -265,8 +265,8 @@ def test_the_damping_follows_the_slope_that_a_step_leaves(monkeypatch):
             )
             assert k or optimizer.tuning.damping == pytest.approx(100.0)
         ends.append(optimizer.tuning.damping)
-    assert ends[0] < 60.0 < 150.0 < ends[1]
-    assert ends[1] < 100.0 * (1 + 60 / 10) ** 2  # a power of time, and no faster
+    assert ends[0] < 60.0 < ends[1]
+    assert ends[1] < 100.0 * (1 + 60 / 10) ** 0.5  # the root of time, and no faster
 
 
 def test_factors_are_taken_of_so_many_samples(monkeypatch):
