@@ -28,8 +28,9 @@ class _Commands(TyperGroup):
     neither imports a chapter's package nor waits for it.
     """
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *sorted(_plugins())]
+    def __init__(self, **known: Any) -> None:
+        super().__init__(**known)
+        self.commands.update(dict.fromkeys(sorted(_plugins())))  # type: ignore[arg-type]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)

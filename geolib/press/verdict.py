@@ -118,17 +118,15 @@ def sentence(text: str) -> str:
 
 def _numbers(e: dict[str, Any], before: str = "") -> str:
     """What was found and its bound, where that says more than yes."""
-    if e["bound"] in YES_NO:
-        return ""
     value = f"{found(e)}; " if found(e) else ""
-    return f"{before}({value}bound {typeset(e['bound'])})"
+    told = f"{before}({value}bound {typeset(e['bound'])})"
+    return "" if e["bound"] in YES_NO else told
 
 
 def found(entry: dict[str, Any]) -> str:
     """What was found, in human digits, escaped for HTML."""
-    value = entry["measured"]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if isinstance(entry["measured"], bool):
+        return "yes" if entry["measured"] else "no"
     return human(shown(entry))
 
 
@@ -142,7 +140,7 @@ def _loud(entry: dict[str, Any]) -> str:
     text = e["text"] if lead else sentence(entry["text"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
-        f'{paper}{lead}{text} <span class="claim-numbers">{_numbers(entry)}.'
+        f'{paper}{lead}{text}<span class="claim-numbers">{_numbers(entry, " ")}.'
         f"{reason}{rival}</span> "
         f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )
