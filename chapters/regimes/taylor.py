@@ -70,7 +70,10 @@ def sample_moments(top: int, covariance: bool) -> tuple[list[Any], list[Any]]:
         total, product = 0 * one, [one, *[0 * one] * n]
         for s in range(1, n + 1):
             product = [
-                sum((product[i] * small[k - i] for i in range(k + 1) if k - i < n), 0 * one)
+                sum(
+                    (product[i] * small[k - i] for i in range(k + 1) if k - i < n),
+                    0 * one,
+                )
                 for k in range(n - s + 1)
             ]
             total += c * power[s] * product[n - s]
@@ -252,7 +255,9 @@ def theory_taylor(
             (k + j, k, m, *e[: s + 1]): Fraction(int(f.numerator), int(f.denominator))
             for (k, j, m, *e), f in sorted(poly.terms())
         }
-        for s, poly in enumerate(SOLVED[name](kind, order, covariance).derivatives(order))
+        for s, poly in enumerate(
+            SOLVED[name](kind, order, covariance).derivatives(order)
+        )
     ]
 
 

@@ -30,7 +30,7 @@ from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
 from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
-from geolib.regimes.stepped import stepped_face
+from geolib.regimes.stepped import stepped_face, stepped_next
 from geolib.regimes.trace_words import KINDS, REGIMES, face, spectral_table, value
 
 ORDERS = (1, 2)
@@ -187,8 +187,7 @@ def theory_curves(
         law: spectral law of S, if it is not Marchenko-Pastur's.
         overlap: population variance along each node of `law`.
         depth: of the Fock space, for the free face and the interior.
-        rule: steps in discrete time instead of the flow; for the four solved faces, the
-            interior and the ensemble.
+        rule: steps in discrete time instead of the flow, for all but the free face.
 
     Returns:
         `Curves` of the training and population loss over d.
@@ -207,12 +206,13 @@ def theory_curves(
     t = check_times(times)
     if name == "ensemble":
         return ensemble(setup, t, law, rule=rule).mean
-    if rule is not None and name != "interior":
-        return stepped_face(name, t, setup, rule, law, overlap)
     if name in NEXT:
         lead = name.removesuffix(" + next")
-        curves = theory_curves(lead, t, setup, law, overlap)
-        return curves.moved(_next_order(lead, t, setup, law, overlap), 1.0)
+        curves = theory_curves(lead, t, setup, law, overlap, rule=rule)
+        more = stepped_next if rule else _next_order
+        return curves.moved(more(lead, t, setup, rule, law, overlap), 1.0)
+    if rule is not None and name != "interior":
+        return stepped_face(name, t, setup, rule, law, overlap)
     rho, kappa, c = setup.ratios
     data: dict[str, Any] = {"c": c} if law is None else {"law": law}
     if name == "large-data":
@@ -235,9 +235,9 @@ def theory_curves(
 
 
 def _next_order(
-    name: str, t: np.ndarray, setup: Setup, law: Any, overlap: Any
+    name: str, t: np.ndarray, setup: Setup, rule: None, law: Any, overlap: Any
 ) -> Curves:
-    """The first correction of a face in its small ratio, c or d / h, as it is added."""
+    """The first correction of a face in its small ratio, c or d / h, of the flow."""
     rho, kappa, c = setup.ratios
     if name == "large-data":
         return Curves(*(c * y for y in _large_data_step(tuple(t), rho, kappa)))
@@ -495,8 +495,8 @@ def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]
         every = [*BY_SPECTRUM, "mean-field + next", "ensemble"]
         why = "; every other knows only the identity as its population"
     if rule is not None:
-        every = [k for k in every if k not in (*NEXT, "free")]
-        why += "; with a rule the solved faces and the ensemble"
+        every = [k for k in every if k != "free"]
+        why += "; with a rule the solved faces, their next orders and the ensemble"
     wanted = f"'auto' or one of {tuple(every)}{why}"
     expect(theory in ("auto", *every), "theory", wanted, theory)
     if theory != "free" and setup.kappa + setup.rho < LARGE:

@@ -302,9 +302,7 @@ def _planar_ring(top: int = 0) -> PlanarTraces:
     return traces
 
 
-def planar_loss(
-    kind: Kind, order: Order, *, covariance: bool = False
-) -> list[Planar]:
+def planar_loss(kind: Kind, order: Order, *, covariance: bool = False) -> list[Planar]:
     r"""Every derivative up to `order` has a leading part when all sizes grow together.
 
     .. math:: \frac1d \frac{d^s L}{dt^s}(0) \to
@@ -370,9 +368,7 @@ def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
     return tests[name]
 
 
-def face(
-    name: str, kind: Kind, order: Order, *, covariance: bool = False
-) -> Planar:
+def face(name: str, kind: Kind, order: Order, *, covariance: bool = False) -> Planar:
     r"""The leading monomials of the s-th derivative that lie on a regime's face.
 
     The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1

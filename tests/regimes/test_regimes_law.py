@@ -5,7 +5,6 @@ from chapter_experiments import chapter_module
 from geolib.regimes import SpectralMeasure, marchenko_pastur
 from geolib.regimes.spectral_measures import coarser, jacobi
 
-
 narayana = chapter_module("regimes", "taylor").narayana
 
 
