@@ -22,8 +22,9 @@ from geolib.regimes import (
     small_data,
     theory_curves,
 )
+from geolib.regimes.loss_curves import logistic, solve
 from geolib.regimes.simulate import draw_data
-from geolib.regimes.spectral_measures import gaussian_factor
+from geolib.regimes.spectral_measures import coarser, gaussian_factor
 from polytope import hull
 
 # ---- the largest learning rate -------------------------------------------------------
@@ -103,6 +104,42 @@ def online_sgd(
         # The gradient of |x - A x|^2 / 2 by the rows of few samples.
         W = W - lr / batch * (u @ (z - x).T + (W @ (z - x)) @ x.T)
     return np.array(losses)
+
+
+def online_next(times: np.ndarray, law: SpectralMeasure) -> np.ndarray:
+    r"""The first correction of large data where every step draws new samples.
+
+    With :math:`V_{ij}` the variance that white noise leaves,
+
+    .. math::
+        V_{ij}' &= -8 (a_i + a_j - 1) V_{ij} + (a_i + a_j)^2 (b_i + b_j)^2 \\
+        Z_i' &= -4 (2 a_i - 1) Z_i + \sum_j w_j [(b_i + b_j)^2 a_j - 4 V_{ij}]
+
+    Args:
+        times: (T,) increasing.
+        law: spectral law of the initial map.
+
+    Returns:
+        (T,) to be multiplied by (learning rate) d / (batch size) and added to both losses
+        over d.
+
+    Source: :eq:`drv-regimes-online` (derivations).
+    """
+    law, _ = coarser(law, law.nodes, 64)
+    w, a0, size = law.weights, law.nodes, law.nodes.size
+
+    def field(time: float, y: np.ndarray) -> np.ndarray:
+        a = logistic(a0, time)
+        V, Z = y[:-size].reshape(size, size), y[-size:]
+        pair = a[:, None] + a
+        dV = -8 * (pair - 1) * V + (pair * (pair - 2)) ** 2
+        dZ = -4 * (2 * a - 1) * Z + ((pair - 2) ** 2 * a - 4 * V) @ w
+        return np.append(dV, dZ)
+
+    states = solve(field, np.zeros(size * (size + 1)), times, 1e-9, 1e-11)
+    V, Z = states[:, :-size].reshape(-1, size, size), states[:, -size:]
+    b = logistic(a0, np.multiply.outer(times, np.ones(size))) - 1
+    return (2 * b * Z + V @ w) @ w / 2
 
 
 def online_limit(d: int, batch: int, seed: int, steps: int = 120) -> float:

@@ -25,11 +25,15 @@ from geolib.regimes.fock import fock_curves
 from geolib.regimes.large_data import large_data, large_data_next
 from geolib.regimes.loss_curves import Curves, StiffError
 from geolib.regimes.mean_field import mean_field, mean_field_next
-from geolib.regimes.narrow import narrow
+from geolib.regimes.narrow import narrow, per_input
 from geolib.regimes.setup import Setup, check_times
 from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
 from geolib.regimes.small_data import small_data
-from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
+from geolib.regimes.spectral_measures import (
+    SpectralMeasure,
+    covariance_law,
+    marchenko_pastur,
+)
 from geolib.regimes.stepped import stepped_face, stepped_next
 from geolib.regimes.trace_words import KINDS, REGIMES, face, spectral_table, value
 
@@ -214,7 +218,7 @@ def theory_curves(
     if rule is not None and name != "interior":
         return stepped_face(name, t, setup, rule, law, overlap)
     rho, kappa, c = setup.ratios
-    data: dict[str, Any] = {"c": c} if law is None else {"law": law}
+    data: dict[str, Any] = {"c": None if law else c, "law": law}
     if name == "large-data":
         return large_data(t, rho, kappa)
     if name == "small-data":
@@ -225,11 +229,7 @@ def theory_curves(
         return mean_field(t, rho, overlap=overlap, **data)
     if name == "narrow":
         thin = narrow(t, kappa, overlap=overlap, **data)
-        # The losses of the zero map: tr S / 2 and tr Sigma / 2, over d.
-        train = 1.0 if law is None else law.moment(1)
-        variance = 1.0 if overlap is None or law is None else overlap @ law.weights
-        zero = Curves(np.full(t.shape, train / 2), np.full(t.shape, variance / 2))
-        return zero.moved(thin, setup.eta)
+        return per_input(thin, setup.eta, covariance_law(**data), overlap)
     data |= {"depth": depth, "target": name == "interior", "rule": rule}
     return fock_curves(t, rho, kappa, **data)
 

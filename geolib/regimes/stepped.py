@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from geolib.core.validation import expect
-from geolib.regimes.descent import Rule, descend
+from geolib.regimes.descent import Rule
 from geolib.regimes.loss_curves import Curves
+from geolib.regimes.narrow import per_input
 from geolib.regimes.setup import Setup
 from geolib.regimes.simulate import FlowProblem, LossTrajectory, run
 from geolib.regimes.small_data import bidiagonal
@@ -89,12 +87,8 @@ def stepped_face(
         return Curves(weights @ found.train, (weights * variance) @ found.population)
     if name == "narrow":
         found = follow(np.sqrt(kappa * weights)[None, None], nodes[None])
-        train = found.train[0] - nodes.sum() / 2
-        population = found.population[0] - variance.sum() / 2
-        zero = Curves(
-            *(np.full(times.shape, y @ weights / 2) for y in (nodes, variance))
-        )
-        return zero.moved(Curves(train, population), setup.eta)
+        off = found.train[0] - nodes.sum() / 2, found.population[0] - variance.sum() / 2
+        return per_input(Curves(*off), setup.eta, of_S, variance)
     expect(name == "small-data", "name", "a face whose steps are known", name)
     W, seen = bidiagonal(rho, kappa, LEVELS)[None], np.zeros((1, LEVELS + 1))
     unseen = follow(W, seen).population[0]  # moved by decay and noise alone
@@ -156,18 +150,9 @@ def stepped_next(
         start, S = (rho * mixed, pair) if wide else (pair, mixed)
         values, vectors = np.linalg.eigh(start)
         W = np.sqrt(np.maximum(values, 0.0))[:, :, None] * vectors.mT
-        of_S, of_P = torch.as_tensor(S), torch.as_tensor(P)
-
-        def read(W: Tensor, *_: Tensor) -> list[Tensor]:
-            B = W.mT @ W - torch.eye(2, dtype=W.dtype)
-            return [((M @ B) * B).sum((1, 2)) / 2 for M in (of_S, of_P)]
-
-        def flow(W: Tensor) -> Tensor:
-            N = of_S @ (W.mT @ W) - of_S
-            return -W @ (N + N.mT)
-
-        two = SimpleNamespace(flow=flow, losses=read)
-        return torch.stack(descend(two, torch.as_tensor(W), rule, times)).numpy()
+        two = FlowProblem(2, 2, S=torch.as_tensor(S), P=torch.as_tensor(P))
+        found = run(torch.as_tensor(W), two, times, "covariance", rule)
+        return np.stack([found.train, found.population])
 
     with np.errstate(invalid="ignore"):  # infinite less infinite, once it diverges
         step = weights @ (losses(SIDE) - losses(0.0)) / SIDE**2 / 2

@@ -268,23 +268,19 @@ class PlanarTraces:
                 out = out + self.kappa * self("A" + rest[:j]) * self(rest[j + 1 :])
         return out
 
-    def by_power(self, words: dict[str, int]) -> dict[int, Any]:
-        """A sum of traces over d, by the number l of letters A."""
-        out: dict[int, Any] = {}
-        for word, factor in words.items():
-            l = word.count("A")
-            out[l] = out.get(l, 0) + factor * self(word)
-        return out
+    def total(self, words: dict[str, int]) -> Any:
+        """A sum of traces over d."""
+        return sum(factor * self(word) for word, factor in words.items())
 
 
 @cache
 def _planar_ring(top: int = 0) -> PlanarTraces:
-    """Planar traces in Z[rho, c, P1, ...]; kappa is 1, its power being l - k.
+    """Planar traces in Z[rho, kappa, c, P1, ...].
 
     A letter S is contracted as A is, with (1, c) for (rho, kappa) and a P left behind:
     :math:`\\varphi(SU) = \\varphi(PU) + c \\sum \\varphi(SU_1) \\varphi(PU_2)`.
     """
-    one, rho, c, *powers = _ring("rho, c", top)
+    one, rho, kappa, c, *powers = _ring("rho, kappa, c", top)
     P = "P" * (top > 0)
 
     def moment(word: str) -> Any:
@@ -298,7 +294,7 @@ def _planar_ring(top: int = 0) -> PlanarTraces:
                 out = out + c * traces("S" + rest[:j]) * traces(P + rest[j + 1 :])
         return out
 
-    traces = PlanarTraces(rho, 1, moment)
+    traces = PlanarTraces(rho, kappa, moment)
     return traces
 
 
@@ -337,13 +333,11 @@ def planar_loss(kind: Kind, order: Order, *, covariance: bool = False) -> list[P
 @cache
 def _planar_table(kind: str, order: int, covariance: bool) -> Planar:
     traces = _planar_ring((order + 1) * covariance)
-    parts = traces.by_power(_derivative(kind, order, covariance))
-    terms = {
-        (l, *powers): Fraction(int(f), 2)
-        for l, part in parts.items()
-        for powers, f in part.items()
+    poly = traces.total(_derivative(kind, order, covariance))
+    table = {
+        (k + j, k, *more): Fraction(int(f), 2) for (k, j, *more), f in poly.items()
     }
-    return dict(sorted(terms.items()))
+    return dict(sorted(table.items()))
 
 
 def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
@@ -426,14 +420,10 @@ def spectral_table(
         >>> spectral_table("population", 1, (1.0, 2.0))[(2, 1)]
         8.0
     """
-    from numpy.polynomial import Polynomial
+    from sympy import RR
+    from sympy.polys.rings import ring
 
-    known = (1.0, *moments)
-    rho = Polynomial([0.0, 1.0])
-    traces = PlanarTraces(rho, 1.0, lambda word: Polynomial([known[len(word)]]))
-    return {
-        (l, k): float(f) / 2
-        for l, part in traces.by_power(_derivative(kind, order, False)).items()
-        for k, f in enumerate(part.coef)
-        if f
-    }
+    over, rho, kappa = ring("rho, kappa", RR)
+    traces = PlanarTraces(rho, kappa, lambda word: over((1.0, *moments)[len(word)]))
+    poly = traces.total(_derivative(kind, order, False))
+    return {(k + j, k): float(f) / 2 for (k, j), f in poly.items()}

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 
 from geolib.regimes import (
     Rule,
@@ -24,6 +25,7 @@ from geolib.regimes import (
 from geolib.regimes.simulate import draw_data
 from geolib.regimes.stepped import stepped_next
 
+STEPS = chapter_module("regimes", "experiments_steps")
 SOLVED = ("large-data", "mean-field", "narrow", "small-data")
 RULES = (
     Rule(0.05),
@@ -189,7 +191,7 @@ def test_the_noise_of_fresh_samples_is_that_of_one_step():
     found = (np.mean([bend(np.outer(v, v)) for v in x]) - bend(eye)) / d
     law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(W.T @ W))
     t = 1e-5
-    told = large_data_next([t], 1, 1, law=law, fresh=True).population[0] / t
+    told = STEPS.online_next(np.array([t]), law)[0] / t
     assert found == pytest.approx(told, rel=0.1)
 
 
