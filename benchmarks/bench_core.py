@@ -184,7 +184,7 @@ def assumptions() -> Result:
     "core.assumptions_convnet", bar="< 1", size="p = 210 369, n = 128, 28 x 28 images"
 )
 def assumptions_convnet() -> Result:
-    """The same check of a small convolutional network, against one loss gradient"""
+    """What is assumed of a small convolutional network, against one loss gradient"""
     return check_against_gradient(images())
 
 
@@ -225,7 +225,7 @@ def product_convolution() -> Result:
         peers,
         within=1e-5,
         rounds=7,
-        note=f"{plain.peers[0].ratio:.2g} gradients of the loss.",
+        note=f"The product takes the time of {plain.peers[0].ratio:.2g} gradients of the loss.",
     )
 
 
@@ -279,7 +279,7 @@ def step_cg() -> Result:
         agree=distance,
         within=0.05,
         rounds=3,
-        note="The agreement is the error of the peer's stopping rule.",
+        note="The two differ by the error that the peer's stopping rule leaves.",
     )
 
 
@@ -303,7 +303,7 @@ def step_kfac() -> Result:
         },
         agree=unlike,
         rounds=5,
-        note="Not the same step: the agreement is 1 - the cosine between the two.",
+        note="K-FAC takes another step: the error is 1 - the cosine between the two.",
     )
 
 
@@ -329,5 +329,5 @@ def step_convolution() -> Result:
         agree=distance,
         within=0.05,
         rounds=3,
-        note=f"{gradients.peers[0].ratio:.2g} gradients of the loss.",
+        note=f"The step takes the time of {gradients.peers[0].ratio:.2g} gradients.",
     )

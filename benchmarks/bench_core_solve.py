@@ -119,11 +119,12 @@ def grid_result(
     return Result(
         max(ratios),
         unit="ratio",
-        note=f"{within} of {len(ratios)} points within 1.3, median "
-        f"{statistics.median(ratios):.2f}. Median milliseconds, "
-        f"{'wall' if device == 'cuda' else 'CPU'}; an empty cell was not "
-        f"affordable (a dense G above 3000 parameters, conjugate gradients above "
-        f"{LIMIT:g} s) or did not converge.\n\n" + markdown(columns, rows),
+        note=f"At {within} of {len(ratios)} points `auto` takes at most 1.3 times what "
+        f"the fastest method takes; the median is {statistics.median(ratios):.2f}. "
+        f"Times are median {'wall' if device == 'cuda' else 'CPU'} milliseconds. A "
+        "cell is empty where a method cannot be afforded (a dense G above 3000 "
+        f"parameters, conjugate gradients above {LIMIT:g} s) or does not "
+        "converge.\n\n" + markdown(columns, rows),
     )
 
 
@@ -154,7 +155,7 @@ def auto_grid() -> Result:
     slow=True,
 )
 def auto_grid_large() -> Result:
-    """The same for large networks"""
+    """`method="auto"` over the fastest single method, for large networks"""
     return grid_result(grid((10**6, 10**7)), 3.0)
 
 
@@ -166,7 +167,7 @@ def auto_grid_large() -> Result:
     gpu=True,
 )
 def auto_grid_gpu() -> Result:
-    """The same on a GPU"""
+    """`method="auto"` over the fastest single method, on a GPU"""
     return grid_result(grid(tuple(10**k for k in range(3, 8))), 0.3, "cuda")
 
 
@@ -195,8 +196,8 @@ def switch() -> Result:
     return Result(
         leaves,
         unit="rows",
-        note="Iterations to a relative residual of 3.5e-4: K-FAC as a preconditioner "
-        "costs more than it saves, 512 landmarks save most.\n\n"
+        note="The table counts iterations to a relative residual of 3.5e-4. K-FAC as a "
+        "preconditioner costs more than it saves; 512 landmarks save most.\n\n"
         + markdown(columns, steps),
         curve={"x": sizes, "x_label": "rows of A (n o)", "y_label": "CPU ms",
                "series": series},
@@ -326,9 +327,10 @@ def time_memory() -> Result:
         problems, lambda name, call: footprint(call, first[name])
     )
     note = (
-        "CPU time, multiples of a gradient, growth of the process's peak memory. "
-        "K-FAC steps are approximations; the others solve the same system, CG to 1e-3 "
-        "on curvlinops and to 3.5e-4 here. "
+        "Each cell has the CPU time, that time in gradients, and by how much the "
+        "process's peak of memory grows. The K-FAC steps are approximations. The others "
+        "solve the same system: conjugate gradients to 1e-3 on curvlinops, to 3.5e-4 "
+        "here. "
     )
     return table_result(worst, cells, note + failed, TABLE)
 
@@ -375,15 +377,16 @@ def tried(call: Callable[[], Any]) -> tuple[float, float] | str:
     gpu=True,
 )
 def time_memory_gpu() -> Result:
-    """The same table on a GPU: the largest time of `auto`, in gradients"""
+    """Time and memory of a step on a GPU: the largest time of `auto`, in gradients"""
     problems = {title: build().to("cuda") for title, build in GPU_TABLE.items()}
     errors = [error_of_auto(problem) for problem in problems.values()]
     worst, cells, failed = step_table(problems, lambda name, call: tried(call))
     cells["error of auto"] = [f"{error:.1e}" for error in errors]
     note = (
-        "Wall time with the device waited for, multiples of a gradient, growth of "
-        "the peak of the device's memory. The error is against the step from a "
-        "materialised Jacobian in float64 on the same device; float32 without TF32. "
+        "Each cell has the wall time with the device waited for, that time in "
+        "gradients, and by how much the peak of the device's memory grows. All is in "
+        "float32 without TF32; the error is that against the step from a materialised "
+        "Jacobian in float64 on the same device. "
     )
     return table_result(worst, cells, note + failed, GPU_TABLE, agreement=max(errors))
 
@@ -431,9 +434,10 @@ def product_bandwidth() -> Result:
     faster = rate(64)
     torch.backends.cuda.matmul.allow_tf32 = False
     note = (
-        "The arithmetic grows with the batch, the bytes do not: "
-        + ", ".join(f"{r / copy:.2f} at {b}" for b, r in rates.items())
-        + f"; {faster / copy:.2f} at 64 with TF32."
+        "The arithmetic grows with the batch and the bytes do not. The share of the "
+        "copy rate is "
+        + ", ".join(f"{r / copy:.2f} at batch {b}" for b, r in rates.items())
+        + f"; with TF32 it is {faster / copy:.2f} at batch 64."
     )
     return Result(
         rates[64] / 1e9, copy / 1e9, unit="GB/s", peer_name="torch copy", note=note

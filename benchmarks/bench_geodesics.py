@@ -73,7 +73,7 @@ def product() -> Result:
     error = float((dense - exact @ v.double()).norm() / dense.norm())
     net.float()
     result = race(ours, {"torch gradient": theirs}, rounds=5)
-    note = f"float32 product against float64: {error:.1e} relative"
+    note = f"The float32 product differs from a float64 one by {error:.1e}, relative."
     return Result(
         result.ours, result.peer, peers=result.peers, timing=result.timing, note=note
     )
@@ -97,7 +97,9 @@ def digits_seconds() -> Result:
     barrier = profile(found.path, lambda w: R(w, data.x), data.y).barrier
     if barrier > 0.01:
         raise AssertionError(f"barrier {barrier:.3g} above 0.01")
-    return Result(seconds, unit="s", note=f"barrier {barrier:.1e}")
+    return Result(
+        seconds, unit="s", note=f"The barrier on the path found is {barrier:.1e}."
+    )
 
 
 PASSES = "4 pairs (seeds 20 to 27), barrier <= 0.01, budgets in steps of 800"
@@ -149,7 +151,8 @@ def _least_passes(first: int, aligned: bool) -> tuple[int, int]:
 def _passes(aligned: bool) -> Result:
     pairs = [_least_passes(first, aligned) for first in (20, 22, 24, 26)]
     ours, theirs = zip(*pairs, strict=True)
-    note = f"per pair {list(ours)} against {list(theirs)}"
+    fewer = sum(a < b for a, b in zip(ours, theirs, strict=True))
+    note = f"The geodesic needs fewer evaluations on {fewer} of {len(ours)} pairs."
     total = float(sum(ours)), float(sum(theirs))
     return Result(*total, unit="passes", peer_name="Bezier curve", note=note)
 
@@ -188,7 +191,11 @@ def sparsify_seconds() -> Result:
     seconds = time.process_time() - clock
     sparse = Realization(found.module)
     score = accuracy(sparse, sparse.theta0, x_test, data.y_test)
-    return Result(seconds, unit="s", note=f"test accuracy {score:.3f}")
+    return Result(
+        seconds,
+        unit="s",
+        note=f"The sparse network is right on {score:.1%} of the test set.",
+    )
 
 
 def _removed(net, x) -> Result:
@@ -200,7 +207,7 @@ def _removed(net, x) -> Result:
     with torch.no_grad():
         result = race(lambda: found.module(x), {"torch dense": lambda: lambda: net(x)},
                       agree=lambda ours, theirs: 0.0, rounds=5)  # fmt: skip
-    note = f"{less} of {full} weights are left"
+    note = f"{less:,} of {full:,} weights are left."
     return Result(result.ours, result.peer, peers=result.peers, timing=result.timing,
                   note=note)  # fmt: skip
 
@@ -293,8 +300,8 @@ def path_memory() -> Result:
     few, many, plain = peak(4, True), peak(32, True), peak(32, False)
     model = 4 * (784 * 600 + 600 + 600 * 600 + 600 + 600 * 10 + 10) / 2**20
     note = (
-        f"{many / model:.0f} models of {model:.1f} MiB; without checkpoint, 32 "
-        f"segments: {plain / few:.1f} times as much"
+        f"That is the size of {many / model:.0f} models. Without `checkpoint` the "
+        f"search with 32 segments takes {plain / few:.1f} times what 4 segments take."
     )
     return Result(many, few, unit="MiB", peer_name="4 segments", note=note)
 
@@ -335,7 +342,7 @@ def sparsify_vgg() -> Result:
     if both > 1536:
         raise AssertionError(f"a peak of {both:.0f} MiB, above 1.5 GiB")
     note = (
-        f"peak of the whole process {memory:.0f} MiB, with labels {both:.0f} MiB; a "
-        f"step on labels, a thirteenth of the passes, {taught:.2f} s"
+        f"The whole process peaks at {memory:.0f} MiB, with labels at {both:.0f} MiB. "
+        f"A step on labels, a thirteenth of the passes, takes {taught:.2f} s."
     )
     return Result(walk, unit="s", note=note)

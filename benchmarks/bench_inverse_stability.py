@@ -64,10 +64,10 @@ def against_sampling(d: int, m: int, most: int) -> Result:
         return lambda: sampled(nets[0], n)
 
     right = all(sampled(f, n) >= w1inf_seminorm(f).value * (1 - 1e-9) for f in nets)
-    note = f"sampling with {n} directions, " + (
-        f"the least power of two that gets {NETS} networks right"
+    note = f"The peer samples {n:,} directions, " + (
+        f"the least power of two that gets {NETS} networks right."
         if right
-        else f"which is not enough for all of {NETS} networks"
+        else f"which is not enough for all of {NETS} networks."
     )
     return race(
         lambda: w1inf_seminorm(nets[0]).value,
@@ -126,7 +126,7 @@ def canonical_form() -> Result:
     result = race(
         lambda: canonicalize(net) and None,
         rounds=3,
-        note=f"{form.sweeps} sweeps; agreement: relative change of the outputs",
+        note=f"It takes {form.sweeps} sweeps. The error is the relative change of outputs.",
     )
     return replace(result, agreement=error)
 
@@ -141,6 +141,6 @@ def alignment() -> Result:
     result = race(
         lambda: align(net, other) and None,
         rounds=3,
-        note="agreement: distance left after alignment",
+        note="The error is the distance left after alignment.",
     )
     return replace(result, agreement=align(net, other).distance)

@@ -73,7 +73,7 @@ def simulator_rate() -> Result:
     gpu=True,
 )
 def simulator_rate_gpu() -> Result:
-    """The same on a GPU with TF32 products"""
+    """Simulator against its own matrix products on a GPU, with TF32 products"""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -125,7 +125,8 @@ def euler_loop() -> Result:
         agree=lambda a, b: float(np.abs(a - b).max() / exact[0]),
         within=4 * error,
         rounds=3,
-        note=f"Our error {error:.1e} of L(0); the loop needs {10 * needed} steps for it.",
+        note=f"Our error is {error:.1e} of L(0), and the loop needs {10 * needed} steps "
+        "to come as close.",
     )
 
 
@@ -169,7 +170,9 @@ def theory_curves() -> Result:
         "small_data": lambda: small_data(2 * t, 1, 1),
     }
     worst, which = _slowest(calls)
-    return Result(worst, note=f"The slowest of {len(calls)} is {which}.")
+    return Result(
+        worst, note=f"The slowest of the {len(calls)} curves is that of `{which}`."
+    )
 
 
 @benchmark(
@@ -186,7 +189,7 @@ def fock() -> Result:
             for eta in (0.5, 1.0)
         }
     )
-    return Result(worst, note=f"The slower of two is {which}.")
+    return Result(worst, note=f"Two cases were timed; the slower one is {which}.")
 
 
 def _cold(call) -> float:  # type: ignore[no-untyped-def]

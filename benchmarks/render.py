@@ -23,12 +23,27 @@ CHAPTERS = {
 }
 HEAD = """# Benchmarks
 
-Each row times this library and a named public one in the same process, on one thread,
-in alternating rounds, after checking that both compute the same thing. *Ratio* is our
-CPU time over theirs, the median over rounds with its quartiles: below 1 we are faster.
-The last column says whether the row meets the bar that was set before it was measured.
-`make bench` repeats all of it; a peer that is not at hand is reported as not run, with the reason.
+How fast is `geolib`, and beside what? A row of this page times one task with this library and with
+a named public one, after checking that both compute the same thing. Where there is no peer, the
+row has a limit on its time.
 """
+METHOD = """## How it is measured
+
+Ours and theirs run in the same process, on one thread, in alternating rounds. *Ratio* is our CPU
+time over theirs, the median over rounds with its quartiles: below 1 we are faster. *Error* is how
+far the two results lie apart. The last column says whether the row meets the bar that was set
+before it was measured. `make bench` repeats all of it; a peer that is not at hand is reported as
+not run, with the reason.
+"""
+OVERVIEW = """```{figure} _static/benchmarks/overview.svg
+:name: fig-bench-overview
+:alt: A row of dots for each part of the library on a logarithmic axis; left of one ours takes less.
+
+Each dot is a comparison: our time or memory over theirs. Left of the line ours takes less. Some
+peers do less work, as a plain gradient beside a natural step; their dots are to the right.
+```
+"""
+WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 COLUMNS = ("what", "ours", "theirs", "ratio", "error", "bar")
 
 
@@ -36,7 +51,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     """The whole page as MyST text."""
     if not rows:
         return f"{HEAD}\nNothing has been measured yet.\n"
-    parts = [HEAD, summary(rows)]
+    parts = [HEAD, summary(rows), METHOD]
     rank = {name: i for i, name in enumerate(CHAPTERS)}
     key = lambda row: row["name"].split(".")[0]  # noqa: E731
     ordered = sorted(rows, key=lambda r: (rank.get(key(r), 99), r["name"]))
@@ -51,26 +66,46 @@ def page(rows: list[dict[str, Any]]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def _mine(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [r for r in rows if r["name"].split(".")[0] == name and "error" not in r]
+
+
+def _ratios(rows: list[dict[str, Any]]) -> list[float]:
+    return [p["ratio"] for r in rows for p in r["peers"] if p["ratio"]]
+
+
 def summary(rows: list[dict[str, Any]]) -> str:
-    """One screen: how many bars each part meets, its ratio, and the rows that miss."""
-    lines = [
-        "## On one screen\n",
-        "| part | rows | bars met | median ratio (peers) |",
-    ]
+    """One screen: what was found, a figure of it, each part, and the bars not met."""
+    whole = [r for r in rows if "error" not in r]
+    judged = [r["verdict"] for r in whole if r["bar"]]
+    ratios = _ratios(whole)
+    lines = []
+    if ratios:
+        faster = sum(x < 1 for x in ratios)
+        lines = [
+            f"In {faster} of {len(ratios)} comparisons ours takes less, and the median "
+            f"ratio is {median(ratios):.2g}. Of {len(judged)} bars {judged.count('met')} "
+            "are met; the others stand below.\n",
+            OVERVIEW,
+        ]
+    lines.append("| part | rows | bars met | median ratio (comparisons) |")
     lines.append("| --- | --- | --- | --- |")
     for name, title in CHAPTERS.items():
-        mine = [r for r in rows if r["name"].split(".")[0] == name and "error" not in r]
+        mine = _mine(rows, name)
         met = [r["verdict"] for r in mine if r["bar"]]
-        found = [p["ratio"] for r in mine for p in r["peers"] if p["ratio"]]
+        found = _ratios(mine)
         ratio = f"{median(found):.2g} ({len(found)})" if found else "no peer"
         bars = f"{met.count('met')} of {len(met)}" if met else "no bar"
         lines.append(_line([title, str(len(mine)), bars, ratio]))
     missed = [r for r in rows if r.get("verdict") == "missed"]
-    lines.append("\nA bar that is missed:" if missed else "\nNo bar is missed.")
+    lines.append("\n**Not met:**\n" if missed else "\nEvery bar is met.")
     for row in missed:
-        value = _quantity(row["figure"], row["unit"] if row["of"] == "ours" else "")
-        name, bar = row["title"], row["bar"]
-        lines.append(f"- {name}: {row['of']} {value.strip()}, bar {bar}.")
+        unit = row["unit"] if row["of"] == "ours" else "times"
+        sign, bar = row["bar"].split(" ")
+        lines.append(
+            f"- {row['title']}: {_quantity(row['figure'], unit)}, where the bar is "
+            f"{WORDS[sign]} {bar}."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -92,9 +127,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """One paragraph for each row that has something to add."""
-    found = [f"*{row['title']}.* {row['note']}\n" for row in rows if row.get("note")]
-    return found
+    """What a row needs to be understood; a table that belongs to it is folded."""
+    told, folded = [], []
+    for row in rows:
+        text, _, cells = (row.get("note") or "").partition("\n\n|")
+        if text:
+            told.append(f"- *{row['title']}.* {text.strip()}")
+        if cells:
+            title = f"Point by point: {row['title']}"
+            folded.append(f":::{{dropdown}} {title}\n|{cells.strip()}\n:::\n")
+    return [*(["\n".join(told) + "\n"] if told else []), *folded]
 
 
 def figure(row: dict[str, Any]) -> str:
@@ -134,7 +176,6 @@ def plot(row: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import NullLocator
 
     from geolib.plotting import panels, use_style
@@ -157,6 +198,35 @@ def plot(row: dict[str, Any], path: Path) -> None:
     axes.set_ylabel(curve["y_label"])
     axes.set_title(row["title"])
     axes.legend()
+    _save(figure, path)
+
+
+def plot_overview(rows: list[dict[str, Any]], path: Path) -> None:
+    """Every ratio as a dot, a line for each part, as an SVG that repeats byte by byte."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from geolib.plotting import COLORS, panels, use_style
+
+    use_style()
+    matplotlib.rcParams["svg.hashsalt"] = "overview"
+    figure, axes = panels(width=7.2, height=3.2)
+    found = {t: _ratios(_mine(rows, name)) for name, t in CHAPTERS.items()}
+    found = {title: ratios for title, ratios in found.items() if ratios}
+    for place, ratios in enumerate(found.values()):
+        far = [COLORS["blue" if x < 1 else "orange"] for x in ratios]
+        axes.scatter(ratios, [place] * len(ratios), c=far, s=42, alpha=0.75)
+    axes.axvline(1, color=COLORS["ink"], lw=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(found)), list(found))
+    axes.invert_yaxis()
+    axes.set_xlabel("ours over theirs: less to the left, more to the right")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.svg")
     figure.savefig(partial, metadata={"Date": None})
@@ -178,6 +248,9 @@ def write_beside(results: Path = RESULTS) -> None:
             path = plots / f"{row['name'].replace('.', '-')}.svg"
             plot(row, path)
             wanted.add(path)
+    if any("peers" in r and _ratios([r]) for r in rows):
+        plot_overview(rows, plots / "overview.svg")
+        wanted.add(plots / "overview.svg")
     for path in plots.glob("*.svg"):
         if path not in wanted:
             path.unlink()
@@ -200,8 +273,10 @@ def _line(cells: list[str]) -> str:
 def _quantity(value: float | None, unit: str, timing: dict | None = None) -> str:
     if value is None or math.isnan(value):
         return ""
+    unit = {"ratio": "times", "error": ""}.get(unit, unit)
     if unit != "s":
-        return f"{value:.3g} {unit}"
+        digits = f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+        return f"{digits} {unit}".strip()
     for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= scale or name == "µs":
             break
@@ -230,7 +305,8 @@ def _peer(peer: dict[str, Any] | None, unit: str) -> list[str]:
 def _verdict(row: dict[str, Any]) -> str:
     if not row["bar"]:
         return "none"
-    return f"{row['of']} {row['bar']}: {row['verdict']}"
+    sign, bar = row["bar"].split(" ")
+    return f"{row['of']} {WORDS[sign]} {bar}: {row['verdict']}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -376,7 +377,9 @@ def test_removed_benchmarks_are_forgotten(tmp_path):
 def test_units_are_readable():
     assert render._quantity(0.0025, "s") == "2.5 ms"
     assert render._quantity(3.1e-7, "s") == "0.31 µs"
-    assert render._quantity(0.25, "error") == "0.25 error"
+    assert render._quantity(0.25, "error") == "0.25"
+    assert render._quantity(1.19, "ratio") == "1.19 times"
+    assert render._quantity(1879.2, "MiB") == "1,879 MiB"
 
 
 def test_the_committed_page_is_that_of_the_committed_results():
@@ -413,3 +416,22 @@ def test_the_command_stands_before_the_benchmarks_of_a_checkout(
     (tmp_path / "_toc.yml").touch()
     (tmp_path / "chapters").mkdir()
     assert "has no benchmarks" in CliRunner().invoke(app, ["bench"]).stderr
+
+
+def test_the_stored_notes_are_sentences_and_no_title_leans_on_the_row_above():
+    for row in run.load():
+        told = (row.get("note") or "").partition("\n\n|")[0].strip()
+        assert not told or re.match("[A-Z0-9`]", told)
+        assert not told or (told.endswith(".") and not re.search(r"\[\d", told))
+        assert not row.get("title", "").startswith("The same")
+
+
+def test_the_page_opens_with_one_screen_and_folds_the_long_tables():
+    page = (ROOT / "book/benchmarks.md").read_text()
+    first, rest = page.split("## How it is measured")
+    assert len(first.splitlines()) < 40
+    assert "overview.svg" in first
+    assert "**Not met:**" in first
+    assert rest.count(":::{dropdown}") == sum(
+        "\n\n|" in (row.get("note") or "") for row in run.load()
+    )

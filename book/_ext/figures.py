@@ -104,13 +104,31 @@ def at_night(figure: Any) -> Iterator[None]:
         full = bool(axes.images) or len(axes.patches) > 40
         full |= any(np.ndim(c.get_array()) > 1 for c in axes.collections)
         inner = [*axes.lines, *axes.collections, *axes.texts, *axes.patches]
-        over = {a for top in inner for a in top.findobj()} if full else set()
-        for artist in axes.findobj():
+        over = {a for top in inner for a in _parts(top)} if full else set()
+        for artist in _parts(axes):
             if artist not in over and artist is not axes:
                 changed += _swap(artist)
+    grids = [axis._axinfo["grid"] for a in figure.axes for axis in _in_space(a)]
+    days = [grid["color"] for grid in grids]
+    for grid in grids:
+        grid["color"] = _at_night(grid["color"])
     yield
     for artist, name, value in reversed(changed):
         getattr(artist, f"set_{name}")(value)
+    for grid, day in zip(grids, days, strict=True):
+        grid["color"] = day
+
+
+def _in_space(axes: Any) -> list[Any]:
+    """The three axes of a picture in space, of which each has a pane behind it."""
+    return list(axes._axis_map.values()) if hasattr(axes, "get_zlim") else []
+
+
+def _parts(top: Any) -> list[Any]:
+    """An artist and all in it, with what `findobj` misses: arrows, panes and their lines."""
+    parts = top.findobj()
+    parts += [a for p in parts if (a := getattr(p, "arrow_patch", None))]
+    return parts + [a for axis in _in_space(top) for a in (axis.pane, axis.line)]
 
 
 def _swap(

@@ -95,7 +95,9 @@ function worth(text) {
 // What is a little wider than its box is set smaller, down to nine points. What still is
 // wider scrolls and says so; a formula is then reached from the keyboard too.
 function fitToTheirBoxes() {
-  const boxes = [...document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article pre')];
+  const boxes = [...document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article table.table, .bd-article pre')];
+  for (const cell of document.querySelectorAll(".table-box td:not(.long)"))
+    cell.classList.toggle("long", /[a-z]{2}/i.test(cell.textContent) && cell.textContent.length > 14);
   for (const box of boxes) {
     box.style.zoom = "";
     box.classList.remove("tight");
@@ -109,6 +111,8 @@ function fitToTheirBoxes() {
   for (const box of boxes) {
     const wide = box.scrollWidth > box.clientWidth + 1;
     box.classList.toggle("wide", wide);
+    const caption = box.querySelector("caption"); // stays when its table scrolls
+    if (caption) caption.style.maxWidth = wide ? `${box.clientWidth}px` : "";
     if (!box.matches("mjx-container")) continue;
     if (wide) box.tabIndex = 0;
     else box.removeAttribute("tabindex");

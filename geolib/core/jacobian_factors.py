@@ -8,7 +8,6 @@ K is the kernel in function space (the neural tangent kernel, weighted by the me
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -26,39 +25,7 @@ STRIP = 256  # rows of K computed at a time, up to the diagonal only
 PROBE = 3  # samples used to check that a layer's leading axis is the samples'
 
 
-class Block(ABC):
-    """The columns of A that belong to some parameters, for n samples and r roots."""
-
-    @abstractmethod
-    def matvec(self, v: Tensor) -> Tensor:
-        """A v restricted to these columns, shape (n, r); v is the whole (p,)."""
-
-    @abstractmethod
-    def rmatvec_(self, a: Tensor, out: Tensor) -> None:
-        """Write A^T a into these parameters' places of out, shape (p,)."""
-
-    @abstractmethod
-    def add_cross_(self, K: Tensor, other: Block) -> None:
-        """Add A B^T to K, shape (n, r, n', r), for the same columns B of other rows."""
-
-    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
-        """Add this block's A A^T to K, shape (n, r, n, r).
-
-        For each strip of samples only against the samples up to the strip's end.
-        """
-        for s in strips:
-            self.at(s).add_cross_(K[s, :, : s.stop], self.at(slice(0, s.stop)))
-
-    @abstractmethod
-    def add_rows_(self, rows: Tensor) -> None:
-        """Write the block's rows into rows, shape (n, r, p)."""
-
-    @abstractmethod
-    def at(self, samples: slice | Tensor) -> Block:
-        """The same columns for some of the samples."""
-
-
-class LayerBlock(Block):
+class LayerBlock:
     r"""A linear layer's weight (and bias), never multiplied out.
 
     .. math:: \nabla_W z_{i a} = \sum_t \delta_{i a t}\, x_{i t}^T .
@@ -84,6 +51,7 @@ class LayerBlock(Block):
         self.d = x.shape[-1]
 
     def matvec(self, v: Tensor) -> Tensor:
+        """A v restricted to these columns, shape (n, r); v is the whole (p,)."""
         W = v[self.weight].view(self.g, self.a, self.d)
         y = torch.bmm(self.x.view(self.g, -1, self.d), W.mT)
         if self.bias is not None:
@@ -95,6 +63,7 @@ class LayerBlock(Block):
         return torch.bmm(flat, y[..., None])[..., 0]
 
     def rmatvec_(self, a: Tensor, out: Tensor) -> None:
+        """Write A^T a into these parameters' places of out, shape (p,)."""
         flat = self.delta.view(self.n, self.r, -1)
         c = a * flat[:, 0] if self.r == 1 else torch.bmm(a[:, None, :], flat)
         c = c.view(self.n, self.g, self.t, self.a).transpose(0, 1)
@@ -107,8 +76,8 @@ class LayerBlock(Block):
         if self.bias is not None:
             out[self.bias] = c.sum(1).view(-1)
 
-    def add_cross_(self, K: Tensor, other: Block) -> None:
-        assert isinstance(other, LayerBlock)  # blocks of one model correspond
+    def add_cross_(self, K: Tensor, other: LayerBlock) -> None:
+        """Add A B^T to K, shape (n, r, n', r), for the same columns B of other rows."""
         for g in range(self.g):
             if self.t == 1:
                 self._add_products_(K, other, g)
@@ -123,8 +92,11 @@ class LayerBlock(Block):
             _add_rows_cross_(K, self._bias_rows(), other._bias_rows())
 
     def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        """Add A A^T to K: each strip of samples only against those up to its end."""
         if self.t == 1 or by_positions(self.r, self.t, self.d, self.a):
-            return super().add_gram_(K, strips)
+            for s in strips:
+                self.at(s).add_cross_(K[s, :, : s.stop], self.at(slice(0, s.stop)))
+            return
         for g in range(self.g):  # multiplied out once for all strips
             for rows in self._outer(g, self.n):
                 _add_rows_gram_(K, rows, strips)
@@ -165,18 +137,20 @@ class LayerBlock(Block):
         return self.delta.sum(3).view(self.n, self.r, -1)
 
     def add_rows_(self, rows: Tensor) -> None:
+        """Write the block's rows into rows, shape (n, r, p)."""
         W = self.delta.mT @ self.x.transpose(0, 1)[:, None]  # n r g a d
         rows[..., self.weight] = W.reshape(self.n, self.r, -1)
         if self.bias is not None:
             rows[..., self.bias] = self._bias_rows()
 
     def at(self, samples: slice | Tensor) -> LayerBlock:
+        """The same columns for some of the samples."""
         x = self.x[:, samples]
         return LayerBlock(x, self.delta[samples], self.weight, self.bias)
 
 
-class DenseBlock(Block):
-    """Columns of A held as they are: parameters that no linear layer holds.
+class DenseBlock:
+    """Columns of A held as they are, as `LayerBlock`: parameters that no such layer holds.
 
     Args:
         rows: shape (n, r, q).
@@ -192,15 +166,20 @@ class DenseBlock(Block):
     def rmatvec_(self, a: Tensor, out: Tensor) -> None:
         out[self.index] = torch.einsum("nrq,nr->q", self.rows, a)
 
-    def add_cross_(self, K: Tensor, other: Block) -> None:
-        assert isinstance(other, DenseBlock)  # blocks of one model correspond
+    def add_cross_(self, K: Tensor, other: DenseBlock) -> None:
         _add_rows_cross_(K, self.rows, other.rows)
+
+    def add_gram_(self, K: Tensor, strips: list[slice]) -> None:
+        _add_rows_gram_(K, self.rows, strips)
 
     def add_rows_(self, rows: Tensor) -> None:
         rows[..., self.index] = self.rows
 
     def at(self, samples: slice | Tensor) -> DenseBlock:
         return DenseBlock(self.rows[samples], self.index)
+
+
+Block = LayerBlock | DenseBlock
 
 
 class JacobianFactors:
@@ -261,7 +240,7 @@ class JacobianFactors:
         """A B^T for the rows B of other samples, shape (m, other's m)."""
         K = self.like.new_zeros(self.n, self.r, other.n, other.r)
         for mine, theirs in zip(self.blocks, other.blocks, strict=True):
-            mine.add_cross_(K, theirs)
+            mine.add_cross_(K, theirs)  # type: ignore[arg-type]  # of one kind
         return K.view(self.m, other.m)
 
     def at(self, samples: slice | Tensor) -> JacobianFactors:

@@ -225,6 +225,47 @@ def conjugate_gradient(
     return x, residual, steps, residual <= 2 * tol
 
 
+def least_squares(
+    push: Operator, pull: Operator, y: Tensor, tol: float, max_iterations: int
+) -> tuple[Tensor, int]:
+    r"""The least x of those that minimise |y - A x|, and the number of iterations.
+
+    They end where |y - A x| <= tol |y|, or where A^T (y - A x) is rounding.
+
+    Args:
+        push: v to A v.
+        pull: a to A^T a.
+        y, tol, max_iterations: as for `conjugate_gradient`.
+
+    Cost: one product with A and one with its transpose an iteration.
+
+    Source: Hestenes and Stiefel 1952 (CGLS).
+
+    Examples:
+        >>> A = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+        >>> least_squares(A.mv, A.mT.mv, torch.ones(3), 1e-6, 10)
+        (tensor([0.6000, 0.0000]), 1)
+    """
+    r, d = y, pull(y)
+    x, s, steps = torch.zeros_like(d), float(d @ d), 0
+    size, slack = float(y.norm()), 8 * torch.finfo(y.dtype).eps
+    top = 0.0  # of A's singular values, as seen so far
+    while s > 0 and steps < max_iterations:
+        q = push(d)
+        bend = float(q @ q)
+        top = max(top, (bend / float(d @ d)) ** 0.5)
+        if s**0.5 <= slack * top * float(r.norm()):
+            break
+        x, r = torch.add(x, d, alpha=s / bend), torch.sub(r, q, alpha=s / bend)
+        steps += 1
+        if float(r.norm()) <= tol * size:
+            break
+        z = pull(r)
+        old, s = s, float(z @ z)
+        d = torch.add(z, d, alpha=s / old)
+    return x, steps
+
+
 def largest_eigenpairs(apply: Operator, start: Tensor, k: int, tol: float) -> Spectrum:
     """The k largest eigenvalues by ARPACK's Lanczos, and what is left of each pair.
 

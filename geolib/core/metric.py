@@ -360,7 +360,8 @@ class Metric:
                 small), "cg" (neither: conjugate gradients in the parameters), "kfac"
                 (the same, preconditioned by the Kronecker factors of G + damping I),
                 "nystrom" (conjugate gradients in function space, preconditioned by
-                the rows of a few samples), or "auto", which estimates their costs.
+                the rows of a few samples), or "auto", which estimates their costs. The
+                preconditioned two need a damping.
             tol: the relative residual that counts as converged; sqrt(eps) by default.
             rtol: with damping 0, eigenvalues below rtol times the largest are zero;
                 eps^(2/3) by default.

@@ -27,36 +27,28 @@ class Tableau:
     c: tuple[float, ...]
 
 
-EULER = Tableau(((),), (1.0,), (0.0,))
-MIDPOINT = Tableau(((), (0.5,)), (0.0, 1.0), (0.0, 0.5))
-RK4 = Tableau(
-    ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    (0.0, 0.5, 0.5, 1.0),
-)
-# Quartic interpolant inside a step (Hairer, Norsett, Wanner I, II.6): weights of the
-# stages in its top coefficient.
-DENSE = (
-    -12715105075 / 11282082432,
-    0.0,
-    87487479700 / 32700410799,
-    -10690763975 / 1880347072,
-    701980252875 / 199316789632,
-    -1453857185 / 822651844,
-    69997945 / 29380423,
-)
-FIXED = {"euler": EULER, "midpoint": MIDPOINT, "rk4": RK4}
+FIXED = {
+    "euler": Tableau(((),), (1.0,), (0.0,)),
+    "midpoint": Tableau(((), (0.5,)), (0.0, 1.0), (0.0, 0.5)),
+    "rk4": Tableau(
+        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+        (0.0, 0.5, 0.5, 1.0),
+    ),
+}
 SHRINK, GROW, SAFETY = 0.2, 5.0, 0.9  # bounds on the change of a step, and its caution
 
 
 @functools.cache
-def dormand_prince() -> tuple[Tableau, tuple[float, ...]]:
-    """Scipy's table of the pair, and the weights of a step's error, fifth minus fourth."""
+def dormand_prince() -> tuple[Tableau, list[float], list[list[float]]]:
+    """Scipy's table of the pair, the weights of a step's error, fifth minus fourth, and
+    those of the powers of the share of a step in the state at that share.
+    """
     from scipy.integrate import RK45  # slow to import
 
     rows = [tuple(row[:k]) for k, row in enumerate(RK45.A.tolist())]
     b, nodes = (*RK45.B.tolist(), 0.0), (*RK45.C.tolist(), 1.0)
-    return Tableau((*rows, b[:-1]), b, nodes), tuple(-RK45.E)
+    return Tableau((*rows, b[:-1]), b, nodes), (-RK45.E).tolist(), RK45.P.tolist()
 
 
 class IntegrationError(RuntimeError):
@@ -276,9 +268,9 @@ class _Run:
         t, y, end = grid[0], self.y, grid[-1]
         if len(grid) == 1 and self.observer is None:
             return self.report(t, y, y)
-        table, weights = dormand_prince()
+        table, *weights = dormand_prince()
         sign, s = (1.0 if end >= t else -1.0), _Stages(table, y)
-        errors, top = y.new_tensor(weights), y.new_tensor(DENSE)
+        errors, dense = map(y.new_tensor, weights)
         s.k[0] = self.start(t)
         self.report(t, y, s.k[0])
         step = self._first_step(y, s.k[0], rtol, atol)
@@ -304,7 +296,8 @@ class _Run:
                 while goal is not None and sign * (there - goal) >= 0:
                     share, z = (goal - t) / h, new
                     if goal != there:
-                        z = _interpolate(share, h, y, new, s, top)
+                        powers = y.new_tensor([share**k for k in (1, 2, 3, 4)])
+                        z = y + h * s.sum(dense @ powers)
                     self.report(goal, z, s.k[6])
                     goal = next(ahead, None)
                 s.k[0] = s.k[6].clone()
@@ -336,14 +329,3 @@ class _Run:
         speed = self._norms(k).clamp_min(1e-300)
         size = self._norms(y).clamp_min(self._allowed(y, atol))
         return 0.3 * rtol**0.2 * float((size / speed).min())
-
-
-def _interpolate(
-    s: float, h: float, y: Tensor, new: Tensor, stages: _Stages, top: Tensor
-) -> Tensor:
-    """The state at the share s of a step: Hairer, Norsett and Wanner's quartic."""
-    difference = new - y
-    first = h * stages.k[0] - difference
-    second = difference - h * stages.k[6] - first
-    last = h * stages.sum(top)
-    return y + s * (difference + (1 - s) * (first + s * (second + (1 - s) * last)))

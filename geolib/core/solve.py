@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,24 +32,19 @@ from .validation import (
 )
 
 DEFAULT_ROWS = 512  # of the Nystrom sample, unless "auto" chooses
+METHODS = "auto", "cholesky", "woodbury", "nystrom", "cg", "kfac"
+DAMPED = "nystrom", "kfac"  # what they precondition by is that of a damped metric
 TYPICAL_STEPS = 20  # iterations that the same default is planned for
 
 
 def solve(
-    G: MetricOperator,
-    g: Tensor,
-    damping: float,
-    method: str,
-    tol: float | None,
-    rtol: float | None,
-    max_iterations: int | None,
-    free: Tensor | None,
+    G: MetricOperator, g: Tensor, damping: float, method: str, tol: Any, *limits: Any
 ) -> Solution:
     """See :meth:`Metric.solve`."""
-    _check(G, g, damping, method, free)
+    _check(G, g, damping, method, limits[-1])
     G, g = G.single, single(g)
     tol = math.sqrt(torch.finfo(g.dtype).eps) if tol is None else tol
-    found = METHODS[method](_Solve(G, g, damping, tol, rtol, max_iterations, free))
+    found = getattr(_Solve(G, g, damping, tol, *limits), method)()
     finite = math.isfinite(found.residual) and bool(found.x.isfinite().all())
     wanted = f"more, for method {found.method!r} to solve in {g.dtype}"
     expect(finite, "damping", wanted, damping)
@@ -105,7 +101,7 @@ class _Solve:
             if found.converged or not fits:
                 return found
             spent, chosen = found.iterations, direct
-        return replace(METHODS[chosen.method](self), iterations=spent)
+        return replace(getattr(self, chosen.method)(), iterations=spent)
 
     def cholesky(self) -> Solution:
         """G is formed and factorised; without damping, its eigenvalues are inverted."""
@@ -121,41 +117,39 @@ class _Solve:
         return Solution(x, residual, 0, inside <= self.tol, "pseudo-inverse")
 
     def woodbury(self) -> Solution:
-        """K is formed and factorised; without damping, its eigenvalues are inverted."""
-        A, K = self.G.rows(), self.kernel
-        if self.source is not None:
-            return self._woodbury_outputs(A.rmatvec, K, self.source)
-        return self._woodbury_parameters(A.rmatvec, K, A.matvec(self.covector))
+        """K is formed and factorised; without damping, its eigenvalues are inverted.
 
-    def _woodbury_outputs(self, pull: Operator, K: Tensor, b: Tensor) -> Solution:
-        """x = A^T (K + damping)^-1 b, which solves the system for g = A^T b."""
-        if self.damping == 0:
-            a = linear.pseudo_solve(K, b, 1, self.rtol)
-            method = "woodbury pseudo-inverse"
+        x = A^T (K + damping)^-1 b solves the system for g = A^T b; for a g on the
+        parameters, with c = A g, x = (g - A^T (K + damping)^-1 c) / damping, or
+        A^T (K^+)^2 c.
+        """
+        A, K, damping, b = self.G.rows(), self.kernel, self.damping, self.source
+        method = "woodbury" if damping else "woodbury pseudo-inverse"
+        if b is not None:
+            if damping == 0:
+                a = linear.pseudo_solve(K, b, 1, self.rtol)
+            else:
+                a = _refined(K, b, damping)
+            residual = inside = _ratio(_norm(K, b - K @ a - damping * a), _norm(K, b))
+            x = A.rmatvec(a)
         else:
-            a, method = _refined(K, b, self.damping), "woodbury"
-        residual = _ratio(_norm(K, b - K @ a - self.damping * a), _norm(K, b))
-        return Solution(pull(a), residual, 0, residual <= self.tol, method)
-
-    def _woodbury_parameters(self, pull: Operator, K: Tensor, c: Tensor) -> Solution:
-        """x = (g - A^T (K + damping)^-1 c) / damping with c = A g, or A^T (K^+)^2 c."""
-        g = self.covector
-        if self.damping == 0:
-            a = linear.pseudo_solve(K, c, 2, self.rtol)
-            r = g - pull(K @ a)
-            inside = _ratio(_norm(K, c - K @ (K @ a)), _norm(K, c))
-            residual, method = _ratio(r.norm(), g.norm()), "woodbury pseudo-inverse"
-            return Solution(pull(a), residual, 0, inside <= self.tol, method)
-        a = _refined(K, c, self.damping)
-        x = (g - pull(a)) / self.damping
-        gap = a - (c - K @ a) / self.damping
-        residual = _ratio(_norm(K, gap), g.norm())
-        return Solution(x, residual, 0, residual <= self.tol, "woodbury")
+            g = self.covector
+            c = A.matvec(g)
+            if damping == 0:
+                a = linear.pseudo_solve(K, c, 2, self.rtol)
+                inside = _ratio(_norm(K, c - K @ (K @ a)), _norm(K, c))
+                residual = _ratio((g - A.rmatvec(K @ a)).norm(), g.norm())
+                x = A.rmatvec(a)
+            else:
+                a = _refined(K, c, damping)
+                x = (g - A.rmatvec(a)) / damping
+                gap = _norm(K, a - (c - K @ a) / damping)
+                residual = inside = _ratio(gap, g.norm())
+        return Solution(x, residual, 0, inside <= self.tol, method)
 
     def nystrom(self, way: cost.Plan | None = None, watched: bool = False) -> Solution:
         """Conjugate gradients on K, preconditioned by the rows of some samples."""
         G, damping, size = self.G, self.damping, self.G.problem_size
-        expect(damping > 0, "damping", "more: method 'nystrom' needs a positive one", 0)
         if way is None:
             rows = min(DEFAULT_ROWS, max(1, size.m // 4))
             way = cost.nystrom_plan(size, rows, TYPICAL_STEPS)
@@ -196,7 +190,11 @@ class _Solve:
         watched: bool = False,
         precondition: Operator | None = None,
     ) -> Solution:
-        """Conjugate gradients on the parameters, by the factored rows if that pays."""
+        """Conjugate gradients on the parameters, by the factored rows if that pays.
+
+        Without damping as two problems of least squares, which a g that is out of G's
+        range leaves bounded: A^T y near g, and then A x = y.
+        """
         size, G, damping = self.G.problem_size, self.G, self.damping
         limit = self.limit or max(200, min(2 * min(G.p, size.m), 2000))
         g, apply = self.covector, G.product
@@ -206,21 +204,28 @@ class _Solve:
         if self.free is not None:
             mask, whole = self.free.to(g), apply
             g, apply = mask * g, lambda v: mask * whole(v)
+        if damping == 0:
+            return self._least_squares(g, limit)
         H: Operator = lambda v: torch.add(apply(v), v, alpha=damping)  # noqa: E731
         step = way.step if way else 0.0
         budget = cost.IterationBudget(size, self.tol, step) if watched else None
         limits = self.tol, limit, precondition, budget
         return Solution(*linear.conjugate_gradient(H, g, *limits), "cg")
 
-
-METHODS = {
-    "auto": _Solve.auto,
-    "cholesky": _Solve.cholesky,
-    "woodbury": _Solve.woodbury,
-    "nystrom": _Solve.nystrom,
-    "cg": _Solve.cg,
-    "kfac": _Solve.kfac,
-}
+    def _least_squares(self, g: Tensor, limit: int) -> Solution:
+        """x = A^+ y with y = (A^T)^+ g."""
+        A, tol = nystrom.FunctionSpaceOperator(self.G), self.tol / 8
+        free = 1.0 if self.free is None else self.free.to(g)
+        push: Operator = lambda v: A.push(free * v)  # noqa: E731
+        pull: Operator = lambda a: free * A.pull(a)  # noqa: E731
+        y, steps = self.source, 0
+        if y is None:
+            y, steps = linear.least_squares(pull, push, g, tol, limit)
+        x, more = linear.least_squares(push, pull, y, tol, limit)
+        r = g - pull(push(x))
+        residual, least = _ratio(r.norm(), g.norm()), self.tol * pull(push(g)).norm()
+        done = residual <= self.tol or bool(pull(push(r)).norm() <= least)
+        return Solution(x, residual, steps + more, done, "cg")
 
 
 def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
@@ -276,6 +281,8 @@ def _check(
     most = torch.finfo(G.theta.dtype).max
     wanted = f"a number below {most:.1e}, theta's largest"
     expect(damping < most, "damping", wanted, damping)
+    wanted = f"more: method {method!r} needs a positive one"
+    expect(damping > 0 or method not in DAMPED, "damping", wanted, damping)
     if free is not None:
         expect(method == "cg", "free", "method 'cg' with it", method)
         shape = tuple(getattr(free, "shape", ()))

@@ -167,9 +167,9 @@ def geodesics(
     basis = SineBasis(4) if basis is None else basis
     start = a.new_zeros(len(a), basis.size, a.shape[1]) if start is None else start
     paths = []
-    for u, v, control in zip(a, b, start, strict=True):
+    for u, v, control in zip(a.detach(), b.detach(), start, strict=True):
         check_ends(u, v, distinct=True)
-        paths.append(WeightPath(u, v, basis, control.clone()))
+        paths.append(WeightPath(u, v, basis, control.detach().clone()))
     search = _Search(space, paths, segments, jitter, batch, seeds, checkpoint)
     bends, energies, passes = search.run(steps, lr, callback)
     results = []

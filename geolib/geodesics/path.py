@@ -93,8 +93,9 @@ class LegendreBasis(Basis):
     def _polynomials(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """P_0, ..., P_{m+1} at the times t, and the roots of 2k + 1 for the inner ones."""
         k = torch.arange(self.size + 2).to(t)
-        P = torch.special.legendre_polynomial_p(2 * t[:, None] - 1, k)
-        return P, (2 * k[1:-1] + 1).sqrt()
+        # torch has no polynomials in half precision
+        x = (2 * t[:, None] - 1).to(torch.promote_types(t.dtype, torch.float32))
+        return torch.special.legendre_polynomial_p(x, k).to(t), (2 * k[1:-1] + 1).sqrt()
 
 
 def orders(size: int, like: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ import torch
 from geodesics_cases import CERTIFICATE, POLYGONS, vector
 
 from geolib.geodesics import (
+    FunctionSpace,
     LegendreBasis,
     SineBasis,
     WeightPath,
+    geodesics,
     profile,
 )
 from geolib.geodesics.path import BezierBasis
@@ -131,3 +133,22 @@ def test_a_profile_draws_what_it_measured():
             drawn[name], np.stack([found.times, getattr(found, name)], 1)
         )
     plt.close(axes.figure)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bends_at_times_in_half_precision(dtype):
+    t = torch.linspace(0, 1, 5, dtype=dtype)
+    for found, true in (
+        (LegendreBasis(4).values(t), LegendreBasis(4).values(t.double())),
+        (LegendreBasis(4).slopes(t), LegendreBasis(4).slopes(t.double())),
+    ):
+        assert found.dtype is dtype
+        torch.testing.assert_close(found.double(), true, atol=0.05, rtol=0.02)
+
+
+def test_ends_that_require_gradients_do_not_train_through_the_search():
+    space = FunctionSpace(torch.nn.Linear(2, 1, bias=False), torch.eye(2), "raw")
+    a, b = torch.zeros(2, 2), torch.ones(2, 2)
+    plain = geodesics(space, a, b, seeds=[0, 1], steps=3)
+    found = geodesics(space, a.requires_grad_(), b, seeds=[0, 1], steps=3)
+    assert [f.energies for f in found] == [f.energies for f in plain]

@@ -47,6 +47,8 @@ def figure():
             *np.meshgrid([0, 1], [0, 1]), np.eye(2), color=COLORS["blue"]
         )
         solid.scatter([0], [0], [0], color=COLORS["ink"])
+        left.annotate("", (0, 0), (1, 1), arrowprops={"arrowstyle": "->"})
+        right.annotate("", (0, 0), (1, 1), arrowprops={"arrowstyle": "->"})
         left.scatter([], [])  # as an empty legend entry
         made.canvas.draw()
         yield made
@@ -110,6 +112,10 @@ def dark(left, right, shades, figure):
         assert light(ground) < 0.15
     assert light(left.lines[1].get_color()) > 0.85
     assert to_hex(left.lines[0].get_color()) != COLORS["blue"].lower()
+    assert light(left.texts[0].arrow_patch.get_edgecolor()) > 0.85
+    for axis in (axis for part in figure.axes[2:] for axis in part._axis_map.values()):
+        assert light(axis.pane.get_facecolor()) < 0.3 < light(axis.line.get_color())
+        assert light(axis._axinfo["grid"]["color"]) < 0.3
     band = left.collections[0].get_facecolor()[0]
     assert band[3] == pytest.approx(0.3)
     assert to_hex(band) != COLORS["green"].lower()
@@ -119,6 +125,7 @@ def dark(left, right, shades, figure):
     assert np.array_equal(right.collections[0].get_facecolor(), shades)
     assert light(right.lines[0].get_color()) == 0
     assert light(right.texts[0].get_color()) == 0
+    assert light(right.texts[1].arrow_patch.get_edgecolor()) == 0
     assert PAPER not in {to_hex(a.get_facecolor()) for a in figure.axes}
 
 

@@ -108,22 +108,34 @@ LOADED = """() => {
   const all = [location.href, ...performance.getEntriesByType('resource').map(e => e.name)];
   const moving = [...document.querySelectorAll('.moving')].map(e => e.outerHTML).join('');
   return [all.map(u => new URL(u).pathname), new Blob([moving]).size]; }"""
-# Boxes that are cut: their inside is wider, they do not scroll, or stick out of the text.
+# Boxes that are cut: their inside is wider and they neither scroll nor say so, or they stick
+# out of the text. And captions that go out of sight with the table that is scrolled.
 CUT = """() => {
   const text = document.querySelector('article'), bad = [];
   const right = text.getBoundingClientRect().right + 1;
-  const boxes = '.cell_output pre, .table-box, table, mjx-container[display="true"], ' +
+  const boxes = '.cell_output pre, .table-box, table, mjx-container, ' +
     'div.math, .moving, .cell_output img, .page-head, .claim, .highlight pre';
   for (const e of text.querySelectorAll(boxes)) {
     if (!e.checkVisibility()) continue;
     let scrolls = false;
     for (let p = e; p !== text; p = p.parentElement)
-      scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX);
+      scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX)
+        && p.matches('.wide, .moving-table');
     const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0;
     const out = e.getBoundingClientRect().right > right;
     if (!scrolls && (inner || out)) bad.push(e.outerHTML.slice(0, 120));
   }
+  for (const box of text.querySelectorAll('.table-box.wide:has(caption)')) {
+    box.scrollLeft = box.scrollWidth;
+    const {left, right} = box.querySelector('caption').getBoundingClientRect();
+    const seen = box.getBoundingClientRect();
+    if (left < seen.left - 1 || right > seen.right + 1) bad.push(box.ariaLabel);
+    box.scrollLeft = 0;
+  }
   return bad; }"""
+# Tables of which a column is out of sight on a wide page.
+HIDDEN = """() => [...document.querySelectorAll('.table-box.wide')]
+  .filter(e => e.checkVisibility()).map(e => e.ariaLabel)"""
 # Displayed formulas that could be read without scrolling and are not: set smaller, to
 # three quarters at least, they would fit. And formulas that a tab key stops at in vain.
 UNFIT = """() => [...document.querySelectorAll('mjx-container[display="true"]')].filter(e =>
@@ -219,6 +231,7 @@ def test_page(visitor, address, number, name):
             assert visitor.evaluate("shifted") <= SHIFT
         assert visitor.evaluate(STOPS) == 0
         assert view == "dark-phone" or visitor.evaluate(UNFIT) == []
+        assert view == "dark-phone" or visitor.evaluate(HIDDEN) == []
         look(visitor)
         assert visitor.evaluate(TWINS)[view == "light-wide"] == 0
         assert _breaches(visitor, again=view != first) == []

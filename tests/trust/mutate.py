@@ -45,9 +45,9 @@ def broken(entry: dict[str, Any]) -> str:
 
 
 def copied(house: Path) -> None:
-    """The checkout with a package and tests of its own, all else by links."""
+    """The checkout with package, chapters and tests of its own, all else by links."""
     for path in ROOT.iterdir():
-        if path.name in ("geolib", "tests"):
+        if path.name in ("geolib", "chapters", "tests"):
             skip = shutil.ignore_patterns("__pycache__")
             shutil.copytree(path, house / path.name, ignore=skip)
         elif path.name != ".git":

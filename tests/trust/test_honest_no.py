@@ -124,7 +124,7 @@ def test_eigenvalues_that_are_asked_for_too_sharply():
 @pytest.mark.parametrize("damping", [0.1, 0.0])
 @pytest.mark.parametrize("on_outputs", [True, False])
 def test_a_solve_of_which_more_than_rounding_is_asked(method, damping, on_outputs):
-    if method == "nystrom" and damping == 0.0:
+    if method in ("nystrom", "kfac") and damping == 0.0:
         return  # refused by name
     net = init_(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), 0)
     R = Realization(net)

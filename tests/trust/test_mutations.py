@@ -12,7 +12,6 @@ TESTS = Path(__file__).parents[1]
 SEEN = [entry for entry in mutate.mutations() if "seen" in entry]
 
 
-@pytest.mark.data  # a line that others change is renewed before a release
 @pytest.mark.parametrize("entry", SEEN, ids=lambda entry: entry["what"])
 def test_a_line_that_can_be_broken_was_noticed(entry):
     assert mutate.broken(entry)  # its old text is there once
