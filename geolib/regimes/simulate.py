@@ -319,10 +319,9 @@ def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
     Raises:
         ValueError: n < d, where samples are fewer numbers.
     """
-    d, n = setup.d, setup.n
-    expect(n >= d, "n", f"n >= d = {d}, to draw S alone", n)
-    L = gaussian_factor(d, n, np.random.default_rng([seed, 2]))
-    return L @ L.T / n
+    expect(setup.n >= setup.d, "n", f"n >= d = {setup.d}, to draw S alone", setup.n)
+    L = gaussian_factor(setup.d, setup.n, np.random.default_rng([seed, 2]))
+    return L @ L.T / setup.n
 
 
 def draw_data(setup: Setup, seed: int) -> np.ndarray:
@@ -456,8 +455,7 @@ def gradient_flow(
         expect(least >= -1e-9 * most, "population", "no eigenvalue below zero", least)
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
-        wide = d <= h and rule is None
-        cheapest = "gram" if wide else "covariance"
+        cheapest = "gram" if d <= h and rule is None else "covariance"
         form = cheapest if form == "auto" else _form(form, d, h, n, rule)
         expect(form in FORMS[:2], "form", "one that needs no samples, with S", form)
     else:

@@ -58,16 +58,6 @@ class SpectralMeasure:
         """The moment of that order."""
         return float(self.nodes**order @ self.weights)
 
-    @property
-    def effective_rank(self) -> float:
-        r"""The share of directions that carry the variance; d times it is the
-        effective rank.
-
-        .. math:: (\int x)^2 / \int x^2 \in (0, 1]
-        """
-        second = self.moment(2)
-        return self.moment(1) ** 2 / second if second > 0 else 0.0
-
 
 def reweighted(law: SpectralMeasure, density: np.ndarray) -> SpectralMeasure:
     """The law with its masses times a density on the nodes, of total mass one again.

@@ -6,17 +6,14 @@ import numpy as np
 import torch
 
 from geolib.core.validation import expect
-from geolib.regimes.descent import Rule
-from geolib.regimes.loss_curves import Curves
-from geolib.regimes.narrow import per_input
-from geolib.regimes.setup import Setup
-from geolib.regimes.simulate import FlowProblem, LossTrajectory, run
-from geolib.regimes.small_data import bidiagonal
-from geolib.regimes.spectral_measures import (
-    SpectralMeasure,
-    coarser,
-    marchenko_pastur,
-)
+
+from .descent import Rule
+from .loss_curves import Curves
+from .narrow import per_input
+from .setup import Setup
+from .simulate import FlowProblem, LossTrajectory, run
+from .small_data import bidiagonal
+from .spectral_measures import SpectralMeasure, coarser, marchenko_pastur
 
 NODES = 64  # of a law whose nodes are taken in pairs
 SIDE = 1e-3  # of a pair's perturbation: its square is the error of a second derivative
@@ -133,11 +130,10 @@ def stepped_next(
         True
     """
     rho, kappa, c = setup.ratios
-    if wide := name == "mean-field":
-        fine = marchenko_pastur(1.0, c, NODES) if law is None else law
-    else:
-        fine, overlap = marchenko_pastur(rho, kappa, NODES), None
-    seen = np.ones_like(fine.nodes) if overlap is None else overlap
+    wide = name == "mean-field"
+    usual = marchenko_pastur(*((1.0, c) if wide else (rho, kappa)), NODES)
+    fine = law if wide and law is not None else usual
+    seen = np.ones_like(fine.nodes) if overlap is None or not wide else overlap
     law, seen = coarser(fine, seen, NODES)
     i, j = np.triu_indices(law.nodes.size)
     weights = law.weights[i] * law.weights[j] * (1 + (i != j))
@@ -156,5 +152,5 @@ def stepped_next(
 
     with np.errstate(invalid="ignore"):  # infinite less infinite, once it diverges
         step = weights @ (losses(SIDE) - losses(0.0)) / SIDE**2 / 2
-    small = setup.d / setup.h if wide else c
-    return Curves(*(small * np.where(np.isfinite(step), step, np.inf)))
+    step *= 1 / setup.eta if wide else c
+    return Curves(*np.where(np.isfinite(step), step, np.inf))

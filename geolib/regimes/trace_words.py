@@ -23,6 +23,7 @@ REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
 KINDS = ("train", "population")
 Kind = Annotated[str, KINDS]
 Order = Annotated[int, "0 <= order <= 12"]
+Traces = dict[str, int]  # a sum of traces: factors by word
 Exact = dict[tuple[int, ...], Fraction]
 Key = tuple[int, ...]
 Planar = dict[Key, Fraction]
@@ -46,7 +47,7 @@ def canonical(word: str) -> str:
     return min(w[i:] + w[:i] for w in (word, back) for i in turns) if word else ""
 
 
-def twice_the_loss(kind: str, covariance: bool = False) -> dict[str, int]:
+def twice_the_loss(kind: str, covariance: bool = False) -> Traces:
     """Twice the loss as a sum of traces.
 
     Examples:
@@ -57,7 +58,7 @@ def twice_the_loss(kind: str, covariance: bool = False) -> dict[str, int]:
     return {canonical("A" * k + tail): cf for k, cf in ((0, 1), (1, -2), (2, 1))}
 
 
-def derive(traces: dict[str, int]) -> dict[str, int]:
+def derive(traces: Traces) -> Traces:
     """The time derivative of a sum of traces along the flow.
 
     Examples:
@@ -74,15 +75,13 @@ def derive(traces: dict[str, int]) -> dict[str, int]:
 
 
 @cache
-def _derivative(kind: str, order: int, covariance: bool) -> dict[str, int]:
+def _derivative(kind: str, order: int, covariance: bool) -> Traces:
     if not order:
         return twice_the_loss(kind, covariance)
     return derive(_derivative(kind, order - 1, covariance))
 
 
-def loss_words(
-    kind: Kind, order: Order, *, covariance: bool = False
-) -> list[dict[str, int]]:
+def loss_words(kind: Kind, order: Order, *, covariance: bool = False) -> list[Traces]:
     r"""Twice the loss and its first `order` time derivatives are sums of traces.
 
     .. math:: 2 L_{train} = tr S - 2\, tr SA + tr SAA , \qquad
@@ -220,8 +219,8 @@ def _contractions(
         for j, y in enumerate(other):
             if y == letter:
                 turn = other[j + 1 :] + other[:j]
-                for joined in (turn[::-1], turn):
-                    out.append((letter + rest + P + joined, *remain))
+                new = letter + rest + P
+                out += [(new + turn[::-1], *remain), (new + turn, *remain)]
     return out
 
 
@@ -268,7 +267,7 @@ class PlanarTraces:
                 out = out + self.kappa * self("A" + rest[:j]) * self(rest[j + 1 :])
         return out
 
-    def total(self, words: dict[str, int]) -> Any:
+    def total(self, words: Traces) -> Any:
         """A sum of traces over d."""
         return sum(factor * self(word) for word, factor in words.items())
 
