@@ -137,9 +137,8 @@ def stepped_next(
     law, seen = coarser(fine, seen, NODES)
     i, j = np.triu_indices(law.nodes.size)
     weights = law.weights[i] * law.weights[j] * (1 + (i != j))
-    pair, P = (
-        np.stack([v[i], v[j]], 1)[:, :, None] * np.eye(2) for v in (law.nodes, seen)
-    )
+    both = np.stack([law.nodes, seen])[:, np.stack([i, j], 1)]
+    pair, P = both[..., None] * np.eye(2)
 
     def losses(side: float) -> np.ndarray:
         mixed = np.tile([[1.0, side], [side, 1.0]], (len(pair), 1, 1))
