@@ -210,7 +210,7 @@ def theory_curves(
     if name in NEXT:
         lead = name.removesuffix(" + next")
         curves = theory_curves(lead, t, setup, law, overlap, rule=rule)
-        more = stepped_next if rule else _next_order
+        more: Any = stepped_next if rule else _next_order
         return curves.moved(more(lead, t, setup, rule, law, overlap), 1.0)
     if rule is not None and name != "interior":
         return stepped_face(name, t, setup, rule, law, overlap)
