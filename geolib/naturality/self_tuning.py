@@ -101,8 +101,8 @@ class SelfTuning:
             if not (bad or self.curvature is None or self.curvature.exact):
                 left = max(-1.0, min(at_end / start, 1.0)) if start < 0 else 0.0
                 self.left += (1 - RECENT) * (left - self.left)
-                wanted = min(GAIN * (KEPT_SLOPE - self.left), RISE / (self.count + 10))
-                factor = math.exp(max(wanted, -FALL))
+                change = min(GAIN * (KEPT_SLOPE - self.left), RISE / (self.count + 10))
+                factor = math.exp(max(change, -FALL))
             self.damping = max(RANGE[0], min(self.damping * factor, RANGE[1]))
             if bad:
                 return False
