@@ -122,7 +122,8 @@ CUT = """() => {
     for (let p = e; p !== text; p = p.parentElement)
       scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX)
         && p.matches('.wide, .moving-table');
-    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0;
+    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+      && !e.matches('mjx-container:not([display])'); // what is in a line has no box
     const out = e.getBoundingClientRect().right > right;
     if (!scrolls && (inner || out)) bad.push(e.outerHTML.slice(0, 120));
   }
