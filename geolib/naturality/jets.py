@@ -33,8 +33,8 @@ class Generator:
         rate: from the geometry at x and the state's other parts to the rates of x
             and of each part.
         tags: the space of each part besides x: `vector`, `covector`, or one on which
-            maps act trivially: `scalar`, `function` (on outputs), `entrywise` (a list
-            of p numbers).
+            maps act trivially: `scalar`, `function` (on outputs); `entrywise` is a
+            list of p squares, which permutations and scalings of axes carry along.
 
     Source: :eq:`eq-naturality-square`.
     """

@@ -168,6 +168,10 @@ class Reparameterization:
         inverse = jacrev(self.inverse)(self.forward(x))
         return inverse.T @ F @ inverse
 
+    def push_squares(self, x: Tensor, a: Tensor) -> Tensor:
+        """Push squares of gradients, (p,), as a permutation or scaling of axes does."""
+        return jacrev(self.inverse)(self.forward(x)).square().T @ a
+
     def push(self, tag: str, x: Tensor, value: Tensor) -> Tensor:
         """Push a state of the space `tag` (see `TAGS`) that sits at x.
 
@@ -182,6 +186,7 @@ class Reparameterization:
             "vector": self.push_vector,
             "covector": self.push_covector,
             "metric": self.push_metric,
+            "entrywise": self.push_squares,
         }
         expect(tag in pushes, "tag", f"one of {sorted(TAGS)}", tag)
         return pushes[tag](x, value)
@@ -205,8 +210,8 @@ class Reparameterization:
             )
 
 
-TRIVIAL = ("scalar", "function", "entrywise")  # spaces on which no map acts
-TAGS = ("point", "vector", "covector", "metric", *TRIVIAL)
+TRIVIAL = ("scalar", "function")  # spaces on which no map acts
+TAGS = ("point", "vector", "covector", "metric", "entrywise", *TRIVIAL)
 
 
 def _coupling(like: Tensor, seed: int, strength: float) -> tuple[Map, Map]:
