@@ -319,9 +319,15 @@ class NaturalGradient(GeometricOptimizer):
 
     def _from_backward(self) -> Seen:
         if self._seen is None:
+            lacks = {
+                "the module in the place of its parameters": self.module is None,
+                "an output_metric": self.infer_metric,
+            }
+            missing = [k for k, absent in lacks.items() if absent]
+            missing = missing or ["zero_grad() before the forward pass"]
+            what = f"a step after loss.backward() lacks {' and '.join(missing)}"
             raise ValueError(
-                "closure: expected one; a step without it needs a module, its "
-                "output_metric, and zero_grad() before the forward pass"
+                f"closure: expected one that gives (outputs, loss); {what}"
             )
         (rows, u), self._seen, self._whole = self._seen, None, False
         g = flatten(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from math import comb
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -138,7 +138,11 @@ def free_poisson_moment(order: int, alpha: Any, beta: Any) -> Any:
     )
 
 
-def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMeasure:
+def marchenko_pastur(
+    alpha: Annotated[float, "alpha > 0"],
+    beta: Annotated[float, "beta > 0"],
+    count: int = 400,
+) -> SpectralMeasure:
     r"""A quadrature for the Marchenko-Pastur (free Poisson) law with mean `alpha`.
 
     .. math:: \mu_{\alpha,\beta}(dx)
