@@ -1,7 +1,5 @@
 """`learn_sequence`: tasks one after another, and how much of each is left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Output spaces: where the outputs of a network are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 

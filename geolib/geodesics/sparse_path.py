@@ -1,7 +1,5 @@
 """The invariant path toward a sparse subspace."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

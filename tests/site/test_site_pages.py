@@ -1,5 +1,6 @@
 """Every page of the built site in a real browser: light and wide, dark and narrow."""
 
+import hashlib
 import json
 import os
 import re
@@ -121,7 +122,8 @@ CUT = """() => {
     for (let p = e; p !== text; p = p.parentElement)
       scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX)
         && p.matches('.wide, .moving-table');
-    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0;
+    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+      && !e.matches('mjx-container:not([display])'); // what is in a line has no box
     const out = e.getBoundingClientRect().right > right;
     if (!scrolls && (inner || out)) bad.push(e.outerHTML.slice(0, 120));
   }
@@ -462,6 +464,16 @@ def test_each_chapter_opens_with_findings_explains_its_words_and_moves():
         linked = re.findall(r'glossary\.html#term-([\w-]+)"', text)
         assert linked, name
         assert len(linked) == len(set(linked)), name
+
+
+def test_no_page_shows_a_picture_twice():
+    """The opening of a chapter has one of another page."""
+    for name in _pages():
+        text = (SITE / f"{name}.html").read_text()
+        shown = re.findall(r'<img[^>]*src="[^"]*_images/([^"]+)"', text)
+        drawn = [hashlib.sha256((SITE / "_images" / p).read_bytes()).digest()
+                 for p in shown]  # fmt: skip
+        assert len(drawn) == len(set(drawn)), name
 
 
 def test_search_finds_a_theorem(view, address):
