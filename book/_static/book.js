@@ -106,7 +106,7 @@ function fitToTheirBoxes() {
   for (const e of out) e.classList.add("in-line");
   const boxes = [...document.querySelectorAll('mjx-container.in-line, mjx-container[display="true"], .table-box, .bd-article table.table, .bd-article pre')];
   for (const cell of document.querySelectorAll(".table-box td:not(.long)"))
-    cell.classList.toggle("long", /[a-z]{2}/i.test(cell.textContent) && cell.textContent.length > 14);
+    cell.classList.toggle("long", /[a-z]{2}/i.test(cell.textContent) && cell.textContent.length > 9);
   for (const box of boxes) {
     box.style.zoom = "";
     box.classList.remove("tight");

@@ -199,12 +199,6 @@ class LocalGeometry:
         """W u for outputs-shaped u, (n, c)."""
         return self.local.apply(u) / len(self.z)
 
-    def raise_index(self, u: Tensor) -> Tensor:
-        """The pseudo-inverse of W applied to u, (n, c)."""
-        return torch.einsum(
-            "nij,nj->ni", torch.linalg.pinv(self.W, hermitian=True, rtol=1e-12), u
-        )
-
     @cached_property
     def A(self) -> Tensor:
         r"""The weighted Jacobian, root by root, (n r, p): :math:`F = A^TA`."""

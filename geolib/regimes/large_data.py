@@ -100,7 +100,10 @@ def large_data_next(
         times: (T,) increasing.
         rho, kappa: sigma^2 h and sigma^2 d.
         law: spectral law of the initial map instead of Marchenko-Pastur's.
-        nodes: quadrature nodes; the cost grows as their square.
+        nodes: quadrature nodes; the cost grows as their square. For h < d one of them
+            holds the atom together with the edge of the bulk, which the population loss
+            feels: at rho = .2, kappa = 1 its correction is off by .4 of itself, with
+            `law=marchenko_pastur(rho, kappa, 63)` by .003.
         rtol: tolerance of the integration.
 
     Returns:

@@ -121,7 +121,7 @@ CUT = """() => {
     let scrolls = false;
     for (let p = e; p !== text; p = p.parentElement)
       scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX)
-        && p.matches('.wide, .moving-table');
+        && (p.matches('.wide, .moving-table') || e.closest('.moving'));
     const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
       && !e.matches('mjx-container:not([display])'); // what is in a line has no box
     const out = e.getBoundingClientRect().right > right;
@@ -135,9 +135,11 @@ CUT = """() => {
     box.scrollLeft = 0;
   }
   return bad; }"""
-# Tables of which a column is out of sight on a wide page.
+# Tables of which a column is out of sight on a wide page; one of more than ten columns may
+# scroll there, and says so.
 HIDDEN = """() => [...document.querySelectorAll('.table-box.wide')]
-  .filter(e => e.checkVisibility()).map(e => e.ariaLabel)"""
+  .filter(e => e.checkVisibility() && e.querySelector('tr').cells.length <= 10)
+  .map(e => e.ariaLabel)"""
 # Displayed formulas that could be read without scrolling and are not: set smaller, to
 # three quarters at least, they would fit. And formulas that a tab key stops at in vain.
 UNFIT = """() => [...document.querySelectorAll('mjx-container[display="true"]')].filter(e =>

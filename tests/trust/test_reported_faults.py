@@ -132,10 +132,10 @@ def test_a_name_that_is_nearly_one_is_suggested():
 @pytest.mark.parametrize(
     ("whole", "metric", "zeroed", "lacks"),
     [
-        (True, None, True, "lacks an output_metric"),
-        (False, Euclidean(), True, "lacks the module in the place of its parameters"),
-        (False, None, True, "parameters and an output_metric"),
-        (True, Euclidean(), False, r"lacks zero_grad\(\) before the forward pass"),
+        (True, None, True, "needs an output_metric"),
+        (False, Euclidean(), True, "needs a module"),
+        (False, None, True, "needs a module"),
+        (True, Euclidean(), False, r"needs zero_grad\(\) before the forward pass"),
     ],
 )
 def test_a_step_after_backward_says_which_thing_is_missing(
