@@ -53,7 +53,7 @@ Target = Callable[[Tensor], Tensor]
 @differentiation()
 def sparse_path(
     space: FunctionSpace,
-    w: Annotated[Tensor, "space.realization.p"],
+    w: Annotated[Tensor, "real space.realization.p"],
     sparsity: float,
     *,
     steps: int = 40,

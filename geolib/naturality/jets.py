@@ -68,7 +68,7 @@ def as_generator(rule: Any, problem: Problem) -> Generator:
         if rule in RULES:
             return _of_rule(rule, RULES[rule])
         wanted = f"one of {sorted({*RULES, *OPTIMIZERS})}"
-        expect(rule in OPTIMIZERS, "generator", wanted, rule)
+        expect(rule in OPTIMIZERS, "rule", wanted, rule)
         rule = OPTIMIZERS[rule]
     if isinstance(rule, OptimizerSpec):
         return _of_spec(rule, problem)

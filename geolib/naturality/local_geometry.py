@@ -113,7 +113,8 @@ class LocalGeometry:
         self.linearization, self.z = linearization, linearization.outputs
         if loss.numel() != 1 or not bool(torch.isfinite(loss)):
             raise Diverged(
-                f"closure: expected a finite scalar loss, got {loss.detach()}"
+                f"closure: expected a finite scalar loss, got {loss.detach()}; "
+                "after a step, a smaller h or lr may help"
             )
         self.solution: Solution | None = None
         (dl,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)

@@ -134,6 +134,7 @@ def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
     four = (data.d, h, data.n, sigma2) if data else (problem, h, n, sigma2)
     wanted = "all four; d and n come with data, all with a Setup"
     expect(None not in four, "d, h, n, sigma2", wanted, four)
+    expect(data or problem >= 1, "problem", "an input dimension d >= 1", problem)
     return Setup(*four), data
 
 
@@ -427,6 +428,8 @@ def predict(
     twice = isinstance(problem, Setup) and not h is sigma2 is None
     expect(not twice, "h, sigma2", "none: a Setup has its own", (h, sigma2))
     if not isinstance(problem, Setup | DataMatrix):
+        shape, wanted = np.shape(problem), "a Setup, or data (d, n) of many columns"
+        expect(len(shape) == 2, "problem", wanted, shape)
         problem = prepare(problem)
     rule = _rule(rule, lr)
     setup, data = _sizes(problem, h, None, sigma2)

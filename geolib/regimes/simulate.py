@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from geolib.core import Trajectory
+from geolib.core import IntegrationError, Trajectory
 from geolib.core.validation import expect
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
@@ -446,7 +446,7 @@ def gradient_flow(
     D = _matrix("data", data).to(W)
     h, d = W.shape[1:]
     fits = D.shape[0] == d and (not covariance or D.shape[1] == d)
-    wanted = f"shape ({d}, {d})" if covariance else f"shape ({d}, n)"
+    wanted = f"shape ({d}, {d if covariance else 'n'}), as W0 has {d} columns"
     expect(fits, "data", wanted, tuple(D.shape))
     P = None if population is None else _matrix("population", population).to(W)
     if P is not None:
@@ -466,7 +466,10 @@ def gradient_flow(
     else:
         S = D if covariance else D @ D.mT / n
         problem = FlowProblem(d, n, S=S[None], P=P, target=target)
-    return run(W, problem, times, form, rule, rtol, atol)
+    try:
+        return run(W, problem, times, form, rule, rtol, atol)
+    except IntegrationError as error:
+        raise IntegrationError(f"W0, data, times: {error}") from error
 
 
 def run(

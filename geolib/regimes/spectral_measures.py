@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -100,7 +101,11 @@ def coarser(
     return SpectralMeasure.of_eigenvalues(nodes), means
 
 
-def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMeasure:
+def marchenko_pastur(
+    alpha: Annotated[float, "alpha > 0"],
+    beta: Annotated[float, "beta > 0"],
+    count: int = 400,
+) -> SpectralMeasure:
     r"""A quadrature for the Marchenko-Pastur (free Poisson) law with mean `alpha`.
 
     .. math:: \mu_{\alpha,\beta}(dx)
