@@ -182,14 +182,9 @@ class Reparameterization:
             return self.forward(value)
         if tag in TRIVIAL:
             return value
-        pushes = {
-            "vector": self.push_vector,
-            "covector": self.push_covector,
-            "metric": self.push_metric,
-            "entrywise": self.push_squares,
-        }
-        expect(tag in pushes, "tag", f"one of {sorted(TAGS)}", tag)
-        return pushes[tag](x, value)
+        expect(tag in TAGS, "tag", f"one of {sorted(TAGS)}", tag)
+        name = "squares" if tag == "entrywise" else tag
+        return getattr(self, f"push_{name}")(x, value)
 
     def check(self, x: Tensor, tolerance: float = 1e-8) -> None:
         """Refuse a pair of callables that are not inverse to one another at x.
