@@ -467,8 +467,8 @@ EFFICIENCY = Sweep(
 
 # ---- a race on the whole of MNIST -----------------------------------------------------
 
-BATCHES, TRIALS = (128, 256, 512, 1000), (100, 101, 102)
-RACE_RATES, GOAL, EVERY, MOST = (0.0003, 0.001, 0.003, 0.01), 0.95, 10, 10
+BATCHES, TRIALS = (512, 256, 1000, 128), (100, 101, 102)
+RACE_RATES, GOAL, EVERY, MOST = (0.003, 0.001, 0.01, 0.0003), 0.95, 10, 10
 
 
 @dataclass(frozen=True)
@@ -504,7 +504,14 @@ def reach(
                 return math.inf, math.inf
             if count % EVERY:
                 continue
-            if data.error(net, data.x_test, data.y_test) <= 1 - GOAL:
+            wrong, most = 0.0, (1 - GOAL) * len(data.x_test)
+            for x, y in zip(
+                data.x_test.split(1000), data.y_test.split(1000), strict=True
+            ):
+                wrong += data.error(net, x, y) * len(x)
+                if wrong > most + 0.5:
+                    break
+            else:
                 return count, spent
     return math.inf, math.inf
 
@@ -512,7 +519,7 @@ def reach(
 def race(spec: Race) -> dict[str, Any]:
     """Adam's rate by its mean time over the trial seeds; then both, seed by seed in turn.
 
-    A trial of Adam is given up at three times the mean time of the natural gradient.
+    A trial of Adam is given up at twice the least mean time so far.
     """
     torch.set_num_threads(1)
     found = table("mnist", validation=0, dtype=torch.float32)
@@ -526,8 +533,10 @@ def race(spec: Race) -> dict[str, Any]:
     def mean(pairs: list[Any]) -> float:
         return float(np.mean([t for _, t in pairs]))
 
-    ours = runs("natural", {})
-    tried = {r: runs("Adam", {"lr": r}, 3 * mean(ours)) for r in RACE_RATES}
+    ours, tried = runs("natural", {}), dict[float, list[Any]]()
+    for rate in RACE_RATES:
+        limit = 2 * min(map(mean, (ours, *tried.values())))
+        tried[rate] = runs("Adam", {"lr": rate}, limit)
     rate = min(RACE_RATES, key=lambda r: mean(tried[r]))
     trial = {"natural": ours, "Adam": tried[rate]}
     final: dict[str, list[Any]] = {"natural": [], "Adam": []}
