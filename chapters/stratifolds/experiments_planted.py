@@ -13,7 +13,7 @@ import planted_layers
 
 from geolib.sweep import Sweep, grid
 
-FIRST, COUNT, BLOCK = 80_000, 1000, 50
+FIRST, COUNT, BLOCK = 120_000, 1000, 50
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,19 @@ def row(number: int) -> list[Any]:
     if number % 2:
         return list(astuple(planted_layers.trial(number // 2)))
     p = planted.trial(number // 2)
-    return ["perceptron", p.kind, p.depth, p.kind != "none", p.missed, p.invented]
+    return [
+        "perceptron",
+        p.kind,
+        p.depth,
+        p.kind != "none",
+        p.missed,
+        p.invented,
+        p.dormant,
+    ]
 
 
 def run(spec: Spec) -> dict[str, Any]:
-    """Family, kind, depth, whether one was planted, missed, invented: of each network."""
+    """Family, kind, depth, whether one was planted, missed, invented, found as dormant."""
     numbers = range(spec.first, spec.first + spec.networks)
     return {"trials": [row(number) for number in numbers]}
 
