@@ -273,7 +273,7 @@ def proposals(
         for i, j in (apart / scale < near).nonzero().tolist():
             # two that are off share all that a norm sees of them, else nothing is left
             off = quiet[i] + quiet[j]
-            if i < j and (not off or off == 2 and units.group.mixed):
+            if i < j and (not off or (off == 2 and units.group.mixed)):
                 found.append((float((apart / scale)[i, j]), "overlap", (i, j), sign))
     drive = rows.norm(dim=1)
     if set(layers) <= set(spread):  # on these data
