@@ -13,7 +13,7 @@ import planted_layers
 
 from geolib.sweep import Sweep, grid
 
-FIRST, COUNT, BLOCK = 120_000, 1000, 50
+FIRST, COUNT, BLOCK = 120_000, 550, 50
 
 
 @dataclass(frozen=True)
