@@ -280,7 +280,7 @@ def _quantity(value: float | None, unit: str, timing: dict | None = None) -> str
     for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= scale or name == "µs":
             break
-    text = f"{value / scale:.3g} {name}"
+    text = f"{value:,.0f} s" if value >= 1000 else f"{value / scale:.3g} {name}"
     if timing is not None:
         low, high = timing["quartiles"]
         text += f" ({low / scale:.3g} to {high / scale:.3g})"
@@ -306,7 +306,8 @@ def _verdict(row: dict[str, Any]) -> str:
     if not row["bar"]:
         return "none"
     sign, bar = row["bar"].split(" ")
-    return f"{row['of']} {WORDS[sign]} {bar}: {row['verdict']}"
+    sign = {"<=": "≤", ">=": "≥"}.get(sign, sign)
+    return f"{row['of']} {sign} {bar}: {row['verdict']}"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ refuse by name what does not fit. `geolib.core.checks` knows how, and is read at
 call: a door is light.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Files that are whole or absent, and small helpers that every room may use."""
 
-from __future__ import annotations
-
 import difflib
 import fcntl
 import hashlib

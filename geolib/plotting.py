@@ -1,7 +1,5 @@
 """The one figure style: legible on light and dark pages, colour-blind safe."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """A table: plain text for those who compare or print, HTML on a page of the book."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +16,7 @@ GREEK = dict(zip(NAMES.split(), "αβγδεηθκλμξπρστ∞", strict=True
 WORD = re.compile(rf"(?<![\w-])({'|'.join(GREEK)})(?=\d?(?![a-z-]))")
 RAISED = re.compile(r"\^(?:\{([^{}]*)\}|\(([^()]*)\)|(-?\w+))")
 LOWERED = re.compile(r"((?<!\w)[A-Za-z]|\|)_(\w{1,2})\b")
+WORDS: dict[Any, Any] = {None: "", True: "yes", False: "no"}
 BOX = (
     '<div class="table-box {kind}" role="region" aria-label="{about}" tabindex="0">'
     "<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -157,10 +156,8 @@ def power(value: float) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is None or isinstance(value, str | bool):
+        return str(WORDS.get(value, value))
     return str(value) if hasattr(value, "__index__") else f"{value:.3g}"
 
 

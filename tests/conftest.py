@@ -27,6 +27,21 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
 
 
+SWEEP = """
+from __future__ import annotations
+from dataclasses import dataclass
+from geolib.sweep import Sweep, grid
+
+@dataclass(frozen=True)
+class Spec:
+    seed: int
+
+def run(spec):
+    return {'twice': 2 * spec.seed}
+
+MINE = Sweep("mine", run, {'small': lambda: grid(Spec, seed=range(3))})
+"""
+
 HEADER = """\
 ---
 jupytext:

@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+from conftest import SWEEP
 from typer.testing import CliRunner
 
 from geolib.files import MissingExtra
@@ -11,25 +12,11 @@ from geolib.plotting import panels, use_style
 from geolib.press.cli import app
 from geolib.sweep import Store
 
-MINE = """
-from dataclasses import dataclass
-from geolib.sweep import Sweep, grid
-
-@dataclass(frozen=True)
-class Spec:
-    seed: int
-
-def run(spec):
-    return {'twice': 2 * spec.seed}
-
-MINE = Sweep("mine", run, {'small': lambda: grid(Spec, seed=range(3))})
-"""
-
 
 @pytest.fixture
 def geolib(tmp_path, monkeypatch):
     """Call the command in a folder with one sweep, with one module not installed."""
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(SWEEP)
     (tmp_path / "chapters").mkdir()
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     monkeypatch.setenv("GEOLIB_SWEEPS", str(tmp_path / "store"))

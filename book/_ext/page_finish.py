@@ -14,6 +14,7 @@ from pathlib import Path
 
 Twin = tuple[str, int, int]
 NIGHT = "application/x-night+png"
+TOLD = re.compile(r'(<span class="pasted-text)(">[^<\d+−∞-]|">[^<]{12})')
 STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
 INLINE = r'<span class="math notranslate nohighlight">[^<]*</span>'
 # A formula and the sign behind it, or an open bracket before it, stay on one line.
@@ -50,6 +51,7 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
 
     cite = f'<a href="{up}book/reproduce.html#how-to-cite">how to cite it</a> · '
     page = STAMP.sub(f'<span class="stamp">{mark}{cite}</span>', page)
+    page = TOLD.sub(r"\1 told\2", page)
     page = TOGETHER.sub(r'<span class="whole">\1</span>', page)
     return PICTURE.sub(both, page)
 

@@ -95,9 +95,18 @@ function worth(text) {
 // What is a little wider than its box is set smaller, down to nine points. What still is
 // wider scrolls and says so; a formula is then reached from the keyboard too.
 function fitToTheirBoxes() {
-  const boxes = [...document.querySelectorAll('mjx-container[display="true"], .table-box, .bd-article table.table, .bd-article pre')];
+  for (const e of document.querySelectorAll("mjx-container.in-line")) {
+    e.classList.remove("in-line", "wide");
+    e.removeAttribute("tabindex");
+    e.style.zoom = "";
+  }
+  const right = document.querySelector("article")?.getBoundingClientRect().right;
+  const out = [...document.querySelectorAll("article mjx-container:not([display])")]
+    .filter((e) => e.getBoundingClientRect().right > right + 1);
+  for (const e of out) e.classList.add("in-line");
+  const boxes = [...document.querySelectorAll('mjx-container.in-line, mjx-container[display="true"], .table-box, .bd-article table.table, .bd-article pre')];
   for (const cell of document.querySelectorAll(".table-box td:not(.long)"))
-    cell.classList.toggle("long", /[a-z]{2}/i.test(cell.textContent) && cell.textContent.length > 14);
+    cell.classList.toggle("long", /[a-z]{2}/i.test(cell.textContent) && cell.textContent.length > 9);
   for (const box of boxes) {
     box.style.zoom = "";
     box.classList.remove("tight");

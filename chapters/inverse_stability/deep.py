@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from geolib.networks import minimize
 
 
 class Block(nn.Module):
@@ -71,10 +72,7 @@ def vgg_bn() -> nn.Module:
 
 
 def fit(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> nn.Module:
-    """Full-batch Adam on the cross entropy, and eval mode."""
-    adam = torch.optim.Adam(net.parameters(), lr=0.02)
-    for _ in range(steps):
-        adam.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        adam.step()
+    """Full-batch Adam on the cross entropy at one rate, and eval mode."""
+    loss = lambda _step: F.cross_entropy(net(x), y)  # noqa: E731
+    minimize(net.parameters(), loss, steps, 0.02, schedule=lambda lr, *_: lr)
     return net.eval()

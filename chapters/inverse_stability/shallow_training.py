@@ -19,6 +19,7 @@ from geolib.inverse_stability import (
     lift_to_restricted,
 )
 from geolib.inverse_stability.shallow_relu import finite_array
+from geolib.networks import minimize
 
 MODES = ("unrestricted", "projected", "reparametrised")
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -150,17 +151,14 @@ def train_shallow(
         each = LOSSES[loss](C @ F.relu(z), target, reduction="none")
         return each.flatten(1).mean(1)
 
-    optimizer = torch.optim.Adam(model.raw, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    curves = []
-    for _ in range(steps):
-        optimizer.zero_grad()
+    curves: list[Tensor] = []
+
+    def total(_step: int) -> Tensor:
         values = losses()
-        values.sum().backward()
         curves.append(values.detach())
-        optimizer.step()
-        schedule.step()
-        model.project()
+        return values.sum()
+
+    minimize(model.raw, total, steps, lr, after=lambda *_: model.project())
     with torch.no_grad():
         curves.append(losses())
     found = _curve(torch.stack(curves, 1).double().cpu().numpy())

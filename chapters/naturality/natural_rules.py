@@ -17,6 +17,12 @@ from geolib.naturality.geometric_optimizer import State
 Rule = Callable[[list[Tensor]], optim.Optimizer]
 
 
+def raised(q: LocalGeometry) -> Tensor:
+    """The pseudo-inverse of W applied to the loss's derivative, (n, c)."""
+    inverse = torch.linalg.pinv(q.W, hermitian=True, rtol=1e-12)
+    return torch.einsum("nij,nj->ni", inverse, q.dl)
+
+
 class _Measured(GeometricOptimizer):
     """A rule that reads the squared length of the gradient."""
 
@@ -218,7 +224,7 @@ class FunctionMomentum(GeometricOptimizer):
                 f"closure: outputs of shape {tuple(q.z.shape)}, but the momentum holds "
                 f"{tuple(s['u'].shape)}; it needs the full batch at every step"
             )
-        return {"u": -q.raise_index(q.dl)}
+        return {"u": -raised(q)}
 
 
 class FunctionalLift(GeometricOptimizer):
@@ -273,7 +279,7 @@ class FunctionalLift(GeometricOptimizer):
         inner, shadow = self._inner(q)
         with torch.no_grad():
             shadow.copy_(q.z)
-        shadow.grad = q.raise_index(q.dl)
+        shadow.grad = raised(q)
         inner.step()
         dz = (shadow - q.z).detach()
         return self.options["lr"] * self.solve(q, q.lower(dz))

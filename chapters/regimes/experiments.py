@@ -294,7 +294,7 @@ def pareto(monomials: Iterable[tuple[int, int, int, int]]) -> set[tuple[int, ...
 
 
 def power_series_losses(
-    W: np.ndarray, X: np.ndarray, order: int
+    W: np.ndarray, X: np.ndarray, order: int, P: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     r"""Time derivatives of both losses at 0, draw by draw, without any words.
 
@@ -306,6 +306,7 @@ def power_series_losses(
         W: (draws, h, d).
         X: (draws, d, n).
         order: highest derivative.
+        P: (d, d) the population's covariance, default the identity.
 
     Returns:
         (draws, order + 1) by kind of loss.
@@ -320,7 +321,8 @@ def power_series_losses(
         series.append(-sum(series[i] @ C[k - i] for i in range(k + 1)) / (k + 1))
     pairs = [[(B[i], B[k - i]) for i in range(k + 1)] for k in range(order + 1)]
     train = [sum(np.einsum("bij,bji->b", S @ a, b) for a, b in row) for row in pairs]
-    population = [sum((a * b).sum((1, 2)) for a, b in row) for row in pairs]
+    P = one if P is None else P
+    population = [sum(((P @ a) * b).sum((1, 2)) for a, b in row) for row in pairs]
     scale = np.array([factorial(k) / 2 for k in range(order + 1)])
     return {
         "train": np.stack(train, 1) * scale,

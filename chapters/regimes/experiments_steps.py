@@ -14,12 +14,17 @@ from geolib.regimes import (
     Setup,
     SpectralMeasure,
     draw_weights,
+    face,
     gradient_flow,
     marchenko_pastur,
     mean_field,
+    narrow,
+    small_data,
     theory_curves,
 )
+from geolib.regimes.loss_curves import logistic, solve
 from geolib.regimes.simulate import draw_data
+from geolib.regimes.spectral_measures import coarser, gaussian_factor
 from polytope import hull
 
 # ---- the largest learning rate -------------------------------------------------------
@@ -99,6 +104,42 @@ def online_sgd(
         # The gradient of |x - A x|^2 / 2 by the rows of few samples.
         W = W - lr / batch * (u @ (z - x).T + (W @ (z - x)) @ x.T)
     return np.array(losses)
+
+
+def online_next(times: np.ndarray, law: SpectralMeasure) -> np.ndarray:
+    r"""The first correction of large data where every step draws new samples.
+
+    With :math:`V_{ij}` the variance that white noise leaves,
+
+    .. math::
+        V_{ij}' &= -8 (a_i + a_j - 1) V_{ij} + (a_i + a_j)^2 (b_i + b_j)^2 \\
+        Z_i' &= -4 (2 a_i - 1) Z_i + \sum_j w_j [(b_i + b_j)^2 a_j - 4 V_{ij}]
+
+    Args:
+        times: (T,) increasing.
+        law: spectral law of the initial map.
+
+    Returns:
+        (T,) to be multiplied by (learning rate) d / (batch size) and added to both losses
+        over d.
+
+    Source: :eq:`drv-regimes-online` (derivations).
+    """
+    law, _ = coarser(law, law.nodes, 64)
+    w, a0, size = law.weights, law.nodes, law.nodes.size
+
+    def field(time: float, y: np.ndarray) -> np.ndarray:
+        a = logistic(a0, time)
+        V, Z = y[:-size].reshape(size, size), y[-size:]
+        pair = a[:, None] + a
+        dV = -8 * (pair - 1) * V + (pair * (pair - 2)) ** 2
+        dZ = -4 * (2 * a - 1) * Z + ((pair - 2) ** 2 * a - 4 * V) @ w
+        return np.append(dV, dZ)
+
+    states = solve(field, np.zeros(size * (size + 1)), times, 1e-9, 1e-11)
+    V, Z = states[:, :-size].reshape(-1, size, size), states[:, -size:]
+    b = logistic(a0, np.multiply.outer(times, np.ones(size))) - 1
+    return (2 * b * Z + V @ w) @ w / 2
 
 
 def online_limit(d: int, batch: int, seed: int, steps: int = 120) -> float:
@@ -247,6 +288,77 @@ def tail_slopes(
         "tail_train": slope(left @ values),
         "tail_held": slope(left @ along),
     }
+
+
+def population_of(d: int, alpha: float) -> np.ndarray:
+    """Variances (d,) that fall as k^-alpha, with a mean of one."""
+    variances = np.arange(1.0, d + 1) ** -alpha
+    return variances / variances.mean()
+
+
+def size_exponents(name: str, kind: str, alpha: float) -> tuple[float, float]:
+    r"""Powers of d in a face's rate and in what its loss moves by, by its monomials.
+
+    With :math:`P_j \sim d^{\max(0, j \alpha - 1)}`, alpha < 1, each derivative of the
+    loss over d has the power of its largest monomial; a straight line in the order is
+    fitted to orders 2 to 4.
+    """
+    powers = []
+    for s in range(2, 5):
+        table = face(name, kind, s, covariance=True)
+        powers.append(
+            max(
+                sum(e * max(0.0, j * alpha - 1) for j, e in enumerate(key[3:], 1))
+                for key in table
+            )
+        )
+    rate, first = np.polyfit(range(2, 5), powers, 1)
+    return float(rate), float(first)
+
+
+def learned(
+    name: str, d: int, alpha: float, seeds: range
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""What both losses (2,) gain in a window of a face's own rate, told and found.
+
+    On a population with variances :math:`k^{-\alpha}`. Small data has two samples, and
+    its formula needs no draw; mean-field and narrow get each sampled spectrum, narrow
+    what its two rows see of it. Over d, for narrow over h; small data's population loss
+    over n.
+    """
+    variances = population_of(d, alpha)
+    n = 2 if name == "small-data" else 4 * d
+    h = {"mean-field": 50 * d, "narrow": 2, "small-data": d // 2}[name]
+    rho = 0.3 if name == "mean-field" else 0.5 * h / d
+    end = 3 * n / d if name == "small-data" else 0.5 / variances[0]
+    t, told, found = np.array([0.0, end]), [], []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 11])
+        X = np.sqrt(variances)[:, None] * rng.standard_normal((d, n))
+        W = gaussian_factor(d, h, rng).T if h > d else rng.standard_normal((h, d))
+        W = W * np.sqrt(rho / h)
+        options = {"population": np.diag(variances), "rtol": 1e-7, "atol": 1e-10}
+        run = gradient_flow(W, X, t, **options)
+        unit = {"narrow": [h, h], "small-data": [d, n]}.get(name, [d, d])
+        gain = [np.diff(y[0])[0] for y in (run.train, run.population)]
+        found.append(np.divide(gain, unit))
+        if name == "small-data":
+            few, second = small_data(t * d / n, rho, rho * d / h), (variances**2).mean()
+            gain = np.diff(few.train)[0]
+            told.append([gain, np.diff(few.population)[0] + (second - 1) * gain])
+            continue
+        values, vectors = np.linalg.eigh(X @ X.T / n)
+        values = np.maximum(values, 0.0)
+        along = variances @ vectors**2
+        if name == "mean-field":
+            law = SpectralMeasure.of_eigenvalues(values)
+            curves = mean_field(t, rho, law=law, overlap=along)
+        else:  # what the drawn rows see of each direction
+            seen = ((W @ vectors) ** 2).mean(0)
+            law = SpectralMeasure(values, seen / seen.sum())
+            curves = narrow(t, seen.sum(), law=law, overlap=along)
+        told.append([np.diff(y)[0] for y in curves])
+    return np.mean(told, 0), np.mean(found, 0)
 
 
 def spiked_theory(

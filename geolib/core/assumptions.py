@@ -95,7 +95,7 @@ class ModuleTrial:
         with self.untouched(leaves):
             try:
                 L = self.L = Rerun(self.run, self.x).linearize(leaves, self.x)
-                self.padding(L)
+                self.reads(L)
                 z, d = L.outputs, torch.zeros_like(L.outputs)
                 for i, k in zip(range(len(z)), (h, -h), strict=False):
                     copies = take(self.x, torch.tensor([i] * (len(z) + 1 - i)))
@@ -141,12 +141,20 @@ class ModuleTrial:
             self.R.unflatten(v)[name][row] = 0
         return v
 
-    def padding(self, L: Linearization) -> None:
-        """A row that an embedding pads with, and has no gradient, is read by no other."""
-        for name in self.R.padding:
-            for node in graph_nodes(L.graph):
-                read = [getattr(c, "variable", None) for c, _ in node.next_functions]
-                if any(t is L.leaves[name] for t in read) and "Emb" not in node.name():
+    def reads(self, L: Linearization) -> None:
+        """The graph reads what it was given: no tensor that was made of weights before.
+
+        A row that an embedding pads with, and has no gradient, is read by no other.
+        """
+        own = {id(t): n for n, t in self.R.module.named_parameters()}
+        padded = {id(L.leaves[n]): n for n in self.R.padding}
+        for node in graph_nodes(L.graph):
+            read = [id(getattr(c, "variable", None)) for c, _ in node.next_functions]
+            for name in (own[k] for k in read if k in own):
+                finding = f"module: it holds a tensor that was computed from {name!r}"
+                raise AssumptionError("derivative", f"{finding}; compute it in forward")
+            for name in (padded[k] for k in read if k in padded):
+                if "Emb" not in node.name():
                     finding = f"module: {name!r} has a row for padding, and is read by"
                     raise AssumptionError("derivative", f"{finding} {node.name()} too")
 

@@ -150,15 +150,20 @@ class CallRecorder(TorchFunctionMode):
         if kind != "linear" and input.ndim != spatial + 2:
             return  # an unbatched convolution
         bias_name = None if bias is None else self.names.get(id(bias))
-        x, edge = input.detach(), get_gradient_edge(y)
-        options = (stride, padding, dilation, groups)
-        kernel, fan_out = tuple(weight.shape[2:]), weight.shape[0]
+        x, fan_out = input.detach(), weight.shape[0]
         positions = y.numel() // max(1, y.shape[0] * fan_out)
-        sizes = groups, positions, weight[0].numel(), fan_out // groups
-        where = x, x._version, edge
-        self.calls.append(
-            LinearCall(name, bias_name, kind, *where, kernel, options, sizes)
+        call = LinearCall(
+            weight=name,
+            bias=bias_name,
+            kind=kind,
+            x=x,
+            version=x._version,
+            edge=get_gradient_edge(y),
+            kernel=tuple(weight.shape[2:]),
+            options=(stride, padding, dilation, groups),
+            sizes=(groups, positions, weight[0].numel(), fan_out // groups),
         )
+        self.calls.append(call)
 
 
 class Call(NamedTuple):

@@ -3,39 +3,15 @@ r"""Solving (G + damping I) x = g for symmetric positive semi-definite G."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from geolib.core.jacobian_factors import JacobianFactors
-from geolib.core.linearization import Linearization
-from geolib.core.output_metrics import LocalMetric
-from geolib.core.solve_cost import ProblemSize
-
 Operator = Callable[[Tensor], Tensor]
-
-
-class MetricOperator(Protocol):
-    """What a solve needs to know of a metric G = A^T A; see `Metric`."""
-
-    theta: Tensor
-    p: int
-    n: int
-    scale: float
-
-    @property
-    def problem_size(self) -> ProblemSize: ...
-    @property
-    def single(self) -> MetricOperator: ...
-    def product(self, v: Tensor) -> Tensor: ...
-    def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]: ...
-    def row_batches(self) -> Iterator[JacobianFactors]: ...
-    def rows(self) -> JacobianFactors: ...
-    def pull(self, u: Tensor) -> Tensor: ...
-    def dense(self) -> Tensor: ...
+MetricOperator = Any  # a `Metric`, which imports what is here
 
 
 @dataclass(frozen=True)
@@ -81,19 +57,6 @@ class Spectrum:
 def default_rtol(dtype: torch.dtype) -> float:
     """Relative size below which an eigenvalue counts as zero: eps^(2/3)."""
     return torch.finfo(dtype).eps ** (2 / 3)
-
-
-def solve_dense(G: Tensor, g: Tensor, damping: float) -> Tensor:
-    """Cholesky solve of (G + damping) x = g; raises if that is not positive."""
-    H = G.clone()
-    H.diagonal().add_(damping)
-    factor, info = torch.linalg.cholesky_ex(H)
-    if int(info):
-        low = f"least eigenvalue {float(torch.linalg.eigvalsh(H)[0]):.3g}"
-        what = f"G + {damping:.3g} I is not positive definite in this precision ({low})"
-        hint = "use more damping, damping=0 for the pseudo-inverse, or float64"
-        raise ValueError(f"damping: {what}; {hint}")
-    return solve_factored(factor, g)
 
 
 def solve_factored(chol: Tensor, g: Tensor) -> Tensor:

@@ -236,23 +236,26 @@ class Linearization:
     def jacobian(self, chunk: int = 256) -> Tensor:
         """The dense Jacobian, shape (n, o, p), `chunk` rows or columns at a time.
 
-        Cost: n*o*p numbers of memory; min(p, n*o) backward passes, batched.
+        Cost: twice n*o*p numbers of memory; min(p, n*o) backward passes, batched.
         """
         n, o = self.outputs.shape
         if self.p < n * o and self.graph.requires_grad:
             try:
-                return self._columns(chunk)
+                columns = [self.jvp(v) for v in self._units(self.p, chunk)]
+                return torch.cat(columns).permute(1, 2, 0)
             except RuntimeError as error:
                 if not lacks_formula(error):
                     raise
                 # an operation without a second derivative: row by row
-        rows = self.outputs.new_empty(n * o, self.p)
-        for start in range(0, n * o, chunk):
-            index = torch.arange(start, min(start + chunk, n * o))
-            seeds = torch.zeros(len(index), n * o, dtype=rows.dtype, device=rows.device)
-            seeds[torch.arange(len(index)), index] = 1.0
-            rows[start : start + chunk] = self.vjp(seeds.view(-1, n, o))
-        return rows.view(n, o, self.p)
+        rows = [self.vjp(u.view(-1, n, o)) for u in self._units(n * o, chunk)]
+        return torch.cat(rows).view(n, o, self.p)
+
+    def _units(self, size: int, chunk: int) -> Iterator[Tensor]:
+        """The unit vectors of so many axes, `chunk` at a time."""
+        for start in range(0, size, chunk):
+            unit = self.outputs.new_zeros(min(chunk, size - start), size)
+            unit.diagonal(start).fill_(1.0)
+            yield unit
 
     @cached_property
     def rows(self) -> Tensor:
@@ -260,15 +263,6 @@ class Linearization:
         unit = torch.eye(self.outputs.numel()).to(self.outputs)
         grads = [self.vjp(e.view_as(self.outputs)) for e in unit]
         return torch.stack(grads).view(*self.outputs.shape, self.p)
-
-    def _columns(self, chunk: int) -> Tensor:
-        """The Jacobian column by column."""
-        out = self.outputs.new_empty(self.p, *self.outputs.shape)
-        for start in range(0, self.p, chunk):
-            unit = self.outputs.new_zeros(min(chunk, self.p - start), self.p)
-            unit.diagonal(start).fill_(1.0)
-            out[start : start + len(unit)] = self.jvp(unit)
-        return out.permute(1, 2, 0)
 
     def linear_calls(self) -> list[LinearCall]:
         """The recorded calls of the weights that only linear layers use."""

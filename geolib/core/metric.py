@@ -10,6 +10,7 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from . import jacobian_factors as factors
 from . import solve as solving
@@ -88,7 +89,7 @@ class PullbackMetric:
         self.data = _Data(x, batch_size, check)
         self.scale = 1 / self.data.n if reduction == "mean" else 1.0
 
-    def at(self, theta: Tensor) -> Metric:
+    def at(self, theta: Annotated[Tensor, "self.R.p"]) -> Metric:
         """The metric at one point, theta of shape (p,)."""
         theta = theta.detach()
         require_finite("theta", theta)
@@ -261,8 +262,6 @@ class Metric:
 
     def rows(self) -> JacobianFactors:
         """The factored matrix A with G = A^T A; see :class:`JacobianFactors`."""
-        if not self.streamed:
-            return self._only_rows
         return factors.join_samples(list(self.row_batches()))
 
     @cached_property
@@ -395,9 +394,13 @@ class _Data:
         self, x: Inputs | Iterable[Inputs], batch_size: int | None, check: bool
     ) -> None:
         whole = isinstance(x, Tensor | Mapping | tuple)
-        repeats = isinstance(x, Iterable) and not isinstance(x, Iterator)
+        repeats = isinstance(x, Iterable | Dataset) and not isinstance(x, Iterator)
         wanted = "a tensor, a dict, a tuple, or a list of batches that can be repeated"
         expect(whole or repeats, "x", wanted, type(x))
+        wanted = "batches, as of DataLoader(x, batch_size)"
+        expect(
+            not isinstance(x, Dataset), "x", wanted, f"{type(x).__name__}, of samples"
+        )
         wanted = "None, as x already comes in batches"
         expect(whole or batch_size is None, "batch_size", wanted, batch_size)
         self.x, self.whole = x, whole

@@ -18,19 +18,12 @@ Field = Callable[[float, Tensor], Tensor]
 Observer = Callable[[float, Tensor, Tensor, Tensor], None]
 
 
-@dataclass(frozen=True)
-class Tableau:
-    """An explicit Runge-Kutta scheme: stages `a`, weights `b`, nodes `c`."""
-
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    c: tuple[float, ...]
-
-
-FIXED = {
-    "euler": Tableau(((),), (1.0,), (0.0,)),
-    "midpoint": Tableau(((), (0.5,)), (0.0, 1.0), (0.0, 0.5)),
-    "rk4": Tableau(
+# Explicit Runge-Kutta schemes: stages, weights, nodes.
+Tableau = tuple[tuple[tuple[float, ...], ...], tuple[float, ...], tuple[float, ...]]
+FIXED: dict[str, Tableau] = {
+    "euler": (((),), (1.0,), (0.0,)),
+    "midpoint": (((), (0.5,)), (0.0, 1.0), (0.0, 0.5)),
+    "rk4": (
         ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
         (1 / 6, 1 / 3, 1 / 3, 1 / 6),
         (0.0, 0.5, 0.5, 1.0),
@@ -48,7 +41,7 @@ def dormand_prince() -> tuple[Tableau, list[float], list[list[float]]]:
 
     rows = [tuple(row[:k]) for k, row in enumerate(RK45.A.tolist())]
     b, nodes = (*RK45.B.tolist(), 0.0), (*RK45.C.tolist(), 1.0)
-    return Tableau((*rows, b[:-1]), b, nodes), (-RK45.E).tolist(), RK45.P.tolist()
+    return ((*rows, b[:-1]), b, nodes), (-RK45.E).tolist(), RK45.P.tolist()
 
 
 class IntegrationError(RuntimeError):
@@ -177,10 +170,9 @@ class _Stages:
     """The velocities of one step, (stages, ...), and weighted sums of them."""
 
     def __init__(self, tableau: Tableau, like: Tensor) -> None:
-        count = len(tableau.c)
-        self.k = like.new_zeros(count, *like.shape)
-        self.rows = [like.new_tensor(row) for row in tableau.a]
-        self.b, self.c = like.new_tensor(tableau.b), tableau.c
+        rows, weights, self.c = tableau
+        self.k = like.new_zeros(len(rows), *like.shape)
+        self.rows, self.b = list(map(like.new_tensor, rows)), like.new_tensor(weights)
 
     def sum(self, weights: Tensor) -> Tensor:
         """One pass over memory, whatever the number of stages."""

@@ -457,10 +457,11 @@ def _logits(output: Any) -> Tensor:
         z = getattr(output, "logits", output)
     real = isinstance(z, Tensor) and z.is_floating_point()
     if not real or z.ndim == 0 or 0 in z.shape[1:]:
-        kind = getattr(z, "dtype", type(z).__name__)
-        got = f"{kind} of shape {getattr(z, 'shape', None)}"
+        kind, hint = f"a {type(z).__name__}", "; wrap it in a module that returns them"
+        if isinstance(z, Tensor):
+            kind, hint = f"{z.dtype} of shape {tuple(z.shape)}", ""
         wanted = "real numbers with a leading sample axis, or to hold them as 'logits'"
-        raise TypeError(f"module: expected its output to be {wanted}, got {got}")
+        raise TypeError(f"module: expected its output to be {wanted}, got {kind}{hint}")
     return z
 
 

@@ -45,7 +45,9 @@ def solve(
     G, g = G.single, single(g)
     tol = math.sqrt(torch.finfo(g.dtype).eps) if tol is None else tol
     found = getattr(_Solve(G, g, damping, tol, *limits), method)()
-    finite = math.isfinite(found.residual) and bool(found.x.isfinite().all())
+    direct = damping > 0 and found.iterations == 0  # nothing cut it short
+    finite = found.residual < (0.5 if direct else math.inf)
+    finite = finite and bool(found.x.isfinite().all())
     wanted = f"more, for method {found.method!r} to solve in {g.dtype}"
     expect(finite, "damping", wanted, damping)
     return found
@@ -97,7 +99,7 @@ class _Solve:
             self.limit = min(
                 2 * (self.G.p if chosen.method == "cg" else size.m), 10_000
             )
-            found = getattr(self, chosen.method)(chosen, watched=fits)
+            found = getattr(self, chosen.method)(chosen)
             if found.converged or not fits:
                 return found
             spent, chosen = found.iterations, direct
@@ -107,7 +109,7 @@ class _Solve:
         """G is formed and factorised; without damping, its eigenvalues are inverted."""
         G, g, damping = self.G.dense(), self.covector, self.damping
         if damping > 0:
-            x = linear.solve_dense(G, g, damping)
+            x = _refined(G, g, damping)
             residual = _ratio((g - G @ x - damping * x).norm(), g.norm())
             return Solution(x, residual, 0, residual <= self.tol, "cholesky")
         x = linear.pseudo_solve(G, g, 1, self.rtol)
@@ -147,9 +149,10 @@ class _Solve:
                 residual = inside = _ratio(gap, g.norm())
         return Solution(x, residual, 0, inside <= self.tol, method)
 
-    def nystrom(self, way: cost.Plan | None = None, watched: bool = False) -> Solution:
+    def nystrom(self, way: cost.Plan | None = None) -> Solution:
         """Conjugate gradients on K, preconditioned by the rows of some samples."""
         G, damping, size = self.G, self.damping, self.G.problem_size
+        planned = way is not None
         if way is None:
             rows = min(DEFAULT_ROWS, max(1, size.m // 4))
             way = cost.nystrom_plan(size, rows, TYPICAL_STEPS)
@@ -161,7 +164,7 @@ class _Solve:
         def on_functions(b: Tensor, tol: float) -> tuple[Tensor, float, int, bool]:
             """(K + damping)^-1 b, its residual measured where x lives, |A^T r|."""
             H: Operator = lambda d: torch.add(A.times(d), d, alpha=damping)  # noqa: E731
-            budget = cost.IterationBudget(size, tol, step) if watched else None
+            budget = cost.IterationBudget(size, tol, step) if planned else None
             limits = tol, limit, precondition, budget, A.size
             return linear.conjugate_gradient(H, b, *limits)
 
@@ -187,7 +190,6 @@ class _Solve:
     def cg(
         self,
         way: cost.Plan | None = None,
-        watched: bool = False,
         precondition: Operator | None = None,
     ) -> Solution:
         """Conjugate gradients on the parameters, by the factored rows if that pays.
@@ -207,8 +209,7 @@ class _Solve:
         if damping == 0:
             return self._least_squares(g, limit)
         H: Operator = lambda v: torch.add(apply(v), v, alpha=damping)  # noqa: E731
-        step = way.step if way else 0.0
-        budget = cost.IterationBudget(size, self.tol, step) if watched else None
+        budget = cost.IterationBudget(size, self.tol, way.step) if way else None
         limits = self.tol, limit, precondition, budget
         return Solution(*linear.conjugate_gradient(H, g, *limits), "cg")
 
@@ -243,7 +244,7 @@ def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
 def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
     """Solve (K + damping) a = b by Cholesky and one step of refinement.
 
-    K is positive semi-definite by construction, so a failure means that rounding
+    K, a kernel or G, is positive semi-definite by construction, so a failure means that rounding
     is larger than the damping; a jitter of that size is then added, and the
     residual that is reported tells what it cost.
     """
@@ -257,7 +258,7 @@ def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
         jitter = max(10 * jitter, 8 * eps * float(diagonal.sum()))
     else:
         raise ValueError(
-            f"damping: the kernel + {damping:.3g} I cannot be factorised in "
+            f"damping: the metric + {damping:.3g} I cannot be factorised in "
             f"{K.dtype}; use more damping or float64"
         )
     K.diagonal().copy_(diagonal)

@@ -1,7 +1,5 @@
 """The command `geolib data`, also as `python -m geolib.data`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

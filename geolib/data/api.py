@@ -1,7 +1,5 @@
 """`load`, `available`, `fetch`: one name for every data set."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from typing import Annotated
@@ -18,8 +16,8 @@ from .files import (
     IDX,
     PATIENCE,
     REGRESSION,
+    checksum_error,
     download,
-    fault,
 )
 from .images import cifar10_from_npz, load_cifar, load_idx, unit
 from .tables import fetch_regression, load_classification, load_regression, packed
@@ -66,9 +64,8 @@ def load(
         >>> data.x.shape, data.x_test.shape, str(data.x.dtype)
         ((1200, 64), (597, 64), 'float64')
     """
-    _known(name)
+    table = _known(name)
     DATA_READ[name] = None
-    table = name.removeprefix("uci/")
     if name in EMBEDDED:
         data = EMBEDDED[name](split)
     elif name in IDX:
@@ -93,15 +90,14 @@ def available(name: str) -> bool:
         >>> available("digits")
         True
     """
-    _known(name)
-    table = name.removeprefix("uci/")
+    table = _known(name)
     if name in EMBEDDED:
         return True
     if table in REGRESSION:
         return packed(table)[1] is None
     if name == "cifar10" and cifar10_from_npz():
-        return all(fault(file) is None for file in CIFAR10_NPZ)
-    return all(fault(file) is None for file in _files(name))
+        return all(checksum_error(file) is None for file in CIFAR10_NPZ)
+    return all(checksum_error(file) is None for file in _files(name))
 
 
 def fetch(name: str) -> None:
@@ -117,8 +113,7 @@ def fetch(name: str) -> None:
     Examples:
         >>> fetch("digits")  # is bundled: nothing to do
     """
-    _known(name)
-    table, until = name.removeprefix("uci/"), time.monotonic() + PATIENCE
+    table, until = _known(name), time.monotonic() + PATIENCE
     if name in EMBEDDED:
         return
     if table in REGRESSION:
@@ -134,7 +129,9 @@ def _files(name: str) -> tuple:
     return IDX.get(name) or CLASSIFICATION[name.removeprefix("uci/")]
 
 
-def _known(name: str) -> None:
+def _known(name: str) -> str:
+    """The name without the prefix of a table."""
     if name not in names():
         hint = did_you_mean(name, names())
         raise ValueError(f"name: no data set {name!r}{hint} (see geolib.data.names())")
+    return name.removeprefix("uci/")

@@ -1,7 +1,5 @@
 """What a reader returns, and the one error it raises."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

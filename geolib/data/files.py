@@ -1,7 +1,5 @@
 """The published files, read from `catalogue.txt`: their checksums, places and fetching."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys
@@ -71,7 +69,7 @@ def _md5(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 
-def fault(file: File) -> str | None:
+def checksum_error(file: File) -> str | None:
     """What is wrong with `file` on this disk; None when it is the published one."""
     path = folder() / file.path
     try:
@@ -90,13 +88,13 @@ def verified(name: str, file: File) -> Path:
     Raises:
         DataError: the file is missing or corrupt.
     """
-    found = fault(file)
+    found = checksum_error(file)
     if found is not None:
-        raise DataError(complaint(name, file.path, f"md5 {file.md5}", found))
+        raise DataError(missing_message(name, file.path, f"md5 {file.md5}", found))
     return folder() / file.path
 
 
-def complaint(name: str, path: str, expected: str, found: str) -> str:
+def missing_message(name: str, path: str, expected: str, found: str) -> str:
     """The one message for a file that is missing or wrong."""
     return (
         f"{name}: cannot use {folder() / path}\n  expected: {expected}\n"
@@ -158,7 +156,7 @@ def download(name: str, file: File, until: float) -> Path:
         DataError: no public address, no network, or not the published bytes.
     """
     target = folder() / file.path
-    if fault(file) is None:
+    if checksum_error(file) is None:
         return target
     if file.url is None:
         raise DataError(f"{name}: {file.path} has no public address to fetch it from")

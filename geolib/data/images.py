@@ -1,7 +1,5 @@
 """Image data: MNIST's idx files and the two forms of CIFAR-10."""
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 import zlib
@@ -10,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import Array, DataError, Dataset
-from .files import CIFAR, CIFAR10_NPZ, IDX, ROOM, fault, verified
+from .files import CIFAR, CIFAR10_NPZ, IDX, ROOM, checksum_error, verified
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
                    "horse", "ship", "truck")  # fmt: skip
@@ -126,8 +124,10 @@ def load_cifar(train: int | None) -> Dataset:
 
 def cifar10_from_npz() -> bool:
     """Whether the official archive is absent and a `.npz` batch is there."""
-    absent = fault(CIFAR["cifar10"]) == "no such file"
-    return absent and any(fault(file) != "no such file" for file in CIFAR10_NPZ)
+    absent = checksum_error(CIFAR["cifar10"]) == "no such file"
+    return absent and any(
+        checksum_error(file) != "no such file" for file in CIFAR10_NPZ
+    )
 
 
 def load_cifar10_npz(train: int | None) -> Dataset:

@@ -1,7 +1,5 @@
 """UCI tables: regression with fixed splits, classification with missing entries."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
@@ -21,8 +19,8 @@ from .files import (
     NOTES,
     REGRESSION,
     ROOM,
-    complaint,
     folder,
+    missing_message,
     retrieve,
     verified,
 )
@@ -93,7 +91,7 @@ def load_regression(name: str, split: int) -> Dataset:
     if found is not None:
         expected = f"sha256 of arrays {REGRESSION[name]}"
         relative = str(regression_path(name).relative_to(folder()))
-        raise DataError(complaint(f"uci/{name}", relative, expected, found))
+        raise DataError(missing_message(f"uci/{name}", relative, expected, found))
     count = len(arrays["train_idx"])
     if not 0 <= split < count:
         raise ValueError(f"split: uci/{name} has splits 0 to {count - 1}; got {split}")
@@ -154,7 +152,7 @@ def load_classification(name: str, split: int) -> Dataset:
     rows = [row for part in parts for row in part]
     x, categories = encode([row[:-1] for row in rows])
     target = [row[-1].removesuffix(".") for row in rows]  # adult's test file adds dots
-    classes = tuple(sorted(set(target), key=natural))
+    classes = tuple(sorted(set(target), key=natural_sort_key))
     y = np.array([classes.index(value) for value in target], dtype=np.int64)
     if len(parts) == 2:
         train, test = np.split(np.arange(len(rows)), [len(parts[0])])
@@ -174,7 +172,7 @@ def read_csv(path: Path) -> list[list[str]]:
     return rows
 
 
-def natural(text: str) -> tuple[int, float, str]:
+def natural_sort_key(text: str) -> tuple[int, float, str]:
     """A sorting key that puts 2 before 10 and numbers before words."""
     try:
         return (0, float(text), "")
@@ -193,8 +191,10 @@ def encode(rows: list[list[str]]) -> tuple[Array, dict[int, tuple[str, ...]]]:
     x = np.full((len(rows), len(rows[0])), np.nan)
     categories: dict[int, tuple[str, ...]] = {}
     for column, values in enumerate(zip(*rows, strict=True)):
-        known = sorted({value for value in values if value != "?"}, key=natural)
-        numeric = all(natural(value)[0] == 0 for value in known)
+        known = sorted(
+            {value for value in values if value != "?"}, key=natural_sort_key
+        )
+        numeric = all(natural_sort_key(value)[0] == 0 for value in known)
         codes = {v: float(v) if numeric else float(i) for i, v in enumerate(known)}
         if not numeric:
             categories[column] = tuple(known)

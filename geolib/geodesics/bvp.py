@@ -1,7 +1,5 @@
 """Geodesics between two given networks: minimise the energy over the bends."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`connect`: the geodesic between two trained networks, or a cheaper path."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any

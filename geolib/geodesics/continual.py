@@ -1,9 +1,7 @@
 """`learn_sequence`: tasks one after another, and how much of each is left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -29,7 +27,6 @@ class Learned:
         table: accuracy on task j after task i, shape (tasks, tasks); NaN for j > i.
         gradient_evaluations: compute paid for all tasks; see `Meter`.
         stored: how many inputs were kept in the end.
-        method, scenario: as asked.
         converged: False if training was stopped by non-finite weights.
     """
 
@@ -37,10 +34,7 @@ class Learned:
     table: np.ndarray
     gradient_evaluations: int
     stored: int
-    method: str
-    scenario: str
     converged: bool = True
-    settings: dict = field(default_factory=dict)
 
     @property
     def average(self) -> float:
@@ -152,8 +146,7 @@ def learn_sequence(
         if callback is not None:
             callback(i, scores[i, : i + 1].copy())
     found = w, scores, meter.gradient_evaluations, len(learner.memory)
-    name = method if isinstance(method, str) else method.__name__
-    return Learned(*found, name, scenario, good, settings)
+    return Learned(*found, good)
 
 
 def _score(learner: Learner, w: Tensor, task: Task) -> float:

@@ -1,7 +1,5 @@
 """Curves that follow a target: the arc between two functions, or labels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any

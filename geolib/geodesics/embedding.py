@@ -1,7 +1,5 @@
 """Output spaces: where the outputs of a network are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 
@@ -42,7 +40,7 @@ def embed(
         2.0
     """
     several = space not in SPACES[1:] or outputs.shape[-1] > 1
-    expect(several, "space", "'raw' where there is one output, no classes", space)
+    expect(several, "space", "'raw' where outputs are one number, no classes", space)
     if space == "sphere":
         return Categorical(dim=-1).embedding(outputs)
     if space == "logit":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geolib.core import Metric, PullbackMetric, Realization
 from geolib.core.solve_cost import ProblemSize
-from geolib.core.validation import check_inputs, expect
+from geolib.core.validation import check_inputs, expect, require_matching
 from geolib.networks.batch_norm import BatchStatistics
 from geolib.networks.rows import Rows
 
@@ -116,7 +116,7 @@ class FunctionSpace:
 
     def logits(
         self,
-        points: Annotated[Tensor, "... self.realization.p"],
+        points: Annotated[Tensor, "k self.realization.p"],
         rows: Tensor | None = None,
     ) -> Tensor:
         """Outputs of the networks at `points` (k, p), shape (k, n, c).
@@ -124,6 +124,8 @@ class FunctionSpace:
         The rows (n,) are those of all points, or (k, n) those of each.
         """
         x = self.inputs(rows)
+        like = x if x.is_floating_point() else points
+        require_matching("points", points, like, "x")
         own = rows is not None and rows.ndim == 2
         if len(points) == 1 or self._loops(points):
             inputs = x if own else [x] * len(points)
@@ -144,7 +146,7 @@ class FunctionSpace:
 
     def embedded(
         self,
-        points: Annotated[Tensor, "... self.realization.p"],
+        points: Annotated[Tensor, "k self.realization.p"],
         rows: Tensor | None = None,
     ) -> Tensor:
         """Embedded outputs, shape (k, n, c)."""
@@ -152,7 +154,7 @@ class FunctionSpace:
 
     def __call__(
         self,
-        points: Annotated[Tensor, "... self.realization.p"],
+        points: Annotated[Tensor, "k self.realization.p"],
         rows: Tensor | None = None,
     ) -> Tensor:
         """Embedded outputs with the Euclidean norm of the metric, shape (k, n c)."""

@@ -1,7 +1,5 @@
 """Geodesics shot from a point: the initial value problem."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Ways to learn the next task: replay, outputs as targets (DER), the invariant path."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Which weights a sparse network keeps."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

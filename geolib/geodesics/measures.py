@@ -1,7 +1,5 @@
 """What is measured along a path: length, energy, speed, loss, accuracy, barrier."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """A path between two weight vectors: the straight line plus a bend."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated

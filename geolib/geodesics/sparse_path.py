@@ -1,7 +1,5 @@
 """The invariant path toward a sparse subspace."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +53,7 @@ Target = Callable[[Tensor], Tensor]
 @differentiation()
 def sparse_path(
     space: FunctionSpace,
-    w: Annotated[Tensor, "space.realization.p"],
+    w: Annotated[Tensor, "real space.realization.p"],
     sparsity: float,
     *,
     steps: int = 40,

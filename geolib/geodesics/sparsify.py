@@ -1,7 +1,5 @@
 """`sparsify`: a sparse network from any module, along the invariant path."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

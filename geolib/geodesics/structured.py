@@ -1,7 +1,5 @@
 """Whole neurons and filters: which to drop, and the smaller network without them."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

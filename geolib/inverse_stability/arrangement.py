@@ -1,7 +1,5 @@
 """All cells of a central hyperplane arrangement, as sign vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import combinations, islice
 from math import comb

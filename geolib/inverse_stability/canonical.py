@@ -1,7 +1,5 @@
 """A canonical form of deep ReLU networks."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -99,12 +97,12 @@ def canonicalize(
     folded, count = fold_batch_norm(module)
     dropped = merged = 0
     channel_groups(folded)  # refuses what does not fit together
-    if reduce and (chain := read_stages(folded)):
-        head, stages = chain
-        work = _Work(stages, tol)
-        work.reduce()
-        folded = _rebuild(head, stages, work)
-        dropped, merged = work.dropped, work.merged
+    if reduce and (read := read_stages(folded)):
+        head, stages = read
+        chain = _Chain(stages, tol)
+        chain.reduce()
+        folded = _rebuild(head, stages, chain)
+        dropped, merged = chain.dropped, chain.merged
     gauge = Gauge(folded)
     before = gauge.energy()
     sweeps, converged = gauge.balance(max_sweeps)
@@ -114,7 +112,7 @@ def canonicalize(
     return Canonical(folded, count, dropped, merged, sweeps, converged, energy)
 
 
-class _Work:
+class _Chain:
     """Weights (out, in, entries) and biases of all stages of a chain."""
 
     def __init__(self, stages: list[Stage], tol: float) -> None:
@@ -127,13 +125,9 @@ class _Work:
 
     def reduce(self) -> None:
         """Drop and merge until nothing changes: one removal can cause another."""
-        changed = True
-        while changed:
-            changed = False
-            for n in range(len(self.W) - 1):
-                changed |= self._fold_constant(n)
-                changed |= self._drop(n)
-                changed |= self._merge(n)
+        kinds = self._fold_constant, self._drop, self._merge
+        while any([one(n) for n in range(len(self.W) - 1) for one in kinds]):
+            pass
 
     def _drop(self, n: int) -> bool:
         """Channels whose ReLU is never positive, or that nobody reads."""
@@ -196,9 +190,11 @@ def _pads(layer: nn.Module) -> bool:
     return mixes and layer.padding not in (0, (0, 0), "valid")
 
 
-def _rebuild(head: list[nn.Module], stages: list[Stage], work: _Work) -> nn.Sequential:
+def _rebuild(
+    head: list[nn.Module], stages: list[Stage], chain: _Chain
+) -> nn.Sequential:
     layers = list(head)
-    for stage, w, b in zip(stages, work.W, work.b, strict=True):
+    for stage, w, b in zip(stages, chain.W, chain.b, strict=True):
         layers += [_linear(stage, w, b), *stage.tail]
     return deepcopy(nn.Sequential(*layers)).eval()
 

@@ -1,7 +1,5 @@
 """How far apart two networks are in both spaces, and what one implies of the other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt

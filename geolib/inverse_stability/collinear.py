@@ -1,7 +1,5 @@
 """Which rows of a matrix point the same way, up to a stated tolerance."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from geolib.core.validation import expect

@@ -1,13 +1,13 @@
 """Distances in parameter space, up to the symmetries of the realization map."""
 
-from __future__ import annotations
-
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
 from geolib.core.validation import expect
+from geolib.inverse_stability.arrangement import all_signs
 from geolib.inverse_stability.shallow_relu import ShallowReLU, same_architecture
 
 MAX_FLIPS = 12
@@ -71,9 +71,7 @@ def closest_parametrization(
     """Find the parametrization of R(g) in a gauge orbit that is nearest to f.
 
     Args:
-        f: the fixed parameters.
-        g: the network whose parametrizations compete.
-        gauge: `permutation`, `scale` or `sign`, see `parameter_distance`.
+        f, g, gauge: as in `parameter_distance`.
 
     Returns:
         a `Closest` with the distance and the network.
@@ -124,7 +122,7 @@ def _rescaled(
 def _flipped(f: ShallowReLU, g: ShallowReLU) -> Closest:
     """Minimum over all sets F of flips that leave the function unchanged."""
     expect(f.m <= MAX_FLIPS, "gauge", f"at most {MAX_FLIPS} neurons for 'sign'", f.m)
-    sets = (np.arange(2**f.m)[:, None] >> np.arange(f.m)) & 1 == 1
+    sets = all_signs(f.m) > 0
     lifted = np.einsum("om,md->mod", g.C, g.A).reshape(f.m, -1)
     silent = np.abs(sets @ lifted).max(axis=1) <= 1e-12 * np.abs(lifted).max()
     plus = scale_costs(f.A, f.C.T, g.A, g.C.T)
@@ -162,13 +160,9 @@ def bottleneck_assignment(cost: np.ndarray) -> tuple[float, np.ndarray]:
     levels = np.unique(cost)
     floor = max(cost.min(axis=1).max(), cost.min(axis=0).max())
     low, high = int(np.searchsorted(levels, floor)), len(levels) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if (_matching(cost, levels[middle]) >= 0).all():
-            high = middle
-        else:
-            low = middle + 1
-    return float(levels[low]), _matching(cost, levels[low])
+    enough = lambda level: bool((_matching(cost, level) >= 0).all())  # noqa: E731
+    level = levels[bisect_left(levels, True, low, high, key=enough)]
+    return float(level), _matching(cost, level)
 
 
 def _matching(cost: np.ndarray, level: float) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Positive rescalings of hidden channels, with the skip connections that tie them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from copy import deepcopy
 from typing import Any

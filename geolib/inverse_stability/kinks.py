@@ -1,7 +1,5 @@
 """The hyperplanes on which the derivative of a realization jumps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How far two functions can be apart: products of weights along paths, summed."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import torch
@@ -65,24 +63,17 @@ def changes(a: nn.Module, b: nn.Module, reach: Tensor) -> tuple[list[Tensor], Te
     }
     found = []
     for module, big in zip((a, b), size, strict=True):
-        pairs = deepcopy(module)
+        pairs = nn.Sequential(deepcopy(module))
         for name, layer in module.named_modules():
             if type(layer) in LINEAR:
                 own = [
                     {k: w[f"{name}.{k}"] for k, _ in layer.named_parameters()}
                     for w in (big, least)
                 ]
-                pairs = _replaced(pairs, name, _Pair(layer, *own))
+                pairs.set_submodule(f"0.{name}".rstrip("."), _Pair(layer, *own))
         start = torch.stack([reach, torch.zeros_like(reach)])
         found.append(pairs(start))
     return [f[1] for f in found], found[0][0]
-
-
-def _replaced(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    if not name:
-        return layer
-    module.set_submodule(name, layer)
-    return module
 
 
 class _Pair(nn.Module):

@@ -1,7 +1,5 @@
 """Training in realization space: neurons are inserted, slid and merged, with a certificate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -350,7 +348,8 @@ class _Cube(_Search):
             if not (self._grow(g) or self._slide(g) or self._grow(g) or self._grow(g)):
                 break
         g, _ = p.slopes(self.features(self.rows, self.sign) @ self.w)
-        rates = self.features(self._ascend(g), self.sign).T @ -g / p.penalty
+        aim = self._climb(self.rows, self.sign, g)
+        rates = self.features(aim, self.sign).T @ -g / p.penalty
         moves = [float(np.abs(rates - 1).max(initial=0.0))]
         if len(self.rows) < self.width:
             moves.append(self._steepest(g)[2] / p.penalty - 1)
@@ -378,17 +377,15 @@ class _Cube(_Search):
             self.rng.uniform(-1, 1, (STARTS, len(self.problem.x[0]))), (2, 1)
         )
         sign = np.repeat([-1.0, 1.0], STARTS)
-        rows = _on_cube(self._climb(rows, -sign[:, None] * g))
+        rows = self._climb(rows, sign, g)
         rates = -(self.features(rows, sign).T @ g)
         best = int(rates.argmax())
         return rows[best], float(sign[best]), float(rates[best])
 
-    def _ascend(self, g: np.ndarray) -> np.ndarray:
-        return _on_cube(self._climb(self.rows.copy(), -self.sign[:, None] * g))
-
-    def _climb(self, rows: np.ndarray, pulls: np.ndarray) -> np.ndarray:
-        """Coordinate ascent of <pull, rho(x u)> over the cube, exact on each line."""
-        for u, pull in zip(rows, pulls, strict=True):
+    def _climb(self, rows: np.ndarray, sign: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """Coordinate ascent of -sign <g, rho(x u)> over the cube, exact on each line."""
+        rows = rows.copy()
+        for u, pull in zip(rows, -sign[:, None] * g, strict=True):
             z = self.problem.x @ u
             for _ in range(SWEEPS):
                 before = float(pull @ np.maximum(z, 0.0))
@@ -399,12 +396,13 @@ class _Cube(_Search):
                 gained = float(pull @ np.maximum(z, 0.0)) - before
                 if gained <= COARSE * self.problem.penalty:
                     break
-        return rows
+        return _on_cube(rows)
 
     def _slide(self, g: np.ndarray) -> bool:
         """All neurons towards better directions, as far as the objective falls."""
         p = self.problem
-        aim, old = self._ascend(g), (self.rows, self.sign, self.w)
+        aim = self._climb(self.rows, self.sign, g)
+        old = self.rows, self.sign, self.w
         start = p.objective(self.features(self.rows, self.sign), self.w)
         for t in 0.5 ** np.arange(8):
             self.rows, self.sign, self.w = old

@@ -1,7 +1,5 @@
 """The restricted set N* on which the realization map is inverse stable."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np
@@ -21,16 +19,6 @@ def restricted_defects(net: ShallowReLU, tol: float = 1e-9) -> list[str]:
         \text{(N3) no two } a_i \text{ positively parallel}
 
     for all non-zero neurons; zero neurons are allowed.
-
-    Args:
-        net: the network, of input dimension at least 2.
-        tol: relative imbalance that (N1) tolerates, in [0, 1).
-
-    Raises:
-        ValueError: one input only, or a tolerance outside [0, 1).
-
-    Source: Elbraechter, Berner and Grohs 2019, the restricted set; see
-    :eq:`drv-inverse_stability-restricted` (derivations).
 
     Examples:
         >>> restricted_defects(ShallowReLU([[1.0, -1.0]], [[3.0]]))
@@ -67,9 +55,10 @@ def in_restricted(net: ShallowReLU, tol: float = 1e-9) -> bool:
         tol: relative imbalance that (N1) tolerates, in [0, 1).
 
     Raises:
-        ValueError: as `restricted_defects`.
+        ValueError: one input only, or a tolerance outside [0, 1).
 
-    Source: :eq:`drv-inverse_stability-restricted` (derivations).
+    Source: Elbraechter, Berner and Grohs 2019, the restricted set; see
+    :eq:`drv-inverse_stability-restricted` (derivations).
 
     Examples:
         >>> in_restricted(ShallowReLU([[-2.0, 1.0, 1.0]], [[2.0]]))

@@ -1,7 +1,5 @@
 """The W^{1,inf} semi-norm, exact or bracketed; other norms in the plane."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, gamma, pi, sqrt
@@ -27,7 +25,6 @@ class Seminorm:
     Attributes:
         lower, upper: equal when the value is exact (up to rounding).
         method: `cells`, `separable` or `bounds`.
-        hyperplanes: number of distinct break hyperplanes.
         cells: number of cells enumerated, None where none were.
         tolerance: the angle below which directions count as one and cells are not seen.
             Directions that agree up to rounding leave the value exact; where others
@@ -37,7 +34,6 @@ class Seminorm:
     lower: float
     upper: float
     method: str
-    hyperplanes: int
     cells: int | None = None
     tolerance: float = TOLERANCE
 
@@ -102,15 +98,14 @@ def w1inf_seminorm(
         (False, True)
     """
     k = kinks(net, tol)
-    h = len(k.normals)
-    if h == 0:
-        return Seminorm(0.0, 0.0, "cells", 0, 1, tol)
+    if not len(k.normals):
+        return Seminorm(0.0, 0.0, "cells", 1, tol)
     found = _measure(k, method, tol, samples, seed)
     if not k.blur.any():
         return found
     lower = kinks(net, min(tol, ROUNDING)).half_jump
     upper = found.upper + float(k.blur.max())
-    return Seminorm(lower, upper, found.method, h, found.cells, found.tolerance)
+    return Seminorm(lower, upper, found.method, found.cells, found.tolerance)
 
 
 def _measure(k: Kinks, method: str, tol: float, samples: int, seed: int) -> Seminorm:
@@ -120,10 +115,10 @@ def _measure(k: Kinks, method: str, tol: float, samples: int, seed: int) -> Semi
     top = _entrywise(k)
     if method == "auto":
         if rank == h:  # every sign vector occurs, so each entry is maximal on its own
-            return Seminorm(top, top, "separable", h, None, tol)
+            return Seminorm(top, top, "separable", None, tol)
         method = "cells" if enumerable(h, rank) else "bounds"
     if method == "bounds":
-        return Seminorm(_sampled(k, samples, seed), top, "bounds", h, None, tol)
+        return Seminorm(_sampled(k, samples, seed), top, "bounds", None, tol)
     if not enumerable(h, rank):
         raise ValueError(
             f"method: d too large for exact enumeration: {h} hyperplanes of rank "
@@ -133,7 +128,7 @@ def _measure(k: Kinks, method: str, tol: float, samples: int, seed: int) -> Semi
     value = k.largest(signs)
     tol = max(tol, RAY_TOLERANCE) if rank > 2 else tol
     upper = top if narrow else value
-    return Seminorm(value, upper, "cells", h, len(signs), tol)
+    return Seminorm(value, upper, "cells", len(signs), tol)
 
 
 def enumerable(h: int, rank: int) -> bool:
@@ -322,4 +317,4 @@ def seminorm_on_box(
     lower = 0.0 if blur or narrow else top
     if narrow:
         top = float(np.maximum(np.abs(k.on), np.abs(k.off)).sum(axis=0).max())
-    return Seminorm(lower, top + blur, "cells", h, len(found), RAY_TOLERANCE)
+    return Seminorm(lower, top + blur, "cells", len(found), RAY_TOLERANCE)

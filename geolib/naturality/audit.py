@@ -199,12 +199,9 @@ def audit(
         if protocol.counts or d.note == UNSEEN:
             d = _with_runs(d, setting.defect(phi, runs()))
         defects[name] = d
-    kind = (
-        "regression"
-        if isinstance(problem.loss.output_metric, Euclidean)
-        else ("classification")
-    )
-    title = f"{kind}, p = {len(problem.theta0)}"
+    squared = isinstance(problem.loss.output_metric, Euclidean)
+    title = "regression" if squared else "classification"
+    title += f", p = {len(problem.theta0)}"
     if places:
         title += f", rank {places[0].rank}, condition {places[0].condition:.0e}"
     if samples:

@@ -11,9 +11,10 @@ from geolib.core import JacobianFactors, KroneckerFactors
 from geolib.core.jacobian_factors import DenseBlock
 
 KEEP = {True: 0.6, False: 0.95}  # of the average at each further batch: exact F, K-FAC
-INPUTS = {True: 1e-8, False: 3e-2}  # what lifts A, of its diagonal: exact F, or K-FAC
+INPUTS = {True: 1e-8, False: 1.0}  # what lifts A, of its diagonal: exact F, or K-FAC
 OUTPUTS = {True: 1e-2, False: 3e-2}  # what lifts B, of its mean diagonal, in the end
 SHRINK = 1.0  # of A to its diagonal: times its side, over the samples seen
+SAMPLES = 256  # of a batch, at most, of which K-FAC's factors are taken
 PRIOR = 3.0  # batches that B's mean diagonal counts for: units that they leave dead
 
 
@@ -36,8 +37,10 @@ class AveragedCurvature:
         cubes of the layers' widths.
     """
 
+    KEPT = ("exact", "count", "samples", "damping", "averages", "places")
+
     def __init__(self, exact: bool) -> None:
-        self.exact, self.count, self.damping = exact, 0, 0.0
+        self.exact, self.count, self.samples, self.damping = exact, 0, 0, 0.0
         self.averages: list[Tensor] = []
 
     def add(self, rows: JacobianFactors, loose: Tensor | None = None) -> None:
@@ -47,38 +50,42 @@ class AveragedCurvature:
             rows: of its metric.
             loose: the diagonal (p,) of parameters that the rows leave out.
         """
-        self.factors = KroneckerFactors(rows)
-        w = min(1 - 1 / (self.count + 1), KEEP[self.exact])
+        step, whole = 1 if self.exact else -(-rows.n // SAMPLES), rows.n
+        rows = rows if step == 1 else rows.at(slice(0, None, step))
+        share = whole / rows.n
+        factors = KroneckerFactors(rows)
         diagonal = rows.like.new_zeros(rows.p) if loose is None else loose.clone()
         for block in rows.blocks:
             if isinstance(block, DenseBlock):
-                diagonal[block.index] = block.rows.square().sum((0, 1))
-        new = [diagonal, *(S for pair in self.factors.pairs for S in pair)]
+                diagonal[block.index] = share * block.rows.square().sum((0, 1))
+        new = [diagonal, *(S for B, A in factors.pairs for S in (share * B, A))]
         if self.exact:
             A = rows.dense().double()
-            new.append(A.T @ A)
+            new = [t.double() for t in (*new, A.T @ A)]
+        w = min(1 - 1 / (self.count + 1), KEEP[self.exact])
         old = self.averages or new
-        self.averages = [w * a + (1 - w) * b for a, b in zip(old, new, strict=True)]
-        self.averages = [t.double() for t in self.averages]
-        self.count += 1
-        d = self.averages[0]
-        self.diagonal = _filled(d).to(torch.float64 if self.exact else rows.like.dtype)
-        beta, layers = max(OUTPUTS[self.exact], PRIOR / (1 + self.count)), []
-        for k in range(1, 2 * len(self.factors.layers), 2):
+        self.averages = [torch.lerp(b, a, w) for a, b in zip(old, new, strict=True)]
+        self.count, self.samples = self.count + 1, rows.n
+        where = torch.arange(rows.p, dtype=torch.float64, device=rows.like.device)
+        self.places = [i.long() for i in factors.split(where)]
+        self._derive()
+
+    def _derive(self) -> None:
+        """What follows from the averages."""
+        self.diagonal = _filled(self.averages[0])
+        beta, alpha = max(OUTPUTS[self.exact], PRIOR / (1 + self.count)), INPUTS[True]
+        seen = self.samples * min(self.count, 1 / (1 - KEEP[False]))
+        pairs = []
+        for k in range(1, 2 * len(self.places), 2):
             B, A = self.averages[k : k + 2]
-            alpha = INPUTS[self.exact]
             if not self.exact:  # samples that A has seen, against its side
-                seen = rows.n * min(self.count, 1 / (1 - KEEP[False]))
-                alpha = max(alpha, SHRINK * A.shape[-1] / seen)
-            layers.append((_lifted(B, beta, True), _lifted(A, alpha)))
+                alpha = max(INPUTS[False], SHRINK * A.shape[-1] / seen)
+            pairs.append((_lifted(B, beta, True), _lifted(A, alpha)))
         if self.exact:
-            self.F, self.M = self.averages[-1], self._dense(layers)
+            self.F, self.M = self.averages[-1], self._dense(pairs)
         else:
-            self.pairs = [[S.to(rows.like.dtype) for S in pair] for pair in layers]
-            self.inverses = [
-                [torch.cholesky_inverse(_cholesky(S)).to(rows.like.dtype) for S in pair]
-                for pair in layers
-            ]
+            self.pairs, inverse = pairs, torch.cholesky_inverse
+            self.inverses = [[inverse(_cholesky(S)) for S in pair] for pair in pairs]
 
     def factorise(self, damping: float) -> None:
         """Prepare solves with this damping."""
@@ -107,23 +114,33 @@ class AveragedCurvature:
         return self.F @ v if self.exact else self.metric(v)
 
     def _kronecker(self, pairs: list[Any], v: Tensor, others: Tensor) -> Tensor:
-        parts = zip(self.factors.split(v), pairs, strict=True)
-        return self.factors.join([B @ V @ A for V, (B, A) in parts], others)
+        out = others.clone()
+        for i, (B, A) in zip(self.places, pairs, strict=True):
+            out[i] = B @ v[i] @ A
+        return out
 
-    def _dense(self, layers: list[Any]) -> Tensor:
+    def _dense(self, pairs: list[Any]) -> Tensor:
         """M itself, (p, p)."""
         M = torch.diag(self.diagonal)
-        where = torch.arange(len(M)).to(M)
-        for places, (B, A) in zip(self.factors.split(where), layers, strict=True):
-            places = places.long().reshape(-1, B.shape[-1] * A.shape[-1])
-            for k, i in enumerate(places):
+        for places, (B, A) in zip(self.places, pairs, strict=True):
+            flat = places.reshape(-1, B.shape[-1] * A.shape[-1])
+            for k, i in enumerate(flat):
                 b, a = (S.reshape(-1, *S.shape[-2:])[k] for S in (B, A))
                 M[i[:, None], i] = torch.kron(b, a)
         return M
 
     def state(self) -> dict[str, Any]:
         """What a later run needs to go on."""
-        return {"exact": self.exact, "count": self.count, "averages": self.averages}
+        return {name: getattr(self, name) for name in self.KEPT}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> AveragedCurvature:
+        """The averages that `state` told, ready for solves."""
+        new = cls(state["exact"])
+        vars(new).update(state)
+        new._derive()
+        new.factorise(new.damping)
+        return new
 
 
 def _filled(d: Tensor) -> Tensor:

@@ -207,7 +207,11 @@ def as_spec(optimizer: Any) -> OptimizerSpec:
 
 
 def _named(name: str) -> OptimizerSpec:
-    if name in OPTIMIZERS:
-        return OPTIMIZERS[name]
+    known: dict[str, Any] = {
+        k.lower(): v for k, v in vars(optim).items() if inspect.isclass(v)
+    }
+    known |= OPTIMIZERS
+    if name.lower() in known:
+        return as_spec(known[name.lower()])
     wanted = f"an import path such as torch.optim.Adam or one of {sorted(OPTIMIZERS)}"
-    return as_spec(imported(name, "optimizer", wanted + did_you_mean(name, OPTIMIZERS)))
+    return as_spec(imported(name, "optimizer", wanted + did_you_mean(name, known)))

@@ -222,8 +222,7 @@ class Site:
     def _lawful(self, phi: Reparameterization, d: Defect) -> Defect:
         """A memory is seen by the generator's law at the state, or not at all."""
         if self.generator is None:
-            unseen = d.verdict is Verdict.NATURAL
-            return replace(d, note=UNSEEN) if unseen else d
+            return replace(d, note=UNSEEN) if d.verdict.closes else d
         rng = np.random.default_rng(1)
         state = draw_state(self.generator, self.problem, self.problem.theta0, rng)
         failure = law_failure(self.generator, self.problem, state, phi)

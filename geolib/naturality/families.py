@@ -49,12 +49,8 @@ def _rotations(like: Tensor, rng: np.random.Generator) -> Reparameterization:
         z = torch.fft.fft(x, norm="ortho")
         return z.real - z.imag
 
-    return Reparameterization(
-        lambda x: hartley(signs * x),
-        lambda y: signs * hartley(y),
-        "orthogonal",
-        "affine",
-    )
+    maps = (lambda x: hartley(signs * x)), (lambda y: signs * hartley(y))
+    return Reparameterization(*maps, "orthogonal", "affine")
 
 
 def orthogonal(like: Tensor, seed: int) -> Reparameterization:
@@ -62,9 +58,8 @@ def orthogonal(like: Tensor, seed: int) -> Reparameterization:
     rng = np.random.default_rng(seed)
     if like.numel() > DENSE:
         return _rotations(like, rng)
-    return Reparameterization.affine(
-        _tensor(_orthogonal(like.numel(), rng), like), name="orthogonal"
-    )
+    A = _tensor(_orthogonal(like.numel(), rng), like)
+    return Reparameterization.affine(A, name="orthogonal")
 
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -83,10 +78,8 @@ def layerwise(index: Sequence[Tensor], pairs: Pairs, name: str) -> Reparameteriz
     place = torch.argsort(flat)
 
     def apply(x: Tensor, maps: Pairs) -> Tensor:
-        out = [
-            (u @ x[i] @ v).reshape(-1) for i, (u, v) in zip(index, maps, strict=True)
-        ]
-        return torch.cat(out)[place]
+        parts = zip(index, maps, strict=True)
+        return torch.cat([(u @ x[i] @ v).reshape(-1) for i, (u, v) in parts])[place]
 
     return Reparameterization(
         lambda x: apply(x, pairs), lambda y: apply(y, inverses), name, "affine", pairs
@@ -132,9 +125,8 @@ def random_affine(
     p = like.numel()
     b = _tensor(0.3 * rng.standard_normal(p), like)
     if p <= DENSE:
-        return Reparameterization.affine(
-            _tensor(_conditioned(p, cond, rng), like), b, "affine"
-        )
+        A = _tensor(_conditioned(p, cond, rng), like)
+        return Reparameterization.affine(A, b, "affine")
     s = _tensor(np.exp(np.linspace(-0.5, 0.5, p) * np.log(cond)), like)
     first, second = _rotations(like, rng), _rotations(like, rng)
 
@@ -226,17 +218,13 @@ def standard_suite(
     """
     s, p = 100 * seed, sum(t.numel() for t in module.parameters() if t.requires_grad)
     expect(len(like) == p, "like", f"{p} parameters, as the module has", len(like))
+    turned = partial(_orthogonal, rng=np.random.default_rng(s + 4))
     return {
         "permutation": permutation(module, like, s),
         "uniform": _uniform(module, like),
         "diagonal": log_scaling(like, s + 2),
         "rescaling": relu_rescaling(module, like, s + 3),
-        "layer-orthogonal": _layer_family(
-            module,
-            like,
-            "layer orthogonal",
-            partial(_orthogonal, rng=np.random.default_rng(s + 4)),
-        ),
+        "layer-orthogonal": _layer_family(module, like, "layer orthogonal", turned),
         "orthogonal": orthogonal(like, s + 5),
         "layer-affine": random_affine(like, s + 6, module=module),
         "affine": random_affine(like, s + 7),

@@ -239,6 +239,7 @@ class GeometricOptimizer(torch.optim.Optimizer):
         """
         p, z = q.linearization.p, q.z.shape
         expect(v.shape in ((p,), z), "v", f"shape ({p},) or {tuple(z)}", tuple(v.shape))
+        require_matching("v", v, q.z, "the outputs")
         x = q.solve(v, self.options["damping"], self.damping_metric)
         s = self.solution = q.solution
         if s is not None and not s.converged and s.residual > 1e-2:

@@ -33,8 +33,8 @@ class Generator:
         rate: from the geometry at x and the state's other parts to the rates of x
             and of each part.
         tags: the space of each part besides x: `vector`, `covector`, or one on which
-            maps act trivially: `scalar`, `function` (on outputs), `entrywise` (a list
-            of p numbers).
+            maps act trivially: `scalar`, `function` (on outputs); `entrywise` is a
+            list of p squares, which permutations and scalings of axes carry along.
 
     Source: :eq:`eq-naturality-square`.
     """
@@ -68,7 +68,7 @@ def as_generator(rule: Any, problem: Problem) -> Generator:
         if rule in RULES:
             return _of_rule(rule, RULES[rule])
         wanted = f"one of {sorted({*RULES, *OPTIMIZERS})}"
-        expect(rule in OPTIMIZERS, "generator", wanted, rule)
+        expect(rule in OPTIMIZERS, "rule", wanted, rule)
         rule = OPTIMIZERS[rule]
     if isinstance(rule, OptimizerSpec):
         return _of_spec(rule, problem)

@@ -113,7 +113,8 @@ class LocalGeometry:
         self.linearization, self.z = linearization, linearization.outputs
         if loss.numel() != 1 or not bool(torch.isfinite(loss)):
             raise Diverged(
-                f"closure: expected a finite scalar loss, got {loss.detach()}"
+                f"closure: expected a finite scalar loss, got {loss.detach()}; "
+                "after a step, a smaller h or lr may help"
             )
         self.solution: Solution | None = None
         (dl,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
@@ -197,12 +198,6 @@ class LocalGeometry:
     def lower(self, u: Tensor) -> Tensor:
         """W u for outputs-shaped u, (n, c)."""
         return self.local.apply(u) / len(self.z)
-
-    def raise_index(self, u: Tensor) -> Tensor:
-        """The pseudo-inverse of W applied to u, (n, c)."""
-        return torch.einsum(
-            "nij,nj->ni", torch.linalg.pinv(self.W, hermitian=True, rtol=1e-12), u
-        )
 
     @cached_property
     def A(self) -> Tensor:

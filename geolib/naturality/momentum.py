@@ -56,7 +56,7 @@ class HeavyBall(GeometricOptimizer):
         p = sum(t.numel() for t in self.leaves)
         if initial is not None:
             shape = tuple(initial.shape)
-            expect(shape == (p,), "initial", f"shape ({p},)", shape)
+            expect(shape == (p,), "initial", f"shape ({p},), as params", shape)
             (slot,) = self.tags
             self.memory[slot] = initial.detach().clone()
 

@@ -69,7 +69,8 @@ class NaturalGradient(GeometricOptimizer):
         momentum: share of the last step that the next one is drawn to.
         weight_decay: :math:`\eta`, the share of the parameters that a step takes away,
             times `lr`: a vector under linear charts.
-        interval: most steps from one curvature to the next; the first follow closely.
+        interval: most steps from one curvature to the next, three times as many with
+            K-FAC's metric; the first follow closely.
         (others): see `GeometricOptimizer`.
 
     Raises:
@@ -79,8 +80,11 @@ class NaturalGradient(GeometricOptimizer):
 
     `step(closure)` takes a closure that returns `(outputs, loss)`; self-tuned, `step()`
     after `loss.backward()` is possible with a module, an `output_metric` and `zero_grad()`
-    before the forward pass, always with K-FAC's metric, as are layers of BatchNorm in
-    training mode.
+    before the forward pass. It takes the closure's step where that has K-FAC's metric,
+    which it has always, as have layers of BatchNorm in training mode: the exact metric
+    asks for a second call, to see that layers do not mix samples. Parameters outside
+    linear layers have the squares of the gradient then, and of a likelihood no step is
+    taken back, as its value is not told.
 
     Cost: one gradient a step and, every `interval` steps, one backward pass a root of
         the output metric (see `AveragedCurvature`); with fixed damping one solve of core's.
@@ -253,11 +257,11 @@ class NaturalGradient(GeometricOptimizer):
         if self.mixing:
             rows = self._layer_rows(outputs, record.calls)
         else:
-            known = record is not None
+            plain = record is None
             L = (
-                record.linearization()
-                if known
-                else Linearization(outputs, self._named())
+                Linearization(outputs, self._named())
+                if plain
+                else record.linearization()
             )
             require_same_outputs(L, outputs)
             rows = Metric.from_linearization(L, self.output_metric).rows()
@@ -270,11 +274,8 @@ class NaturalGradient(GeometricOptimizer):
         squared = isinstance(self.output_metric, Euclidean)
         if due and squared and self.infer_metric:
             self._scale = curvature_of_loss(loss, outputs)
-        g = flatten(
-            torch.autograd.grad(
-                loss, self.leaves, retain_graph=due, materialize_grads=True
-            )
-        )
+        options: Any = {"retain_graph": due, "materialize_grads": True}
+        g = flatten(torch.autograd.grad(loss, self.leaves, **options))
         loss = loss.detach()
         if self._scale != 1.0:
             g, loss = g / self._scale, loss / self._scale
@@ -319,10 +320,10 @@ class NaturalGradient(GeometricOptimizer):
 
     def _from_backward(self) -> Seen:
         if self._seen is None:
-            raise ValueError(
-                "closure: expected one; a step without it needs a module, its "
-                "output_metric, and zero_grad() before the forward pass"
-            )
+            lacks = "a module" if self.module is None else "an output_metric"
+            if self.module is not None and not self.infer_metric:
+                lacks = "zero_grad() before the forward pass, and backward() after it"
+            raise ValueError(f"closure: expected one; a step without it needs {lacks}")
         (rows, u), self._seen, self._whole = self._seen, None, False
         g = flatten(
             [torch.zeros_like(t) if t.grad is None else t.grad for t in self.leaves]
@@ -352,20 +353,14 @@ class NaturalGradient(GeometricOptimizer):
         return {**super().state_dict(), "tuning": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the optimizer.
-
-        The next step takes its curvature anew: a run goes on exactly as it would have
-        gone where a curvature was due, and else by another, equally valid step.
-        """
+        """Restore the optimizer: a run goes on exactly as it would have gone."""
         state = dict(state_dict)
         if (kept := state.pop("tuning", None)) is not None:
             self.tuning.load(kept[0])
             self._scale, told = kept[1:]
             if told is not None:  # what the loss said of its metric
-                self.output_metric, self._told = (
-                    getattr(metrics, told[0])(**told[1]),
-                    True,
-                )
+                self.output_metric = getattr(metrics, told[0])(**told[1])
+                self._told = True
         super().load_state_dict(state)
 
 

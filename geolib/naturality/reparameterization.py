@@ -168,6 +168,10 @@ class Reparameterization:
         inverse = jacrev(self.inverse)(self.forward(x))
         return inverse.T @ F @ inverse
 
+    def push_squares(self, x: Tensor, a: Tensor) -> Tensor:
+        """Push squares of gradients, (p,), as a permutation or scaling of axes does."""
+        return jacrev(self.inverse)(self.forward(x)).square().T @ a
+
     def push(self, tag: str, x: Tensor, value: Tensor) -> Tensor:
         """Push a state of the space `tag` (see `TAGS`) that sits at x.
 
@@ -178,13 +182,9 @@ class Reparameterization:
             return self.forward(value)
         if tag in TRIVIAL:
             return value
-        pushes = {
-            "vector": self.push_vector,
-            "covector": self.push_covector,
-            "metric": self.push_metric,
-        }
-        expect(tag in pushes, "tag", f"one of {sorted(TAGS)}", tag)
-        return pushes[tag](x, value)
+        expect(tag in TAGS, "tag", f"one of {sorted(TAGS)}", tag)
+        name = "squares" if tag == "entrywise" else tag
+        return getattr(self, f"push_{name}")(x, value)
 
     def check(self, x: Tensor, tolerance: float = 1e-8) -> None:
         """Refuse a pair of callables that are not inverse to one another at x.
@@ -205,8 +205,8 @@ class Reparameterization:
             )
 
 
-TRIVIAL = ("scalar", "function", "entrywise")  # spaces on which no map acts
-TAGS = ("point", "vector", "covector", "metric", *TRIVIAL)
+TRIVIAL = ("scalar", "function")  # spaces on which no map acts
+TAGS = ("point", "vector", "covector", "metric", "entrywise", *TRIVIAL)
 
 
 def _coupling(like: Tensor, seed: int, strength: float) -> tuple[Map, Map]:

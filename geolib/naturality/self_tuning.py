@@ -12,14 +12,19 @@ from geolib.core.validation import expect
 from geolib.naturality.averaged_curvature import AveragedCurvature
 
 SHIFT = 0.2  # a ratio from a fresh batch is low, and is taken so much higher
-FIRST = 30.0  # the damping of the first step
+FIRST = {True: 30.0, False: 100.0}  # the damping of the first step: exact F, K-FAC
 RANGE = (1e-4, 1e4)
 FACTOR = 3.0  # the damping changes by at most so much at a step
 REUSED = 1.5  # a Cholesky factor serves while the damping is within this factor
 MEMORY = 0.8  # of the average loss
 WORSE = 3.0  # a loss above so many averages undoes the last step,
 BLAME = 0.5  # if its slope along that step is this share of it
-EARLY = 3  # steps between two curvatures: this share of those that were made
+EARLY = {True: 1 / 3, False: 2.0}  # steps to the next curvature, over those made
+MOST = {True: 1, False: 3}  # and at most so many intervals
+KEPT_SLOPE = 0.3  # K-FAC: the share of a step's slope that is to be left at its end,
+RECENT = 0.8  # averaged with this memory;
+GAIN = 0.1  # the damping follows the share by so much of its logarithm,
+FALL, RISE = 0.1, 0.5  # falls by so much at most, and grows like this power of time
 
 
 class SelfTuning:
@@ -35,6 +40,12 @@ class SelfTuning:
     tell (the trapezoid rule; the next gradient :math:`g_+` is there anyway, and knows
     nothing of the old batch) with the model's, and
     :math:`\lambda` is multiplied by :math:`1 - (2\rho - 0.6)^3`, within a factor of three.
+    Where K-FAC's metric stands for F there are more parameters than a batch tells of, and
+    :math:`\rho` is full of its noise: :math:`\lambda` then follows the share of the
+    slope that is left at the end of a step, :math:`d^Tg_+ / d^Tg`, which falls to zero
+    when steps go around the minimum. Below 0.3 it raises :math:`\lambda`, like
+    :math:`\sqrt t` at most; the rate of all steps together is
+    :math:`1 / (1 + (1 - \mu)\lambda)`.
     :math:`\sigma^2` is the average squared residual, 1 for a likelihood. Of a squared
     loss :math:`\ell` the batch's own curvature is at least
     :math:`d^TF_bd \ge (g^Td)^2 / 2\ell` (Cauchy and Schwarz), and the length of d is
@@ -47,7 +58,7 @@ class SelfTuning:
         interval: most steps from one curvature to the next.
     """
 
-    KEPT = ("damping", "count", "fresh", "loss", "last", "slopes", "carried")
+    KEPT = ("damping", "count", "fresh", "loss", "last", "slopes", "carried", "left")
 
     def __init__(
         self,
@@ -57,11 +68,11 @@ class SelfTuning:
     ) -> None:
         self.trust, self.momentum, self.interval = trust, momentum, interval
         self.curvature: AveragedCurvature | None = None
-        self.damping, self.count, self.fresh = FIRST, 0, 0
+        self.damping, self.count, self.fresh = FIRST[True], 0, 0
         self.loss: float | None = None
         self.last: Tensor | None = None
         self.carried: Tensor | None = None  # M d of the last step
-        self.slopes, self.ratio = (0.0, 0.0), 1.0
+        self.slopes, self.ratio, self.left = (0.0, 0.0), 1.0, 1.0
 
     @property
     def due(self) -> bool:
@@ -87,6 +98,11 @@ class SelfTuning:
                 self.ratio = (start + at_end) / (start + model)
             factor = 1 - (2 * max(-1.0, min(self.ratio + SHIFT, 2.0)) - 1) ** 3
             factor = max(1 / FACTOR, min(factor, FACTOR))
+            if not (bad or self.curvature is None or self.curvature.exact):
+                left = max(-1.0, min(at_end / start, 1.0)) if start < 0 else 0.0
+                self.left += (1 - RECENT) * (left - self.left)
+                change = min(GAIN * (KEPT_SLOPE - self.left), RISE / (self.count + 10))
+                factor = math.exp(max(change, -FALL))
             self.damping = max(RANGE[0], min(self.damping * factor, RANGE[1]))
             if bad:
                 return False
@@ -99,9 +115,11 @@ class SelfTuning:
         """Take the curvature of a batch into the average."""
         if self.curvature is None:
             self.curvature = AveragedCurvature(exact)
+            self.damping *= FIRST[exact] / FIRST[True]
         self.curvature.add(rows, loose)
         self.curvature.factorise(self.damping)
-        self.fresh = self.count + max(1, min(self.interval, self.count // EARLY))
+        most = MOST[exact] * self.interval
+        self.fresh = self.count + max(1, min(most, int(EARLY[exact] * self.count)))
         if self.last is not None:
             self.carried = self.curvature.metric(self.last)
 
@@ -156,11 +174,8 @@ class SelfTuning:
         return {**kept, "curvature": None if C is None else C.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what `state` gave; the next step takes its curvature anew."""
+        """Restore what `state` gave."""
         for k in self.KEPT:
             setattr(self, k, state[k])
-        self.curvature, self.fresh = None, 0
-        if (kept := state["curvature"]) is not None:
-            self.curvature = AveragedCurvature(kept["exact"])
-            self.curvature.count = kept["count"]
-            self.curvature.averages = [t.clone() for t in kept["averages"]]
+        C = state["curvature"]
+        self.curvature = None if C is None else AveragedCurvature.restored(C)

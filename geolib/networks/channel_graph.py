@@ -365,9 +365,6 @@ class GraphReader:
             raise self._unknown(node)
         return self._linear(node, x, None, tensors[0], (*tensors, None)[1])
 
-    def _function_flatten(self, node: fx.Node, x: _Value) -> _Value:
-        return self._flatten(node, x, _argument(node, 1, "start_dim", 0))
-
     def _flatten(self, node: fx.Node, x: _Value, start: Any) -> _Value:
         if x.place == "second" and start == 2:
             return x
@@ -557,7 +554,7 @@ def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
 
 RULES: dict[str, Callable[[GraphReader, fx.Node, _Value], _Value]] = {
     "linear": GraphReader._functional_linear,
-    "flatten": GraphReader._function_flatten,
+    "flatten": lambda r, n, x: r._flatten(n, x, _argument(n, 1, "start_dim", 0)),
     "view": GraphReader._view,
     "reshape": GraphReader._view,
     "mean": GraphReader._mean,

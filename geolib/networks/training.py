@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
-from geolib.core.validation import check_inputs, check_labels, expect
+from geolib.core.validation import check_inputs, check_labels, expect, require_matching
 from geolib.files import write_whole
 from geolib.networks.splits import Table
 
@@ -177,7 +177,9 @@ def train(
     start = R.theta0 if w is None else w
     leaf = start.detach().clone().requires_grad_(True)
     check_inputs(x)
-    first, seeds = leaf if leaf.ndim == 1 else leaf[0], _seeds(seed, leaf)
+    first, count = (leaf, 1) if leaf.ndim == 1 else (leaf[0], len(leaf))
+    seeds = [seed] if isinstance(seed, int) else seed
+    expect(len(seeds) == count, "seed", f"one for each of {count} starts", seed)
     y = check_labels(R(first, x[:1]).shape[1], y, len(x))
     draws = zip(
         *(batches(len(x), batch, steps, s, x.device) for s in seeds), strict=True
@@ -209,14 +211,6 @@ def summed_losses(z: Tensor, y: Tensor) -> Tensor:
     return total / y.shape[1]
 
 
-def _seeds(seed: int | Sequence[int], w: Tensor) -> Sequence[int]:
-    """One seed for each start."""
-    seeds = [seed] if isinstance(seed, int) else seed
-    count = 1 if w.ndim == 1 else len(w)
-    expect(len(seeds) == count, "seed", f"one for each of {count} starts", seed)
-    return seeds
-
-
 @torch.no_grad()
 def accuracy(
     R: Realization,
@@ -244,6 +238,7 @@ def accuracy(
         >>> accuracy(R, R.theta0, torch.eye(2).double(), torch.tensor([9, 9]))
         0.0
     """
+    require_matching("w", w, x if x.is_floating_point() else w, "x")
     right = [
         (R(w, xs).argmax(1) == ys).sum().item()
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True)

@@ -199,17 +199,15 @@ class Matching:
                 gain = similarity[rows, found].sum() - similarity[rows, order[k]].sum()
                 if gain > 1e-12 * np.abs(similarity).max():
                     trial = [*order[:k], found, *order[k + 1 :]]
-                    if self._twice(k) and self.distance(trial) >= self.distance(order):
+                    held = [[g for g, _ in on] for on in self.axes.values()]
+                    twice = any(on.count(k) > 1 for on in held)
+                    if twice and self.distance(trial) >= self.distance(order):
                         continue  # a square matrix of one group: the gain is linearised
                     order, gained = trial, gained + 2 * gain
             square -= gained
             if gained <= tol * square:
                 return order, sweep, True
         return order, max_sweeps, False
-
-    def _twice(self, k: int) -> bool:
-        """Whether some tensor has two axes of this group."""
-        return any([g for g, _ in on].count(k) > 1 for on in self.axes.values())
 
 
 def _arrays(module: nn.Module) -> dict[str, np.ndarray]:

@@ -1,7 +1,5 @@
 """One profile's folder below `_build`: its pages, their keys, and what is true of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,21 +21,13 @@ DATA = (".json", ".csv", ".py", ".npz")  # files of its chapter that a notebook 
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that an execution depends on, as it was at one moment.
-
-    Attributes:
-        text: of the notebook.
-        values: the parameters to inject.
-        hardware: `cpu`, or the name of the GPU.
-        data: digest of the chapter's files, what was measured among them.
-        code: digest of every file of geolib, by its path in the package.
-    """
+    """All that an execution depends on, as it was at one moment."""
 
     text: str
-    values: dict[str, Any]
-    hardware: str
-    data: str
-    code: dict[str, str]
+    values: dict[str, Any]  # the parameters to inject
+    hardware: str  # `cpu`, or the name of the GPU
+    data: str  # digest of the chapter's files, what was measured among them
+    code: dict[str, str]  # digest of every file of geolib, by its path in the package
 
     def key(self, modules: list[str] | None) -> str:
         """The content key of a run that imported these modules; None means all."""
@@ -50,22 +40,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Page:
-    """What there is to show of a notebook.
-
-    Attributes:
-        notebook: the notebook.
-        state: `whole`, `failed`, `stale` (its text, code or data changed after it was
-            executed), `altered` (the page itself was), or `absent`.
-        path: of the executed notebook; None where it is absent.
-        content: the executed notebook as JSON values.
-        error: of a failed one, in one line.
-    """
+    """What there is to show of a notebook."""
 
     notebook: Notebook
-    state: str
-    path: Path | None = None
-    content: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
+    state: str  # `whole`, `failed`, `stale`, `altered` or `absent`; see `about`
+    path: Path | None = None  # of the executed notebook; None where it is absent
+    content: dict[str, Any] = field(default_factory=dict)  # its JSON values
+    error: str = ""  # of a failed one, in one line
 
     @property
     def about(self) -> str:

@@ -1,7 +1,5 @@
 """The command `geolib`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter
@@ -19,7 +17,6 @@ import geolib
 from geolib.files import MissingExtra, write_whole
 
 from .build import Build
-from .job import Outcome
 from .notebook import PressError, check_settings, discover, find_root
 from .pool import Settings, press, refresh
 
@@ -31,8 +28,9 @@ class _Commands(TyperGroup):
     neither imports a chapter's package nor waits for it.
     """
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *sorted(_plugins())]
+    def __init__(self, **known: Any) -> None:
+        super().__init__(**known)
+        self.commands.update(dict.fromkeys(sorted(_plugins())))  # type: ignore[arg-type]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
@@ -109,22 +107,21 @@ def run(
 
     Example: geolib run inverse_stability --profile book --jobs 2
     """
-    root = find_root()
-    notebooks = discover(root, chapter)
     settings = Settings(profile, device, jobs, force, timeout, scheduler)
-    outcomes = press(notebooks, settings)
-    _remember(root, profile)
-    if not _say(outcomes, profile):
+    if not _pressed(find_root(), settings, chapter):
         raise typer.Exit(1)
 
 
-def _say(outcomes: list[Outcome], profile: str) -> bool:
-    """Print how the notebooks ended; whether all ended well."""
+def _pressed(root: Path, settings: Settings, wanted: list[str] | None = None) -> bool:
+    """Run the notebooks and print how they ended; whether all ended well."""
+    outcomes = press(discover(root, wanted), settings)
+    last = {"profile": settings.profile}
+    write_whole(root / "_build" / "last.json", json.dumps(last))
     count = Counter(o.status for o in outcomes)
     ended = f"{count['ok']} executed, {count['skipped']} unchanged"
-    typer.echo(f"{ended}, {count['failed']} failed (profile {profile})")
+    typer.echo(f"{ended}, {count['failed']} failed (profile {settings.profile})")
     for o in (o for o in outcomes if o.status == "failed"):
-        partial_page = f"_build/{profile}/failed/{o.name}.ipynb"
+        partial_page = f"_build/{settings.profile}/failed/{o.name}.ipynb"
         typer.echo(f"FAILED {o.message}\n  partial notebook: {partial_page}", err=True)
     return not count["failed"]
 
@@ -136,7 +133,7 @@ def refs(chapter: Chapters = None, jobs: Jobs = 1, force: Force = False) -> None
     Example: geolib refs inverse_stability
     """
     notebooks = discover(find_root(), chapter)
-    changed = refresh(notebooks, Settings("small", "cpu", jobs, force))
+    changed = refresh(notebooks, jobs, force)
     for path in changed:
         typer.echo(f"rewritten {path.relative_to(find_root())}")
     typer.echo(f"{len(changed)} of {len(notebooks)} pairs changed")
@@ -178,9 +175,7 @@ def book(profile: Profile = "book", jobs: Jobs = 1, device: Device = "auto") -> 
     root = find_root()
     build = Build(root, profile)
     check_settings(root)  # not after minutes of running
-    outcomes = press(discover(root), Settings(profile, device, jobs))
-    _remember(root, profile)
-    done = _say(outcomes, profile)
+    done = _pressed(root, Settings(profile, device, jobs))
     if not (_render(build) and done):
         raise typer.Exit(1)
 
@@ -261,16 +256,8 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def _remember(root: Path, profile: str) -> None:
-    write_whole(root / "_build" / "last.json", json.dumps({"profile": profile}))
-
-
 def _remembered(root: Path) -> str:
     try:
         return str(json.loads((root / "_build" / "last.json").read_text())["profile"])
     except (OSError, ValueError, KeyError):
         raise PressError("claims: nothing was run yet; try `geolib run`") from None
-
-
-if __name__ == "__main__":
-    sys.exit(app())

@@ -1,7 +1,5 @@
 """One execution: what a worker process is told, and how it ended."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -15,22 +13,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one notebook ended.
-
-    Attributes:
-        name: of the notebook.
-        status: `ok`, `failed` or `skipped`.
-        seconds: that the run took.
-        cell: number of the failing cell among the text's code cells.
-        source: first line of that cell.
-        error: what went wrong.
-    """
+    """How one notebook ended."""
 
     name: str
-    status: str
+    status: str  # `ok`, `failed` or `skipped`
     seconds: float = 0.0
-    cell: int | None = None
-    source: str = ""
+    cell: int | None = None  # number of the failing one among the text's code cells
+    source: str = ""  # its first line
     error: str = ""
 
     @property
@@ -54,23 +43,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """A notebook to be executed, and how; plain data that travels to a cluster.
-
-    Attributes:
-        name: of the notebook.
-        notebook: itself, as JSON text.
-        parameters: injected after its `parameters` cell.
-        folder: in which its kernel starts; this job's own where that is absent.
-        timeout: seconds for each cell.
-        one_thread: whether libraries may use one thread only: repeatable results.
-    """
+    """A notebook to be executed, and how; plain data that travels to a cluster."""
 
     name: str
-    notebook: str
-    parameters: dict[str, Any]
-    folder: str
-    timeout: int
-    one_thread: bool
+    notebook: str  # itself, as JSON text
+    parameters: dict[str, Any]  # injected after its `parameters` cell
+    folder: str  # in which its kernel starts; this job's own where that is absent
+    timeout: int  # seconds for each cell
+    one_thread: bool  # for libraries, so that results can be repeated
 
     def run(
         self,

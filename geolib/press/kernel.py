@@ -1,7 +1,5 @@
 """What runs inside a notebook's kernel: a bound on what it prints, and its imports."""
 
-from __future__ import annotations
-
 import json
 import resource
 import sys

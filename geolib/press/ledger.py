@@ -1,7 +1,5 @@
 """The ledger: every claim of the executed notebooks, with what was measured for it."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import platform

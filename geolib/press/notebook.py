@@ -1,12 +1,9 @@
 """The text notebooks of a checkout: where they lie, what they say, what sizes they get."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -38,25 +35,15 @@ class SettingsError(PressError):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a notebook's text says of itself, kept so that it is parsed only once.
+    """What a notebook's text says of itself, kept so that it is parsed only once."""
 
-    Attributes:
-        parameters: names assigned in the cells tagged `parameters`.
-        parameter_cells: how many cells have that tag (one is right).
-        claims: keys of every `claim("key", ...)` that the text spells out.
-        uses_device: whether a cell reads the parameter `device`.
-        fault: why it cannot be run at all; empty where it can.
-        cell: the number of the code cell at fault, where it is one cell's.
-        line: that cell's line.
-    """
-
-    parameters: list[str] = field(default_factory=list)
-    parameter_cells: int = 1
-    claims: list[str] = field(default_factory=list)
-    uses_device: bool = False
-    fault: str = ""
-    cell: int | None = None
-    line: str = ""
+    parameters: list[str] = field(default_factory=list)  # assigned in cells of that tag
+    parameter_cells: int = 1  # how many have it; one is right
+    claims: list[str] = field(default_factory=list)  # keys that the text spells out
+    uses_device: bool = False  # whether a cell reads the parameter `device`
+    fault: str = ""  # why it cannot be run at all; empty where it can
+    cell: int | None = None  # number of the code cell at fault, where it is one cell's
+    line: str = ""  # that cell's
 
 
 @dataclass(frozen=True)
@@ -176,7 +163,7 @@ def _find_facts(text: str) -> Facts:
     nodes = [node for _, tree in trees for node in ast.walk(tree)]
     parameters = [tree for cell, tree in trees if "parameters" in tags(cell)]
     return Facts(
-        sorted({n for tree in parameters for n in _assigned(tree)}),
+        sorted(set().union(*map(_assigned, parameters))),
         len(parameters),
         sorted(_first_arguments(nodes, "claim")),
         any("device" in names_read(tree) for _, tree in trees),
@@ -199,18 +186,12 @@ def _fault(number: int, source: str, problem: Exception) -> Facts:
     return Facts(fault=f"line {line}: {why}", cell=number, line=text.strip())
 
 
-def _assigned(tree: ast.Module) -> Iterator[str]:
+def _assigned(tree: ast.Module) -> set[str]:
     """Names that the statements at the top of a cell assign, unpacked ones too."""
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign):
-            targets = statement.targets
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            targets = [statement.target]
-        else:
-            continue
-        for node in (n for target in targets for n in ast.walk(target)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.id
+    sets = (s for s in tree.body if isinstance(s, ast.Assign | ast.AnnAssign))
+    targets = [t for s in sets if s.value for t in getattr(s, "targets", [s])]
+    names = (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+    return {n.id for n in names if isinstance(n.ctx, ast.Store)}
 
 
 def _first_arguments(nodes: list[ast.AST], function: str) -> set[str]:

@@ -4,8 +4,6 @@ In a page of `book/`, `{measured}`key`` becomes the number found, linked to its 
 bare), and `{picture}`name`` the path of the figure of that name out of the executed notebook.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import re
@@ -47,15 +45,17 @@ def ledger_page(ledger: Ledger, gpu: DeviceLedger | None = None) -> str:
         parts.append(f"<p>{html.escape(gpu.sentence)}</p>")
         heads = (*heads, f"On {gpu.about['device']}")
     chapters = list(dict.fromkeys(r["notebook"].split("/")[0] for r in ledger.rows))
+    verdicts, counts = list(dict.fromkeys(r["verdict"] for r in ledger.rows)), []
     for chapter in chapters:
         rows = [r for r in ledger.rows if r["notebook"].startswith(chapter + "/")]
         rows.sort(key=lambda r: r["verdict"] == "holds")  # exceptions first
         title = chapter.replace("_", " ").capitalize()
+        many = [str(sum(r["verdict"] == v for r in rows)) for v in verdicts]
+        counts.append(("", [f'<a href="#ledger-{chapter}">{title}</a>', *many]))
         body = [_row(r, gpu, "Device" in heads) for r in rows]
-        about = f"Claims of the chapter {title}"
-        table = html_table(heads, body, kind="ledger sortable", about=about)
+        table = html_table(heads, body, "", "ledger sortable", f"Claims: {title}")
         parts.append(f'<h2 id="ledger-{chapter}">{title}</h2>{table}')
-    return "\n".join(parts)
+    return "\n".join([html_table(["Chapter", *verdicts], counts), *parts])
 
 
 def _row(

@@ -1,7 +1,5 @@
 """Execute the notebooks whose content key changed, stage them, and rewrite the pairs."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -26,16 +24,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run.
-
-    Attributes:
-        profile: `small`, `book` or `full`.
-        device: `auto`, `cpu` or `cuda`.
-        jobs: notebooks executed at a time.
-        force: run even what is up to date.
-        timeout: seconds for each cell.
-        scheduler: address of a Dask scheduler whose workers execute the notebooks.
-    """
+    """How to run: the options of `geolib run`."""
 
     profile: str = "small"
     device: str = "auto"
@@ -136,7 +125,9 @@ def _check_data(notebooks: list[Notebook], inputs: dict[Notebook, Inputs]) -> No
         raise PressError("; ".join([what, *lacking]))
 
 
-def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
+def refresh(
+    notebooks: list[Notebook], jobs: int = 1, force: bool = False
+) -> list[Path]:
     """Run the `small` profile where needed and rewrite the pairs that changed.
 
     Returns:
@@ -145,9 +136,7 @@ def refresh(notebooks: list[Notebook], settings: Settings) -> list[Path]:
     Raises:
         PressError: a notebook failed; the pairs of the others are still written.
     """
-    if settings.profile != "small" or settings.device not in ("cpu", "auto"):
-        raise PressError("refs: pairs are written from the small profile on a CPU")
-    outcomes = press(notebooks, Settings("small", "cpu", settings.jobs, settings.force))
+    outcomes = press(notebooks, Settings("small", "cpu", jobs, force))
     changed = []
     for notebook, outcome in zip(notebooks, outcomes, strict=True):
         if outcome.status == "failed":

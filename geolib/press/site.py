@@ -1,7 +1,5 @@
 """Assemble the pages, let Jupyter Book render them, publish only a whole site."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

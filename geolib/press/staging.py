@@ -1,7 +1,5 @@
 """What happens to an executed notebook before it may be published or committed."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import re

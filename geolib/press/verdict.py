@@ -1,7 +1,5 @@
 """What a stored claim is worth: its verdict follows from its number and its bound."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from geolib.claims import Bound, verdict
@@ -89,8 +87,8 @@ def checks_box(entries: list[dict[str, Any]], aloud: set[str], code: str = "") -
     for e in entries:
         if e["verdict"] == "holds" and e["key"] in aloud:
             text += (
-                f'<p class="check" id="{anchor(e["key"])}">{sentence(e["text"])} '
-                f'<span class="claim-numbers">{_numbers(e)}</span>{_paper(e)}</p>'
+                f'<p class="check" id="{anchor(e["key"])}">{sentence(e["text"])}'
+                f'<span class="claim-numbers">{_numbers(e, " ")}.</span>{_paper(e)}</p>'
             )
     fold = '<details class="checks"><summary>code</summary>'
     return text + (f"{fold}{code_block(code)}</details>" if code else "")
@@ -110,7 +108,7 @@ def checks_table(entries: list[dict[str, Any]], aloud: set[str]) -> str:
 
 
 def _paper(e: dict[str, Any]) -> str:
-    return f" <small>Paper: {human(e['paper'])}</small>" if e["paper"] else ""
+    return f" <small>Paper: {human(e['paper'])}.</small>" if e["paper"] else ""
 
 
 def sentence(text: str) -> str:
@@ -118,19 +116,17 @@ def sentence(text: str) -> str:
     return human(text[:1].upper() + text[1:])
 
 
-def _numbers(e: dict[str, Any]) -> str:
+def _numbers(e: dict[str, Any], before: str = "") -> str:
     """What was found and its bound, where that says more than yes."""
-    if e["bound"] in YES_NO:
-        return ""
     value = f"{found(e)}; " if found(e) else ""
-    return f"({value}bound {typeset(e['bound'])})"
+    told = f"{before}({value}bound {typeset(e['bound'])})"
+    return "" if e["bound"] in YES_NO else told
 
 
 def found(entry: dict[str, Any]) -> str:
     """What was found, in human digits, escaped for HTML."""
-    value = entry["measured"]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if isinstance(entry["measured"], bool):
+        return "yes" if entry["measured"] else "no"
     return human(shown(entry))
 
 
@@ -144,7 +140,7 @@ def _loud(entry: dict[str, Any]) -> str:
     text = e["text"] if lead else sentence(entry["text"])
     return (
         f'<div class="claim claim-{kind(entry["verdict"])}" id="{anchor(entry["key"])}">'
-        f'{paper}{lead}{text} <span class="claim-numbers">{_numbers(entry)}.'
+        f'{paper}{lead}{text}<span class="claim-numbers">{_numbers(entry, " ")}.'
         f"{reason}{rival}</span> "
         f'<span class="claim-verdict">{e["verdict"]}</span></div>'
     )

@@ -5,8 +5,6 @@ and a last one with the outcome, into the pipe that the job names. It dies with 
 parent, so no orphan ever writes.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import os

@@ -56,7 +56,7 @@ class DataMatrix:
     @property
     def effective_rank(self) -> float:
         r""":math:`(tr S)^2 / tr S^2`: how many directions share the variance."""
-        return self.d * self.law.effective_rank
+        return float(self.values.sum() ** 2 / (self.values**2).sum())
 
     def overlap(self, covariance: ArrayLike) -> np.ndarray:
         r"""Population variance :math:`v_i^T \Sigma v_i` along each eigenvector of S."""
@@ -117,12 +117,10 @@ def prepare(
     constant = np.ptp(M, axis=1) == 0
     if constant.any():
         if not drop_constant or constant.all():
-            raise ValueError(
-                f"X: {int(constant.sum())} of {len(M)} coordinates are constant (the "
-                f"first is row {int(np.argmax(constant))})"
-                + "; pass drop_constant=True to remove them"
-                * (not drop_constant)
-            )
+            share = f"{int(constant.sum())} of {len(M)} coordinates are constant"
+            where = f"(the first is row {int(np.argmax(constant))})"
+            hint = "; pass drop_constant=True to remove them" * (not drop_constant)
+            raise ValueError(f"X: {share} {where}{hint}")
         M = M[~constant]
     mean = M.mean(1) if centre else np.zeros(len(M))
     M = M - mean[:, None]

@@ -61,9 +61,7 @@ class Rule:
         times = np.asarray(times, dtype=np.float64)
         counts = np.round(times / self.stride)
         off = np.abs(counts * self.stride - times) > 1e-6 * self.stride
-        wanted = (
-            f"whole numbers of steps of {self.stride:g}, since none is between them"
-        )
+        wanted = f"whole numbers of steps of {self.stride:g}"
         expect(not off.any(), "times", wanted, times[off][:1])
         return counts.astype(int)
 

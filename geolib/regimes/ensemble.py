@@ -15,15 +15,12 @@ import torch
 from numpy.typing import ArrayLike
 
 from geolib.core.validation import expect
-from geolib.regimes.descent import Rule
-from geolib.regimes.loss_curves import Curves
-from geolib.regimes.setup import Setup, check_times
-from geolib.regimes.simulate import FlowProblem, run
-from geolib.regimes.spectral_measures import (
-    SpectralMeasure,
-    equal_shares,
-    gaussian_factor,
-)
+
+from .descent import Rule
+from .loss_curves import Curves
+from .setup import Setup, check_times
+from .simulate import FlowProblem, run
+from .spectral_measures import SpectralMeasure, equal_shares, gaussian_factor
 
 BUDGET = 1.6e10  # operations of one ensemble: about a second on one core
 EVALUATIONS = 220  # of the flow while T t runs over [0, 3], about

@@ -139,7 +139,9 @@ def fock_space(
     try:
         first = {k: chain(seen[k](law), depth + 1) for k, law in laws.items()}
     except ValueError:
-        raise ValueError(f"root: {root!r} is an empty space at these ratios") from None
+        raise ValueError(
+            f"root: {root!r} is an empty space at these rho, kappa, c"
+        ) from None
     size, copies = _free_product(depth, usual, first)
     weights, S = [], np.zeros((size, size))
     for letter, factor, vertices in copies:

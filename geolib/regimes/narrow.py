@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -82,3 +82,11 @@ def _by_ode(
 
     states = solve(field, np.zeros(2), t, rtol, rtol * 1e-2)
     return states[:, 0], states[:, 1]
+
+
+def per_input(
+    change: Curves, eta: float, law: SpectralMeasure, variance: Any
+) -> Curves:
+    """Losses over d whose excess over those of the zero map, over h, is `change`."""
+    zero = law.nodes @ law.weights / 2, variances(variance, law) @ law.weights / 2
+    return Curves(*(z + eta * y for z, y in zip(zero, change, strict=True)))

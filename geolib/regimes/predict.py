@@ -18,20 +18,21 @@ from scipy.special import stdtrit
 
 from geolib.core.validation import expect
 from geolib.plotting import panels
-from geolib.regimes.data_matrix import DataMatrix, prepare
-from geolib.regimes.descent import Rule
-from geolib.regimes.ensemble import BUDGET, ensemble
-from geolib.regimes.fock import fock_curves
-from geolib.regimes.large_data import large_data, large_data_next
-from geolib.regimes.loss_curves import Curves, StiffError
-from geolib.regimes.mean_field import mean_field, mean_field_next
-from geolib.regimes.narrow import narrow
-from geolib.regimes.setup import Setup, check_times
-from geolib.regimes.simulate import _seeds, draw_data, draw_weights, gradient_flow
-from geolib.regimes.small_data import small_data
-from geolib.regimes.spectral_measures import SpectralMeasure, marchenko_pastur
-from geolib.regimes.stepped import stepped_face
-from geolib.regimes.trace_words import KINDS, REGIMES, face, spectral_table, value
+
+from .data_matrix import DataMatrix, prepare
+from .descent import Rule
+from .ensemble import BUDGET, ensemble
+from .fock import fock_curves
+from .large_data import large_data, large_data_next
+from .loss_curves import Curves, StiffError
+from .mean_field import mean_field, mean_field_next
+from .narrow import narrow, per_input
+from .setup import Setup, check_times
+from .simulate import _seeds, draw_data, draw_weights, gradient_flow
+from .small_data import small_data
+from .spectral_measures import SpectralMeasure, covariance_law, marchenko_pastur
+from .stepped import stepped_face, stepped_next
+from .trace_words import KINDS, REGIMES, face, spectral_table, value
 
 ORDERS = (1, 2)
 FLOOR = 0.03  # share of the summed monomials below which a derivative counts as zero
@@ -133,6 +134,7 @@ def _sizes(problem: Any, h: Any, n: Any, sigma2: Any) -> tuple[Setup, Any]:
     four = (data.d, h, data.n, sigma2) if data else (problem, h, n, sigma2)
     wanted = "all four; d and n come with data, all with a Setup"
     expect(None not in four, "d, h, n, sigma2", wanted, four)
+    expect(data or problem >= 1, "problem", "an input dimension d >= 1", problem)
     return Setup(*four), data
 
 
@@ -187,8 +189,7 @@ def theory_curves(
         law: spectral law of S, if it is not Marchenko-Pastur's.
         overlap: population variance along each node of `law`.
         depth: of the Fock space, for the free face and the interior.
-        rule: steps in discrete time instead of the flow; for the four solved faces, the
-            interior and the ensemble.
+        rule: steps in discrete time instead of the flow, for all but the free face.
 
     Returns:
         `Curves` of the training and population loss over d.
@@ -207,14 +208,15 @@ def theory_curves(
     t = check_times(times)
     if name == "ensemble":
         return ensemble(setup, t, law, rule=rule).mean
-    if rule is not None and name != "interior":
-        return stepped_face(name, t, setup, rule, law, overlap)
     if name in NEXT:
         lead = name.removesuffix(" + next")
-        curves = theory_curves(lead, t, setup, law, overlap)
-        return curves.moved(_next_order(lead, t, setup, law, overlap), 1.0)
+        curves = theory_curves(lead, t, setup, law, overlap, rule=rule)
+        more: Any = stepped_next if rule else _next_order
+        return curves.moved(more(lead, t, setup, rule, law, overlap), 1.0)
+    if rule is not None and name != "interior":
+        return stepped_face(name, t, setup, rule, law, overlap)
     rho, kappa, c = setup.ratios
-    data: dict[str, Any] = {"c": c} if law is None else {"law": law}
+    data: dict[str, Any] = {"c": None if law else c, "law": law}
     if name == "large-data":
         return large_data(t, rho, kappa)
     if name == "small-data":
@@ -225,25 +227,21 @@ def theory_curves(
         return mean_field(t, rho, overlap=overlap, **data)
     if name == "narrow":
         thin = narrow(t, kappa, overlap=overlap, **data)
-        # The losses of the zero map: tr S / 2 and tr Sigma / 2, over d.
-        train = 1.0 if law is None else law.moment(1)
-        variance = 1.0 if overlap is None or law is None else overlap @ law.weights
-        zero = Curves(np.full(t.shape, train / 2), np.full(t.shape, variance / 2))
-        return zero.moved(thin, setup.eta)
+        return per_input(thin, setup.eta, covariance_law(**data), overlap)
     data |= {"depth": depth, "target": name == "interior", "rule": rule}
     return fock_curves(t, rho, kappa, **data)
 
 
 def _next_order(
-    name: str, t: np.ndarray, setup: Setup, law: Any, overlap: Any
+    name: str, t: np.ndarray, setup: Setup, rule: None, law: Any, overlap: Any
 ) -> Curves:
-    """The first correction of a face in its small ratio, c or d / h, as it is added."""
-    rho, kappa, c = setup.ratios
+    """The first correction of a face in its small ratio, c or d / h, of the flow."""
     if name == "large-data":
-        return Curves(*(c * y for y in _large_data_step(tuple(t), rho, kappa)))
-    data: dict[str, Any] = {"c": c} if law is None else {"law": law}
-    wide = mean_field_next(t, rho, overlap=overlap, **data)
-    return Curves(wide.train / setup.eta, wide.population / setup.eta)
+        step, small = _large_data_step(tuple(t), setup.rho, setup.kappa), setup.c
+    else:
+        c, small = None if law else setup.c, 1 / setup.eta
+        step = mean_field_next(t, setup.rho, c, law=law, overlap=overlap)
+    return Curves(*(small * y for y in step))
 
 
 # Setups that differ in n share the correction before its factor c.
@@ -402,7 +400,8 @@ def predict(
             descent; `times` are then moved to whole numbers of them.
         lr: the learning rate of "gd".
         tol: largest error of a theory that `auto` names.
-        budget: operations that the ensemble may spend.
+        budget: operations that the ensemble may spend. With much less than the default
+            copies are smaller, and with two or three samples bars may then not hold.
 
     Returns:
         `Prediction`: `times`, `train`, `population`, their bars, the `theory`, and the
@@ -427,15 +426,16 @@ def predict(
         'mean-field + next'
     """
     twice = isinstance(problem, Setup) and not h is sigma2 is None
-    expect(
-        not twice, "h, sigma2", "none beside a Setup, which has its own", (h, sigma2)
-    )
+    expect(not twice, "h, sigma2", "none: a Setup has its own", (h, sigma2))
     if not isinstance(problem, Setup | DataMatrix):
+        shape, wanted = np.shape(problem), "a Setup, or data (d, n) of many columns"
+        expect(len(shape) == 2, "problem", wanted, shape)
         problem = prepare(problem)
     rule = _rule(rule, lr)
     setup, data = _sizes(problem, h, None, sigma2)
     start = classify_regime(problem, h, sigma2=sigma2)
-    t = _window(times, start.rate, rule)
+    t = check_times(np.linspace(0, 3 / start.rate, 41) if times is None else times)
+    t = check_times(rule.grid(t)) if rule else t
     overlap = P = None
     if population is not None:
         if data is None:
@@ -482,12 +482,6 @@ def _rule(rule: Rule | str | None, lr: float | None) -> Rule | None:
     return Rule(lr) if lr is not None else rule  # type: ignore[return-value]
 
 
-def _window(times: ArrayLike | None, rate: float, rule: Rule | None) -> np.ndarray:
-    """The times asked for, or T t in [0, 3]; whole steps of a rule."""
-    t = check_times(np.linspace(0, 3 / rate, 41) if times is None else times)
-    return t if rule is None else check_times(rule.grid(t))
-
-
 def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]:
     """The theories to look at: those that know population and rule, and no absurd one."""
     every, why = [*REGIMES, *NEXT, "ensemble"], ""
@@ -495,8 +489,8 @@ def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]
         every = [*BY_SPECTRUM, "mean-field + next", "ensemble"]
         why = "; every other knows only the identity as its population"
     if rule is not None:
-        every = [k for k in every if k not in (*NEXT, "free")]
-        why += "; with a rule the solved faces and the ensemble"
+        every = [k for k in every if k != "free"]
+        why += "; with a rule the solved faces, their next orders and the ensemble"
     wanted = f"'auto' or one of {tuple(every)}{why}"
     expect(theory in ("auto", *every), "theory", wanted, theory)
     if theory != "free" and setup.kappa + setup.rho < LARGE:

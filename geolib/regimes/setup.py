@@ -97,7 +97,7 @@ class Setup:
         return np.linspace(0.0, window / self.rate, count)
 
 
-def check_times(times: ArrayLike) -> np.ndarray:
+def check_times(times: ArrayLike, name: str = "times") -> np.ndarray:
     """Times as a float64 vector: finite, from 0 or later, strictly increasing.
 
     Examples:
@@ -110,5 +110,5 @@ def check_times(times: ArrayLike) -> np.ndarray:
     t = np.atleast_1d(np.asarray(times, dtype=np.float64))
     fits = t.ndim == 1 and t.size and t[0] >= 0 and t[-1] < np.inf
     wanted = "finite numbers that increase from 0 or later"
-    expect(fits and (np.diff(t) > 0).all(), "times", wanted, t.tolist())
+    expect(fits and (np.diff(t) > 0).all(), name, wanted, t.tolist())
     return t

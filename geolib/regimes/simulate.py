@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from geolib.core import Trajectory
+from geolib.core import IntegrationError, Trajectory
 from geolib.core.validation import expect
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
@@ -46,7 +46,7 @@ class FlowProblem:
     """Data of a batch of flows: `S` or `X` (b, d, n), and the population.
 
     `S` is (b, d, d), or (b, d): the eigenvalues where S is diagonal.
-    `P` (d, d) is the population covariance, None for the identity. `target=False`
+    `P` (d, d) or (b, d, d) is the population covariance, None for the identity. `target=False`
     drops the target: the flow of the loss with :math:`B` replaced by :math:`A`.
     `seen` (d,) stands for a diagonal S where the training loss is read, not in the flow.
     """
@@ -117,7 +117,8 @@ class _Weights:
         self.p = problem
         self.two = 2.0 if problem.target else 0.0
         self.base = problem.trace / 2 if problem.target else 0.0 * problem.trace
-        self.size = float(problem.d) if problem.P is None else float(problem.P.trace())
+        P = problem.P
+        self.size = float(problem.d) if P is None else _diagonal(P).sum(-1)
 
     def start(self, W: Tensor) -> Tensor:
         return W.clone()
@@ -181,7 +182,7 @@ class Samples(Latent):
 
 
 def _diagonal(Q: Tensor) -> Tensor:
-    return Q.diagonal(dim1=1, dim2=2)
+    return Q.diagonal(dim1=-2, dim2=-1)
 
 
 BY_NAME: dict[str, type[Gram] | type[_Weights]] = {
@@ -318,10 +319,9 @@ def draw_wishart(setup: Setup, seed: int) -> np.ndarray:
     Raises:
         ValueError: n < d, where samples are fewer numbers.
     """
-    d, n = setup.d, setup.n
-    expect(n >= d, "n", f"n >= d = {d}, to draw S alone", n)
-    L = gaussian_factor(d, n, np.random.default_rng([seed, 2]))
-    return L @ L.T / n
+    expect(setup.n >= setup.d, "n", f"n >= d = {setup.d}, to draw S alone", setup.n)
+    L = gaussian_factor(setup.d, setup.n, np.random.default_rng([seed, 2]))
+    return L @ L.T / setup.n
 
 
 def draw_data(setup: Setup, seed: int) -> np.ndarray:
@@ -446,7 +446,7 @@ def gradient_flow(
     D = _matrix("data", data).to(W)
     h, d = W.shape[1:]
     fits = D.shape[0] == d and (not covariance or D.shape[1] == d)
-    wanted = f"shape ({d}, {d})" if covariance else f"shape ({d}, n)"
+    wanted = f"shape ({d}, {d if covariance else 'n'}), as W0 has {d} columns"
     expect(fits, "data", wanted, tuple(D.shape))
     P = None if population is None else _matrix("population", population).to(W)
     if P is not None:
@@ -455,8 +455,7 @@ def gradient_flow(
         expect(least >= -1e-9 * most, "population", "no eigenvalue below zero", least)
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
-        wide = d <= h and rule is None
-        cheapest = "gram" if wide else "covariance"
+        cheapest = "gram" if d <= h and rule is None else "covariance"
         form = cheapest if form == "auto" else _form(form, d, h, n, rule)
         expect(form in FORMS[:2], "form", "one that needs no samples, with S", form)
     else:
@@ -467,7 +466,10 @@ def gradient_flow(
     else:
         S = D if covariance else D @ D.mT / n
         problem = FlowProblem(d, n, S=S[None], P=P, target=target)
-    return run(W, problem, times, form, rule, rtol, atol)
+    try:
+        return run(W, problem, times, form, rule, rtol, atol)
+    except IntegrationError as error:
+        raise IntegrationError(f"W0, data, times: {error}") from error
 
 
 def run(

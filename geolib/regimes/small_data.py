@@ -73,7 +73,7 @@ def small_data(
         >>> round(float(few.population[1]), 5)
         -1.12838
     """
-    t = check_times(tau)
+    t = check_times(tau, "tau")
     if W0 is None:
         if rho is None or kappa is None:
             raise ValueError("rho, kappa: expected both, or W0")

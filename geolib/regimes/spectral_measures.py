@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from math import comb
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -60,16 +59,6 @@ class SpectralMeasure:
         """The moment of that order."""
         return float(self.nodes**order @ self.weights)
 
-    @property
-    def effective_rank(self) -> float:
-        r"""The share of directions that carry the variance; d times it is the
-        effective rank.
-
-        .. math:: (\int x)^2 / \int x^2 \in (0, 1]
-        """
-        second = self.moment(2)
-        return self.moment(1) ** 2 / second if second > 0 else 0.0
-
 
 def reweighted(law: SpectralMeasure, density: np.ndarray) -> SpectralMeasure:
     """The law with its masses times a density on the nodes, of total mass one again.
@@ -112,33 +101,11 @@ def coarser(
     return SpectralMeasure.of_eigenvalues(nodes), means
 
 
-def narayana(order: int) -> list[int]:
-    """The Narayana numbers N(order, 1..order): non-crossing partitions by blocks.
-
-    Examples:
-        >>> narayana(4)
-        [1, 6, 6, 1]
-    """
-    return [comb(order, k) * comb(order, k - 1) // order for k in range(1, order + 1)]
-
-
-def free_poisson_moment(order: int, alpha: Any, beta: Any) -> Any:
-    r"""A moment of the Marchenko-Pastur (free Poisson) law, in any ring.
-
-    .. math:: m_l(\alpha, \beta) = \sum_{k=1}^l N(l, k)\, \alpha^k \beta^{l-k}
-
-    Examples:
-        >>> free_poisson_moment(2, 3, 5)        # alpha^2 + alpha beta
-        24
-    """
-    if order == 0:
-        return alpha**0
-    return sum(
-        n * alpha**k * beta ** (order - k) for k, n in enumerate(narayana(order), 1)
-    )
-
-
-def marchenko_pastur(alpha: float, beta: float, count: int = 400) -> SpectralMeasure:
+def marchenko_pastur(
+    alpha: Annotated[float, "alpha > 0"],
+    beta: Annotated[float, "beta > 0"],
+    count: int = 400,
+) -> SpectralMeasure:
     r"""A quadrature for the Marchenko-Pastur (free Poisson) law with mean `alpha`.
 
     .. math:: \mu_{\alpha,\beta}(dx)

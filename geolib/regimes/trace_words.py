@@ -3,28 +3,29 @@
 Both losses are sums of traces of words in A = W^T W and S = X X^T / n, and so are all
 their time derivatives. Means over Gaussian weights and data follow by integration by
 parts: exactly (`exact_loss`), or to leading order in the sizes (`planar_loss`), whose
-monomials fill a prism with one face for each regime (`face`).
+monomials fill a prism with one face for each regime (`face`). A population that is not
+isotropic has a third letter P, its covariance, of which traces of powers are left.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from math import prod
 from typing import Annotated, Any
 
 from geolib.core.validation import expect
-from geolib.regimes.spectral_measures import free_poisson_moment
 
 # Names of the five faces, in the order in which the chapter treats them.
 REGIMES = ("large-data", "small-data", "mean-field", "narrow", "free")
 KINDS = ("train", "population")
 Kind = Annotated[str, KINDS]
 Order = Annotated[int, "0 <= order <= 12"]
-Exact = dict[tuple[int, int, int, int], Fraction]
-Key = tuple[int, int, int]
+Traces = dict[str, int]  # a sum of traces: factors by word
+Exact = dict[tuple[int, ...], Fraction]
+Key = tuple[int, ...]
 Planar = dict[Key, Fraction]
 
 # One factor A differentiated: A' = -2 A S A - S A A - A A S + 2 S A + 2 A S.
@@ -46,18 +47,18 @@ def canonical(word: str) -> str:
     return min(w[i:] + w[:i] for w in (word, back) for i in turns) if word else ""
 
 
-def twice_the_loss(kind: str) -> dict[str, int]:
+def twice_the_loss(kind: str, covariance: bool = False) -> Traces:
     """Twice the loss as a sum of traces.
 
     Examples:
         >>> twice_the_loss("train")
         {'S': 1, 'AS': -2, 'AAS': 1}
     """
-    tail = "S" if kind == "train" else ""
+    tail = "S" if kind == "train" else "P" * covariance
     return {canonical("A" * k + tail): cf for k, cf in ((0, 1), (1, -2), (2, 1))}
 
 
-def derive(traces: dict[str, int]) -> dict[str, int]:
+def derive(traces: Traces) -> Traces:
     """The time derivative of a sum of traces along the flow.
 
     Examples:
@@ -74,19 +75,22 @@ def derive(traces: dict[str, int]) -> dict[str, int]:
 
 
 @cache
-def _derivative(kind: str, order: int) -> dict[str, int]:
-    return derive(_derivative(kind, order - 1)) if order else twice_the_loss(kind)
+def _derivative(kind: str, order: int, covariance: bool) -> Traces:
+    if not order:
+        return twice_the_loss(kind, covariance)
+    return derive(_derivative(kind, order - 1, covariance))
 
 
-def loss_words(kind: Kind, order: Order) -> list[dict[str, int]]:
+def loss_words(kind: Kind, order: Order, *, covariance: bool = False) -> list[Traces]:
     r"""Twice the loss and its first `order` time derivatives are sums of traces.
 
     .. math:: 2 L_{train} = tr S - 2\, tr SA + tr SAA , \qquad
-        2 L_{pop} = d - 2\, tr A + tr AA
+        2 L_{pop} = tr P - 2\, tr PA + tr PAA , \quad P = I \text{ by default}
 
     Args:
         kind: `train` or `population`.
         order: highest derivative.
+        covariance: keep a letter P for the population's covariance.
 
     Returns:
         One dictionary {canonical word: integer} a derivative, from the zeroth.
@@ -100,17 +104,18 @@ def loss_words(kind: Kind, order: Order) -> list[dict[str, int]]:
         >>> loss_words("population", 1)[1]
         {'AAS': 16, 'AS': -8, 'AAAS': -8}
     """
-    return [dict(_derivative(kind, s)) for s in range(order + 1)]
+    return [dict(_derivative(kind, s, covariance)) for s in range(order + 1)]
 
 
 # ---- the exact mean, all genera ------------------------------------------------------
 
 
-def exact_loss(kind: Kind, order: Order) -> Exact:
+def exact_loss(kind: Kind, order: Order, *, covariance: bool = False) -> Exact:
     r"""The mean of a time derivative of the loss at 0, all genera, is a polynomial.
 
     .. math:: E\, \frac{d^s L}{dt^s}(0)
         = \sum \mathrm{coef}\; d^q h^k \sigma^{2l} n^{-m}
+          \prod_j (tr\, \Sigma^j)^{e_j}
 
     Words are differentiated, then averaged by Gaussian integration by parts on
     products of traces, which is exact for every finite d, h, n.
@@ -118,9 +123,11 @@ def exact_loss(kind: Kind, order: Order) -> Exact:
     Args:
         kind: `train` or `population`.
         order: the derivative s.
+        covariance: of samples of any covariance, and the loss over that population;
+            else it is the identity, and there are no e.
 
     Returns:
-        {(q, k, l, m): coefficient}, coefficients exact.
+        {(q, k, l, m, e_1, ..., e_{s+1}): coefficient}, coefficients exact.
 
     Raises:
         ValueError: an unknown kind or a negative order.
@@ -133,8 +140,9 @@ def exact_loss(kind: Kind, order: Order) -> Exact:
         >>> exact_loss("population", 0)[(1, 0, 0, 0)]
         Fraction(1, 2)
     """
-    words = loss_words(kind, order)[order]
-    total = sum(factor * _mean((word,)) for word, factor in words.items())
+    words, top = loss_words(kind, order, covariance=covariance)[order], order + 1
+    top *= covariance
+    total = sum(factor * _mean((word,), top) for word, factor in words.items())
     return {key: Fraction(int(k), 2) for key, k in sorted(total.items())}
 
 
@@ -144,6 +152,7 @@ def evaluate(
     h: Annotated[int, "h >= 1"],
     n: Annotated[int, "n >= 1"],
     sigma2: Fraction | int = 1,
+    traces: Sequence[Fraction | int] = (),
 ) -> Fraction:
     r"""The value of an `exact_loss` polynomial at one setup is a rational number.
 
@@ -151,6 +160,7 @@ def evaluate(
         poly: {(q, k, l, m): coefficient} of :math:`d^q h^k \sigma^{2l} n^{-m}`.
         d, h, n: the sizes.
         sigma2: initial variance, a whole number or a fraction.
+        traces: of the powers of the population's covariance, from the first on.
 
     Source: :eq:`eq-regimes-ratios`.
 
@@ -158,55 +168,59 @@ def evaluate(
         >>> evaluate(exact_loss("train", 1), 1, 1, 1)
         Fraction(-120, 1)
     """
-    at = Fraction(d), Fraction(h), Fraction(sigma2), 1 / Fraction(n)
+    at = Fraction(d), Fraction(h), Fraction(sigma2), 1 / Fraction(n), *traces
     return Fraction(sum(k * prod(map(pow, at, key)) for key, k in poly.items()))
 
 
 @cache
-def _sizes() -> tuple[Any, ...]:
-    """The polynomial ring Z[d, h, sigma^2, 1/n] and its generators."""
+def _ring(names: str, top: int) -> list[Any]:
+    """The one of a polynomial ring over Z, its generators, and `top` more for P."""
     from sympy import ZZ
     from sympy.polys.rings import ring
 
-    return ring("d, h, sigma2, n_inverse", ZZ)
+    over, *generators = ring(names + f", P1:{top + 1}" * (top > 0), ZZ)
+    return [over.one, *generators]
 
 
 @cache
-def _mean(traces: tuple[str, ...]) -> Any:
-    """E of a product of traces of canonical words, sorted from short to long."""
-    one, d, h, sigma2, n_inverse = _sizes()[0].one, *_sizes()[1:]
+def _mean(traces: tuple[str, ...], top: int) -> Any:
+    """E of a product of traces of canonical words, sorted from short to long.
+
+    Traces of up to `top` letters P are generators; where that is 0 there are no P.
+    """
+    one, d, h, sigma2, n_inverse, *powers = _ring("d, h, sigma2, n_inverse", top)
     if not traces:
         return one
     # The shortest trace first: its letter is contracted with everything else.
     first, *others = traces
-    if not first:
-        return d * _mean(tuple(others))
+    if not first.strip("P"):
+        return [d, *powers][len(first)] * _mean(tuple(others), top)
     letter = "S" if "S" in first else "A"
     i = first.index(letter)
-    rest = first[i + 1 :] + first[:i]
+    rest, P = first[i + 1 :] + first[:i], "P" * (letter == "S" and top > 0)
     loop, link = (one, n_inverse) if letter == "S" else (h * sigma2, sigma2)
-    linked = sum(
-        (_mean(_sorted(p)) for p in _contractions(letter, rest, others)), 0 * one
-    )
-    return loop * _mean(_sorted((rest, *others))) + link * linked
+    pairs = _contractions(letter, P, rest, others)
+    linked = sum((_mean(_sorted(p), top) for p in pairs), 0 * one)
+    return loop * _mean(_sorted((P + rest, *others)), top) + link * linked
 
 
-def _contractions(letter: str, rest: str, others: list[str]) -> list[tuple[str, ...]]:
-    """What tr(Y rest) times the others becomes when Y meets each other Y."""
+def _contractions(
+    letter: str, P: str, rest: str, others: list[str]
+) -> list[tuple[str, ...]]:
+    """What tr(Y rest) times the others becomes when Y meets each other Y: the factors
+    that meet leave a P."""
     out: list[tuple[str, ...]] = []
     for j, y in enumerate(rest):
         if y == letter:
             u, v = rest[:j], rest[j + 1 :]
-            out += [(u + v[::-1] + letter, *others), (letter + u, v, *others)]
+            out += [(u + P + v[::-1] + letter, *others), (letter + u, P + v, *others)]
     for i, other in enumerate(others):
         remain = others[:i] + others[i + 1 :]
         for j, y in enumerate(other):
             if y == letter:
                 turn = other[j + 1 :] + other[:j]
-                out += [
-                    (letter + rest + turn[::-1], *remain),
-                    (letter + rest + turn, *remain),
-                ]
+                new = letter + rest + P
+                out += [(new + turn[::-1], *remain), (new + turn, *remain)]
     return out
 
 
@@ -220,20 +234,20 @@ def _sorted(traces: tuple[str, ...]) -> tuple[str, ...]:
 class PlanarTraces:
     r"""The large-size limit of tr(word) / d, in any commutative ring.
 
-    A of the law (rho, kappa) is free of S, of which only the moments are known. The
-    first A of a word is contracted with the others without crossings,
+    A of the law (rho, kappa) is free of S and P. The first A of a word is contracted
+    with the others without crossings,
 
     .. math:: \varphi(A U) = \rho\,\varphi(U)
         + \kappa \sum_{U = U_1 A U_2} \varphi(A U_1)\, \varphi(U_2) ,
 
-    until words of S alone are left. Numbers give numbers, polynomials polynomials.
+    until none is left. Numbers give numbers, polynomials polynomials.
 
     Args:
         rho, kappa: ring elements.
-        moment: the moments of S as a function of their order, ring elements.
+        moment: the traces of words without A, ring elements.
     """
 
-    def __init__(self, rho: Any, kappa: Any, moment: Callable[[int], Any]) -> None:
+    def __init__(self, rho: Any, kappa: Any, moment: Callable[[str], Any]) -> None:
         self.rho, self.kappa, self.moment = rho, kappa, moment
         self.seen: dict[str, Any] = {}
 
@@ -241,12 +255,11 @@ class PlanarTraces:
         """The planar trace over d of one word."""
         word = canonical(word)
         if word not in self.seen:
-            self.seen[word] = self._first_letter_away(word)
+            first = self._first_letter_away if "A" in word else self.moment
+            self.seen[word] = first(word)
         return self.seen[word]
 
     def _first_letter_away(self, word: str) -> Any:
-        if "A" not in word:
-            return self.moment(len(word))
         rest = word[1:]  # canonical words begin with their A
         out = self.rho * self(rest)
         for j, letter in enumerate(rest):
@@ -254,62 +267,76 @@ class PlanarTraces:
                 out = out + self.kappa * self("A" + rest[:j]) * self(rest[j + 1 :])
         return out
 
-    def by_power(self, kind: str, order: int) -> dict[int, Any]:
-        """Twice the s-th derivative of the loss over d, by the number l of letters A."""
-        out: dict[int, Any] = {}
-        for word, factor in loss_words(kind, order)[order].items():
-            l = word.count("A")
-            out[l] = out.get(l, 0) + factor * self(word)
-        return out
+    def total(self, words: Traces) -> Any:
+        """A sum of traces over d."""
+        return sum(factor * self(word) for word, factor in words.items())
 
 
 @cache
-def _planar_ring() -> PlanarTraces:
-    """Planar traces in Z[rho, c]; kappa is 1, its power being l - k."""
-    from sympy import ZZ
-    from sympy.polys.rings import ring
+def _planar_ring(top: int = 0) -> PlanarTraces:
+    """Planar traces in Z[rho, kappa, c, P1, ...].
 
-    _, rho, c = ring("rho, c", ZZ)
-    return PlanarTraces(rho, 1, lambda order: free_poisson_moment(order, c**0, c))
+    A letter S is contracted as A is, with (1, c) for (rho, kappa) and a P left behind:
+    :math:`\\varphi(SU) = \\varphi(PU) + c \\sum \\varphi(SU_1) \\varphi(PU_2)`.
+    """
+    one, rho, kappa, c, *powers = _ring("rho, kappa, c", top)
+    P = "P" * (top > 0)
+
+    def moment(word: str) -> Any:
+        if "S" not in word:
+            return [one, *powers][len(word)]
+        i = word.index("S")
+        rest = word[i + 1 :] + word[:i]
+        out = traces(P + rest)
+        for j, letter in enumerate(rest):
+            if letter == "S":
+                out = out + c * traces("S" + rest[:j]) * traces(P + rest[j + 1 :])
+        return out
+
+    traces = PlanarTraces(rho, kappa, moment)
+    return traces
 
 
-def planar_loss(kind: Kind, order: Order) -> list[Planar]:
+def planar_loss(kind: Kind, order: Order, *, covariance: bool = False) -> list[Planar]:
     r"""Every derivative up to `order` has a leading part when all sizes grow together.
 
     .. math:: \frac1d \frac{d^s L}{dt^s}(0) \to
         \sum \mathrm{coef}\; \rho^k \kappa^{l-k} c^m
+        \prod_j \varphi(\Sigma^j)^{e_j}
 
     Args:
         kind: `train` or `population`.
         order: highest derivative.
+        covariance: as in `exact_loss`; else there are no e.
 
     Returns:
-        One dictionary {(l, k, m): coefficient} a derivative, from the zeroth.
+        One dictionary {(l, k, m, e_1, ..., e_{s+1}): coefficient} a derivative, from
+        the zeroth.
 
     Raises:
         ValueError: an unknown kind or a negative order.
 
     Cost: about 1 s for order 7.
 
-    Source: :eq:`drv-regimes-planar` (derivations).
+    Source: :eq:`drv-regimes-planar`, :eq:`drv-regimes-third` (derivations).
 
     Examples:
         >>> planar_loss("population", 1)[1][(1, 1, 0)]
         Fraction(-4, 1)
+        >>> planar_loss("population", 1, covariance=True)[1][(1, 1, 0, 0, 1)]
+        Fraction(-4, 1)
     """
-    words = loss_words(kind, order)
-    return [dict(_planar_table(kind, s)) for s in range(len(words))]
+    return [dict(_planar_table(kind, s, covariance)) for s in range(order + 1)]
 
 
 @cache
-def _planar_table(kind: str, order: int) -> Planar:
-    parts = _planar_ring().by_power(kind, order)
-    terms = {
-        (l, k, m): Fraction(int(f), 2)
-        for l, part in parts.items()
-        for (k, m), f in part.items()
+def _planar_table(kind: str, order: int, covariance: bool) -> Planar:
+    traces = _planar_ring((order + 1) * covariance)
+    poly = traces.total(_derivative(kind, order, covariance))
+    table = {
+        (k + j, k, *more): Fraction(int(f), 2) for (k, j, *more), f in poly.items()
     }
-    return dict(sorted(terms.items()))
+    return dict(sorted(table.items()))
 
 
 def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
@@ -334,7 +361,7 @@ def face_test(name: str, kind: Kind, order: Order) -> Callable[[Key], bool]:
     return tests[name]
 
 
-def face(name: str, kind: Kind, order: Order) -> Planar:
+def face(name: str, kind: Kind, order: Order, *, covariance: bool = False) -> Planar:
     r"""The leading monomials of the s-th derivative that lie on a regime's face.
 
     The faces are m = 0 (large data), m largest (small data), k = l (mean-field), k = 1
@@ -344,9 +371,10 @@ def face(name: str, kind: Kind, order: Order) -> Planar:
         name: one of `REGIMES`.
         kind: `train` or `population`.
         order: the derivative s.
+        covariance: as in `planar_loss`.
 
     Returns:
-        {(l, k, m): coefficient of :math:`\rho^k \kappa^{l-k} c^m`}.
+        {(l, k, m): coefficient of :math:`\rho^k \kappa^{l-k} c^m`}, with e.
 
     Raises:
         ValueError: an unknown regime or kind, or a negative order.
@@ -357,7 +385,7 @@ def face(name: str, kind: Kind, order: Order) -> Planar:
         >>> face("free", "population", 0)
         {(2, 1, 0): Fraction(1, 2), (2, 2, 0): Fraction(1, 2)}
     """
-    table = planar_loss(kind, order)[order]
+    table = planar_loss(kind, order, covariance=covariance)[order]
     return {k: f for k, f in table.items() if face_test(name, kind, order)(k)}
 
 
@@ -391,13 +419,10 @@ def spectral_table(
         >>> spectral_table("population", 1, (1.0, 2.0))[(2, 1)]
         8.0
     """
-    from numpy.polynomial import Polynomial
+    from sympy import RR
+    from sympy.polys.rings import ring
 
-    known = (1.0, *moments)
-    traces = PlanarTraces(Polynomial([0.0, 1.0]), 1.0, lambda j: Polynomial([known[j]]))
-    return {
-        (l, k): float(f) / 2
-        for l, part in traces.by_power(kind, order).items()
-        for k, f in enumerate(part.coef)
-        if f
-    }
+    over, rho, kappa = ring("rho, kappa", RR)
+    traces = PlanarTraces(rho, kappa, lambda word: over((1.0, *moments)[len(word)]))
+    poly = traces.total(_derivative(kind, order, False))
+    return {(k + j, k): float(f) / 2 for (k, j), f in poly.items()}

@@ -13,6 +13,7 @@ from geolib.core.validation import expect, require_finite
 Surgery = Callable[[Tensor, Tensor], Tensor]
 
 Coordinates = Annotated[Tensor, "real b self.width"]
+Raw = Annotated[Tensor, "real b P"]
 
 
 class Chart:

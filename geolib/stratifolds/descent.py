@@ -174,7 +174,7 @@ def natural_step(
         if damping == 0:
             row = int(bad.nonzero()[0])
             raise SingularMetricError(
-                f"damping: the metric of row {row} is singular to working precision; "
+                f"damping, G: the metric of row {row} is singular to working precision; "
                 "give damping > 0 or a resolved chart"
             )
         # indefinite by rounding only: the symmetric solve does not need a root
@@ -328,7 +328,7 @@ def _check_finite(loss: Tensor, live: Tensor, it: int) -> None:
     if not bool(torch.isfinite(loss).all()):
         row = int(live[~torch.isfinite(loss)][0])
         raise ValueError(
-            f"lr: the loss of start {row} is not finite at iteration {it}; "
+            f"lr, eta0: the loss of start {row} is not finite at iteration {it}; "
             "use a smaller step or clip"
         )
 

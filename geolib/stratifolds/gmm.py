@@ -177,7 +177,7 @@ def kmeans_start(
 
     x = x.detach()
     distinct = len(torch.unique(x, dim=0))
-    wanted = f"1 to {distinct}, the number of distinct points"
+    wanted = f"1 to {distinct}, the number of distinct points to start from"
     expect(1 <= n_components <= distinct, "n_components", wanted, n_components)
     rng = np.random.default_rng(seed)
     centres = x[rng.integers(len(x))][None]

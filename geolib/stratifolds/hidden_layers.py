@@ -167,7 +167,7 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
     return found
 
 
-def check_inputs(x: Tensor, module: nn.Module) -> None:
+def check_inputs(x: Tensor, module: nn.Module, name: str = "data") -> None:
     """Refuse data that a rank or a loss cannot be read from.
 
     Examples:
@@ -177,13 +177,13 @@ def check_inputs(x: Tensor, module: nn.Module) -> None:
     expect(bool(own), "module", "one with parameters", type(module).__name__)
     got = tuple(x.shape) if isinstance(x, Tensor) else type(x)
     good = isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2
-    expect(good, "data", "a tensor of at least 2 inputs, shape (n, ...)", got)
+    expect(good, name, "a tensor of at least 2 inputs, shape (n, ...)", got)
     if isinstance(module, nn.Sequential):
         weighted = (
             m for m in module.modules() if getattr(m, "weight", None) is not None
         )
         size = getattr(next(weighted, None), "in_features", x.shape[-1])
         fits = size in (x.shape[-1], x[0].numel())
-        expect(fits, "data", f"{size} features, as the module takes", got)
+        expect(fits, name, f"{size} features, as the module takes", got)
     if x.is_floating_point():
-        require_matching("data", x, own[0], "the module")
+        require_matching(name, x, own[0], "the module")

@@ -125,6 +125,13 @@ class TemperedPosterior:
         inside = ((theta >= self.lower) & (theta <= self.upper)).all(1)
         return torch.where(inside, self.weight * loss, torch.inf)
 
+    def values(self, theta: Tensor) -> Tensor:
+        """The loss, one number for each point."""
+        loss, wanted = self.loss(theta), "one number for each point, shape (b,)"
+        got = getattr(loss, "shape", type(loss).__name__)
+        expect(got == theta.shape[:1], "loss", wanted, got)
+        return loss
+
     def evaluate(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, energy and the energy's gradient."""
         if hasattr(self.loss, "with_gradient"):
@@ -132,7 +139,7 @@ class TemperedPosterior:
         else:
             with torch.enable_grad():
                 leaf = theta.detach().requires_grad_(True)
-                loss = self.loss(leaf)
+                loss = self.values(leaf)
                 (g,) = torch.autograd.grad(loss.sum(), leaf)
             loss = loss.detach()
         return loss, self.energy(theta, loss), self.weight * g
@@ -171,9 +178,7 @@ def grid_mean_loss(
         for lo, hi, k in zip(posterior.lower, posterior.upper, points, strict=True)
     ]
     nodes = torch.cartesian_prod(*axes).reshape(-1, P)
-    loss = torch.cat([posterior.loss(part) for part in nodes.split(256)])
-    wanted = "one number for each point"
-    expect(loss.shape == nodes.shape[:1], "loss", wanted, f"shape {tuple(loss.shape)}")
+    loss = torch.cat([posterior.values(part) for part in nodes.split(256)])
     energy = posterior.energy(nodes, loss)
     weight = torch.softmax(-energy, 0)
     mass, U = weight.view(*points), energy.view(*points)

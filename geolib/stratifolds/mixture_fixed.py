@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .charts import AffineChart, Chart, Coordinates, check_theta, smooth_modulus
+from .charts import AffineChart, Chart, Coordinates, Raw, check_theta, smooth_modulus
 from .mixture_kl import mixture_stratifold
 from .strata import Charts, Stratifold, coordinate_stratum
 
@@ -67,7 +67,7 @@ class MixtureTube(Chart):
         t, nu = eta.unbind(1)
         return torch.stack([t, torch.maximum(nu, smooth_modulus(t, self.eps)[0])], 1)
 
-    def to_chart(self, theta: Tensor) -> Tensor:
+    def to_chart(self, theta: Raw) -> Tensor:
         check_theta(theta, 2, weight=0)
         return self.project(torch.stack([theta.prod(1), theta[:, 1].abs()], 1))
 

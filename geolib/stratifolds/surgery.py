@@ -248,7 +248,7 @@ class CollarSurgery:
 
     def __post_init__(self) -> None:
         self.layers = hidden_layers(self.module)
-        check_inputs(self.x, self.module)
+        check_inputs(self.x, self.module, "x")
         self._count = 0
         self._last = float("inf")
         self._value()  # refuses a loss that does not fit before training starts
@@ -258,7 +258,7 @@ class CollarSurgery:
             value = self.loss(self.module(self.x), self.y)
         if value.ndim or not bool(torch.isfinite(value)):
             raise ValueError(
-                f"loss: expected a finite scalar, got shape {tuple(value.shape)}, "
+                f"loss, x, y: expected a finite scalar, got shape {tuple(value.shape)}, "
                 f"value {value.mean().item():g}"
             )
         return float(value)

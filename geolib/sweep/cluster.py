@@ -5,8 +5,6 @@ failures that it leaves open (docs/adr/0014): a run that kills its worker must n
 condemn those that were beside it, and no lost news may hold a sweep up for ever.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections import deque

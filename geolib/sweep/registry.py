@@ -4,8 +4,6 @@ The sweeps of the chapters are experiments: each stands in its chapter's
 `experiments*.py`, so they are found in a checkout of the book only.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import platform
@@ -112,14 +110,19 @@ def _forget_namesakes(folder: Path) -> None:
             del sys.modules[path.stem]
 
 
+def _file(name: str) -> Path | None:
+    """Where a chapter's sweep stands; None where no chapter has it."""
+    found = names().get(name)
+    return Path(found.rpartition(":")[0]) if found else None
+
+
 def publish(name: str, size: str, store: Store) -> list[Path]:
     """Keep what is stored of a chapter's sweep in the chapter's folder `measured`.
 
     Raises:
         ValueError: it is no chapter's, or nothing of that size is stored.
     """
-    file = names().get(name, "").rpartition(":")[0]
-    sweep = find(name)
+    file, sweep = _file(name), find(name)
     keys = [key for key in sweep.specs(size) if store.has(sweep.name, key)]
     if not file or not keys:
         wanted = f"a chapter's sweep with stored runs of size {size}"
@@ -135,7 +138,7 @@ def publish(name: str, size: str, store: Store) -> list[Path]:
         "torch": version("torch").split("+")[0],
         "machine": platform.machine(),
     }
-    folder = Path(file).parent / "measured"
+    folder = file.parent / "measured"
     for title, entries in files.items():
         keep(folder / f"{title}.json", entries, about | dict(sweep.about))
     return [folder / f"{title}.json" for title in files]
@@ -160,8 +163,7 @@ def sweep_rows(name: str) -> list[dict[str, Any]]:
         Traceback (most recent call last):
         ValueError: sweep: no sweep 'no-such-sweep'...
     """
-    file = names().get(name, "").rpartition(":")[0]
-    if not file:
+    if not (file := _file(name)):
         raise ValueError(f"sweep: no sweep {name!r}: {ELSEWHERE}")
-    entries = measured(Path(file).parent / "measured" / f"{name}.json").entries
+    entries = measured(file.parent / "measured" / f"{name}.json").entries
     return [entries[key] for key in sorted(entries)]

@@ -1,7 +1,5 @@
 """A sweep: a function, grids of specs, and running those that are not stored."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -87,20 +85,12 @@ class Sweep:
 
 @dataclass
 class Report:
-    """What a call of `run_sweep` did.
+    """What a call of `run_sweep` did."""
 
-    Attributes:
-        total: runs that were asked for.
-        done: those that ended well now.
-        failed: errors by key, stored failures included.
-        retried: those that needed more than one try.
-        seconds: that the call took.
-    """
-
-    total: int
-    done: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    retried: int = 0
+    total: int  # runs that were asked for
+    done: int = 0  # those that ended well now
+    failed: dict[str, str] = field(default_factory=dict)  # by key, stored ones included
+    retried: int = 0  # those that needed more than one try
     seconds: float = 0.0
 
     @property

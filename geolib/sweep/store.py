@@ -5,8 +5,6 @@ lies beside the chapter that shows it holds `about`, where and when it was measu
 `entries` by their key, one to a line, so that a change of one figure is one line's.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -111,7 +111,7 @@ CASES = {
     "NaN data for training": (lambda: train(R, X * NAN, Y), "x: expected finite"),
     "one output": (
         lambda: FunctionSpace(Realization(mlp([4, 1])), X)(torch.zeros(1, 5).double()),
-        "space: expected 'raw' where there is one output",
+        "space: expected 'raw' where outputs are one number",
     ),
     # labels
     "too few labels": (

@@ -69,7 +69,7 @@ def test_forgetting_by_hand():
     from geolib.geodesics.continual import Learned
 
     table = np.array([[0.9, np.nan, np.nan], [0.8, 0.7, np.nan], [0.5, 0.75, 0.6]])
-    found = Learned(torch.zeros(1), table, 0, 0, "x", "class")
+    found = Learned(torch.zeros(1), table, 0, 0)
     assert found.average == pytest.approx((0.5 + 0.75 + 0.6) / 3)
     assert found.forgetting == pytest.approx(((0.9 - 0.5) + (0.7 - 0.75)) / 2)
 

@@ -270,3 +270,12 @@ def test_drawings():
     DRAWINGS.heat_map(axes[1], ["r"], ["a", "b"], [["E", "N/U"]])
     assert [t.get_text() for t in axes[1].texts] == ["E", "N/U"]
     plt.close(fig)
+
+
+@pytest.mark.parametrize("name", ["radam", "adagrad"])
+def test_a_warm_up_is_not_taken_for_the_rule_and_squares_are_permuted(name):
+    """RAdam's first steps are plain descent; AdaGrad's squares move with their axes."""
+    families = ["permutation", "orthogonal"]
+    rule, task = EXPERIMENTS.TABLE[name], PROBLEMS.regression_problem(12)
+    report = audit(rule, task, families=families)
+    assert report.letters == "EU"

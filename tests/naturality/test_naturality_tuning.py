@@ -1,6 +1,7 @@
 """The self-tuning natural gradient: its model, its charts and its ways of use."""
 
 import copy
+import io
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from geolib.core import Categorical, Euclidean, PullbackMetric, normal
-from geolib.naturality import NaturalGradient, cross_entropy, mse, natural_gradient
+from geolib.naturality import (
+    NaturalGradient,
+    averaged_curvature,
+    cross_entropy,
+    mse,
+    natural_gradient,
+)
 from geolib.naturality.averaged_curvature import AveragedCurvature
 from geolib.naturality.local_geometry import flatten
 from geolib.networks import mlp
@@ -182,8 +189,13 @@ def test_plain_backward_takes_the_step_of_the_closure(metric, monkeypatch):
         plain.step()
     assert torch.allclose(weights(one), weights(two), rtol=1e-9, atol=1e-12)
     assert not {**two._forward_hooks, **two._forward_pre_hooks}
-    with pytest.raises(ValueError, match="closure: expected one"):
-        NaturalGradient(network()).step()
+    for lacking, optimizer in {
+        "a module": NaturalGradient(list(network().parameters())),
+        "an output_metric": NaturalGradient(network()),
+        "zero_grad": NaturalGradient(network(), output_metric=metric),
+    }.items():
+        with pytest.raises(ValueError, match=f"closure: expected one; .* {lacking}"):
+            optimizer.step()
 
 
 def test_batch_norm_in_training_mode_is_trained():
@@ -217,17 +229,55 @@ def test_groups_schedules_and_decay():
         NaturalGradient(groups[:1], module=net)
 
 
-def test_a_restored_optimizer_goes_on_as_the_other():
+@pytest.mark.parametrize("steps", [4, 7])  # of the second no curvature is due
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_restored_optimizer_goes_on_as_the_other(exact, steps, monkeypatch):
+    monkeypatch.setattr(natural_gradient, "EXACT", 512 if exact else 0)
     net = network()
-    optimizer, _ = fit(net, 4, interval=1)
+    optimizer, _ = fit(net, steps)
+    assert steps == 4 or not optimizer.tuning.due
     twin = network()
     twin.load_state_dict(net.state_dict())
-    other = NaturalGradient(twin, interval=1)
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for _ in range(3):
+    other = NaturalGradient(twin)
+    stored = io.BytesIO()
+    torch.save(optimizer.state_dict(), stored)
+    stored.seek(0)
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    for _ in range(4):
         optimizer.step(closure_of(net))
         other.step(closure_of(twin))
-    assert torch.equal(weights(net), weights(twin))
+        assert torch.equal(weights(net), weights(twin))
+
+
+def test_the_damping_follows_the_slope_that_a_step_leaves(monkeypatch):
+    """K-FAC's: noise makes steps short, its absence makes them long."""
+    monkeypatch.setattr(natural_gradient, "EXACT", 0)
+    net, rng, ends = network(), np.random.default_rng(0), []
+    for noise in (0.0, 10.0):
+        net = network()
+        optimizer = NaturalGradient(net)
+        assert optimizer.tuning.damping == 30.0
+        for k in range(60):
+            optimizer.step(
+                closure_of(
+                    net, X, Y + noise * torch.tensor(rng.standard_normal((40, 2)))
+                )
+            )
+            assert k or optimizer.tuning.damping == pytest.approx(100.0)
+        ends.append(optimizer.tuning.damping)
+    assert ends[0] < 60.0 < ends[1]
+    assert ends[1] < 100.0 * (1 + 60 / 10) ** 0.5  # the root of time, and no faster
+
+
+def test_factors_are_taken_of_so_many_samples(monkeypatch):
+    monkeypatch.setattr(averaged_curvature, "SAMPLES", 20)
+    net = network()
+    rows = PullbackMetric(net, X).at(weights(net)).rows()
+    C, D = AveragedCurvature(False), AveragedCurvature(False)
+    C.add(rows)
+    D.add(PullbackMetric(net, X[::2]).at(weights(net)).rows())
+    for one, two in zip(C.averages, D.averages, strict=True):
+        assert torch.allclose(one, two, rtol=1e-12)
 
 
 @pytest.mark.parametrize("squared", [True, False])

@@ -65,6 +65,11 @@ def test_a_line_says_its_sentence_and_what_was_found():
     assert "Sentence of demo.a" in html
     assert "(1; bound ≤ 2)" in html
     assert "Paper: at most 4" in html
+    told = re.sub("<[^>]*>", "", html.replace("</p>", "\n"))
+    assert told.splitlines() == [
+        "Sentence of demo.a (1; bound ≤ 2). Paper: at most 4.",
+        "Sentence of demo.b.",
+    ]
     assert "bound" not in html[html.index("Sentence of demo.b") :]
 
 

@@ -386,3 +386,15 @@ def test_a_disk_that_is_full_at_the_summary(book, monkeypatch, command, file):
 
 def test_the_version(book, monkeypatch):
     assert "geolib 0." in invoke(monkeypatch, book, "--version").output
+
+
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant():
+    """Also one that a chapter brings along."""
+    from typer.testing import CliRunner
+
+    from geolib.press.cli import app
+
+    for typed, meant in (("audti", "audit"), ("clams", "claims")):
+        said = CliRunner().invoke(app, [typed])
+        assert said.exit_code == 2
+        assert f"Did you mean '{meant}'?" in said.output

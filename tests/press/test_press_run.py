@@ -201,7 +201,7 @@ def test_a_failed_claim_is_in_the_ledger_and_not_on_the_stage(book):
 
 def test_the_pair_keeps_outputs_of_checked_cells_only_and_repeats(book):
     a = book.add("demo/01-a", cell("print('noise')"), CLAIM)
-    refresh([a], Settings(profile="small", device="cpu"))
+    refresh([a])
     first = a.pair.read_text()
     nb = json.loads(first)
     code = [c for c in nb["cells"] if c["cell_type"] == "code"]
@@ -209,7 +209,7 @@ def test_the_pair_keeps_outputs_of_checked_cells_only_and_repeats(book):
     assert list(code[2]["outputs"][0]["data"]) == ["text/plain"]
     assert all(c["execution_count"] for c in code)
     assert str(book.root) not in first
-    refresh([a], Settings(profile="small", device="cpu", force=True))
+    refresh([a], force=True)
     assert a.pair.read_text() == first
 
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 
 from geolib.regimes import (
     Rule,
@@ -15,13 +16,16 @@ from geolib.regimes import (
     draw_weights,
     gradient_flow,
     large_data_next,
+    mean_field_next,
     predict,
     prepare,
     simulate,
     theory_curves,
 )
 from geolib.regimes.simulate import draw_data
+from geolib.regimes.stepped import stepped_next
 
+STEPS = chapter_module("regimes", "experiments_steps")
 SOLVED = ("large-data", "mean-field", "narrow", "small-data")
 RULES = (
     Rule(0.05),
@@ -187,7 +191,7 @@ def test_the_noise_of_fresh_samples_is_that_of_one_step():
     found = (np.mean([bend(np.outer(v, v)) for v in x]) - bend(eye)) / d
     law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(W.T @ W))
     t = 1e-5
-    told = large_data_next([t], 1, 1, law=law, fresh=True).population[0] / t
+    told = STEPS.online_next(np.array([t]), law)[0] / t
     assert found == pytest.approx(told, rel=0.1)
 
 
@@ -217,3 +221,64 @@ def test_short_steps_on_the_graph_are_its_flow():
     )
     assert steps.train == pytest.approx(flow.train, rel=3e-3)
     assert steps.population == pytest.approx(flow.population, rel=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "ode"),
+    [
+        (
+            "large-data",
+            (40, 30, 320, 0.7 / 40),
+            lambda t, s: large_data_next(t, *s[:2]),
+        ),
+        (
+            "mean-field",
+            (64, 512, 96, 0.3 / 512),
+            lambda t, s: mean_field_next(t, s[0], s[2]),
+        ),
+    ],
+)
+def test_pairs_give_the_next_order_of_the_flow_and_of_steps(name, sizes, ode):
+    setup = Setup(*sizes)
+    small = setup.c if name == "large-data" else 1 / setup.eta
+    off = []
+    for lr in (4e-3, 2e-3):  # towards the flow's differential equations
+        t = Rule(lr).grid(np.array([0.0, 0.4, 0.8]))
+        pairs = stepped_next(name, t, setup, Rule(lr))
+        flow = ode(t, setup.ratios)
+        off.append(
+            max(
+                abs(y - small * z).max() / abs(small * z).max()
+                for y, z in zip(pairs, flow, strict=True)
+            )
+        )
+    assert off[0] < 0.02
+    assert off[1] == pytest.approx(off[0] / 2, rel=0.2)
+    for rule in (Rule(0.05, momentum=0.8), Rule(0.1, decay=0.3, noise=0.4)):
+        t = rule.grid(np.linspace(0, 2, 6))
+        run = simulate(setup, t, seeds=16, rule=rule)
+        change = [y.mean(0) / setup.d for y in (run.train, run.population)]
+        errors = []
+        for label in (name, f"{name} + next"):
+            told = theory_curves(label, t, setup, rule=rule)
+            errors.append(
+                max(
+                    abs((y - y[0]) - (z - z[0])).max() / abs(y - y[0]).max()
+                    for y, z in zip(change, told, strict=True)
+                )
+            )
+        assert errors[1] < 0.6 * errors[0]
+
+
+def test_a_next_order_that_diverges_is_infinite():
+    setup, t = Setup(20, 20, 400, 0.1), np.arange(60) * 1.5
+    step = stepped_next("large-data", t, setup, Rule(1.5))
+    assert np.isinf(step.train[-1])
+    assert not np.isnan(np.stack(step)).any()
+
+
+def test_predict_names_a_next_order_with_a_rule():
+    rule = Rule(0.1, momentum=0.3)
+    answer = predict(Setup(40, 600, 60, 0.3 / 600), rule=rule, budget=1e9)
+    assert answer.theory == "mean-field + next"
+    assert answer.check(8).inside >= 0.85

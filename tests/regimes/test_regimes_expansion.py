@@ -1,5 +1,6 @@
 """The expansion against arithmetic that knows no words and no traces."""
 
+from collections import Counter
 from fractions import Fraction
 from itertools import product
 from math import factorial
@@ -44,7 +45,7 @@ def gaussian_mean(poly, variances):
     return total
 
 
-def by_sympy(kind, order, d, h, n, sigma2):
+def by_sympy(kind, order, d, h, n, sigma2, variances=None):
     """d^s L / dt^s at 0 from the gradient itself, entry by entry, then averaged."""
     import sympy as sp
 
@@ -54,7 +55,10 @@ def by_sympy(kind, order, d, h, n, sigma2):
     residual = X - W.T * (W * X)
     train = sum(e**2 for e in residual) / (2 * n)
     lack = sp.eye(d) - W.T * W
-    loss = train if kind == "train" else sum(e**2 for e in lack) / 2
+    of = variances or [Fraction(1)] * d
+    seen = [sp.Rational(v.numerator, v.denominator) for v in of]
+    held = sum(seen[i] * lack[i, j] ** 2 for i in range(d) for j in range(d)) / 2
+    loss = train if kind == "train" else held
     slope = [sp.expand(sp.diff(train, v)) for v in w]
     loss = sp.expand(loss)
     for _ in range(order):
@@ -62,7 +66,7 @@ def by_sympy(kind, order, d, h, n, sigma2):
             -sum(sp.diff(loss, v) * g for v, g in zip(w, slope, strict=True))
         )
     poly = sp.Poly(loss, *w, *x)
-    return gaussian_mean(poly, [sigma2] * len(w) + [Fraction(1)] * len(x))
+    return gaussian_mean(poly, [sigma2] * len(w) + [v for v in of for _ in range(n)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,6 +87,47 @@ def test_small_matrices_equal_gaussian_moments(kind, order, sizes):
     sigma2 = Fraction(1, 3)
     ours = evaluate(exact_loss(kind, order), *sizes, sigma2)
     assert ours == by_sympy(kind, order, *sizes, sigma2)
+
+
+@pytest.mark.slow_for("2-*")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("order", "sizes"), [(0, (2, 1, 2)), (1, (2, 1, 2)), (1, (2, 2, 1)), (2, (2, 1, 1))]
+)
+def test_covariance_of_small_matrices_equals_gaussian_moments(kind, order, sizes):
+    sigma2, variances = Fraction(1, 3), [Fraction(3, 2), Fraction(1, 5)]
+    poly = exact_loss(kind, order, covariance=True)
+    traces = [sum(v**j for v in variances) for j in range(1, order + 2)]
+    ours = evaluate(poly, *sizes, sigma2, traces)
+    assert ours == by_sympy(kind, order, *sizes, sigma2, variances)
+
+
+@pytest.mark.slow_for("4-*")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", range(5))
+def test_covariance_keeps_the_prism(kind, order):
+    exact = exact_loss(kind, order, covariance=True)
+    planar = planar_loss(kind, order, covariance=True)[order]
+    one = Counter()  # with every moment 1 the isotropic prism is left
+    for (l, k, m, *e), f in planar.items():
+        one[l, k, m] += f
+        assert sum(j * x for j, x in enumerate(e, 1)) == order + 1
+    assert dict(one) == planar_loss(kind, order)[order]
+    leading = {
+        (l, k, m, *e): f
+        for (q, k, l, m, *e), f in exact.items()
+        if q + sum(e) + k - m == l + 1
+    }
+    assert leading == planar
+    assert all(q + sum(e) + k - m <= l + 1 for q, k, l, m, *e in exact)
+
+
+@pytest.mark.parametrize("name", ["mean-field", "narrow", "small-data"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_faces_with_a_covariance_are_the_taylor_coefficients_of_theories(name, kind):
+    theory = theory_taylor(name, kind, 4, covariance=True)
+    for s in range(5):
+        assert theory[s] == face(name, kind, s, covariance=True)
 
 
 REGRESSION = {

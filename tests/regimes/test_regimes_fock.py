@@ -45,7 +45,7 @@ WORDS = ("A", "AS", "AASS", "ASAS", "AASAS", "SASA", "ASSAASA")
 
 def planar_trace(word, point):
     table = _planar_ring()(word)
-    terms = {(word.count("A"), k, m): int(f) for (k, m), f in table.items()}
+    terms = {(k + j, k, m): int(f) for (k, j, m), f in table.items()}
     return value(terms, *point)
 
 

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from chapter_experiments import chapter_module
 
 from geolib.regimes import SpectralMeasure, marchenko_pastur
-from geolib.regimes.spectral_measures import coarser, jacobi, narayana
+from geolib.regimes.spectral_measures import coarser, jacobi
+
+narayana = chapter_module("regimes", "taylor").narayana
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (0.3, 2.0), (2.0, 0.3), (1, 7)])

@@ -1,5 +1,6 @@
 """Every page of the built site in a real browser: light and wide, dark and narrow."""
 
+import hashlib
 import json
 import os
 import re
@@ -120,8 +121,9 @@ CUT = """() => {
     let scrolls = false;
     for (let p = e; p !== text; p = p.parentElement)
       scrolls ||= ['auto', 'scroll'].includes(getComputedStyle(p).overflowX)
-        && p.matches('.wide, .moving-table');
-    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0;
+        && (p.matches('.wide, .moving-table') || e.closest('.moving'));
+    const inner = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+      && !e.matches('mjx-container:not([display])'); // what is in a line has no box
     const out = e.getBoundingClientRect().right > right;
     if (!scrolls && (inner || out)) bad.push(e.outerHTML.slice(0, 120));
   }
@@ -133,9 +135,11 @@ CUT = """() => {
     box.scrollLeft = 0;
   }
   return bad; }"""
-# Tables of which a column is out of sight on a wide page.
+# Tables of which a column is out of sight on a wide page; one of more than ten columns may
+# scroll there, and says so.
 HIDDEN = """() => [...document.querySelectorAll('.table-box.wide')]
-  .filter(e => e.checkVisibility()).map(e => e.ariaLabel)"""
+  .filter(e => e.checkVisibility() && e.querySelector('tr').cells.length <= 10)
+  .map(e => e.ariaLabel)"""
 # Displayed formulas that could be read without scrolling and are not: set smaller, to
 # three quarters at least, they would fit. And formulas that a tab key stops at in vain.
 UNFIT = """() => [...document.querySelectorAll('mjx-container[display="true"]')].filter(e =>
@@ -462,6 +466,16 @@ def test_each_chapter_opens_with_findings_explains_its_words_and_moves():
         linked = re.findall(r'glossary\.html#term-([\w-]+)"', text)
         assert linked, name
         assert len(linked) == len(set(linked)), name
+
+
+def test_no_page_shows_a_picture_twice():
+    """The opening of a chapter has one of another page."""
+    for name in _pages():
+        text = (SITE / f"{name}.html").read_text()
+        shown = re.findall(r'<img[^>]*src="[^"]*_images/([^"]+)"', text)
+        drawn = [hashlib.sha256((SITE / "_images" / p).read_bytes()).digest()
+                 for p in shown]  # fmt: skip
+        assert len(drawn) == len(set(drawn)), name
 
 
 def test_search_finds_a_theorem(view, address):

@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE))
 
 import sweep_cases  # noqa: E402
 from chapter_experiments import chapter_module  # noqa: E402
+from conftest import SWEEP  # noqa: E402
 from sweep_cases import Spec, run  # noqa: E402
 
 from geolib.sweep import (  # noqa: E402
@@ -28,20 +29,6 @@ from geolib.sweep import (  # noqa: E402
 from geolib.sweep.cli import sweep as command  # noqa: E402
 from geolib.sweep.registry import names  # noqa: E402
 
-MINE = """
-from __future__ import annotations
-from dataclasses import dataclass
-from geolib.sweep import Sweep, grid
-
-@dataclass(frozen=True)
-class Spec:
-    seed: int
-
-def run(spec):
-    return {'twice': 2 * spec.seed}
-
-MINE = Sweep("mine", run, {'small': lambda: grid(Spec, seed=range(3))})
-"""
 FINE = Sweep("fine", run, {"small": lambda: [Spec(1), Spec(2)]}, text="Squares.")
 POISON = Sweep("poison", run, {"small": lambda: [Spec(1), Spec(2, "raises")]})
 
@@ -154,7 +141,7 @@ def test_published_runs_are_rows_beside_the_chapter(geolib, tmp_path, monkeypatc
     book = tmp_path / "book"
     (book / "chapters" / "demo").mkdir(parents=True)
     (book / "_toc.yml").touch()
-    (book / "chapters" / "demo" / "experiments.py").write_text(MINE)
+    (book / "chapters" / "demo" / "experiments.py").write_text(SWEEP)
     monkeypatch.chdir(book / "chapters" / "demo")
     assert sweep_rows("mine") == []
     nothing = geolib("mine", "--publish")
@@ -172,7 +159,7 @@ def test_published_runs_are_rows_beside_the_chapter(geolib, tmp_path, monkeypatc
 
 def test_a_sweep_in_a_file_is_run_from_there(geolib, tmp_path):
     path = tmp_path / "my sweep.py"
-    path.write_text(MINE)
+    path.write_text(SWEEP)
     done = geolib(f"{path}:MINE", "--scheduler", "inline")
     assert "3 runs: 0 stored before, 3 done now" in done.stdout, done.output
     missing = geolib(f"{tmp_path / 'none.py'}:MINE")
