@@ -177,10 +177,8 @@ def trial(number: int) -> Layered:
         layer = at // 2 + head * len(layers) // 2
     right = [s for s in found if (s.kind, s.layer, s.units) == (kind, layer, units)]
     off = {s.units[0] for s in found if (s.kind, s.layer) == ("dormant unit", layer)}
-    told = (
-        family != "LayerNorm" or kind != "overlap"
-    )  # the norm sees units that are off
-    named = bool(right) or (told and off >= set(units))
+    seen = family == "LayerNorm" and kind == "overlap"  # by the norm, also if off
+    named = bool(right) or (not seen and off >= set(units))
     wrong = [s for s in found if s.kind != "dormant unit" and not (true and s in right)]
     return Layered(
         family, kind, depth, true, true and not named, bool(wrong),

@@ -143,11 +143,9 @@ class Units:
 
     def moved(self, x: Tensor | None = None) -> Units:
         """The same units in a copy of the module, which may be written to before use."""
-        module, x = (
-            copy_module(self.tangents.module),
-            self.tangents.x if x is None else x,
-        )
-        return replace(self, tangents=Tangents(module, x))
+        T = self.tangents
+        twin = Tangents(copy_module(T.module), T.x if x is None else x)
+        return replace(self, tangents=twin)
 
     def opened(self, roles: tuple[str, ...]) -> list[tuple[Slot, Tensor]]:
         """The group's tensors, see `Tangents.opened`."""
@@ -312,9 +310,8 @@ def shared(units: Units, i: int, j: int) -> tuple[int, int, float]:
     columns, and all of a unit where the columns of the two are parallel.
     """
     own, T = (i, j), units.tangents
-    B, first, last = (
-        T.columns(*d) for d in (units.biases(own), units.out(i, own), units.out(j, own))
-    )
+    B = T.columns(*units.biases(own))
+    first, last = (T.columns(*units.out(k, own)) for k in own)
     one = torch.cat([first, T.columns(*units.into(i, own))], 1)
     two = torch.cat([last, T.columns(*units.into(j, own))], 1)
     (r_i, a), (r_j, b) = units.rank(B, one), units.rank(B, two)
@@ -323,9 +320,7 @@ def shared(units: Units, i: int, j: int) -> tuple[int, int, float]:
     s = torch.linalg.svdvals(torch.stack([v_i, v_j]))
     # a norm over the channels sees all: only equal ones can be exchanged
     rest = (v_i - v_j).norm() if units.group.mixed else s[-1] if len(v_i) > 1 else 0.0
-    off = not (
-        first.any() or last.any()
-    )  # nor can they be told apart by what reads them
+    off = not (first.any() or last.any())  # nor does what reads them tell them apart
     all_of_it = off or bool(rest <= 1e-9 * s[0])
     theory = r_i if all_of_it else units.rank(B, first)[0]
     return theory, r_i + r_j - both, min(a, b, c)
