@@ -2,6 +2,7 @@ r"""The contest of optimizers on small networks, in raw units and standardised.
 
     geolib sweep naturality-efficiency --size full             # resumes
     geolib sweep naturality-efficiency --size full --publish
+    geolib sweep naturality-mnist --size full                  # a race to 95 % of MNIST
 
 A run is one optimizer on one table: every setting of its grid is trained from the seed
 `TUNING`, the one with the least validation error is kept; a grid whose best rate is at its
@@ -462,3 +463,111 @@ EFFICIENCY = Sweep(
     kept_as=compact,
     about={"rows": ROWS, "hidden": HIDDEN, "batch": BATCH, "passes": PASSES},
 )
+
+
+# ---- a race on the whole of MNIST -----------------------------------------------------
+
+BATCHES, TRIALS = (512, 256, 1000, 128), (100, 101, 102)
+RACE_RATES, GOAL, EVERY, MOST = (0.003, 0.001, 0.01, 0.0003), 0.95, 10, 10
+
+
+@dataclass(frozen=True)
+class Race:
+    """Adam and the natural gradient at one size of batch."""
+
+    batch: int
+
+
+def reach(
+    method: str,
+    setting: Setting,
+    data: Data,
+    batch: int,
+    seed: int,
+    limit: float = math.inf,
+) -> tuple[float, float]:
+    """Steps, and processor seconds in steps, until `GOAL` of the test images are right.
+
+    The images are looked at after every tenth step, outside the clock; infinity where
+    ten passes or `limit` seconds do not suffice.
+    """
+    net = mlp([data.x[0].numel(), 128, 10], seed, nn.ReLU, data.x.dtype)
+    optimizer, loss = MAKERS[method](net, nn.CrossEntropyLoss(), setting), None
+    rng, count, spent = np.random.default_rng(seed), 0, 0.0
+    for _ in range(MOST):
+        for rows in torch.as_tensor(rng.permutation(len(data.x))).split(batch):
+            start = time.process_time()
+            _step(method, optimizer, net, data, rows, loss)
+            spent += time.process_time() - start
+            count += 1
+            if spent > limit:
+                return math.inf, math.inf
+            if count % EVERY:
+                continue
+            wrong, most = 0.0, (1 - GOAL) * len(data.x_test)
+            for x, y in zip(
+                data.x_test.split(1000), data.y_test.split(1000), strict=True
+            ):
+                wrong += data.error(net, x, y) * len(x)
+                if wrong > most + 0.5:
+                    break
+            else:
+                return count, spent
+    return math.inf, math.inf
+
+
+def race(spec: Race) -> dict[str, Any]:
+    """Adam's rate by its mean time over the trial seeds; then both, seed by seed in turn.
+
+    A trial of Adam is given up at twice the least mean time so far.
+    """
+    torch.set_num_threads(1)
+    found = table("mnist", validation=0, dtype=torch.float32)
+    data = Data(
+        found.x, found.y, found.x_val, found.y_val, found.x_test, found.y_test, "mnist"
+    )
+
+    def runs(method: str, setting: Setting, limit: float = math.inf) -> list[Any]:
+        return [reach(method, setting, data, spec.batch, k, limit) for k in TRIALS]
+
+    def mean(pairs: list[Any]) -> float:
+        return float(np.mean([t for _, t in pairs]))
+
+    ours, tried = runs("natural", {}), dict[float, list[Any]]()
+    for rate in RACE_RATES:
+        limit = 2 * min(map(mean, (ours, *tried.values())))
+        tried[rate] = runs("Adam", {"lr": rate}, limit)
+    rate = min(RACE_RATES, key=lambda r: mean(tried[r]))
+    trial = {"natural": ours, "Adam": tried[rate]}
+    final: dict[str, list[Any]] = {"natural": [], "Adam": []}
+    for seed in SEEDS:
+        for method, setting in (("natural", {}), ("Adam", {"lr": rate})):
+            final[method].append(reach(method, setting, data, spec.batch, seed))
+    means = [mean(tried[r]) for r in RACE_RATES]
+    seconds = [round(t, 3) if math.isfinite(t) else None for t in means]
+    return {"rate": rate, "seconds": seconds, "trial": trial, "final": final}
+
+
+MNIST = Sweep(
+    "naturality-mnist",
+    race,
+    {
+        "small": lambda: grid(Race, batch=[512]),
+        "book": lambda: grid(Race, batch=list(BATCHES)),
+        "full": lambda: grid(Race, batch=list(BATCHES)),
+    },
+    text="Adam and the natural gradient to 95 % of MNIST's test images, in seconds.",
+    kept_as=lambda _, row: (
+        "naturality-mnist",
+        str(row["batch"]),
+        {k: row[k] for k in ("rate", "seconds", "trial", "final")},
+    ),
+    about={"trials": TRIALS, "seeds": SEEDS, "rates": RACE_RATES, "goal": GOAL},
+)
+
+
+def raced() -> dict[str, dict[str, Any]]:
+    """The published entries of the race, by size of batch."""
+    path = Path(__file__).parent / "measured" / "naturality-mnist.json"
+    found = measured(path).entries
+    return {str(b): found[str(b)] for b in BATCHES if str(b) in found}

@@ -13,7 +13,8 @@ import planted_layers
 
 from geolib.sweep import Sweep, grid
 
-FIRST, COUNT, BLOCK = 80_000, 1000, 50
+FIRST, BLOCK, PLANNED = 120_000, 50, 1000
+COUNT = 550  # of those planned: then the time was over
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ def row(number: int) -> list[Any]:
     if number % 2:
         return list(astuple(planted_layers.trial(number // 2)))
     p = planted.trial(number // 2)
-    return ["perceptron", p.kind, p.depth, p.kind != "none", p.missed, p.invented]
+    planted_one = p.kind != "none"
+    found = [p.missed, p.invented, p.dormant]
+    return ["perceptron", p.kind, p.depth, planted_one, *found]
 
 
 def run(spec: Spec) -> dict[str, Any]:
-    """Family, kind, depth, whether one was planted, missed, invented: of each network."""
+    """Family, kind, depth, whether one was planted, missed, invented, found as dormant."""
     numbers = range(spec.first, spec.first + spec.networks)
     return {"trials": [row(number) for number in numbers]}
 

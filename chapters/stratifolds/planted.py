@@ -1,9 +1,12 @@
 """Networks with a stratum planted in them, or none, and what `find_strata` says.
 
 The rule: a planted stratum is missed unless `find_strata` names its kind, its layer and
-its units and verifies it (a unit that was off on all data before its output was cut may
-be called dormant, the deeper of the two). A stratum is invented if it is verified and
-was not planted, dormant units excepted: a ReLU network has some by chance.
+its units and verifies it. Units that are off on all data may be called dormant instead,
+each of them: of a dormant unit every derivative is zero, so its deficit is all that it
+has, and what a pair of them or a cut one could lose is counted in it. Where a norm sees
+units that are off, as LayerNorm does, equal ones share more than that, and the pair must be
+named. A stratum is invented if it is verified and was not planted, dormant units excepted:
+a ReLU network has some by chance.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Trial:
         activation: its name.
         missed: planted, and not reported as verified.
         invented: reported as verified, and not planted.
+        dormant: found by its dormant units.
     """
 
     kind: str
@@ -38,6 +42,7 @@ class Trial:
     activation: str
     missed: bool
     invented: bool
+    dormant: bool
 
 
 def trial(number: int) -> Trial:
@@ -62,10 +67,13 @@ def trial(number: int) -> Trial:
     where = (at, units[:1] if alone else units)
     name = "overlap" if kind == "opposite" else kind
     right = [s for s in found if (s.kind, s.layer, s.units) == (name, *where)]
-    off = [s for s in found if (s.kind, s.layer, s.units) == ("dormant unit", *where)]
-    right = right or (off if kind == "dead output" else [])
+    off = {s.units[0] for s in found if (s.kind, s.layer) == ("dormant unit", at)}
+    named = bool(right) or off >= set(where[1])
     wrong = [s for s in found if s not in right and s.kind != "dormant unit"]
-    return Trial(kind, depth, act.__name__, kind != "none" and not right, bool(wrong))
+    return Trial(
+        kind, depth, act.__name__, kind != "none" and not named, bool(wrong),
+        kind != "none" and named and not right,
+    )  # fmt: skip
 
 
 @torch.no_grad()

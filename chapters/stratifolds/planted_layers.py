@@ -33,6 +33,7 @@ class Layered:
     true: bool
     missed: bool
     invented: bool
+    dormant: bool
 
 
 class Block(nn.Module):
@@ -171,6 +172,15 @@ def trial(number: int) -> Layered:
     )
     found = [s for s in find_strata(net, x, near=1e-6) if s.verified]
     units = (i, j) if kind == "overlap" else (i,)
-    right = [s for s in found if s.units == units and s.kind in (kind, "dormant unit")]
+    layer = at  # the units of blocks come before their heads
+    if family == "attention":
+        layer = at // 2 + head * len(layers) // 2
+    right = [s for s in found if (s.kind, s.layer, s.units) == (kind, layer, units)]
+    off = {s.units[0] for s in found if (s.kind, s.layer) == ("dormant unit", layer)}
+    seen = family == "LayerNorm" and kind == "overlap"  # by the norm, also if off
+    named = bool(right) or (not seen and off >= set(units))
     wrong = [s for s in found if s.kind != "dormant unit" and not (true and s in right)]
-    return Layered(family, kind, depth, true, true and not right, bool(wrong))
+    return Layered(
+        family, kind, depth, true, true and not named, bool(wrong),
+        true and named and not right,
+    )  # fmt: skip

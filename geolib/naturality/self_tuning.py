@@ -24,7 +24,7 @@ MOST = {True: 1, False: 3}  # and at most so many intervals
 KEPT_SLOPE = 0.3  # K-FAC: the share of a step's slope that is to be left at its end,
 RECENT = 0.8  # averaged with this memory;
 GAIN = 0.1  # the damping follows the share by so much of its logarithm,
-FALL, RISE = 0.1, 0.5  # falls by so much at most, and grows like this power of time
+FALL, RISE = 0.1, 1.0  # falls by so much at most, and grows like this power of time
 
 
 class SelfTuning:
@@ -44,7 +44,7 @@ class SelfTuning:
     :math:`\rho` is full of its noise: :math:`\lambda` then follows the share of the
     slope that is left at the end of a step, :math:`d^Tg_+ / d^Tg`, which falls to zero
     when steps go around the minimum. Below 0.3 it raises :math:`\lambda`, like
-    :math:`\sqrt t` at most; the rate of all steps together is
+    the number of steps at most; the rate of all steps together is
     :math:`1 / (1 + (1 - \mu)\lambda)`.
     :math:`\sigma^2` is the average squared residual, 1 for a likelihood. Of a squared
     loss :math:`\ell` the batch's own curvature is at least

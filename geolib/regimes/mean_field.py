@@ -110,7 +110,7 @@ def mean_field_next(
     """
     t, rho = check_times(times), float(rho)
     if law is None and c is not None:
-        law, c = marchenko_pastur(1.0, c, nodes), None
+        law, c = marchenko_pastur(1.0, c, nodes - 1), None  # and an atom beside
     fine = covariance_law(c, law)
     mu, variance = coarser(fine, variances(overlap, fine), nodes)
     x, w, size = mu.nodes, mu.weights, mu.nodes.size

@@ -131,7 +131,7 @@ def stepped_next(
     """
     rho, kappa, c = setup.ratios
     wide = name == "mean-field"
-    usual = marchenko_pastur(*((1.0, c) if wide else (rho, kappa)), NODES)
+    usual = marchenko_pastur(*((1.0, c) if wide else (rho, kappa)), NODES - 1)
     fine = law if wide and law is not None else usual
     seen = np.ones_like(fine.nodes) if overlap is None or not wide else overlap
     law, seen = coarser(fine, seen, NODES)

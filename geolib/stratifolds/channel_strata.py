@@ -143,11 +143,9 @@ class Units:
 
     def moved(self, x: Tensor | None = None) -> Units:
         """The same units in a copy of the module, which may be written to before use."""
-        module, x = (
-            copy_module(self.tangents.module),
-            self.tangents.x if x is None else x,
-        )
-        return replace(self, tangents=Tangents(module, x))
+        T = self.tangents
+        twin = Tangents(copy_module(T.module), T.x if x is None else x)
+        return replace(self, tangents=twin)
 
     def opened(self, roles: tuple[str, ...]) -> list[tuple[Slot, Tensor]]:
         """The group's tensors, see `Tangents.opened`."""
@@ -271,7 +269,9 @@ def proposals(
     for sign in (1, -1) if plain else (1,):
         apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
         for i, j in (apart / scale < near).nonzero().tolist():
-            if i < j and not (quiet[i] or quiet[j]):
+            # two that are off share all that a norm sees of them, else nothing is left
+            off = quiet[i] + quiet[j]
+            if i < j and (not off or (off == 2 and units.group.mixed)):
                 found.append((float((apart / scale)[i, j]), "overlap", (i, j), sign))
     drive = rows.norm(dim=1)
     if set(layers) <= set(spread):  # on these data
@@ -310,16 +310,18 @@ def shared(units: Units, i: int, j: int) -> tuple[int, int, float]:
     columns, and all of a unit where the columns of the two are parallel.
     """
     own, T = (i, j), units.tangents
-    B, first = T.columns(*units.biases(own)), T.columns(*units.out(i, own))
+    B = T.columns(*units.biases(own))
+    first, last = (T.columns(*units.out(k, own)) for k in own)
     one = torch.cat([first, T.columns(*units.into(i, own))], 1)
-    two = T.columns(*units.out(j, own), *units.into(j, own))
+    two = torch.cat([last, T.columns(*units.into(j, own))], 1)
     (r_i, a), (r_j, b) = units.rank(B, one), units.rank(B, two)
     both, c = units.rank(B, one, two)
     v_i, v_j = units.rows(OUT)[[i, j]]
     s = torch.linalg.svdvals(torch.stack([v_i, v_j]))
     # a norm over the channels sees all: only equal ones can be exchanged
     rest = (v_i - v_j).norm() if units.group.mixed else s[-1] if len(v_i) > 1 else 0.0
-    all_of_it = bool(rest <= 1e-9 * s[0])
+    off = not (first.any() or last.any())  # nor does what reads them tell them apart
+    all_of_it = off or bool(rest <= 1e-9 * s[0])
     theory = r_i if all_of_it else units.rank(B, first)[0]
     return theory, r_i + r_j - both, min(a, b, c)
 

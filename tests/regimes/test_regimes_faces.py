@@ -316,6 +316,20 @@ def test_generalisation_gap_has_the_predicted_size_and_shape():
     assert np.corrcoef(gap[1:], predicted[1:])[0, 1] > 0.95
 
 
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.75])
+def test_an_atom_keeps_a_node_of_its_own_in_the_next_orders(ratio):
+    # merged with the edge of the bulk it was off by .43 of itself at ratio .2
+    t = np.linspace(0, 3, 13)
+    for step in (
+        lambda nodes: large_data_next(t, ratio, 1.0, nodes=nodes),
+        lambda nodes: mean_field_next(t, 1.0, 1 / ratio, nodes=nodes),
+    ):
+        usual, fine = step(64), step(160)
+        for name in ("train", "population"):
+            true = getattr(fine, name)
+            assert np.abs(getattr(usual, name) - true).max() < 1e-4 * np.abs(true).max()
+
+
 def test_next_order_beats_leading_order_in_mean_field():
     d, h = 128, 512
     setup = Setup(d, h, d, 0.2 / h)

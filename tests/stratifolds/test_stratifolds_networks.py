@@ -377,6 +377,27 @@ def test_a_unit_that_is_off_behind_a_norm_loses_its_columns():
     assert s.verified
 
 
+def test_equal_units_that_are_off_are_a_pair_where_a_norm_sees_them():
+    """Nothing reads them, but what they say moves the mean of the others."""
+    net, x = normed(norm=nn.LayerNorm, act=nn.ReLU), normal((200, 4), seed=1)
+    net[1].bias.detach()[[1, 3]] = -100
+    before = full_deficit(net, x)  # each is off by itself
+    (rows, _), (other, _) = channel(net, 1), channel(net, 3)
+    for a, b in zip(rows, other, strict=True):
+        b.copy_(a)
+    found = [s for s in find_strata(net, x, near=1e-9) if s.layer == 0]
+    (pair,) = [s for s in found if s.kind == "overlap"]
+    assert pair.units == (1, 3)
+    assert pair.verified
+    assert full_deficit(net, x) - before == pair.deficit > 0
+    net = normed(
+        norm=nn.BatchNorm1d, act=nn.ReLU
+    )  # each unit by itself: nothing is left
+    for t in channel(net, 1)[0] + channel(net, 3)[0]:
+        t.zero_()
+    assert not [s for s in find_strata(net, x, near=1e-9) if s.kind == "overlap"]
+
+
 def test_what_looks_like_a_stratum_behind_a_norm_over_units_is_not_verified():
     net, x = normed(norm=nn.LayerNorm), normal((200, 4), seed=1)
     net[3].weight.detach()[:, 2] = 0
