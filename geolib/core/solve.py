@@ -135,13 +135,9 @@ class _Solve:
                 x, apply, error, inverse.sure, "woodbury pseudo-inverse"
             )
         a = _refined(K, c, damping)
-        if b is None:
-            x = (self.covector - A.rmatvec(a)) / damping
-            gap = a - (c - K @ a) / damping
-            residual = _ratio(_norm(K, gap), self.covector.norm())
-        else:
-            x = A.rmatvec(a)
-            residual = _ratio(_norm(K, b - K @ a - damping * a), _norm(K, b))
+        x = A.rmatvec(a) if b is not None else (self.covector - A.rmatvec(a)) / damping
+        size = _norm(K, b) if b is not None else damping * self.covector.norm()
+        residual = _ratio(_norm(K, c - K @ a - damping * a), size)
         return Solution(x, residual, 0, residual <= self.tol, "woodbury")
 
     def _judged(self, x: Tensor, apply: Any, error: Any, ok: bool, by: str) -> Solution:
