@@ -23,7 +23,10 @@ class Solution:
         residual: |g - (G + damping) x| / |g|. With damping 0 and g outside the range
             of G it cannot vanish; `converged` then judges |G (g - G x)|.
         iterations: of the iterative methods; 0 for direct ones.
-        converged: whether the residual came below the tolerance that was asked for.
+        converged: whether the residual came below the tolerance that was asked for;
+            with damping 0 the direct methods also ask whether the precision tells x from
+            another: eigenvalues near rtol, or a g beyond the range of G, can leave it no
+            digit. Of "cg" it is the residual alone, which small eigenvalues hardly move.
         method: cholesky, woodbury, nystrom, cg, kfac, or a pseudo-inverse form of the
             first two.
     """
@@ -65,17 +68,30 @@ def solve_factored(chol: Tensor, g: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(chol.mT, half, upper=True)[:, 0]
 
 
-def pseudo_solve(G: Tensor, g: Tensor, power: int, rtol: float | None) -> Tensor:
-    """G^+ g (power 1) or (G^+)^2 g (power 2), by the eigenvalues of G."""
-    values, vectors = torch.linalg.eigh(G)
-    top = values.abs().max()
-    rtol = default_rtol(G.dtype) if rtol is None else rtol
-    if float(values[0]) < -max(rtol, 1e3 * torch.finfo(G.dtype).eps) * float(top):
-        what = f"eigenvalue {float(values[0]):.3g} beside {float(top):.3g}"
-        raise ValueError(f"metric: not positive semi-definite, {what}")
-    kept = values > rtol * top
-    inverse = torch.where(kept, values, 1.0).pow(-power) * kept
-    return vectors @ (inverse * (vectors.mT @ g))
+class PseudoInverse:
+    """G^+ by the eigenvalues of G.
+
+    Args:
+        G: symmetric and positive semi-definite, (m, m).
+        rtol: eigenvalues below rtol times the largest are zero.
+
+    Attributes:
+        sure: no eigenvalue is so near to that cut that rounding decides on its side.
+    """
+
+    def __init__(self, G: Tensor, rtol: float | None) -> None:
+        values, self.vectors = torch.linalg.eigh(G)
+        top, eps = values.abs().max(), torch.finfo(G.dtype).eps
+        cut = (default_rtol(G.dtype) if rtol is None else rtol) * top
+        if values[0] < -torch.maximum(cut, 1e3 * eps * top):
+            what = f"eigenvalue {float(values[0]):.3g} beside {float(top):.3g}"
+            raise ValueError(f"metric: not positive semi-definite, {what}")
+        self.inverse = values.where(values > cut, math.inf).reciprocal()
+        self.sure = not bool(((values - cut).abs() < 8 * eps * top).any())
+
+    def __call__(self, g: Tensor, power: int = 1) -> Tensor:
+        """(G^+)^power g."""
+        return self.vectors @ (self.inverse**power * (self.vectors.mT @ g))
 
 
 class RootSystem:

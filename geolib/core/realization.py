@@ -54,7 +54,9 @@ class Realization:
     derivative is the sum over its calls. Frozen parameters and buffers (BatchNorm's
     running statistics, say) are constants, copied when the object is made. The
     module itself is never written to, except by :meth:`load`. The row that an embedding
-    pads with (`padding_idx`) has no derivative, as in torch.
+    pads with (`padding_idx`) has no derivative, as in torch. An `nn.TransformerEncoder`
+    is taken as it runs where gradients are recorded; by itself, under `no_grad`, torch
+    puts zeros where its inputs are padded, and gives other outputs.
 
     At first use it is checked, on two samples and near the point at hand, that the
     forward pass is a function, that its i-th output depends on the i-th input only,
