@@ -16,6 +16,10 @@ Twin = tuple[str, int, int]
 NIGHT = "application/x-night+png"
 TOLD = re.compile(r'(<span class="pasted-text)(">[^<\d+−∞-]|">[^<]{12})')
 STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
+# The theme's script says "auto" until its last file has come, and code moves then.
+GUESSED = 'dataset.theme = localStorage.getItem("theme") || "auto";'
+KNOWN = """dataset.theme = { light: "light", dark: "dark" }[document.documentElement.dataset.mode]
+      || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");"""
 INLINE = r'<span class="math notranslate nohighlight">[^<]*</span>'
 # A formula and the sign behind it, or an open bracket before it, stay on one line.
 TOGETHER = re.compile(
@@ -50,6 +54,7 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
         )
 
     cite = f'<a href="{up}book/reproduce.html#how-to-cite">how to cite it</a> · '
+    page = page.replace(GUESSED, KNOWN)
     page = STAMP.sub(f'<span class="stamp">{mark}{cite}</span>', page)
     page = TOLD.sub(r"\1 told\2", page)
     page = TOGETHER.sub(r'<span class="whole">\1</span>', page)

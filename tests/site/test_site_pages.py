@@ -503,7 +503,7 @@ def test_the_ledger_links_to_the_cells_and_shows_every_claim(view, address):
     view.wait_for_load_state("networkidle")
     anchor = view.evaluate("location.hash.slice(1)")
     assert anchor.startswith("claim-")
-    assert view.locator(f"#{anchor}").is_visible()
+    view.locator(f"#{anchor}").wait_for(state="visible")
 
 
 def test_the_published_notebooks_hold_no_path_of_the_building_machine():
