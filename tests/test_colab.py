@@ -51,7 +51,9 @@ def clone(tmp_path_factory):
 
 
 def test_the_cell_installs_the_package_with_what_its_pages_need(clone):
-    (place, extra) = re.search(r'^%pip install .*"(\S+)\[(\w+)\]"$', PAGE, re.M).groups()
+    (place, extra) = re.search(
+        r'^%pip install .*"(\S+)\[(\w+)\]"$', PAGE, re.M
+    ).groups()
     text = (clone / place / "pyproject.toml").read_text()
     assert 'name = "geometry-of-learning"' in text
     assert re.search(rf"^{extra} = \[", text, re.M)
