@@ -23,7 +23,7 @@ from geolib.networks.batch_norm import copy_module
 from geolib.networks.channel_graph import LINEAR, ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import channel_groups
 
-Proposal = tuple[float, str, tuple[int, ...], int]
+Proposal = tuple[float, str, tuple[int, ...], int, bool]  # distance to whether off
 Directions = tuple[Tensor, Tensor]  # places (m,) and weights (k, m) of k directions
 INTO, OUT = ("write", "vector"), ("read",)
 AT_ONCE = 2**22  # entries of the directions that are pushed through at a time
@@ -257,7 +257,7 @@ def proposals(
     seen = units.tangents.opened(units.group, roles, reached)
     quiet = torch.stack([t.flatten(1).amax(1) == 0 for _, t in seen]).all(0).tolist()
     found: list[Proposal] = [
-        (0.0, "dormant unit", (i,), 1) for i in range(len(W)) if quiet[i]
+        (0.0, "dormant unit", (i,), 1, True) for i in range(len(W)) if quiet[i]
     ]
     tiny = torch.finfo(W.dtype).tiny
     if units.scaled:
@@ -269,18 +269,19 @@ def proposals(
     for sign in (1, -1) if plain else (1,):
         apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
         for i, j in (apart / scale < near).nonzero().tolist():
-            # two that are off share all that a norm sees of them, else nothing is left
-            off = quiet[i] + quiet[j]
-            if i < j and (not off or (off == 2 and units.group.mixed)):
-                found.append((float((apart / scale)[i, j]), "overlap", (i, j), sign))
+            # two that are off lose all, but share only what a norm sees of them
+            off, mixed = quiet[i], units.group.mixed
+            if i < j and off == quiet[j] and (sign > 0 or mixed or not off):
+                where = float((apart / scale)[i, j]), "overlap", (i, j), sign
+                found.append((*where, off and not mixed))
     drive = rows.norm(dim=1)
     if set(layers) <= set(spread):  # on these data
         drive = torch.stack([spread[name] for name in layers]).norm(dim=0)
     for kind, size in (("dead output", V.norm(dim=1)), ("constant unit", drive)):
         relative = size / size.median().clamp_min(tiny)
         for i in (relative < near).nonzero()[:, 0].tolist():
-            if not quiet[i]:
-                found.append((float(relative[i]), kind, (i,), 1))
+            if not (quiet[i] and units.group.mixed):
+                found.append((float(relative[i]), kind, (i,), 1, quiet[i]))
     return sorted(found)
 
 
@@ -345,6 +346,14 @@ def opposite(units: Units, i: int, j: int) -> tuple[int, int, float]:
     return shared(free, i, j)[1], *shared(units, i, j)[1:]
 
 
+def dormant(units: Units, *at: int) -> tuple[int, int, float]:
+    """All that units lose on which nothing depends: directions, zeros among them, the gap."""
+    V = [d for k in at for d in units.out(k)]
+    V += [d for k in at for d in units.into(k) if not units.group.mixed]
+    moved = units.tangents.columns(*V).abs().amax(0)
+    return len(moved), int((moved == 0).sum()), math.inf
+
+
 def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
     """How many directions a unit loses on its stratum: in theory, measured, the gap.
 
@@ -352,10 +361,6 @@ def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
     layers that read it, where they have any.
     """
     T = units.tangents
-    if kind == "dormant unit":
-        V = units.out(i) if units.group.mixed else units.out(i) + units.into(i)
-        moved = T.columns(*V).abs().amax(0)
-        return len(moved), int((moved == 0).sum()), math.inf
     cut = kind == "dead output"
     # that a unit is constant may lie in the data: against random ones
     x = T.x if cut or not T.x.is_floating_point() else normal(T.x.shape, 0).to(T.x)

@@ -14,6 +14,7 @@ from geolib.networks.batch_norm import copy_module
 from geolib.stratifolds.channel_strata import (
     Tangents,
     Units,
+    dormant,
     lost,
     moved_onto,
     opposite,
@@ -48,7 +49,8 @@ class UnitStratum:
     ReLU unit can be scaled, are in no deficit: they are `Strata.everywhere`. An overlap of
     opposite units is a stratum where the activation is odd, a sigmoid (if a bias takes
     the constant), or where :math:`\sigma(a) - \sigma(-a)` is a ramp and v_i, v_j are
-    parallel; what is predicted is what random opposite units share.
+    parallel; what is predicted is what random opposite units share. A stratum of units
+    that are dormant is named beside these, with all that its units lose.
 
     Attributes:
         kind: as in the table.
@@ -273,9 +275,11 @@ def find_strata(
         (c, k) for k, u in enumerate(seen) for c in proposals(u, near, reached, spread)
     )
     found = []
-    for (distance, kind, at, sign), k in nearest[:limit]:
+    for (distance, kind, at, sign, quiet), k in nearest[:limit]:
         units = moved_onto(seen[k], kind, at, sign)
-        if kind == "overlap":
+        if quiet:
+            said = dormant(units, *at)
+        elif kind == "overlap":
             said = (shared if sign > 0 else opposite)(units, *at)
         else:
             said = lost(units, kind, *at)
