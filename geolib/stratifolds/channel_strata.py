@@ -247,6 +247,14 @@ def zeros_by_gap(s: Tensor, rtol: float) -> tuple[int, float]:
     return len(s) - 1 - drops.index(max(drops)), math.exp(max(drops))
 
 
+def relative_distances(W: Tensor, sign: int) -> Tensor:
+    """Distances of all rows from the rows times a sign, over their root mean square."""
+    squares = (W * W).sum(1)
+    scale = ((squares[:, None] + squares) / 2).sqrt()
+    apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart / scale.clamp_min(torch.finfo(W.dtype).tiny)
+
+
 def proposals(
     units: Units, near: float, reached: dict[str, Tensor], spread: dict[str, Tensor]
 ) -> list[Proposal]:
@@ -264,16 +272,13 @@ def proposals(
         W = W / W.norm(dim=1, keepdim=True).clamp_min(tiny)
     layers = units.group.named("write")
     plain = {s.layer for s in units.group.slots if s.role == "vector"} <= set(layers)
-    squares = (W * W).sum(1)
-    scale = ((squares[:, None] + squares) / 2).sqrt().clamp_min(tiny)
     for sign in (1, -1) if plain else (1,):
-        apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
-        for i, j in (apart / scale < near).nonzero().tolist():
+        apart = relative_distances(W, sign)
+        for i, j in (apart < near).nonzero().tolist():
             # two that are off lose all, but share only what a norm sees of them
-            off, mixed = quiet[i], units.group.mixed
-            if i < j and off == quiet[j] and (sign > 0 or mixed or not off):
-                where = float((apart / scale)[i, j]), "overlap", (i, j), sign
-                found.append((*where, off and not mixed))
+            off = quiet[i] and not units.group.mixed
+            if i < j and quiet[i] == quiet[j] and (sign > 0 or not off):
+                found.append((float(apart[i, j]), "overlap", (i, j), sign, off))
     drive = rows.norm(dim=1)
     if set(layers) <= set(spread):  # on these data
         drive = torch.stack([spread[name] for name in layers]).norm(dim=0)
@@ -348,8 +353,8 @@ def opposite(units: Units, i: int, j: int) -> tuple[int, int, float]:
 
 def dormant(units: Units, *at: int) -> tuple[int, int, float]:
     """All that units lose on which nothing depends: directions, zeros among them, the gap."""
-    V = [d for k in at for d in units.out(k)]
-    V += [d for k in at for d in units.into(k) if not units.group.mixed]
+    into = () if units.group.mixed else INTO
+    V = [d for k in at for d in units.out(k) + units.into(k, roles=into)]
     moved = units.tangents.columns(*V).abs().amax(0)
     return len(moved), int((moved == 0).sum()), math.inf
 

@@ -20,6 +20,7 @@ from geolib.stratifolds.channel_strata import (
     opposite,
     proposals,
     reach,
+    relative_distances,
     shared,
     spreads,
     unexplained,
@@ -175,17 +176,10 @@ def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     W = layer.incoming()
     if layer.homogeneous:
         W = W / W.norm(dim=1, keepdim=True).clamp_min(torch.finfo(W.dtype).tiny)
-    squares = (W * W).sum(1)
-    scale = torch.sqrt((squares[:, None] + squares) / 2).clamp_min(
-        torch.finfo(W.dtype).tiny
-    )
-    direct = torch.cdist(W, W, compute_mode="donot_use_mm_for_euclid_dist") / scale
-    sign = torch.ones_like(direct)
-    if layer.odd:
-        crossed = torch.cdist(W, -W, compute_mode="donot_use_mm_for_euclid_dist")
-        crossed = crossed / scale
-        sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)
-        direct = torch.minimum(direct, crossed)
+    direct = relative_distances(W, 1)
+    crossed = relative_distances(W, -1) if layer.odd else direct
+    sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)
+    direct = torch.minimum(direct, crossed)
     direct.fill_diagonal_(float("inf"))
     return direct, sign
 
