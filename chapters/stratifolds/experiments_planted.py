@@ -1,6 +1,7 @@
 """What `find_strata` says of networks with a planted stratum, or with none.
 
 geolib sweep planted-layers --size full
+geolib sweep planted-fresh --size full
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from geolib.sweep import Sweep, grid
 
 FIRST, BLOCK, PLANNED = 120_000, 50, 1000
 COUNT = 550  # of those planned: then the time was over
+FRESH, FRESH_COUNT = 130_000, 100  # drawn when units that are off were named in full
 
 
 @dataclass(frozen=True)
@@ -57,4 +59,17 @@ PLANTED_LAYERS = Sweep(
     text="Planted strata of units, channels and heads that are missed or invented.",
     kept_as=kept_as,
     about={"first": FIRST},
+)
+
+PLANTED_FRESH = Sweep(
+    "planted-fresh",
+    run,
+    {
+        "small": lambda: [Spec(FRESH, networks=4)],
+        "book": lambda: [Spec(FRESH)],
+        "full": lambda: grid(Spec, first=range(FRESH, FRESH + FRESH_COUNT, BLOCK)),
+    },
+    text="The same of fresh networks, where units that are off must be named in full.",
+    kept_as=lambda key, row: ("planted-fresh", str(row["first"]), row["trials"]),
+    about={"first": FRESH},
 )
