@@ -443,7 +443,9 @@ def predict(
         overlap, P = data.overlap(population), np.asarray(population, dtype=float)
     names = _allowed(theory, setup, P, rule)
     if "free" in names:
-        budget /= 2
+        budget /= 2  # large starts take more evaluations, and free a second ensemble
+        if theory != "free" and t[0] == 0 and _free_start(setup) >= tol:
+            names.remove("free")
     law = None if data is None else data.law
     turned = None if P is None or data is None else data.vectors.T @ P @ data.vectors
     copies = ensemble(setup, t, law, turned, rule=rule, budget=budget)
@@ -496,6 +498,14 @@ def _allowed(theory: str, setup: Setup, population: Any, rule: Any) -> list[str]
     if theory != "free" and setup.kappa + setup.rho < LARGE:
         every = [name for name in every if name != "free"]
     return every
+
+
+def _free_start(setup: Setup) -> float:
+    """The error of the free face at time 0, which is known: without the target
+    1 - 2 rho is missing of twice the loss over tr S."""
+    rho, kappa, _ = setup.ratios
+    missing = 1 - 2 * rho
+    return abs(missing) / (missing + rho * (rho + kappa + setup.sigma2))
 
 
 def curve_errors(curves: dict[str, Curves], mean: Curves) -> dict[str, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -69,6 +70,12 @@ class FlowProblem:
         assert self.X is not None
         return self.X.square().flatten(1).sum(1) / self.n
 
+    @cached_property
+    def blind(self) -> int:
+        """How many inputs come first on which a diagonal S is zero."""
+        assert self.S is not None
+        return int((self.S != 0).any(0).int().argmax()) if self.S.ndim == 2 else 0
+
     def by_s(self, M: Tensor) -> Tensor:
         """S M for M (b, d, k)."""
         assert self.S is not None
@@ -97,8 +104,16 @@ class Gram:
         return B
 
     def flow(self, A: Tensor) -> Tensor:
-        N = self.p.by_s(self._error(A))
-        D = (N + N.mT) @ A
+        blind = self.p.blind
+        if 2 * blind > A.shape[1]:  # S is diagonal and of low rank: two thin products
+            assert self.p.S is not None
+            s, B = self.p.S[:, blind:, None], A[:, blind:].clone()
+            B[:, :, blind:].diagonal(dim1=1, dim2=2).sub_(float(self.p.target))
+            D = B.mT @ (s * A[:, blind:])
+            D[:, blind:] += s * (B @ A)
+        else:
+            N = self.p.by_s(self._error(A))
+            D = (N + N.mT) @ A
         return (D + D.mT).neg_()
 
     def losses(self, A: Tensor, dA: Tensor, e: Tensor) -> tuple[Tensor, ...]:
@@ -142,7 +157,8 @@ class _Weights:
         H, R = (W, K) if self.p.P is None else (W @ self.p.P, (W @ self.p.P) @ W.mT)
         base = self.size / 2 if self.p.target else 0.0
         population = base - self.two / 2 * _diagonal(R).sum(1) + trace_product(K, R) / 2
-        slope = K @ H + R @ W - self.two * H
+        slope = (K @ W) * 2 if self.p.P is None else K @ H + R @ W
+        slope -= self.two * H
         # The training loss falls along its own flow: its gradient is -dW.
         return (
             train,
@@ -157,6 +173,23 @@ class Covariance(_Weights):
 
     def image(self, W: Tensor) -> Tensor:
         return self.p.by_s(W.mT).mT
+
+    def flow(self, W: Tensor) -> Tensor:
+        """A diagonal S of rank r leaves 6 h d r or 4 h d^2 operations, if that is less."""
+        blind, S, (h, d) = self.p.blind, self.p.S, W.shape[1:]
+        assert S is not None
+        if S.ndim == 3 or 4 * h <= min(2 * d, 3 * (d - blind)):
+            return super().flow(W)
+        if 2 * d < 3 * (d - blind):
+            C = W.mT @ W
+            C.diagonal(dim1=1, dim2=2).sub_(self.two / 2)
+            return W @ C.mul_(-S[:, None] - S[:, :, None])
+        s, seen = -S[:, None, blind:], W[:, :, blind:]
+        B = seen.mT @ W
+        B[:, :, blind:].diagonal(dim1=1, dim2=2).sub_(self.two / 2)
+        out = (seen * s) @ B
+        out[:, :, blind:] += (W @ B.mT) * s
+        return out
 
 
 class Latent(_Weights):
