@@ -73,8 +73,9 @@ class FlowProblem:
     @cached_property
     def blind(self) -> int:
         """How many inputs come first on which a diagonal S is zero."""
-        assert self.S is not None
-        return int((self.S != 0).any(0).int().argmax()) if self.S.ndim == 2 else 0
+        if self.S is None or self.S.ndim == 3:
+            return 0
+        return int((self.S != 0).any(0).int().argmax())
 
     def by_s(self, M: Tensor) -> Tensor:
         """S M for M (b, d, k)."""
@@ -97,10 +98,8 @@ class Gram:
 
     def _error(self, A: Tensor) -> Tensor:
         """B = A - I, or A itself without the target."""
-        if not self.p.target:
-            return A
         B = A.clone()
-        B.diagonal(dim1=1, dim2=2).sub_(1.0)
+        _diagonal(B).sub_(float(self.p.target))
         return B
 
     def flow(self, A: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ class Gram:
         if 2 * blind > A.shape[1]:  # S is diagonal and of low rank: two thin products
             assert self.p.S is not None
             s, B = self.p.S[:, blind:, None], A[:, blind:].clone()
-            B[:, :, blind:].diagonal(dim1=1, dim2=2).sub_(float(self.p.target))
+            _diagonal(B[:, :, blind:]).sub_(float(self.p.target))
             D = B.mT @ (s * A[:, blind:])
             D[:, blind:] += s * (B @ A)
         else:
@@ -160,12 +159,7 @@ class _Weights:
         slope = (K @ W) * 2 if self.p.P is None else K @ H + R @ W
         slope -= self.two * H
         # The training loss falls along its own flow: its gradient is -dW.
-        return (
-            train,
-            population,
-            trace_product(dW, e).abs(),
-            trace_product(slope, e).abs(),
-        )
+        return train, population, *(trace_product(v, e).abs() for v in (dW, slope))
 
 
 class Covariance(_Weights):
@@ -182,11 +176,11 @@ class Covariance(_Weights):
             return super().flow(W)
         if 2 * d < 3 * (d - blind):
             C = W.mT @ W
-            C.diagonal(dim1=1, dim2=2).sub_(self.two / 2)
+            _diagonal(C).sub_(self.two / 2)
             return W @ C.mul_(-S[:, None] - S[:, :, None])
         s, seen = -S[:, None, blind:], W[:, :, blind:]
         B = seen.mT @ W
-        B[:, :, blind:].diagonal(dim1=1, dim2=2).sub_(self.two / 2)
+        _diagonal(B[:, :, blind:]).sub_(self.two / 2)
         out = (seen * s) @ B
         out[:, :, blind:] += (W @ B.mT) * s
         return out
@@ -218,12 +212,9 @@ def _diagonal(Q: Tensor) -> Tensor:
     return Q.diagonal(dim1=-2, dim2=-1)
 
 
-BY_NAME: dict[str, type[Gram] | type[_Weights]] = {
-    "gram": Gram,
-    "covariance": Covariance,
-    "latent": Latent,
-    "samples": Samples,
-}
+Form = type[Gram] | type[_Weights]
+KINDS: tuple[Form, ...] = Gram, Covariance, Latent, Samples
+BY_NAME = dict(zip(FORMS, KINDS, strict=True))
 
 
 def flops(form: str, d: int, h: int, n: int) -> float:
@@ -233,12 +224,9 @@ def flops(form: str, d: int, h: int, n: int) -> float:
         >>> flops("gram", 10, 10, 40)
         4000.0
     """
-    return {
-        "gram": 4.0 * d**3,
-        "covariance": 2.0 * h * d * d + 8.0 * h * h * d,
-        "latent": 4.0 * h * d * n + 8.0 * h * h * d,
-        "samples": 10.0 * h * d * n,
-    }[form]
+    square, latents, data = 2.0 * h * d * d, 8.0 * h * h * d, h * d * n
+    each = 4.0 * d**3, square + latents, 4.0 * data + latents, 10.0 * data
+    return each[FORMS.index(form)]
 
 
 def choose(d: int, h: int, n: int, weights: bool = False) -> str:
@@ -420,9 +408,8 @@ def simulate(
     memory_needed(setup, len(chosen), form, dtype)
 
     def place(draws: Iterable[np.ndarray]) -> Tensor:
-        return torch.stack(
-            [torch.as_tensor(a, dtype=dtype, device=device) for a in draws]
-        )
+        whole = torch.stack([torch.as_tensor(a) for a in draws])
+        return whole.to(device, dtype)
 
     W = place(draw_weights(setup, s) for s in chosen)
     if form in ("gram", "covariance"):
@@ -522,12 +509,10 @@ def run(
     else:
         rows, path = follow(law.flow, law.start(W), t, law.losses, rtol=rtol, atol=atol)
         parts = [torch.stack(part, 1) for part in zip(*rows, strict=True)]
-    train, population, off_train, off_population = (
-        part.double().cpu().numpy() for part in parts
-    )
-    trace = problem.trace.double().cpu().numpy()
-    errors = SAFETY * off_train, SAFETY * off_population
-    return LossTrajectory(t, train, population, *errors, trace, problem.d, form, path)
+    arrays = [part.double().cpu().numpy() for part in (*parts, problem.trace)]
+    *losses, off, away, trace = arrays
+    errors = SAFETY * off, SAFETY * away
+    return LossTrajectory(t, *losses, *errors, trace, problem.d, form, path)
 
 
 def memory_needed(setup: Setup, seeds: int, form: str, dtype: torch.dtype) -> int:
