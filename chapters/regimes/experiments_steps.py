@@ -325,8 +325,8 @@ def exponents(spec: Exponents) -> dict[str, Any]:
     The window is that in which the rule has the third to the (d / 4)-th direction
     learned. Images are pooled to 14 x 14, and the columns of a table have unit variance.
     """
-    x = np.asarray(load(spec.name).x, dtype=float)
-    x = x[np.random.default_rng(20).permutation(len(x))[:2000]]
+    x = load(spec.name).x
+    x = x[np.random.default_rng(20).permutation(len(x))[:2000]].astype(float)
     if x.ndim == 3:
         x = x.reshape(len(x), 14, 2, 14, 2).mean((2, 4)).reshape(len(x), -1)
     else:
