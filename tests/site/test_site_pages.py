@@ -137,8 +137,8 @@ CUT = """() => {
   }
   const words = document.createTreeWalker(text, NodeFilter.SHOW_TEXT), range = new Range();
   while (words.nextNode()) {
-    const e = words.currentNode, size = e.data.trim().length;
-    if (size < 4 || !e.parentElement.closest('th, td') || !e.parentElement.checkVisibility()) continue;
+    const e = words.currentNode, size = e.data.trim().length, cell = e.parentElement;
+    if (size < 4 || !cell.closest('th, td') || !cell.checkVisibility()) continue;
     range.selectNodeContents(e);
     const lines = range.getClientRects().length;
     if (lines > 2 && size / lines < 3) bad.push(`in pieces: ${e.data}`);
