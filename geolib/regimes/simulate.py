@@ -510,9 +510,9 @@ def run(
         rows, path = follow(law.flow, law.start(W), t, law.losses, rtol=rtol, atol=atol)
         parts = [torch.stack(part, 1) for part in zip(*rows, strict=True)]
     arrays = [part.double().cpu().numpy() for part in (*parts, problem.trace)]
-    *losses, off, away, trace = arrays
+    train, population, off, away, trace = arrays
     errors = SAFETY * off, SAFETY * away
-    return LossTrajectory(t, *losses, *errors, trace, problem.d, form, path)
+    return LossTrajectory(t, train, population, *errors, trace, problem.d, form, path)
 
 
 def memory_needed(setup: Setup, seeds: int, form: str, dtype: torch.dtype) -> int:
