@@ -207,6 +207,7 @@ def test_a_theory_outside_its_regime_warns_with_regime_and_error():
     )  # no warning: they are errors
 
 
+@pytest.mark.slow
 def test_free_is_not_looked_at_where_its_start_is_known_to_be_off():
     """The losses at time 0 are known; from 200 they are those without the target."""
     near, far = Setup(20, 20, 40, 200 / 20), Setup(20, 10, 40, 8 / 20)
