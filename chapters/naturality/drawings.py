@@ -13,10 +13,10 @@ from geolib.plotting import COLORS
 
 
 SHADES = {
-    "E": COLORS["green"],
-    "N": COLORS["sky"],
-    "U": COLORS["orange"],
-    "?": "#bbbbbb",
+    "E": "#2fbf95",
+    "N": "#56b4e9",
+    "U": "#e8915c",
+    "?": "#d9d9d9",
     "-": "#eeeeee",
 }
 
@@ -70,19 +70,27 @@ def heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
     cells: Sequence[Sequence[str]],
+    size: float = 8,
 ) -> None:
-    """Draw verdicts as coloured, lettered cells (colour is never the only sign)."""
+    """Draw verdicts as coloured, lettered cells (colour is never the only sign).
+
+    Args:
+        ax: a matplotlib axis.
+        rows, columns: their names.
+        cells: a letter for each, row by row.
+        size: of the letters, in points.
+    """
     from matplotlib.patches import Rectangle
 
     for i, line in enumerate(cells):
         for j, text in enumerate(line):
             shade = SHADES.get(text, SHADES["?"])
             ax.add_patch(Rectangle((j, i), 0.96, 0.92, color=shade))
-            ax.text(j + 0.48, i + 0.5, text, ha="center", va="center", fontsize=7)
+            ax.text(j + 0.48, i + 0.5, text, ha="center", va="center", fontsize=size)
     ax.set_xticks([j + 0.48 for j in range(len(columns))], columns, rotation=40)
-    ax.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=7)
+    ax.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=size)
     for label in ax.get_xticklabels():
-        label.set(ha="right", fontsize=8)
+        label.set(ha="right", fontsize=size, rotation_mode="anchor")
     ax.set(xlim=(-0.05, len(columns)), ylim=(len(rows), -0.05))
     ax.grid(False)
     ax.tick_params(length=0)
@@ -114,7 +122,6 @@ def moving_table(
     ]  # fmt: skip
     words = [letters(consensus(table, *pair)) for pair in pairs]
     verdicts = [", ".join(sorted(consensus(table, *pair))) for pair in pairs]
-    colors = {"E": "#56b4e9", "N": "#2fbf95", "U": "#e8915c", "?": "#d9d9d9"}
     controls = [
         {"name": name, "label": name, "values": list(range(len(shown))),
          "shown": list(shown), "start": start}
@@ -125,7 +132,7 @@ def moving_table(
         "panels": [
             {"title": "verdicts", "shape": 1.0, "table": by,
              "hint": "Filter by name or verdict",
-             "layers": [{"type": "cells", "data": words, "colors": colors,
+             "layers": [{"type": "cells", "data": words, "colors": SHADES,
                          "order": "ENU?-"}]},
             {"title": "the defect of the chosen cell", "shape": 0.7, "narrow": 1.2,
              "x": {"range": [steps[-1] / 1.3, steps[0] * 1.3], "label": "step h",
