@@ -23,7 +23,7 @@ from geolib.networks.batch_norm import copy_module
 from geolib.networks.channel_graph import LINEAR, ChannelGroup, Slot, all_tensors
 from geolib.networks.channel_groups import channel_groups
 
-Proposal = tuple[float, str, tuple[int, ...], int]
+Proposal = tuple[float, str, tuple[int, ...], int, bool]  # distance to whether off
 Directions = tuple[Tensor, Tensor]  # places (m,) and weights (k, m) of k directions
 INTO, OUT = ("write", "vector"), ("read",)
 AT_ONCE = 2**22  # entries of the directions that are pushed through at a time
@@ -247,6 +247,14 @@ def zeros_by_gap(s: Tensor, rtol: float) -> tuple[int, float]:
     return len(s) - 1 - drops.index(max(drops)), math.exp(max(drops))
 
 
+def relative_distances(W: Tensor, sign: int) -> Tensor:
+    """Distances of all rows from the rows times a sign, over their root mean square."""
+    squares = (W * W).sum(1)
+    scale = ((squares[:, None] + squares) / 2).sqrt()
+    apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart / scale.clamp_min(torch.finfo(W.dtype).tiny)
+
+
 def proposals(
     units: Units, near: float, reached: dict[str, Tensor], spread: dict[str, Tensor]
 ) -> list[Proposal]:
@@ -257,30 +265,28 @@ def proposals(
     seen = units.tangents.opened(units.group, roles, reached)
     quiet = torch.stack([t.flatten(1).amax(1) == 0 for _, t in seen]).all(0).tolist()
     found: list[Proposal] = [
-        (0.0, "dormant unit", (i,), 1) for i in range(len(W)) if quiet[i]
+        (0.0, "dormant unit", (i,), 1, True) for i in range(len(W)) if quiet[i]
     ]
     tiny = torch.finfo(W.dtype).tiny
     if units.scaled:
         W = W / W.norm(dim=1, keepdim=True).clamp_min(tiny)
     layers = units.group.named("write")
     plain = {s.layer for s in units.group.slots if s.role == "vector"} <= set(layers)
-    squares = (W * W).sum(1)
-    scale = ((squares[:, None] + squares) / 2).sqrt().clamp_min(tiny)
     for sign in (1, -1) if plain else (1,):
-        apart = torch.cdist(W, sign * W, compute_mode="donot_use_mm_for_euclid_dist")
-        for i, j in (apart / scale < near).nonzero().tolist():
-            # two that are off share all that a norm sees of them, else nothing is left
-            off = quiet[i] + quiet[j]
-            if i < j and (not off or (off == 2 and units.group.mixed)):
-                found.append((float((apart / scale)[i, j]), "overlap", (i, j), sign))
+        apart = relative_distances(W, sign)
+        for i, j in (apart < near).nonzero().tolist():
+            # two that are off lose all, but share only what a norm sees of them
+            off = quiet[i] and not units.group.mixed
+            if i < j and quiet[i] == quiet[j] and (sign > 0 or not off):
+                found.append((float(apart[i, j]), "overlap", (i, j), sign, off))
     drive = rows.norm(dim=1)
     if set(layers) <= set(spread):  # on these data
         drive = torch.stack([spread[name] for name in layers]).norm(dim=0)
     for kind, size in (("dead output", V.norm(dim=1)), ("constant unit", drive)):
         relative = size / size.median().clamp_min(tiny)
         for i in (relative < near).nonzero()[:, 0].tolist():
-            if not quiet[i]:
-                found.append((float(relative[i]), kind, (i,), 1))
+            if not (quiet[i] and units.group.mixed):
+                found.append((float(relative[i]), kind, (i,), 1, quiet[i]))
     return sorted(found)
 
 
@@ -292,8 +298,7 @@ def moved_onto(units: Units, kind: str, at: tuple[int, ...], sign: int) -> Units
         if units.scaled:
             i, j = units.rows(INTO)[list(at)].norm(dim=1)
             c = float(j / i)
-        pairs = zip(*(units.views(INTO, i) for i in at), strict=True)
-        for a, b in pairs:
+        for a, b in zip(*(units.views(INTO, i) for i in at), strict=True):
             a.add_(b, alpha=sign / c).div_(2)
             b.copy_(sign * c * a)
     elif kind != "dormant unit":
@@ -339,10 +344,17 @@ def redrawn(
 def opposite(units: Units, i: int, j: int) -> tuple[int, int, float]:
     """As `shared`, of opposite units; the theory is what random opposite ones share."""
     free = redrawn(units, INTO, i)
-    pairs = zip(*(free.views(INTO, k) for k in (i, j)), strict=True)
-    for a, b in pairs:
+    for a, b in zip(free.views(INTO, i), free.views(INTO, j), strict=True):
         b.copy_(-a)
     return shared(free, i, j)[1], *shared(units, i, j)[1:]
+
+
+def dormant(units: Units, *at: int) -> tuple[int, int, float]:
+    """All that units lose on which nothing depends: directions, zeros among them, the gap."""
+    into = () if units.group.mixed else INTO
+    V = [d for k in at for d in units.out(k) + units.into(k, roles=into)]
+    moved = units.tangents.columns(*V).abs().amax(0)
+    return len(moved), int((moved == 0).sum()), math.inf
 
 
 def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
@@ -352,10 +364,6 @@ def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
     layers that read it, where they have any.
     """
     T = units.tangents
-    if kind == "dormant unit":
-        V = units.out(i) if units.group.mixed else units.out(i) + units.into(i)
-        moved = T.columns(*V).abs().amax(0)
-        return len(moved), int((moved == 0).sum()), math.inf
     cut = kind == "dead output"
     # that a unit is constant may lie in the data: against random ones
     x = T.x if cut or not T.x.is_floating_point() else normal(T.x.shape, 0).to(T.x)

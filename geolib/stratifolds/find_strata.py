@@ -14,11 +14,13 @@ from geolib.networks.batch_norm import copy_module
 from geolib.stratifolds.channel_strata import (
     Tangents,
     Units,
+    dormant,
     lost,
     moved_onto,
     opposite,
     proposals,
     reach,
+    relative_distances,
     shared,
     spreads,
     unexplained,
@@ -48,7 +50,8 @@ class UnitStratum:
     ReLU unit can be scaled, are in no deficit: they are `Strata.everywhere`. An overlap of
     opposite units is a stratum where the activation is odd, a sigmoid (if a bias takes
     the constant), or where :math:`\sigma(a) - \sigma(-a)` is a ramp and v_i, v_j are
-    parallel; what is predicted is what random opposite units share.
+    parallel; what is predicted is what random opposite units share. A stratum of units
+    that are dormant is named beside these, with all that its units lose.
 
     Attributes:
         kind: as in the table.
@@ -173,17 +176,10 @@ def overlap_distances(layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     W = layer.incoming()
     if layer.homogeneous:
         W = W / W.norm(dim=1, keepdim=True).clamp_min(torch.finfo(W.dtype).tiny)
-    squares = (W * W).sum(1)
-    scale = torch.sqrt((squares[:, None] + squares) / 2).clamp_min(
-        torch.finfo(W.dtype).tiny
-    )
-    direct = torch.cdist(W, W, compute_mode="donot_use_mm_for_euclid_dist") / scale
-    sign = torch.ones_like(direct)
-    if layer.odd:
-        crossed = torch.cdist(W, -W, compute_mode="donot_use_mm_for_euclid_dist")
-        crossed = crossed / scale
-        sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)
-        direct = torch.minimum(direct, crossed)
+    direct = relative_distances(W, 1)
+    crossed = relative_distances(W, -1) if layer.odd else direct
+    sign = torch.where(crossed < direct, -1.0, 1.0).to(direct)
+    direct = torch.minimum(direct, crossed)
     direct.fill_diagonal_(float("inf"))
     return direct, sign
 
@@ -273,9 +269,11 @@ def find_strata(
         (c, k) for k, u in enumerate(seen) for c in proposals(u, near, reached, spread)
     )
     found = []
-    for (distance, kind, at, sign), k in nearest[:limit]:
+    for (distance, kind, at, sign, quiet), k in nearest[:limit]:
         units = moved_onto(seen[k], kind, at, sign)
-        if kind == "overlap":
+        if quiet:
+            said = dormant(units, *at)
+        elif kind == "overlap":
             said = (shared if sign > 0 else opposite)(units, *at)
         else:
             said = lost(units, kind, *at)

@@ -390,12 +390,32 @@ def test_equal_units_that_are_off_are_a_pair_where_a_norm_sees_them():
     assert pair.units == (1, 3)
     assert pair.verified
     assert full_deficit(net, x) - before == pair.deficit > 0
-    net = normed(
-        norm=nn.BatchNorm1d, act=nn.ReLU
-    )  # each unit by itself: nothing is left
-    for t in channel(net, 1)[0] + channel(net, 3)[0]:
+
+
+@pytest.mark.parametrize("kind", ["overlap", "dead output", "constant unit"])
+def test_a_stratum_of_units_that_are_off_is_named_beside_them(kind):
+    """All that they have is lost, so no deficit of a unit could tell it from another."""
+    net, x = normed(norm=nn.BatchNorm1d, act=nn.ReLU), normal((200, 4), seed=1)
+    net[1].bias.detach()[[1, 3]] = -100
+    rows, columns = channel(net, 1)
+    units = (1, 3) if kind == "overlap" else (1,)
+    if kind == "overlap":
+        for a, b in zip(rows, channel(net, 3)[0], strict=True):
+            b.copy_(a)
+    for t in {"overlap": [], "dead output": [columns], "constant unit": rows[:1]}[kind]:
         t.zero_()
-    assert not [s for s in find_strata(net, x, near=1e-9) if s.kind == "overlap"]
+    found = [s for s in find_strata(net, x, near=1e-9, probes=40) if s.layer == 0]
+    off = {s.units: s for s in found if s.kind == "dormant unit"}
+    assert set(off) == {(1,), (3,)}
+    (s,) = [s for s in found if s.kind != "dormant unit"]
+    assert (s.kind, s.units, s.verified) == (kind, units, True)
+    R = Realization(net)
+    J = R.linearize(R.theta0, x).jacobian().reshape(-1, R.p)
+    dead = R.unflatten((J == 0).all(0).double())  # by the dense Jacobian
+    own = sum(float(dead[f"{k}.{t}"][list(units)].sum())
+              for k in "01" for t in ("weight", "bias"))  # fmt: skip
+    assert s.deficit == own + float(dead["3.weight"][:, list(units)].sum())
+    assert s.deficit == sum(off[u,].deficit for u in units) == 10 * len(units)
 
 
 def test_what_looks_like_a_stratum_behind_a_norm_over_units_is_not_verified():
