@@ -229,7 +229,7 @@ def least_squares(
     Examples:
         >>> A = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
         >>> least_squares(A.mv, A.mT.mv, torch.ones(3), 1e-6, 10)
-        (tensor([0.6000, 0.0000]), 1, array([5.]))
+        (tensor([0.6000, 0.0000]), 1, [5.0...])
     """
     from scipy.linalg import eigvalsh_tridiagonal
 
@@ -254,7 +254,7 @@ def least_squares(
         linked.append(s / old)
     a, b = np.array(steep), np.array(linked[:steps])
     T = a + np.append(0, b[1:] * a[:-1]), b[1:] ** 0.5 * a[:-1]
-    return x, steps, eigvalsh_tridiagonal(*T) if steps else a
+    return x, steps, eigvalsh_tridiagonal(*T).tolist() if steps else []
 
 
 def largest_eigenpairs(apply: Operator, start: Tensor, k: int, tol: float) -> Spectrum:
