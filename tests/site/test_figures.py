@@ -428,6 +428,7 @@ def test_the_page_does_not_move_when_a_figure_wakes(chromium, address):
 
 def the_same_asleep(page):
     """The box of a figure is as high asleep as awake, and no wider than the page."""
+    page.evaluate(browser.TYPESET)  # until then text and figures wait unseen
     high = "all => all.map(f => Math.round(f.getBoundingClientRect().height))"
     assert page.query_selector(".moving-on") is None
     asleep = page.eval_on_selector_all(".moving", high)
