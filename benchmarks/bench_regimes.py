@@ -176,6 +176,21 @@ def theory_curves() -> Result:
 
 
 @benchmark(
+    "regimes.predict", bar="<= 2", of="ours", size="six setups of the trial, d to 354"
+)
+def prediction() -> Result:
+    """Slowest `predict` of the setups that once took longest"""
+    from geolib.regimes import Setup, predict
+
+    sizes = (187, 40, 169), (106, 56, 2), (206, 51, 225), (354, 104, 9), (154, 354, 2)
+    kappas = 8.06, 24.48, 6.11, 11.39, 7.91
+    setups = [Setup(*s, k / s[0]) for s, k in zip(sizes, kappas, strict=True)]
+    setups.append(Setup(301, 251, 961, 0.355 / 301))
+    worst, which = _slowest({repr(s): lambda s=s: predict(s) for s in setups})
+    return Result(worst, note=f"The slowest of {len(setups)} is {which}.")
+
+
+@benchmark(
     "regimes.fock", bar="<= 5", of="ours", size="depth 8, 511 vertices, 30 times"
 )
 def fock() -> Result:

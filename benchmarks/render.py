@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -43,6 +44,8 @@ Each dot is a comparison: our time or memory over theirs. Left of the line ours 
 peers do less work, as a plain gradient beside a natural step; their dots are to the right.
 ```
 """
+PRINTED = re.compile(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d\d)(?!\w)")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 COLUMNS = ("what", "ours", "theirs", "ratio", "error", "bar")
 
@@ -63,7 +66,15 @@ def page(rows: list[dict[str, Any]]) -> str:
         parts.extend(figure(row) for row in members if row.get("curve"))
     parts.append("## Machines and versions\n")
     parts.append(settings(rows))
-    return "\n".join(parts).rstrip() + "\n"
+    return PRINTED.sub(_for_people, "\n".join(parts).rstrip() + "\n")
+
+
+def _for_people(m: re.Match[str]) -> str:
+    """A number that a machine has printed, as 3.2·10⁻⁷, 0.012, 2,180 or 0."""
+    value, power = float(m[0]), int(m[2])
+    if value == 0 or power > -3:
+        return f"{value:,.0f}" if power > 0 else f"{value:g}"
+    return f"{m[1]}·10{str(power).translate(RAISED)}"
 
 
 def _mine(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

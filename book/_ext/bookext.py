@@ -24,6 +24,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 sys.path.insert(0, str(Path(__file__).parent))
+from formulas import break_the_formulas
 from page_finish import finished, lay_out_the_twins, stamp
 from page_head import (
     CHAPTERS,
@@ -377,6 +378,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", end_the_page)
     app.connect("doctree-read", open_the_page)
     app.connect("doctree-read", link_the_prose)
+    app.connect("doctree-read", break_the_formulas)
     app.connect("build-finished", finish_pages)
     app.connect("html-page-context", edit_the_text, priority=100)
     app.connect("html-page-context", describe)

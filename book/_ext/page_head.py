@@ -54,9 +54,9 @@ def time_and_memory(words: int, cost: dict[str, float] | None) -> str:
 
     Examples:
         >>> time_and_memory(3100, {"seconds": 23.4, "memory": 812})
-        '16 minutes to read; the code ran in 23 s on one core, with 0.8 GB of memory.'
+        'about 16 minutes to read; the code ran in 23 s on one core, with 0.8 GB of memory.'
     """
-    read = f"{max(1, round(words / A_MINUTE))} minutes to read"
+    read = f"about {max(1, round(words / A_MINUTE))} minutes to read"
     if not cost:
         return f"{read}."
     seconds, memory = float(f"{cost['seconds']:.2g}"), cost["memory"] / 1000

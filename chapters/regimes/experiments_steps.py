@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 
+from geolib.data import load
 from geolib.regimes import (
     Rule,
     Setup,
@@ -19,12 +22,14 @@ from geolib.regimes import (
     marchenko_pastur,
     mean_field,
     narrow,
+    prepare,
     small_data,
     theory_curves,
 )
 from geolib.regimes.loss_curves import logistic, solve
 from geolib.regimes.simulate import draw_data
 from geolib.regimes.spectral_measures import coarser, gaussian_factor
+from geolib.sweep import Sweep, grid
 from polytope import hull
 
 # ---- the largest learning rate -------------------------------------------------------
@@ -248,9 +253,12 @@ def power_law_slopes(
     }
 
 
+RHO = 0.3  # of the wide networks on data
+
+
 def tail_slopes(
     X: np.ndarray, held: np.ndarray, window: tuple[float, float], seed: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     r"""The same for data of any spectrum: wide networks against the sum of its tail.
 
     By the rule that a direction is learned at :math:`4 x t = \log((1 - \rho)/\rho)`, half
@@ -266,9 +274,12 @@ def tail_slopes(
 
     Returns:
         Slopes of the `train` and `held` loss, by the tail sums `tail_train` and
-        `tail_held`.
+        `tail_held`, and by mean-field on the same spectrum, `theory_train` and
+        `theory_held`; and `range_train`, `range_held`, the least and the largest slope
+        of tail sums that are cut where the loss of a direction is between nine tenths
+        and one tenth of its first value: the logistic averages over these.
     """
-    d, rho = len(X), 0.3
+    d, rho = len(X), RHO
     rng = np.random.default_rng([seed, 10])
     W = rng.standard_normal((50 * d, d)) * np.sqrt(rho / (50 * d))
     S, P = X @ X.T / X.shape[1], held @ held.T / held.shape[1]
@@ -277,17 +288,68 @@ def tail_slopes(
     run = gradient_flow(R, S, t, covariance=True, population=P, rtol=1e-5)
     values, vectors = np.linalg.eigh(S)
     along = np.einsum("ij,ij->j", vectors, P @ vectors)
-    left = np.multiply.outer(4 * t, values) < np.log((1 - rho) / rho)
+    law = SpectralMeasure.of_eigenvalues(values)
+    theory = mean_field(t, rho, law=law, overlap=along)
 
     def slope(y: np.ndarray) -> float:
         return float(np.polyfit(np.log(t), np.log(y), 1)[0])
 
-    return {
+    def tail(variance: np.ndarray, cut: float) -> float:
+        return slope((np.multiply.outer(4 * t, values) < cut) @ variance)
+
+    ends = [1 - (1 - rho) * q**0.5 for q in (0.9, 0.1)]  # the map a of a direction
+    cuts = np.geomspace(*(np.log(a / (1 - a) * (1 - rho) / rho) for a in ends), 9)
+    found = {
         "train": slope(run.train[0]),
         "held": slope(run.population[0]),
-        "tail_train": slope(left @ values),
-        "tail_held": slope(left @ along),
+        "theory_train": slope(theory.train),
+        "theory_held": slope(theory.population),
     }
+    for kind, variance in (("train", values), ("held", along)):
+        found[f"tail_{kind}"] = tail(variance, np.log((1 - rho) / rho))
+        slopes = [tail(variance, cut) for cut in cuts]
+        found[f"range_{kind}"] = [min(slopes), max(slopes)]
+    return found
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """A data set, of which at most 2,000 rows are taken."""
+
+    name: str
+
+
+def exponents(spec: Exponents) -> dict[str, Any]:
+    """`tail_slopes` on half of the rows, with the other half held out.
+
+    The window is that in which the rule has the third to the (d / 4)-th direction
+    learned. Images are pooled to 14 x 14, and the columns of a table have unit variance.
+    """
+    x = load(spec.name).x
+    x = x[np.random.default_rng(20).permutation(len(x))[:2000]].astype(float)
+    if x.ndim == 3:
+        x = x.reshape(len(x), 14, 2, 14, 2).mean((2, 4)).reshape(len(x), -1)
+    else:
+        x = x / x.std(0)
+    data = prepare(x.T, drop_constant=True)
+    half = data.n // 2
+    seen, held = data.take(slice(0, half)), data.take(slice(half, None))
+    values = np.linalg.eigvalsh(seen.X @ seen.X.T / seen.n)[::-1]
+    middle = np.log((1 - RHO) / RHO) / 4
+    window = middle / values[2], middle / values[data.d // 4 - 1]
+    slopes = tail_slopes(seen.X, held.X, window, 0)
+    return {"d": data.d, "n": half, "window": list(window), **slopes}
+
+
+EXPONENTS = Sweep(
+    "exponents",
+    exponents,
+    {
+        "small": lambda: [Exponents("breast_cancer")],
+        "full": lambda: grid(Exponents, name=["mnist", "fashion_mnist", "uci/sonar"]),
+    },
+    text="Slopes of wide networks' losses on data, by the spectrum and by training.",
+)
 
 
 def population_of(d: int, alpha: float) -> np.ndarray:

@@ -15,7 +15,8 @@ from evidence import divergence_from_null
 from torch import Tensor
 from zoo import DATA
 
-from geolib.stratifolds import LearningCoefficient, learning_coefficient
+from geolib.stratifolds import learning_coefficient
+from geolib.stratifolds.learning_coefficient import LearningCoefficient
 
 Divergence = Callable[[Tensor], Tensor]
 

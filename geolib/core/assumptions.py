@@ -21,6 +21,7 @@ LOOK = 64  # samples among which one is sought that differs from the first
 PERIOD = 1009  # of the pattern that stands for a random vector; no layer's width
 ROUGH = 1e-4  # a precision that small differences of outputs do not survive
 LARGE = 2.0**12  # a cotangent at which clipped gradients are seen
+MISFIT = RuntimeError, TypeError, LookupError, AttributeError  # of inputs, in a module
 NEAR = 0.1  # how far from theta to look, in units of its root mean square
 
 
@@ -97,13 +98,13 @@ class ModuleTrial:
                 L = self.L = Rerun(self.run, self.x).linearize(leaves, self.x)
                 self.reads(L)
                 z, d = L.outputs, torch.zeros_like(L.outputs)
-                for i, k in zip(range(len(z)), (h, -h), strict=False):
+                for i, k in zip(reversed(range(len(z))), (h, -h), strict=False):
                     copies = take(self.x, torch.tensor([i] * (len(z) + 1 - i)))
                     moved = self.outputs(self.theta.add(v, alpha=self.off + k), copies)
                     d[i] = (moved[0].flatten() - z[i]) / k
                     self.reset()
                 g, t = L.vjp(LARGE * d), L.jvp(v)
-            except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            except (*MISFIT, ValueError) as error:
                 if isinstance(error, AssumptionError | torch.OutOfMemoryError):
                     raise
                 self.error = error
@@ -168,11 +169,11 @@ class ModuleTrial:
         """As `state`; what torch says of inputs that do not fit is said of x."""
         try:
             return self.state(theta)
-        except (RuntimeError, TypeError, IndexError) as error:
+        except MISFIT as error:
             full = isinstance(error, torch.OutOfMemoryError)
-            if full or str(error).startswith(("x:", "module:")):
+            if full or str(error).startswith(("x:", "module")):
                 raise
-            raise ValueError(f"x: expected what the module takes: {error}") from error
+            raise ValueError(f"module, x: expected inputs that fit: {error}") from error
 
     def state(self, theta: Tensor) -> Tensor:
         """The outputs of a pass that is watched."""

@@ -84,6 +84,12 @@ class Arguments:
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
         self.many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
 
+    def name_module(self, said: str, error: Exception, given: dict[str, Any]) -> None:
+        """What is said of a module is said of the argument that it came as."""
+        named = [n for n in given if n != "self" and isinstance(given[n], nn.Module)]
+        if said.startswith("module") and named and "module" not in self.names:
+            error.args = (f"{', '.join(named)}: {said}",)
+
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The function's value; what fails in a module's forward pass is said so."""
         try:
@@ -91,6 +97,7 @@ class Arguments:
         except Exception as error:
             given = dict([*zip(self.names, args, strict=False), *kwargs.items()])
             if not foreign(error, given):
+                self.name_module(str(error), error, given)
                 raise
             fed = (n for n, v in given.items() if n != "self" and isinstance(v, FED))
             ended = f"it ended in {type(error).__name__}: {str(error)[:150]}"
@@ -284,8 +291,8 @@ def _kind_fault(kind: type, parts: tuple, within: bool, value: Any) -> Fault:
         plain = kind is nn.Module or isinstance(value, PLAIN | Tensor | np.ndarray)
         return TypeError if plain else _alike_fault(kind, value)
     if isinstance(value, nn.Module):
-        held = (p for p in value.parameters() if not nn.parameter.is_lazy(p))
-        return None if within or all(map(finite, held)) else ValueError
+        good = (not nn.parameter.is_lazy(p) and finite(p) for p in value.parameters())
+        return None if within or all(good) else ValueError
     return _inside(parts, within, value)
 
 
@@ -312,9 +319,9 @@ def _inside(parts: tuple, within: bool, value: Any) -> Fault:
 
 
 def _tensor_fault(within: bool, value: Any) -> Fault:
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
+    if not isinstance(value, Tensor) or value.is_nested or value.is_complex():
         return TypeError
-    if value.is_complex():
+    if value.layout != torch.strided:
         return TypeError
     return None if within or finite(value) else ValueError
 
@@ -437,12 +444,16 @@ def words(hint: Any) -> str:
 def complaint(wanted: str, value: Any, fault: type[Exception]) -> str:
     """What was expected and what came, as an error message says it."""
     if isinstance(value, nn.Module) and fault is ValueError:
+        lazy = (n for n, p in value.named_parameters() if nn.parameter.is_lazy(p))
+        if name := next(lazy, None):
+            return f"expected weights, but {name!r} is lazy; run the module once"
         held = (n for n, p in value.named_parameters() if not finite(p))
         return f"expected finite weights, but {next(held, 'it')} holds NaN or inf"
     if isinstance(value, Tensor | np.ndarray):
         t = torch.as_tensor(value) if value.dtype != object else torch.zeros(())
-        if t.layout != torch.strided:
-            return f"expected a dense tensor, got layout {t.layout}; call .to_dense()"
+        if t.is_nested or t.layout != torch.strided:
+            kind = "a nested one" if t.is_nested else f"layout {t.layout}"
+            return f"expected a dense tensor, got {kind}; call .to_dense()"
         if not finite(t):
             bad = torch.nonzero(~torch.isfinite(t)).tolist()
             what = f"{len(bad)} of {t.numel()} entries are not finite"

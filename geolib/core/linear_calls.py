@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 FRESH = ("zeros_like", "ones_like", "empty_like", "full_like", "new_", "__get__")
+DEFAULTS: dict[str, Any] = dict(bias=None, stride=1, padding=0, dilation=1, groups=1)
 WATCHED = {F.linear: "linear", F.conv1d: "conv1d", F.conv2d: "conv2d"}
 
 
@@ -130,17 +131,10 @@ class CallRecorder(TorchFunctionMode):
         return y
 
     def _note(
-        self,
-        kind: str,
-        y: Tensor,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
+        self, kind: str, y: Tensor, input: Tensor, weight: Tensor, *a: Any, **k: Any
     ) -> None:
+        given = DEFAULTS | dict(zip(DEFAULTS, a, strict=False)) | k
+        bias, *options = given.values()
         name = self.names.get(id(weight))
         spatial = weight.ndim - 2
         if name is None or not y.requires_grad or input.ndim < 2:
@@ -152,17 +146,9 @@ class CallRecorder(TorchFunctionMode):
         bias_name = None if bias is None else self.names.get(id(bias))
         x, fan_out = input.detach(), weight.shape[0]
         positions = y.numel() // max(1, y.shape[0] * fan_out)
-        call = LinearCall(
-            weight=name,
-            bias=bias_name,
-            kind=kind,
-            x=x,
-            version=x._version,
-            edge=get_gradient_edge(y),
-            kernel=tuple(weight.shape[2:]),
-            options=(stride, padding, dilation, groups),
-            sizes=(groups, positions, weight[0].numel(), fan_out // groups),
-        )
+        place = x, x._version, get_gradient_edge(y), tuple(weight.shape[2:])
+        sizes = options[3], positions, weight[0].numel(), fan_out // options[3]
+        call = LinearCall(name, bias_name, kind, *place, tuple(options), sizes)
         self.calls.append(call)
 
 

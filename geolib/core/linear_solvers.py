@@ -3,15 +3,16 @@ r"""Solving (G + damping I) x = g for symmetric positive semi-definite G."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]
-MetricOperator = Any  # a `Metric`, which imports what is here
+KNOWN = 0.1  # of x: how large an error may be behind a solve that has converged
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Solution:
         residual: |g - (G + damping) x| / |g|. With damping 0 and g outside the range
             of G it cannot vanish; `converged` then judges |G (g - G x)|.
         iterations: of the iterative methods; 0 for direct ones.
-        converged: whether the residual came below the tolerance that was asked for;
-            with damping 0 the direct methods also ask whether the precision tells x from
-            another: eigenvalues near rtol, or a g beyond the range of G, can leave it no
-            digit. Of "cg" it is the residual alone, which small eigenvalues hardly move.
+        converged: whether the residual r came below the tolerance that was asked for,
+            and x is known to a tenth: |r| <= damping |x| / 10, as the error is at most
+            |r| / damping. Without damping the direct methods look at the error that
+            eigenvalues make of r, and doubt one near rtol; "cg", which knows none, takes
+            the least above zero for rtol times the largest. Small eigenvalues, or a g
+            beyond the range of G, can leave x no digit; then the answer is no.
         method: cholesky, woodbury, nystrom, cg, kfac, or a pseudo-inverse form of the
             first two.
     """
@@ -137,6 +140,7 @@ def conjugate_gradient(
     precondition: Operator | None = None,
     budget_left: Callable[[int, float], bool] | None = None,
     norm: Operator = torch.linalg.vector_norm,
+    allowed: Callable[[Tensor], Any] = lambda x: math.inf,
 ) -> tuple[Tensor, float, int, bool]:
     """Solve H x = g for positive definite H; stops at |g - H x| <= tol |g|.
 
@@ -153,6 +157,7 @@ def conjugate_gradient(
             go on.
         norm: what residuals are measured in. Where it is expensive it is evaluated
             only when the preconditioned residual suggests that the end is near.
+        allowed: x to the residual that it may have at most, besides.
 
     Raises:
         ValueError: a direction of negative curvature: H is not PSD.
@@ -174,17 +179,16 @@ def conjugate_gradient(
     x, r = torch.zeros_like(g), g.clone()
     z = r if precondition is None else precondition(r)
     d, rz = z.clone(), float(r @ z)
-    steps, guess = 0, size
+    steps, guess, goal = 0, size, tol * size
     per_root = size / math.sqrt(rz) if rz > 0 else 0.0
-    while guess > tol * size and steps < max_iterations and rz > 0:
+    while guess > goal and steps < max_iterations and rz > 0:
         Hd = apply(d)
         bend = float(d @ Hd)
         if bend <= 0:
             slack = 1e2 * torch.finfo(g.dtype).eps * float(d.norm() * Hd.norm())
             if bend < -slack:
-                raise ValueError(
-                    f"metric: not positive semi-definite: v.Hv = {bend:.3g} < 0"
-                )
+                what = f"not positive semi-definite: v.Hv = {bend:.3g} < 0"
+                raise ValueError(f"metric: {what}")
             break  # d lies in the null space: no further progress is possible
         x = torch.add(x, d, alpha=rz / bend)
         r = torch.add(r, Hd, alpha=-rz / bend)
@@ -193,22 +197,24 @@ def conjugate_gradient(
         d = torch.add(z, d, alpha=rz / old)
         steps += 1
         guess = per_root * math.sqrt(max(rz, 0.0))
-        if guess <= tol * size and rz > 0:
-            guess = float(norm(r))
+        if guess <= goal and rz > 0:
+            guess, goal = float(norm(r)), min(tol * size, float(allowed(x)))
             per_root = guess / math.sqrt(rz)
         if budget_left is not None and not budget_left(steps, guess / size):
             break
     residual = float(norm(r)) / size  # the recurrence's: where it is small, look
     if residual <= 2 * tol:
         residual = float(norm(g - apply(x))) / size
-    return x, residual, steps, residual <= 2 * tol
+    done = residual <= 2 * tol and residual * size <= 2 * float(allowed(x))
+    return x, residual, steps, done
 
 
 def least_squares(
     push: Operator, pull: Operator, y: Tensor, tol: float, max_iterations: int
-) -> tuple[Tensor, int]:
-    r"""The least x of those that minimise |y - A x|, and the number of iterations.
+) -> tuple[Tensor, int, Sequence[float]]:
+    r"""The least x of those that minimise |y - A x|, the iterations, and Ritz values.
 
+    These are eigenvalues of A^T A as the iterations have seen them, in ascending order.
     They end where |y - A x| <= tol |y|, or where A^T (y - A x) is rounding.
 
     Args:
@@ -223,12 +229,14 @@ def least_squares(
     Examples:
         >>> A = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
         >>> least_squares(A.mv, A.mT.mv, torch.ones(3), 1e-6, 10)
-        (tensor([0.6000, 0.0000]), 1)
+        (tensor([0.6000, 0.0000]), 1, [5.0...])
     """
+    from scipy.linalg import eigvalsh_tridiagonal
+
     r, d = y, pull(y)
     x, s, steps = torch.zeros_like(d), float(d @ d), 0
     size, slack = float(y.norm()), 8 * torch.finfo(y.dtype).eps
-    top = 0.0  # of A's singular values, as seen so far
+    top, steep, linked = 0.0, [], [0.0]  # A's size as seen, and a tridiagonal matrix
     while s > 0 and steps < max_iterations:
         q = push(d)
         bend = float(q @ q)
@@ -237,12 +245,16 @@ def least_squares(
             break
         x, r = torch.add(x, d, alpha=s / bend), torch.sub(r, q, alpha=s / bend)
         steps += 1
+        steep.append(bend / s)
         if float(r.norm()) <= tol * size:
             break
         z = pull(r)
         old, s = s, float(z @ z)
         d = torch.add(z, d, alpha=s / old)
-    return x, steps
+        linked.append(s / old)
+    a, b = np.array(steep), np.array(linked[:steps])
+    T = a + np.append(0, b[1:] * a[:-1]), b[1:] ** 0.5 * a[:-1]
+    return x, steps, eigvalsh_tridiagonal(*T).tolist() if steps else []
 
 
 def largest_eigenpairs(apply: Operator, start: Tensor, k: int, tol: float) -> Spectrum:

@@ -222,15 +222,11 @@ class Metric:
         _, L, local = next(self.batches())
         calls = factors.certified_calls(L)
         held = {c.weight for c in calls} | {c.bias for c in calls}
+        layers = tuple(c.sizes for c in calls)
+        loose = sum(t.numel() for name, t in L.leaves.items() if name not in held)
+        sizes = self.p, self.n, L.outputs.shape[1], local.rank, layers, loose
         return ProblemSize(
-            self.p,
-            self.n,
-            L.outputs.shape[1],
-            local.rank,
-            tuple(c.sizes for c in calls),
-            sum(t.numel() for name, t in L.leaves.items() if name not in held),
-            self.streamed,
-            GPU_CALL if self.theta.is_cuda else CALL,
+            *sizes, self.streamed, GPU_CALL if self.theta.is_cuda else CALL
         )
 
     def outputs(self) -> Tensor:
@@ -342,7 +338,7 @@ class Metric:
         tol: Annotated[float | None, "0 <= tol < inf"] = None,
         rtol: float | None = None,
         max_iterations: int | None = None,
-        free: Tensor | None = None,
+        free: Annotated[Tensor | None, "self.p"] = None,
     ) -> Solution:
         r"""Solve (G + damping I) x = g; with damping 0, x = G^+ g (least norm).
 
@@ -444,9 +440,7 @@ def _lengths(x: Iterable[Inputs], check: bool) -> Iterator[int]:
     for k, pair in enumerate(passes):
         a, b = ([t.nan_to_num() for t in tensors(batch)] for batch in pair)
         if len(a) != len(b) or not all(map(torch.equal, a, b)):
-            raise AssumptionError(
-                "data",
-                f"x: batch {k} is another one when the data is gone through again; "
-                "batches must repeat (shuffle=False, no random augmentation)",
-            )
+            finding = f"x: batch {k} is another one when the data is gone through again"
+            hint = "batches must repeat (shuffle=False, no random augmentation)"
+            raise AssumptionError("data", f"{finding}; {hint}")
         yield num_samples(pair[0])

@@ -8,15 +8,37 @@ with B the rows of A that belong to some samples, the Nystrom sample ("landmarks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from geolib.core.jacobian_factors import JacobianFactors, join_samples
-from geolib.core.linear_solvers import MetricOperator
+from geolib.core.linearization import Linearization
+from geolib.core.output_metrics import LocalMetric
 from geolib.core.random import rng
-from geolib.core.solve_cost import by_rows
+from geolib.core.solve_cost import ProblemSize, by_rows
+
+
+class Operand(Protocol):
+    """What a solve asks of a metric."""
+
+    p: int
+    n: int
+    scale: float
+    theta: Tensor
+
+    @property
+    def single(self) -> Operand: ...
+    @property
+    def problem_size(self) -> ProblemSize: ...
+    def batches(self) -> Iterator[tuple[slice, Linearization, LocalMetric]]: ...
+    def row_batches(self) -> Iterator[JacobianFactors]: ...
+    def rows(self) -> JacobianFactors: ...
+    def dense(self) -> Tensor: ...
+    def pull(self, u: Tensor) -> Tensor: ...
+    def product(self, v: Tensor) -> Tensor: ...
 
 
 class FunctionSpaceOperator:
@@ -30,7 +52,7 @@ class FunctionSpaceOperator:
         K: its kernel, if it was formed; products with K are then products with it.
     """
 
-    def __init__(self, G: MetricOperator, K: Tensor | None = None) -> None:
+    def __init__(self, G: Operand, K: Tensor | None = None) -> None:
         self.G, self.K = G, K
         self.rows = G.rows() if by_rows(G.problem_size) else None
         self.root = G.scale**0.5
@@ -62,7 +84,7 @@ class FunctionSpaceOperator:
         return (a @ (self.K @ a)).clamp_min(0).sqrt()
 
 
-def sample_factors(G: MetricOperator, count: int, seed: int = 0) -> JacobianFactors:
+def sample_factors(G: Operand, count: int, seed: int = 0) -> JacobianFactors:
     """The rows of `count` samples drawn at random; one pass over the batches."""
     index = torch.as_tensor(rng(seed).permutation(G.n)[:count]).sort().values
     found, start = [], 0
@@ -74,9 +96,7 @@ def sample_factors(G: MetricOperator, count: int, seed: int = 0) -> JacobianFact
     return join_samples(found)
 
 
-def sampled_spectrum(
-    G: MetricOperator, B: JacobianFactors
-) -> tuple[list[float], float]:
+def sampled_spectrum(G: Operand, B: JacobianFactors) -> tuple[list[float], float]:
     """The largest eigenvalues of K, in descending order, and the least, as W tells.
 
     W times n over the number of sampled rows' samples has about the same large
@@ -89,7 +109,7 @@ def sampled_spectrum(
 
 
 def nystrom_preconditioner(
-    G: MetricOperator, B: JacobianFactors, damping: float
+    G: Operand, B: JacobianFactors, damping: float
 ) -> Callable[[Tensor], Tensor]:
     r"""Apply :math:`\lambda (\hat K + \lambda)^{-1}` in function space.
 

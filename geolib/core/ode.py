@@ -154,16 +154,9 @@ def integrate(
         expect(method in FIXED, "method", f"dopri5, {', '.join(FIXED)}", method)
         expect(step is not None, "step", f"a positive step, which {method} needs", step)
         run.fixed(grid, method, float(step or 0))
-    return Trajectory(
-        torch.tensor(grid, dtype=torch.float64),
-        torch.stack(run.states),
-        run.error,
-        run.evaluations,
-        len(run.sizes),
-        run.rejected,
-        tuple(run.sizes),
-        method,
-    )
+    found = torch.tensor(grid, dtype=torch.float64), torch.stack(run.states), run.error
+    counts = run.evaluations, len(run.sizes), run.rejected
+    return Trajectory(*found, *counts, tuple(run.sizes), method)
 
 
 class _Stages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -107,14 +107,8 @@ def init_(
     return module
 
 
-def _draw(
-    p: nn.Parameter,
-    name: str,
-    owner: nn.Module,
-    generator: np.random.Generator,
-    scheme: str,
-    bias_scale: float,
-) -> None:
+def _draw(p: nn.Parameter, name: str, owner: nn.Module, *law: Any) -> None:
+    generator, scheme, bias_scale = law
     if isinstance(owner, NORMS):
         p.fill_(1.0 if name == "weight" else 0.0)
     elif isinstance(owner, nn.RNNBase):

@@ -22,14 +22,9 @@ from . import linear_solvers as linear
 from . import nystrom
 from . import solve_cost as cost
 from .kronecker import KroneckerFactors
-from .linear_solvers import MetricOperator, Operator, Solution
-from .validation import (
-    expect,
-    require_finite,
-    require_matching,
-    require_vector,
-    single,
-)
+from .linear_solvers import Operator, Solution
+from .nystrom import Operand
+from .validation import expect, require_finite, require_matching, require_vector, single
 
 DEFAULT_ROWS = 512  # of the Nystrom sample, unless "auto" chooses
 METHODS = "auto", "cholesky", "woodbury", "nystrom", "cg", "kfac"
@@ -38,15 +33,14 @@ TYPICAL_STEPS = 20  # iterations that the same default is planned for
 
 
 def solve(
-    G: MetricOperator, g: Tensor, damping: float, method: str, tol: Any, *limits: Any
+    G: Operand, g: Tensor, damping: float, method: str, tol: Any, *limits: Any
 ) -> Solution:
     """See :meth:`Metric.solve`."""
     _check(G, g, damping, method, limits[-1])
     G, g = G.single, single(g)
     tol = math.sqrt(torch.finfo(g.dtype).eps) if tol is None else tol
     found = getattr(_Solve(G, g, damping, tol, *limits), method)()
-    direct = damping > 0 and found.iterations == 0  # nothing cut it short
-    most = 0.5 if direct else math.inf
+    most = 0.5 if damping > 0 and found.iterations == 0 else math.inf  # nothing cut it
     finite = found.residual < most and bool(found.x.isfinite().all())
     wanted = f"more, for method {found.method!r} to solve in {g.dtype}"
     expect(finite, "damping", wanted, damping)
@@ -57,7 +51,7 @@ def solve(
 class _Solve:
     """One system, and what its methods share: the right-hand side and the kernel."""
 
-    G: MetricOperator
+    G: Operand
     g: Tensor
     damping: float
     tol: float
@@ -110,8 +104,8 @@ class _Solve:
         G, g, damping = self.G.dense(), self.covector, self.damping
         if damping > 0:
             x = _refined(G, g, damping)
-            residual = _ratio((g - G @ x - damping * x).norm(), g.norm())
-            return Solution(x, residual, 0, residual <= self.tol, "cholesky")
+            r = g - G @ x - damping * x
+            return self._damped(x, r.norm(), g.norm(), "cholesky")
         inverse = linear.PseudoInverse(G, self.rtol)
         error = lambda r: inverse(G @ r, 2)  # noqa: E731
         return self._judged(inverse(g), G.mv, error, inverse.sure, "pseudo-inverse")
@@ -131,14 +125,20 @@ class _Solve:
             apply = lambda v: A.rmatvec(A.matvec(v))  # noqa: E731
             error = lambda r: A.rmatvec(inverse(A.matvec(r), 2))  # noqa: E731
             x = x + error(self.covector - apply(x))  # (K^+)^2 costs digits
-            return self._judged(
-                x, apply, error, inverse.sure, "woodbury pseudo-inverse"
-            )
+            way = apply, error, inverse.sure, "woodbury pseudo-inverse"
+            return self._judged(x, *way)
         a = _refined(K, c, damping)
-        x = A.rmatvec(a) if b is not None else (self.covector - A.rmatvec(a)) / damping
-        size = _norm(K, b) if b is not None else damping * self.covector.norm()
-        residual = _ratio(_norm(K, c - K @ a - damping * a), size)
-        return Solution(x, residual, 0, residual <= self.tol, "woodbury")
+        r = _norm(K, c - K @ a - damping * a)
+        if b is not None:
+            return self._damped(A.rmatvec(a), r, _norm(K, b), "woodbury")
+        x, g = (self.covector - A.rmatvec(a)) / damping, self.covector.norm()
+        return self._damped(x, r / damping, g, "woodbury")
+
+    def _damped(self, x: Tensor, r: Tensor, g: Tensor, by: str) -> Solution:
+        """A damped x, and whether it is known, by the sizes of its residual and of g."""
+        residual = _ratio(r, g)
+        known = bool(r <= linear.KNOWN * self.damping * x.norm())
+        return Solution(x, residual, 0, known and residual <= self.tol, by)
 
     def _judged(self, x: Tensor, apply: Any, error: Any, ok: bool, by: str) -> Solution:
         """An undamped x, and whether it is G^+ g.
@@ -149,7 +149,7 @@ class _Solve:
         g = self.covector
         r = g - apply(x)
         ok = ok and _ratio(apply(r).norm(), apply(g).norm()) <= self.tol
-        ok = ok and bool(error(r).norm() <= 0.1 * x.norm())
+        ok = ok and bool(error(r).norm() <= linear.KNOWN * x.norm())
         return Solution(x, _ratio(r.norm(), g.norm()), 0, ok, by)
 
     def nystrom(self, way: cost.Plan | None = None) -> Solution:
@@ -164,22 +164,24 @@ class _Solve:
         precondition = nystrom.nystrom_preconditioner(G, B, damping)
         A = nystrom.FunctionSpaceOperator(G, self.kernel if way.formed else None)
 
-        def on_functions(b: Tensor, tol: float) -> tuple[Tensor, float, int, bool]:
+        def on_functions(b: Tensor, tol: float, known: Operator) -> Any:
             """(K + damping)^-1 b, its residual measured where x lives, |A^T r|."""
             H: Operator = lambda d: torch.add(A.times(d), d, alpha=damping)  # noqa: E731
             budget = cost.IterationBudget(size, tol, step) if planned else None
             limits = tol, limit, precondition, budget, A.size
-            return linear.conjugate_gradient(H, b, *limits)
+            most: Operator = lambda a: linear.KNOWN / 2 * damping * known(a)  # noqa: E731
+            return linear.conjugate_gradient(H, b, *limits, most)
 
         if self.source is not None:  # x = A^T (K + damping)^-1 b
-            a, residual, steps, done = on_functions(self.source, self.tol)
+            a, residual, steps, done = on_functions(self.source, self.tol, A.size)
             return Solution(A.pull(a), residual, steps, done, "nystrom")
         # x = (g - A^T (K + damping)^-1 A g) / damping: an error of a counts for more
         # in x, by the factor |A^T A g| / (damping |g|).
         g = self.covector
         b = A.push(g)
         scale = max(_ratio(A.size(b), damping * g.norm()), 1e-300)
-        a, residual, steps, done = on_functions(b, self.tol / scale)
+        known: Operator = lambda a: (g - A.pull(a)).norm()  # noqa: E731
+        a, residual, steps, done = on_functions(b, self.tol / scale, known)
         x = (g - A.pull(a)) / damping
         return Solution(x, scale * residual, steps, done, "nystrom")
 
@@ -191,9 +193,7 @@ class _Solve:
         return replace(found, method="kfac")
 
     def cg(
-        self,
-        way: cost.Plan | None = None,
-        precondition: Operator | None = None,
+        self, way: cost.Plan | None = None, precondition: Operator | None = None
     ) -> Solution:
         """Conjugate gradients on the parameters, by the factored rows if that pays.
 
@@ -213,26 +213,38 @@ class _Solve:
             return self._least_squares(g, limit)
         H: Operator = lambda v: torch.add(apply(v), v, alpha=damping)  # noqa: E731
         budget = cost.IterationBudget(size, self.tol, way.step) if way else None
-        limits = self.tol, limit, precondition, budget
+        most: Operator = lambda x: linear.KNOWN / 2 * damping * x.norm()  # noqa: E731
+        limits = self.tol, limit, precondition, budget, torch.linalg.vector_norm, most
         return Solution(*linear.conjugate_gradient(H, g, *limits), "cg")
 
     def _least_squares(self, g: Tensor, limit: int) -> Solution:
-        """x = A^+ y with y = (A^T)^+ g."""
-        A, tol = nystrom.FunctionSpaceOperator(self.G), self.tol / 8
+        """x = A^+ y with y = (A^T)^+ g.
+
+        With no eigenvalue of G in (0, cut), G^+ makes of r at most |r| / cut, and of the
+        part of it in G's range at most |A r| / cut^1.5.
+        """
+        A, rtol = nystrom.FunctionSpaceOperator(self.G), self.rtol
+        rtol = linear.default_rtol(g.dtype) if rtol is None else rtol
+        tol = min(self.tol, linear.KNOWN * rtol) / 8
         free = 1.0 if self.free is None else self.free.to(g)
         push: Operator = lambda v: A.push(free * v)  # noqa: E731
         pull: Operator = lambda a: free * A.pull(a)  # noqa: E731
         y, steps = self.source, 0
         if y is None:
-            y, steps = linear.least_squares(pull, push, g, tol, limit)
-        x, more = linear.least_squares(push, pull, y, tol, limit)
-        r = g - pull(push(x))
+            y, steps, _ = linear.least_squares(pull, push, g, tol, limit)
+        x, more, ritz = linear.least_squares(push, pull, y, tol, limit)
+        cut, r = rtol * max(ritz, default=0.0), g - pull(push(x))
         residual, least = _ratio(r.norm(), g.norm()), self.tol * pull(push(g)).norm()
         done = residual <= self.tol or bool(pull(push(r)).norm() <= least)
+        error = min(r.norm(), push(r).norm() / max(cut, 1e-300) ** 0.5)
+        done = done and bool(error <= linear.KNOWN * cut * x.norm())
+        done = (
+            done and min(ritz, default=math.inf) >= cut
+        )  # what counts as zero is not in x
         return Solution(x, residual, steps + more, done, "cg")
 
 
-def _in_range(G: MetricOperator, u: Tensor) -> Tensor | None:
+def _in_range(G: Operand, u: Tensor) -> Tensor | None:
     """b with A^T b = J^T u, or None if the output metric's root cannot reach u."""
     parts, misses, size = [], 0.0, float(u.norm())
     for samples, _, local in G.batches():
@@ -260,10 +272,8 @@ def _refined(K: Tensor, b: Tensor, damping: float) -> Tensor:
             break
         jitter = max(10 * jitter, 8 * eps * float(diagonal.sum()))
     else:
-        raise ValueError(
-            f"damping: the metric + {damping:.3g} I cannot be factorised in "
-            f"{K.dtype}; use more damping or float64"
-        )
+        what = f"the metric + {damping:.3g} I cannot be factorised in {K.dtype}"
+        raise ValueError(f"damping: {what}; use more damping or float64")
     K.diagonal().copy_(diagonal)
     a = linear.solve_factored(chol, b)
     gap = b - K @ a - damping * a
@@ -280,17 +290,14 @@ def _ratio(a: Tensor, b: Tensor) -> float:
 
 
 def _check(
-    G: MetricOperator, g: Tensor, damping: float, method: str, free: Tensor | None
+    G: Operand, g: Tensor, damping: float, method: str, free: Tensor | None
 ) -> None:
     most = torch.finfo(G.theta.dtype).max
     wanted = f"a number below {most:.1e}, theta's largest"
     expect(damping < most, "damping", wanted, damping)
     wanted = f"more: method {method!r} needs a positive one"
     expect(damping > 0 or method not in DAMPED, "damping", wanted, damping)
-    if free is not None:
-        expect(method == "cg", "free", "method 'cg' with it", method)
-        shape = tuple(getattr(free, "shape", ()))
-        expect(shape == (G.p,), "free", f"a mask of shape ({G.p},)", shape)
+    expect(free is None or method == "cg", "free", "method 'cg' with it", method)
     if isinstance(g, Tensor) and g.ndim == 2:
         shape, outer = tuple(g.shape), (G.n, G.problem_size.o)
         wanted = f"shape ({G.p},) or, on the outputs, {outer}"

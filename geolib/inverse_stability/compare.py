@@ -86,7 +86,7 @@ def compare(
         (True, True)
     """
     params = [p for m in (module_a, module_b) for p in m.parameters()]
-    finite = all(bool(p.isfinite().all()) for p in params)
+    finite = all(bool(p.detach().isfinite().all()) for p in params)
     expect(finite, "module_a, module_b", "finite weights", "NaN or infinity")
     rounding = max((torch.finfo(p.dtype).eps for p in params), default=0.0)
     nets = [deepcopy(m).cpu().double() for m in (module_a, module_b)]

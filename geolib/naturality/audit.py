@@ -88,7 +88,7 @@ class AuditReport:
         head, *body = self._cells()
         for row in body:
             tint = TINTS[Verdict(row[1])]
-            row[1] = f'<b style="border-left:5px solid {tint}">&ensp;{row[1]}</b>'
+            row[1] = f'<b style="border-left:5px solid {tint}">&nbsp;{row[1]}</b>'
         rows = [("", row) for row in body]
         return html_table(head, rows, f"{self.optimizer} ({self.title})", "sortable")
 

@@ -155,5 +155,5 @@ def _check_layers(module: nn.Module) -> None:
             what = f"{kind} {name} is in training mode"
             raise ValueError(f"module: {what}; call module.eval()")
     for name, t in all_tensors(module).items():
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+        if t.is_floating_point() and not bool(torch.isfinite(t.detach()).all()):
             raise ValueError(f"module: {name} holds NaN or infinite values")

@@ -91,9 +91,7 @@ def _number(cell: str, mark: str) -> float | None:
 
 
 def command(
-    data: Annotated[
-        Path, typer.Option(help="Table of samples, one a row: .csv or .npz")
-    ],
+    data: Annotated[Path, typer.Option(help="Samples, one a row: .csv or .npz")],
     hidden: Annotated[int, typer.Option(help="Width of the latent space.", min=1)],
     kappa: Annotated[float, typer.Option(help="Initial variance times columns.")] = 0.1,
     check: Annotated[int, typer.Option(help="Train so many networks too.", min=0)] = 0,
@@ -126,9 +124,8 @@ def command(
         f"{'time':>10}  {'training loss':>24}"
     )
     for i in range(0, len(own.times), 5):
-        typer.echo(
-            f"{own.times[i]:10.4g}  {own.train[i]:12.5g} +- {own.train_bar[i]:8.2g}"
-        )
+        loss, bar = own.train[i], own.train_bar[i]
+        typer.echo(f"{own.times[i]:10.4g}  {loss:12.5g} +- {bar:8.2g}")
     if found is not None:
         typer.echo(
             f"{check} networks: their mean is off by {found.error.train:.2g} of the "

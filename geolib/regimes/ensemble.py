@@ -18,7 +18,7 @@ from geolib.core.validation import expect
 
 from .descent import Rule
 from .loss_curves import Curves
-from .setup import Setup, check_times
+from .setup import Setup, check_times, first_loss
 from .simulate import FlowProblem, run
 from .spectral_measures import SpectralMeasure, equal_shares, gaussian_factor
 
@@ -312,13 +312,12 @@ class _Copies:
 
     def first(self, small: Setup) -> np.ndarray:
         """The expected losses (2,) over d at time 0."""
-        goal, (rho, kappa, _) = float(self.target), small.ratios
-        square = goal - 2 * goal * rho + rho * (rho + kappa + small.sigma2)
         S = np.ones(1) if self.law is None else self.spectrum(small, None)
         P, seen = self.reading(small, S)
         train = float(seen.mean()) if seen is not None else S.mean()
         population = 1.0 if P is None else float(P.trace()) / small.d
-        return square * np.array([train, population]) / 2
+        whole = first_loss(small, float(self.target)) / 2
+        return whole * np.array([train, population])
 
     def block(self, small: Setup, count: int, rng: np.random.Generator) -> np.ndarray:
         """Losses and errors (2, copies, 2, T) over d of so many copies at once."""
@@ -331,9 +330,8 @@ class _Copies:
         problem.P = None if P is None else P[-d:, -d:]
         problem.seen = None if seen is None else seen[-d:]
         form = "gram" if h >= d and self.rule is None else "covariance"
-        found = run(
-            torch.as_tensor(W), problem, self.times, form, self.rule, 1e-4, 1e-6
-        )
+        how = form, self.rule, 1e-4, 1e-6
+        found = run(torch.as_tensor(W), problem, self.times, *how)
         if not np.isfinite(found.train).all():
             raise ValueError(f"rule: copies diverge with {self.rule}; lower its lr")
         population = found.population
@@ -395,10 +393,9 @@ def _rest(
 
     They hardly move: it is the loss at the start, in mean and scatter, less that of W.
     """
-    rho, kappa, _ = setup.ratios
-    goal = 1.0 if target else 0.0
-    start = goal - 2 * goal * rho + rho * (rho + kappa + setup.sigma2)
+    goal, (rho, kappa, _) = float(target), setup.ratios
     noise = rho * (1 + rho + kappa) * np.sqrt(2 / (setup.h * setup.d))
     B = W.transpose(0, 2, 1) @ W - goal * np.eye(W.shape[2])
     kept = (B**2).sum((1, 2)).mean() / 2
-    return setup.d * (start / 2 + noise * rng.standard_normal(len(W))) - kept
+    start = first_loss(setup, goal) / 2
+    return setup.d * (start + noise * rng.standard_normal(len(W))) - kept

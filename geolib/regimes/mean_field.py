@@ -57,11 +57,9 @@ def mean_field(
     """
     t, mu = check_times(times), covariance_law(c, law)
     growth = np.multiply.outer(t, mu.nodes)
-    residual = (1 - logistic(float(rho), growth)) ** 2 / 2
+    left = (1 - logistic(float(rho), growth)) ** 2 / 2
     variance = variances(overlap, mu)
-    return Curves(
-        residual @ (mu.weights * mu.nodes), residual @ (mu.weights * variance)
-    )
+    return Curves(left @ (mu.weights * mu.nodes), left @ (mu.weights * variance))
 
 
 def mean_field_next(

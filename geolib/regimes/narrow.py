@@ -62,26 +62,18 @@ def narrow(
         -0.375
     """
     t, mu = check_times(times), covariance_law(c, law)
-    kappa = float(kappa)
-    s, log_v = _by_ode(t, kappa, mu, rtol)
-    e = kappa * np.exp(2 * np.multiply.outer(s, mu.nodes) - log_v[:, None])
-    r, q = e @ mu.weights, e @ (mu.weights * mu.nodes)
-    p = r if overlap is None else e @ (mu.weights * variances(overlap, mu))
-    return Curves(-q * (1 - r / 2), -p * (1 - r / 2))
-
-
-def _by_ode(
-    t: np.ndarray, kappa: float, mu: SpectralMeasure, rtol: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """s and log v at each time; log v because v itself overflows."""
-    x, w = mu.nodes, mu.weights
+    kappa, x, w = float(kappa), mu.nodes, mu.weights
 
     def field(_: float, y: np.ndarray) -> np.ndarray:
         e = kappa * np.exp(2 * y[0] * x - y[1]) * w
         return np.array([2 - e.sum(), 2 * e @ x])
 
-    states = solve(field, np.zeros(2), t, rtol, rtol * 1e-2)
-    return states[:, 0], states[:, 1]
+    # s and log v; log v because v itself overflows
+    s, log_v = solve(field, np.zeros(2), t, rtol, rtol * 1e-2).T
+    e = kappa * np.exp(2 * np.multiply.outer(s, mu.nodes) - log_v[:, None])
+    r, q = e @ mu.weights, e @ (mu.weights * mu.nodes)
+    p = r if overlap is None else e @ (mu.weights * variances(overlap, mu))
+    return Curves(-q * (1 - r / 2), -p * (1 - r / 2))
 
 
 def per_input(

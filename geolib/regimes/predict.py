@@ -27,7 +27,7 @@ from .large_data import large_data, large_data_next
 from .loss_curves import Curves, StiffError
 from .mean_field import mean_field, mean_field_next
 from .narrow import narrow, per_input
-from .setup import Setup, check_times
+from .setup import Setup, check_times, first_loss
 from .simulate import _seeds, draw_data, draw_weights, gradient_flow
 from .small_data import small_data
 from .spectral_measures import SpectralMeasure, covariance_law, marchenko_pastur
@@ -300,17 +300,12 @@ class Prediction:
         curves = ("train", "population", "train_bar", "population_bar")
         size = unit * self.setup.d
         grown: dict[str, Any] = {k: getattr(self, k) * size for k in curves}
-        grown["theories"] = {
-            name: Curves(*(size * y for y in pair))
-            for name, pair in self.theories.items()
-        }
-        rule = self.rule and replace(
-            self.rule,
-            lr=self.rule.lr / unit,
-            decay=self.rule.decay * unit,
-            noise=self.rule.noise * unit**0.5,
-        )
-        return replace(self, times=self.times / unit, rule=rule, **grown)
+        theories = self.theories.items()
+        grown["theories"] = {k: Curves(*(size * y for y in c)) for k, c in theories}
+        if (r := self.rule) is not None:
+            more = {"decay": r.decay * unit, "noise": r.noise * unit**0.5}
+            grown["rule"] = replace(r, lr=r.lr / unit, **more)
+        return replace(self, times=self.times / unit, **grown)
 
     def plot(self, axes: Any = None) -> Any:
         """Both losses with their bars, on Matplotlib axes that are returned."""
@@ -443,7 +438,10 @@ def predict(
         overlap, P = data.overlap(population), np.asarray(population, dtype=float)
     names = _allowed(theory, setup, P, rule)
     if "free" in names:
-        budget /= 2
+        budget /= 2  # at large starts, where the free face is a second ensemble
+        far = abs(first_loss(setup, 0.0) / first_loss(setup) - 1) if t[0] == 0 else 0.0
+        if theory != "free" and far >= tol:  # seen without it
+            names.remove("free")
     law = None if data is None else data.law
     turned = None if P is None or data is None else data.vectors.T @ P @ data.vectors
     copies = ensemble(setup, t, law, turned, rule=rule, budget=budget)

@@ -97,6 +97,18 @@ class Setup:
         return np.linspace(0.0, window / self.rate, count)
 
 
+def first_loss(setup: Setup, goal: float = 1.0) -> float:
+    """Twice the expected loss at time 0 over the trace of S or of the population; with
+    0 for its goal that of the free flow.
+
+    Examples:
+        >>> first_loss(Setup(1, 1, 1, 1.0))  # E (1 - w^2)^2 with E w^4 = 3
+        2.0
+    """
+    rho, kappa, _ = setup.ratios
+    return goal - 2 * goal * rho + rho * (rho + kappa + setup.sigma2)
+
+
 def check_times(times: ArrayLike, name: str = "times") -> np.ndarray:
     """Times as a float64 vector: finite, from 0 or later, strictly increasing.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -69,6 +70,13 @@ class FlowProblem:
         assert self.X is not None
         return self.X.square().flatten(1).sum(1) / self.n
 
+    @cached_property
+    def blind(self) -> int:
+        """How many inputs come first on which a diagonal S is zero."""
+        if self.S is None or self.S.ndim == 3:
+            return 0
+        return int((self.S != 0).any(0).int().argmax())
+
     def by_s(self, M: Tensor) -> Tensor:
         """S M for M (b, d, k)."""
         assert self.S is not None
@@ -90,15 +98,21 @@ class Gram:
 
     def _error(self, A: Tensor) -> Tensor:
         """B = A - I, or A itself without the target."""
-        if not self.p.target:
-            return A
         B = A.clone()
-        B.diagonal(dim1=1, dim2=2).sub_(1.0)
+        _diagonal(B).sub_(float(self.p.target))
         return B
 
     def flow(self, A: Tensor) -> Tensor:
-        N = self.p.by_s(self._error(A))
-        D = (N + N.mT) @ A
+        blind = self.p.blind
+        if 2 * blind > A.shape[1]:  # S is diagonal and of low rank: two thin products
+            assert self.p.S is not None
+            s, B = self.p.S[:, blind:, None], A[:, blind:].clone()
+            _diagonal(B[:, :, blind:]).sub_(float(self.p.target))
+            D = B.mT @ (s * A[:, blind:])
+            D[:, blind:] += s * (B @ A)
+        else:
+            N = self.p.by_s(self._error(A))
+            D = (N + N.mT) @ A
         return (D + D.mT).neg_()
 
     def losses(self, A: Tensor, dA: Tensor, e: Tensor) -> tuple[Tensor, ...]:
@@ -142,14 +156,10 @@ class _Weights:
         H, R = (W, K) if self.p.P is None else (W @ self.p.P, (W @ self.p.P) @ W.mT)
         base = self.size / 2 if self.p.target else 0.0
         population = base - self.two / 2 * _diagonal(R).sum(1) + trace_product(K, R) / 2
-        slope = K @ H + R @ W - self.two * H
+        slope = (K @ W) * 2 if self.p.P is None else K @ H + R @ W
+        slope -= self.two * H
         # The training loss falls along its own flow: its gradient is -dW.
-        return (
-            train,
-            population,
-            trace_product(dW, e).abs(),
-            trace_product(slope, e).abs(),
-        )
+        return train, population, *(trace_product(v, e).abs() for v in (dW, slope))
 
 
 class Covariance(_Weights):
@@ -157,6 +167,23 @@ class Covariance(_Weights):
 
     def image(self, W: Tensor) -> Tensor:
         return self.p.by_s(W.mT).mT
+
+    def flow(self, W: Tensor) -> Tensor:
+        """A diagonal S of rank r leaves 6 h d r or 4 h d^2 operations, if that is less."""
+        blind, S, (h, d) = self.p.blind, self.p.S, W.shape[1:]
+        assert S is not None
+        if S.ndim == 3 or 4 * h <= min(2 * d, 3 * (d - blind)):
+            return super().flow(W)
+        if 2 * d < 3 * (d - blind):
+            C = W.mT @ W
+            _diagonal(C).sub_(self.two / 2)
+            return W @ C.mul_(-S[:, None] - S[:, :, None])
+        s, seen = -S[:, None, blind:], W[:, :, blind:]
+        B = seen.mT @ W
+        _diagonal(B[:, :, blind:]).sub_(self.two / 2)
+        out = (seen * s) @ B
+        out[:, :, blind:] += (W @ B.mT) * s
+        return out
 
 
 class Latent(_Weights):
@@ -185,12 +212,9 @@ def _diagonal(Q: Tensor) -> Tensor:
     return Q.diagonal(dim1=-2, dim2=-1)
 
 
-BY_NAME: dict[str, type[Gram] | type[_Weights]] = {
-    "gram": Gram,
-    "covariance": Covariance,
-    "latent": Latent,
-    "samples": Samples,
-}
+Form = type[Gram] | type[_Weights]
+KINDS: tuple[Form, ...] = Gram, Covariance, Latent, Samples
+BY_NAME = dict(zip(FORMS, KINDS, strict=True))
 
 
 def flops(form: str, d: int, h: int, n: int) -> float:
@@ -200,12 +224,9 @@ def flops(form: str, d: int, h: int, n: int) -> float:
         >>> flops("gram", 10, 10, 40)
         4000.0
     """
-    return {
-        "gram": 4.0 * d**3,
-        "covariance": 2.0 * h * d * d + 8.0 * h * h * d,
-        "latent": 4.0 * h * d * n + 8.0 * h * h * d,
-        "samples": 10.0 * h * d * n,
-    }[form]
+    square, latents, data = 2.0 * h * d * d, 8.0 * h * h * d, h * d * n
+    each = 4.0 * d**3, square + latents, 4.0 * data + latents, 10.0 * data
+    return each[FORMS.index(form)]
 
 
 def choose(d: int, h: int, n: int, weights: bool = False) -> str:
@@ -387,9 +408,8 @@ def simulate(
     memory_needed(setup, len(chosen), form, dtype)
 
     def place(draws: Iterable[np.ndarray]) -> Tensor:
-        return torch.stack(
-            [torch.as_tensor(a, dtype=dtype, device=device) for a in draws]
-        )
+        whole = torch.stack([torch.as_tensor(a) for a in draws])
+        return whole.to(device, dtype)
 
     W = place(draw_weights(setup, s) for s in chosen)
     if form in ("gram", "covariance"):
@@ -489,11 +509,9 @@ def run(
     else:
         rows, path = follow(law.flow, law.start(W), t, law.losses, rtol=rtol, atol=atol)
         parts = [torch.stack(part, 1) for part in zip(*rows, strict=True)]
-    train, population, off_train, off_population = (
-        part.double().cpu().numpy() for part in parts
-    )
-    trace = problem.trace.double().cpu().numpy()
-    errors = SAFETY * off_train, SAFETY * off_population
+    arrays = [part.double().cpu().numpy() for part in (*parts, problem.trace)]
+    train, population, off, away, trace = arrays
+    errors = SAFETY * off, SAFETY * away
     return LossTrajectory(t, train, population, *errors, trace, problem.d, form, path)
 
 

@@ -155,8 +155,8 @@ def gaussian_factor(d: int, n: int, rng: np.random.Generator) -> np.ndarray:
     """
     if n < d:
         return rng.standard_normal((d, n))
-    L = np.tril(rng.standard_normal((d, d)), -1)
-    L[np.diag_indices(d)] = np.sqrt(rng.chisquare(n - np.arange(d)))
+    L = rng.standard_normal((d, d)) * np.tri(d, k=-1)
+    L.flat[:: d + 1] = np.sqrt(rng.chisquare(n - np.arange(d)))
     return L
 
 

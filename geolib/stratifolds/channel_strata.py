@@ -298,8 +298,7 @@ def moved_onto(units: Units, kind: str, at: tuple[int, ...], sign: int) -> Units
         if units.scaled:
             i, j = units.rows(INTO)[list(at)].norm(dim=1)
             c = float(j / i)
-        pairs = zip(*(units.views(INTO, i) for i in at), strict=True)
-        for a, b in pairs:
+        for a, b in zip(*(units.views(INTO, i) for i in at), strict=True):
             a.add_(b, alpha=sign / c).div_(2)
             b.copy_(sign * c * a)
     elif kind != "dormant unit":
@@ -345,8 +344,7 @@ def redrawn(
 def opposite(units: Units, i: int, j: int) -> tuple[int, int, float]:
     """As `shared`, of opposite units; the theory is what random opposite ones share."""
     free = redrawn(units, INTO, i)
-    pairs = zip(*(free.views(INTO, k) for k in (i, j)), strict=True)
-    for a, b in pairs:
+    for a, b in zip(free.views(INTO, i), free.views(INTO, j), strict=True):
         b.copy_(-a)
     return shared(free, i, j)[1], *shared(units, i, j)[1:]
 

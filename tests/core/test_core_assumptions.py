@@ -137,7 +137,18 @@ class Padded(nn.Module):
 
 WORDS = torch.tensor([[1, 2], [3, 2], [4, 0], [0, 0]])
 X = (6, 3)
+
+
+def remembering(net, h):
+    """A state of as many samples is added, as recurrent nets that go on with it do."""
+    was, net.state = getattr(net, "state", None), h.detach()
+    return h if was is None or len(was) != len(h) else h + was
+
+
 REFUSED = {
+    "a state that is kept": (
+        lambda: Between(remembering), X, "function", "two passes on the same inputs"
+    ),
     "place among the samples": (
         lambda: Between(lambda net, h: h * torch.arange(1.0, len(h) + 1)[:, None]),
         X, "samples", r"on its place.*\(Between\)",
@@ -253,6 +264,7 @@ def require_untouched(module, before):
         assert all(vars(m)[k] is v for k, v in was.items())
 
 
+@pytest.mark.slow_for("*-f32")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_hold_is_refused_by_name_and_nothing_is_written(name, dtype):
@@ -475,6 +487,46 @@ def test_a_force_that_needs_gradients_switched_on_is_right_where_they_are():
         G = PullbackMetric(R, x).at(R.theta0)
         assert relative(R.linearize(R.theta0, x).jvp(v), J @ v) < 1e-8
         assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 6) < 1e-8
+
+
+def test_an_encoder_with_a_mask_is_right_where_gradients_are_recorded():
+    """By itself, under `no_grad`, torch puts zeros where inputs are padded."""
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            options = {"dropout": 0.0, "batch_first": True}
+            self.lift = nn.Linear(2, 4)
+            layer = nn.TransformerEncoderLayer(4, 2, 3, **options)
+            self.body = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x, padded):
+            h = self.body(self.lift(x), src_key_padding_mask=padded)
+            return h.sum(2)  # of the padded places too
+
+    net = init_(Encoder().double(), 0, bias_scale=0.3).eval()
+    with torch.no_grad():  # else the sums would be constants
+        for name, p in net.named_parameters():
+            if "norm" in name:
+                p.copy_(1 + 0.3 * normal(p.shape, len(name)))
+    x = (
+        normal((4, 3, 2), 1),
+        torch.tensor([[0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 1, 0]]) > 0,
+    )
+    R, moved = Realization(net), copy.deepcopy(net)
+
+    def outputs():
+        with torch.enable_grad():
+            return moved(*x).detach()
+
+    J, v, u = jacobian(moved, outputs), normal(R.p, 1), normal((4, 3), 2)
+    L, G = R.linearize(R.theta0, x), PullbackMetric(R, x).at(R.theta0)
+    torch.testing.assert_close(R(R.theta0, x), outputs())
+    assert relative(L.jvp(v), J @ v) < 1e-7
+    assert relative(L.vjp(u), torch.einsum("nop,no->p", J, u)) < 1e-7
+    assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 4) < 1e-7
+    with torch.no_grad():
+        assert not torch.allclose(net(*x), outputs())  # torch's own way out
 
 
 def test_inputs_that_cannot_be_told_apart_sample_by_sample():

@@ -17,6 +17,7 @@ from geolib.regimes import (
 )
 from geolib.regimes.loss_curves import Curves
 from geolib.regimes.predict import NEXT, THEORIES, curve_errors
+from geolib.regimes.setup import first_loss
 from geolib.regimes.trace_words import spectral_table, value
 
 EXPERIMENTS = experiments("regimes")
@@ -204,6 +205,22 @@ def test_a_theory_outside_its_regime_warns_with_regime_and_error():
     predict(
         setup, theory="mean-field + next", budget=1e9
     )  # no warning: they are errors
+
+
+@pytest.mark.slow
+def test_free_is_not_looked_at_where_its_start_is_known_to_be_off():
+    """The losses at time 0 are known; from 200 they are those without the target."""
+    near, far = Setup(20, 20, 40, 200 / 20), Setup(20, 10, 40, 8 / 20)
+    assert "free" in predict(near, budget=1e8).theories
+    answer = predict(far, budget=1e8)
+    assert "free" not in answer.theories
+    with pytest.warns(RegimeWarning, match="free theory used outside"):
+        asked = predict(far, theory="free", budget=1e8)
+    assert np.array_equal(
+        asked.theories["ensemble"].train, answer.theories["ensemble"].train
+    )
+    off = abs(first_loss(far, 0.0) / first_loss(far) - 1)
+    assert asked.regime.errors["free"] >= 0.9 * off > 0.03
 
 
 @pytest.mark.parametrize("whiten", [False, True])

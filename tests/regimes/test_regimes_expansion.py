@@ -11,13 +11,16 @@ from chapter_experiments import chapter_module
 
 from geolib.regimes import (
     REGIMES,
+    Setup,
+    SpectralMeasure,
     evaluate,
     exact_loss,
     face,
     loss_words,
     planar_loss,
 )
-from geolib.regimes.trace_words import canonical, derive, face_test, value
+from geolib.regimes.ensemble import _Copies
+from geolib.regimes.trace_words import _mean, canonical, derive, face_test, value
 
 TAYLOR = chapter_module("regimes", "taylor")
 POLYTOPE = chapter_module("regimes", "polytope")
@@ -77,6 +80,63 @@ def test_scalar_case_equals_gaussian_moments(kind, order):
     assert ours == by_sympy(kind, order, 1, 1, 1, sigma2)
 
 
+@pytest.mark.parametrize(
+    ("traces", "sizes"),
+    [
+        (("AS", "AS"), (2, 1, 2)),
+        (("S", "AAS"), (2, 2, 1)),
+        (("A", "AS", "S"), (2, 1, 2)),
+        (("ASAS",), (2, 2, 1)),
+        (("AP", "AS"), (2, 1, 2)),
+        (("AP", "SPS"), (2, 1, 2)),
+    ],
+)
+def test_products_of_traces_equal_gaussian_moments(traces, sizes):
+    """Letters meet in their own trace and in others, straight and reversed."""
+    import sympy as sp
+
+    (d, h, n), sigma2 = sizes, Fraction(1, 3)
+    of = (
+        [Fraction(3, 2), Fraction(1, 5)]
+        if "P" in "".join(traces)
+        else [Fraction(1)] * 2
+    )
+    w, x = sp.symbols(f"w:{h * d}"), sp.symbols(f"x:{d * n}")
+    W, X = sp.Matrix(h, d, w), sp.Matrix(d, n, x)
+    letters = {
+        "A": W.T * W,
+        "S": X * X.T / n,
+        "P": sp.diag(*map(sp.Rational, map(str, of))),
+    }
+    poly = sp.Poly(1, *w, *x)
+    for word in traces:
+        whole = sp.prod([letters[y] for y in word], sp.eye(d)).trace()
+        poly *= sp.Poly(sp.expand(whole), *w, *x)
+    exact = gaussian_mean(poly, [sigma2] * len(w) + [v for v in of for _ in range(n)])
+    top = 5 * ("P" in "".join(traces))
+    ours = _mean(tuple(sorted(map(canonical, traces), key=lambda t: (len(t), t))), top)
+    powers = [sum(v**j for v in of) for j in range(1, top + 1)]
+    ours = {key: Fraction(int(f)) for key, f in ours.items()}
+    assert evaluate(ours, d, h, n, sigma2, powers) == exact
+
+
+def test_first_losses_are_exact_for_every_data_and_population():
+    """E tr S (1 - A)^2 / 2, with whole numbers for S and unequal h and d."""
+    import sympy as sp
+
+    d, h, sigma2 = 3, 2, Fraction(1, 5)
+    w = sp.symbols(f"w:{h * d}")
+    W, S = sp.Matrix(h, d, w), sp.Matrix([[3, 1, 0], [1, 2, -1], [0, -1, 5]])
+    lack = sp.eye(d) - W.T * W
+    poly = sp.Poly(sp.expand((S * lack * lack).trace() / 2), *w)
+    rho, kappa = sigma2 * h, sigma2 * d
+    told = Fraction(10, 2) * (1 - 2 * rho + rho**2 + rho * kappa + sigma2 * rho)
+    assert gaussian_mean(poly, [sigma2] * len(w)) == told
+    law = SpectralMeasure.of_eigenvalues(np.linalg.eigvalsh(np.array(S, float)))
+    copies = _Copies(Setup(d, h, 9, float(sigma2)), np.zeros(1), law, None, True)
+    assert copies.first(copies.setup)[0] * d == pytest.approx(float(told), rel=1e-12)
+
+
 @pytest.mark.slow_for("1-*", "2-sizes4-*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
@@ -128,6 +188,24 @@ def test_faces_with_a_covariance_are_the_taylor_coefficients_of_theories(name, k
     theory = theory_taylor(name, kind, 4, covariance=True)
     for s in range(5):
         assert theory[s] == face(name, kind, s, covariance=True)
+
+
+@pytest.mark.parametrize("order", range(1, 5))
+def test_large_data_with_any_population_is_as_hard_as_the_interior(order):
+    """With a Marchenko-Pastur population its face has every monomial of the prism."""
+    found = Counter()
+    for (l, k, m, *e), f in face("large-data", "train", order, covariance=True).items():
+        poly = Counter({m: f})
+        for j, times in enumerate(e, 1):
+            moment = {j - i: n for i, n in enumerate(TAYLOR.narayana(j), 1)}  # in c
+            for _ in range(times):
+                step = Counter()
+                for (a, x), (b, y) in product(poly.items(), moment.items()):
+                    step[a + b] += x * y
+                poly = step
+        for power, factor in poly.items():
+            found[l, k, power] += factor
+    assert dict(found) == planar_loss("train", order)[order]
 
 
 REGRESSION = {

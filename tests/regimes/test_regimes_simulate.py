@@ -62,6 +62,26 @@ def test_every_form_is_minus_the_autograd_gradient(sizes, target, form):
     assert float(read[1]) == pytest.approx(float(population.detach()), rel=1e-12)
 
 
+@pytest.mark.parametrize("target", [True, False])
+@pytest.mark.parametrize(
+    ("h", "d", "blind"),
+    [(3, 9, 0), (8, 9, 0), (8, 9, 7), (5, 20, 12), (20, 9, 8), (9, 9, 2), (4, 4, 4)],
+)
+def test_a_diagonal_s_may_be_given_by_its_eigenvalues(h, d, blind, target):
+    """In whichever way its products are arranged, also where it has zeros."""
+    rng = np.random.default_rng(h + blind)
+    W = torch.as_tensor(rng.standard_normal((3, h, d)))
+    S = torch.as_tensor(np.sort(rng.random((3, d))))
+    S[:, :blind] = 0
+    short, full = (FlowProblem(d, d, S=s, target=target) for s in (S, S.diag_embed()))
+    for form, y in (("covariance", W), ("gram", W.mT @ W)):
+        ours, plain = (BY_NAME[form](problem) for problem in (short, full))
+        assert torch.allclose(ours.flow(y), plain.flow(y), rtol=1e-12, atol=1e-12)
+        e = torch.as_tensor(rng.standard_normal(y.shape))
+        pairs = zip(ours.losses(y, y, e), plain.losses(y, y, e), strict=True)
+        assert all(torch.allclose(a, b, rtol=1e-12) for a, b in pairs)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_first_order_effect_of_an_error_is_the_directional_derivative(form):
     W, X = draw(6, 4, 9)

@@ -167,6 +167,28 @@ def test_a_figure_with_a_clear_ground_or_already_light_stays_as_it_was(bookext):
         assert page_weight.in_few_colors(png) == png
 
 
+def rows(bookext, tex):
+    """The lines in which a displayed formula is set."""
+    import formulas
+
+    found = formulas.in_lines(tex)
+    head, tail = r"\begin{gathered} ", r" \end{gathered}"
+    return found.removeprefix(head).removesuffix(tail).split(" \\\\\n")
+
+
+def test_a_formula_that_is_too_wide_has_a_line_for_each_statement(bookext):
+    long = "x" * 30
+    assert rows(bookext, r"a, \qquad b, \quad c") == [r"a, \qquad b, \quad c"]
+    assert rows(bookext, rf"{long}, \qquad {long}") == [f"{long},", long]
+    assert rows(bookext, rf"{long} \quad b \qquad {long}") == [rf"{long} \quad b", long]
+    for whole in (
+        rf"\bigl\{{{long} \quad {long}\bigr\}}", rf"\left({long} \qquad {long}\right)",
+        rf"\text{{{long}\quad}} {long}", rf"{long} \qquad a \\ {long}", long * 3,
+        rf"\begin{{cases}} {long} & \quad {long} \\ b \end{{cases}}",
+    ):  # fmt: skip
+        assert rows(bookext, whole) == [whole]
+
+
 def read(text, **metadata):
     """A page of a chapter as docutils reads it, opened by the extension."""
     import page_head
@@ -193,9 +215,9 @@ def test_a_page_opens_with_what_it_asks_and_takes(bookext):
     ]
     assert [" ".join(line.split()) for line in lines] == [
         "Learn much.", "Need a pen.", "Do it.",
-        "Time 4 minutes to read; the code ran in 23 s on one core, with 0.8 GB of memory.",
+        "Time about 4 minutes to read; the code ran in 23 s on one core, with 0.8 GB of memory.",
     ]  # fmt: skip
-    assert "Time 4 minutes to read." in read(text).astext()
+    assert "Time about 4 minutes to read." in read(text).astext()
     assert "minutes" not in read("A page without such a head.").astext()
 
 

@@ -1,5 +1,7 @@
 """Figures that move, in a real browser: they show what their notebook computed."""
 
+import base64
+import io
 import json
 import math
 import os
@@ -10,6 +12,7 @@ import browser
 import numpy as np
 import pytest
 import test_site_pages as site
+from PIL import Image
 
 from geolib.plotting import moving, panels, shades
 
@@ -120,6 +123,16 @@ def address(document):
     return document
 
 
+# Figures that come into view stay asleep until `rouse` is called.
+ASLEEP = """
+const Real = window.IntersectionObserver, asleep = [];
+window.IntersectionObserver = class extends Real {
+  observe(e) { if (e.matches('.moving')) asleep.push([this, e]); else super.observe(e); }
+};
+window.rouse = () => { for (const [o, e] of asleep) Real.prototype.observe.call(o, e); };
+"""
+
+
 def opened(chromium, address, view, **options):
     page = browser.context(chromium, view).new_page()
     page.complaints = []
@@ -129,7 +142,7 @@ def opened(chromium, address, view, **options):
     )
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
     if options.get("still"):
-        page.add_init_script("window.IntersectionObserver = class { observe() {} }")
+        page.add_init_script(ASLEEP)
     page.goto(address, wait_until="networkidle")
     return page
 
@@ -192,6 +205,8 @@ def check(figure):
     ):
         if "x" in spec:
             _check_plane(spec, box, lambda part: pick(data, now, part))
+        if "space" in spec:
+            _check_space(spec, box, data, now)
         for layer in spec["layers"]:
             if "lit" in layer:
                 lit = box.query_selector_all("[data-lit=true]")
@@ -204,16 +219,18 @@ def _check_plane(spec, box, picked):
     svg = box.query_selector("svg")
     left, top, width, height = map(float, svg.get_attribute("data-frame").split(","))
     for i, layer in enumerate(spec["layers"]):
-        if layer["type"] not in ("line", "points"):
+        if layer["type"] == "heat":
+            _check_heat(layer, svg.query_selector(f'[data-layer="{i}"]'), picked(layer))
+        if layer["type"] not in ("line", "points", "ellipse"):
             continue
         wanted = [
             (x, y)
-            for a, b in picked(layer)
+            for a, b in outline(layer, picked(layer))
             if (x := placed(spec["x"], a, left, width, False)) is not None
             and (y := placed(spec["y"], b, top, height, True)) is not None
         ]
         drawn = svg.query_selector_all(f'[data-layer="{i}"]')
-        if layer["type"] == "line":
+        if layer["type"] != "points":
             text = drawn[0].get_attribute("d") if drawn else ""
             found = [
                 (float(a), float(b))
@@ -230,21 +247,98 @@ def _check_plane(spec, box, picked):
             assert p == pytest.approx(q, abs=0.03)
 
 
+def outline(layer, data):
+    """The points of a layer; an ellipse comes as its centre and two half axes."""
+    if layer["type"] != "ellipse":
+        return data
+    angle = np.linspace(0, 2 * np.pi, 61)
+    centre, u, v = np.array(data)
+    return centre + np.outer(np.cos(angle), u) + np.outer(np.sin(angle), v)
+
+
+def _check_heat(layer, image, letters):
+    """One colour for each letter, one pixel for each place, rows from below."""
+    png = base64.b64decode(image.get_attribute("href").split(",", 1)[1])
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    columns, colors = layer["columns"], {}
+    rows = len(letters) // columns
+    assert picture.size == (columns, rows)
+    for k, letter in enumerate(letters):
+        found = picture.getpixel((k % columns, rows - 1 - k // columns))
+        assert colors.setdefault(letter, found) == found
+    assert len({*colors.values()}) == len(colors)
+
+
+def _check_space(spec, box, data, now):
+    """What lies in space is seen from where the two sliders stand."""
+    svg = box.query_selector("svg")
+    width, height = svg.evaluate("s => [s.clientWidth, s.clientHeight]")
+    values = {c["name"]: c["values"][now[c["name"]]] for c in data["controls"]}
+    a, b = np.deg2rad([values["turn"], values["tilt"]])
+    around = np.array(
+        [[np.cos(a), np.sin(a), 0], [-np.sin(a), np.cos(a), 0], [0, 0, 1]]
+    )
+    over = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rate = (min(width, height) / 2 - 8) / spec["space"]["radius"]
+    for i, layer in enumerate(spec["layers"]):
+        if layer["type"] not in ("line", "points", "ellipse", "text"):
+            continue
+        points = np.array(outline(layer, pick(data, now, layer)), dtype=float)
+        _, x, y = over @ around @ (points - spec["space"]["centre"]).T
+        wanted = np.stack([width / 2 + rate * x, height / 2 - rate * y], 1)
+        drawn = svg.query_selector_all(f'[data-layer="{i}"]')
+        if layer["type"] in ("line", "ellipse"):
+            text = drawn[0].get_attribute("d") or drawn[0].get_attribute("points")
+            found = re.findall(r"([-\d.e]+),([-\d.e]+)", text)
+        else:
+            names = ("cx", "cy") if layer["type"] == "points" else ("x", "y")
+            found = [[e.get_attribute(n) for n in names] for e in drawn]
+        if layer.get("mark") != "star":
+            assert np.array(found, dtype=float) == pytest.approx(wanted, abs=0.06)
+
+
 @pytest.mark.parametrize(("number", "name"), list(enumerate(pages())))
 def test_figures_of_a_page_show_what_it_computed(chromium, number, name):
     """The sample below is tried in all ways and views; a page by keyboard, in one view."""
     view = list(browser.VIEWS)[number % len(browser.VIEWS)]
     with site.served(site.SITE) as url:
-        page = opened(chromium, f"{url}/{name}.html", view)
-        wake(page)
+        page = opened(chromium, f"{url}/{name}.html", view, still=True)
+        the_same_asleep(page)
         by_keyboard(page)
-        the_same_asleep(page, chromium, f"{url}/{name}.html")
+        for other in reversed(browser.VIEWS):
+            browser.turn(page, other)
+            browser.settle(page)
+            away_and_back(page)
         assert page.complaints == []
         page.context.close()
 
 
 def test_each_slider_moves_by_keyboard_and_shows_what_was_computed(page):
     by_keyboard(page)
+
+
+DRAWN = """f => [...f.querySelectorAll('.moving-panel svg, [data-readout], [aria-selected]')]
+  .map(e => e.outerHTML.replace(/clip-\\d+/g, '') + (e.cellIndex ?? '')).join()"""
+
+
+def away_and_back(page):
+    """Out of sight and back a figure stands as it stood, and each slider still moves it."""
+    for figure in page.query_selector_all(".moving"):
+        before = state(figure)
+        for top in ("document.documentElement.scrollHeight", "0"):
+            page.evaluate(f"scrollTo({{top: {top}, behavior: 'instant'}})")
+            page.evaluate("() => new Promise(requestAnimationFrame)")
+        figure.scroll_into_view_if_needed()
+        assert state(figure) == before
+        check(figure)
+        for slider in figure.query_selector_all("input[type=range]"):
+            slider.focus()
+            seen = set()
+            for key in ("Home", "End", "ArrowLeft"):
+                page.keyboard.press(key)
+                seen.add(figure.evaluate(DRAWN))
+            assert len(seen) > 1, slider.get_attribute("name")
+            check(figure)
 
 
 def by_keyboard(page):
@@ -325,24 +419,26 @@ def test_a_figure_plays(page):
         assert button.evaluate(stop) == "Play"
 
 
-def test_the_page_does_not_move_when_a_figure_wakes(page, chromium, address):
-    the_same_asleep(page, chromium, address)
+def test_the_page_does_not_move_when_a_figure_wakes(chromium, address):
+    for view in browser.VIEWS:
+        page = opened(chromium, address, view, still=True)
+        the_same_asleep(page)
+        page.context.close()
 
 
-def the_same_asleep(page, chromium, address):
+def the_same_asleep(page):
     """The box of a figure is as high asleep as awake, and no wider than the page."""
+    page.evaluate(browser.TYPESET)  # until then text and figures wait unseen
     high = "all => all.map(f => Math.round(f.getBoundingClientRect().height))"
-    awake = page.eval_on_selector_all(".moving", high)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    size = page.viewport_size
-    view = next(v for v, (_, w, _) in browser.VIEWS.items() if w == size["width"])
-    asleep = opened(chromium, address, view, still=True)
-    assert asleep.query_selector(".moving-on") is None
-    assert asleep.eval_on_selector_all(".moving", high) == awake
-    for image in asleep.query_selector_all(".moving-still"):
+    assert page.query_selector(".moving-on") is None
+    asleep = page.eval_on_selector_all(".moving", high)
+    for image in page.query_selector_all(".moving-still"):
         assert image.is_visible()
         assert image.evaluate("i => i.naturalWidth") > 100
-    asleep.context.close()
+    page.evaluate("rouse()")
+    wake(page)
+    assert page.eval_on_selector_all(".moving", high) == asleep
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_without_a_script_and_on_paper_the_still_picture_stands(

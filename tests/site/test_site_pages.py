@@ -110,7 +110,8 @@ LOADED = """() => {
   const moving = [...document.querySelectorAll('.moving')].map(e => e.outerHTML).join('');
   return [all.map(u => new URL(u).pathname), new Blob([moving]).size]; }"""
 # Boxes that are cut: their inside is wider and they neither scroll nor say so, or they stick
-# out of the text. And captions that go out of sight with the table that is scrolled.
+# out of the text. And captions that go out of sight with the table that is scrolled, and
+# words in a cell that are cut into pieces of one or two letters.
 CUT = """() => {
   const text = document.querySelector('article'), bad = [];
   const right = text.getBoundingClientRect().right + 1;
@@ -133,6 +134,14 @@ CUT = """() => {
     const seen = box.getBoundingClientRect();
     if (left < seen.left - 1 || right > seen.right + 1) bad.push(box.ariaLabel);
     box.scrollLeft = 0;
+  }
+  const words = document.createTreeWalker(text, NodeFilter.SHOW_TEXT), range = new Range();
+  while (words.nextNode()) {
+    const e = words.currentNode, size = e.data.trim().length, cell = e.parentElement;
+    if (size < 4 || !cell.closest('th, td') || !cell.checkVisibility()) continue;
+    range.selectNodeContents(e);
+    const lines = range.getClientRects().length;
+    if (lines > 2 && size / lines < 3) bad.push(`in pieces: ${e.data}`);
   }
   return bad; }"""
 # Tables of which a column is out of sight on a wide page; one of more than ten columns may

@@ -8,9 +8,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from geolib.core import Euclidean, PullbackMetric, Realization, normal
+from geolib.geodesics import FunctionSpace, sparsify
 from geolib.naturality import NaturalGradient, audit
-from geolib.networks import mlp
-from geolib.stratifolds import learning_coefficient
+from geolib.networks import align, mlp
+from geolib.stratifolds import find_strata, learning_coefficient
 
 X, Y = normal((20, 3), 0), normal((20, 2), 1)
 BOX = torch.ones(2).double()
@@ -116,6 +117,63 @@ def test_old_weight_norm_is_right():
         slow = (R(R.theta0 + e, X) - R(R.theta0 - e, X)) / 2e-6
         torch.testing.assert_close(J[..., k], slow, rtol=0, atol=1e-8)
     torch.testing.assert_close(R(R.theta0, X), module(X).detach())
+
+
+class Wants(nn.Module):
+    """A module that asks its input for what it has not."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.layer, self.read = nn.Linear(3, 2).double(), read
+
+    def forward(self, x):
+        return self.layer(self.read(x))
+
+
+@pytest.mark.parametrize("read", [lambda x: x.flat(), lambda x: x["a"], lambda x: x[9]])
+def test_inputs_that_a_module_cannot_use_are_named(read):
+    R = Realization(Wants(read))
+    with pytest.raises(ValueError, match=r"module, x: expected inputs that fit"):
+        R(R.theta0, X[:2])
+    with pytest.raises(ValueError, match=r"module, x: expected inputs that fit"):
+        PullbackMetric(R, {"b": X, "label": X}).at(R.theta0).dense()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net: NaturalGradient(net, 0.1),
+        lambda net: find_strata(net, X),
+        lambda net: sparsify(net, X, 0.5, steps=2),
+        lambda net: PullbackMetric(net, X),
+    ],
+)
+def test_a_module_without_weights_yet_is_named(use):
+    net = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2)).double()
+    with pytest.raises(
+        ValueError, match=r"(R|params|module): .*is lazy; run the module"
+    ):
+        use(net)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_a_nested_tensor_is_named():
+    R = Realization(nn.Linear(3, 2).double())
+    with pytest.raises(TypeError, match="x: expected a dense tensor, got a nested one"):
+        R(R.theta0, torch.nested.nested_tensor([X[0], X[1]]))
+
+
+def test_what_is_wrong_with_a_module_is_said_of_the_argument_that_it_came_as():
+    for module, x in ((nn.Sequential(), X), (nn.Linear(5, 2).double(), X)):
+        with pytest.raises(ValueError, match="^realization: module"):
+            FunctionSpace(module, x)
+
+
+def test_a_network_made_in_inference_mode_is_one_as_any_other():
+    with torch.inference_mode():
+        made = mlp([3, 4, 2], seed=0)
+    for use in (lambda net: find_strata(net, X), lambda net: align(net, net).distance):
+        assert str(use(made)) == str(use(mlp([3, 4, 2], seed=0)))
 
 
 @pytest.mark.parametrize("name", ["sgd", "SGD", "Adam"])

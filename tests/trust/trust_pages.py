@@ -76,7 +76,8 @@ def grid(rows, skipped=()):
     for row, title in rows.items():
         cells = ["–" if fs[0] in skipped else mark(row, fs) for fs in COLUMNS.values()]
         lines.append(line([title, *cells]))
-    return "\n".join(lines)
+    # The headings stand upright: fifteen names side by side are wider than a page.
+    return "\n".join([":::{container} upright", *lines, ":::"])
 
 
 def modules_page():
@@ -154,7 +155,9 @@ were broken on purpose, one at a time in a copy of the package, and the tests we
 {seen} of them failed a test, which is named here in words. `python tests/trust/mutate.py`
 does it again; the lines themselves are in `tests/trust/mutations.yml`.
 
+:::{{dropdown}} The {broken} lines, and the test that notices each
 {mutations}
+:::
 """
 
 
