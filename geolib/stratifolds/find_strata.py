@@ -206,8 +206,10 @@ def find_strata(
 
     Args:
         module: any whose graph `torch.fx` can trace: perceptrons, convolutions, norms
-            in evaluation mode, attention, skip connections. Of another module only the
-            deficit of the whole Jacobian is said, as "unexplained". It is not changed.
+            in evaluation mode, attention, skip connections. A layer that is applied
+            twice shares its units with what it reads; an overlap in it alone is not seen.
+            Of a module that cannot be traced only the deficit of the whole Jacobian is
+            said, as "unexplained". It is not changed.
         data: (n, ...) inputs, of the module's dtype and device, or integers.
         near: report strata within this relative distance.
         limit: at most so many, the nearest.

@@ -156,6 +156,16 @@ def test_planted_strata_are_found_and_nothing_else(number):
     assert found.depth == 1 + number // 5 % 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [120_177, 120_220, 120_393, 120_490, 120_529])
+def test_planted_strata_of_units_that_are_off_are_named(number):
+    """Of the published networks those whose units were at first called dormant only."""
+    row = chapter_module("stratifolds", "experiments_planted").row(number)
+    planted, missed, invented, dormant = row[3:]
+    assert planted
+    assert [missed, invented, dormant] == [False] * 3
+
+
 @pytest.mark.parametrize("method", ["Adam, standard", "natural gradient, relative"])
 def test_taking_ended_runs_out_of_a_race_changes_no_result(method, monkeypatch):
     contest = chapter_module("stratifolds", "experiments_mixtures")
