@@ -43,7 +43,7 @@ def test_a_cell_is_what_the_table_says(row, function):
 @pytest.mark.parametrize(
     ("row", "function"),
     [("bfloat16", f"solve {m}") for m in ("cg", "auto", "kfac", "woodbury")]
-    + [("lenet", "find_strata")],
+    + [("lenet", "find_strata"), ("post-norm transformer", "find_strata")],
 )
 def test_cells_that_were_wrong_on_other_data(row, function, shift, monkeypatch):
     monkeypatch.setattr(trust_modules, "OTHER", shift)
