@@ -7,6 +7,7 @@ simulator can run; neither side knows the other's formulas.
 import numpy as np
 import pytest
 from chapter_experiments import chapter_module, experiments
+from scipy.optimize import brentq
 
 from geolib.regimes import (
     Setup,
@@ -24,7 +25,6 @@ from geolib.regimes import (
     small_data,
     theory_curves,
 )
-from geolib.regimes.narrow import _by_ode
 from geolib.regimes.small_data import bidiagonal
 
 EXPERIMENTS = experiments("regimes")
@@ -201,11 +201,18 @@ def test_narrow_by_quadrature_is_narrow_by_ode(kappa, c):
 
 
 def test_narrow_keeps_its_first_integral():
-    law = marchenko_pastur(1.0, 2.0)
-    s, log_v = _by_ode(np.linspace(0, 1, 12), 0.5, law, 1e-12)
-    F = 0.5 * np.exp(2 * np.multiply.outer(s, law.nodes)) @ law.weights
-    v = np.exp(log_v)
-    assert np.abs(v * (v - F) - 0.5).max() < 1e-9 * v.max() ** 2
+    """v (v - F) stays 1 - kappa: with it the population loss alone gives the train loss."""
+    kappa, law = 0.5, marchenko_pastur(1.0, 2.0)
+    a = narrow(np.linspace(0, 0.3, 12), kappa, 2.0, rtol=1e-12)
+    r = 1 - np.sqrt(1 + 2 * a.population)
+    v = np.sqrt((1 - kappa) / (1 - r))
+
+    def over(s, target):
+        return kappa * np.exp(2 * s * law.nodes) @ law.weights - target
+
+    s = np.array([brentq(over, -1.0, 9.0, (x,), xtol=1e-14) for x in r * v])
+    e = kappa * np.exp(2 * np.multiply.outer(s, law.nodes)) / v[:, None]
+    assert np.abs(a.train + e @ (law.weights * law.nodes) * (1 - r / 2)).max() < 1e-8
 
 
 def test_narrow_at_kappa_one_leaves_the_population_loss():
