@@ -261,9 +261,10 @@ def test_formulas_of_the_reference_are_those_of_the_docstrings():
             r'<(div|span) class="math[^"]*"[^>]*>(.*?)</\1>', page.read_text(), re.S
         ):
             formula = html.unescape(re.sub(r"<[^>]+>", "", inner)).strip()
-            # MathJax's brackets and Sphinx's wrapping are not the author's,
+            # MathJax's brackets, Sphinx's wrapping and the line breaks of `formulas.py`
+            # are not the author's.
             formula = re.sub(r"^\\[\[(]|\\[\])]$|\\(begin|end)\{\w+\}", " ", formula)
-            formula = re.sub(r"\\\\$", " ", formula, flags=re.M)  # nor those of `formulas.py`
+            formula = re.sub(r"\\\\$", " ", formula, flags=re.M)
             found += 1
             for stray in re.findall(r".{0,6}\\[*_|].{0,6}", formula):
                 if "".join(stray.split()) not in written:
