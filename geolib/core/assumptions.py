@@ -173,7 +173,7 @@ class ModuleTrial:
             full = isinstance(error, torch.OutOfMemoryError)
             if full or str(error).startswith(("x:", "module")):
                 raise
-            raise ValueError(f"module, x: expected inputs that fit: {error}") from error
+            raise ValueError(f"x: expected what the module takes: {error}") from error
 
     def state(self, theta: Tensor) -> Tensor:
         """The outputs of a pass that is watched."""

@@ -87,7 +87,8 @@ class Arguments:
     def name_module(self, said: str, error: Exception, given: dict[str, Any]) -> None:
         """What is said of a module is said of the argument that it came as."""
         named = [n for n in given if n != "self" and isinstance(given[n], nn.Module)]
-        if said.startswith("module") and named and "module" not in self.names:
+        misfit = "x" in self.names and "what the module takes" in said
+        if named and "module" not in self.names and (misfit or said[:6] == "module"):
             error.args = (f"{', '.join(named)}: {said}",)
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -525,8 +525,6 @@ def test_an_encoder_with_a_mask_is_right_where_gradients_are_recorded():
     assert relative(L.jvp(v), J @ v) < 1e-7
     assert relative(L.vjp(u), torch.einsum("nop,no->p", J, u)) < 1e-7
     assert relative(G.dense(), torch.einsum("iap,iaq->pq", J, J) / 4) < 1e-7
-    with torch.no_grad():
-        assert not torch.allclose(net(*x), outputs())  # torch's own way out
 
 
 def test_inputs_that_cannot_be_told_apart_sample_by_sample():

@@ -133,9 +133,9 @@ class Wants(nn.Module):
 @pytest.mark.parametrize("read", [lambda x: x.flat(), lambda x: x["a"], lambda x: x[9]])
 def test_inputs_that_a_module_cannot_use_are_named(read):
     R = Realization(Wants(read))
-    with pytest.raises(ValueError, match=r"module, x: expected inputs that fit"):
+    with pytest.raises(ValueError, match="x: expected what the module takes"):
         R(R.theta0, X[:2])
-    with pytest.raises(ValueError, match=r"module, x: expected inputs that fit"):
+    with pytest.raises(ValueError, match="x: expected what the module takes"):
         PullbackMetric(R, {"b": X, "label": X}).at(R.theta0).dense()
 
 
@@ -165,7 +165,7 @@ def test_a_nested_tensor_is_named():
 
 def test_what_is_wrong_with_a_module_is_said_of_the_argument_that_it_came_as():
     for module, x in ((nn.Sequential(), X), (nn.Linear(5, 2).double(), X)):
-        with pytest.raises(ValueError, match="^realization: module"):
+        with pytest.raises(ValueError, match="^realization: (module|x):"):
             FunctionSpace(module, x)
 
 
