@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geolib.core import integrate
 from geolib.naturality import Problem, Reparameterization
 
-STEPS, LITTLE = 64, 1e-4  # of Runge and Kutta's method; the length of a difference
+LITTLE = 1e-4  # the length of a difference
 
 
 def gap_per_damping(P: Problem, phi: Reparameterization, horizon: float) -> float:
@@ -34,11 +35,7 @@ def gap_per_damping(P: Problem, phi: Reparameterization, horizon: float) -> floa
         bend = (ahead - behind) * w.norm() / (2 * LITTLE)
         return torch.stack([-step, bend + here.solve(M @ step)])
 
-    both, h = torch.stack([P.theta0, torch.zeros_like(P.theta0)]), horizon / STEPS
-    for _ in range(STEPS):
-        first = velocity(both)
-        second = velocity(both + h / 2 * first)
-        third = velocity(both + h / 2 * second)
-        last = velocity(both + h * third)
-        both = both + h / 6 * (first + 2 * second + 2 * third + last)
-    return float(both[1].norm() / (both[0] - P.theta0).norm())
+    both = torch.stack([P.theta0, torch.zeros_like(P.theta0)])
+    ends = integrate(lambda _, y: velocity(y), both, [0.0, horizon], rtol=1e-8)
+    theta, w = ends.final
+    return float(w.norm() / (theta - P.theta0).norm())

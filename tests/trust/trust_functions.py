@@ -283,7 +283,7 @@ UNITS = {  # rows of the units that are made equal; what reads them
 }  # fmt: skip
 
 
-def differences_rank(J, *columns):
+def columns_rank(J, *columns):
     """Rank of some columns of a Jacobian.
 
     Those of `exact_jacobian` have digits enough to tell the least singular values from
@@ -321,7 +321,7 @@ def strata(name, case):
                 t[1] = t[0]
         found = find_strata(case.module, x, near=1e-3)
         J = exact_jacobian(case.module.double(), x)
-        lost = J.shape[-1] - differences_rank(J, torch.arange(J.shape[-1]))
+        lost = J.shape[-1] - columns_rank(J, torch.arange(J.shape[-1]))
         assert [(s.kind, s.deficit) for s in found] == [("unexplained", lost)]
         return
     assert all(s.kind == "dormant unit" for s in found)
@@ -360,10 +360,10 @@ def strata(name, case):
         silent = [c for c in range(3) if not J[..., where["3.bias"][c]].any()]
         read = where["6.weight"].unflatten(1, (3, 4))[:, silent]
         units = [u[~torch.isin(u, read)] for u in units]
-    both = differences_rank(J, *units, *bias)
+    both = columns_rank(J, *units, *bias)
     # what the two share, beyond the biases and what each loses at all weights
-    alone = [differences_rank(J, unit, *bias) for unit in units]
-    deficit = sum(alone) - both - (differences_rank(J, *bias) if bias else 0)
+    alone = [columns_rank(J, unit, *bias) for unit in units]
+    deficit = sum(alone) - both - (columns_rank(J, *bias) if bias else 0)
     assert deficit == pairs[0].deficit
 
 
