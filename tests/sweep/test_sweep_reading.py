@@ -24,6 +24,7 @@ READERS = {
 }
 # What these pages read they do not run.
 STORED = {
+    "regimes/06-steps",
     "stratifolds/05-bayes",
     "stratifolds/06-identifiability",
     "inverse_stability/03-learning",
