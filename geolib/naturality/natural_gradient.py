@@ -156,7 +156,7 @@ class NaturalGradient(GeometricOptimizer):
         for group in groups:
             torch.optim.Optimizer.add_param_group(self, dict(group))
         held = {id(t) for group in self.param_groups for t in group["params"]}
-        wanted = f"groups of all {len(self.leaves)} trainable parameters alone"
+        wanted = f"groups of all the module's trainable parameters, {len(self.leaves)}"
         expect(held == set(map(id, self.leaves)), "params", wanted, len(held))
 
     # ---- steps of fixed damping --------------------------------------------------

@@ -109,6 +109,7 @@ def test_a_tensor_computed_ahead_from_a_weight_is_refused(kept):
         PullbackMetric(R, X).at(R.theta0).dense()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("hook", [nn.utils.weight_norm, nn.utils.spectral_norm])
 def test_a_weight_that_a_hook_computes_is_right_and_stays(hook):
