@@ -86,11 +86,10 @@ class Arguments:
         self.many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
 
     def name_module(self, error: Exception, given: dict[str, Any]) -> None:
-        """What is said of a name that is no argument is said of the modules that came."""
-        argument, said, _ = str(error).partition(": ")
+        """What is said of a `module` is said of the argument that it came as."""
         named = [n for n in given if n != "self" and isinstance(given[n], nn.Module)]
-        known = argument in self.rules or argument in given
-        if named and said and argument.isidentifier() and not known:
+        said = str(error).startswith("module: ") and "module" not in self.rules
+        if named and said:
             error.args = (f"{', '.join(named)}: {error}",)
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:

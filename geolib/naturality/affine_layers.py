@@ -91,8 +91,8 @@ def affine_mlp(
 def blocks(module: nn.Module) -> list[Tensor]:
     """Index matrices (out, in or in + 1) of every layer into the flat vector.
 
-    A layer's weight and bias are joined into one block, weights of more than two
-    axes are flattened to (out, rest), and any other parameter is a row.
+    A layer's weight and bias are joined into one block if they have as many rows,
+    weights of more than two axes are flattened, and any other parameter is a row.
 
     Examples:
         >>> [tuple(b.shape) for b in blocks(nn.Sequential(nn.Linear(2, 3)))]
@@ -107,15 +107,14 @@ def blocks(module: nn.Module) -> list[Tensor]:
         raise ValueError(f"module: {type(module).__name__} has no trainable parameters")
     result = []
     for name, i in index.items():
-        stem = name.removesuffix("weight")
-        bias = index.get(f"{stem}bias") if name.endswith("weight") else None
-        if i.ndim < 2 and name.endswith("bias"):
-            partner = index.get(name.removesuffix("bias") + "weight")
-            if partner is not None and partner.ndim >= 2:
-                continue  # joined below with its weight
+        stem = name.removesuffix("weight").removesuffix("bias")
+        W, b = index.get(f"{stem}weight"), index.get(f"{stem}bias")
+        both = W is not None and W.ndim > 1 and b is not None and len(W) == len(b)
+        if both and i is b:
+            continue  # it is joined to its weight
         block = i.reshape(i.shape[0], -1) if i.ndim > 1 else i.reshape(1, -1)
-        if i.ndim >= 2 and bias is not None:
-            block = torch.cat([block, bias.reshape(-1, 1)], dim=1)
+        if both and b is not None:
+            block = torch.cat([block, b.reshape(-1, 1)], dim=1)
         result.append(block)
     return result
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from geolib.core import Euclidean, PullbackMetric, Realization, normal
 from geolib.geodesics import FunctionSpace, connect, sparsify
 from geolib.inverse_stability import canonicalize
-from geolib.naturality import NaturalGradient, audit, cross_entropy, mse
+from geolib.naturality import NaturalGradient, audit, cross_entropy, mse, standard_suite
+from geolib.naturality.affine_layers import blocks
 from geolib.networks import accuracy, align, minimize, mlp
 from geolib.stratifolds import find_strata, learning_coefficient
 
@@ -112,12 +113,13 @@ def test_a_tensor_computed_ahead_from_a_weight_is_refused(kept):
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("hook", [nn.utils.weight_norm, nn.utils.spectral_norm])
-def test_a_weight_that_a_hook_computes_is_right_and_stays(hook):
+@pytest.mark.parametrize("check", [True, False])
+def test_a_weight_that_a_hook_computes_is_right_and_stays(hook, check):
     """The hook writes what it computes into the module: products leave nothing there."""
     module = hook(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))[0])
     module = nn.Sequential(module, nn.Tanh(), nn.Linear(4, 2)).double().eval()
     before, held = module(X).detach(), module[0].weight
-    R = Realization(module)
+    R = Realization(module, check=check)
     J = R.linearize(R.theta0, X).jacobian()
     many = torch.vmap(R, (0, None))(torch.stack([R.theta0, 2 * R.theta0]), X)
     torch.testing.assert_close(many[0], before)
@@ -326,3 +328,26 @@ def test_a_step_after_backward_says_which_thing_is_missing(
     (net(X) - Y).square().mean().backward()
     with pytest.raises(ValueError, match=lacks):
         opt.step()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose1d(1, 2, 2),
+        nn.ConvTranspose1d(2, 2, 2, groups=2),
+        nn.Conv1d(1, 2, 2),
+        nn.Bilinear(1, 1, 2),
+    ],
+)
+def test_charts_of_a_layer_whose_weight_and_bias_differ_in_rows(layer):
+    """Every entry of the vector lies in one block, and each chart is undone."""
+    net = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2)).double()
+    if not isinstance(layer, nn.Bilinear):
+        net(torch.zeros(1, layer.in_channels, 3).double())
+    else:
+        net = layer.double()
+    rows = torch.cat([block.flatten() for block in blocks(net)])
+    assert sorted(rows.tolist()) == list(range(len(rows)))
+    theta = Realization(net, check=False).theta0
+    for chart in standard_suite(net, theta).values():
+        torch.testing.assert_close(chart.inverse(chart.forward(theta)), theta)
