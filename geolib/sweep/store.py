@@ -309,6 +309,8 @@ def keep(
 ) -> Measured:
     """Add entries to a file of measured results; those of other keys stay.
 
+    What another version of the sweep measured goes, for it means something else.
+
     Args:
         path: the file, made where there is none.
         entries: JSON values by key.
@@ -321,8 +323,9 @@ def keep(
         >>> keep(path, {"a": 1.0}, {"date": "now"}).entries
         {'a': 1.0, 'b': 2.0}
     """
-    kept = measured(path).entries | dict(entries)
-    write(path, Measured(dict(about), kept))
+    old, version = measured(path), about.get("version")
+    kept = old.entries if old.about.get("version", version) == version else {}
+    write(path, Measured(dict(about), kept | dict(entries)))
     return measured(path)
 
 
