@@ -331,8 +331,7 @@ def keep(
 
 def write(path: str | Path, table: Measured) -> None:
     """Write a file of measured results anew, one entry a line."""
-    entries = sorted(table.entries.items())
-    lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries]
+    lines = [": ".join(map(json.dumps, kv)) for kv in sorted(table.entries.items())]
     head = f'{{"about": {json.dumps(table.about)},\n"entries": {{\n'
     write_whole(Path(path), head + ",\n".join(lines) + "\n}}\n")
 
