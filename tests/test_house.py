@@ -275,7 +275,7 @@ CENSUS = sorted((ROOT / "tests" / "census").glob("*.yml"))
 
 def _resolves(target):
     """Whether `module.name`, or `chapters/x/experiments.py:name`, exists."""
-    if target.startswith("chapters/"):
+    if target.startswith(("chapters/", "book/")):
         file, _, name = target.partition(":")
         return re.search(
             rf"^(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(), re.M

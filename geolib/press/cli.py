@@ -156,13 +156,12 @@ def html(
 
 def _render(build: Build, strict: bool = False) -> bool:
     """Render the site and say where it is; whether all of it is well."""
-    from .site import build_site, counted
-
-    found = build_site(build, strict)
+    site = build.of_the_book("page_site")
+    found = site.build_site(build, strict)
     for name, why in found.marked.items():
         typer.echo(f"MARKED {name}: {why}", err=True)
     typer.echo(f"The book: {build.site / 'index.html'}  (or `make serve`)")
-    typer.echo(counted(found, len(discover(build.root))))
+    typer.echo(site.counted(found, len(discover(build.root))))
     return found.is_valid
 
 

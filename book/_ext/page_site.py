@@ -1,5 +1,7 @@
 """Assemble the pages, let Jupyter Book render them, publish only a whole site."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -8,12 +10,18 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from geolib.files import digest, digest_tree, write_changed, write_whole
+from page_marks import banner, below_the_heading, filled, ledger_page, marked_page
 
-from .build import Build, Page
-from .ledger import GPU_LEDGER, Ledger, load_device_ledger, of_pages, write_json
-from .notebook import CHANGES, PressError, check_settings, discover
-from .pages import banner, below_the_heading, filled, ledger_page, marked_page
+from geolib.files import digest, digest_tree, write_changed, write_whole
+from geolib.press.build import Build, Page
+from geolib.press.ledger import (
+    GPU_LEDGER,
+    Ledger,
+    load_device_ledger,
+    of_pages,
+    write_json,
+)
+from geolib.press.notebook import CHANGES, PressError, check_settings, discover
 
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
