@@ -15,10 +15,11 @@ from typing import Any
 
 from page_cells import ALL_CHECKS, GLUED, quoted, staged
 from page_checks import anchor, found, kind, sentence, typeset
+from page_gpu import DeviceLedger
 
 from geolib.files import write_changed
 from geolib.press.build import Build, Page
-from geolib.press.ledger import DeviceLedger, Ledger
+from geolib.press.ledger import Ledger
 from geolib.tables import html_table, human
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")

@@ -6,13 +6,13 @@ import re
 import pytest
 from compare_ledgers import differences
 from conftest import cell
+from page_gpu import GPU_LEDGER
+from page_gpu import load_device_ledger as kept
+from page_gpu import save_device_ledger as keep
 from page_marks import ledger_page as page_table
 
 from geolib.press import Build, Ledger, PressError
 from geolib.press import ledger as module
-from geolib.press.ledger import GPU_LEDGER
-from geolib.press.ledger import load_device_ledger as kept
-from geolib.press.ledger import save_device_ledger as keep
 
 
 def row(key, device="cpu", **changed):
