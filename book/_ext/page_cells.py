@@ -28,7 +28,7 @@ STATED = ("claim", "quote")
 TOLD = (*STATED, "print", "show")
 LONGEST = 15  # lines of code that a page shows in one piece
 SHORTEST = 4  # lines up to which a piece that calls no algorithm of the library is none
-OURS = ("geolib", "experiments")
+OURS = ("geolib", "experiments", "path_lengths")
 # What reads stored results, and not by an algorithm.
 READS = {"measured", "column", "contested", "contest_lead", "sweep_rows", "means"}
 
