@@ -201,6 +201,9 @@ def test_an_option_that_would_do_nothing_is_refused_also_at_its_usual_value(opti
     net, plain = mlp([3, 2]), mlp([3, 2])
     with pytest.raises(ValueError, match="damping: expected None beside trust"):
         NaturalGradient(net, 0.1, damping=0.1, **option)
+    ((name, usual),) = option.items()
+    other = type(usual)(usual / 2)
+    assert getattr(NaturalGradient(net, **{name: other}).tuning, name) == other
     for opt, of in (
         (NaturalGradient(net, **option), net),
         (NaturalGradient(plain), plain),
@@ -333,7 +336,7 @@ def test_a_step_after_backward_says_which_thing_is_missing(
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.ConvTranspose1d(1, 2, 2),
+        nn.ConvTranspose1d(3, 2, 2),
         nn.ConvTranspose1d(2, 2, 2, groups=2),
         nn.Conv1d(1, 2, 2),
         nn.Bilinear(1, 1, 2),
