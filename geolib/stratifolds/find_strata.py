@@ -206,8 +206,9 @@ def find_strata(
 
     Args:
         module: any whose graph `torch.fx` can trace: perceptrons, convolutions, norms
-            in evaluation mode, attention, skip connections. A layer that is applied
-            twice shares its units with what it reads; an overlap in it alone is not seen.
+            in evaluation mode, attention, skip connections. Where units have several
+            writers (a residual stream, a layer that is applied twice), a stratum of the
+            rows of one writer alone is not seen.
             Of a module that cannot be traced, or whose units cannot be followed (through
             a concatenation, heads cut by hand, a weight used transposed), only the deficit
             of the whole Jacobian is said, as "unexplained". It is not changed.
