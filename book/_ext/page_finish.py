@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, NamedTuple
 
-Twin = tuple[str, int, int]
 NIGHT = "application/x-night+png"
+NARROW = "application/x-narrow+json"
 TOLD = re.compile(r'(<span class="pasted-text)(">[^<\d+−∞-]|">[^<]{12})')
 STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
 # The theme's script says "auto" until its last file has come, and code moves then.
@@ -31,6 +32,29 @@ PICTURE = re.compile(
 )
 
 
+# Where a caption says which of two panels it speaks of.
+SIDE = re.compile(
+    r"(\b(?:Left|Right)(?=[:,]))|((?<=\()(?:left|right)(?=\)))|((?<=; )right(?=,))"
+)
+ABOVE = {"left": "above", "right": "below", "Left": "Above", "Right": "Below"}
+
+
+class Picture(NamedTuple):
+    """Name and size of a figure's other version."""
+
+    name: str
+    wide: int
+    high: int
+
+
+class Twin(NamedTuple):
+    """The other versions of a figure: for dark pages, and for phones of both kinds."""
+
+    night: Picture
+    narrow: Picture | None = None
+    stacked: bool = False  # on a phone, panels that stand side by side
+
+
 def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
     """A page with its stamp, and with both versions of its figures.
 
@@ -45,20 +69,42 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
         before, source, name, after = m.groups()
         if name not in twins:
             return m[0]
-        twin, wide, high = twins[name]
-        night = source.replace(name, twin)
-        size = f'width="{wide}" height="{high}" '  # its place is kept until it comes
-        return "".join(
+        twin = twins[name]
+        night = source.replace(name, twin.night.name)
+        size = f'width="{twin.night.wide}" height="{twin.night.high}" '  # kept free
+        both = "".join(
             _shown(f'<img {size}{before.lstrip()}src="{place}"{after}>', kind)
             for place, kind in ((source, "by-day"), (night, "by-night"))
         )
+        if not twin.narrow or "sd-card" in m[0]:  # a card shows a half of its own
+            return both
+        both = re.sub(r"<img .*?>", lambda i: _on_phones(i[0], twin.narrow), both)
+        return f'<span class="side-by-side">{both}</span>' if twin.stacked else both
 
     cite = f'<a href="{up}book/reproduce.html#how-to-cite">how to cite it</a> · '
     page = page.replace(GUESSED, KNOWN)
     page = STAMP.sub(f'<span class="stamp">{mark}{cite}</span>', page)
     page = TOLD.sub(r"\1 told\2", page)
     page = TOGETHER.sub(r'<span class="whole">\1</span>', page)
-    return PICTURE.sub(both, page)
+    page = PICTURE.sub(both, page)
+    return re.sub(
+        r'(?<=<span class="side-by-side">)(.*?<figcaption>)(.*?)(?=</figcaption>)',
+        lambda m: m[1] + SIDE.sub(_where, m[2]), page, flags=re.S)  # fmt: skip
+
+
+def _where(m: re.Match[str]) -> str:
+    """The word for a panel's place, on wide screens and on phones."""
+    return f'<span class="if-wide">{m[0]}</span><span class="if-narrow">{ABOVE[m[0]]}</span>'
+
+
+def _on_phones(image: str, narrow: Picture) -> str:
+    """An image with the version that a phone shows in its place."""
+    source = re.search(r'src="([^"]*/)[^"]*"', image)
+    name = narrow.name + "-night" * ("by-night" in image)
+    return (
+        f'<picture><source media="(max-width: 600px)" srcset="{source[1]}{name}.png" '
+        f'width="{narrow.wide}" height="{narrow.high}">{image}</picture>'
+    )
 
 
 def _shown(image: str, kind: str) -> str:
@@ -83,29 +129,41 @@ def stamp(root: Path) -> str:
 
 
 def lay_out_the_twins(source: Path, site: Path) -> dict[str, Twin]:
-    """Write the dark version of each figure beside it; name and size, by the light one's."""
-    nights = dict(_nights(source / "chapters"))
+    """Write the other versions of each figure beside it; what they are, by the light one's."""
+    others = dict(_others(source / "chapters"))
     twins = {}
     for picture in sorted(site.glob("_images/*.png")):
         drawn = source / "book" / "_figures" / picture.name  # the name is the author's
         name = _digest(drawn.read_bytes()) if drawn.exists() else picture.stem
-        if name in nights:
-            night = picture.with_stem(f"{picture.stem}-night")
-            night.write_bytes(nights[name])
-            # Width and height stand at fixed places of a PNG; it has two pixels for one.
-            wide, high = struct.unpack(">II", nights[name][16:24])
-            twins[picture.stem] = (night.stem, wide // 2, high // 2)
+        if name in others:
+            night, narrow = others[name]
+            dark = _written(picture.with_stem(f"{picture.stem}-night"), night)
+            twins[picture.stem] = Twin(dark)
+            if narrow:
+                phone = picture.with_stem(f"{picture.stem}-narrow")
+                day = _written(phone, _bytes(narrow["day"]))
+                _written(
+                    phone.with_stem(f"{phone.stem}-night"), _bytes(narrow["night"])
+                )
+                twins[picture.stem] = Twin(dark, day, narrow["stacked"])
     return twins
 
 
-def _nights(chapters: Path) -> Iterator[tuple[str, bytes]]:
-    """The figures' dark versions, by the digest of the light one: its name on the site."""
+def _written(path: Path, png: bytes) -> Picture:
+    """Write a picture; width and height stand at fixed places, and it has two pixels for one."""
+    path.write_bytes(png)
+    wide, high = struct.unpack(">II", png[16:24])
+    return Picture(path.stem, wide // 2, high // 2)
+
+
+def _others(chapters: Path) -> Iterator[tuple[str, tuple[bytes, dict[str, Any]]]]:
+    """The figures' other versions, by the digest of the light one: its name on the site."""
     for path in chapters.rglob("*.ipynb"):
         for cell in json.loads(path.read_text())["cells"]:
             for data in (o.get("data", {}) for o in cell.get("outputs", [])):
                 if NIGHT in data and "image/png" in data:
                     day, night = (_bytes(data[k]) for k in ("image/png", NIGHT))
-                    yield _digest(day), night
+                    yield _digest(day), (night, data.get(NARROW, {}))
 
 
 def _bytes(data: str | list[str]) -> bytes:

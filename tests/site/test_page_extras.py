@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import io
 import json
 import re
 import subprocess
@@ -36,6 +37,8 @@ def figure():
         made, (left, right) = panels(1, 2, width=8)
         left.plot([0, 1], [0, 1], label="eps = 0.1")
         left.plot([0, 1], [1, 0], color=COLORS["ink"], label="mu")
+        left.plot([0.2, 0.8], [0.3, 0.3], "o", color=COLORS["blue"])
+        made.legend(*left.get_legend_handles_labels(), loc="outside upper center")
         left.fill_between([0, 1], 0.2, 0.4, color=COLORS["green"], alpha=0.3)
         left.legend(fontsize=6)
         right.pcolormesh(np.eye(3))
@@ -119,7 +122,8 @@ def dark(left, right, shades, figure):
     band = left.collections[0].get_facecolor()[0]
     assert band[3] == pytest.approx(0.3)
     assert to_hex(band) != COLORS["green"].lower()
-    for label in (*left.get_xticklabels(), left.title, *left.get_legend().get_texts()):
+    words = [t for g in (left.get_legend(), *figure.legends) for t in g.get_texts()]
+    for label in (*left.get_xticklabels(), left.title, *words):
         assert light(label.get_color()) > 0.85
     # What lies on the heat map is seen against the same colours as before.
     assert np.array_equal(right.collections[0].get_facecolor(), shades)
@@ -139,11 +143,53 @@ def test_a_kernel_shows_the_light_figure_and_the_dark_one_beside_it(extension, f
     night = base64.b64decode(data[figures.NIGHT])
     assert data["image/png"][:4] == night[:4] == b"\x89PNG"
     means = [
-        plt.imread(__import__("io").BytesIO(p))[..., :3].mean()
-        for p in (data["image/png"], night)
+        plt.imread(io.BytesIO(p))[..., :3].mean() for p in (data["image/png"], night)
     ]
     assert means[0] > 0.7 > means[1]
     assert size["image/png"]["width"] > 700  # half of its pixels: sharp on fine screens
+    narrow = data[figures.NARROW]
+    assert narrow["stacked"]
+    seen = [
+        plt.imread(io.BytesIO(base64.b64decode(narrow[k]))) for k in ("day", "night")
+    ]
+    assert seen[0][..., :3].mean() > 0.7 > seen[1][..., :3].mean()
+    high, wide, _ = seen[0].shape
+    assert wide < 0.6 * 2 * size["image/png"]["width"] < 1.2 * high
+
+
+def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extension):
+    figures = extension("figures")
+    with plt.rc_context():
+        use_style()
+        made, (left, right) = panels(1, 2, width=7)
+        left.barh([0, 1], [1, 2])
+        left.set_yticks([0, 1], ["natural gradient", "Adam"])
+        right.barh([0, 1], [2, 1])
+        right.set_yticks([0, 1], ["", ""])
+        right.set_xticks([0, 1], ["a long name of a tick", "another name as long"])
+        right.set_title("a title that is far too long for the width of a phone's page")
+        names = [f"the {n} method of them all" for n in ("first", "second", "third")]
+        made.legend(left.patches + right.patches[:1], names, ncols=3,
+                    loc="outside upper center")  # fmt: skip
+        figures.set_the_texts(made)
+        letters = {t.get_fontsize() for t in made.findobj(plt.Text) if t.get_text()}
+        assert figures.make_narrow(made)
+        made.canvas.draw()
+    upper, lower = left.get_window_extent(), right.get_window_extent()
+    assert upper.y0 > lower.y1
+    assert upper.x0 == pytest.approx(lower.x0, abs=2)
+    assert [t.get_text() for t in right.get_yticklabels()] == [
+        "natural gradient",
+        "Adam",
+    ]
+    seen = made.get_tightbbox()
+    assert seen.width <= figures.PHONE + 0.1
+    assert "\n" in right.get_title(loc="left") + right.get_title()
+    aslant = [t.get_rotation() for t in right.get_xticklabels()]
+    assert aslant == [35, 35]
+    later = {t.get_fontsize() for t in made.findobj(plt.Text) if t.get_text()}
+    assert min(later) >= min(letters)
+    plt.close(made)
 
 
 def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path):
@@ -161,14 +207,21 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     data = {
         "image/png": base64.b64encode(day).decode(),
         finish.NIGHT: base64.b64encode(night).decode(),
+        finish.NARROW: {"stacked": True}
+        | dict.fromkeys(("day", "night"), base64.b64encode(night).decode()),
     }
     cells = [{"cell_type": "markdown"}, {"outputs": [{"data": data}, {"text": "x"}]}]
     (source / "chapters/a/01.ipynb").write_text(json.dumps({"cells": cells}))
     twins = finish.lay_out_the_twins(source, site)
-    assert twins == {s: (f"{s}-night", 128, 45) for s in (name, "fig-a")}
+    dark = {s: finish.Picture(f"{s}-night", 128, 45) for s in (name, "fig-a")}
+    phone = {s: finish.Picture(f"{s}-narrow", 128, 45) for s in (name, "fig-a")}
+    assert twins == {s: finish.Twin(dark[s], phone[s], True) for s in (name, "fig-a")}
+    assert (site / "_images" / f"{name}-narrow-night.png").read_bytes() == night
     assert (site / "_images" / "fig-a-night.png").read_bytes() == night
     page = '<img alt="b" class="c" src="../_images/fig-a.png" />'
     page += '<img alt="o" src="_images/other.png" />'
+    page += "<figcaption>Left: one, (right) two; left of a line.</figcaption>"
+    page += '<img class="sd-card-img" src="_images/fig-a.png" />'
     done = finish.finished(page, "../", "", twins)
     assert (
         '<img loading="lazy" width="128" height="45" alt="b" class="by-day c" '
@@ -176,6 +229,15 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     )
     assert 'class="by-night c" src="../_images/fig-a-night.png"' in done
     assert '<img alt="o" src="_images/other.png" />' in done
+    assert (
+        '<source media="(max-width: 600px)" srcset="../_images/fig-a-narrow.png"'
+        in done
+    )
+    assert 'srcset="../_images/fig-a-narrow-night.png" width="128"' in done
+    assert done.count("<source") == 2  # a card has none
+    word = '<span class="if-wide">{}</span><span class="if-narrow">{}</span>'
+    said = word.format("Left", "Above") + ": one, (" + word.format("right", "below")
+    assert said + ") two; left of a line." in done
     assert finish.finished(done, "../", "", twins) == done  # a page is finished once
 
 
