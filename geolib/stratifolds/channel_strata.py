@@ -383,7 +383,7 @@ def unexplained(T: Tangents, samples: int, rtol: float) -> tuple[int, float]:
 
     On as many times `samples` data as give an output for each parameter.
     """
-    R, some = T.R, T.module(T.x[:samples]).numel()
+    R, some = T.R, T.R(T.R.theta0, T.x[:samples]).numel()
     L = R.linearize(R.theta0, T.x[: samples * (R.p // some + 1)])
     wanted = f"at least {R.p} outputs, for the parameters of a module of no known graph"
     rows = L.outputs.numel()
