@@ -10,10 +10,16 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
-Twin = tuple[str, int, int]
+import numpy as np
+
+Twin = tuple[str, int, int, tuple[float, ...]]
 NIGHT = "application/x-night+png"
+# Shares of a figure's width. Narrower than a panel is a column of names; than the last
+# piece a bar of colours, which stays where it is; than a gap the space between words.
+PANEL, LAST, GAP = 0.18, 0.25, 0.008
 TOLD = re.compile(r'(<span class="pasted-text)(">[^<\d+−∞-]|">[^<]{12})')
 STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
 # The theme's script says "auto" until its last file has come, and code moves then.
@@ -38,18 +44,23 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
         page: the HTML.
         up: the way from its folder to the site's.
         mark: of what commit it is, and when that was made.
-        twins: by the name of a picture that of its dark version, and its size.
+        twins: by the name of a picture that of its dark version, its size, and where
+            its panels end.
     """
 
     def both(m: re.Match[str]) -> str:
         before, source, name, after = m.groups()
         if name not in twins:
             return m[0]
-        twin, wide, high = twins[name]
+        twin, wide, high, cuts = twins[name]
         night = source.replace(name, twin)
         size = f'width="{wide}" height="{high}" '  # its place is kept until it comes
         return "".join(
-            _shown(f'<img {size}{before.lstrip()}src="{place}"{after}>', kind)
+            _in_panels(
+                _shown(f'<img {size}{before.lstrip()}src="{place}"{after}>', kind),
+                (wide, high),
+                () if "sd-card" in m[0] else cuts,
+            )
             for place, kind in ((source, "by-day"), (night, "by-night"))
         )
 
@@ -70,6 +81,44 @@ def _shown(image: str, kind: str) -> str:
     return image.replace("<img", '<img loading="lazy"', 1)
 
 
+def _in_panels(image: str, size: tuple[int, int], cuts: tuple[float, ...]) -> str:
+    """An image as often as it has panels: on a phone each shows one, else the first all."""
+    if not cuts:
+        return image
+    shown, (wide, high) = "", size
+    for k, (left, right) in enumerate(pairwise((0.0, *cuts, 1.0))):
+        part = right - left
+        look = (
+            f"--at: {left / (1 - part):.2%}; --shape: {part * wide / high:.3f}; "
+            f"--most: {1.15 * part * wide:.0f}px"
+        )
+        name = "panel more" if k else "panel"
+        copy = image.replace('class="', f'style="{look}" class="{name} ', 1)
+        shown += copy.replace("<img", '<img aria-hidden="true"', 1) if k else copy
+    return shown
+
+
+def _cuts(picture: Path) -> tuple[float, ...]:
+    """Where the panels of a picture that stand side by side end, in shares of its width."""
+    from PIL import Image
+
+    with Image.open(picture) as opened:
+        pixels = np.asarray(opened.convert("L"))
+    inked = pixels != pixels[0, 0]
+    edges = np.flatnonzero(np.diff(inked.any(0), prepend=False, append=False))
+    lefts, rights, wide = edges[::2], edges[1::2], inked.shape[1]
+    apart = lefts[1:] - rights[:-1] > GAP * wide  # a gap between letters is none
+    lefts, rights = lefts[np.r_[True, apart]], rights[np.r_[apart, True]]
+    cuts = []
+    for left, right in zip(lefts[:-1], rights[:-1], strict=True):
+        if rights[-1] - right < LAST * wide or right - left < PANEL * wide:
+            continue
+        along, half = np.cumsum(inked[:, left:right], 1), (right - left) // 2
+        if (along[:, half:] - along[:, :-half]).max() == half:  # a line, not letters
+            cuts.append(float(right / wide + GAP / 2))
+    return tuple(cuts)
+
+
 def stamp(root: Path) -> str:
     """The commit and its date; nothing where the folder is no checkout."""
     command = ["git", "-C", str(root), "log", "-1", "--format=%h %cs"]
@@ -83,7 +132,7 @@ def stamp(root: Path) -> str:
 
 
 def lay_out_the_twins(source: Path, site: Path) -> dict[str, Twin]:
-    """Write the dark version of each figure beside it; name and size, by the light one's."""
+    """Write the dark version of each figure beside it; name, size, cuts by the light one's."""
     nights = dict(_nights(source / "chapters"))
     twins = {}
     for picture in sorted(site.glob("_images/*.png")):
@@ -94,7 +143,8 @@ def lay_out_the_twins(source: Path, site: Path) -> dict[str, Twin]:
             night.write_bytes(nights[name])
             # Width and height stand at fixed places of a PNG; it has two pixels for one.
             wide, high = struct.unpack(">II", nights[name][16:24])
-            twins[picture.stem] = (night.stem, wide // 2, high // 2)
+            cuts = _cuts(picture)
+            twins[picture.stem] = (night.stem, wide // 2, high // 2, cuts)
     return twins
 
 

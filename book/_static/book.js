@@ -147,9 +147,10 @@ function zoomFigures() {
       dialog.showModal();
     };
     figure.classList.add("zoomable");
+    figure.addEventListener("click", open);
+    if (figure.matches(".more")) continue; // a further panel of the one before
     figure.tabIndex = 0;
     figure.setAttribute("role", "button");
-    figure.addEventListener("click", open);
     figure.addEventListener("keydown", (e) => {
       if (e.key === "Enter" || e.key === " ") { e.preventDefault(); open(); }
     });

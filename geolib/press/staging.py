@@ -31,33 +31,24 @@ READS = {"measured", "column", "contested", "contest_lead", "sweep_rows", "means
 
 def staged(executed: Any, page_source: str) -> Any:
     """The published form: no times but the whole's, no paths, claims as boxes, glue."""
-    from nbformat import from_dict
-
     nb = _without_traces(executed)
     cost = executed.metadata.get("geolib", {}).get("cost")
     nb.metadata["geolib"] = {"source": page_source, **({"cost": cost} if cost else {})}
     injected = any("injected-parameters" in tags(c) for c in nb.cells)
     for cell in nb.cells:
         names = tags(cell)
-        if "parameters" in names:  # shown only where nothing overrides it
-            names.append("remove-cell" if injected else "hide-input")
-        if "injected-parameters" in names:
-            names.append("hide-input")
-        if names:
-            cell.metadata["tags"] = names
+        if {"parameters", "injected-parameters"} & {*names}:
+            over = injected and "parameters" in names  # what is overridden is not shown
+            cell.metadata["tags"] = [*names, "remove-cell" if over else "hide-input"]
     cells = _quiet(nb)
-    stated = [[o for o in c.outputs if CLAIM in o.get("metadata", {})] for c in cells]
+    stated = [_stated(c) for c in cells]
     checks = [[settle(o.metadata[CLAIM]) for o in claims] for claims in stated]
     every = [e for entries in checks for e in entries]
     prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
     aloud = said_aloud(every, set(map(quoted, GLUED.finditer(prose))))
     for cell, claims, entries in zip(cells, stated, checks, strict=True):
-        outputs = []
-        for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr":
-                continue
-            outputs += [output, *(from_dict(g) for g in _for_the_prose(output))]
-        cell.outputs = outputs
+        kept = [o for o in cell.outputs if o.get("name") != "stderr"]
+        cell.outputs = [p for o in kept for p in (o, *_for_the_prose(o))]
         if claims:
             code = cell.source if REMOVED in tags(cell) else ""
             claims[0].data["text/html"] = checks_box(entries, aloud, code)
@@ -92,9 +83,8 @@ def _quiet(nb: Any) -> list[Any]:
             if k < len(runs) - 1:
                 part["id"], part.outputs = f"{cell['id']}-{k}", []
                 part.metadata.pop("mystnb", None)
-            states = any(CLAIM in o.get("metadata", {}) for o in part.outputs)
             if not shown:
-                fold = REMOVED if states else "hide-input"
+                fold = REMOVED if _stated(part) else "hide-input"
                 part.metadata["tags"] = [*tags(part), fold]
             cells.append(part)
         last.append(cells[-1])
@@ -103,17 +93,23 @@ def _quiet(nb: Any) -> list[Any]:
 
 
 def _joined_folds(cells: list[Any]) -> list[Any]:
-    """Folded code without outputs goes into the folded code that follows it."""
-    kept: list[Any] = []
+    """Folded code goes into the folded code that follows it with nothing seen between."""
+    last = None
     for cell in cells:
-        if kept and _folded(kept[-1]) and _folded(cell) and not kept[-1].outputs:
-            cell.source = f"{kept.pop().source}\n\n{cell.source}"
-        kept.append(cell)
-    return kept
+        names = tags(cell)
+        if "remove-cell" in names:
+            continue
+        told = REMOVED in names and _stated(cell)  # its code is folded below its claims
+        if last and (told or "hide-input" in names):
+            cell.source, last.source = f"{last.source}\n\n{cell.source}", ""
+            last.metadata["tags"] = sorted({*tags(last), REMOVED} - {"hide-input"})
+        quoted = all(QUOTE in o.get("metadata", {}) for o in cell.get("outputs", []))
+        last = cell if told or ("hide-input" in names and quoted) else None
+    return [c for c in cells if c.source or c.get("outputs")]
 
 
-def _folded(cell: Any) -> bool:
-    return cell.cell_type == "code" and "hide-input" in tags(cell)
+def _stated(cell: Any) -> list[Any]:
+    return [o for o in cell.outputs if CLAIM in o.get("metadata", {})]
 
 
 def _all_checks(entries: list[dict[str, Any]], aloud: set[str]) -> Any:
@@ -180,8 +176,10 @@ def _without_traces(executed: Any) -> Any:
     return nb
 
 
-def _for_the_prose(output: Any) -> list[dict[str, Any]]:
+def _for_the_prose(output: Any) -> list[Any]:
     """Hide a claim or a quoted number; return the glue by which the prose shows it."""
+    from nbformat import from_dict
+
     metadata = output.get("metadata", {})
     if CLAIM not in metadata and QUOTE not in metadata:
         return []
@@ -192,7 +190,7 @@ def _for_the_prose(output: Any) -> list[dict[str, Any]]:
     book = {"scrapbook": {"name": entry["key"], "mime_prefix": GLUE}}
     data = {f"{GLUE}text/plain": text}
     glue = {"output_type": "display_data", "data": data, "metadata": book}
-    return [glue] if entry["shown"] else []
+    return [from_dict(glue)] if entry["shown"] else []
 
 
 def names_used(sources: Iterable[str]) -> set[str]:

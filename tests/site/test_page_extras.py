@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import io
 import json
 import re
 import subprocess
@@ -146,15 +147,49 @@ def test_a_kernel_shows_the_light_figure_and_the_dark_one_beside_it(extension, f
     assert size["image/png"]["width"] > 700  # half of its pixels: sharp on fine screens
 
 
+def panelled(rows, cols, **options):
+    """A figure of panels as a PNG."""
+    figure, _ = panels(rows, cols, height=2.2)
+    file = io.BytesIO()
+    figure.savefig(file, **options)
+    plt.close(figure)
+    return file.getvalue()
+
+
+def test_on_a_phone_the_panels_of_a_figure_stand_below_each_other(extension, tmp_path):
+    finish = extension("page_finish")
+    use_style()
+    for rows, cols in ((1, 1), (1, 2), (2, 2), (1, 3)):
+        path = tmp_path / "figure.png"
+        path.write_bytes(panelled(rows, cols))
+        cuts = finish._cuts(path)
+        assert np.allclose(cuts, np.arange(1, cols) / cols, atol=0.04), (rows, cols)
+    page = finish.finished(
+        '<img alt="b" class="c" src="_images/f.png" />',
+        "",
+        "",
+        {"f": ("n", 8, 4, (0.25,))},
+    )
+    copies = re.findall("<img[^>]*>", page)
+    assert ['class="panel more by-day c"' in c for c in copies[:2]] == [False, True]
+    assert ["aria-hidden" in c for c in copies] == [False, True] * 2
+    assert "--at: 0.00%; --shape: 0.500" in copies[0]  # 2 by 4 pixels, from the left
+    assert "--at: 100.00%; --shape: 1.500" in copies[1]
+    assert len(copies) == 4
+
+
 def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path):
     finish = extension("page_finish")
     site, source = tmp_path / "html", tmp_path / "source"
     (site / "_images").mkdir(parents=True)
     (source / "chapters/a").mkdir(parents=True)
     (source / "book/_figures").mkdir(parents=True)
-    day, night = b"light", b"\x89PNG" + bytes(12) + bytes([0, 0, 1, 0, 0, 0, 0, 90])
+    day, night = (
+        panelled(1, 1),
+        b"\x89PNG" + bytes(12) + bytes([0, 0, 1, 0, 0, 0, 0, 90]),
+    )
     name = sha256(day).hexdigest()
-    (site / "_images" / f"{name}.png").write_bytes(b"light, in fewer colours")
+    (site / "_images" / f"{name}.png").write_bytes(panelled(1, 1, dpi=60))
     (site / "_images" / "fig-a.png").write_bytes(day)
     (source / "book/_figures/fig-a.png").write_bytes(day)
     (site / "_images" / "other.png").write_bytes(b"no twin")
@@ -165,7 +200,7 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     cells = [{"cell_type": "markdown"}, {"outputs": [{"data": data}, {"text": "x"}]}]
     (source / "chapters/a/01.ipynb").write_text(json.dumps({"cells": cells}))
     twins = finish.lay_out_the_twins(source, site)
-    assert twins == {s: (f"{s}-night", 128, 45) for s in (name, "fig-a")}
+    assert twins == {s: (f"{s}-night", 128, 45, ()) for s in (name, "fig-a")}
     assert (site / "_images" / "fig-a-night.png").read_bytes() == night
     page = '<img alt="b" class="c" src="../_images/fig-a.png" />'
     page += '<img alt="o" src="_images/other.png" />'
