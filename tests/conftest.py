@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "book" / "_ext"))  # what makes the pages of the book
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -89,6 +91,10 @@ def new_book(folder):
             (folder / "chapters" / "profiles.yml").write_text(text)
 
     (folder / "chapters").mkdir()
+    pages = folder / "book" / "_ext"
+    pages.mkdir(parents=True)
+    for module in (ROOT / "book" / "_ext").glob("page_*.py"):
+        (pages / module.name).symlink_to(module)
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     Book().profiles("{}\n")
     return Book()

@@ -32,6 +32,7 @@ RIVALS = chapter_module("geodesics", "rivals").RIVALS
 WALK = chapter_module("geodesics", "walk")
 LOGIT = chapter_module("stratifolds", "logit").Logit
 CERTIFICATE = chapter_module("geodesics", "certificate")
+LENGTHS = chapter_module("geodesics", "path_lengths")
 CONTROLS = chapter_module("naturality", "controls").CONTROLS
 NATURAL_RULES = chapter_module("naturality", "natural_rules")
 PRUNERS = BASELINES.METHODS | VARIANTS.PRUNING_VARIANTS
@@ -254,7 +255,7 @@ def test_walks_and_shots(space):
     walk = WALK.invariant_walk(S, w, torch.ones_like(w), "corrected", steps=2)
     for moved in (found.path.control, shot.end, walk.points):
         assert moved.device == GPU
-    assert geo.lengths(S, found.path, grid=5).speed.device == GPU
+    assert LENGTHS.lengths(S, found.path, grid=5).speed.device == GPU
     CERTIFICATE.certify_path(S, geo.WeightPath(w, 1.1 * w), grid=5)
 
 

@@ -1,7 +1,8 @@
-"""What the press adds to a notebook's figures: a dark version, mathematics in labels.
+"""What the press adds to a notebook's figures: versions for dark pages and for phones.
 
 It is run in the notebook's kernel. A figure is then shown with its texts set as mathematics, none
-smaller than can be read on the page, and beside its PNG lies the same figure for dark pages.
+smaller than can be read on the page, and beside its PNG lies the same figure for dark pages, and
+one of each kind as wide as a phone, its panels under one another.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import numpy as np
 from geolib.plotting import COLORS, PAPER
 
 NIGHT = "application/x-night+png"
+NARROW = "application/x-narrow+json"
 AT_NIGHT = {
     PAPER: "#15181d", "#dddddd": "#363c45", COLORS["ink"]: "#ececec", COLORS["grey"]: "#a3a3a3",
     COLORS["blue"]: "#5cb3ee", COLORS["orange"]: "#ff8a47", COLORS["green"]: "#35c79b",
@@ -28,6 +32,7 @@ TEX = {w: w for w in GREEK.split()} | {"eps": "varepsilon", "inf": "infty"}
 COLORED = ("facecolor", "edgecolor", "color", "markerfacecolor", "markeredgecolor")
 COLUMN = 735  # pixels of a page's text: a wider figure is shown smaller
 SMALLEST = 12  # pixels of a letter as it is shown: nine points
+PHONE = 3.4  # inches of a figure on a phone
 PIECE = re.compile(
     r"log(\d+)|(?<![\w'])([a-zA-Z]+?)(\d?)(?:\^(\d|\([^()]*\)))?(?![\w'])"
 )
@@ -52,7 +57,11 @@ def install(shown: Any) -> None:
         png.for_type(type(figure), lambda f: day)  # it is asked next
         with at_night(figure):
             night, _ = retina_figure(figure, base64=True)
-        return {NIGHT: night}, {}
+        narrow: dict[str, Any] = {"stacked": make_narrow(figure)}
+        narrow["day"], _ = retina_figure(figure, base64=True)
+        with at_night(figure):
+            narrow["night"], _ = retina_figure(figure, base64=True)
+        return {NIGHT: night, NARROW: narrow}, {}
 
     shown.mimebundle_formatter.for_type_by_name("matplotlib.figure", "Figure", both)
 
@@ -93,6 +102,89 @@ def set_the_texts(figure: Any) -> None:
         text.set_fontsize(max(text.get_fontsize(), least))
 
 
+def make_narrow(figure: Any) -> bool:
+    """Draw a figure for a phone: its panels one under the other, its letters as they are.
+
+    Returns:
+        Whether panels that stood side by side no longer do.
+    """
+    drawn = [a for a in figure.axes if a.get_subplotspec()]
+    if not drawn:
+        return False
+    rows, columns = drawn[0].get_subplotspec().get_gridspec().get_geometry()
+    beside = 1 if columns < 4 else 2
+    wide, high = figure.get_size_inches()
+    share = PHONE / beside / (wide / columns)
+    down = -(-rows * columns // beside)
+    each = high / rows * min(0.95, max(share, 0.75))
+    figure.set_size_inches(PHONE, down * max(each, 2.4 / beside))
+    grid = figure.add_gridspec(down, beside)
+    for axes in drawn:
+        spec = axes.get_subplotspec()
+        place = spec.rowspan.start * columns + spec.colspan.start
+        _say_what_others_said(axes, drawn)
+        axes.set_subplotspec(grid[divmod(place, beside)])
+    inside = drawn[0].get_legend()
+    for legend in [
+        *figure.legends,
+        *[inside] * (len(drawn) == 1 and inside is not None),
+    ]:
+        _set_above(figure, legend)
+    _fit_the_words(figure)
+    return columns > 1 and beside == 1
+
+
+def _say_what_others_said(axes: Any, drawn: Sequence[Any]) -> None:
+    """Ticks and label of an axis that the panel had from the one beside or under it."""
+    for name, side in (("x", "labelbottom"), ("y", "labelleft")):
+        shared = getattr(axes, f"get_shared_{name}_axes")()
+        family = [a for a in drawn if shared.joined(a, axes)]
+        if len(family) > 1 and getattr(axes, f"{name}axis").get_visible():
+            axes.tick_params(axis=name, **{side: True})
+            said = [text for a in family if (text := getattr(a, f"get_{name}label")())]
+            getattr(axes, f"set_{name}label")(said[0] if said else "")
+    names = [t.get_text() for t in drawn[0].get_yticklabels()]
+    same = np.array_equal(axes.get_yticks(), drawn[0].get_yticks())
+    if same and any(names) and not any(t.get_text() for t in axes.get_yticklabels()):
+        axes.set_yticks(axes.get_yticks(), names)
+
+
+def _set_above(figure: Any, legend: Any) -> None:
+    """A legend above the panels: where it fitted into a wide one it would hide lines now."""
+    names = [t.get_text() for t in legend.get_texts()]
+    title = legend.get_title().get_text() or None
+    how = {"loc": "outside upper left", "fontsize": legend._fontsize, "title": title}
+    columns, handles = max(2, legend._ncols), list(legend.legend_handles)
+    for fewer in range(columns, 0, -1):
+        legend.remove()
+        legend = figure.legend(handles, names, ncols=fewer, **how)
+        figure.canvas.draw()
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width:
+            break
+    figure.set_size_inches(PHONE, figure.get_figheight() + box.height / figure.dpi)
+
+
+def _fit_the_words(figure: Any) -> None:
+    """Long titles and labels on more lines; names of ticks that touch stand aslant."""
+    for axes in figure.axes:
+        across = axes.xaxis.label, *(getattr(axes, t) for t in ("title", "_left_title"))
+        for text in across:
+            if "$" not in text.get_text():
+                text.set_text(fill(text.get_text(), 40))
+    figure.canvas.draw()
+    for axes in (a for a in figure.axes if a.name != "3d"):
+        names = [t for t in axes.get_xticklabels() if t.get_text() and t.get_visible()]
+        boxes = [t.get_window_extent() for t in names]
+        gaps = [t.get_transform().transform(t.get_position())[0] for t in names]
+        tight = min((abs(b - a) for a, b in pairwise(gaps)), default=99) < 24
+        touch = any(a.x1 > b.x0 for a, b in pairwise(boxes))
+        if touch and (tight or not any(t.get_rotation() for t in names)):
+            for text in names:
+                text.set(ha="right", va="center" if tight else "top")
+                text.set(rotation=90 if tight else 35, rotation_mode="anchor")
+
+
 @contextmanager
 def at_night(figure: Any) -> Iterator[None]:
     """Inside the block a figure has the colours of a dark page; afterwards its own.
@@ -100,6 +192,8 @@ def at_night(figure: Any) -> Iterator[None]:
     What is drawn over a picture or a table of cells keeps its colours.
     """
     changed = list(_swap(figure, ("facecolor",)))
+    for artist in (a for top in (*figure.legends, *figure.texts) for a in _parts(top)):
+        changed += _swap(artist)
     for axes in figure.axes:
         full = bool(axes.images) or len(axes.patches) > 40
         full |= any(np.ndim(c.get_array()) > 1 for c in axes.collections)
@@ -137,8 +231,9 @@ def _swap(
     """Give an artist the colours of the night; which one it had, by name."""
     if getattr(artist, "get_array", lambda: None)() is not None:
         return  # it is coloured by its values
-    for name in names:
-        value = getattr(artist, f"get_{name}", lambda: None)()
+    # A marker that has no colour of its own says its line's: all are asked first.
+    values = [getattr(artist, f"get_{name}", lambda: None)() for name in names]
+    for name, value in zip(names, values, strict=True):
         if value is None or (name == "color" and hasattr(artist, "get_facecolor")):
             continue
         many = not isinstance(value, str) and np.ndim(value) > 1

@@ -10,16 +10,11 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
-Twin = tuple[str, int, int, tuple[float, ...]]
 NIGHT = "application/x-night+png"
-# Shares of a figure's width. Narrower than a panel is a column of names; than the last
-# piece a bar of colours, which stays where it is; than a gap the space between words.
-PANEL, LAST, GAP = 0.18, 0.25, 0.008
+NARROW = "application/x-narrow+json"
 TOLD = re.compile(r'(<span class="pasted-text)(">[^<\d+−∞-]|">[^<]{12})')
 STAMP = re.compile(r'<span class="stamp">.*?</span>', re.S)
 # The theme's script says "auto" until its last file has come, and code moves then.
@@ -37,6 +32,37 @@ PICTURE = re.compile(
 )
 
 
+# Where a caption says which of two panels it speaks of.
+SIDE = re.compile(
+    r"(\b(?:Left|Right)(?=[:,]))|((?<=\()(?:left|right)(?=\)))|((?<=; )right(?=,))"
+)
+STACKED = re.compile(
+    r'(class="(?:side-by-side|moving)"(?:(?!</figure>).)*?<figcaption>)(.*?)(?=</figcaption>)',
+    re.S,
+)
+ABOVE = {"left": "above", "right": "below", "Left": "Above", "Right": "Below"}
+
+
+# How an annotation says a range, axes or words: the reader wants these alone.
+ANNOTATED = re.compile(r"<em>Annotated</em><em>\[</em>(.*?)<em>\]</em>(?=\)|<em> \| )")
+
+
+class Picture(NamedTuple):
+    """Name and size of a figure's other version."""
+
+    name: str
+    wide: int
+    high: int
+
+
+class Twin(NamedTuple):
+    """The other versions of a figure: for dark pages, and for phones of both kinds."""
+
+    night: Picture
+    narrow: Picture | None = None
+    stacked: bool = False  # on a phone, panels that stand side by side
+
+
 def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
     """A page with its stamp, and with both versions of its figures.
 
@@ -44,32 +70,48 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
         page: the HTML.
         up: the way from its folder to the site's.
         mark: of what commit it is, and when that was made.
-        twins: by the name of a picture that of its dark version, its size, and where
-            its panels end.
+        twins: by the name of a picture that of its dark version, and its size.
     """
 
     def both(m: re.Match[str]) -> str:
         before, source, name, after = m.groups()
         if name not in twins:
             return m[0]
-        twin, wide, high, cuts = twins[name]
-        night = source.replace(name, twin)
-        size = f'width="{wide}" height="{high}" '  # its place is kept until it comes
-        return "".join(
-            _in_panels(
-                _shown(f'<img {size}{before.lstrip()}src="{place}"{after}>', kind),
-                (wide, high),
-                () if "sd-card" in m[0] else cuts,
-            )
+        twin = twins[name]
+        night = source.replace(name, twin.night.name)
+        size = f'width="{twin.night.wide}" height="{twin.night.high}" '  # kept free
+        both = "".join(
+            _shown(f'<img {size}{before.lstrip()}src="{place}"{after}>', kind)
             for place, kind in ((source, "by-day"), (night, "by-night"))
         )
+        if not twin.narrow or "sd-card" in m[0]:  # a card shows a half of its own
+            return both
+        both = re.sub(r"<img .*?>", lambda i: _on_phones(i[0], twin.narrow), both)
+        return f'<span class="side-by-side">{both}</span>' if twin.stacked else both
 
     cite = f'<a href="{up}book/reproduce.html#how-to-cite">how to cite it</a> · '
     page = page.replace(GUESSED, KNOWN)
     page = STAMP.sub(f'<span class="stamp">{mark}{cite}</span>', page)
     page = TOLD.sub(r"\1 told\2", page)
+    page = ANNOTATED.sub(lambda m: m[1].replace("'", ""), page)
     page = TOGETHER.sub(r'<span class="whole">\1</span>', page)
-    return PICTURE.sub(both, page)
+    page = PICTURE.sub(both, page)
+    return STACKED.sub(lambda m: m[1] + SIDE.sub(_where, m[2]), page)
+
+
+def _where(m: re.Match[str]) -> str:
+    """The word for a panel's place, on wide screens and on phones."""
+    return f'<span class="if-wide">{m[0]}</span><span class="if-narrow">{ABOVE[m[0]]}</span>'
+
+
+def _on_phones(image: str, narrow: Picture) -> str:
+    """An image with the version that a phone shows in its place."""
+    source = re.search(r'src="([^"]*/)[^"]*"', image)
+    name = narrow.name + "-night" * ("by-night" in image)
+    return (
+        f'<picture><source media="(max-width: 600px)" srcset="{source[1]}{name}.png" '
+        f'width="{narrow.wide}" height="{narrow.high}">{image}</picture>'
+    )
 
 
 def _shown(image: str, kind: str) -> str:
@@ -79,44 +121,6 @@ def _shown(image: str, kind: str) -> str:
     else:
         image = image.replace("<img", f'<img class="{kind}"', 1)
     return image.replace("<img", '<img loading="lazy"', 1)
-
-
-def _in_panels(image: str, size: tuple[int, int], cuts: tuple[float, ...]) -> str:
-    """An image as often as it has panels: on a phone each shows one, else the first all."""
-    if not cuts:
-        return image
-    shown, (wide, high) = "", size
-    for k, (left, right) in enumerate(pairwise((0.0, *cuts, 1.0))):
-        part = right - left
-        look = (
-            f"--at: {left / (1 - part):.2%}; --shape: {part * wide / high:.3f}; "
-            f"--most: {1.15 * part * wide:.0f}px"
-        )
-        name = "panel more" if k else "panel"
-        copy = image.replace('class="', f'style="{look}" class="{name} ', 1)
-        shown += copy.replace("<img", '<img aria-hidden="true"', 1) if k else copy
-    return shown
-
-
-def _cuts(picture: Path) -> tuple[float, ...]:
-    """Where the panels of a picture that stand side by side end, in shares of its width."""
-    from PIL import Image
-
-    with Image.open(picture) as opened:
-        pixels = np.asarray(opened.convert("L"))
-    inked = pixels != pixels[0, 0]
-    edges = np.flatnonzero(np.diff(inked.any(0), prepend=False, append=False))
-    lefts, rights, wide = edges[::2], edges[1::2], inked.shape[1]
-    apart = lefts[1:] - rights[:-1] > GAP * wide  # a gap between letters is none
-    lefts, rights = lefts[np.r_[True, apart]], rights[np.r_[apart, True]]
-    cuts = []
-    for left, right in zip(lefts[:-1], rights[:-1], strict=True):
-        if rights[-1] - right < LAST * wide or right - left < PANEL * wide:
-            continue
-        along, half = np.cumsum(inked[:, left:right], 1), (right - left) // 2
-        if (along[:, half:] - along[:, :-half]).max() == half:  # a line, not letters
-            cuts.append(float(right / wide + GAP / 2))
-    return tuple(cuts)
 
 
 def stamp(root: Path) -> str:
@@ -132,30 +136,41 @@ def stamp(root: Path) -> str:
 
 
 def lay_out_the_twins(source: Path, site: Path) -> dict[str, Twin]:
-    """Write the dark version of each figure beside it; name, size, cuts by the light one's."""
-    nights = dict(_nights(source / "chapters"))
+    """Write the other versions of each figure beside it; what they are, by the light one's."""
+    others = dict(_others(source / "chapters"))
     twins = {}
     for picture in sorted(site.glob("_images/*.png")):
         drawn = source / "book" / "_figures" / picture.name  # the name is the author's
         name = _digest(drawn.read_bytes()) if drawn.exists() else picture.stem
-        if name in nights:
-            night = picture.with_stem(f"{picture.stem}-night")
-            night.write_bytes(nights[name])
-            # Width and height stand at fixed places of a PNG; it has two pixels for one.
-            wide, high = struct.unpack(">II", nights[name][16:24])
-            cuts = _cuts(picture)
-            twins[picture.stem] = (night.stem, wide // 2, high // 2, cuts)
+        if name in others:
+            night, narrow = others[name]
+            dark = _written(picture.with_stem(f"{picture.stem}-night"), night)
+            twins[picture.stem] = Twin(dark)
+            if narrow:
+                phone = picture.with_stem(f"{picture.stem}-narrow")
+                day = _written(phone, _bytes(narrow["day"]))
+                _written(
+                    phone.with_stem(f"{phone.stem}-night"), _bytes(narrow["night"])
+                )
+                twins[picture.stem] = Twin(dark, day, narrow["stacked"])
     return twins
 
 
-def _nights(chapters: Path) -> Iterator[tuple[str, bytes]]:
-    """The figures' dark versions, by the digest of the light one: its name on the site."""
+def _written(path: Path, png: bytes) -> Picture:
+    """Write a picture; width and height stand at fixed places, and it has two pixels for one."""
+    path.write_bytes(png)
+    wide, high = struct.unpack(">II", png[16:24])
+    return Picture(path.stem, wide // 2, high // 2)
+
+
+def _others(chapters: Path) -> Iterator[tuple[str, tuple[bytes, dict[str, Any]]]]:
+    """The figures' other versions, by the digest of the light one: its name on the site."""
     for path in chapters.rglob("*.ipynb"):
         for cell in json.loads(path.read_text())["cells"]:
             for data in (o.get("data", {}) for o in cell.get("outputs", [])):
                 if NIGHT in data and "image/png" in data:
                     day, night = (_bytes(data[k]) for k in ("image/png", NIGHT))
-                    yield _digest(day), night
+                    yield _digest(day), (night, data.get(NARROW, {}))
 
 
 def _bytes(data: str | list[str]) -> bytes:

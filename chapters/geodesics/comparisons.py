@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from polygons import LinearSplineBasis
+from path_lengths import lengths
 from pruners import METHODS
 from rivals import RIVALS
 from torch import Tensor
@@ -33,7 +34,6 @@ from geolib.geodesics import (
     WeightPath,
     geodesic,
     learn_sequence,
-    lengths,
     profile,
     trained_curve,
 )

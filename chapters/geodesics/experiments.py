@@ -6,7 +6,8 @@ runs what the store lacks (also `-tuning`, `-learning`, `-paths`, `-vgg`), and w
 `--publish` writes the records into `measured/`, which the notebooks read, recompute in
 part, and check. What one entry means is in `comparisons.py`; the study of VGG networks is
 in `experiments_vgg.py`, sweeps of untuned methods over more networks are in
-`experiments_networks.py`, the contest on MNIST in `experiments_contest.py`.
+`experiments_networks.py`, the contest on MNIST in `experiments_contest.py`, pairs of VGGs
+on all of CIFAR-10 in `experiments_scale.py`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,12 +173,25 @@ def tuned(task: str, method: str) -> dict[str, Any]:
     if task in LONGER:
         return chosen_before(task.removesuffix(" longer"), method)
     method = method.removesuffix(", chosen inputs")  # ours have the rival's setting
-    axes = {name: list(values) for name, values in METHODS[task][method].items()}
+    return best_of(METHODS[task][method], lambda s: validated(task, method, s))
+
+
+def best_of(
+    grid: Axes, score: Callable[[Setting], tuple[float, float]]
+) -> dict[str, Any]:
+    """The setting of the greatest score; rows grow until it is at none of their ends.
+
+    Examples:
+        >>> found = best_of({"lr": (0.1, 0.3)}, lambda s: (-abs(s["lr"] - 1), 0.0))
+        >>> found["setting"], found["edges"], len(found["scores"])
+        ({'lr': 0.9}, [], 4)
+    """
+    axes = {name: list(values) for name, values in grid.items()}
     scores: dict[str, tuple[float, float]] = {}
     for _ in range(GROWN + 1):
         for values in itertools.product(*axes.values()):
             setting = dict(zip(axes, values, strict=True))
-            scores[json.dumps(setting)] = validated(task, method, setting)
+            scores[json.dumps(setting)] = score(setting)
         best = json.loads(max(scores, key=scores.__getitem__))
         edges = [n for n in axes if _grown(n, axes[n], best[n]) != axes[n]]
         if not edges:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,51 +198,6 @@ def step_cost(width: str, name: str, stage: str) -> dict[str, float]:
         labels = y if stage == "pruning on labels" else None
         sparsify(a.eval(), x, 0.9, labels=labels, steps=5, **plan)
     return {"seconds": float(np.median(np.diff(marks[:5])))}
-
-
-# The study at a quarter of the width, in steps of 256 images: networks as long as those
-# at full width, searches and pruning with the passes of the contest on MNIST. Four pairs
-# of VGG11 (one to choose five settings on) and one of VGG16, which takes these settings.
-STUDY = {
-    "training": {"vgg11": 8 * 2500, "vgg16": 2 * 2500},
-    "arc": {"vgg11": (5 + 3) * 1200, "vgg16": 1200},
-    "curve on labels": {"vgg11": (5 + 3) * 1200, "vgg16": 1200},
-    "pruning on labels": {"vgg11": 5 * (5 + 6) * 400, "vgg16": 5 * 2 * 400},
-    "walk": {"vgg11": (5 + 6) * 30, "vgg16": 2 * 30},
-}
-
-
-def cost_rows(entries: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
-    """What a step of each stage costs at a quarter of the width, and the study's hours."""
-    rows = []
-    for stage in STAGES:
-        cells: dict[str, str] = {"stage, steps of 256 images": stage}
-        for name in ("vgg11", "vgg16"):
-            each, steps = entries[f"{name} | {stage}"]["seconds"], STUDY[stage][name]
-            head = name.upper()
-            cells |= {f"{head}, s a step": f"{each:.2f}", f"{head}, steps": f"{steps}"}
-            cells |= {f"{head}, hours": f"{each * steps / 3600:.1f}"}
-        rows.append(cells)
-    return rows
-
-
-def cost_hours(entries: Mapping[str, Mapping[str, float]]) -> float:
-    """Hours of the whole study on one core."""
-    names = itertools.product(STUDY, ("vgg11", "vgg16"))
-    return sum(entries[f"{n} | {s}"]["seconds"] * STUDY[s][n] for s, n in names) / 3600
-
-
-def scale_rows(studies: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    """The rows of the paper's scale: which were run, where, and which were not."""
-    missing = {"images": "45,000", "device": "-", "date": "not run"}
-    rest = {
-        "VGG11-BN, a quarter of the width, 3 pairs": missing,
-        "VGG16-BN, a quarter of the width, 1 pair": missing,
-        "VGG16-BN, full width": missing,
-        "split CIFAR-10, any width": missing,
-        "CIFAR-100, any network": {**missing, "images": "no file here"},
-    }
-    return [{"network": name} | dict(row) for name, row in {**studies, **rest}.items()]
 
 
 def ends(study: dict[str, Any]) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from comparisons import data_table
 from pruners import METHODS
-from torch import nn
+from torch import Tensor, nn
 from variants import PRUNING_VARIANTS
 
 from geolib.core import Realization
@@ -72,11 +72,26 @@ def prune_lenet(
 ) -> dict[str, float]:
     """Accuracy of one sparse LeNet, and the compute it took."""
     net, data = trained(name, seed), images(name)
+    few = data.x[:STATISTICS]
+    return pruned(net, data, method, setting, level, seed, part, few)
+
+
+def pruned(
+    net: nn.Module,
+    data: Table,
+    method: str,
+    setting: Mapping[str, Any],
+    level: float,
+    seed: int,
+    part: str,
+    statistics: Tensor,
+) -> dict[str, float]:
+    """A network with BatchNorm, sparse by one method; `statistics` are inputs for them."""
     R = Realization(with_batch_statistics(net), check=False)
     found = PRUNERS[method](R, R.theta0, data, level, seed=seed, **setting)
     twin = copy.deepcopy(net)
     Realization(twin).load(found.weights)
-    own = Realization(recalibrate(twin, data.x[:STATISTICS]))
+    own = Realization(recalibrate(twin, statistics))
     x, y = (data.x_test, data.y_test) if part == "test" else (data.x_val, data.y_val)
     score = accuracy(own, own.theta0, x, y)
     return {"accuracy": score, "passes": found.gradient_evaluations}
@@ -86,20 +101,34 @@ def join_lenet(
     name: str, kind: str, setting: Mapping[str, Any], pair: int, part: str
 ) -> dict[str, Any]:
     """Barriers, and the accuracies of the path, its midpoint and its better end."""
-    a, b = (trained(name, seed, ROWS) for seed in (2 * pair, 2 * pair + 1))
-    data, method = images(name, ROWS), METHOD_OF[kind.removeprefix("aligned ")]
+    nets = [trained(name, seed, ROWS) for seed in (2 * pair, 2 * pair + 1)]
+    return joined(nets, images(name, ROWS), kind, setting, pair, part)
+
+
+def joined(
+    nets: Sequence[nn.Module],
+    data: Table,
+    kind: str,
+    setting: Mapping[str, Any],
+    seed: int,
+    part: str,
+    passes: int = PASSES,
+    grid: int = GRID,
+) -> dict[str, Any]:
+    """A path of one kind between two networks with BatchNorm, by so many passes."""
+    method = METHOD_OF[kind.removeprefix("aligned ")]
     plan: dict[str, Any] = {"method": method, "align": kind.startswith("aligned")}
     if method == "curve":
-        plan |= {"labels": data.y, "steps": PASSES // BATCH}
+        plan |= {"labels": data.y, "steps": passes // BATCH}
     if method == "arc":  # the answers of both ends on all inputs are paid for
-        plan |= {"steps": (PASSES - 2 * len(data.x)) // BATCH}
+        plan |= {"steps": (passes - 2 * len(data.x)) // BATCH}
     if method == "geodesic":  # three networks a step and both ends, for each batch
-        plan |= {"steps": PASSES // (5 * BATCH)}
+        plan |= {"steps": passes // (5 * BATCH)}
     if method != "line":
-        plan |= {"batch": BATCH, "seed": pair, **setting}
-    found = replace(connect(a, b, data.x, **plan), x=data.x[:STATISTICS])
+        plan |= {"batch": BATCH, "seed": seed, **setting}
+    found = replace(connect(*nets, data.x, **plan), x=data.x[:STATISTICS])
     x, y = (data.x_val, data.y_val) if part == "val" else (data.x_test, data.y_test)
-    outer = found.profile(x, y, GRID)
+    outer = found.profile(x, y, grid)
     return {
         "test_barrier": outer.barrier,
         "worst": outer.worst,

@@ -1,7 +1,8 @@
 """Plain gradient descent on shallow networks, and leaving a degenerate minimum.
 
 The third notebook uses them to show where descent in the weights is stuck and the function
-can still move; `train_realization` of the library is the method that grew out of the latter.
+can still move; `train_realization` in `realization_training` is the method that grew out
+of the latter.
 """
 
 from __future__ import annotations

@@ -13,15 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from realization_training import TrainedRealization, train_realization
 from shallow_training import MODES, train_shallow
 
 from geolib.data import load
-from geolib.inverse_stability import (
-    ShallowReLU,
-    TrainedRealization,
-    train_realization,
-    w1inf_seminorm,
-)
+from geolib.inverse_stability import ShallowReLU, w1inf_seminorm
 from geolib.sweep import Sweep, grid
 
 TABLES = {

@@ -104,7 +104,7 @@ def quadrant_pair(
     Examples:
         >>> f, g = quadrant_pair(2)
         >>> f.C, g.C
-        (array([[ 3., -1.]]), array([[2.82842712, 1.        ]]))
+        (array([[ 4., -1.]]), array([[1.        , 3.87298335]]))
     """
     good = m >= 1 and 0 < delta < np.inf and 0 < eps <= 0.1
     wanted = "m >= 1, delta > 0 and eps in (0, 0.1]"

@@ -5,6 +5,7 @@ r"""The stored audit of the chapter on naturality: the sweep that writes its tab
     geolib sweep audit --size full --publish  # writes `measured/audit-*.json` from it
 
     geolib sweep networks --size full --publish  # and `measured/networks.json`
+    geolib sweep rules --size full --publish     # and `measured/rules.json`
 
 The sweeps may be stopped and started again.
 """
@@ -104,4 +105,19 @@ NETWORKS = Sweep(
     text="The audit on default-initialised networks, beside closed forms.",
     kept_as=random_networks.compact,
     about={"seeds": "0 to 19", "open": random_networks.OPEN},
+)
+
+RULES = Sweep(
+    "rules",
+    random_networks.run,
+    {
+        "small": lambda: random_networks.specs([30], ["kfac", "torch.optim.Muon"]),
+        "book": lambda: random_networks.specs([30], random_networks.NAMED),
+        "full": lambda: random_networks.specs(
+            [30, 31, 32], (*random_networks.NAMED, *random_networks.CLASSES)
+        ),
+    },
+    text="Rules of the literature and every class of torch.optim on three networks.",
+    kept_as=random_networks.compact_rule,
+    about={"seeds": "30 to 32"},
 )

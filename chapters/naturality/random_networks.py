@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matrix_rules import polar
 from controls import TABLE
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from geolib.naturality import (
     Problem,
@@ -25,6 +25,27 @@ from geolib.sweep import grid
 KINDS = ("mlp", "conv", "attention")
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)
 AUDITED = ("ngd", "gd", "adam", "adamw", "lion", "muon")
+FORMULAS = AUDITED[1:]  # of the first step, by `first_step`
+# Rules of the literature, and every class of torch.optim, on one network of each kind.
+NAMED = (
+    *(
+        "kfac",
+        "ekfac",
+        "shampoo-1/2",
+        "soap",
+        "muon-polar",
+        "adafactor",
+        "lion",
+        "sophia",
+    ),
+    *("schedule-free", "ngd", "natural-momentum"),
+)
+CLASSES = tuple(
+    f"torch.optim.{name}"
+    for name, rule in sorted(vars(optim).items())
+    if isinstance(rule, type) and issubclass(rule, optim.Optimizer)
+    if rule is not optim.Optimizer
+)
 OPEN = 0.05  # a closed form that fails by less is left to the audit
 
 
@@ -136,9 +157,12 @@ class NetworkSpec:
 def run(spec: NetworkSpec) -> dict[str, Any]:
     """The letters of the audit, and what the closed form fails by, by family."""
     module, x, y = draw(spec.seed)
-    report = audit(TABLE[spec.optimizer], module, (x, y))
+    try:  # a name of the table, or of a class
+        report = audit(TABLE.get(spec.optimizer, spec.optimizer), module, (x, y))
+    except (TypeError, ValueError, RuntimeError) as error:
+        return {"kind": KINDS[spec.seed % 3], "refused": str(error)}
     formula: dict[str, float] = {}
-    if spec.optimizer != "ngd":
+    if spec.optimizer in FORMULAS:
         loss = mse(y) if y.is_floating_point() else cross_entropy(y)
         P = Problem.of(module, x, loss)
         for family, phi in standard_suite(P.module, P.theta0).items():
@@ -154,10 +178,18 @@ def run(spec: NetworkSpec) -> dict[str, Any]:
 
 def compact(_key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
     """A row as the table keeps it, by seed and optimizer."""
-    kept = {k: row[k] for k in ("kind", "title", "letters", "notes", "formula")}
+    names = "kind", "title", "letters", "notes", "formula", "refused"
+    kept = {k: row[k] for k in names if k in row}
     return "networks", f"{row['seed']} | {row['optimizer']}", kept
 
 
-def specs(seeds: Iterable[int]) -> list[NetworkSpec]:
+def compact_rule(key: str, row: dict[str, Any]) -> tuple[str, str, Any]:
+    """The same in the table of the rules."""
+    return "rules", *compact(key, row)[1:]
+
+
+def specs(
+    seeds: Iterable[int], optimizers: Iterable[str] = AUDITED
+) -> list[NetworkSpec]:
     """All optimizers on the networks of some seeds."""
-    return grid(NetworkSpec, seed=seeds, optimizer=AUDITED)
+    return grid(NetworkSpec, seed=seeds, optimizer=optimizers)

@@ -333,7 +333,7 @@ PREDICT_TRIAL = Sweep(
         "full": lambda: [Trial(f + k) for k in range(100) for f in (0, FRESH)],
     },
     text="Predictions of random setups against training runs.",
-    version=4,
+    version=5,
 )
 DATA_TRIAL = Sweep(
     "data-trial",
@@ -344,5 +344,5 @@ DATA_TRIAL = Sweep(
         "full": lambda: [DataTrial(name, k) for k in range(5, 10) for name in MATRICES],
     },
     text="Predictions of data matrices against training runs.",
-    version=4,
+    version=5,
 )

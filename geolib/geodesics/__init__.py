@@ -16,7 +16,7 @@ from .function_space import FunctionSpace as FunctionSpace
 from .ivp import exponential_map as exponential_map
 from .learners import LEARNERS as LEARNERS
 from .magnitude_masks import magnitude_mask as magnitude_mask, matrices as matrices
-from .measures import lengths as lengths, profile as profile
+from .measures import profile as profile
 from .path import LegendreBasis as LegendreBasis, SineBasis as SineBasis
 from .path import WeightPath as WeightPath
 from .sparse_path import sparse_path as sparse_path

@@ -105,24 +105,3 @@ def drift_gradient(
     with torch.enable_grad():
         half = (phi(z) - target).square().sum() / 2
         return torch.autograd.grad(half, z)[0]
-
-
-def angle_length(p: Tensor, q: Tensor) -> Tensor:
-    r"""Lower bound on the Fisher length of any path, by great circles per input.
-
-    .. math:: \Big(\tfrac1n \sum_x \big(2 \arccos \tfrac14
-              \langle \Phi_p(x), \Phi_q(x)\rangle\big)^2\Big)^{1/2}
-
-    Args:
-        p, q: `sphere` embeddings of the two end networks, shape (n, c), radius 2.
-
-    Source: :eq:`drv-geodesics-arc` (derivations).
-
-    Examples:
-        >>> north, east = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-        >>> round(angle_length(north, east).item(), 4)
-        3.1416
-    """
-    # atan2 keeps the digits that arccos loses between nearly equal vectors
-    arc = 4 * torch.atan2((p - q).norm(dim=-1), (p + q).norm(dim=-1))
-    return arc.square().mean().sqrt()

@@ -19,8 +19,6 @@ from .distance import parameter_distance as parameter_distance
 from .gauge import random_gauge as random_gauge
 from .kinks import kinks as kinks
 from .paths import path_metric as path_metric
-from .realization_training import TrainedRealization as TrainedRealization
-from .realization_training import train_realization as train_realization
 from .restricted import in_restricted as in_restricted, lift_inputs as lift_inputs
 from .restricted import lift_to_restricted as lift_to_restricted
 from .shallow_relu import BiasedReLU as BiasedReLU, ShallowReLU as ShallowReLU

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
 from geolib.core.validation import expect
-from geolib.naturality.affine_layers import in_chart
+from geolib.naturality.affine_layers import InChart
 from geolib.naturality.catalogue import as_spec
 from geolib.naturality.local_geometry import Diverged, flatten
 from geolib.naturality.losses import Loss
@@ -233,8 +234,12 @@ def _stepper(spec: OptimizerSpec, run: RunContext) -> Callable[[], Any]:
             raise ValueError(f"problem: {spec.name} needs a problem with a module")
         module = copy.deepcopy(problem.module)  # the caller's keeps its weights
         Realization(module).load(problem.theta0)
-        network = in_chart(module, None if run.phi is None else run.phi.layers)
-        run.network, run.leaves = network, list(network.parameters())
+        network = InChart(module, None if run.phi is None else run.phi.layers)
+        run.network, run.leaves = network, list(network.matrices)
+        z, same = problem.outputs(problem.theta0), False
+        with suppress(RuntimeError):  # shapes that do not fit
+            same = torch.allclose(network(problem.data), z)
+        expect(same, "module", "weights that only their layers read", module)
     else:
         run.leaves = run.problem.leaves()
     assert spec.make is not None

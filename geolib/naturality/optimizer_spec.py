@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.core import OutputMetric
+from geolib.naturality.affine_layers import blocks
 from geolib.naturality.problem import Problem
 from geolib.naturality.reparameterization import Reparameterization
 
@@ -62,6 +63,10 @@ class RunContext:
     def theta(self) -> Tensor:
         """Return the present parameters, in the home chart."""
         y = torch.cat([t.detach().reshape(-1) for t in self.leaves])
+        if self.network is not None:  # whose leaves are a layer's weight with its bias
+            assert self.home.module is not None
+            order = torch.cat([i.reshape(-1) for i in blocks(self.home.module)])
+            y = y[order.argsort()]
         return y if self.phi is None else self.phi.inverse(y)
 
     def push_metric(self, M: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""From a text notebook to an executed notebook to a page: the book machine.
+"""From a text notebook to an executed notebook, its pair and its claims.
 
-The press imports no chapter's package; it knows notebooks, profiles, claims, Sphinx.
-What a reader calls is the command `geolib`; a program starts from `Build`.
+The press imports no chapter's package; it knows notebooks, profiles and claims. What the
+pages and the site look like stands in `book/_ext` of the checkout. What a reader calls is
+the command `geolib`; a program starts from `Build`.
 """
 
 from geolib.files import exported as _exported

@@ -1,10 +1,12 @@
 """One profile's folder below `_build`: its pages, their keys, and what is true of them."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,20 @@ class Build:
     def work(self, notebook: Notebook) -> Path:
         """Scratch of its execution."""
         return self.folder / "work" / notebook.name
+
+    def of_the_book(self, module: str) -> Any:
+        """A module of `book/_ext`, where it stands what this book's pages look like.
+
+        Raises:
+            PressError: the book has none of that name.
+        """
+        folder = self.root / "book" / "_ext"
+        if not (folder / f"{module}.py").is_file():
+            what = "makes the pages of a book from its executed notebooks"
+            raise PressError(f"no {folder / module}.py, which {what}")
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # they import each other by name
+        return import_module(module)
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:

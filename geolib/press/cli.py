@@ -17,7 +17,7 @@ import geolib
 from geolib.files import MissingExtra, write_whole
 
 from .build import Build
-from .notebook import PressError, check_settings, discover, find_root
+from .notebook import PressError, discover, find_root
 from .pool import Settings, press, refresh
 
 
@@ -156,13 +156,12 @@ def html(
 
 def _render(build: Build, strict: bool = False) -> bool:
     """Render the site and say where it is; whether all of it is well."""
-    from .site import build_site, counted
-
-    found = build_site(build, strict)
+    site = build.of_the_book("page_site")
+    found = site.build_site(build, strict)
     for name, why in found.marked.items():
         typer.echo(f"MARKED {name}: {why}", err=True)
     typer.echo(f"The book: {build.site / 'index.html'}  (or `make serve`)")
-    typer.echo(counted(found, len(discover(build.root))))
+    typer.echo(site.counted(found, len(discover(build.root))))
     return found.is_valid
 
 
@@ -174,7 +173,7 @@ def book(profile: Profile = "book", jobs: Jobs = 1, device: Device = "auto") -> 
     """
     root = find_root()
     build = Build(root, profile)
-    check_settings(root)  # not after minutes of running
+    build.of_the_book("page_site").check_settings(root)  # not after minutes of running
     done = _pressed(root, Settings(profile, device, jobs))
     if not (_render(build) and done):
         raise typer.Exit(1)
@@ -219,7 +218,7 @@ def claims(
 
     Example: geolib claims --check
     """
-    from .ledger import GPU_LEDGER, collect, print_table, save_device_ledger, write_json
+    from .ledger import collect, print_table, write_json
 
     root = find_root()
     build = Build(root, profile or _remembered(root))
@@ -227,8 +226,9 @@ def claims(
     write_json(found, root / "_build" / "claims.json")
     print_table(found)
     if keep:
-        kept = save_device_ledger(found, root / GPU_LEDGER)
-        typer.echo(f"{GPU_LEDGER}: {kept.sentence}")
+        there = build.of_the_book("page_gpu")
+        kept = there.save_device_ledger(found, root / there.GPU_LEDGER)
+        typer.echo(f"{there.GPU_LEDGER}: {kept.sentence}")
     if check and not found.is_valid:
         raise typer.Exit(1)
 

@@ -1,23 +1,17 @@
 """The ledger: every claim of the executed notebooks, with what was measured for it."""
 
-import datetime
 import json
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from geolib.claims import MIMETYPE as CLAIM
 from geolib.files import write_whole
-from geolib.sweep.store import Measured, measured, write
 from geolib.tables import text_table
 
 from .build import Build, Page
-from .notebook import Notebook, PressError
+from .notebook import Notebook
 from .verdict import FAILS, NOT_REACHED, not_reached, settle
-
-GPU_LEDGER = "book/claims-gpu.json"  # where that of a run on a GPU was kept
 
 
 @dataclass(frozen=True)
@@ -125,57 +119,3 @@ def print_table(ledger: Ledger) -> None:
     for name, why in ledger.marked.items():
         print(f"{name}: {why}")
     print(ledger.summary)
-
-
-class DeviceLedger(Measured):
-    """What a run on another device measured for each claim.
-
-    `about` holds the device, the profile, the versions and the date; `entries` by the
-    key of a claim what was shown and measured, the bound and the verdict.
-    """
-
-    @property
-    def sentence(self) -> str:
-        """One sentence about the run."""
-        a = self.about
-        versions = ", ".join(f"{k} {v}" for k, v in a["versions"].items())
-        when = f"On {a['device']}: profile {a['profile']}, {a['date']}"
-        return f"{when}, {versions}, {len(self.entries)} claims."
-
-
-def save_device_ledger(ledger: Ledger, path: Path) -> DeviceLedger:
-    """Store the rows of a ledger that were measured on a GPU, for the published page.
-
-    Raises:
-        PressError: none was, or several kinds of GPU were in use.
-    """
-    devices = sorted({r["device"] for r in ledger.rows} - {"cpu"})
-    if len(devices) != 1:
-        found = ", ".join(devices) or "a CPU only"
-        wanted = f"the run of profile {ledger.profile} to be on one kind of GPU"
-        command = f"geolib run --profile {ledger.profile} --device cuda"
-        raise PressError(f"keep: expected {wanted}, got {found}; run `{command}` first")
-    about = {
-        "device": devices[0],
-        "profile": ledger.profile,
-        "versions": {"Python": platform.python_version(), "torch": version("torch")},
-        "date": datetime.date.today().isoformat(),
-    }
-    names = ("shown", "measured", "bound", "verdict")
-    there = [r for r in ledger.rows if r["device"] == devices[0]]
-    kept = DeviceLedger(about, {r["key"]: {n: r[n] for n in names} for r in there})
-    write(path, kept)
-    return kept
-
-
-def load_device_ledger(path: Path) -> DeviceLedger | None:
-    """The stored ledger of a GPU run; None where none is stored.
-
-    Raises:
-        PressError: the file is damaged.
-    """
-    try:
-        found = measured(path)
-    except ValueError as error:
-        raise PressError(f"{path.name}: not a ledger that was kept ({error})") from None
-    return DeviceLedger(found.about, found.entries) if found.entries else None

@@ -7,7 +7,6 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ CHECKED = "nbval-check-output"
 ESCAPE = re.compile(r"\s*([\w, ]+=\s*)?[%!]|.*\?\s*$")  # what only IPython reads
 FACTS = b"2"  # raise when `Facts` changes
 PROFILES = ("small", "book", "full")
-CHANGES = "book/changelog"  # the press copies it from CHANGELOG.md
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -261,43 +259,6 @@ def parameters(notebook: Notebook, profile: str, device: str) -> dict[str, Any]:
     if device != "cpu":
         values["device"] = device
     return values
-
-
-def check_settings(root: Path) -> str:
-    """The name of the landing page, once Jupyter Book can use `_config.yml`, `_toc.yml`.
-
-    Raises:
-        SettingsError: one of them cannot be read, has a value of the wrong type, or
-            names a page without a text or an extension that is not installed.
-    """
-    import jsonschema
-    from sphinx_external_toc.parsing import MalformedError, parse_toc_data
-
-    package = Path(find_spec("jupyter_book").origin).parent  # type: ignore
-    schema = json.loads((package / "config_schema.json").read_text())
-    config = read_table(root, "_config.yml")
-    for problem in jsonschema.Draft7Validator(schema).iter_errors(config):
-        where = ": ".join(["_config.yml", *map(str, problem.absolute_path)])
-        raise SettingsError(f"{where}: {problem.message}")
-    for name in config.get("sphinx", {}).get("extra_extensions") or []:
-        if not _installed(name):
-            where = "_config.yml: sphinx: extra_extensions"
-            raise SettingsError(f"{where}: no module {name!r} is installed")
-    try:
-        pages = parse_toc_data(read_table(root, "_toc.yml"))
-    except (MalformedError, TypeError, ValueError, AttributeError) as problem:
-        raise SettingsError(f"_toc.yml: {problem}") from None
-    for page in set(pages) - {CHANGES}:
-        if not (root / page).is_file() and not (root / f"{page}.md").is_file():
-            raise SettingsError(f"_toc.yml: no page {page!r}: expected {page}.md")
-    return str(pages.root.docname)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # of its package
-        return False
 
 
 def read_table(root: Path, name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from geolib.sweep.runner import bar
 from .build import Build, Inputs
 from .job import Job, Outcome, execute_there
 from .notebook import Notebook, PressError
+from .pair import reference
 
 Report = Callable[[str], None]
 
@@ -85,6 +86,7 @@ def press(
     if not notebooks:
         return []
     build = Build(notebooks[0].root, settings.profile)
+    build.of_the_book("page_cells")  # refused before minutes of running
     names = {d: hardware(d) for d in ("cpu", device)}
     where = {n: names[n.device(device)] for n in notebooks}
     inputs = {n: build.inputs(n, where[n]) for n in notebooks}
@@ -233,8 +235,6 @@ class _Pool:
         """Store the executed notebook, or what there is of it after a failure."""
         import nbformat
 
-        from .staging import reference, staged
-
         build, inputs = self.build, self.inputs[n]
         modules = nb.metadata.get("geolib", {}).get("modules") if nb else None
         if outcome.status == "failed":
@@ -245,7 +245,7 @@ class _Pool:
         if nb is None:
             raise FileNotFoundError(2, "no executed notebook", n.name)
         pair = reference(nb)
-        page = staged(nb, f"chapters/{n.name}.md")
+        page = build.of_the_book("page_cells").staged(nb, f"chapters/{n.name}.md")
         device = "cpu" if inputs.hardware == "cpu" else "cuda"
         page.metadata["geolib"] |= {"profile": build.profile, "device": device}
         if device == "cuda":

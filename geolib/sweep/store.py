@@ -309,6 +309,8 @@ def keep(
 ) -> Measured:
     """Add entries to a file of measured results; those of other keys stay.
 
+    What another version of the sweep measured goes, for it means something else.
+
     Args:
         path: the file, made where there is none.
         entries: JSON values by key.
@@ -321,15 +323,15 @@ def keep(
         >>> keep(path, {"a": 1.0}, {"date": "now"}).entries
         {'a': 1.0, 'b': 2.0}
     """
-    kept = measured(path).entries | dict(entries)
-    write(path, Measured(dict(about), kept))
+    old, version = measured(path), about.get("version")
+    kept = old.entries if old.about.get("version", version) == version else {}
+    write(path, Measured(dict(about), kept | dict(entries)))
     return measured(path)
 
 
 def write(path: str | Path, table: Measured) -> None:
     """Write a file of measured results anew, one entry a line."""
-    entries = sorted(table.entries.items())
-    lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in entries]
+    lines = [": ".join(map(json.dumps, kv)) for kv in sorted(table.entries.items())]
     head = f'{{"about": {json.dumps(table.about)},\n"entries": {{\n'
     write_whole(Path(path), head + ",\n".join(lines) + "\n}}\n")
 

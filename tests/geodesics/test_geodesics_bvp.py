@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from geodesics_cases import (
     CERTIFICATE,
     POLYGONS,
@@ -25,7 +26,6 @@ from geolib.geodesics import (
     bvp,
     geodesic,
     geodesics,
-    lengths,
     profile,
     trained_curve,
     trained_curves,
@@ -35,6 +35,7 @@ from geolib.geodesics.path import BezierBasis
 from geolib.networks import mlp
 
 certify_path = CERTIFICATE.certify_path
+lengths = chapter_module("geodesics", "path_lengths").lengths
 LinearSplineBasis = POLYGONS.LinearSplineBasis
 
 

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from geodesics_cases import RIVALS, YARDSTICKS, digits, smooth, trained, vector
 from torch import nn
 
-from geolib.geodesics import (
-    FunctionSpace,
-    WeightPath,
-    embed,
-    lengths,
-)
-from geolib.geodesics.embedding import SPACES, angle_length
+from geolib.geodesics import FunctionSpace, WeightPath, embed
+from geolib.geodesics.embedding import SPACES
 from geolib.geodesics.function_space import second_derivative
+
+PATH_LENGTHS = chapter_module("geodesics", "path_lengths")
+angle_length, lengths = PATH_LENGTHS.angle_length, PATH_LENGTHS.lengths
 
 
 def dense_metric(R, w, x, space):

@@ -7,11 +7,12 @@ import pytest
 from chapter_experiments import chapter_module, experiments
 from scipy.optimize import minimize
 
-from geolib.inverse_stability import ShallowReLU, train_realization, w1inf_seminorm
-from geolib.inverse_stability import realization_training as engine
+from geolib.inverse_stability import ShallowReLU, w1inf_seminorm
 
 EXPERIMENTS = experiments("inverse_stability")
 REALIZATIONS = chapter_module("inverse_stability", "experiments_realizations")
+engine = chapter_module("inverse_stability", "realization_training")
+train_realization = engine.train_realization
 PENALTY = 3e-3
 
 

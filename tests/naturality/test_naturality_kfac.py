@@ -24,7 +24,7 @@ from geolib.naturality import (
     run_optimizer,
     standard_suite,
 )
-from geolib.naturality.affine_layers import AffineLayer, in_chart
+from geolib.naturality.affine_layers import AffineLayer, InChart
 from geolib.naturality.kfac import kronecker
 from geolib.naturality.local_geometry import flatten
 
@@ -76,7 +76,8 @@ def kfac_factors(module, x, loss):
 
 def factors_by_hooks(module, x, loss):
     """The factors by their definition: each layer's inputs and output gradients."""
-    layers, seen = [m for m in module if list(m.parameters())], {}
+    kinds, seen = (nn.Linear, AffineLayer), {}
+    layers = [m for m in module.modules() if isinstance(m, kinds)]
 
     def note(m, args, out):
         seen[m] = (args[0].detach(), out)
@@ -110,9 +111,9 @@ def kfac_cases():
     return {
         "linear": (plain, x, mse(y)),
         "linear-softmax": (plain, x, cross_entropy(labels)),
-        "affine": (in_chart(P.module, None), P.data, P.loss),
-        "affine-chart": (in_chart(P.module, there), P.data, P.loss),
-        "softmax-chart": (in_chart(S.module, there), S.data, S.loss),
+        "affine": (InChart(P.module, None), P.data, P.loss),
+        "affine-chart": (InChart(P.module, there), P.data, P.loss),
+        "softmax-chart": (InChart(S.module, there), S.data, S.loss),
     }
 
 

@@ -4,11 +4,12 @@ import re
 
 import nbformat
 import pytest
+from page_cells import parts, staged
+from page_checks import checks_box, checks_table, typeset
 
 from geolib.claims import MIMETYPE, Claim
 from geolib.press import Ledger
-from geolib.press.staging import parts, staged
-from geolib.press.verdict import checks_box, checks_table, settle, typeset
+from geolib.press.verdict import settle
 
 
 def entry(key, measured, bound, **more):
@@ -247,9 +248,10 @@ def test_a_boolean_reads_as_a_word():
 
 
 def test_a_row_names_the_data_that_had_been_read(monkeypatch):
+    from page_marks import ledger_page
+
     from geolib import claims, files
     from geolib.data import load
-    from geolib.press.pages import ledger_page
 
     published = []
     monkeypatch.setattr(claims, "publish", lambda line, data: published.append(data))
@@ -271,8 +273,9 @@ def test_a_row_names_the_data_that_had_been_read(monkeypatch):
 def test_pages_of_the_book_show_numbers_and_pictures_of_the_run(tmp_path):
     import base64
 
+    from page_marks import filled
+
     from geolib.press.build import Page
-    from geolib.press.pages import filled
 
     row = entry("demo.a", 0.25, "<= 1", shown="0.25") | {
         "notebook": "demo/01",

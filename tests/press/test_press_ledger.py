@@ -6,13 +6,13 @@ import re
 import pytest
 from compare_ledgers import differences
 from conftest import cell
+from page_gpu import GPU_LEDGER
+from page_gpu import load_device_ledger as kept
+from page_gpu import save_device_ledger as keep
+from page_marks import ledger_page as page_table
 
 from geolib.press import Build, Ledger, PressError
 from geolib.press import ledger as module
-from geolib.press.ledger import GPU_LEDGER
-from geolib.press.ledger import load_device_ledger as kept
-from geolib.press.ledger import save_device_ledger as keep
-from geolib.press.pages import ledger_page as page_table
 
 
 def row(key, device="cpu", **changed):
@@ -85,9 +85,10 @@ def test_a_damaged_file_is_named(tmp_path, text):
 
 
 def test_the_site_reads_the_file_that_the_command_keeps(book, monkeypatch):
+    import page_site as site
     from typer.testing import CliRunner
 
-    from geolib.press import cli, site
+    from geolib.press import cli
 
     gpu = Ledger("full", [row("demo.a", "Some GPU")])
     monkeypatch.chdir(book.root)

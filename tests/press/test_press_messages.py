@@ -5,6 +5,7 @@ import socket
 
 import pytest
 from conftest import cell
+from page_marks import ledger_page
 from typer.testing import CliRunner
 
 from geolib import files
@@ -12,7 +13,6 @@ from geolib.press import Build, PressError, cli
 from geolib.press.job import Outcome
 from geolib.press.ledger import collect, print_table
 from geolib.press.notebook import parameters
-from geolib.press.pages import ledger_page
 from geolib.press.pool import Settings, press
 from geolib.press.verdict import settle
 
@@ -170,6 +170,18 @@ def test_outside_a_checkout_it_says_what_it_needs(tmp_path, monkeypatch):
     done = CliRunner().invoke(cli.app, ["run"])
     says(done, "needs a checkout of the book")
     assert len(done.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["run", "book", "html"])
+def test_a_book_that_does_not_say_how_its_pages_look(book, monkeypatch, command):
+    book.add("demo/01-a", cell("x = 1"))
+    for file in ("_config.yml", "book/intro.md"):
+        (book.root / file).write_text("")
+    module = "page_site" if command == "html" else "page_cells"
+    (book.root / "book" / "_ext" / f"{module}.py").unlink()
+    done = invoke(monkeypatch, book, command, "--profile", "small")
+    says(done, f"{module}.py, which makes the pages of a book")
+    assert not (book.root / "_build" / "small").exists()
 
 
 def test_a_build_folder_that_is_a_file_is_one_sentence(book, monkeypatch):

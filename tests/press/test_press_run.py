@@ -221,7 +221,7 @@ def test_jobs_run_side_by_side_and_report_in_the_order_given(pressed):
 
 
 def test_a_stream_that_the_kernel_cut_in_pieces_is_one_in_the_pair():
-    from geolib.press.staging import reference
+    from geolib.press.pair import reference
 
     cut = [
         nbformat.v4.new_output("stream", name="stdout", text=t) for t in ("a\n", "b\n")

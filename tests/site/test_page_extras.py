@@ -37,6 +37,8 @@ def figure():
         made, (left, right) = panels(1, 2, width=8)
         left.plot([0, 1], [0, 1], label="eps = 0.1")
         left.plot([0, 1], [1, 0], color=COLORS["ink"], label="mu")
+        left.plot([0.2, 0.8], [0.3, 0.3], "o", color=COLORS["blue"])
+        made.legend(*left.get_legend_handles_labels(), loc="outside upper center")
         left.fill_between([0, 1], 0.2, 0.4, color=COLORS["green"], alpha=0.3)
         left.legend(fontsize=6)
         right.pcolormesh(np.eye(3))
@@ -120,7 +122,8 @@ def dark(left, right, shades, figure):
     band = left.collections[0].get_facecolor()[0]
     assert band[3] == pytest.approx(0.3)
     assert to_hex(band) != COLORS["green"].lower()
-    for label in (*left.get_xticklabels(), left.title, *left.get_legend().get_texts()):
+    words = [t for g in (left.get_legend(), *figure.legends) for t in g.get_texts()]
+    for label in (*left.get_xticklabels(), left.title, *words):
         assert light(label.get_color()) > 0.85
     # What lies on the heat map is seen against the same colours as before.
     assert np.array_equal(right.collections[0].get_facecolor(), shades)
@@ -140,42 +143,53 @@ def test_a_kernel_shows_the_light_figure_and_the_dark_one_beside_it(extension, f
     night = base64.b64decode(data[figures.NIGHT])
     assert data["image/png"][:4] == night[:4] == b"\x89PNG"
     means = [
-        plt.imread(__import__("io").BytesIO(p))[..., :3].mean()
-        for p in (data["image/png"], night)
+        plt.imread(io.BytesIO(p))[..., :3].mean() for p in (data["image/png"], night)
     ]
     assert means[0] > 0.7 > means[1]
     assert size["image/png"]["width"] > 700  # half of its pixels: sharp on fine screens
+    narrow = data[figures.NARROW]
+    assert narrow["stacked"]
+    seen = [
+        plt.imread(io.BytesIO(base64.b64decode(narrow[k]))) for k in ("day", "night")
+    ]
+    assert seen[0][..., :3].mean() > 0.7 > seen[1][..., :3].mean()
+    high, wide, _ = seen[0].shape
+    assert wide < 0.6 * 2 * size["image/png"]["width"] < 1.2 * high
 
 
-def panelled(rows, cols, **options):
-    """A figure of panels as a PNG."""
-    figure, _ = panels(rows, cols, height=2.2)
-    file = io.BytesIO()
-    figure.savefig(file, **options)
-    plt.close(figure)
-    return file.getvalue()
-
-
-def test_on_a_phone_the_panels_of_a_figure_stand_below_each_other(extension, tmp_path):
-    finish = extension("page_finish")
-    use_style()
-    for rows, cols in ((1, 1), (1, 2), (2, 2), (1, 3)):
-        path = tmp_path / "figure.png"
-        path.write_bytes(panelled(rows, cols))
-        cuts = finish._cuts(path)
-        assert np.allclose(cuts, np.arange(1, cols) / cols, atol=0.04), (rows, cols)
-    page = finish.finished(
-        '<img alt="b" class="c" src="_images/f.png" />',
-        "",
-        "",
-        {"f": ("n", 8, 4, (0.25,))},
-    )
-    copies = re.findall("<img[^>]*>", page)
-    assert ['class="panel more by-day c"' in c for c in copies[:2]] == [False, True]
-    assert ["aria-hidden" in c for c in copies] == [False, True] * 2
-    assert "--at: 0.00%; --shape: 0.500" in copies[0]  # 2 by 4 pixels, from the left
-    assert "--at: 100.00%; --shape: 1.500" in copies[1]
-    assert len(copies) == 4
+def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extension):
+    figures = extension("figures")
+    with plt.rc_context():
+        use_style()
+        made, (left, right) = panels(1, 2, width=7)
+        left.barh([0, 1], [1, 2])
+        left.set_yticks([0, 1], ["natural gradient", "Adam"])
+        right.barh([0, 1], [2, 1])
+        right.set_yticks([0, 1], ["", ""])
+        right.set_xticks([0, 1], ["a long name of a tick", "another name as long"])
+        right.set_title("a title that is far too long for the width of a phone's page")
+        names = [f"the {n} method of them all" for n in ("first", "second", "third")]
+        made.legend(left.patches + right.patches[:1], names, ncols=3,
+                    loc="outside upper center")  # fmt: skip
+        figures.set_the_texts(made)
+        letters = {t.get_fontsize() for t in made.findobj(plt.Text) if t.get_text()}
+        assert figures.make_narrow(made)
+        made.canvas.draw()
+    upper, lower = left.get_window_extent(), right.get_window_extent()
+    assert upper.y0 > lower.y1
+    assert upper.x0 == pytest.approx(lower.x0, abs=2)
+    assert [t.get_text() for t in right.get_yticklabels()] == [
+        "natural gradient",
+        "Adam",
+    ]
+    seen = made.get_tightbbox()
+    assert seen.width <= figures.PHONE + 0.1
+    assert "\n" in right.get_title(loc="left") + right.get_title()
+    aslant = [t.get_rotation() for t in right.get_xticklabels()]
+    assert aslant == [35, 35]
+    later = {t.get_fontsize() for t in made.findobj(plt.Text) if t.get_text()}
+    assert min(later) >= min(letters)
+    plt.close(made)
 
 
 def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path):
@@ -184,26 +198,30 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     (site / "_images").mkdir(parents=True)
     (source / "chapters/a").mkdir(parents=True)
     (source / "book/_figures").mkdir(parents=True)
-    day, night = (
-        panelled(1, 1),
-        b"\x89PNG" + bytes(12) + bytes([0, 0, 1, 0, 0, 0, 0, 90]),
-    )
+    day, night = b"light", b"\x89PNG" + bytes(12) + bytes([0, 0, 1, 0, 0, 0, 0, 90])
     name = sha256(day).hexdigest()
-    (site / "_images" / f"{name}.png").write_bytes(panelled(1, 1, dpi=60))
+    (site / "_images" / f"{name}.png").write_bytes(b"light, in fewer colours")
     (site / "_images" / "fig-a.png").write_bytes(day)
     (source / "book/_figures/fig-a.png").write_bytes(day)
     (site / "_images" / "other.png").write_bytes(b"no twin")
     data = {
         "image/png": base64.b64encode(day).decode(),
         finish.NIGHT: base64.b64encode(night).decode(),
+        finish.NARROW: {"stacked": True}
+        | dict.fromkeys(("day", "night"), base64.b64encode(night).decode()),
     }
     cells = [{"cell_type": "markdown"}, {"outputs": [{"data": data}, {"text": "x"}]}]
     (source / "chapters/a/01.ipynb").write_text(json.dumps({"cells": cells}))
     twins = finish.lay_out_the_twins(source, site)
-    assert twins == {s: (f"{s}-night", 128, 45, ()) for s in (name, "fig-a")}
+    dark = {s: finish.Picture(f"{s}-night", 128, 45) for s in (name, "fig-a")}
+    phone = {s: finish.Picture(f"{s}-narrow", 128, 45) for s in (name, "fig-a")}
+    assert twins == {s: finish.Twin(dark[s], phone[s], True) for s in (name, "fig-a")}
+    assert (site / "_images" / f"{name}-narrow-night.png").read_bytes() == night
     assert (site / "_images" / "fig-a-night.png").read_bytes() == night
     page = '<img alt="b" class="c" src="../_images/fig-a.png" />'
     page += '<img alt="o" src="_images/other.png" />'
+    page += "<figcaption>Left: one, (right) two; left of a line.</figcaption>"
+    page += '<img class="sd-card-img" src="_images/fig-a.png" />'
     done = finish.finished(page, "../", "", twins)
     assert (
         '<img loading="lazy" width="128" height="45" alt="b" class="by-day c" '
@@ -211,6 +229,19 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     )
     assert 'class="by-night c" src="../_images/fig-a-night.png"' in done
     assert '<img alt="o" src="_images/other.png" />' in done
+    assert (
+        '<source media="(max-width: 600px)" srcset="../_images/fig-a-narrow.png"'
+        in done
+    )
+    assert 'srcset="../_images/fig-a-narrow-night.png" width="128"' in done
+    assert done.count("<source") == 2  # a card has none
+    word = '<span class="if-wide">{}</span><span class="if-narrow">{}</span>'
+    said = word.format("Left", "Above") + ": one, (" + word.format("right", "below")
+    assert said + ") two; left of a line." in done
+    moving = '<div class="moving"></div><figcaption>Left: a.</figcaption></figure>'
+    assert word.format("Left", "Above") in finish.finished(moving, "", "", {})
+    one = '<div class="moving"></div></figure><figcaption>Left: a.</figcaption>'
+    assert finish.finished(one, "", "", {}) == one
     assert finish.finished(done, "../", "", twins) == done  # a page is finished once
 
 
@@ -358,3 +389,14 @@ def test_every_paper_has_its_address_and_a_label_of_its_own():
         names = names if len(names) < 3 else names[:1]
         labels.append((*(n.split(",")[0] for n in names), fields["year"]))
     assert len(labels) == len(set(labels))
+
+
+def test_an_annotation_is_shown_as_what_it_says(extension):
+    finish = extension("page_finish")
+    typed = (
+        "(<em>Annotated</em><em>[</em><em>Sequence</em><em>[</em><em>int</em><em>]</em>"
+    )
+    typed += "<em>, </em><em>'n </em><em>...</em><em>'</em><em>]</em><em> | </em><em>None</em>)"
+    shown = "(<em>Sequence</em><em>[</em><em>int</em><em>]</em><em>, </em><em>n </em>"
+    shown += "<em>...</em><em></em><em> | </em><em>None</em>)"
+    assert finish.finished(typed, "", "", {}) == shown

@@ -563,3 +563,10 @@ def test_an_entry_of_before_there_were_sums_is_read(tmp_path):
     del entry["sum"]
     path.write_text(json.dumps(entry))
     assert store.rows("demo") == [{"seed": 0, "value": 1}]
+
+
+def test_what_another_version_measured_is_not_kept(tmp_path):
+    file = tmp_path / "kept.json"
+    keep(file, {"a": 1.0}, {"version": 1})
+    assert keep(file, {"b": 2.0}, {"version": 1}).entries == {"a": 1.0, "b": 2.0}
+    assert keep(file, {"b": 3.0}, {"version": 2}).entries == {"b": 3.0}

@@ -12,7 +12,7 @@ from torch import nn
 
 from geolib.claims import claim
 from geolib.core import PullbackMetric, Realization, init_, normal
-from geolib.inverse_stability import ShallowReLU, certify, train_realization
+from geolib.inverse_stability import ShallowReLU, certify
 from geolib.naturality import NaturalGradient, Problem, jet_defect, mse
 from geolib.networks import accuracy, mlp, table
 from geolib.regimes import (
@@ -33,6 +33,7 @@ from geolib.stratifolds import (
 )
 
 DESCENT = chapter_module("inverse_stability", "descent")
+TRAINING = chapter_module("inverse_stability", "realization_training")
 YARDSTICKS = chapter_module("geodesics", "yardsticks")
 NAN, INF = math.nan, math.inf
 SHALLOW = ShallowReLU([[1.0, 0.0], [0.0, 1.0]], [[1.0, -1.0]])
@@ -102,8 +103,14 @@ REFUSED = {
         "residual",
         lambda: DESCENT.escape_degenerate(TWINS, POINTS, TARGETS * NAN),
     ),
-    "width -1": ("width", lambda: train_realization(POINTS, TARGETS[:, 0], -1)),
-    "one target for ten rows": ("y", lambda: train_realization(POINTS, [1.0], 3)),
+    "width -1": (
+        "width",
+        lambda: TRAINING.train_realization(POINTS, TARGETS[:, 0], -1),
+    ),
+    "one target for ten rows": (
+        "y",
+        lambda: TRAINING.train_realization(POINTS, [1.0], 3),
+    ),
     "an unknown device": ("device", lambda: table("digits", device="abacus")),
     "a device that is not here": ("device", lambda: table("digits", device="cuda:99")),
     "NaN into a network": ("x", lambda: R(R.theta0, X * NAN)),

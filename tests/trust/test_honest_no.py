@@ -2,8 +2,7 @@
 
 The claims that are tested beside the function they belong to: `Bound.holds`, `Solution`,
 `Geodesic`, `Sparsified` and `MixtureFit.converged`, `WeightPath.linestyle`,
-`Certificate.applies`, `Seminorm.exact`, `TrainedRealization.exact` and its
-`local_minimum`, `Resolution.exact`,
+`Certificate.applies`, `Seminorm.exact`, `Resolution.exact`,
 `SurgeryRecord.accepted`, `Connection.aligned`,
 `Claim.reproduces` and `Ledger.is_valid`. All others are here, and
 `test_no_claim_is_forgotten` knows when one is added.
@@ -45,8 +44,7 @@ OWNERS = {
     "Alignment", "Bound", "Canonical", "Certificate", "Claim", "Comparison",
     "Connection", "ExponentialMap", "Geodesic", "Learned", "Ledger", "MixtureFit",
     "ModuleTrial", "Resolution", "Seminorm", "Solution",
-    "Sparsified", "Spectrum", "SurgeryRecord", "TrainedRealization", "UnitStratum",
-    "Verdict", "WeightPath",
+    "Sparsified", "Spectrum", "SurgeryRecord", "UnitStratum", "Verdict", "WeightPath",
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""What happens to an executed notebook before it may be published or committed."""
+"""What a page shows of an executed notebook: which lines are folded, claims, numbers."""
+
+from __future__ import annotations
 
 import ast
 import copy
@@ -8,11 +10,13 @@ from html import unescape
 from itertools import groupby
 from typing import Any
 
-from geolib.claims import MIMETYPE as CLAIM
-from geolib.tables import human
+from page_checks import checks_box, checks_table, said_aloud
 
-from .notebook import CHECKED, names_read, tags
-from .verdict import checks_box, checks_table, said_aloud, settle
+from geolib.claims import MIMETYPE as CLAIM
+from geolib.press.notebook import names_read, tags
+from geolib.press.pair import without_traces
+from geolib.press.verdict import settle
+from geolib.tables import human
 
 REMOVED = "remove-input"
 ALL_CHECKS = "all-checks"
@@ -24,22 +28,27 @@ STATED = ("claim", "quote")
 TOLD = (*STATED, "print", "show")
 LONGEST = 15  # lines of code that a page shows in one piece
 SHORTEST = 4  # lines up to which a piece that calls no algorithm of the library is none
-OURS = ("geolib", "experiments")
+OURS = ("geolib", "experiments", "path_lengths")
 # What reads stored results, and not by an algorithm.
 READS = {"measured", "column", "contested", "contest_lead", "sweep_rows", "means"}
 
 
 def staged(executed: Any, page_source: str) -> Any:
     """The published form: no times but the whole's, no paths, claims as boxes, glue."""
-    nb = _without_traces(executed)
+    from nbformat import from_dict
+
+    nb = without_traces(executed)
     cost = executed.metadata.get("geolib", {}).get("cost")
     nb.metadata["geolib"] = {"source": page_source, **({"cost": cost} if cost else {})}
     injected = any("injected-parameters" in tags(c) for c in nb.cells)
     for cell in nb.cells:
         names = tags(cell)
-        if {"parameters", "injected-parameters"} & {*names}:
-            over = injected and "parameters" in names  # what is overridden is not shown
-            cell.metadata["tags"] = [*names, "remove-cell" if over else "hide-input"]
+        if "parameters" in names:  # shown only where nothing overrides it
+            names.append("remove-cell" if injected else "hide-input")
+        if "injected-parameters" in names:
+            names.append("hide-input")
+        if names:
+            cell.metadata["tags"] = names
     cells = _quiet(nb)
     stated = [_stated(c) for c in cells]
     checks = [[settle(o.metadata[CLAIM]) for o in claims] for claims in stated]
@@ -47,8 +56,12 @@ def staged(executed: Any, page_source: str) -> Any:
     prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
     aloud = said_aloud(every, set(map(quoted, GLUED.finditer(prose))))
     for cell, claims, entries in zip(cells, stated, checks, strict=True):
-        kept = [o for o in cell.outputs if o.get("name") != "stderr"]
-        cell.outputs = [p for o in kept for p in (o, *_for_the_prose(o))]
+        outputs = []
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                continue
+            outputs += [output, *(from_dict(g) for g in _for_the_prose(output))]
+        cell.outputs = outputs
         if claims:
             code = cell.source if REMOVED in tags(cell) else ""
             claims[0].data["text/html"] = checks_box(entries, aloud, code)
@@ -126,60 +139,8 @@ def _all_checks(entries: list[dict[str, Any]], aloud: set[str]) -> Any:
     return cell
 
 
-def reference(executed: Any) -> Any:
-    """The committed pair: sources, and plain-text outputs of the checked cells only."""
-    nb = _without_traces(executed)
-    nb.cells = [c for c in nb.cells if "injected-parameters" not in tags(c)]
-    for i, cell in enumerate(nb.cells):
-        cell["id"] = f"cell-{i:03d}"
-    codes = [c for c in nb.cells if c.cell_type == "code"]
-    for count, cell in enumerate(codes, 1):
-        cell.execution_count = count  # nbval refuses outputs of an "unrun" cell
-        checked = CHECKED in tags(cell)
-        cell.outputs = _joined([p for o in cell.outputs if checked for p in _plain(o)])
-    return nb
-
-
-def _joined(outputs: list[Any]) -> list[Any]:
-    """Adjacent pieces of one stream as one: how a kernel cuts them is chance."""
-    whole: list[Any] = []
-    for output in outputs:
-        if whole and output.output_type == whole[-1].output_type == "stream":
-            whole[-1].text += output.text
-        else:
-            whole.append(output)
-    return whole
-
-
-def _plain(output: Any) -> list[Any]:
-    if output.output_type == "stream":
-        return [output] if output.name == "stdout" else []
-    text = output.get("data", {}).get("text/plain")
-    if text is None:
-        return []
-    output.data, output.metadata = {"text/plain": text}, {}
-    if output.output_type == "execute_result":
-        output.execution_count = None
-    return [output]
-
-
-def _without_traces(executed: Any) -> Any:
-    """A copy without papermill's paths and times."""
-    nb = copy.deepcopy(executed)
-    for key in ("papermill", "language_info", "geolib"):
-        nb.metadata.pop(key, None)
-    for cell in nb.cells:
-        for key in ("papermill", "execution", "collapsed", "scrolled"):
-            cell.metadata.pop(key, None)
-        if not cell.metadata.get("tags", True):
-            cell.metadata.pop("tags")  # papermill leaves an empty list on every cell
-    return nb
-
-
-def _for_the_prose(output: Any) -> list[Any]:
+def _for_the_prose(output: Any) -> list[dict[str, Any]]:
     """Hide a claim or a quoted number; return the glue by which the prose shows it."""
-    from nbformat import from_dict
-
     metadata = output.get("metadata", {})
     if CLAIM not in metadata and QUOTE not in metadata:
         return []
@@ -190,7 +151,7 @@ def _for_the_prose(output: Any) -> list[Any]:
     book = {"scrapbook": {"name": entry["key"], "mime_prefix": GLUE}}
     data = {f"{GLUE}text/plain": text}
     glue = {"output_type": "display_data", "data": data, "metadata": book}
-    return [from_dict(glue)] if entry["shown"] else []
+    return [glue] if entry["shown"] else []
 
 
 def names_used(sources: Iterable[str]) -> set[str]:

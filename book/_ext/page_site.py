@@ -1,20 +1,25 @@
 """Assemble the pages, let Jupyter Book render them, publish only a whole site."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
+from page_gpu import GPU_LEDGER, load_device_ledger
+from page_marks import banner, below_the_heading, filled, ledger_page, marked_page
+
 from geolib.files import digest, digest_tree, write_changed, write_whole
+from geolib.press.build import Build, Page
+from geolib.press.ledger import Ledger, of_pages, write_json
+from geolib.press.notebook import PressError, SettingsError, discover, read_table
 
-from .build import Build, Page
-from .ledger import GPU_LEDGER, Ledger, load_device_ledger, of_pages, write_json
-from .notebook import CHANGES, PressError, check_settings, discover
-from .pages import banner, below_the_heading, filled, ledger_page, marked_page
-
+CHANGES = "book/changelog"  # a page that is copied from CHANGELOG.md
 SIGNS = ("WARNING", "ERROR", "Error:")
 LEDGER_MARK = "<!-- ledger -->"
 CPU_MARK = "<!-- cpu-notebooks -->"
@@ -30,6 +35,43 @@ MATHJAX = (
 )
 SOURCES = (".md", ".ipynb", ".bib", ".yml", ".py", ".css", ".svg", ".js", ".json")
 LAUNCH = "from jupyter_book.cli.main import main; main()"
+
+
+def check_settings(root: Path) -> str:
+    """The name of the landing page, once Jupyter Book can use `_config.yml`, `_toc.yml`.
+
+    Raises:
+        SettingsError: one of them cannot be read, has a value of the wrong type, or
+            names a page without a text or an extension that is not installed.
+    """
+    import jsonschema
+    from sphinx_external_toc.parsing import MalformedError, parse_toc_data
+
+    package = Path(find_spec("jupyter_book").origin).parent  # type: ignore
+    schema = json.loads((package / "config_schema.json").read_text())
+    config = read_table(root, "_config.yml")
+    for problem in jsonschema.Draft7Validator(schema).iter_errors(config):
+        where = ": ".join(["_config.yml", *map(str, problem.absolute_path)])
+        raise SettingsError(f"{where}: {problem.message}")
+    for name in config.get("sphinx", {}).get("extra_extensions") or []:
+        if not _installed(name):
+            where = "_config.yml: sphinx: extra_extensions"
+            raise SettingsError(f"{where}: no module {name!r} is installed")
+    try:
+        pages = parse_toc_data(read_table(root, "_toc.yml"))
+    except (MalformedError, TypeError, ValueError, AttributeError) as problem:
+        raise SettingsError(f"_toc.yml: {problem}") from None
+    for page in set(pages) - {CHANGES}:
+        if not (root / page).is_file() and not (root / f"{page}.md").is_file():
+            raise SettingsError(f"_toc.yml: no page {page!r}: expected {page}.md")
+    return str(pages.root.docname)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # of its package
+        return False
 
 
 def build_site(build: Build, strict: bool = False) -> Ledger:

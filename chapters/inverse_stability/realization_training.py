@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 
 from geolib.core.validation import expect
+from geolib.doors import checked
 from geolib.inverse_stability.collinear import unit_rows
 from geolib.inverse_stability.shallow_relu import ShallowReLU, finite_array
 
@@ -57,6 +58,7 @@ class TrainedRealization:
         return self.exact and self.steepest <= TOLERANCE
 
 
+@checked
 def train_realization(
     x: Annotated[np.ndarray, "n d"],
     y: Annotated[np.ndarray, "n"],

@@ -4,6 +4,8 @@ In a page of `book/`, `{measured}`key`` becomes the number found, linked to its 
 bare), and `{picture}`name`` the path of the figure of that name out of the executed notebook.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import re
@@ -11,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from geolib.files import write_changed
-from geolib.tables import html_table, human
+from page_cells import ALL_CHECKS, GLUED, quoted, staged
+from page_checks import anchor, found, kind, sentence, typeset
+from page_gpu import DeviceLedger
 
-from .build import Build, Page
-from .ledger import DeviceLedger, Ledger
-from .verdict import anchor, found, kind, sentence, typeset
+from geolib.files import write_changed
+from geolib.press.build import Build, Page
+from geolib.press.ledger import Ledger
+from geolib.tables import html_table, human
 
 COLUMNS = ("Claim", "Found", "Bound", "Verdict", "Data", "Device")
 GATE = re.compile(r"\{(exercise|solution|proof)-(start|end)\}")
@@ -101,8 +105,6 @@ def marked_page(build: Build, page: Page) -> str:
     """The notebook of a page that is not whole: what there is, under a banner."""
     import nbformat
 
-    from .staging import ALL_CHECKS, staged
-
     title = "This page is not whole"
     if page.path is None or not page.content["cells"]:
         mark = banner(title, page.about)
@@ -149,8 +151,6 @@ def _close_gates(nb: Any) -> None:
 
 def _spare_the_glue(nb: Any) -> None:
     """Numbers that were never computed are said to be so where the prose quotes them."""
-    from .staging import GLUED, quoted
-
     about = [
         o.get("metadata", {}) for cell in nb.cells for o in cell.get("outputs", [])
     ]
