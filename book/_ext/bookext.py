@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
@@ -139,7 +140,12 @@ class PackageSummary(SphinxDirective):
             if m.name.startswith("_"):  # importing `__main__` would run the command
                 continue
             name = f"{top.__name__}.{m.name}"
-            term = nodes.term("", "", nodes.literal(text=name))
+            shown: nodes.Element = nodes.literal(text=name)
+            if (page := f"book/api/{m.name}") in self.env.found_docs:
+                shown = addnodes.pending_xref(
+                    "", shown, refdomain="std", reftype="doc", refexplicit=True,
+                    reftarget=f"/{page}", refdoc=self.env.docname, refwarn=True)  # fmt: skip
+            term = nodes.term("", "", shown)
             text = _first_line(importlib.import_module(name))
             body = nodes.definition("", nodes.paragraph(text=text))
             rows += nodes.definition_list_item("", term, body)
@@ -323,12 +329,13 @@ def spare_the_bars(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Let docstrings write |x| and a * b: escape them outside code and maths."""
-    for numbers in list(_prose(lines)):
+    lines[:] = "\n".join(lines).split("\n")  # napoleon puts an error's text into one
+    for numbers in list(filter(None, _prose(lines))):
         # A role may go on in the next line: a paragraph is read as one text.
         text = "\n".join(lines[i] for i in numbers)
         parts = re.split(r"(``.*?``|`[^`]*`)", text, flags=re.S)
         parts[::2] = [_escaped(part) for part in parts[::2]]
-        for i, line in zip(numbers, "".join(parts).split("\n"), strict=False):
+        for i, line in zip(numbers, "".join(parts).split("\n"), strict=True):
             lines[i] = line
 
 

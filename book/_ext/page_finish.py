@@ -36,7 +36,15 @@ PICTURE = re.compile(
 SIDE = re.compile(
     r"(\b(?:Left|Right)(?=[:,]))|((?<=\()(?:left|right)(?=\)))|((?<=; )right(?=,))"
 )
+STACKED = re.compile(
+    r'(class="(?:side-by-side|moving)"(?:(?!</figure>).)*?<figcaption>)(.*?)(?=</figcaption>)',
+    re.S,
+)
 ABOVE = {"left": "above", "right": "below", "Left": "Above", "Right": "Below"}
+
+
+# How an annotation says a range, axes or words: the reader wants these alone.
+ANNOTATED = re.compile(r"<em>Annotated</em><em>\[</em>(.*?)<em>\]</em>(?=\)|<em> \| )")
 
 
 class Picture(NamedTuple):
@@ -85,11 +93,10 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
     page = page.replace(GUESSED, KNOWN)
     page = STAMP.sub(f'<span class="stamp">{mark}{cite}</span>', page)
     page = TOLD.sub(r"\1 told\2", page)
+    page = ANNOTATED.sub(lambda m: m[1].replace("'", ""), page)
     page = TOGETHER.sub(r'<span class="whole">\1</span>', page)
     page = PICTURE.sub(both, page)
-    return re.sub(
-        r'(?<=<span class="side-by-side">)(.*?<figcaption>)(.*?)(?=</figcaption>)',
-        lambda m: m[1] + SIDE.sub(_where, m[2]), page, flags=re.S)  # fmt: skip
+    return STACKED.sub(lambda m: m[1] + SIDE.sub(_where, m[2]), page)
 
 
 def _where(m: re.Match[str]) -> str:

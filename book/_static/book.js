@@ -4,6 +4,7 @@
 window.MathJax = window.MathJax || {};
 window.MathJax.startup = {
   pageReady: async () => {
+    if (innerWidth <= 600) oneStatementALine();
     const near = () => [...document.querySelectorAll("article .math:not(:has(mjx-container))")]
       .filter((e) => e.getBoundingClientRect().top < 1.5 * innerHeight);
     for (let round = 0; round < 5 && near().length; round++) { // those below move up
@@ -32,6 +33,27 @@ document.addEventListener("DOMContentLoaded", () => {
   }).observe(document.querySelector("article") || document.body);
   sortTables();
 });
+
+// On a phone what wide spaces set apart in a displayed formula stands in lines of its own.
+function oneStatementALine() {
+  const wrapped = /^\s*\\\[(?:\\begin\{split\})?(?:\s*\\begin\{gathered\})?([^]*?)(?:\\end\{gathered\}\s*)?(?:\\end\{split\})?\s*\\\]\s*$/;
+  const token = /\\begin\{\w+\*?\}|\\end\{\w+\*?\}|\\[a-zA-Z]+|\\.|[^]/g;
+  for (const box of document.querySelectorAll("div.math")) {
+    const tex = box.lastChild?.data?.match(wrapped);
+    let depth = 0, rows = false;
+    const letters = (tex ? tex[1] : "").replace(/\\[a-z]+/gi, "m").replace(/[{}_^\s]/g, "").length;
+    const lines = (tex ? tex[1] : "").replace(token, (t, at, all) => {
+      if (/^(\{|\\begin|\\left$|\\[bB]igg?l$)/.test(t)) depth++;
+      if (/^(\}|\\end|\\right$|\\[bB]igg?r$)/.test(t)) depth--;
+      rows ||= t === "&" && !depth;
+      const word = /^\s*\\text/.test(all.slice(at + 5)) || /\\text\{[^}]*\}\s*$/.test(all.slice(0, at));
+      const gap = t === "\\qquad" || (t === "\\quad" && letters > 34 && !word);
+      return gap && !depth ? "\\\\\n" : t;
+    });
+    if (tex && !rows && lines !== tex[1])
+      box.lastChild.data = `\\[\\begin{gathered}${lines}\\end{gathered}\\]`;
+  }
+}
 
 // A menu of the page's head opens and shuts; Escape and a click elsewhere shut it.
 function openMenus() {
@@ -129,7 +151,7 @@ function fitToTheirBoxes() {
 }
 
 function zoomFigures() {
-  const figures = document.querySelectorAll(".bd-article .cell_output img");
+  const figures = document.querySelectorAll(".bd-article :is(.cell_output, figure) img");
   if (!figures.length || !window.HTMLDialogElement) return;
   const dialog = document.createElement("dialog");
   dialog.className = "zoom";

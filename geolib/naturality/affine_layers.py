@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geolib.core.validation import expect
 
@@ -30,7 +31,7 @@ class AffineLayer(nn.Module):
             is an affine layer at each patch of its image.
 
     Raises:
-        TypeError: a convolution with groups, or whose padding is not a number of zeros.
+        ValueError: a convolution with groups, or whose padding is not a number of zeros.
 
     Source: :eq:`drv-naturality-kfac` (derivations).
 
@@ -50,36 +51,28 @@ class AffineLayer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.left, self.right = left, right
-        self.biased = getattr(like, "bias", weight) is not None
-        self.patches: dict[str, tuple[int, int]] = {}
+        self.image: list[Any] = []  # a list is no part of the module
         if isinstance(like, nn.Conv2d):
-            if (
-                like.groups > 1
-                or like.padding_mode != "zeros"
-                or like.padding == "same"
-            ):
-                raise TypeError(
-                    f"module: expected convolutions in one group, padded by "
-                    f"a number of zeros, got {like}"
-                )
-            names = "kernel_size", "dilation", "padding", "stride"
-            self.patches = {name: getattr(like, name) for name in names}
+            plain = like.groups == 1 and like.padding_mode == "zeros"
+            plain = plain and not isinstance(like.padding, str)
+            wanted = "convolutions in one group, padded by a number of zeros"
+            expect(plain, "module", wanted, like)
+            self.image = [like]
+        self.biased = getattr(like, "bias", weight) is not None
 
     def features(self, x: Tensor) -> Tensor:
         """Return the layer's own input, (n, *, in + 1); a convolution's at each patch."""
-        a = nn.functional.unfold(x, **self.patches).mT if self.patches else x
-        if self.biased:
-            a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)
+        for c in self.image:
+            x = F.unfold(x, c.kernel_size, c.dilation, c.padding, c.stride).mT
+        a = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1) if self.biased else x
         return a if self.right is None else a @ self.right.T
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.linear(self.features(x), self.weight)
+        y = F.linear(self.features(x), self.weight)
         y = y if self.left is None else y @ self.left.T
-        if not self.patches:
-            return y
-        axes = zip(x.shape[-2:], *self.patches.values(), strict=True)
-        sides = [(n + 2 * pad - d * (k - 1) - 1) // s + 1 for n, k, d, pad, s in axes]
-        return y.mT.unflatten(-1, sides)
+        for c in self.image:
+            y = y.mT.unflatten(-1, c(x[:1]).shape[2:])
+        return y
 
 
 def affine_mlp(
@@ -150,9 +143,8 @@ def _named_blocks(module: nn.Module) -> list[tuple[list[str], Tensor]]:
     for name in [n for n in places if n not in biases.values()]:
         names = [n for n in (name, biases.get(name)) if n in places]
         rows = len(places[name]) if places[name].ndim > 1 else 1
-        found.append(
-            (names, torch.cat([places[n].reshape(rows, -1) for n in names], 1))
-        )
+        block = torch.cat([places[n].reshape(rows, -1) for n in names], 1)
+        found.append((names, block))
     return found
 
 
@@ -167,23 +159,23 @@ class InChart(nn.Module):
         layers: the pairs (U, V), one per block, or None for the home chart.
 
     Raises:
-        ValueError: parameters that layers share.
-        TypeError: a convolution with groups, or whose padding is not a number of zeros.
+        ValueError: parameters that are shared or frozen; a convolution with groups, or
+            whose padding is not a number of zeros.
 
     Source: :eq:`drv-naturality-kfac` (derivations).
     """
 
     def __init__(self, module: nn.Module, layers: Any = None) -> None:
         super().__init__()
-        every = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-        alone = len(every) == len(list(module.parameters()))
-        expect(alone, "module", "layers that share no parameter", every)
+        used = [p for _, p in module.named_parameters(remove_duplicate=False)]
+        good = len({*used}) == len(used) and all(p.requires_grad for p in used)
+        expect(
+            good, "module", "layers that share no parameter, and none frozen", module
+        )
         self.matrices, self.net = nn.ParameterList(), copy.deepcopy(module)
         self.net.requires_grad_(False)
         self.computed: list[tuple[int, dict[str, torch.Size], Any, Any]] = []
-        flat = torch.cat(
-            [p.detach().reshape(-1) for p in module.parameters() if p.requires_grad]
-        )
+        flat = nn.utils.parameters_to_vector(used).detach()
         found = _named_blocks(module)
         for (names, at), pair in zip(found, layers or [None] * len(found), strict=True):
             if pair is None:
@@ -196,22 +188,19 @@ class InChart(nn.Module):
         self, names: list[str], W: Tensor, left: Tensor | None, right: Tensor | None
     ) -> None:
         """Let the matrix W stand for the parameters of these names."""
-        path = names[0].rpartition(".")[0]
-        owner = self.net.get_submodule(path)
+        path = f"net.{names[0]}".rpartition(".")[0]
+        owner = self.get_submodule(path)
         if type(owner) in (nn.Linear, nn.Conv2d, AffineLayer):
             layer = AffineLayer(W, left, right, owner)
             self.matrices.append(layer.weight)
-            if path:
-                self.net.set_submodule(path, layer)
-            else:
-                self.net = layer
+            self.set_submodule(path, layer)
         else:  # attention reads the weights of its layers by itself, for one
             shapes = {name: self.net.get_parameter(name).shape for name in names}
             self.computed.append((len(self.matrices), shapes, left, right))
             self.matrices.append(nn.Parameter(W))
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        given = {}
+        given: dict[str, Tensor] = {}
         for k, shapes, left, right in self.computed:
             W = self.matrices[k] if left is None else left @ self.matrices[k] @ right
             widths = [shape.numel() // len(W) for shape in shapes.values()]

@@ -31,6 +31,12 @@ class ReadsItsWeight(nn.Module):
         return x @ self.layer.weight.T
 
 
+def frozen():
+    layer = nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    return layer
+
+
 def conv(**options):
     return nn.Sequential(
         nn.Conv2d(1, 2, (3, 2), **options), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)
@@ -123,6 +129,7 @@ def test_kfac_is_exact_under_maps_of_layers_and_damping_gives_that_up(name):
             (1, 3, 3),
             "one group",
         ),
+        (nn.Sequential(nn.Linear(3, 2), frozen()), (3,), "none frozen"),
         (ReadsItsWeight(), (3,), "only their layers read"),
     ],
 )

@@ -45,6 +45,11 @@ def test_prose_is_escaped(bookext):
     assert spared(bookext, ".. note:: a |b|\n   and |c|") == (
         ".. note:: a \\|b\\|\n   and \\|c\\|"
     )
+    lines = [":raises ValueError: x is |a|, or\n    `y` is not.", "", "Source: ours."]
+    bookext.spare_the_bars(None, "function", "f", None, {}, lines)
+    assert lines == [
+        r":raises ValueError: x is \|a\|, or", "    `y` is not.", "", "Source: ours."
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

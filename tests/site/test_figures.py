@@ -463,3 +463,28 @@ def test_axe_finds_nothing_in_a_figure(page):
         "async () => (await axe.run({include: [['.moving']]}, {preload: false})).violations"
     )
     assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found] == []
+
+
+def test_on_a_phone_each_statement_of_a_formula_has_its_line(chromium):
+    long = " + ".join("b" * 20)
+    formulas = {
+        r"\[a = 1, \qquad b = 2\]": r"\[\begin{gathered}a = 1, \\ b = 2\end{gathered}\]",
+        r"\[\begin{split}\begin{gathered} a, \\ b \qquad c \end{gathered}\end{split}\]":
+            r"\[\begin{gathered} a, \\ b \\ c \end{gathered}\]",
+        rf"\[{long} \quad c \quad\text{{or}}\quad d\]":
+            rf"\[\begin{{gathered}}{long} \\ c \quad\text{{or}}\quad d\end{{gathered}}\]",
+        r"\[a \quad b\]": None,
+        r"\[\left\{ a \qquad b \right\}\]": None,
+        r"\[\begin{split}a &= 1 \qquad b\\ c &= 2\end{split}\]": None,
+    }  # fmt: skip
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    boxes = "".join(f'<div class="math">{tex}</div>' for tex in formulas)
+    page.set_content(f"<!doctype html>{boxes.replace('&', '&amp;')}")
+    page.add_script_tag(content=(STATIC / "book.js").read_text())
+    page.evaluate("oneStatementALine()")
+    found = page.locator(".math").all_text_contents()
+    expected = [line or tex for tex, line in formulas.items()]
+    assert [" ".join(f.split()) for f in found] == [
+        " ".join(e.split()) for e in expected
+    ]
+    page.close()

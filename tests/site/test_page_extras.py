@@ -238,6 +238,10 @@ def test_the_site_shows_each_version_on_its_own_kind_of_page(extension, tmp_path
     word = '<span class="if-wide">{}</span><span class="if-narrow">{}</span>'
     said = word.format("Left", "Above") + ": one, (" + word.format("right", "below")
     assert said + ") two; left of a line." in done
+    moving = '<div class="moving"></div><figcaption>Left: a.</figcaption></figure>'
+    assert word.format("Left", "Above") in finish.finished(moving, "", "", {})
+    one = '<div class="moving"></div></figure><figcaption>Left: a.</figcaption>'
+    assert finish.finished(one, "", "", {}) == one
     assert finish.finished(done, "../", "", twins) == done  # a page is finished once
 
 
@@ -385,3 +389,14 @@ def test_every_paper_has_its_address_and_a_label_of_its_own():
         names = names if len(names) < 3 else names[:1]
         labels.append((*(n.split(",")[0] for n in names), fields["year"]))
     assert len(labels) == len(set(labels))
+
+
+def test_an_annotation_is_shown_as_what_it_says(extension):
+    finish = extension("page_finish")
+    typed = (
+        "(<em>Annotated</em><em>[</em><em>Sequence</em><em>[</em><em>int</em><em>]</em>"
+    )
+    typed += "<em>, </em><em>'n </em><em>...</em><em>'</em><em>]</em><em> | </em><em>None</em>)"
+    shown = "(<em>Sequence</em><em>[</em><em>int</em><em>]</em><em>, </em><em>n </em>"
+    shown += "<em>...</em><em></em><em> | </em><em>None</em>)"
+    assert finish.finished(typed, "", "", {}) == shown
