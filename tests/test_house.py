@@ -231,6 +231,15 @@ def test_no_text_names_a_path_of_one_machine_or_a_registry():
 CODE, MODULES, PUBLIC = 17_000, 141, 184
 
 
+def test_the_metadata_lead_to_the_source_the_issues_and_the_changes():
+    urls = PROJECT["urls"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"]
+    assert urls["Source"] == cited
+    assert urls["Issues"] == f"{cited}/issues"
+    assert urls["Changelog"].startswith(f"{cited}/blob/main/")
+    assert (ROOT / urls["Changelog"].removeprefix(f"{cited}/blob/main/")).is_file()
+
+
 def test_no_import_goes_in_a_circle():
     assert house_rules.circles() == []
 

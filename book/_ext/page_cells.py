@@ -50,7 +50,7 @@ def staged(executed: Any, page_source: str) -> Any:
         if names:
             cell.metadata["tags"] = names
     cells = _quiet(nb)
-    stated = [[o for o in c.outputs if CLAIM in o.get("metadata", {})] for c in cells]
+    stated = [_stated(c) for c in cells]
     checks = [[settle(o.metadata[CLAIM]) for o in claims] for claims in stated]
     every = [e for entries in checks for e in entries]
     prose = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
@@ -96,9 +96,8 @@ def _quiet(nb: Any) -> list[Any]:
             if k < len(runs) - 1:
                 part["id"], part.outputs = f"{cell['id']}-{k}", []
                 part.metadata.pop("mystnb", None)
-            states = any(CLAIM in o.get("metadata", {}) for o in part.outputs)
             if not shown:
-                fold = REMOVED if states else "hide-input"
+                fold = REMOVED if _stated(part) else "hide-input"
                 part.metadata["tags"] = [*tags(part), fold]
             cells.append(part)
         last.append(cells[-1])
@@ -107,17 +106,23 @@ def _quiet(nb: Any) -> list[Any]:
 
 
 def _joined_folds(cells: list[Any]) -> list[Any]:
-    """Folded code without outputs goes into the folded code that follows it."""
-    kept: list[Any] = []
+    """Folded code goes into the folded code that follows it with nothing seen between."""
+    last = None
     for cell in cells:
-        if kept and _folded(kept[-1]) and _folded(cell) and not kept[-1].outputs:
-            cell.source = f"{kept.pop().source}\n\n{cell.source}"
-        kept.append(cell)
-    return kept
+        names = tags(cell)
+        if "remove-cell" in names:
+            continue
+        told = REMOVED in names and _stated(cell)  # its code is folded below its claims
+        if last and (told or "hide-input" in names):
+            cell.source, last.source = f"{last.source}\n\n{cell.source}", ""
+            last.metadata["tags"] = sorted({*tags(last), REMOVED} - {"hide-input"})
+        quoted = all(QUOTE in o.get("metadata", {}) for o in cell.get("outputs", []))
+        last = cell if told or ("hide-input" in names and quoted) else None
+    return [c for c in cells if c.source or c.get("outputs")]
 
 
-def _folded(cell: Any) -> bool:
-    return cell.cell_type == "code" and "hide-input" in tags(cell)
+def _stated(cell: Any) -> list[Any]:
+    return [o for o in cell.outputs if CLAIM in o.get("metadata", {})]
 
 
 def _all_checks(entries: list[dict[str, Any]], aloud: set[str]) -> Any:

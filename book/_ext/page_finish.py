@@ -46,6 +46,11 @@ ABOVE = {"left": "above", "right": "below", "Left": "Above", "Right": "Below"}
 # How an annotation says a range, axes or words: the reader wants these alone.
 ANNOTATED = re.compile(r"<em>Annotated</em><em>\[</em>(.*?)<em>\]</em>(?=\)|<em> \| )")
 
+# NumPy's ArrayLike is written out in full.
+ARRAY_LIKE = re.compile(
+    r"<em>_Buffer</em>.*?<em>bytes</em><em> \| </em><em>str</em><em>\]</em>"
+)
+
 
 class Picture(NamedTuple):
     """Name and size of a figure's other version."""
@@ -93,6 +98,7 @@ def finished(page: str, up: str, mark: str, twins: dict[str, Twin]) -> str:
     page = page.replace(GUESSED, KNOWN)
     page = STAMP.sub(f'<span class="stamp">{mark}{cite}</span>', page)
     page = TOLD.sub(r"\1 told\2", page)
+    page = ARRAY_LIKE.sub("<em>ArrayLike</em>", page)
     page = ANNOTATED.sub(lambda m: m[1].replace("'", ""), page)
     page = TOGETHER.sub(r'<span class="whole">\1</span>', page)
     page = PICTURE.sub(both, page)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geolib.core import Realization
-from geolib.core.validation import check_inputs, check_labels
+from geolib.core.validation import check_inputs, check_labels, expect
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
@@ -33,6 +33,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
         0.5
     """
     check_inputs(logits, "logits")
+    expect(bins >= 1, "bins", "at least one", bins)
     labels = check_labels(logits.shape[1], labels, len(logits))
     confidence, guess = torch.softmax(logits, -1).max(-1)
     which = (confidence * bins).long().clamp_max(bins - 1)

@@ -23,8 +23,8 @@ from geolib.stratifolds import ChartLoss, MixtureKL, learning_coefficient, mixtu
 from geolib.sweep import Sweep, grid
 
 POINTS, BLOCK, FIRST = 300, 10, 10_000
-# first sample, and blocks: those of the tanh unit ended with the time that there was
-REGRESSIONS = {"y = b a x": (60_000, 20), "y = b tanh(a x)": (70_000, 14)}
+# first sample, and blocks
+REGRESSIONS = {"y = b a x": (60_000, 20), "y = b tanh(a x)": (70_000, 20)}
 BOX = {"mixture A": [[0.0, -3.0], [1.0, 3.0]]}
 SQUARE = [[-2.0, -2.0], [2.0, 2.0]]
 

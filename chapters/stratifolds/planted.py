@@ -1,12 +1,9 @@
 """Networks with a stratum planted in them, or none, and what `find_strata` says.
 
-The rule: a planted stratum is missed unless `find_strata` names its kind, its layer and
-its units and verifies it. Units that are off on all data may be called dormant instead,
-each of them: of a dormant unit every derivative is zero, so its deficit is all that it
-has, and what a pair of them or a cut one could lose is counted in it. Where a norm sees
-units that are off, as LayerNorm does, equal ones share more than that, and the pair must be
-named. A stratum is invented if it is verified and was not planted, dormant units excepted:
-a ReLU network has some by chance.
+The rule: a planted stratum is missed unless `find_strata` names its kind, its layer and its
+units, all of them, and verifies it; that its units are called dormant is not enough. A
+stratum is invented if it is verified and was not planted, dormant units excepted: a ReLU
+network has some by chance.
 """
 
 from __future__ import annotations
@@ -34,7 +31,6 @@ class Trial:
         activation: its name.
         missed: planted, and not reported as verified.
         invented: reported as verified, and not planted.
-        dormant: found by its dormant units.
     """
 
     kind: str
@@ -42,7 +38,6 @@ class Trial:
     activation: str
     missed: bool
     invented: bool
-    dormant: bool
 
 
 def trial(number: int) -> Trial:
@@ -67,13 +62,8 @@ def trial(number: int) -> Trial:
     where = (at, units[:1] if alone else units)
     name = "overlap" if kind == "opposite" else kind
     right = [s for s in found if (s.kind, s.layer, s.units) == (name, *where)]
-    off = {s.units[0] for s in found if (s.kind, s.layer) == ("dormant unit", at)}
-    named = bool(right) or off >= set(where[1])
     wrong = [s for s in found if s not in right and s.kind != "dormant unit"]
-    return Trial(
-        kind, depth, act.__name__, kind != "none" and not named, bool(wrong),
-        kind != "none" and named and not right,
-    )  # fmt: skip
+    return Trial(kind, depth, act.__name__, kind != "none" and not right, bool(wrong))
 
 
 @torch.no_grad()

@@ -33,7 +33,6 @@ class Layered:
     true: bool
     missed: bool
     invented: bool
-    dormant: bool
 
 
 class Block(nn.Module):
@@ -176,11 +175,5 @@ def trial(number: int) -> Layered:
     if family == "attention":
         layer = at // 2 + head * len(layers) // 2
     right = [s for s in found if (s.kind, s.layer, s.units) == (kind, layer, units)]
-    off = {s.units[0] for s in found if (s.kind, s.layer) == ("dormant unit", layer)}
-    seen = family == "LayerNorm" and kind == "overlap"  # by the norm, also if off
-    named = bool(right) or (not seen and off >= set(units))
     wrong = [s for s in found if s.kind != "dormant unit" and not (true and s in right)]
-    return Layered(
-        family, kind, depth, true, true and not named, bool(wrong),
-        true and named and not right,
-    )  # fmt: skip
+    return Layered(family, kind, depth, true, true and not right, bool(wrong))

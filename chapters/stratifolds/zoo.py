@@ -24,7 +24,9 @@ from evidence import divergence_from_null, evidence_curve, log_axis
 from scipy.optimize import linprog
 from scipy.special import logsumexp
 
-SIZES = np.logspace(10, 30, 21)
+DATA = 10_000  # of the sampler, which is at n beta = DATA/log DATA
+NEAR = DATA / math.log(DATA) * np.array([0.99, 1.01])
+SIZES = np.concatenate([np.logspace(10, 30, 21), NEAR])
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,18 @@ class Case:
     @property
     def measured(self) -> float:
         """The slope of log Z in log n, the known power of log n being divided out."""
-        x = np.log(self.sizes)
-        y = self.log_z - (self.multiplicity - 1) * np.log(x)
+        x = np.log(self.sizes[:-2])
+        y = self.log_z[:-2] - (self.multiplicity - 1) * np.log(x)
         # 1/log n is the next term of an expansion with a logarithm
         terms = [np.ones_like(x), -x]
         if self.multiplicity > 1:
             terms.append(1 / x)
         return float(np.linalg.lstsq(np.stack(terms, 1), y, rcond=None)[0][1])
+
+    @property
+    def local(self) -> float:
+        """What the coefficient is at the sampler's n beta: the slope there."""
+        return float(-np.diff(self.log_z[-2:])[0] / np.diff(np.log(NEAR))[0])
 
 
 def log_nodes(high: float, count: int, low: float = 1e-36) -> tuple[np.ndarray, ...]:
@@ -213,13 +220,15 @@ def markov_evidence(count: int) -> np.ndarray:
     """log Z(n) for a two-state hidden Markov chain of signs when the truth is a coin."""
     u, mass = log_nodes(0.2, count, 1e-17)
     v, wide = log_nodes(0.6, count, 1e-12)
-    even = (np.arange(6) + 0.5) / 6
+    nodes, shares = np.polynomial.legendre.leggauss(6)
+    even = (nodes + 1) / 2
     mean, gap, share, memory = np.meshgrid(
         np.concatenate([-np.exp(u), np.exp(u)]), np.exp(v), even, 0.8 * even,
         indexing="ij", sparse=True,
     )  # fmt: skip
     log_p = np.concatenate([mass, mass])[:, None, None, None]
     log_p = log_p + wide[None, :, None, None]
+    log_p = log_p + np.log(shares)[:, None] + np.log(shares)
     return flat_evidence(divergence(markov_excess(mean, gap, share, memory)), log_p)
 
 
@@ -245,7 +254,8 @@ def relu_units_evidence(count: int) -> np.ndarray:
 
 def mixture_cases(count: int) -> Iterator[Case]:
     """Both mixtures of the chapter at N(0, 1), with their exact divergences."""
-    n = torch.logspace(6, 12, 13, dtype=torch.float64)
+    n, near = torch.logspace(6, 12, 13, dtype=torch.float64), torch.tensor(NEAR)
+    n = torch.cat([n, near])
     w, log_w = log_axis(1.0, 2 * count)
     mu, log_mu = log_axis(3.0, 2 * count)
     theta = torch.cartesian_prod(w, mu)
@@ -261,8 +271,9 @@ def mixture_cases(count: int) -> Iterator[Case]:
     a, b, d = torch.cartesian_prod(w, torch.cat([-b, b]), d).unbind(1)
     K = divergence_from_null(torch.stack([1 - a, a, b - a * d, b + (1 - a) * d], 1))
     mass = (0 * w)[:, None, None] + torch.cat([log_b, log_b])[:, None] + log_d
-    curve = evidence_curve(K, mass.flatten(), n[:7])
-    how["sizes"] = n[:7].numpy()
+    n = torch.cat([n[:7], near])
+    curve = evidence_curve(K, mass.flatten(), n)
+    how["sizes"] = n.numpy()
     yield Case("mixture B", 3 / 4, 1, curve.log_z.numpy(), newton([[1, 0], [0, 2]]),
                source="Yamazaki, Watanabe 2003; proof on the page", **how)  # fmt: skip
 
@@ -312,7 +323,7 @@ def cases(count: int = 240) -> Iterator[Case]:
                    "Boltzmann machine", "Yamazaki, Watanabe 2005")  # fmt: skip
     # the mean of a sign, and the covariance of neighbours: share, memory, gap squared
     chain = newton([[1, 0], [0, 2]])
-    yield Case("hidden Markov, 2 states", 3 / 4, 1, markov_evidence(count // 3), chain,
+    yield Case("hidden Markov, 2 states", 3 / 4, 1, markov_evidence(2 * count // 3), chain,
                "hidden Markov model", "as mixture B, by the same ideal")  # fmt: skip
     yield from mixture_cases(count // 2)
 
@@ -321,7 +332,6 @@ EMPTY = {
     "algebra": "the ideal is no set of monomials",
     "plateau": "ranks and waits are those of the largest model of the family",
     "mixture A": "no plateau: on the line mu = 0 the loss has a slope, at w = 0 it traps",
-    "sampler": "sampled only in two dimensions, against a grid",
 }
 
 
@@ -342,5 +352,6 @@ def table(count: int = 160) -> Iterator[dict]:
             "wait": {"log": "log(1/d)", "power": "power of 1/d"}[wait.law] if wait else "",
             "wait, theory": wait and wait.expected, "wait, measured": wait and wait.measured,
             "lambda": c.known, "m": c.multiplicity, "integral": c.measured,
-            "algebra": c.polyhedron, "source": c.source, "empty because": "; ".join(why),
+            "algebra": c.polyhedron, "at n": c.local, "source": c.source,
+            "empty because": "; ".join(why),
         }  # fmt: skip

@@ -14,14 +14,13 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.module import register_module_buffer_registration_hook
 
 from geolib.core.linear_calls import Call, graph_nodes, named_calls
-from geolib.core.linearization import Linearization, Rerun
+from geolib.core.linearization import MISFIT, Linearization, Rerun
 from geolib.core.validation import Inputs, map_inputs, num_samples, take, tensors
 
 LOOK = 64  # samples among which one is sought that differs from the first
 PERIOD = 1009  # of the pattern that stands for a random vector; no layer's width
 ROUGH = 1e-4  # a precision that small differences of outputs do not survive
 LARGE = 2.0**12  # a cotangent at which clipped gradients are seen
-MISFIT = RuntimeError, TypeError, LookupError, AttributeError  # of inputs, in a module
 NEAR = 0.1  # how far from theta to look, in units of its root mean square
 
 
@@ -120,7 +119,7 @@ class ModuleTrial:
 
     def blame(self) -> None:
         """Say which assumption fails; that of the derivatives is tried in float64."""
-        z = self.first(self.theta.add(self.along(0), alpha=self.off))
+        z = self.state(self.theta.add(self.along(0), alpha=self.off))
         if not bool(torch.isfinite(z).all()):
             self.off = 0.0
             z = self.state(self.theta)
@@ -164,16 +163,6 @@ class ModuleTrial:
 
     def outputs(self, theta: Tensor, x: Inputs | None = None) -> Tensor:
         return self.run(self.R.unflatten(theta), x).detach()
-
-    def first(self, theta: Tensor) -> Tensor:
-        """As `state`; what torch says of inputs that do not fit is said of x."""
-        try:
-            return self.state(theta)
-        except MISFIT as error:
-            full = isinstance(error, torch.OutOfMemoryError)
-            if full or str(error).startswith(("x:", "module")):
-                raise
-            raise ValueError(f"x: expected what the module takes: {error}") from error
 
     def state(self, theta: Tensor) -> Tensor:
         """The outputs of a pass that is watched."""

@@ -44,7 +44,8 @@ RANGES = {
     "sparsity": SHARE,
 }
 BOUNDS = {name: bound for names, bound in RANGES.items() for name in names.split()}
-INFINITE = "patience tol target budget clip horizon".split()
+INFINITE = dict.fromkeys("patience target budget clip horizon".split(), math.inf)
+INFINITE["tol"] = -math.inf  # never: with more than all numbers all would converge
 # Of these tensors whole numbers are no use; inputs, labels and masks may hold them.
 FLOATING = (
     "theta theta0 points outputs v u g z w eta eta0 natural natural0 teacher control logits y0 "
@@ -84,12 +85,12 @@ class Arguments:
         self.names = [n for n, p in kinds.items() if p.kind != p.KEYWORD_ONLY]
         self.many = [n for n, p in kinds.items() if p.kind == p.VAR_POSITIONAL]
 
-    def name_module(self, said: str, error: Exception, given: dict[str, Any]) -> None:
-        """What is said of a module is said of the argument that it came as."""
+    def name_module(self, error: Exception, given: dict[str, Any]) -> None:
+        """What is said of a `module` is said of the argument that it came as."""
         named = [n for n in given if n != "self" and isinstance(given[n], nn.Module)]
-        misfit = "x" in self.names and "what the module takes" in said
-        if named and "module" not in self.names and (misfit or said[:6] == "module"):
-            error.args = (f"{', '.join(named)}: {said}",)
+        said = str(error).startswith("module: ") and "module" not in self.rules
+        if named and said:
+            error.args = (f"{', '.join(named)}: {error}",)
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The function's value; what fails in a module's forward pass is said so."""
@@ -98,7 +99,7 @@ class Arguments:
         except Exception as error:
             given = dict([*zip(self.names, args, strict=False), *kwargs.items()])
             if not foreign(error, given):
-                self.name_module(str(error), error, given)
+                self.name_module(error, given)
                 raise
             fed = (n for n, v in given.items() if n != "self" and isinstance(v, FED))
             ended = f"it ended in {type(error).__name__}: {str(error)[:150]}"
@@ -107,9 +108,8 @@ class Arguments:
         if not self.undefined and undefined(value):
             names = ", ".join(n for n in self.names if n != "self")
             what = f"the result of {self.fn.__name__} is not a number"
-            raise FloatingPointError(
-                f"{names}: too large, or unfit for each other; {what}"
-            )
+            what = f"{names}: too large, or unfit for each other; {what}"
+            raise FloatingPointError(what)
         return value
 
     def check(self, args: tuple, kwargs: dict[str, Any], within: bool) -> None:
@@ -146,7 +146,7 @@ def rule(hint: Any, name: str, within: bool = False) -> tuple[Rule, str, str]:
         text = text.replace("a finite number", WORDS[int]) if whole else text
         fits = partial(_bounded_fault, fits, bound[1])
     if name in INFINITE:
-        fits = partial(_endless, fits)
+        fits = partial(_endless, fits, INFINITE[name])
     if not isinstance(told, str):
         text = text.replace("a str", f"one of {', '.join(map(repr, told))}")
         fits, told = partial(_known_fault, fits, told), ""
@@ -181,8 +181,8 @@ def _bounded_fault(fits: Rule, holds: abc.Callable[[Any], bool], value: Any) -> 
     return None if all(map(holds, ends)) else ValueError
 
 
-def _endless(fits: Rule, value: Any) -> Fault:
-    endless = isinstance(value, float) and value in (math.inf, -math.inf)
+def _endless(fits: Rule, end: float, value: Any) -> Fault:
+    endless = isinstance(value, float) and value in (end, -math.inf)
     return None if endless else _diverged(fits, value)
 
 
@@ -360,7 +360,7 @@ def undefined(value: Any) -> bool:
         return bool(np.isnan(value).any())
     if isinstance(value, Tensor):
         return not finite(value) and bool(value.isnan().any())
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return any(map(undefined, value))
     return isinstance(value, float) and math.isnan(value)
 
@@ -416,7 +416,7 @@ RULES: dict[Any, Rule] = {
 
 HOME = str(Path(__file__).parents[1])
 UNNAMED = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
-FED = Tensor | abc.Mapping | tuple | list | nn.Module
+FED = Tensor | abc.Mapping | tuple | list | abc.Callable
 PLAIN = type | bytes | str | complex | int | float | None | list | tuple | dict
 LISTS = (abc.Sequence, abc.Iterable, abc.Collection, list, tuple)
 

@@ -40,6 +40,7 @@ def differentiation() -> Iterator[None]:
         yield
 
 
+MISFIT = RuntimeError, TypeError, LookupError, AttributeError  # of inputs, in a module
 NO_FORMULA = (  # what torch says where a backward pass cannot be differentiated
     "implement", "differentiate twice", "double backward", "batching rule", "vmap", "forward ad",
     "not have been used in the graph", "does not require grad", "non-empty inputs",

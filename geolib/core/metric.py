@@ -394,9 +394,8 @@ class _Data:
         wanted = "a tensor, a dict, a tuple, or a list of batches that can be repeated"
         expect(whole or repeats, "x", wanted, type(x))
         wanted = "batches, as of DataLoader(x, batch_size)"
-        expect(
-            not isinstance(x, Dataset), "x", wanted, f"{type(x).__name__}, of samples"
-        )
+        got = f"{type(x).__name__}, of samples"
+        expect(not isinstance(x, Dataset), "x", wanted, got)
         wanted = "None, as x already comes in batches"
         expect(whole or batch_size is None, "batch_size", wanted, batch_size)
         self.x, self.whole = x, whole

@@ -16,8 +16,9 @@ from torch.utils import checkpoint
 
 from geolib.core.assumptions import ModuleTrial
 from geolib.core.linear_calls import CallRecorder
-from geolib.core.linearization import Linearization, Rerun, differentiation
+from geolib.core.linearization import MISFIT, Linearization, Rerun, differentiation
 from geolib.core.validation import (
+    ArgumentError,
     Inputs,
     expect,
     map_inputs,
@@ -32,6 +33,8 @@ PLAIN: Any = (  # what sets up a checkpoint, and what runs one, do nothing but t
     (checkpoint, "_checkpoint_without_reentrant_generator", lambda *a, **k: (yield)),
     (checkpoint.CheckpointFunction, "apply", lambda function, _, *a: function(*a)),
 )
+KEPT = ArgumentError, torch.OutOfMemoryError  # what says by itself what is wrong
+transform = torch._C._functorch.peek_interpreter_stack  # of `torch.func`, that runs now
 MODE_DEPENDENT: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # BatchNorm and InstanceNorm
     nn.modules.dropout._DropoutNd,
@@ -119,7 +122,7 @@ class Realization:
         self._cast: dict[tuple, dict[str, Tensor]] = {}
         self._certificates: dict[tuple, list[bool]] = {}
         self._rewritten = [m for m in self._layers if m._forward_pre_hooks]
-        self._checked: dict[tuple[bool, ...], int] = {}  # in which modes, on how many
+        self._checked: dict[tuple[int, ...], int] = {}  # in which modes, on how many
         self._check = check
         self._require_evaluation_mode()
 
@@ -166,14 +169,17 @@ class Realization:
                 z = torch.func.functional_call(
                     self.module, state, args, kwargs, tie_weights=False
                 )
+            except MISFIT as error:
+                if isinstance(error, KEPT) or transform() is not None:
+                    raise
+                said = f"x: expected what the module takes: {error}"
+                raise ArgumentError(said) from error
             finally:
                 for m, was in kept:
                     _restore(m, was)
         z = _logits(z)
-        if z.dtype != like.dtype:
-            hint = "expected one type; leave autocast out"
-            what = f"its outputs are {z.dtype}, its parameters {like.dtype}"
-            raise TypeError(f"module: {what} ({hint})")
+        wanted = f"outputs like its parameters, {like.dtype} (leave autocast out)"
+        expect(z.dtype == like.dtype, "module", wanted, z.dtype)
         return z
 
     def linearize(self, theta: Tensor, x: Inputs) -> Linearization:
@@ -191,7 +197,8 @@ class Realization:
     ) -> None:
         """Check what is assumed of the module near theta, on two samples of x.
 
-        Once for each mode of the layers; again where the first use had one sample only.
+        Once for each mode of the layers and for inputs of as many axes; again where the
+        first use had one sample only.
         Inside `torch.func` transforms there is nothing to compare, and it waits.
 
         Args:
@@ -202,9 +209,10 @@ class Realization:
 
         Cost: some eight forward passes of two samples, at first use.
         """
-        mode, count = tuple(m.training for m in self._layers), min(2, num_samples(x))
+        mode = *(m.training for m in self._layers), *(t.ndim for t in tensors(x))
+        count = min(2, num_samples(x))
         done = self._checked.get(mode, 0 if self._check else 2)
-        if done >= count or torch._C._functorch.peek_interpreter_stack() is not None:
+        if done >= count or transform() is not None:
             return
         self._require_evaluation_mode()
         before = [(m, _held(m)) for m in self._layers]
@@ -442,10 +450,8 @@ def _check_memory(module: nn.Module) -> None:
     for at, name in placed:
         t = known[name]
         if at < end and (t.requires_grad or known[last].requires_grad):
-            raise ValueError(
-                f"module: {last!r} and {name!r} share memory without being one "
-                "parameter; assign the parameter itself (b.weight = a.weight)"
-            )
+            what = f"{last!r} and {name!r} share memory without being one parameter"
+            raise ValueError(f"module: {what}; assign itself (b.weight = a.weight)")
         steps = zip(t.shape, t.stride(), strict=True)
         reach = at + t.element_size() * (1 + sum((n - 1) * k for n, k in steps))
         end, last = max((end, last), (reach, name))
@@ -463,7 +469,8 @@ def _logits(output: Any) -> Tensor:
         if isinstance(z, Tensor):
             kind, hint = f"{z.dtype} of shape {tuple(z.shape)}", ""
         wanted = "real numbers with a leading sample axis, or to hold them as 'logits'"
-        raise TypeError(f"module: expected its output to be {wanted}, got {kind}{hint}")
+        said = f"module: expected its output to be {wanted}, got {kind}{hint}"
+        raise ArgumentError(said)
     return z
 
 

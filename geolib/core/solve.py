@@ -238,9 +238,8 @@ class _Solve:
         done = residual <= self.tol or bool(pull(push(r)).norm() <= least)
         error = min(r.norm(), push(r).norm() / max(cut, 1e-300) ** 0.5)
         done = done and bool(error <= linear.KNOWN * cut * x.norm())
-        done = (
-            done and min(ritz, default=math.inf) >= cut
-        )  # what counts as zero is not in x
+        none = min(ritz, default=math.inf) >= cut  # what counts as zero is not in x
+        done = done and none
         return Solution(x, residual, steps + more, done, "cg")
 
 

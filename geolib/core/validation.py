@@ -135,9 +135,8 @@ def check_labels(classes: int, y: Tensor, rows: int, name: str = "y") -> Tensor:
     """
     y = class_labels(y, rows, name)
     low, high = int(y.min()), int(y.max())
-    expect(
-        low >= 0 and high < classes, name, f"classes 0 to {classes - 1}", (low, high)
-    )
+    fits, wanted = 0 <= low <= high < classes, f"classes 0 to {classes - 1}"
+    expect(fits, name, wanted, (low, high))
     return y
 
 
@@ -153,10 +152,9 @@ def same_architecture(a: nn.Module, b: nn.Module, name: str = "b") -> None:
     ours, theirs = (_parts(module) for module in (a, b))
     for part in [*ours, *theirs]:
         if ours.get(part) != theirs.get(part):
-            raise ValueError(
-                f"{name}: expected the architecture of the first network, but {part!r} is "
-                f"{theirs.get(part, 'absent')} here and {ours.get(part, 'absent')} there"
-            )
+            here, there = (own.get(part, "absent") for own in (theirs, ours))
+            what = f"expected the architecture of the first network, but {part!r} is"
+            raise ValueError(f"{name}: {what} {here} here and {there} there")
 
 
 def _parts(module: nn.Module) -> dict[str, object]:

@@ -182,8 +182,7 @@ def _aligned(a: nn.Module, b: nn.Module, align: bool | None) -> tuple[nn.Module,
 
 def check_shape(R: Realization, x: Tensor) -> None:
     try:
-        with torch.no_grad():
-            R(R.theta0, x)
+        R(R.theta0, x)
     except ValueError as error:
         if not str(error).startswith("x: "):
             raise
@@ -206,7 +205,5 @@ def _same_constants(a: nn.Module, b: nn.Module) -> None:
         if name in skip or not isinstance(t, Tensor):
             continue
         if other is None or not torch.equal(t, other.to(t)):
-            raise ValueError(
-                f"b: the constant {name!r} (frozen or a buffer) differs from that of a; "
-                "make it trainable in both, or copy it from one to the other"
-            )
+            what = f"the constant {name!r} (frozen or a buffer) differs from that of a"
+            raise ValueError(f"b: {what}; make it trainable in both, or copy it")

@@ -122,9 +122,8 @@ def learn_sequence(
     w = R.theta0.clone() if w is None else w.clone()
     classes = R(w, tasks[0].x[:1]).shape[1]
     most = max(max(task.classes) for task in tasks)
-    expect(
-        most < classes, "tasks", f"labels below the module's {classes} outputs", most
-    )
+    wanted = f"labels below the module's {classes} outputs"
+    expect(most < classes, "tasks", wanted, most)
     learner = kind(R, memory, scenario, classes, seed, **settings)
     scores = np.full((len(tasks), len(tasks)), np.nan)
     meter, good = Meter(), True

@@ -225,9 +225,8 @@ def random_gauge(module: nn.Module, seed: int = 0, decades: float = 2.0) -> nn.M
     module = deepcopy(module)
     norms = linear_norms(module)
     for name in norms.values():
-        expect(
-            module.get_submodule(name).affine, "module", "batch norm with gain", name
-        )
+        affine = module.get_submodule(name).affine
+        expect(affine, "module", "batch norm with gain", name)
     rng = np.random.default_rng(seed)
     groups, tensors = channel_groups(module), all_tensors(module)
     permute_channels(module, [rng.permutation(g.width) for g in groups])

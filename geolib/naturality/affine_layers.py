@@ -115,8 +115,8 @@ def affine_mlp(
 def blocks(module: nn.Module) -> list[Tensor]:
     """Index matrices (out, in or in + 1) of every layer into the flat vector.
 
-    A layer's weight and bias are joined into one block, weights of more than two
-    axes are flattened to (out, rest), and any other parameter is a row.
+    A layer's weight and bias are joined into one block if they have as many rows,
+    weights of more than two axes are flattened, and any other parameter is a row.
 
     Examples:
         >>> [tuple(b.shape) for b in blocks(nn.Sequential(nn.Linear(2, 3)))]
@@ -134,11 +134,11 @@ def _named_blocks(module: nn.Module) -> list[tuple[list[str], Tensor]]:
             start += p.numel()
     if not places:
         raise ValueError(f"module: {type(module).__name__} has no trainable parameters")
-    biases = {
-        name: f"{name.removesuffix('weight')}bias"
-        for name, place in places.items()
-        if name.endswith("weight") and place.ndim > 1
-    }
+    biases = {}
+    for name, place in places.items():
+        bias = f"{name.removesuffix('weight')}bias"
+        if place.ndim > 1 and len(places.get(bias, ())) == len(place):
+            biases[name] = bias
     found = []
     for name in [n for n in places if n not in biases.values()]:
         names = [n for n in (name, biases.get(name)) if n in places]

@@ -165,10 +165,8 @@ class LocalGeometry:
         except RuntimeError as error:
             if "sparse" not in str(error).lower():
                 raise
-            raise ValueError(
-                "closure: a parameter has a sparse gradient; expected dense ones (an "
-                "embedding with sparse=False)"
-            ) from None
+            wanted = "expected dense gradients (an embedding with sparse=False)"
+            raise ValueError(f"closure: {wanted}, got a sparse gradient") from None
 
     def _grad(self, z: Tensor, u: Tensor, create: bool = True) -> list[Tensor]:
         """The gradients of <u, z> in the parameters, themselves with a graph."""

@@ -65,12 +65,12 @@ class NaturalGradient(GeometricOptimizer):
             :math:`-\tfrac{h^2}{2} F^{+}[vv, \cdot\,]` and is natural to order 2.
         module: the network, where `params` are groups.
         trust: the largest change of the outputs in one step, as a KL divergence (of
-            squared loss: in units of the present loss).
-        momentum: share of the last step that the next one is drawn to.
+            squared loss: in units of the present loss), 0.05 by default.
+        momentum: share of the last step that the next one is drawn to, 0.9 by default.
         weight_decay: :math:`\eta`, the share of the parameters that a step takes away,
             times `lr`: a vector under linear charts.
-        interval: most steps from one curvature to the next, three times as many with
-            K-FAC's metric; the first follow closely.
+        interval: most steps from one curvature to the next, 10 by default, three times
+            as many with K-FAC's metric; the first follow closely.
         (others): see `GeometricOptimizer`.
 
     Raises:
@@ -115,26 +115,23 @@ class NaturalGradient(GeometricOptimizer):
         damping: Annotated[float | None, "0 <= damping < inf"] = None,
         integrator: Annotated[str, INTEGRATORS] = "euler",
         module: nn.Module | None = None,
-        trust: Annotated[float, "0 < trust < inf"] = 0.05,
-        momentum: Annotated[float, "0 <= momentum < 1"] = 0.9,
+        trust: Annotated[float | None, "0 < trust < inf"] = None,
+        momentum: Annotated[float | None, "0 <= momentum < 1"] = None,
         weight_decay: Annotated[float, "0 <= weight_decay < inf"] = 0.0,
-        interval: Annotated[int, "1 <= interval <= 10**9"] = 10,
+        interval: Annotated[int | None, "1 <= interval <= 10**9"] = None,
         **options: Any,
     ) -> None:
-        plain = (trust, momentum, interval, module) == (0.05, 0.9, 10, None)
+        tunes = ("trust", trust), ("momentum", momentum), ("interval", interval)
+        asked: dict[str, Any] = {name: v for name, v in tunes if v is not None}
+        plain = damping is None or (not asked and module is None)
         wanted = "None beside trust, momentum, interval or module"
-        expect(damping is None or plain, "damping", wanted, damping)
-        wanted = "euler, where no damping is given"
-        expect(
-            damping is not None or integrator == "euler",
-            "integrator",
-            wanted,
-            integrator,
-        )
+        expect(plain, "damping", wanted, damping)
+        wanted, fits = "euler, where no damping is given", integrator == "euler"
+        expect(damping is not None or fits, "integrator", wanted, integrator)
         self.integrator = integrator
         known: Any = params if module is None else module
         self.module = known if isinstance(known, nn.Module) else None
-        self.tuning, self.mixing = SelfTuning(trust, momentum, interval), False
+        self.tuning, self.mixing = SelfTuning(**asked), False
         self.tuned = damping is None
         if self.tuned and self.module is not None:
             self.mixing = any(
@@ -159,11 +156,8 @@ class NaturalGradient(GeometricOptimizer):
         for group in groups:
             torch.optim.Optimizer.add_param_group(self, dict(group))
         held = {id(t) for group in self.param_groups for t in group["params"]}
-        if held != set(map(id, self.leaves)):
-            raise ValueError(
-                "params: expected groups of all the module's trainable parameters and "
-                f"of no others, {len(self.leaves)} in all, got {len(held)}"
-            )
+        wanted = f"groups of all the module's trainable parameters, {len(self.leaves)}"
+        expect(held == set(map(id, self.leaves)), "params", wanted, len(held))
 
     # ---- steps of fixed damping --------------------------------------------------
 

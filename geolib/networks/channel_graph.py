@@ -508,8 +508,10 @@ class GraphReader:
         node: Any = "",
     ) -> None:
         """Note that an axis of a tensor runs over the channels of x."""
-        if t is None or x.place == "any":
+        if t is None:
             return
+        if x.place == "any":  # of the input: whatever else an axis runs over stays too
+            x = x._replace(group=self._new(t.shape[axis], fixed=True))
         size, name = t.shape[axis], self.names[id(t)]
         width = self._width(x, size)
         times = size // max(width, 1)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from geolib.core import Realization
 from geolib.core.linearization import differentiation
-from geolib.core.validation import check_inputs, check_labels, expect, require_matching
+from geolib.core.validation import check_inputs, check_labels, class_labels, expect
 from geolib.files import write_whole
 from geolib.networks.splits import Table
 
@@ -238,7 +238,7 @@ def accuracy(
         >>> accuracy(R, R.theta0, torch.eye(2).double(), torch.tensor([9, 9]))
         0.0
     """
-    require_matching("w", w, x if x.is_floating_point() else w, "x")
+    y = class_labels(y, len(x))
     right = [
         (R(w, xs).argmax(1) == ys).sum().item()
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from geolib.core.validation import expect
+from geolib.regimes.setup import check_covariance
 from geolib.regimes.spectral_measures import SpectralMeasure
 
 RANGE = 1e-100, 1e100  # of entries
@@ -60,8 +61,7 @@ class DataMatrix:
 
     def overlap(self, covariance: ArrayLike) -> np.ndarray:
         r"""Population variance :math:`v_i^T \Sigma v_i` along each eigenvector of S."""
-        P = np.asarray(covariance, dtype=np.float64)
-        expect(P.shape == self.S.shape, "covariance", f"({self.d}, {self.d})", P.shape)
+        P = check_covariance(covariance, self.d, "covariance")
         return np.einsum("ij,ij->j", self.vectors, P @ self.vectors)
 
     def take(self, columns: slice | np.ndarray) -> DataMatrix:

@@ -18,7 +18,7 @@ from geolib.core.validation import expect
 
 from .descent import Rule
 from .loss_curves import Curves
-from .setup import Setup, check_times, first_loss
+from .setup import Setup, check_covariance, check_times, first_loss
 from .simulate import FlowProblem, run
 from .spectral_measures import SpectralMeasure, equal_shares, gaussian_factor
 
@@ -112,6 +112,8 @@ def ensemble(
         >>> answer.share, answer.copies
         (1.0, 512)
     """
+    if population is not None:
+        population = check_covariance(population, setup.d)
     problem = _Copies(setup, check_times(times), law, population, target, rule)
     wanted = f"an end within {LONGEST:.0e} evaluations or steps"
     expect(problem.evaluations <= LONGEST, "times", wanted, int(problem.evaluations))

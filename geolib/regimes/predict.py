@@ -27,7 +27,7 @@ from .large_data import large_data, large_data_next
 from .loss_curves import Curves, StiffError
 from .mean_field import mean_field, mean_field_next
 from .narrow import narrow, per_input
-from .setup import Setup, check_times, first_loss
+from .setup import Setup, check_covariance, check_times, first_loss
 from .simulate import _seeds, draw_data, draw_weights, gradient_flow
 from .small_data import small_data
 from .spectral_measures import SpectralMeasure, covariance_law, marchenko_pastur
@@ -435,7 +435,8 @@ def predict(
     if population is not None:
         if data is None:
             raise ValueError("population: only a data matrix can have its own")
-        overlap, P = data.overlap(population), np.asarray(population, dtype=float)
+        P = check_covariance(population, setup.d)
+        overlap = data.overlap(P)
     names = _allowed(theory, setup, P, rule)
     if "free" in names:
         budget /= 2  # at large starts, where the free face is a second ensemble

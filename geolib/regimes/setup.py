@@ -124,3 +124,21 @@ def check_times(times: ArrayLike, name: str = "times") -> np.ndarray:
     wanted = "finite numbers that increase from 0 or later"
     expect(fits and (np.diff(t) > 0).all(), name, wanted, t.tolist())
     return t
+
+
+def check_covariance(P: ArrayLike, d: int, name: str = "population") -> np.ndarray:
+    """A covariance of d coordinates as float64: symmetric, no eigenvalue below zero.
+
+    Examples:
+        >>> check_covariance([[-1.0]], 1)
+        Traceback (most recent call last):
+        ...
+        geolib.files.ArgumentError: population: expected a symmetric matrix, no
+        eigenvalue below zero, got [[-1.0]]
+    """
+    P = np.asarray(P, dtype=np.float64)
+    expect(P.shape == (d, d), name, f"shape {(d, d)}", P.shape)
+    least, most = np.linalg.eigvalsh(P)[[0, -1]]
+    fits = least >= -1e-9 * most and np.allclose(P, P.T, atol=1e-6 * most)
+    expect(fits, name, "a symmetric matrix, no eigenvalue below zero", P.tolist())
+    return P

@@ -23,7 +23,7 @@ from geolib.core import IntegrationError, Trajectory
 from geolib.core.validation import expect
 from geolib.regimes.descent import Rule, descend
 from geolib.regimes.loss_curves import follow
-from geolib.regimes.setup import Setup, check_times
+from geolib.regimes.setup import Setup, check_covariance, check_times
 from geolib.regimes.spectral_measures import gaussian_factor
 
 # Local errors are summed as if the flow carried them unchanged; where it spreads them
@@ -468,11 +468,10 @@ def gradient_flow(
     fits = D.shape[0] == d and (not covariance or D.shape[1] == d)
     wanted = f"shape ({d}, {d if covariance else 'n'}), as W0 has {d} columns"
     expect(fits, "data", wanted, tuple(D.shape))
-    P = None if population is None else _matrix("population", population).to(W)
-    if P is not None:
-        expect(P.shape == (d, d), "population", f"shape {(d, d)}", tuple(P.shape))
-        least, most = torch.linalg.eigvalsh(P)[[0, -1]].tolist()
-        expect(least >= -1e-9 * most, "population", "no eigenvalue below zero", least)
+    P = None
+    if population is not None:
+        known = check_covariance(_matrix("population", population).cpu(), d)
+        P = torch.as_tensor(known).to(W)
     n = max(d, 1) if covariance else D.shape[1]
     if covariance:
         cheapest = "gram" if d <= h and rule is None else "covariance"

@@ -79,8 +79,8 @@ class Tangents:
             for part in weights.split(step):
                 v = self.R.theta0.new_zeros(len(part), self.R.p)
                 found.append(self.L.jvp(v.index_add_(1, at, part)).flatten(1).T)
-        rows = self.L.outputs.numel()
-        return torch.cat([self.L.outputs.new_zeros(rows, 0), *found], 1)
+        none = self.R.theta0.new_zeros(self.L.outputs.numel(), 0)
+        return torch.cat([none, *found], 1)
 
     def opened(
         self, group: ChannelGroup, roles: tuple[str, ...], held: dict[str, Tensor]
@@ -378,10 +378,13 @@ def lost(units: Units, kind: str, i: int) -> tuple[int, int, float]:
     return before if cut or units.biases() else 1, before - here, gap
 
 
-def unexplained(module: nn.Module, x: Tensor, rtol: float) -> tuple[int, float]:
-    """Deficit of the whole Jacobian of a module whose units are not known, and the gap."""
-    R = Realization(module)
-    L = R.linearize(R.theta0, x)
+def unexplained(T: Tangents, samples: int, rtol: float) -> tuple[int, float]:
+    """Deficit of the whole Jacobian of a module whose units are not known, and the gap.
+
+    On as many times `samples` data as give an output for each parameter.
+    """
+    R, some = T.R, T.R(T.R.theta0, T.x[:samples]).numel()
+    L = R.linearize(R.theta0, T.x[: samples * (R.p // some + 1)])
     wanted = f"at least {R.p} outputs, for the parameters of a module of no known graph"
     rows = L.outputs.numel()
     expect(rows >= R.p, "data", wanted, f"{rows} outputs")

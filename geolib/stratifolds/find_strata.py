@@ -206,10 +206,12 @@ def find_strata(
 
     Args:
         module: any whose graph `torch.fx` can trace: perceptrons, convolutions, norms
-            in evaluation mode, attention, skip connections. A layer that is applied
-            twice shares its units with what it reads; an overlap in it alone is not seen.
-            Of a module that cannot be traced only the deficit of the whole Jacobian is
-            said, as "unexplained". It is not changed.
+            in evaluation mode, attention, skip connections. Where units have several
+            writers (a residual stream, a layer that is applied twice), a stratum of the
+            rows of one writer alone is not seen.
+            Of a module that cannot be traced, or whose units cannot be followed (through
+            a concatenation, heads cut by hand, a weight used transposed), only the deficit
+            of the whole Jacobian is said, as "unexplained". It is not changed.
         data: (n, ...) inputs, of the module's dtype and device, or integers.
         near: report strata within this relative distance.
         limit: at most so many, the nearest.
@@ -256,7 +258,7 @@ def find_strata(
     except TypeError:
         groups = []
     if not groups:  # of no known units: only the whole deficit can be said
-        deficit, gap = unexplained(twin, x[:samples], rtol)
+        deficit, gap = unexplained(Tangents(twin, x), samples, rtol)
         whole = UnitStratum("unexplained", -1, (), 1, 0.0, 0, deficit, gap)
         return Strata([whole] * (deficit > 0))
     spread = spreads(twin, x[:samples])

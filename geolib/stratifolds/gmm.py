@@ -190,11 +190,10 @@ def kmeans_start(
     means = member.T @ x / count[:, None]
     rest = x - means[own]
     within = rest.T @ rest / len(x) + reg_covar * torch.eye(x.shape[1]).to(x)
-    if bool(torch.linalg.cholesky_ex(within)[1]):
-        raise ValueError(
-            f"data: expected points around {n_components} centres that span all "
-            f"{x.shape[1]} dimensions; got a singular covariance within clusters"
-        )
+    whole = not torch.linalg.cholesky_ex(within)[1]
+    span = f"span all {x.shape[1]} dimensions"
+    wanted = f"points around {n_components} centres that {span}"
+    expect(whole, "data", wanted, "a singular covariance within clusters")
     return GaussianMixture(count / len(x), means, within.expand(n_components, -1, -1))
 
 
@@ -278,7 +277,8 @@ def em_fit(
         if reached or small or slow or it == max_iter:
             converged = reached or small
             break
-        mass, share = r.mean(1), y * r[:, None]
+        mass = r.mean(1).clamp_min(torch.finfo(r.dtype).tiny)  # of no point at all
+        share = y * r[:, None]
         L = torch.linalg.cholesky(current.covariances)
         shift = share.mean(2) / mass[:, None]
         means = current.means + torch.einsum("kij,kj->ki", L, shift)
@@ -429,10 +429,9 @@ def _labelled(E: Tensor, mass: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return C
 
 
-def _at_rest(g: Tensor, F: Tensor, tol: float, value: float) -> bool:
-    """Whether the step without damping would gain no more than tol, or than rounding."""
-    gain = 0.5 * float(g @ _direction(g, F, None, 1e-9))
-    return gain <= max(tol, 1e-9 * (1 + abs(value)))
+def _at_rest(g: Tensor, F: Tensor, tol: float) -> bool:
+    """Whether the step without damping would gain no more than tol; at most it is 1/2."""
+    return 0.5 * float(g @ _direction(g, F, None, 1e-9)) <= max(tol, 1e-8)
 
 
 def natural_fit(
@@ -490,7 +489,6 @@ def natural_fit(
     g, F, H = score_and_information(current, y, r)
     while passes < max_iter:
         if target is not None and trace[-1] >= target:
-            converged = True
             break
         step = _direction(g, F, H if information == "observed" else None, damping)
         step = step * min(1.0, reach / float(step.abs().max().clamp_min(1e-300)))
@@ -500,14 +498,14 @@ def natural_fit(
         if not value >= trace[-1]:
             rejected, damping = rejected + 1, damping * 10
             if damping > 1e12:
-                converged = _at_rest(g, F, tol, value)  # or a step of no use at all
+                converged = _at_rest(g, F, tol)  # or a step of no use at all
                 break
             continue
         current, damping = trial, max(damping / 5, 1e-9)
         trace.append(value)
         if collapsed(current.covariances, x):
             break
-        if trace[-1] - trace[-2] < tol and _at_rest(g, F, tol, value):
+        if trace[-1] - trace[-2] < tol and _at_rest(g, F, tol):
             converged = True
             break
         g, F, H = score_and_information(current, y, r)

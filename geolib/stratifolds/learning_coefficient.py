@@ -285,7 +285,7 @@ def learning_coefficient(
     base: float,
     sampler: Annotated[str, ("grid", "mala")] = "grid",
     beta: float | None = None,
-    points: Annotated[Sequence[int], "1 <= points <= 10**8"] = (200, 200),
+    points: Annotated[Sequence[int], "2 <= points <= 10**8"] = (200, 200),
     theta0: Tensor | None = None,
     steps: int = 4000,
     step: float = 0.1,
@@ -333,11 +333,10 @@ def learning_coefficient(
         fewer = [max(1, k // 3 * 2 + (k + 1) % 2) for k in points]
         both = [grid_mean_loss(posterior, k) for k in (points, fewer)]
         (mean, jump), (rough, _) = both
+        expect(not math.isnan(mean), "loss", "a number at each node", "NaN")
         value, change = (posterior.weight * (e - mean) for e in (base, rough))
         fine = jump <= APART and abs(change) <= 0.1 * max(1.0, abs(value))
-        wanted = (
-            "a grid that resolves the posterior (or less from lower to upper, or mala)"
-        )
+        wanted = "a grid that resolves the posterior (or a smaller box, or mala)"
         expect(fine, "points", wanted, f"{list(points)}, where fewer change the value")
         return LearningCoefficient(-value, 0.0, "grid", 1.0)
     if theta0 is None:

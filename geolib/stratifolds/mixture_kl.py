@@ -211,9 +211,8 @@ class MixtureKL:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss (b,), gradient (b, 2K) and, if asked for, Fisher matrix (b, 2K, 2K)."""
         natural = natural.detach()
-        expect(
-            natural.shape[1] % 2 == 0, "natural", "K weights, K places", natural.shape
-        )
+        even, wanted = natural.shape[1] % 2 == 0, "K weights, K places"
+        expect(even, "natural", wanted, natural.shape)
         a, c = natural.chunk(2, 1)
         f, p = self._ratio(natural)
         loss = self._offset - torch.log(p) @ self._mass

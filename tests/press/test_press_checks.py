@@ -217,6 +217,16 @@ def test_folded_pieces_in_a_row_are_one_unless_the_first_has_outputs():
         assert [c.source.split("\n\n") for c in made] == wanted
 
 
+def test_the_code_of_claims_goes_into_the_folded_code_that_follows():
+    one, claims = [entry("demo.a", 1, "<= 2")], "claim('demo.a', 'x < y', measured=1)"
+    checks, drawn = page((claims, one), ("import numpy", [])).cells[:2]
+    assert drawn.source == f"{claims}\n\nimport numpy"
+    assert "Sentence of" in shown(checks)[0]
+    assert "<details" not in shown(checks)[0]
+    checks, *_ = page((claims, one), prose="And so on.").cells
+    assert "<details" in shown(checks)[0]
+
+
 def test_bounds_have_the_digits_that_a_person_reads():
     written = {
         "<= 1e-9": "≤ 10⁻⁹",

@@ -6,6 +6,7 @@ from geolib.regimes import (
     RegimeWarning,
     Setup,
     classify_regime,
+    ensemble,
     gradient_flow,
     loss_words,
     marchenko_pastur,
@@ -305,3 +306,19 @@ def test_a_theory_that_starts_elsewhere_is_off_by_that():
     mean = Curves(np.array([2.0, 1.0]), np.array([2.0, 1.0]))
     off = Curves(mean.train + 1, mean.population)
     assert curve_errors({"off": off}, mean) == {"off": 0.5}
+
+
+@pytest.mark.parametrize(
+    "P", [-np.eye(3), np.diag([1.0, 1.0, -1e-3]), np.triu(np.ones((3, 3))), np.eye(4)]
+)
+def test_what_is_no_covariance_of_a_population_is_refused(P):
+    """A loss under it would be negative, or that of another matrix."""
+    X, t = np.random.default_rng(0).standard_normal((3, 9)), [0.0, 0.1]
+    W = np.random.default_rng(1).standard_normal((2, 3))
+    for use in (
+        lambda: predict(X, t, h=2, sigma2=0.1, population=P),
+        lambda: gradient_flow(W, X, t, population=P),
+        lambda: ensemble(Setup(3, 2, 9, 0.1), t, population=P),
+    ):
+        with pytest.raises(ValueError, match="^population: expected"):
+            use()

@@ -400,3 +400,9 @@ def test_an_annotation_is_shown_as_what_it_says(extension):
     shown = "(<em>Sequence</em><em>[</em><em>int</em><em>]</em><em>, </em><em>n </em>"
     shown += "<em>...</em><em></em><em> | </em><em>None</em>)"
     assert finish.finished(typed, "", "", {}) == shown
+    plain = "<em>complex</em><em> | </em><em>bytes</em><em> | </em><em>str</em>"
+    array = f"<em>_Buffer</em><em> | </em>{plain}<em> | </em><em>_Nested</em>"
+    array = f"({array}<em>[</em>{plain}<em>]</em><em> | </em><em>None</em>)"
+    assert finish.finished(array, "", "", {}) == (
+        "(<em>ArrayLike</em><em> | </em><em>None</em>)"
+    )

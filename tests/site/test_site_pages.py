@@ -260,6 +260,18 @@ def test_page(visitor, address, number, name):
     assert visitor.complaints == []
 
 
+def test_a_lost_address_leads_home(chromium, address):
+    page = opened(chromium, "dark-phone")
+    page.goto(f"{address}/404.html")
+    assert "The Geometry of Learning" in page.title()
+    assert page.evaluate(CUT.replace("article", "main")) == []
+    assert _breaches(page) == []
+    page.get_by_role("link").click()
+    page.wait_for_url("**/book/intro.html")
+    assert page.complaints == []
+    page.context.close()
+
+
 def weight(page):
     """Bytes of what a page has loaded, uncompressed, without figures that move."""
     paths, moving = page.evaluate(LOADED)

@@ -80,6 +80,22 @@ def test_zoo_has_the_published_coefficients():
     assert all(abs((c.polyhedron or c.known) - c.known) < 1e-9 for c in found)
 
 
+@pytest.mark.slow
+def test_the_sampler_has_the_divergences_and_priors_of_the_integrals():
+    """Z at the sampler's n by draws of its prior, where enough of them count."""
+    zoo, sampler = (chapter_module("stratifolds", m) for m in ("zoo", "zoo_sampler"))
+    gen, n, told = torch.Generator().manual_seed(5), zoo.NEAR.mean(), 0
+    for case in zoo.cases(160):  # of fewer nodes the integrals at so few data are off
+        P, K = sampler.named(case.name)
+        w = torch.exp(-n * K(torch.rand(100_000, P, generator=gen, dtype=F64)))
+        error = float(w.std() / w.mean()) / len(w) ** 0.5
+        if error < 0.05 and case.family != "mixture":  # its masses are of no unit prior
+            told += 1
+            gap = float(w.mean().log()) - float(case.log_z[-2:].mean())
+            assert abs(gap) < 5 * error + 0.02, case.name
+    assert told >= 20
+
+
 def test_the_two_forms_of_the_hidden_markov_law_agree():
     zoo, dynamics = (chapter_module("stratifolds", m) for m in ("zoo", "zoo_dynamics"))
     a, b, p, q = 0.2, 0.5, 0.9, 0.3
@@ -152,18 +168,16 @@ def test_em_in_the_tube_is_em_outside_the_collar_and_passes_the_wall():
 )
 def test_planted_strata_are_found_and_nothing_else(number):
     found = chapter_module("stratifolds", "planted").trial(number)
-    assert [found.missed, found.invented, found.dormant] == [False] * 3
+    assert [found.missed, found.invented] == [False] * 2
     assert found.depth == 1 + number // 5 % 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [120_177, 120_220, 120_393, 120_490, 120_529])
 def test_planted_strata_of_units_that_are_off_are_named(number):
-    """Of the published networks those whose units were at first called dormant only."""
+    """Their units are off on all data, and to call them dormant is not enough."""
     row = chapter_module("stratifolds", "experiments_planted").row(number)
-    planted, missed, invented, dormant = row[3:]
-    assert planted
-    assert [missed, invented, dormant] == [False] * 3
+    assert row[3:] == [True, False, False]
 
 
 @pytest.mark.parametrize("method", ["Adam, standard", "natural gradient, relative"])

@@ -483,6 +483,8 @@ def test_of_a_module_without_a_graph_the_deficit_is_said_and_not_explained():
     (s,) = find_strata(own, x)
     assert (s.kind, s.deficit) == ("unexplained", full_deficit(own.net, x))
     assert str(s) == f"whole module: rank deficit {s.deficit}, unexplained"
+    (few,) = find_strata(own, x, samples=4)  # so many at a time, not in all
+    assert few.deficit == s.deficit
     with pytest.raises(ValueError, match="data: expected at least 13 outputs"):
         find_strata(own, x[:5])
 

@@ -126,6 +126,7 @@ REFUSED = {
         "logits",
         lambda: YARDSTICKS.calibration_error(X * NAN, Y),
     ),
+    "no bins": ("bins", lambda: YARDSTICKS.calibration_error(X, Y, 0)),
     "accuracy of NaN weights": ("w", lambda: accuracy(R, R.theta0 * NAN, X, Y)),
     "one label for twenty rows": ("y", lambda: accuracy(R, R.theta0, X, Y[:1])),
     "labels in a column": ("y", lambda: accuracy(R, R.theta0, X, Y[:, None])),

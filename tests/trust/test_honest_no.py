@@ -138,9 +138,38 @@ def test_a_solve_of_which_more_than_rounding_is_asked(method, damping, on_output
     assert not sharp.converged
     loose = G.solve(g, damping, method, tol=0.05)
     if method == "cg" and damping == 0.0:
-        return  # here eigenvalues near the cut leave x unknown
+        return  # here eigenvalues near the cut leave x unknown; the next test has others
     assert loose.converged
     assert float((A @ loose.x.double() - b).norm()) < 0.1 * float(b.norm())
+
+
+@pytest.mark.parametrize("widths", [(3, 2), (4, 1)])
+@pytest.mark.parametrize("on_outputs", [True, False])
+def test_iterations_without_damping_say_yes_where_no_eigenvalue_is_near_the_cut(
+    widths, on_outputs
+):
+    R = Realization(init_(nn.Linear(*widths), 0))
+    G = PullbackMetric(R, normal((20, widths[0]), 1).float()).at(R.theta0)
+    u = normal((20, widths[1]), 2).float()
+    loose = G.solve(u if on_outputs else G.pull(u), 0.0, "cg", tol=0.05)
+    assert loose.converged
+    true = torch.linalg.pinv(G.dense().double()) @ G.pull(u).double()
+    assert float((loose.x - true).norm()) < 0.1 * float(true.norm())
+
+
+@pytest.mark.parametrize("small", [1e-2, 1e-3])
+@pytest.mark.parametrize("limit", [1, 2])
+def test_iterations_without_damping_that_end_before_a_small_eigenvalue(small, limit):
+    """The residual is within tol, and x is off by most of itself."""
+    values = torch.tensor([1.0, 0.9, small][-limit - 1 :]).double()
+    R = Realization(nn.Linear(len(values), 1, bias=False).double())
+    G = PullbackMetric(R, (len(values) * values).sqrt().diag()).at(R.theta0)
+    g = torch.tensor([1.0, 1.0, 3 * small][-limit - 1 :]).double()
+    found = G.solve(g, 0.0, "cg", tol=0.1, max_iterations=limit)
+    assert found.residual < 0.1
+    assert float((found.x - g / values).norm()) > 0.5 * float((g / values).norm())
+    assert not found.converged
+    assert G.solve(g, 0.0, "cg", tol=0.1).converged
 
 
 @pytest.mark.parametrize("damping", [1e-2, 1e-5])

@@ -8,9 +8,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from geolib.core import Euclidean, PullbackMetric, Realization, normal
-from geolib.geodesics import FunctionSpace, sparsify
-from geolib.naturality import NaturalGradient, audit
-from geolib.networks import align, mlp
+from geolib.geodesics import FunctionSpace, connect, sparsify
+from geolib.inverse_stability import canonicalize
+from geolib.naturality import NaturalGradient, audit, cross_entropy, mse, standard_suite
+from geolib.naturality.affine_layers import blocks
+from geolib.networks import accuracy, align, minimize, mlp
 from geolib.stratifolds import find_strata, learning_coefficient
 
 X, Y = normal((20, 3), 0), normal((20, 2), 1)
@@ -108,15 +110,138 @@ def test_a_tensor_computed_ahead_from_a_weight_is_refused(kept):
         PullbackMetric(R, X).at(R.theta0).dense()
 
 
-def test_old_weight_norm_is_right():
-    with pytest.warns(FutureWarning):
-        module = nn.utils.weight_norm(nn.Linear(3, 2)).double()
-    R = Realization(module)
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("hook", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_weight_that_a_hook_computes_is_right_and_stays(hook, check):
+    """The hook writes what it computes into the module: products leave nothing there."""
+    module = hook(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))[0])
+    module = nn.Sequential(module, nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    before, held = module(X).detach(), module[0].weight
+    R = Realization(module, check=check)
     J = R.linearize(R.theta0, X).jacobian()
+    many = torch.vmap(R, (0, None))(torch.stack([R.theta0, 2 * R.theta0]), X)
+    torch.testing.assert_close(many[0], before)
     for k, e in enumerate(1e-6 * torch.eye(R.p).double()):
         slow = (R(R.theta0 + e, X) - R(R.theta0 - e, X)) / 2e-6
         torch.testing.assert_close(J[..., k], slow, rtol=0, atol=1e-8)
-    torch.testing.assert_close(R(R.theta0, X), module(X).detach())
+    assert module[0].weight is held
+    torch.testing.assert_close(module(X).detach(), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("hook", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_what_cuts_or_permutes_refuses_a_weight_that_a_hook_computes(hook):
+    def net(seed):
+        made = mlp([3, 5, 2], seed=seed)
+        hook(made[1])
+        return made.eval()
+
+    a, b = net(0), net(1)
+    for use in (
+        lambda: align(a, b),
+        lambda: canonicalize(a),
+        lambda: sparsify(a, X, 0.3, steps=2),
+        lambda: find_strata(a, X),
+    ):
+        with pytest.raises(
+            ValueError, match="module: layer 1 .* computes its 'weight'"
+        ):
+            use()
+    if hook is nn.utils.spectral_norm:  # each has a vector of its own
+        with pytest.raises(ValueError, match="b: the constant '1.weight_u'"):
+            connect(a, b, X, steps=3)
+        return
+    found = connect(a, b, X, steps=3)
+    for net_at, end in ((0.0, a), (1.0, b)):
+        torch.testing.assert_close(found.module(net_at)(X), end(X))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("flat", [nn.Flatten, nn.Identity])
+def test_single_rows_are_refused_whatever_came_before(known, flat):
+    """Four rows of four numbers stood for four samples each, once R had been checked."""
+    x = normal((5, 4), 3)
+    R = Realization(nn.Sequential(flat(), nn.Linear(4, 4)).double())
+    if known:
+        R.linearize(R.theta0, x)
+    for use in (
+        lambda: R(R.theta0, x[0]),
+        lambda: R.linearize(R.theta0, x[0]),
+        lambda: PullbackMetric(R, list(x)).at(R.theta0).dense(),
+        lambda: PullbackMetric(R, DataLoader(x, None)).at(R.theta0).trace(),
+    ):
+        with pytest.raises(ValueError, match="^x: expected what the module takes"):
+            use()
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_inputs_of_another_width_are_named_also_when_others_have_run(size):
+    R = Realization(nn.Linear(4, 2).double())
+    R.linearize(R.theta0, normal((6, 4), 0))
+    data = [normal((6, 4), 0), normal((6, size), 1)]
+    with pytest.raises(ValueError, match="^x: expected what the module takes"):
+        PullbackMetric(R, data).at(R.theta0).dense()
+
+
+def test_a_fault_is_named_once():
+    """And an option that is at fault is no fault of the module's."""
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3, 5), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="^module_a, module_b: expected the arch"):
+        align(mlp([3, 4, 2]), plain.double())
+    with pytest.raises(ValueError, match="^damping: expected None beside trust"):
+        NaturalGradient(mlp([3, 2]), 0.1, damping=0.1, trust=0.1)
+
+
+@pytest.mark.parametrize(
+    "option", [{"trust": 0.05}, {"momentum": 0.9}, {"interval": 10}]
+)
+def test_an_option_that_would_do_nothing_is_refused_also_at_its_usual_value(option):
+    net, plain = mlp([3, 2]), mlp([3, 2])
+    with pytest.raises(ValueError, match="damping: expected None beside trust"):
+        NaturalGradient(net, 0.1, damping=0.1, **option)
+    ((name, usual),) = option.items()
+    other = type(usual)(usual / 2)
+    assert getattr(NaturalGradient(net, **{name: other}).tuning, name) == other
+    for opt, of in (
+        (NaturalGradient(net, **option), net),
+        (NaturalGradient(plain), plain),
+    ):
+        for _ in range(3):
+            opt.step(lambda of=of: (z := of(X), (z - Y).square().mean()))
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("labels", [[1.0, 0.0], [True, False], [1 + 0j, 0]])
+def test_accuracy_counts_whole_numbers_only(labels):
+    R = Realization(mlp([3, 2]))
+    with pytest.raises(ValueError, match="^y: expected a tensor"):
+        accuracy(R, R.theta0, X[:2], torch.tensor(labels))
+
+
+def test_targets_of_an_audit_tell_its_loss():
+    """Labels of any whole type have a cross entropy, shares of classes a squared loss."""
+    net, families = mlp([3, 2]), ["permutation", "orthogonal"]
+    classes = (X[:, 0] > 0).long()
+    shares = 0.8 * nn.functional.one_hot(classes, 2).double() + 0.1
+    for y, loss in ((classes.int(), cross_entropy(classes)), (shares, mse(shares))):
+        told = audit("adam", net, (X, y), families=families)
+        given = audit("adam", net, (X, y), loss=loss, families=families)
+        for name in families:
+            assert told.defects[name].values == given.defects[name].values
+
+
+def test_a_loss_that_is_no_number_is_said():
+    w = torch.ones(2).double().requires_grad_()
+    with pytest.raises(FloatingPointError, match="the result of minimize"):
+        minimize([w], lambda step: (w * float("nan")).sum(), 3, 0.1)
+    w = torch.ones(2).double().requires_grad_()
+    with pytest.raises(
+        ValueError, match="^parameters, loss: expected what the .* function given"
+    ):
+        minimize([w], lambda step: w @ torch.ones(3).double(), 3, 0.1)
 
 
 class Wants(nn.Module):
@@ -165,7 +290,7 @@ def test_a_nested_tensor_is_named():
 
 def test_what_is_wrong_with_a_module_is_said_of_the_argument_that_it_came_as():
     for module, x in ((nn.Sequential(), X), (nn.Linear(5, 2).double(), X)):
-        with pytest.raises(ValueError, match="^realization: (module|x):"):
+        with pytest.raises(ValueError, match="^(realization: module|x):"):
             FunctionSpace(module, x)
 
 
@@ -206,3 +331,26 @@ def test_a_step_after_backward_says_which_thing_is_missing(
     (net(X) - Y).square().mean().backward()
     with pytest.raises(ValueError, match=lacks):
         opt.step()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose1d(3, 2, 2),
+        nn.ConvTranspose1d(2, 2, 2, groups=2),
+        nn.Conv1d(1, 2, 2),
+        nn.Bilinear(1, 1, 2),
+    ],
+)
+def test_charts_of_a_layer_whose_weight_and_bias_differ_in_rows(layer):
+    """Every entry of the vector lies in one block, and each chart is undone."""
+    net = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2)).double()
+    if not isinstance(layer, nn.Bilinear):
+        net(torch.zeros(1, layer.in_channels, 3).double())
+    else:
+        net = layer.double()
+    rows = torch.cat([block.flatten() for block in blocks(net)])
+    assert sorted(rows.tolist()) == list(range(len(rows)))
+    theta = Realization(net, check=False).theta0
+    for chart in standard_suite(net, theta).values():
+        torch.testing.assert_close(chart.inverse(chart.forward(theta)), theta)

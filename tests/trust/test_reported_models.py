@@ -12,14 +12,14 @@ from sklearn.mixture import GaussianMixture as Peer
 from torch import nn
 from trust_modules import differences
 
-from geolib.core import (
-    normal,
-)
+from geolib.core import normal
+from geolib.networks import align, mlp
 from geolib.stratifolds import (
     GaussianMixture,
     em_fit,
     find_strata,
     learning_coefficient,
+    natural_fit,
 )
 
 # ---- strata --------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_constant_columns_are_refused_or_regularised_as_scikit_learn_does(column
     x = normal((200, 3), 0)
     x[:100] += 4.0
     x[:, list(columns)] = 1.0
-    with pytest.raises(ValueError, match="span all 3 dimensions; got a singular"):
+    with pytest.raises(ValueError, match="span all 3 dimensions, got 'a singular"):
         em_fit(x, 2)
     found = em_fit(x, 2, reg_covar=1e-3, tol=1e-10)
     assert found.converged
@@ -148,6 +148,47 @@ def test_a_start_far_away_is_left_or_named(far):
     torch.testing.assert_close(
         found.mixture.means, torch.as_tensor(peer.means_), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical", "tied", "fixed"])
+def test_a_component_that_no_point_belongs_to(kind, d):
+    """Its responsibilities are zero in this precision: it is thin, or keeps its place."""
+    x, means = normal((40, d), 971), torch.zeros(2, d).double()
+    means[0] = 60.0
+    found = em_fit(x, mixture(means.tolist()), covariance_type=kind, max_iter=50)
+    if kind not in ("tied", "fixed"):
+        assert found.collapsed == (0,)
+        assert not found.converged
+        return
+    assert found.converged
+    assert torch.equal(found.mixture.means[0], means[0])
+    torch.testing.assert_close(found.mixture.means[1], x.mean(0))
+    assert found.mixture.weights[0] < 1e-300
+
+
+@pytest.mark.parametrize("far", [1e10, 1e12])
+def test_a_fit_that_is_lost_far_away_has_not_converged(far):
+    """A step gains a half of a unit there, of 1e24 that the likelihood is below."""
+    x, start = normal((40, 3), 971), mixture((far + normal((2, 3), 972)).tolist())
+    found = natural_fit(x, start)
+    assert found.log_likelihood[-1] < -1e15
+    assert not found.converged
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda tol: em_fit(normal((40, 2), 0), 2, tol=tol),
+        lambda tol: natural_fit(normal((40, 2), 0), mixture([[0.0, 0.0]]), tol=tol),
+        lambda tol: align(mlp([3, 4, 2]), mlp([3, 4, 2], seed=1), tol=tol),
+    ],
+)
+def test_a_tolerance_that_all_would_meet(use):
+    with pytest.raises(
+        ValueError, match="^tol: expected a finite number >= 0, got inf"
+    ):
+        use(np.inf)
 
 
 # ---- learning coefficients -----------------------------------------------------------
@@ -187,6 +228,25 @@ def test_matrices_that_are_not_symmetric_are_no_covariances():
     slightly = 0.5 * (S + S.mT)
     slightly[0, 0, 1] += 1e-12  # rounding is no asymmetry
     GaussianMixture(one, torch.zeros(1, 2).double(), slightly)
+
+
+@pytest.mark.parametrize("points", [[1], [1, 200]])
+def test_a_grid_of_one_node_resolves_nothing(points):
+    """With it the coefficient was 0, with error 0."""
+    box = torch.ones(len(points), dtype=torch.float64)
+    with pytest.raises(ValueError, match="^points: expected .* with 2 <= points"):
+        learning_coefficient(
+            lambda t: t.square().sum(1), 300, -box, box, base=0.0, points=points
+        )
+
+
+@pytest.mark.parametrize("where", [0.0, 0.9])
+def test_a_loss_that_is_no_number_is_refused_by_name(where):
+    box = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="^loss: expected a number at each node"):
+        learning_coefficient(
+            lambda t: (t[:, 0] - where).sqrt(), 300, -box, box, base=0.0, points=[80]
+        )
 
 
 def test_a_loss_of_another_shape_is_refused_by_name():

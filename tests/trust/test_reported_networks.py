@@ -35,7 +35,7 @@ from geolib.geodesics import (
     learn_sequence,
     sparsify,
 )
-from geolib.inverse_stability import canonicalize
+from geolib.inverse_stability import canonicalize, random_gauge
 from geolib.naturality import (
     NaturalGradient,
     audit,
@@ -398,6 +398,36 @@ def test_a_network_of_sequences_in_another_order_is_found(build):
     found = align(net, other)
     assert found.distance < 1e-9
     assert relative(found.module(x), net(x)) < 1e-12
+
+
+class Again(nn.Module):
+    """A layer that is called on the inputs, and on hidden channels again."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.a, self.b, self.read = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.order = order
+
+    def forward(self, x):
+        for name in self.order:
+            x = getattr(self, name)(torch.relu(x))
+        return self.read(x)
+
+
+@pytest.mark.parametrize("order", ["aa", "aba", "aab", "baa", "abab"])
+@pytest.mark.parametrize("use", [canonicalize, random_gauge, align, permute_channels])
+def test_a_layer_of_the_inputs_that_hidden_channels_go_through_again(order, use):
+    """Its channels are those of the inputs: they were scaled, and the function changed."""
+    net = init_(Again(order), 971, bias_scale=0.3).double().eval()
+    other, x = copy.deepcopy(net), normal((20, 4), 972).abs()
+    if use is permute_channels:
+        groups = channel_groups(other)
+        permute_channels(other, [np.roll(np.arange(g.width), 1) for g in groups])
+    elif use is align:
+        other = align(init_(Again(order), 973).double().eval(), net).module
+    else:
+        other = use(other)
+    assert relative(getattr(other, "module", other)(x), net(x)) < 1e-12
 
 
 @pytest.mark.parametrize(
