@@ -307,10 +307,11 @@ def path_memory() -> Result:
 
 
 STEPS = """
-import time, torch
+import sys, time, torch
 torch.set_num_threads(1)
 from geolib.geodesics import sparsify
-from geolib.networks import vgg
+sys.path.append("chapters/geodesics")
+from vgg import vgg
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()

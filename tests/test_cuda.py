@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from torch import nn
 
 from geolib.core import (
@@ -18,9 +19,9 @@ from geolib.networks import (
     lenet,
     train_module,
     training,
-    vgg,
 )
 
+vgg = chapter_module("geodesics", "vgg").vgg
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="this machine has no GPU"
 )

@@ -228,7 +228,7 @@ def test_no_text_names_a_path_of_one_machine_or_a_registry():
 
 # Not yet the sizes that are aimed at (14,500 lines of code in 150 modules, 250 names):
 # where the package stands, so that it only gets smaller.
-CODE, MODULES, PUBLIC = 17_000, 141, 185
+CODE, MODULES, PUBLIC = 17_000, 141, 184
 
 
 def test_the_metadata_lead_to_the_source_the_issues_and_the_changes():

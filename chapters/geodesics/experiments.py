@@ -95,11 +95,14 @@ def setting(row: Mapping[str, Any]) -> str:
     """A chosen setting in words.
 
     Examples:
-        >>> setting({"setting": {"lr": 0.01, "flat": True}})
-        'lr 0.01, flat'
+        >>> setting({"setting": {"lr": 0.01, "strength": 1e6, "flat": True}})
+        'lr 0.01, strength 1,000,000, flat'
     """
-    words = {k: k if v is True else f"{k} {v}" for k, v in row["setting"].items()}
-    return ", ".join(words.values()) or "as published"
+    words = [
+        k if v is True else f"{k} {v:,.7g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in row["setting"].items()
+    ]
+    return ", ".join(words) or "as published"
 
 
 def spread(values: np.ndarray) -> str:

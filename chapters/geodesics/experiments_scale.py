@@ -29,11 +29,12 @@ from experiments_contest import Axes, best_of
 from experiments_vgg import kept
 from lenet import joined, pruned
 from torch import nn
+from vgg import vgg
 
 from geolib.core import Realization
 from geolib.files import digest
 from geolib.geodesics import learn_sequence, sparsify
-from geolib.networks import Table, accuracy, split_tasks, table, train_module, vgg
+from geolib.networks import Table, accuracy, split_tasks, table, train_module
 from geolib.sweep import Sweep
 
 FOLDER = Path(__file__).parents[2] / "_build" / "vgg-sweep"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pruners import METHODS
 from torch import nn
+from vgg import vgg
 
 from geolib.core import Realization
 from geolib.geodesics import connect, sparsify
@@ -23,7 +24,6 @@ from geolib.networks import (
     recalibrate,
     table,
     train_module,
-    vgg,
     with_batch_statistics,
 )
 from geolib.sweep import Store

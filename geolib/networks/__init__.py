@@ -4,7 +4,7 @@ from geolib.doors import guarded as _guarded
 
 from .batch_norm import recalibrate as recalibrate
 from .batch_norm import with_batch_statistics as with_batch_statistics
-from .build import lenet as lenet, mlp as mlp, vgg as vgg
+from .build import lenet as lenet, mlp as mlp
 from .channel_graph import ChannelGroup as ChannelGroup
 from .channel_groups import channel_groups as channel_groups
 from .channel_groups import permute_channels as permute_channels

@@ -12,14 +12,6 @@ from torch import nn
 from geolib.core import init_
 from geolib.core.validation import expect
 
-VGG_PLANS: dict[str, tuple[int | str, ...]] = {
-    "vgg11": (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
-    "vgg16": (
-        *(64, 64, "M", 128, 128, "M", 256, 256, 256, "M"),
-        *(512, 512, 512, "M", 512, 512, 512, "M"),
-    ),
-}
-
 
 def mlp(
     sizes: Annotated[Sequence[int], "1 <= sizes <= 10**6"],
@@ -86,59 +78,22 @@ def lenet(
     """
     layers: list[nn.Module] = []
     for fan_in, width in pairwise((channels, *widths[:2])):
-        layers += [*_convolution(fan_in, width, batch_norm), nn.MaxPool2d(2)]
+        layers += [*convolution(fan_in, width, batch_norm), nn.MaxPool2d(2)]
     seen = widths[1] * (side // 4) ** 2
     layers += [nn.Flatten(), nn.Linear(seen, widths[2]), nn.ReLU()]
-    return _drawn([*layers, nn.Linear(widths[2], classes)], seed, dtype)
+    return drawn([*layers, nn.Linear(widths[2], classes)], seed, dtype)
 
 
-def vgg(
-    name: Annotated[str, VGG_PLANS] = "vgg11",
-    seed: int = 0,
-    batch_norm: bool = True,
-    classes: int = 10,
-    width: Annotated[float, "0 < width <= 100"] = 1.0,
-    dtype: torch.dtype = torch.float32,
-) -> nn.Sequential:
-    """Build a VGG for 32 x 32 images: five pooling stages, then one linear layer.
-
-    Args:
-        name: `vgg11` or `vgg16`.
-        seed: of NumPy's draw of the weights.
-        batch_norm: a BatchNorm layer behind each convolution.
-        classes: outputs.
-        dtype: of the parameters.
-        width: factor on every number of channels (tests use 1/16).
-
-    Raises:
-        ValueError: an unknown name.
-
-    Source: Simonyan and Zisserman 2015, table 1, columns A and D.
-
-    Examples:
-        >>> vgg(width=1 / 16)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
-    """
-    layers: list[nn.Module] = []
-    fan_in = 3
-    for step in VGG_PLANS[name]:
-        if isinstance(step, str):
-            layers.append(nn.MaxPool2d(2))
-            continue
-        fan_out = max(1, round(step * width))
-        layers += _convolution(fan_in, fan_out, batch_norm, bias=not batch_norm)
-        fan_in = fan_out
-    return _drawn([*layers, nn.Flatten(), nn.Linear(fan_in, classes)], seed, dtype)
-
-
-def _convolution(
+def convolution(
     fan_in: int, fan_out: int, batch_norm: bool, bias: bool = True
 ) -> list[nn.Module]:
+    """Three by three, with BatchNorm if asked, and ReLU."""
     norm = [nn.BatchNorm2d(fan_out)] if batch_norm else []
     return [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=bias), *norm, nn.ReLU()]
 
 
-def _drawn(layers: list[nn.Module], seed: int, dtype: torch.dtype) -> nn.Sequential:
+def drawn(layers: list[nn.Module], seed: int, dtype: torch.dtype) -> nn.Sequential:
+    """The layers in a row, in evaluation mode, with the weights of a seed."""
     net = nn.Sequential(*layers).to(dtype).eval()
     init_(net, seed, "he")
     return net

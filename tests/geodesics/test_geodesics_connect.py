@@ -22,12 +22,12 @@ from geolib.networks import (
     recalibrate,
     train_module,
     training,
-    vgg,
     with_batch_statistics,
 )
 from geolib.sweep import Store, registry
 
 invariant_walk = WALK.invariant_walk
+vgg = chapter_module("geodesics", "vgg").vgg
 CHAPTER = Path(__file__).resolve().parents[2] / "chapters" / "geodesics"
 
 

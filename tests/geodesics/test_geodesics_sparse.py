@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from chapter_experiments import chapter_module
 from geodesics_cases import PRUNERS as BASELINES
 from geodesics_cases import PRUNING as PRUNERS
 from geodesics_cases import YARDSTICKS, digits, smooth, trained, vector
@@ -43,11 +44,11 @@ from geolib.networks import (
     mlp,
     recalibrate,
     train_module,
-    vgg,
     with_batch_statistics,
 )
 
 prune_and_finetune = BASELINES.prune_and_finetune
+vgg = chapter_module("geodesics", "vgg").vgg
 
 
 def net_of(seed=0):
