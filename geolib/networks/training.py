@@ -238,7 +238,8 @@ def accuracy(
         >>> accuracy(R, R.theta0, torch.eye(2).double(), torch.tensor([9, 9]))
         0.0
     """
-    y = class_labels(y, len(x))
+    fits, y = w.dtype == x.dtype or not x.is_floating_point(), class_labels(y, len(x))
+    expect(fits, "w", f"{x.dtype} as x is", w.dtype)
     right = [
         (R(w, xs).argmax(1) == ys).sum().item()
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True)

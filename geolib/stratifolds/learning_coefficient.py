@@ -336,7 +336,9 @@ def learning_coefficient(
         expect(not math.isnan(mean), "loss", "a number at each node", "NaN")
         value, change = (posterior.weight * (e - mean) for e in (base, rough))
         fine = jump <= APART and abs(change) <= 0.1 * max(1.0, abs(value))
-        wanted = "a grid that resolves the posterior (or a smaller box, or mala)"
+        wanted = (
+            "a grid that resolves the posterior (or lower nearer to upper, or mala)"
+        )
         expect(fine, "points", wanted, f"{list(points)}, where fewer change the value")
         return LearningCoefficient(-value, 0.0, "grid", 1.0)
     if theta0 is None:
