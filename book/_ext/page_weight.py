@@ -114,7 +114,7 @@ def lighten_figures(site: Path) -> None:
 
 
 def in_few_colors(png: bytes) -> bytes:
-    """A picture in 64, 128 or 256 colours, as it needs; as it was where that is no less."""
+    """A picture in 32, 64, 128 or 256 colours, as it needs; as it was where that is no less."""
     from PIL import Image, ImageChops, ImageStat
 
     picture = Image.open(io.BytesIO(png))
@@ -124,7 +124,9 @@ def in_few_colors(png: bytes) -> bytes:
     # Colours that cover all, moved to where the pixels are, are half of the bytes of a
     # picture with shades, and take a second to find.
     moved = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 1}
-    ways = ((64, {}, 1.6), (64, moved, 2.75), (128, moved, 2.75), (256, {}, 256.0))
+    ways = (
+        (32, moved, 2.75), (64, {}, 1.6), (64, moved, 2.75), (128, moved, 2.75), (256, {}, 256.0)
+    )  # fmt: skip
     for colors, how, most in ways:
         cut = plain.quantize(colors, dither=Image.Dither.NONE, **how)
         off = ImageStat.Stat(ImageChops.difference(cut.convert("RGB"), plain))

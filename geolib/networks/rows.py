@@ -73,6 +73,8 @@ class Rows:
             return self[rows.flatten()].unflatten(0, rows.shape)
         x = self._read(rows)
         x = x if self.transform is None else self.transform(x)
+        wanted = "rows that are tensors, or a transform that makes some of them"
+        expect(isinstance(x, Tensor), self.name, wanted, type(x))
         x = x.to(self.like) if x.is_floating_point() else x.to(self.device)
         check_inputs(x, self.name)
         return x
@@ -89,7 +91,12 @@ class Rows:
             at = rows if isinstance(rows, slice) else rows.to(self.source.device)
             return self.source[at]
         span = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
-        batch = self.collate([self.source[i] for i in span])
+        read = [self.source[i] for i in span]
+        try:
+            batch = self.collate(read)
+        except (RuntimeError, TypeError) as error:
+            said = f"expected rows that can be put in one tensor: {error}"
+            raise ValueError(f"{self.name}: {said}") from error
         return batch[self.part] if isinstance(batch, list | tuple) else batch
 
 

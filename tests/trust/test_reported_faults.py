@@ -354,3 +354,42 @@ def test_charts_of_a_layer_whose_weight_and_bias_differ_in_rows(layer):
     theta = Realization(net, check=False).theta0
     for chart in standard_suite(net, theta).values():
         torch.testing.assert_close(chart.inverse(chart.forward(theta)), theta)
+
+
+class Given(Dataset):
+    """Rows that a function makes of their number."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return self.row(i)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (lambda i: {"x": X[i]}, "rows that are tensors, or a transform .* got dict"),
+        (lambda i: "a", "rows that are tensors, or a transform"),
+        (lambda i: X[0].repeat(i + 1), "rows that can be put in one tensor: stack"),
+        (lambda i: None, "rows that can be put in one tensor: default_collate"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: DataLoader(data, 4)])
+def test_rows_that_make_no_batch_are_refused_by_name(row, said, wrap):
+    data = wrap(Given(row))
+    for use in (
+        lambda: sparsify(mlp([3, 4, 2]), data, 0.3, steps=2),
+        lambda: connect(mlp([3, 4, 2]), mlp([3, 4, 2], seed=1), data, steps=2),
+    ):
+        with pytest.raises(ValueError, match=f"^data: expected {said}"):
+            use()
+
+
+def test_rows_by_name_are_taken_with_a_transform():
+    net, data = mlp([3, 4, 2]), Given(lambda i: {"x": X[i], "label": i})
+    found = sparsify(net, data, 0.3, steps=2, transform=lambda row: row["x"])
+    assert found.drift == sparsify(net, X, 0.3, steps=2).drift
