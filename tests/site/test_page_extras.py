@@ -163,7 +163,7 @@ def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extens
         use_style()
         made, (left, right) = panels(1, 2, width=7)
         left.barh([0, 1], [1, 2])
-        left.set_yticks([0, 1], ["natural gradient", "Adam"])
+        left.set_yticks([0, 1], ["natural gradient with a metric", "Adam"])
         right.barh([0, 1], [2, 1])
         right.set_yticks([0, 1], ["", ""])
         right.set_xticks([0, 1], ["a long name of a tick", "another name as long"])
@@ -179,7 +179,7 @@ def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extens
     assert upper.y0 > lower.y1
     assert upper.x0 == pytest.approx(lower.x0, abs=2)
     assert [t.get_text() for t in right.get_yticklabels()] == [
-        "natural gradient",
+        "natural gradient\nwith a metric",
         "Adam",
     ]
     seen = made.get_tightbbox()
