@@ -19,9 +19,8 @@ from geolib.press.verdict import settle
 from geolib.tables import human
 
 REMOVED = "remove-input"
-JOINED = (
-    "# with the next"  # a cell without a source would not be shown, nor its outputs
-)
+# The source of a cell whose code went on; without one no output of it would be shown.
+JOINED = "# with the next"
 ALL_CHECKS = "all-checks"
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
