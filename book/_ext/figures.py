@@ -160,7 +160,13 @@ def _set_above(figure: Any, legend: Any) -> None:
     names = [t.get_text() for t in legend.get_texts()]
     title = legend.get_title().get_text() or None
     how = {"loc": "outside upper left", "fontsize": legend._fontsize, "title": title}
-    columns, handles = max(2, legend._ncols), list(legend.legend_handles)
+    # Of an error bar the legend keeps a line alone: its marks are asked of the panels.
+    said = [pair for a in figure.axes for pair in zip(*a.get_legend_handles_labels())]  # noqa: B905
+    known = {mathematical(name): handle for handle, name in said}
+    handles = [
+        known.get(n, h) for n, h in zip(names, legend.legend_handles, strict=True)
+    ]
+    columns = max(2, legend._ncols)
     for fewer in range(columns, 0, -1):
         legend.remove()
         legend = figure.legend(handles, names, ncols=fewer, **how)

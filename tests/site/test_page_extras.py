@@ -171,7 +171,12 @@ def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extens
         names = [f"the {n} method of them all" for n in ("first", "second", "third")]
         made.legend(left.patches + right.patches[:1], names, ncols=3,
                     loc="outside upper center")  # fmt: skip
+        right.errorbar([1], [1], [0.2], fmt="s", label="sigma^2, measured")
+        right.legend()
         figures.set_the_texts(made)
+        figures._set_above(made, right.get_legend())
+        marks = [h.get_marker() for h in made.legends[-1].findobj(plt.Line2D)]
+        assert "s" in marks
         letters = {t.get_fontsize() for t in made.findobj(plt.Text) if t.get_text()}
         assert figures.make_narrow(made)
         made.canvas.draw()
