@@ -119,7 +119,8 @@ def moving(data: dict[str, Any], still: Any, alt: str) -> Any:
     plt.close(still)
     wide = [panel.get("shape", 1.2) for panel in data["panels"]]
     high = [1 / p.get("narrow", w) for p, w in zip(data["panels"], wide, strict=True)]
-    fr = ["fr ".join(f"{size:.3g}" for size in sizes) for sizes in (wide, high)]
+    # Shares whose sum is below one would leave room unused.
+    fr = ["fr ".join(f"{9 * size:.3g}" for size in sizes) for sizes in (wide, high)]
     told = (TOLD.format(escape(r["label"])) for r in data.get("readouts", []))
     html = FIGURE.format(
         shape=f"--wide:{sum(wide)};--tall:{1 / sum(high)};"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from textwrap import fill
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 
@@ -57,10 +58,11 @@ def install(shown: Any) -> None:
         png.for_type(type(figure), lambda f: day)  # it is asked next
         with at_night(figure):
             night, _ = retina_figure(figure, base64=True)
-        narrow: dict[str, Any] = {"stacked": make_narrow(figure)}
-        narrow["day"], _ = retina_figure(figure, base64=True)
-        with at_night(figure):
-            narrow["night"], _ = retina_figure(figure, base64=True)
+        with catch_warnings(action="ignore"):  # of a layout that is not the final one
+            narrow: dict[str, Any] = {"stacked": make_narrow(figure)}
+            narrow["day"], _ = retina_figure(figure, base64=True)
+            with at_night(figure):
+                narrow["night"], _ = retina_figure(figure, base64=True)
         return {NIGHT: night, NARROW: narrow}, {}
 
     shown.mimebundle_formatter.for_type_by_name("matplotlib.figure", "Figure", both)
@@ -116,13 +118,17 @@ def make_narrow(figure: Any) -> bool:
     wide, high = figure.get_size_inches()
     share = PHONE / beside / (wide / columns)
     down = -(-rows * columns // beside)
-    each = high / rows * min(0.95, max(share, 0.75))
-    figure.set_size_inches(PHONE, down * max(each, 2.4 / beside))
+    each = max(high / rows * min(0.95, max(share, 0.75)), 2.4 / beside)
+    figure.set_size_inches(PHONE, down * each)
     grid = figure.add_gridspec(down, beside)
     for axes in drawn:
         spec = axes.get_subplotspec()
         place = spec.rowspan.start * columns + spec.colspan.start
         _say_what_others_said(axes, drawn)
+        names = [t.get_text() for t in axes.get_yticklabels()]
+        room = 0.7 * each * figure.dpi / max(1, len(names)) > 30  # pixels of two lines
+        if room and max(map(len, names), default=0) > 20 and "$" not in "".join(names):
+            axes.set_yticks(axes.get_yticks(), [fill(name, 18) for name in names])
         axes.set_subplotspec(grid[divmod(place, beside)])
     inside = drawn[0].get_legend()
     for legend in [
@@ -154,7 +160,13 @@ def _set_above(figure: Any, legend: Any) -> None:
     names = [t.get_text() for t in legend.get_texts()]
     title = legend.get_title().get_text() or None
     how = {"loc": "outside upper left", "fontsize": legend._fontsize, "title": title}
-    columns, handles = max(2, legend._ncols), list(legend.legend_handles)
+    # Of an error bar the legend keeps a line alone: its marks are asked of the panels.
+    said = [pair for a in figure.axes for pair in zip(*a.get_legend_handles_labels())]  # noqa: B905
+    known = {mathematical(name): handle for handle, name in said}
+    handles = [
+        known.get(n, h) for n, h in zip(names, legend.legend_handles, strict=True)
+    ]
+    columns = max(2, legend._ncols)
     for fewer in range(columns, 0, -1):
         legend.remove()
         legend = figure.legend(handles, names, ncols=fewer, **how)

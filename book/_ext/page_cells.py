@@ -19,6 +19,8 @@ from geolib.press.verdict import settle
 from geolib.tables import human
 
 REMOVED = "remove-input"
+# The source of a cell whose code went on; without one no output of it would be shown.
+JOINED = "# with the next"
 ALL_CHECKS = "all-checks"
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 GLUED = re.compile(r"\{glue:[^}]*\}`([^`]*)`")
@@ -63,7 +65,8 @@ def staged(executed: Any, page_source: str) -> Any:
             outputs += [output, *(from_dict(g) for g in _for_the_prose(output))]
         cell.outputs = outputs
         if claims:
-            code = cell.source if REMOVED in tags(cell) else ""
+            told = REMOVED in tags(cell) and cell.source != JOINED
+            code = cell.source if told else ""
             claims[0].data["text/html"] = checks_box(entries, aloud, code)
     if every:
         nb.cells.append(_all_checks(every, aloud))
@@ -114,11 +117,11 @@ def _joined_folds(cells: list[Any]) -> list[Any]:
             continue
         told = REMOVED in names and _stated(cell)  # its code is folded below its claims
         if last and (told or "hide-input" in names):
-            cell.source, last.source = f"{last.source}\n\n{cell.source}", ""
+            cell.source, last.source = f"{last.source}\n\n{cell.source}", JOINED
             last.metadata["tags"] = sorted({*tags(last), REMOVED} - {"hide-input"})
         quoted = all(QUOTE in o.get("metadata", {}) for o in cell.get("outputs", []))
         last = cell if told or ("hide-input" in names and quoted) else None
-    return [c for c in cells if c.source or c.get("outputs")]
+    return [c for c in cells if c.source != JOINED or c.outputs]
 
 
 def _stated(cell: Any) -> list[Any]:

@@ -221,6 +221,7 @@ def test_the_code_of_claims_goes_into_the_folded_code_that_follows():
     one, claims = [entry("demo.a", 1, "<= 2")], "claim('demo.a', 'x < y', measured=1)"
     checks, drawn = page((claims, one), ("import numpy", [])).cells[:2]
     assert drawn.source == f"{claims}\n\nimport numpy"
+    assert checks.source  # or the site shows no output of it
     assert "Sentence of" in shown(checks)[0]
     assert "<details" not in shown(checks)[0]
     checks, *_ = page((claims, one), prose="And so on.").cells

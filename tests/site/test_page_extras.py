@@ -163,7 +163,7 @@ def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extens
         use_style()
         made, (left, right) = panels(1, 2, width=7)
         left.barh([0, 1], [1, 2])
-        left.set_yticks([0, 1], ["natural gradient", "Adam"])
+        left.set_yticks([0, 1], ["natural gradient with a metric", "Adam"])
         right.barh([0, 1], [2, 1])
         right.set_yticks([0, 1], ["", ""])
         right.set_xticks([0, 1], ["a long name of a tick", "another name as long"])
@@ -171,7 +171,12 @@ def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extens
         names = [f"the {n} method of them all" for n in ("first", "second", "third")]
         made.legend(left.patches + right.patches[:1], names, ncols=3,
                     loc="outside upper center")  # fmt: skip
+        right.errorbar([1], [1], [0.2], fmt="s", label="sigma^2, measured")
+        right.legend()
         figures.set_the_texts(made)
+        figures._set_above(made, right.get_legend())
+        marks = [h.get_marker() for h in made.legends[-1].findobj(plt.Line2D)]
+        assert "s" in marks
         letters = {t.get_fontsize() for t in made.findobj(plt.Text) if t.get_text()}
         assert figures.make_narrow(made)
         made.canvas.draw()
@@ -179,7 +184,7 @@ def test_on_a_phone_panels_stand_under_one_another_and_keep_what_they_say(extens
     assert upper.y0 > lower.y1
     assert upper.x0 == pytest.approx(lower.x0, abs=2)
     assert [t.get_text() for t in right.get_yticklabels()] == [
-        "natural gradient",
+        "natural gradient\nwith a metric",
         "Adam",
     ]
     seen = made.get_tightbbox()
