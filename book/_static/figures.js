@@ -408,17 +408,11 @@
   }
 
   const start = () => {
-    const draw = (root) => { watch.unobserve(root); if (!root.classList.contains("moving-on")) new Figure(root); };
     const watch = new IntersectionObserver((entries) => {
-      for (const entry of entries) if (entry.isIntersecting) draw(entry.target);
+      for (const entry of entries)
+        if (entry.isIntersecting) { watch.unobserve(entry.target); new Figure(entry.target); }
     }, { rootMargin: "300px" });
-    const waiting = [...document.querySelectorAll(".moving")];
-    waiting.forEach((root) => watch.observe(root));
-    // The others while nothing else is to do: who jumps to one finds it alive.
-    const idle = window.requestIdleCallback || ((go) => setTimeout(go, 300));
-    const next = () => idle(() => { const root = waiting.shift(); if (root) { draw(root); next(); } });
-    if (document.readyState === "complete") next();
-    else window.addEventListener("load", next);
+    document.querySelectorAll(".moving").forEach((root) => watch.observe(root));
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
