@@ -13,7 +13,9 @@ from statistics import median
 
 import pytest
 
-pytest.importorskip("distributed", reason="the extra `sweep` is not installed")
+distributed = pytest.importorskip(
+    "distributed", reason="the extra `sweep` is not installed"
+)
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # as workers see it
 
@@ -301,6 +303,8 @@ def test_gpu_runs_go_only_to_workers_that_offer_one(tmp_path):
     with cluster(tmp_path, workers=0) as c:
         c.add(TEST_WORKER="plain")
         c.add("--resources", "GPU=1", TEST_WORKER="gpu")
+        with distributed.Client(c.address) as client:  # the first may else do it all
+            client.wait_for_workers(2, timeout=60)
         for gpu in (False, True):
             store = Store(tmp_path / f"store-{gpu}")
             run_sweep(sweep_of(*specs), "small", store, Options(c.address, gpu=gpu))
