@@ -162,7 +162,8 @@ def test_the_staged_page_holds_no_path_time_or_random_id(pressed):
     assert "start_time" not in text
     assert not any(c.metadata.get("papermill") for c in nb.cells)
     *own, checks = [c["id"] for c in nb.cells]
-    assert own == sorted({*own})  # by place; a cell that was joined with the next is gone
+    # By place; a cell that was joined with the next is gone.
+    assert own == sorted({*own})
     assert all(re.fullmatch(r"cell-\d{3}", name) for name in own)
     assert checks == "all-checks"
     assert not any(
